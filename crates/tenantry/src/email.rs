@@ -1,0 +1,508 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+
+use icu_casemap::CaseMapper;
+use icu_normalizer::ComposingNormalizerBorrowed;
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
+use icu_properties::{CodePointMapData, CodePointSetData};
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use unicode_script::Script;
+use unicode_security::mixed_script::AugmentedScriptSet;
+
+use crate::{Error, ErrorKind, Result};
+
+/// An email address, as the person wrote it, with the canonical key by which two addresses are the same.
+///
+/// Parsing is the only way to make one, so whatever holds an `Email` holds a checked one. Accepted is the
+/// dot-atom form of RFC 5321 and RFC 5322 with the UTF-8 local parts of RFC 6531: no quoted local parts, comments,
+/// routes or IP addresses. A domain may have a single label (`ada@localhost`). The local part is at most 64
+/// octets long and the address at most 254, both in normalization form C (NFC), in which the address is kept.
+///
+/// Refused is what people can't see or tell apart: control, space, invisible, bidirectional and unassigned
+/// characters anywhere, domain labels that only pretend to be IDNA (`xn--…`), and local parts that mix scripts
+/// beyond the level *highly restrictive* of [UTS 39, section 5.2](https://www.unicode.org/reports/tr39/).
+///
+/// The **key** is the local part in NFKC and case folded, and the domain in the ASCII form of
+/// [UTS 46](https://www.unicode.org/reports/tr46/). Dots and plus tags count: what a provider makes of them is
+/// the provider's affair. An address of ASCII characters has itself in lower case as its key.
+///
+/// `Display` gives the address; `Debug` doesn't, so that no address gets into a log by accident.
+///
+/// ```
+/// use tenantry::Email;
+///
+/// let email: Email = "Ada@Bücher.example".parse()?;
+/// assert_eq!(email.as_str(), "Ada@Bücher.example");
+/// assert_eq!(email.key(), "ada@xn--bcher-kva.example");
+///
+/// let error = "ada@exa mple.com".parse::<Email>().unwrap_err();
+/// assert_eq!(error.to_string(), "character 8 of the address is a space (U+0020)");
+/// # Ok::<(), tenantry::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Email {
+    address: String,
+    /// `None` where the address is its own key, which is the usual case and then costs nothing.
+    key: Option<String>,
+}
+
+impl Email {
+    /// The longest local part, in octets (RFC 5321, section 4.5.3.1.1).
+    pub const MAX_LOCAL_OCTETS: usize = 64;
+    /// The longest address, in octets (RFC 5321, section 4.5.3.1.3, with erratum 1690 to RFC 3696).
+    pub const MAX_OCTETS: usize = 254;
+
+    /// The address as the person wrote it, in NFC. Mail goes to this one.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.address
+    }
+
+    /// The canonical key: two addresses with the same key belong to the same user.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        self.key.as_deref().unwrap_or(&self.address)
+    }
+
+    /// An address as the database has it: it was parsed on its way in, and its key must not change when
+    /// a later version knows a newer Unicode.
+    pub(crate) fn from_stored(address: &str, key: &str) -> Self {
+        Self { key: (key != address).then(|| key.to_owned()), address: address.to_owned() }
+    }
+}
+
+/// Fails with [`ErrorKind::InvalidEmail`].
+impl FromStr for Email {
+    type Err = Error;
+
+    fn from_str(input: &str) -> Result<Self> {
+        // Normalization never shortens a text to less than a third of its octets, so that no more than this
+        // needs a look, however long the input is.
+        if input.len() > 4 * Self::MAX_OCTETS {
+            return Err(too_long());
+        }
+        let (local_input, domain_start) = check_characters(input)?;
+        let address = nfc(input);
+        let (Some((local, domain)), false) = (address.split_once('@'), address.len() > Self::MAX_OCTETS) else {
+            return Err(too_long());
+        };
+        if local.len() > Self::MAX_LOCAL_OCTETS {
+            return Err(refuse("the part before the @ is longer than 64 octets"));
+        }
+        let local_key = local_key(local, local_input)?;
+        let domain_key = domain_key(domain, domain_start)?;
+
+        let key_differs = local_key != local || domain_key != domain;
+        let key = key_differs.then(|| format!("{local_key}@{domain_key}"));
+        Ok(Self { address: address.into_owned(), key })
+    }
+}
+
+impl fmt::Display for Email {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address)
+    }
+}
+
+impl fmt::Debug for Email {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Email(…)")
+    }
+}
+
+impl Serialize for Email {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.address)
+    }
+}
+
+impl<'de> Deserialize<'de> for Email {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The beginning of an address as it stands at the beginning of a key, for filters.
+///
+/// The domain of a prefix is compared letter by letter, so one that isn't ASCII must be whole.
+pub(crate) fn key_prefix(prefix: &str) -> Result<String> {
+    let refuse = |message: &'static str| Error::new(ErrorKind::InvalidQuery, message);
+    if prefix.len() > Email::MAX_OCTETS {
+        return Err(refuse("the email prefix is longer than 254 octets"));
+    }
+    if prefix.chars().any(|c| why_unreadable(c).is_some()) {
+        return Err(refuse("the email prefix holds a character that no address can hold"));
+    }
+    let Some((local, domain)) = prefix.split_once('@') else {
+        return Ok(fold(prefix).into_owned());
+    };
+    let domain = if domain.is_ascii() {
+        domain.to_ascii_lowercase()
+    } else {
+        domain_key(domain, 0)
+            .map_err(|_| refuse("a domain that isn't ASCII must be whole in an email prefix"))?
+            .into_owned()
+    };
+    Ok(format!("{}@{domain}", fold(local)))
+}
+
+/// A piece of an address as it stands in a key, and as it stands in an address, for filters.
+pub(crate) fn key_fragment(fragment: &str) -> Result<(String, String)> {
+    if fragment.len() > Email::MAX_OCTETS || fragment.chars().any(|c| why_unreadable(c).is_some()) {
+        return Err(Error::new(
+            ErrorKind::InvalidQuery,
+            "the text to look for is longer than 254 octets or holds a character that no address can hold",
+        ));
+    }
+    Ok((fold(fragment).into_owned(), nfc(fragment).into_owned()))
+}
+
+/// Goes once through the input and refuses what is wrong with a single character or with the order of two.
+/// Answers the local part and the number of the first character of the domain, counted from 1.
+fn check_characters(input: &str) -> Result<(&str, usize)> {
+    let mut at = None;
+    let mut previous = None;
+    for (number, (index, c)) in (1..).zip(input.char_indices()) {
+        if let Some(reason) = why_unreadable(c) {
+            return Err(refuse_at(number, c, reason));
+        }
+        match (at, c) {
+            (Some(_), '@') => return Err(refuse_at(number, c, "a second @")),
+            (Some((_, start)), '[') if number == start => {
+                return Err(refuse("an IP address in place of a domain is not accepted"));
+            }
+            (None, '@') if index == 0 => return Err(refuse("there is nothing before the @")),
+            (None, '@') if previous == Some('.') => return Err(refuse_at(number - 1, '.', "a dot before the @")),
+            (None, '@') => at = Some((index, number + 1)),
+            (None, '"') => return Err(refuse_at(number, c, "a quote; quoted local parts are not accepted")),
+            (None, '(' | ')') => return Err(refuse_at(number, c, "a parenthesis; comments are not accepted")),
+            (None, '.') if index == 0 => return Err(refuse_at(number, c, "a dot at the beginning")),
+            (None, '.') if previous == Some('.') => return Err(refuse_at(number, c, "a second dot in a row")),
+            (None, _) if !is_local_character(c) => return Err(refuse_at(number, c, "not allowed before the @")),
+            _ => {}
+        }
+        previous = Some(c);
+    }
+    match at {
+        None if input.is_empty() => Err(refuse("the address is empty")),
+        None => Err(refuse("the address has no @")),
+        Some((index, _)) if index + 1 == input.len() => Err(refuse("there is nothing after the @")),
+        Some((index, start)) => Ok((&input[..index], start)),
+    }
+}
+
+/// The key of a local part that is in NFC. `input` is the local part as it was given, to say where something is wrong.
+fn local_key<'a>(local: &'a str, input: &str) -> Result<Cow<'a, str>> {
+    if local.is_ascii() {
+        // NFC makes ASCII of few characters, and a semicolon of U+037E.
+        check_folded(local, input)?;
+        return Ok(match local.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(local.to_ascii_lowercase()),
+            false => Cow::Borrowed(local),
+        });
+    }
+    if !is_highly_restrictive(local) {
+        return Err(refuse("the part before the @ mixes scripts whose letters look alike"));
+    }
+    let key = fold(local);
+    check_folded(&key, input)?;
+    Ok(key)
+}
+
+/// Refuses a local part some character of which becomes something in the key that a local part can't hold,
+/// such as the full-width forms of `@` and `"`.
+fn check_folded(key: &str, input: &str) -> Result<()> {
+    let dots_stand_alone = !key.starts_with('.') && !key.ends_with('.') && !key.contains("..");
+    if key.chars().all(|c| is_local_character(c) && why_unreadable(c).is_none()) && dots_stand_alone {
+        return Ok(());
+    }
+    let folds_badly =
+        |c: char| !c.is_ascii() && fold(c.encode_utf8(&mut [0; 4])).chars().any(|c| !is_inner_character(c));
+    match (1..).zip(input.chars()).find(|(_, c)| folds_badly(*c)) {
+        Some((number, c)) => Err(refuse_at(number, c, "not allowed, being a form of a character that isn't")),
+        None => Err(refuse("the part before the @ holds a form of a character that is not allowed there")),
+    }
+}
+
+/// The domain in the ASCII form of UTS 46. `start` is the number of its first character in the address.
+fn domain_key(domain: &str, start: usize) -> Result<Cow<'_, str>> {
+    let to_ascii = |text| Uts46::new().to_ascii(text, AsciiDenyList::STD3, Hyphens::CheckFirstLast, DnsLength::Verify);
+    let Ok(ascii) = to_ascii(domain.as_bytes()) else {
+        let mut label_start = start;
+        for label in domain.split('.') {
+            if to_ascii(label.as_bytes()).is_err() {
+                let what = if label.is_empty() { "is empty" } else { "is not valid" };
+                return Err(refuse(format!("the label of the domain that begins at character {label_start} {what}")));
+            }
+            label_start += label.chars().count() + 1;
+        }
+        return Err(refuse("the domain is not valid: it is longer than 253 characters in its ASCII form"));
+    };
+    if ascii.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Err(refuse("the domain ends in a number: an IP address in place of a domain is not accepted"));
+    }
+    Ok(ascii)
+}
+
+/// `text` in NFKC and case folded, to the point where doing it again changes nothing.
+fn fold(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return Cow::Owned(text.to_ascii_lowercase());
+    }
+    let nfkc = ComposingNormalizerBorrowed::new_nfkc();
+    let once = |text: &str| nfkc.normalize(&CaseMapper::new().fold_string(&nfkc.normalize(text))).into_owned();
+    // Folding may undo the normalization and the other way round. Two rounds settle every character there is
+    // (a test goes through all); the bound is for those that are not there yet.
+    let mut folded = once(text);
+    for _ in 0..3 {
+        let again = once(&folded);
+        if again == folded {
+            break;
+        }
+        folded = again;
+    }
+    Cow::Owned(folded)
+}
+
+fn nfc(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() { Cow::Borrowed(text) } else { ComposingNormalizerBorrowed::new_nfc().normalize(text) }
+}
+
+/// `atext` of RFC 5322, section 3.2.3, widened by RFC 6531, section 3.3, and the dot.
+fn is_local_character(c: char) -> bool {
+    c == '.' || is_inner_character(c)
+}
+
+fn is_inner_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || !c.is_ascii() && why_unreadable(c).is_none()
+}
+
+/// Why this character can stand nowhere in an address, or `None` if it can.
+fn why_unreadable(c: char) -> Option<&'static str> {
+    if c.is_ascii_graphic() {
+        return None;
+    }
+    match c {
+        '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' => {
+            return Some("a bidirectional control");
+        }
+        _ if CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c) => return Some("invisible"),
+        _ => {}
+    }
+    match CodePointMapData::<GeneralCategory>::new().get(c) {
+        GeneralCategory::Control => Some("a control character"),
+        GeneralCategory::Format => Some("invisible"),
+        GeneralCategory::SpaceSeparator | GeneralCategory::LineSeparator | GeneralCategory::ParagraphSeparator => {
+            Some("a space")
+        }
+        GeneralCategory::Unassigned => Some("not assigned in Unicode"),
+        GeneralCategory::PrivateUse => Some("of private use"),
+        _ => None,
+    }
+}
+
+/// Whether a text is *single script* or *highly restrictive* (UTS 39, section 5.2): all its characters share
+/// a script, or they are Latin with what Japanese, Korean or Chinese in Bopomofo are written in.
+/// The section also wants the characters to be such as identifiers are made of; that part would refuse `ada+tag`.
+fn is_highly_restrictive(text: &str) -> bool {
+    let mut all = AugmentedScriptSet::default();
+    let mut beside_latin = AugmentedScriptSet::default();
+    for c in text.chars() {
+        let scripts = AugmentedScriptSet::from(c);
+        all.intersect_with(scripts);
+        if !scripts.base.contains_script(Script::Latin) {
+            beside_latin.intersect_with(scripts);
+        }
+    }
+    !all.is_empty() || beside_latin.jpan || beside_latin.kore || beside_latin.hanb
+}
+
+fn refuse(message: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidEmail, message)
+}
+
+fn refuse_at(number: usize, c: char, reason: &str) -> Error {
+    refuse(format!("character {number} of the address is {reason} (U+{:04X})", u32::from(c)))
+}
+
+fn too_long() -> Error {
+    refuse("the address is longer than 254 octets")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(address: &str) -> String {
+        address.parse::<Email>().unwrap_or_else(|error| panic!("{address:?}: {error}")).key().to_owned()
+    }
+
+    fn refusal(address: &str) -> String {
+        match address.parse::<Email>() {
+            Ok(email) => panic!("{address:?} was accepted with the key {:?}", email.key()),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::InvalidEmail);
+                error.to_string()
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_is_kept_and_its_key_is_folded() {
+        for (address, expected) in [
+            ("ada@example.com", "ada@example.com"),
+            ("Ada@Example.COM", "ada@example.com"),
+            ("ada@localhost", "ada@localhost"),
+            ("a.d+tag@example.com", "a.d+tag@example.com"),
+            ("!#$%&'*+-/=?^_`{|}~@example.com", "!#$%&'*+-/=?^_`{|}~@example.com"),
+            ("ada@r3---sn-x.example.com", "ada@r3---sn-x.example.com"),
+            ("ada@b\u{fc}cher.example", "ada@xn--bcher-kva.example"),
+            ("ada@B\u{dc}CHER.example", "ada@xn--bcher-kva.example"),
+            ("ada@xn--bcher-kva.example", "ada@xn--bcher-kva.example"),
+            ("ada@XN--BCHER-KVA.example", "ada@xn--bcher-kva.example"),
+            ("ada@b\u{fc}cher\u{3002}example", "ada@xn--bcher-kva.example"),
+            ("mi\u{212A}e@example.com", "mike@example.com"),
+            ("stra\u{df}e@example.com", "strasse@example.com"),
+            ("\u{ff21}da@example.com", "ada@example.com"),
+            ("\u{fb01}n@example.com", "fin@example.com"),
+            ("\u{0130}@example.com", "i\u{307}@example.com"),
+            ("\u{0131}@example.com", "\u{0131}@example.com"),
+            ("\u{3a3}\u{3c2}@example.com", "\u{3c3}\u{3c3}@example.com"),
+            ("\u{7530}\u{4e2d}taro@example.com", "\u{7530}\u{4e2d}taro@example.com"),
+            ("\u{2615}@example.com", "\u{2615}@example.com"),
+        ] {
+            assert_eq!(key(address), expected, "{address:?}");
+        }
+        assert_eq!("Ada@Example.COM".parse::<Email>().unwrap().as_str(), "Ada@Example.COM");
+        assert_eq!("e\u{301}@example.com".parse::<Email>().unwrap().as_str(), "\u{e9}@example.com");
+    }
+
+    #[test]
+    fn a_refusal_says_what_and_where() {
+        for (address, expected) in [
+            ("", "the address is empty"),
+            ("ada", "the address has no @"),
+            ("@example.com", "there is nothing before the @"),
+            ("ada@", "there is nothing after the @"),
+            ("ada@@example.com", "character 5 of the address is a second @ (U+0040)"),
+            (" ada@example.com", "character 1 of the address is a space (U+0020)"),
+            ("ada@example.com ", "character 16 of the address is a space (U+0020)"),
+            ("ada@example.com\n", "character 16 of the address is a control character (U+000A)"),
+            ("a\0da@example.com", "character 2 of the address is a control character (U+0000)"),
+            ("ada\u{85}@example.com", "character 4 of the address is a control character (U+0085)"),
+            ("ada\u{a0}@example.com", "character 4 of the address is a space (U+00A0)"),
+            ("ad\u{200b}a@example.com", "character 3 of the address is invisible (U+200B)"),
+            ("ad\u{ad}a@example.com", "character 3 of the address is invisible (U+00AD)"),
+            ("ada@exam\u{feff}ple.com", "character 9 of the address is invisible (U+FEFF)"),
+            ("\u{202e}ada@example.com", "character 1 of the address is a bidirectional control (U+202E)"),
+            ("ada\u{378}@example.com", "character 4 of the address is not assigned in Unicode (U+0378)"),
+            ("ada\u{e000}@example.com", "character 4 of the address is of private use (U+E000)"),
+            ("\u{3164}@example.com", "character 1 of the address is invisible (U+3164)"),
+            (".ada@example.com", "character 1 of the address is a dot at the beginning (U+002E)"),
+            ("ada.@example.com", "character 4 of the address is a dot before the @ (U+002E)"),
+            ("a..da@example.com", "character 3 of the address is a second dot in a row (U+002E)"),
+            (
+                "\"ada\"@example.com",
+                "character 1 of the address is a quote; quoted local parts are not accepted (U+0022)",
+            ),
+            ("ada(x)@example.com", "character 4 of the address is a parenthesis; comments are not accepted (U+0028)"),
+            ("ada,b@example.com", "character 4 of the address is not allowed before the @ (U+002C)"),
+            ("Ada <ada@example.com>", "character 4 of the address is a space (U+0020)"),
+            ("ada@[127.0.0.1]", "an IP address in place of a domain is not accepted"),
+            ("ada@127.0.0.1", "the domain ends in a number: an IP address in place of a domain is not accepted"),
+            ("ada@example..com", "the label of the domain that begins at character 13 is empty"),
+            ("ada@example.com.", "the label of the domain that begins at character 17 is empty"),
+            ("ada@-a.example", "the label of the domain that begins at character 5 is not valid"),
+            ("ada@a_b.example", "the label of the domain that begins at character 5 is not valid"),
+            ("ada@a.xn--example", "the label of the domain that begins at character 7 is not valid"),
+            ("ada@xn--ls8h=.example", "the label of the domain that begins at character 5 is not valid"),
+            ("ada@xn--a.example", "the label of the domain that begins at character 5 is not valid"),
+            ("\u{430}da@example.com", "the part before the @ mixes scripts whose letters look alike"),
+            (
+                "ad\u{ff20}a@example.com",
+                "character 3 of the address is not allowed, being a form of a character that isn't (U+FF20)",
+            ),
+            (
+                "a\u{37e}@example.com",
+                "character 2 of the address is not allowed, being a form of a character that isn't (U+037E)",
+            ),
+            (
+                "a\u{a8}@example.com",
+                "character 2 of the address is not allowed, being a form of a character that isn't (U+00A8)",
+            ),
+            (
+                "\u{ff0e}a@example.com",
+                "character 1 of the address is not allowed, being a form of a character that isn't (U+FF0E)",
+            ),
+        ] {
+            assert_eq!(refusal(address), expected, "{address:?}");
+        }
+    }
+
+    #[test]
+    fn the_limits_are_exact() {
+        let local = "l".repeat(64);
+        let label = "d".repeat(63);
+        let longest = format!("{local}@{label}.{label}.{}", "d".repeat(61));
+        assert_eq!(longest.len(), Email::MAX_OCTETS);
+        assert_eq!(key(&longest), longest);
+        assert_eq!(refusal(&format!("{longest}d")), "the address is longer than 254 octets");
+        assert_eq!(refusal(&format!("l{local}@example.com")), "the part before the @ is longer than 64 octets");
+        assert_eq!(key(&format!("{}@example.com", "\u{e9}".repeat(32))).len(), 64 + 12);
+        refusal(&format!("{}@example.com", "\u{e9}".repeat(33)));
+        refusal(&format!("ada@{}.example", "d".repeat(64)));
+        refusal(&"x".repeat(1 << 20));
+    }
+
+    #[test]
+    fn folding_every_character_settles_and_keeps_ascii_keys_apart_from_nothing_else() {
+        for c in '\0'..=char::MAX {
+            let folded = fold(c.encode_utf8(&mut [0; 4])).into_owned();
+            assert_eq!(fold(&folded), folded, "U+{:04X}", u32::from(c));
+        }
+    }
+
+    #[test]
+    fn no_address_shows_in_debug_output() {
+        let email: Email = "ada@example.com".parse().unwrap();
+        assert_eq!(format!("{email:?}"), "Email(…)");
+    }
+
+    #[test]
+    fn a_prefix_is_folded_as_the_key_is() {
+        assert_eq!(key_prefix("ADA").unwrap(), "ada");
+        assert_eq!(key_prefix("Ada@Exam").unwrap(), "ada@exam");
+        assert_eq!(key_prefix("ada@B\u{dc}CHER.example").unwrap(), "ada@xn--bcher-kva.example");
+        assert_eq!(key_prefix("a b").unwrap_err().kind(), ErrorKind::InvalidQuery);
+        assert_eq!(key_prefix(&"a".repeat(255)).unwrap_err().kind(), ErrorKind::InvalidQuery);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused_without_a_panic(text in any::<String>()) {
+            let _ = text.parse::<Email>();
+        }
+
+        #[test]
+        fn a_key_is_an_address_with_itself_as_its_key(text in "[a-zA-Z\u{c0}-\u{17f}\u{ff21}-\u{ff5a}.+]{1,12}@[a-zA-Z\u{e0}-\u{ff}-]{1,8}\\.(com|Example)") {
+            if let Ok(email) = text.parse::<Email>() {
+                let again: Email = email.key().parse().unwrap();
+                prop_assert_eq!(again.key(), email.key());
+                prop_assert_eq!(again.as_str(), email.key());
+                let reread: Email = email.as_str().parse().unwrap();
+                prop_assert!(reread == email);
+            }
+        }
+
+        /// The CHECK of the table relies on this.
+        #[test]
+        fn the_key_of_an_ascii_address_is_the_address_in_lower_case(text in "[ -~]{1,20}@[a-zA-Z0-9.-]{1,20}") {
+            if let Ok(email) = text.parse::<Email>() {
+                prop_assert_eq!(email.key(), email.as_str().to_ascii_lowercase());
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The one error type of the crate.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+/// What went wrong, in one of three depths: [`kind`](Error::kind) for the program, `Display` for the person
+/// (one line, no address, no SQL, no path of the machine) and [`source`](std::error::Error::source) for the log.
+///
+/// An error is cheap to clone, because the failure of one transaction answers every caller in it.
+#[derive(Clone)]
+pub struct Error {
+    kind: ErrorKind,
+    message: Cow<'static, str>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+/// The kinds of [`Error`]. Each says what a caller may conclude about the data.
+///
+/// Unless a kind says otherwise, the operation did nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The user that an operation is about doesn't exist. (A lookup that finds nobody is no error: it answers `None`.)
+    NotFound,
+    /// There is no store at this place, and creating one was not asked for.
+    StoreMissing,
+    /// Another user has this address, or one with the same canonical key.
+    EmailTaken,
+    /// Another user has, or a deleted user had, this id.
+    IdTaken,
+    /// The storage path equals, contains or lies inside a path that another user has or a deleted user had.
+    PathTaken,
+    /// The user was changed since the caller read them.
+    VersionMismatch {
+        /// The version that the user has now.
+        current: u64,
+    },
+    /// A value differs from one that is fixed once a user exists (id, time of creation, storage path).
+    Immutable,
+    /// The text is no acceptable email address; the message says what is wrong, and where.
+    InvalidEmail,
+    /// The text is no UUID of version 4.
+    InvalidId,
+    /// The text is no acceptable storage path; the message says what is wrong.
+    InvalidPath,
+    /// The text is no RFC 3339 timestamp, or out of range.
+    InvalidTimestamp,
+    /// The text is no cursor of this store.
+    InvalidCursor,
+    /// A limit or a filter of a listing is out of range.
+    InvalidQuery,
+    /// A value of a new user is out of range (its version).
+    InvalidUser,
+    /// A constraint of the application's own tables refused the change.
+    Constraint,
+    /// Another process held the write lock for too long, or too many callers wait. Nothing was done: try again.
+    Busy,
+    /// The transaction failed while it was made durable: it may or may not be there after the store is opened again.
+    /// Look before you repeat.
+    OutcomeUnknown,
+    /// The disk or the quota is full. Writing goes on when there is space again.
+    Full,
+    /// The store can't be written: its file or its file system is read-only.
+    ReadOnly,
+    /// An operation on a file failed. After one during a write the store refuses further writes until it is opened anew.
+    Io,
+    /// The database is damaged.
+    Corrupt,
+    /// The file isn't a Tenantry store, or one that this version can't use. It was not changed.
+    Incompatible,
+    /// The store was closed.
+    Closed,
+    /// A mistake in Tenantry or in the SQL of a caller's closure.
+    Internal,
+}
+
+impl Error {
+    /// An error of this kind. `message` is shown to people: one line, without personal data.
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// The same error with its cause, which is for logs only.
+    pub(crate) fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// What went wrong, for the program to match on.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Whether nothing was done and the same call may succeed if it is simply made again, after a pause.
+    ///
+    /// True for [`ErrorKind::Busy`] alone. [`ErrorKind::OutcomeUnknown`] is *not* retryable in this sense:
+    /// the first attempt may have worked.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.kind == ErrorKind::Busy
+    }
+
+    /// Whether this is about the values of one user, so that in a batch the others are not concerned.
+    pub(crate) fn is_of_row(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::EmailTaken
+                | ErrorKind::IdTaken
+                | ErrorKind::PathTaken
+                | ErrorKind::InvalidPath
+                | ErrorKind::InvalidUser
+                | ErrorKind::Constraint
+        )
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Error");
+        debug.field("kind", &self.kind).field("message", &self.message);
+        if let Some(source) = &self.source {
+            debug.field("source", source);
+        }
+        debug.finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// The result of every fallible function of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,69 @@
+//! Tenantry keeps the users of a multi-tenant application, in one SQLite file that is created on first use.
+//!
+//! Every user is a tenant: an account with a unique email address, a random id, the times of creation and of the last
+//! login, and a storage path that nobody else ever gets. Start with [`Store`]:
+//!
+//! ```
+//! use tenantry::{Email, NewUser, Store};
+//!
+//! # futures_lite::future::block_on(async {
+//! # let dir = tempfile::tempdir()?;
+//! # let data_dir = dir.path().join("data");
+//! let store = Store::open(data_dir).await?;
+//!
+//! // Whoever comes for the first time is created, in the same step in which the login is recorded.
+//! let email: Email = "Ada@Example.com".parse()?;
+//! let signed_in = store.sign_in(email).await?;
+//! assert!(signed_in.is_new);
+//!
+//! // Any spelling finds them.
+//! let user = store.get_by_email(&"ada@example.com".parse()?).await?.expect("she has just signed in");
+//! assert_eq!(user.id, signed_in.user.id);
+//! assert_eq!(user.email.as_str(), "Ada@Example.com");
+//!
+//! // And nobody can have the address a second time.
+//! let error = store.create(NewUser::new("ADA@example.com".parse()?)).await.unwrap_err();
+//! assert_eq!(error.kind(), tenantry::ErrorKind::EmailTaken);
+//!
+//! store.close().await?;
+//! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+//! ```
+//!
+//! It is not an authentication system: it holds no passwords, sessions or roles. It is not a general database either,
+//! though an application may keep tables of its own [in the same file](sqlite).
+//!
+//! # Limits
+//!
+//! | what | limit |
+//! |---|---|
+//! | an address | 254 octets, 64 before the `@` ([`Email`]) |
+//! | a storage path | 512 octets ([`StoragePath`]) |
+//! | a page | 1,000 users ([`ListQuery::MAX_LIMIT`]) |
+//! | writes in the queue | 1,024, and 16,384 callers waiting for a place in it |
+//! | reads at once | 32 |
+//! | processes on one store | any number on one machine; never over a network file system |
+//!
+//! # Modules, in reading order
+//!
+//! The domain: `email`, `storage_path`, `timestamp`, `user`, `list`, `error`, `ambient` (time and randomness). The
+//! contract: `store`. The engine behind it: [`sqlite`].
+
+mod ambient;
+mod email;
+mod error;
+mod list;
+pub mod sqlite;
+mod storage_path;
+mod store;
+mod timestamp;
+mod user;
+
+pub use ambient::Ambient;
+pub use email::Email;
+pub use error::{Error, ErrorKind, Result};
+pub use list::{Cursor, Filter, ListQuery, Page};
+pub use sqlite::{ReadTx, WriteTx};
+pub use storage_path::StoragePath;
+pub use store::{Builder, Durability, Pages, Store};
+pub use timestamp::Timestamp;
+pub use user::{Imported, NewUser, OnConflict, SignIn, User, UserId, UserUpdate};

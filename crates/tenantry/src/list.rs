@@ -1,0 +1,142 @@
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{Error, ErrorKind, Result, Timestamp, User};
+
+/// Which users to list, how many at a time, and from where on.
+///
+/// Users come in the order in which they were created in this store. That is not always the order of `created_at`,
+/// which an import brings with it and which follows a clock that may jump; it is what makes a page never repeat and
+/// never skip a user, whatever happens between two pages.
+///
+/// ```
+/// use tenantry::{Filter, ListQuery};
+///
+/// let query = ListQuery {
+///     limit: 100,
+///     filter: Filter { email_prefix: Some("ada".into()), ..Filter::default() },
+///     ..ListQuery::default()
+/// };
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListQuery {
+    /// How many users a page holds at the most: 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
+    pub limit: usize,
+    /// Where the page before this one ended: its [`next_cursor`](Page::next_cursor). `None` begins at the beginning.
+    pub after: Option<Cursor>,
+    /// Which users to list.
+    pub filter: Filter,
+}
+
+impl ListQuery {
+    /// How many users a page holds unless the query says otherwise.
+    pub const DEFAULT_LIMIT: usize = 50;
+    /// The most users a page can hold: it is in memory as a whole.
+    pub const MAX_LIMIT: usize = 1_000;
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if !(1..=Self::MAX_LIMIT).contains(&self.limit) {
+            return Err(Error::new(ErrorKind::InvalidQuery, "the limit of a page is 1 to 1000 users"));
+        }
+        Ok(())
+    }
+}
+
+impl Default for ListQuery {
+    fn default() -> Self {
+        Self { limit: Self::DEFAULT_LIMIT, after: None, filter: Filter::default() }
+    }
+}
+
+/// Conditions that a user must meet, all of them, to be listed. What is `None`, empty or `false` is no condition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The canonical key of the address begins with this text's. Served from an index.
+    pub email_prefix: Option<String>,
+    /// The canonical key of the address holds this text's, or the address itself holds this text.
+    pub email_contains: Option<String>,
+    /// Created at this moment or later.
+    pub created_after: Option<Timestamp>,
+    /// Created before this moment.
+    pub created_before: Option<Timestamp>,
+    /// Not logged in since this moment: last login before it or, for who never logged in, created before it.
+    pub inactive_since: Option<Timestamp>,
+    /// Never logged in at all.
+    pub never_logged_in: bool,
+}
+
+/// A page of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The users, in the order of creation.
+    pub users: Vec<User>,
+    /// Where the next page begins, or `None` if no user is left that meets the filter.
+    pub next_cursor: Option<Cursor>,
+}
+
+/// A place in the order of creation, between two users. It is opaque: its text is for keeping and handing back.
+///
+/// It stays good across restarts, upgrades and changes to the data, also after the user that it stands behind is
+/// deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cursor {
+    after_seq: i64,
+}
+
+impl Cursor {
+    pub(crate) fn after(seq: i64) -> Self {
+        Self { after_seq: seq }
+    }
+
+    pub(crate) fn seq(self) -> i64 {
+        self.after_seq
+    }
+}
+
+/// The number of the format, and then the place: so that a later format can be told from this one.
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "1-{:016x}", self.after_seq)
+    }
+}
+
+/// Fails with [`ErrorKind::InvalidCursor`].
+impl FromStr for Cursor {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let digits = text.strip_prefix("1-").filter(|digits| digits.len() == 16);
+        let lower_hex = digits.filter(|digits| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
+        lower_hex
+            .and_then(|digits| i64::from_str_radix(digits, 16).ok())
+            .map(Self::after)
+            .ok_or_else(|| Error::new(ErrorKind::InvalidCursor, "not a cursor of this store"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_read_back_and_nothing_else_is_read_as_one() {
+        for seq in [0, 1, 42, i64::MAX] {
+            let cursor = Cursor::after(seq);
+            assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
+        }
+        for text in
+            ["", "1-", "42", "1-000000000000002A", "2-000000000000002a", "1-8000000000000000", "1-+00000000000002a"]
+        {
+            assert_eq!(text.parse::<Cursor>().unwrap_err().kind(), ErrorKind::InvalidCursor, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_limit_out_of_range_is_refused_and_not_corrected() {
+        for limit in [0, 1_001, usize::MAX] {
+            let query = ListQuery { limit, ..ListQuery::default() };
+            assert_eq!(query.check().unwrap_err().kind(), ErrorKind::InvalidQuery);
+        }
+        assert_eq!(ListQuery::default().limit, 50);
+    }
+}

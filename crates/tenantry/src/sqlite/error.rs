@@ -1,0 +1,91 @@
+//! SQLite's result codes as kinds of errors: matched by code, never by text.
+
+use rusqlite::ErrorCode;
+use rusqlite::ffi;
+
+use crate::{Error, ErrorKind};
+
+/// By SQLite's result code (<https://sqlite.org/rescode.html>): `Busy`, `Full`, `ReadOnly`, `Io`, `Corrupt`,
+/// `Constraint`, and `Internal` for what only a mistake in the SQL can cause. So a closure that runs SQL of its own
+/// can use `?` on it.
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        let (kind, message) = describe(&error);
+        Self::new(kind, message).with_source(error)
+    }
+}
+
+fn describe(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
+    let code = match error {
+        rusqlite::Error::SqliteFailure(failure, _) => failure,
+        rusqlite::Error::SqlInputError { error, .. } => error,
+        // A column holds what the schema rules out.
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::Utf8Error(..) => return (ErrorKind::Corrupt, "a row of the database is damaged"),
+        _ => return (ErrorKind::Internal, "a statement was used in a way that the database doesn't allow"),
+    };
+    match code.code {
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
+            (ErrorKind::Busy, "another process is writing to the store: try again")
+        }
+        ErrorCode::DiskFull => (ErrorKind::Full, "the disk is full: nothing was written"),
+        ErrorCode::ReadOnly => (ErrorKind::ReadOnly, "the store can't be written: it is read-only"),
+        ErrorCode::PermissionDenied => (ErrorKind::ReadOnly, "no permission to use the store's files"),
+        ErrorCode::CannotOpen => (ErrorKind::Io, "the database file can't be opened"),
+        ErrorCode::SystemIoFailure => (ErrorKind::Io, "an operation on the store's files failed"),
+        ErrorCode::OutOfMemory => (ErrorKind::Io, "the database ran out of memory"),
+        ErrorCode::DatabaseCorrupt => (ErrorKind::Corrupt, "the database is damaged"),
+        ErrorCode::NotADatabase => (ErrorKind::Corrupt, "the file is no database, or its first page is damaged"),
+        ErrorCode::ConstraintViolation => (
+            ErrorKind::Constraint,
+            "a constraint refused the change: another table refers to the row, or a value is out of range",
+        ),
+        ErrorCode::AuthorizationForStatementDenied => (
+            ErrorKind::Internal,
+            "a closure may neither end its transaction nor change Tenantry's own tables or settings",
+        ),
+        _ => (ErrorKind::Internal, "the database refused a statement"),
+    }
+}
+
+/// Whether a UNIQUE constraint, or that of a primary key, refused the statement.
+pub(super) fn is_unique_violation(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error().map(|failure| failure.extended_code),
+        Some(ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY)
+    )
+}
+
+/// How far the failure of an operation reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The operation alone.
+    Local,
+    /// Its transaction: SQLite may have rolled it back already (<https://sqlite.org/lang_transaction.html>, section 3).
+    OfTheTransaction,
+    /// The files: what of the transaction is on the disk is not known.
+    OfTheFiles,
+}
+
+impl Fault {
+    pub(super) fn of(error: &Error) -> Self {
+        let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<rusqlite::Error>());
+        match source.and_then(rusqlite::Error::sqlite_error_code) {
+            Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::OfTheFiles,
+            Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory | ErrorCode::CannotOpen) => Self::OfTheTransaction,
+            _ => Self::Local,
+        }
+    }
+}
+
+/// The failure of a file operation outside SQLite, such as making a directory.
+pub(super) fn file_error(error: std::io::Error, message: &'static str) -> Error {
+    let kind = match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, message).with_source(error)
+}

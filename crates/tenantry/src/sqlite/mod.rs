@@ -1,0 +1,177 @@
+//! The engine on SQLite, and what only embedders who want SQLite itself need.
+//!
+//! Everything else reaches it through [`Store`], which shows nothing of it. Here are the two things that can't be had
+//! without naming the engine: the connection behind a transaction, for applications that keep tables of their own
+//! in the same file, and the figures that `tenantry status` prints.
+//!
+//! ```
+//! # futures_lite::future::block_on(async {
+//! # let dir = tempfile::tempdir()?;
+//! use tenantry::{NewUser, Store, sqlite};
+//!
+//! let store = Store::open(dir.path().join("data")).await?;
+//! store
+//!     .write(|tx| {
+//!         let ada = tx.create(&NewUser::new("ada@example.com".parse()?))?;
+//!         let db = sqlite::connection(tx);
+//!         db.execute_batch("CREATE TABLE IF NOT EXISTS notes (user_id BLOB REFERENCES users (id), text TEXT) STRICT")?;
+//!         db.execute("INSERT INTO notes VALUES (?1, ?2)", (ada.id.as_uuid().as_bytes(), "hello"))?;
+//!         Ok::<_, tenantry::Error>(())
+//!     })
+//!     .await?;
+//! # store.close().await?;
+//! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+//! ```
+//!
+//! Two rules hold for the process as a whole. Only one copy of SQLite may be linked into it, which is why the one in
+//! use is re-exported as [`rusqlite`]. And nobody may open the database's files with plain file calls, not even to
+//! copy them: POSIX ends all locks of a process on a file when it closes any descriptor of it
+//! (<https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_>).
+
+mod error;
+mod guard;
+mod listing;
+mod open;
+mod readers;
+mod transaction;
+mod users;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use rusqlite;
+use rusqlite::Connection;
+
+use crate::{Ambient, Error, ErrorKind, Result, Store};
+pub(crate) use listing::Listing;
+pub(crate) use open::Options;
+pub use transaction::{ReadTx, WriteTx};
+
+use readers::Readers;
+use writer::Writer;
+
+/// The connection behind a transaction, for tables of the application's own in the same file.
+///
+/// Tenantry's tables are `users` and those that begin with `tenantry_`. They can be read and referred to; the
+/// columns `users.id`, `users.email`, `users.email_key` and `users.created_at` stay as they are for as long as there
+/// is a schema version 1. A statement that would change one of them, end the transaction, make temporary tables or
+/// change the settings of the connection is refused.
+///
+/// Foreign keys to `users (id)` are enforced: with `ON DELETE CASCADE` the rows go with their user, and without it a
+/// user who has such rows can't be deleted (`Constraint`).
+#[must_use]
+pub fn connection<'tx>(tx: &'tx ReadTx<'_>) -> &'tx Connection {
+    tx.conn.guarded()
+}
+
+/// What there is to know of a store's database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// The database file.
+    pub path: PathBuf,
+    /// The version of the schema: the number of the newest migration that was applied.
+    pub schema_version: u32,
+    /// The version of SQLite that is linked in.
+    pub sqlite_version: &'static str,
+    /// The journal mode, `wal`.
+    pub journal_mode: String,
+    /// How many users there are.
+    pub user_count: u64,
+    /// The size of the database file in bytes.
+    pub database_bytes: u64,
+    /// The size of its write-ahead log in bytes.
+    pub wal_bytes: u64,
+}
+
+/// What there is to know of a store's database. Counts the users, see [`Store::count`].
+///
+/// Errors: `Closed`, `Busy`, `Io`, `Corrupt`.
+pub async fn status(store: &Store) -> Result<Status> {
+    store.engine().status()
+}
+
+/// A database that is open: the writer's thread and the readers.
+pub(crate) struct Engine {
+    options: Options,
+    writer: Writer,
+    readers: Arc<Readers>,
+    created: bool,
+}
+
+impl Engine {
+    pub(crate) async fn open(options: Options, ambient: Arc<dyn Ambient>) -> Result<Self> {
+        let readers = Arc::new(Readers::new(options.clone()));
+        let (writer, created) = Writer::start(options.clone(), ambient, Arc::clone(&readers)).await?;
+        Ok(Self { options, writer, readers, created })
+    }
+
+    pub(crate) fn created(&self) -> bool {
+        self.created
+    }
+
+    /// Runs one statement that reads, on this thread.
+    pub(crate) fn read_one<T>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+        self.readers.read_one(f)
+    }
+
+    /// Runs an application's closure that reads, on this thread.
+    pub(crate) fn read<T, E: From<Error>>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>) -> Result<T, E> {
+        self.readers.read(f)
+    }
+
+    /// Goes on with a page by a bounded step, on this thread.
+    pub(crate) fn advance(&self, listing: &mut Listing) -> Result<bool> {
+        self.readers.read_one(|tx| listing.advance(&tx.conn.own()))
+    }
+
+    /// Runs an operation of the store's on the writer's thread, in one transaction with others.
+    pub(crate) async fn operate<T: Send + 'static>(
+        &self,
+        operation: impl FnMut(&mut WriteTx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.writer.operate(operation).await
+    }
+
+    /// Runs an application's closure on the writer's thread, in a transaction of its own.
+    pub(crate) async fn write<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        closure: impl FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        self.writer.run_alone(closure).await
+    }
+
+    pub(crate) async fn close(&self) {
+        self.writer.close().await;
+    }
+
+    fn status(&self) -> Result<Status> {
+        let path = self.options.database();
+        let size = |suffix: &str| {
+            let mut path = path.clone().into_os_string();
+            path.push(suffix);
+            std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+        };
+        let (database_bytes, wal_bytes) = (size(""), size("-wal"));
+        self.readers.read(|tx| {
+            let conn = tx.conn.own();
+            Ok(Status {
+                schema_version: conn.query_row("PRAGMA user_version", [], |row| row.get(0))?,
+                sqlite_version: rusqlite::version(),
+                journal_mode: conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?,
+                user_count: users::count(&conn)?,
+                path,
+                database_bytes,
+                wal_bytes,
+            })
+        })
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the store is closed")
+}

@@ -1,0 +1,275 @@
+//! Finding, creating, migrating and connecting to the database file.
+//!
+//! An existing file is looked at through a read-only connection first, so that one that isn't ours, or is newer
+//! than this program, is refused without a byte of it changed. Only if it needs work (it is missing, empty or older)
+//! is the lock taken that keeps other processes out, and the look taken again.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::file_error;
+use crate::{Durability, Error, ErrorKind, Result};
+
+mod embedded {
+    refinery::embed_migrations!("src/sqlite/migrations");
+}
+
+/// 'Tnry', as V1 of the schema sets it.
+const APPLICATION_ID: i32 = 0x546E_7279;
+/// The schema version that the newest migration leaves in `user_version`.
+pub(super) const SCHEMA_VERSION: i32 = 1;
+const MIGRATIONS_TABLE: &str = "tenantry_migrations";
+/// Older ones can lose a committed transaction: <https://sqlite.org/wal.html#walresetbug>.
+const OLDEST_SQLITE: i32 = 3_051_003;
+/// How many different statements a connection keeps prepared: more than there are.
+const STATEMENTS_MAX: usize = 64;
+/// How long to sleep between two looks at a lock that another process holds. Short and even, because a waiter that
+/// backs off is locked out by a busy one.
+pub(super) const LOCK_POLL: Duration = Duration::from_millis(1);
+/// The write-ahead log is cut back to this size after it was larger.
+const WAL_KEPT_BYTES: u64 = 64 << 20;
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) create_if_missing: bool,
+    pub(crate) durability: Durability,
+    pub(crate) busy_timeout: Duration,
+}
+
+impl Options {
+    pub(super) fn database(&self) -> PathBuf {
+        self.data_dir.join("tenantry.db")
+    }
+}
+
+/// Opens the connection that writes, after creating or migrating the database if that is needed.
+/// Says whether the store was created.
+pub(super) fn open_writer(options: &Options) -> Result<(Connection, bool)> {
+    if rusqlite::version_number() < OLDEST_SQLITE {
+        return Err(Error::new(ErrorKind::Incompatible, "the program is linked with an SQLite older than 3.51.3"));
+    }
+    let created = match look_at(options)? {
+        Found::Current => false,
+        Found::Nothing if !options.create_if_missing => {
+            return Err(Error::new(ErrorKind::StoreMissing, "there is no store at this place"));
+        }
+        Found::Nothing | Found::Older => prepare(options)?,
+    };
+    Ok((connect(options, Role::Writer)?, created))
+}
+
+/// Opens a connection that can't write.
+pub(super) fn open_reader(options: &Options) -> Result<Connection> {
+    connect(options, Role::Reader)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    /// No file, or one that holds nothing yet: what a crash during the creation leaves.
+    Nothing,
+    Older,
+    Current,
+}
+
+/// Tells what the database file is, without changing it.
+fn look_at(options: &Options) -> Result<Found> {
+    let path = options.database();
+    if !path.try_exists().map_err(|error| file_error(error, "the database file can't be reached"))? {
+        return Ok(Found::Nothing);
+    }
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.busy_timeout(options.busy_timeout)?;
+    harden(&conn)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+
+    let incompatible = |message| Err(Error::new(ErrorKind::Incompatible, message));
+    let application_id: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let version: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let of_others =
+        conn.query_row("SELECT count(*) FROM sqlite_schema WHERE tbl_name <> ?1", [MIGRATIONS_TABLE], |row| {
+            row.get::<_, i64>(0)
+        })?;
+    match (application_id, version) {
+        (0, 0) if of_others == 0 => Ok(Found::Nothing),
+        (APPLICATION_ID, SCHEMA_VERSION) => Ok(Found::Current),
+        (APPLICATION_ID, _) if (1..SCHEMA_VERSION).contains(&version) => Ok(Found::Older),
+        (APPLICATION_ID, ..) if version > SCHEMA_VERSION => incompatible(format!(
+            "the store has schema version {version} and this program knows up to {SCHEMA_VERSION}: use a newer tenantry; nothing was changed"
+        )),
+        (APPLICATION_ID, ..) => incompatible("the store's schema version is missing; nothing was changed".to_owned()),
+        _ => incompatible("the database belongs to another application; nothing was changed".to_owned()),
+    }
+}
+
+/// Creates or migrates the database under a lock that holds across processes. Says whether it was created.
+fn prepare(options: &Options) -> Result<bool> {
+    create_data_dir(&options.data_dir)?;
+    let _lock = lock(options)?;
+    // Another process may have been faster.
+    let found = look_at(options)?;
+    if found == Found::Current {
+        return Ok(false);
+    }
+    let path = options.database();
+    let made_file = found == Found::Nothing && create_file(&path)?;
+    let migrated = migrate(options).and_then(|()| sync_dir(&options.data_dir));
+    if let Err(error) = migrated {
+        if made_file {
+            // Nobody has relied on it yet, and the next attempt is to find a clean slate.
+            for suffix in ["", "-wal", "-shm", "-journal"] {
+                let mut name = path.clone().into_os_string();
+                name.push(suffix);
+                let _ = std::fs::remove_file(name);
+            }
+        }
+        return Err(error);
+    }
+    Ok(found == Found::Nothing)
+}
+
+/// All pending migrations, with the record of them, in one transaction: a crash leaves the old schema or the new one.
+fn migrate(options: &Options) -> Result<()> {
+    let mut conn = connect(options, Role::Writer)?;
+    conn.execute_batch(&format!(
+        "CREATE TABLE IF NOT EXISTS {MIGRATIONS_TABLE} (
+            version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_on TEXT NOT NULL, checksum TEXT NOT NULL
+        ) STRICT"
+    ))?;
+    let mut runner = embedded::migrations::runner().set_grouped(true);
+    runner.set_migration_table_name(MIGRATIONS_TABLE);
+    if let Err(error) = runner.run(&mut conn) {
+        return Err(match cause(&error) {
+            Some(failure) => Error::new(failure.kind(), failure.to_string()).with_source(error),
+            None => {
+                Error::new(ErrorKind::Corrupt, "the record of the store's migrations is damaged").with_source(error)
+            }
+        });
+    }
+    // So that the file alone says whose it is, also to who can't read a write-ahead log.
+    conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
+    Ok(())
+}
+
+/// SQLite's part in the failure of a migration.
+fn cause(error: &refinery::Error) -> Option<Error> {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(rusqlite::Error::SqliteFailure(failure, _)) = error.downcast_ref() {
+            return Some(rusqlite::Error::SqliteFailure(*failure, None).into());
+        }
+        source = error.source();
+    }
+    None
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Writer,
+    Reader,
+}
+
+fn connect(options: &Options, role: Role) -> Result<Connection> {
+    let conn = Connection::open_with_flags(
+        options.database(),
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    conn.busy_timeout(options.busy_timeout)?;
+    harden(&conn)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    conn.execute_batch("PRAGMA foreign_keys = ON")?;
+    match role {
+        Role::Reader => conn.execute_batch("PRAGMA query_only = ON")?,
+        Role::Writer => {
+            let synchronous = match options.durability {
+                Durability::Full => "FULL",
+                Durability::Normal => "NORMAL",
+            };
+            conn.execute_batch(&format!(
+                "PRAGMA journal_mode = WAL;
+                 PRAGMA synchronous = {synchronous};
+                 PRAGMA journal_size_limit = {WAL_KEPT_BYTES};
+                 PRAGMA secure_delete = ON"
+            ))?;
+        }
+    }
+    Ok(conn)
+}
+
+/// What keeps a hostile or damaged file from doing more than failing: <https://sqlite.org/security.html>.
+fn harden(conn: &Connection) -> Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    conn.execute_batch("PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY")?;
+    Ok(())
+}
+
+/// Makes the data directory and what is missing above it, readable by nobody else, and makes it last.
+fn create_data_dir(dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let topmost_missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).last();
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| file_error(error, "the data directory can't be created"))?;
+    for made in dir.ancestors() {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        sync_dir(parent)?;
+        if Some(made) == topmost_missing {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the database file, empty and readable by nobody else; SQLite gives its log the same mode.
+/// Says whether it wasn't there.
+fn create_file(path: &Path) -> Result<bool> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(file_error(error, "the database file can't be created")),
+    }
+}
+
+/// A lock in a file of its own, since SQLite's own locks end with each of the migrations' steps.
+/// It ends with the process at the latest.
+fn lock(options: &Options) -> Result<File> {
+    let failed = |error| file_error(error, "the lock file of the store can't be used");
+    let path = options.data_dir.join("tenantry.lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    let deadline = Instant::now() + options.busy_timeout;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOCK_POLL),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    "another process is creating or upgrading the store: try again",
+                ));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|error| file_error(error, "a directory of the store can't be synchronised"))
+}

@@ -1,0 +1,291 @@
+//! The SQL of single users. Each function is one operation that happens as a whole or not at all.
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use uuid::Uuid;
+
+use super::error::is_unique_violation;
+use crate::{
+    Email, Error, ErrorKind, Imported, NewUser, OnConflict, Result, SignIn, StoragePath, Timestamp, User, UserId,
+    UserUpdate,
+};
+
+/// The columns of a user, in the order in which [`from_row`] reads them.
+macro_rules! columns {
+    () => {
+        "id, email_key, email, created_at, last_login_at, updated_at, version, storage_path"
+    };
+}
+pub(super) use columns;
+
+pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<User> {
+    let id = UserId::from_random(Uuid::from_bytes(row.get(0)?));
+    let email = Email::from_stored(row.get_ref(2)?.as_str()?, row.get_ref(1)?.as_str()?);
+    let storage_path = row.get::<_, Option<String>>(7)?;
+    Ok(User {
+        id,
+        email,
+        created_at: timestamp(3, row.get(3)?)?,
+        last_login_at: row.get::<_, Option<i64>>(4)?.map(|us| timestamp(4, us)).transpose()?,
+        storage_path: storage_path.map_or_else(|| StoragePath::derived(id), StoragePath::from_stored),
+        updated_at: timestamp(5, row.get(5)?)?,
+        version: row.get(6)?,
+    })
+}
+
+fn timestamp(column: usize, us: i64) -> rusqlite::Result<Timestamp> {
+    Timestamp::from_unix_us(us)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Integer, Box::new(error)))
+}
+
+fn blob(id: UserId) -> [u8; 16] {
+    id.as_uuid().into_bytes()
+}
+
+pub(super) fn get(conn: &Connection, id: UserId) -> Result<Option<User>> {
+    let mut statement = conn.prepare_cached(concat!("SELECT ", columns!(), " FROM users WHERE id = ?1"))?;
+    Ok(statement.query_row([blob(id)], from_row).optional()?)
+}
+
+pub(super) fn get_by_email(conn: &Connection, email: &Email) -> Result<Option<User>> {
+    let mut statement = conn.prepare_cached(concat!("SELECT ", columns!(), " FROM users WHERE email_key = ?1"))?;
+    Ok(statement.query_row([email.key()], from_row).optional()?)
+}
+
+pub(super) fn count(conn: &Connection) -> Result<u64> {
+    Ok(conn.prepare_cached("SELECT count(*) FROM users")?.query_row([], |row| row.get(0))?)
+}
+
+pub(super) fn create(conn: &Connection, new: &NewUser, now: Timestamp, new_id: &dyn Fn() -> UserId) -> Result<User> {
+    let version = new.version.unwrap_or(1);
+    if !(1..=User::MAX_VERSION).contains(&version) {
+        return Err(Error::new(ErrorKind::InvalidUser, "the version is not within 1 and 9007199254740991"));
+    }
+    let id = match new.id {
+        None => new_id(),
+        Some(id) => {
+            check_not_retired(conn, id)?;
+            id
+        }
+    };
+    let derived = StoragePath::derived(id);
+    // NULL in the table where the path is derived.
+    let chosen = new.storage_path.as_ref().filter(|path| **path != derived);
+    if let Some(path) = chosen {
+        check_path_free(conn, path)?;
+    }
+    let created_at = new.created_at.unwrap_or(now);
+    let user = User {
+        id,
+        email: new.email.clone(),
+        created_at,
+        last_login_at: new.last_login_at,
+        storage_path: chosen.cloned().unwrap_or(derived),
+        updated_at: new.updated_at.unwrap_or(created_at),
+        version,
+    };
+    let inserted = conn
+        .prepare_cached(concat!("INSERT INTO users (", columns!(), ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"))?
+        .execute(params![
+            blob(id),
+            user.email.key(),
+            user.email.as_str(),
+            user.created_at.as_unix_us(),
+            user.last_login_at.map(Timestamp::as_unix_us),
+            user.updated_at.as_unix_us(),
+            user.version,
+            chosen.map(StoragePath::as_str),
+        ]);
+    match inserted {
+        Ok(_) => Ok(user),
+        Err(error) if is_unique_violation(&error) => Err(conflict(conn, &user)?.with_source(error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Which of the unique values of this user somebody else has. (SQLite says so in a text, and in no code.)
+fn conflict(conn: &Connection, user: &User) -> Result<Error> {
+    Ok(if get_by_email(conn, &user.email)?.is_some() {
+        email_taken()
+    } else if get(conn, user.id)?.is_some() {
+        Error::new(ErrorKind::IdTaken, "another user has this id")
+    } else {
+        path_taken()
+    })
+}
+
+fn email_taken() -> Error {
+    Error::new(ErrorKind::EmailTaken, "another user has this email address")
+}
+
+fn path_taken() -> Error {
+    Error::new(
+        ErrorKind::PathTaken,
+        "the storage path is, holds or lies within that of another user or of one who was deleted",
+    )
+}
+
+fn check_not_retired(conn: &Connection, id: UserId) -> Result<()> {
+    let retired = conn.prepare_cached("SELECT 1 FROM tenantry_retired_users WHERE id = ?1")?.exists([blob(id)])?;
+    if retired {
+        return Err(Error::new(
+            ErrorKind::IdTaken,
+            "a user who was deleted had this id; neither an id nor a storage path is ever used again",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a chosen path that is, holds or lies within one that was ever given out. Derived paths need no look:
+/// they have a part of the namespace to themselves.
+fn check_path_free(conn: &Connection, path: &StoragePath) -> Result<()> {
+    if path.is_reserved() {
+        return Err(Error::new(
+            ErrorKind::InvalidPath,
+            "a storage path that begins with two hexadecimal digits is reserved for the user from whose id it is derived",
+        ));
+    }
+    let mut at = conn.prepare_cached(
+        "SELECT 1 FROM users WHERE storage_path = ?1
+         UNION ALL SELECT 1 FROM tenantry_retired_users WHERE storage_path = ?1",
+    )?;
+    for ancestor in path.lineage() {
+        if at.exists([ancestor])? {
+            return Err(path_taken());
+        }
+    }
+    // '0' is the character after '/': what lies between is below the path.
+    let mut below = conn.prepare_cached(
+        "SELECT 1 FROM users WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'
+         UNION ALL SELECT 1 FROM tenantry_retired_users WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'",
+    )?;
+    if below.exists([path.as_str()])? { Err(path_taken()) } else { Ok(()) }
+}
+
+pub(super) fn update(conn: &Connection, id: UserId, update: &UserUpdate, now: Timestamp) -> Result<User> {
+    let user = get(conn, id)?.ok_or_else(not_found)?;
+    if update.expected_version.is_some_and(|expected| expected != user.version) {
+        let current = user.version;
+        return Err(Error::new(
+            ErrorKind::VersionMismatch { current },
+            format!("the user was changed meanwhile and has version {current} now"),
+        ));
+    }
+    match &update.email {
+        Some(email) if *email != user.email => set_email(conn, user, email, now),
+        _ => Ok(user),
+    }
+}
+
+fn set_email(conn: &Connection, mut user: User, email: &Email, now: Timestamp) -> Result<User> {
+    if user.version >= User::MAX_VERSION {
+        return Err(Error::new(ErrorKind::InvalidUser, "the user has the highest version there is"));
+    }
+    user.email = email.clone();
+    // The clock may have been set back; the time of the last change isn't.
+    user.updated_at = user.updated_at.max(now);
+    user.version += 1;
+    let updated = conn
+        .prepare_cached("UPDATE users SET email_key = ?2, email = ?3, updated_at = ?4, version = ?5 WHERE id = ?1")?
+        .execute(params![blob(user.id), email.key(), email.as_str(), user.updated_at.as_unix_us(), user.version]);
+    match updated {
+        Ok(_) => Ok(user),
+        Err(error) if is_unique_violation(&error) => Err(email_taken().with_source(error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) fn delete(conn: &Connection, id: UserId) -> Result<User> {
+    let user = conn
+        .prepare_cached(concat!("DELETE FROM users WHERE id = ?1 RETURNING ", columns!()))?
+        .query_row([blob(id)], from_row)
+        .optional()?
+        .ok_or_else(not_found)?;
+    let chosen = (user.storage_path != StoragePath::derived(id)).then_some(user.storage_path.as_str());
+    // Last, and so that no constraint can refuse it: the user is gone by now.
+    conn.prepare_cached("INSERT OR REPLACE INTO tenantry_retired_users (id, storage_path) VALUES (?1, ?2)")?
+        .execute(params![blob(id), chosen])?;
+    Ok(user)
+}
+
+pub(super) fn sign_in(conn: &Connection, email: &Email, now: Timestamp, new_id: &dyn Fn() -> UserId) -> Result<SignIn> {
+    let known = conn
+        .prepare_cached(concat!(
+            "UPDATE users SET last_login_at = max(coalesce(last_login_at, ?2), ?2) WHERE email_key = ?1 RETURNING ",
+            columns!()
+        ))?
+        .query_row(params![email.key(), now.as_unix_us()], from_row)
+        .optional()?;
+    match known {
+        Some(user) => Ok(SignIn { user, is_new: false }),
+        None => {
+            let new = NewUser { last_login_at: Some(now), ..NewUser::new(email.clone()) };
+            Ok(SignIn { user: create(conn, &new, now, new_id)?, is_new: true })
+        }
+    }
+}
+
+pub(super) fn record_login(conn: &Connection, id: UserId, now: Timestamp) -> Result<User> {
+    conn.prepare_cached(concat!(
+        "UPDATE users SET last_login_at = max(coalesce(last_login_at, ?2), ?2) WHERE id = ?1 RETURNING ",
+        columns!()
+    ))?
+    .query_row(params![blob(id), now.as_unix_us()], from_row)
+    .optional()?
+    .ok_or_else(not_found)
+}
+
+pub(super) fn import(
+    conn: &Connection,
+    new: &NewUser,
+    on_conflict: OnConflict,
+    now: Timestamp,
+    new_id: &dyn Fn() -> UserId,
+) -> Result<Imported> {
+    let error = match create(conn, new, now, new_id) {
+        Ok(_) => return Ok(Imported::Created),
+        Err(error) => error,
+    };
+    // A reserved path is a conflict too if it is that of the user who is there.
+    let may_be_known = matches!(
+        error.kind(),
+        ErrorKind::EmailTaken | ErrorKind::IdTaken | ErrorKind::PathTaken | ErrorKind::InvalidPath
+    );
+    if on_conflict == OnConflict::Fail || !may_be_known {
+        return Err(error);
+    }
+    let by_id = new.id.map(|id| get(conn, id)).transpose()?.flatten();
+    let by_email = get_by_email(conn, &new.email)?;
+    match (on_conflict, by_id, by_email) {
+        (OnConflict::Update, Some(user), _) => bring_to(conn, user, new, now),
+        (OnConflict::Update, None, Some(user)) if new.id.is_none() => bring_to(conn, user, new, now),
+        (OnConflict::Skip, Some(_), _) | (OnConflict::Skip, _, Some(_)) => Ok(Imported::Skipped),
+        _ => Err(error),
+    }
+}
+
+/// Gives an existing user the values of an imported row that can change.
+fn bring_to(conn: &Connection, user: User, row: &NewUser, now: Timestamp) -> Result<Imported> {
+    let fixed = |message| Err(Error::new(ErrorKind::Immutable, message));
+    if row.created_at.is_some_and(|created_at| created_at != user.created_at) {
+        return fixed("the user exists with another created_at, which is fixed");
+    }
+    if row.storage_path.as_ref().is_some_and(|path| *path != user.storage_path) {
+        return fixed("the user exists with another storage_path, which is fixed");
+    }
+    let later_login = row.last_login_at.filter(|login| user.last_login_at.is_none_or(|known| known < *login));
+    let other_email = user.email != row.email;
+    let id = user.id;
+    // The address first: it is what can be refused.
+    if other_email {
+        set_email(conn, user, &row.email, now)?;
+    }
+    if let Some(login) = later_login {
+        record_login(conn, id, login)?;
+    }
+    Ok(if other_email || later_login.is_some() { Imported::Updated } else { Imported::Unchanged })
+}
+
+fn not_found() -> Error {
+    Error::new(ErrorKind::NotFound, "there is no such user")
+}

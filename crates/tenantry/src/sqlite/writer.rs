@@ -1,0 +1,460 @@
+//! The thread that writes.
+//!
+//! SQLite has one writer at a time, and a commit waits for the disk for longer than a statement takes. So all
+//! writes of a process go through one queue to one thread, which puts whatever is there into one transaction: each
+//! operation in a savepoint of its own, one commit and so one wait for the disk for all of them, and only then are they
+//! answered. The thread never waits for company: a lone caller's operation begins at once, and those that arrive while
+//! the disk works are the next group. The more callers, the larger the groups.
+//!
+//! A closure of the application's runs alone in its transaction. What it does is not ours to foresee: it may run
+//! for long, and its tables may have constraints that only fail at the commit. An operation of ours can meet such a
+//! constraint too; then the group is rolled back and each runs again by itself, and the culprit alone fails.
+//!
+//! What a failure means for the callers:
+//!
+//! | what fails | what the callers get |
+//! |---|---|
+//! | an operation | its own error; its savepoint is rolled back, the others go on |
+//! | `BEGIN IMMEDIATE`, because another process writes | `Busy`, all of the queue, after the busy timeout |
+//! | the transaction while it runs (disk full, I/O) | that error, all of the group; nothing was done |
+//! | the commit | `OutcomeUnknown`, all of the group: it may be there after all |
+//!
+//! After an I/O failure or damage the thread rolls back and refuses every further write until the store is opened
+//! anew: what a failed fsync left on the disk is not known, and to go on would build on it. Reads go on.
+//!
+//! Rejected: a pool of writing connections (they wait for each other in SQLite's busy handler, and each commit pays for
+//! its own fsync), a mutex around one connection (no groups), a delay to gather larger groups (a lone caller pays).
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use async_channel::{Receiver, Sender, TrySendError};
+use futures_channel::oneshot;
+
+use super::error::Fault;
+use super::guard::GuardedConnection;
+use super::open::{LOCK_POLL, Options, open_writer};
+use super::readers::Readers;
+use super::transaction::WriteTx;
+use crate::{Ambient, Error, ErrorKind, Result};
+
+/// How many operations may stand in the queue. Callers beyond that wait for a place.
+const QUEUE_MAX: usize = 1_024;
+/// How many callers may wait for a place in the queue. Those beyond that get `Busy`.
+const WAITING_MAX: usize = 16_384;
+/// How many operations one transaction takes, so that the first of them isn't kept waiting by those behind it.
+const GROUP_MAX: usize = 1_024;
+
+/// The way to the writer's thread.
+pub(super) struct Writer {
+    queue: Sender<Box<dyn Job>>,
+    waiting: AtomicUsize,
+    /// Closed when the thread has ended.
+    ended: Receiver<()>,
+}
+
+impl Writer {
+    /// Starts the thread, which opens the database. Says whether that created the store.
+    pub(super) async fn start(
+        options: Options,
+        ambient: Arc<dyn Ambient>,
+        readers: Arc<Readers>,
+    ) -> Result<(Self, bool)> {
+        let (queue, jobs) = async_channel::bounded(QUEUE_MAX);
+        let (alive, ended) = async_channel::bounded(1);
+        let (opened_sender, opened) = oneshot::channel();
+        thread::Builder::new()
+            .name("tenantry-writer".to_owned())
+            .spawn(move || {
+                // Dropped last, after the connection is closed.
+                let _alive: Sender<()> = alive;
+                let conn = open_writer(&options).and_then(|(conn, created)| {
+                    // `begin` does the waiting.
+                    conn.busy_timeout(std::time::Duration::ZERO)?;
+                    Ok((GuardedConnection::new(conn)?, created))
+                });
+                match conn {
+                    Ok((conn, created)) => {
+                        let thread = WriterThread { conn, options, ambient, jobs, carried: None, refusing: None };
+                        if opened_sender.send(Ok(created)).is_ok() {
+                            thread.run(&readers);
+                        }
+                    }
+                    Err(error) => {
+                        let _ = opened_sender.send(Err(error));
+                    }
+                }
+            })
+            .map_err(|error| Error::new(ErrorKind::Io, "the writer's thread can't be started").with_source(error))?;
+        let created = opened.await.unwrap_or_else(|_| Err(died()))?;
+        Ok((Self { queue, waiting: AtomicUsize::new(0), ended }, created))
+    }
+
+    /// Runs an operation of the store's own. It may be run more than once; the last run counts.
+    pub(super) async fn operate<T: Send + 'static>(
+        &self,
+        operation: impl FnMut(&mut WriteTx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.submit(false, operation).await
+    }
+
+    /// Runs a closure of the application's, once, in a transaction of its own.
+    pub(super) async fn run_alone<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        closure: impl FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let mut closure = Some(closure);
+        self.submit(true, move |tx| match closure.take() {
+            Some(closure) => closure(tx),
+            None => Err(Error::new(ErrorKind::Internal, "a closure was to be run twice").into()),
+        })
+        .await
+    }
+
+    async fn submit<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        alone: bool,
+        work: impl FnMut(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let (answer, answered) = oneshot::channel();
+        let task = Box::new(Task { alone, work, result: None, answer });
+        self.enqueue(task).await?;
+        match answered.await {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(_) => Err(died().into()),
+        }
+    }
+
+    async fn enqueue(&self, job: Box<dyn Job>) -> Result<()> {
+        let job = match self.queue.try_send(job) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(job)) => job,
+            Err(TrySendError::Closed(_)) => return Err(super::closed()),
+        };
+        let waiting = Waiting::enter(&self.waiting);
+        if waiting.before >= WAITING_MAX {
+            return Err(Error::new(ErrorKind::Busy, "too many writes are waiting: try again"));
+        }
+        self.queue.send(job).await.map_err(|_| super::closed())
+    }
+
+    /// Refuses new writes, and waits until those in the queue are answered and the database is closed.
+    pub(super) async fn close(&self) {
+        self.queue.close();
+        // Nothing is ever sent: this ends when the thread does.
+        let _ = self.ended.recv().await;
+    }
+}
+
+/// A caller who waits for a place in the queue, counted also if the caller gives up.
+struct Waiting<'c> {
+    count: &'c AtomicUsize,
+    before: usize,
+}
+
+impl<'c> Waiting<'c> {
+    fn enter(count: &'c AtomicUsize) -> Self {
+        Self { count, before: count.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn died() -> Error {
+    Error::new(ErrorKind::OutcomeUnknown, "the writer's thread ended unexpectedly: open the store anew and look")
+}
+
+/// A queued operation with its caller, whatever the types of its answer.
+trait Job: Send {
+    fn is_alone(&self) -> bool;
+    /// Runs the operation and keeps its result for the answer.
+    fn run(&mut self, tx: &mut WriteTx<'_>) -> Ran;
+    /// Answers with the result, if the transaction was committed, or else with the error.
+    fn answer(self: Box<Self>, committed: Result<()>);
+}
+
+enum Ran {
+    Ok,
+    /// The operation failed; what it did is to be undone.
+    Failed,
+    /// The transaction can't go on, because of this.
+    Fatal(Error),
+}
+
+struct Task<F, T, E> {
+    alone: bool,
+    work: F,
+    result: Option<thread::Result<Result<T, E>>>,
+    answer: oneshot::Sender<thread::Result<Result<T, E>>>,
+}
+
+impl<F, T, E> Job for Task<F, T, E>
+where
+    F: FnMut(&mut WriteTx<'_>) -> Result<T, E> + Send,
+    T: Send,
+    E: From<Error> + Send + 'static,
+{
+    fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    fn run(&mut self, tx: &mut WriteTx<'_>) -> Ran {
+        let result = catch_unwind(AssertUnwindSafe(|| (self.work)(tx)));
+        let ran = match &result {
+            Ok(Ok(_)) => Ran::Ok,
+            Ok(Err(error)) => match (error as &dyn Any).downcast_ref::<Error>() {
+                Some(error) if Fault::of(error) != Fault::Local => Ran::Fatal(error.clone()),
+                _ => Ran::Failed,
+            },
+            Err(_) => Ran::Failed,
+        };
+        self.result = Some(result);
+        ran
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let answer = match (self.result, committed) {
+            (Some(Err(panic)), _) => Err(panic),
+            (Some(Ok(result)), Ok(())) => Ok(result),
+            // Alone in its transaction, an operation knows better than the transaction what failed. In a group it
+            // doesn't: an address may be taken by an operation that is undone as well.
+            (Some(Ok(Err(error))), Err(_)) if self.alone => Ok(Err(error)),
+            (_, Err(error)) => Ok(Err(error.into())),
+            (None, Ok(())) => Ok(Err(died().into())),
+        };
+        // A caller who no longer waits doesn't want to know.
+        let _ = self.answer.send(answer);
+    }
+}
+
+/// How a transaction ended.
+enum Ended {
+    Committed,
+    /// Rolled back before the commit, so certainly not there.
+    Undone(Error),
+    /// The commit was refused by a constraint, so certainly not there.
+    Refused(Error),
+    /// The commit failed otherwise.
+    Unknown(Error),
+}
+
+struct WriterThread {
+    conn: GuardedConnection,
+    options: Options,
+    ambient: Arc<dyn Ambient>,
+    jobs: Receiver<Box<dyn Job>>,
+    /// A job that was taken from the queue for the transaction after this one.
+    carried: Option<Box<dyn Job>>,
+    /// Why no write is accepted any more.
+    refusing: Option<Error>,
+}
+
+impl WriterThread {
+    fn run(mut self, readers: &Readers) {
+        while let Some(job) = self.carried.take().or_else(|| self.jobs.recv_blocking().ok()) {
+            match &self.refusing {
+                Some(error) => job.answer(Err(error.clone())),
+                None => self.group(job),
+            }
+        }
+        readers.close();
+        let conn = self.conn.into_inner();
+        // A reader that is still under way may keep the log from being cut; then the next to open the store does it.
+        if let Err(error) = conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+            tracing::debug!(error = &error as &dyn std::error::Error, "no checkpoint at the close");
+        }
+        drop(conn);
+    }
+
+    /// Runs a job, with all that are there and may run beside it, in one transaction, and answers them.
+    fn group(&mut self, first: Box<dyn Job>) {
+        if let Err(error) = self.begin() {
+            // All who wait have waited for the same lock.
+            first.answer(Err(error.clone()));
+            for _ in 0..QUEUE_MAX {
+                let Ok(job) = self.jobs.try_recv() else { break };
+                job.answer(Err(error.clone()));
+            }
+            return;
+        }
+        let mut group = vec![first];
+        let ended = match self.run_group(&mut group) {
+            Ok(()) => self.commit(),
+            Err(error) => self.undo(error),
+        };
+        match ended {
+            Ended::Refused(_) if group.len() > 1 => {
+                for mut job in group {
+                    let ended = self.retry(&mut job);
+                    job.answer(answer_of(&ended));
+                }
+            }
+            ended => {
+                tracing::debug!(operations = group.len(), "transaction ended");
+                for job in group {
+                    job.answer(answer_of(&ended));
+                }
+            }
+        }
+    }
+
+    /// Runs the first job of the group, then takes more from the queue while there are any.
+    fn run_group(&mut self, group: &mut Vec<Box<dyn Job>>) -> Result<()> {
+        let alone = group.iter().any(|job| job.is_alone());
+        let mut next = 0;
+        loop {
+            let job = &mut group[next];
+            match run_job(&self.conn, &*self.ambient, job, alone) {
+                Ran::Fatal(error) => return Err(error),
+                Ran::Failed if alone => return Err(Error::new(ErrorKind::Internal, "the operation failed")),
+                Ran::Ok | Ran::Failed => {}
+            }
+            next += 1;
+            if alone || next == GROUP_MAX {
+                return Ok(());
+            }
+            match self.jobs.try_recv() {
+                Ok(job) if job.is_alone() => {
+                    self.carried = Some(job);
+                    return Ok(());
+                }
+                Ok(job) => group.push(job),
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Runs one job of a group that was refused in a transaction of its own.
+    fn retry(&mut self, job: &mut Box<dyn Job>) -> Ended {
+        if let Err(error) = self.begin() {
+            return Ended::Undone(error);
+        }
+        match run_job(&self.conn, &*self.ambient, job, true) {
+            Ran::Ok => self.commit(),
+            Ran::Fatal(error) => self.undo(error),
+            Ran::Failed => self.undo(Error::new(ErrorKind::Internal, "the operation failed")),
+        }
+    }
+
+    /// Takes the write lock, waiting for other processes up to the busy timeout. SQLite's own waiting backs off to
+    /// steps of 100 ms, in which it hardly ever meets the short gaps that a busy writer leaves.
+    fn begin(&mut self) -> Result<()> {
+        let mut deadline = None;
+        loop {
+            let error = match self.conn.own().execute_batch("BEGIN IMMEDIATE") {
+                Ok(()) => return Ok(()),
+                Err(error) => Error::from(error),
+            };
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.options.busy_timeout);
+            if error.kind() != ErrorKind::Busy || Instant::now() >= deadline {
+                return Err(error);
+            }
+            thread::sleep(LOCK_POLL);
+        }
+    }
+
+    fn commit(&mut self) -> Ended {
+        if self.conn.own().is_autocommit() {
+            return Ended::Undone(Error::new(
+                ErrorKind::Io,
+                "the database gave up the transaction: nothing was written",
+            ));
+        }
+        let error = match self.conn.commit() {
+            Ok(()) => return Ended::Committed,
+            Err(error) => Error::from(error),
+        };
+        self.roll_back();
+        if error.kind() == ErrorKind::Constraint {
+            return Ended::Refused(error);
+        }
+        tracing::error!(error = &error as &dyn std::error::Error, "a commit failed");
+        self.latch(&error);
+        let message = match error.kind() {
+            ErrorKind::Full => "the disk is full; whether the change was written is not known",
+            _ => "the commit failed; whether the change was written is known only after the store is opened anew",
+        };
+        Ended::Unknown(Error::new(ErrorKind::OutcomeUnknown, message).with_source(error))
+    }
+
+    fn undo(&mut self, error: Error) -> Ended {
+        self.roll_back();
+        self.latch(&error);
+        Ended::Undone(error)
+    }
+
+    fn roll_back(&mut self) {
+        // SQLite may have done it already.
+        if self.conn.own().is_autocommit() {
+            return;
+        }
+        let rolled_back = self.conn.own().execute_batch("ROLLBACK");
+        if let Err(error) = rolled_back {
+            self.refuse_writes(&error.into());
+        }
+    }
+
+    /// Refuses all further writes if this error leaves the state of the files unknown.
+    fn latch(&mut self, error: &Error) {
+        if Fault::of(error) == Fault::OfTheFiles {
+            self.refuse_writes(error);
+        }
+    }
+
+    fn refuse_writes(&mut self, error: &Error) {
+        tracing::error!(error = error as &dyn std::error::Error, "no further writes after this failure");
+        let message = "the store accepts no writes since an operation on its files failed: close it and open it anew";
+        self.refusing.get_or_insert_with(|| Error::new(error.kind(), message).with_source(error.clone()));
+    }
+}
+
+/// Runs a job: alone in the transaction, or else in a savepoint, which is rolled back if it fails.
+fn run_job(conn: &GuardedConnection, ambient: &dyn Ambient, job: &mut Box<dyn Job>, alone: bool) -> Ran {
+    let new_id = || ambient.new_id();
+    let mut tx = WriteTx::new(conn, ambient.now(), &new_id);
+    if alone {
+        return job.run(&mut tx);
+    }
+    if let Err(error) = savepoint(conn, &[Savepoint::BEGIN]) {
+        return Ran::Fatal(error);
+    }
+    let ran = job.run(&mut tx);
+    let ended = match ran {
+        Ran::Ok => savepoint(conn, &[Savepoint::KEEP]),
+        Ran::Failed => savepoint(conn, &[Savepoint::UNDO, Savepoint::KEEP]),
+        Ran::Fatal(_) => Ok(()),
+    };
+    ended.map_or_else(Ran::Fatal, |()| ran)
+}
+
+/// The statements that begin and end a savepoint.
+struct Savepoint;
+
+impl Savepoint {
+    const BEGIN: &str = "SAVEPOINT tenantry_operation";
+    const UNDO: &str = "ROLLBACK TO tenantry_operation";
+    const KEEP: &str = "RELEASE tenantry_operation";
+}
+
+fn savepoint(conn: &GuardedConnection, statements: &[&str]) -> Result<()> {
+    for sql in statements {
+        conn.own().prepare_cached(sql)?.execute([])?;
+    }
+    Ok(())
+}
+
+fn answer_of(ended: &Ended) -> Result<()> {
+    match ended {
+        Ended::Committed => Ok(()),
+        Ended::Undone(error) | Ended::Refused(error) | Ended::Unknown(error) => Err(error.clone()),
+    }
+}

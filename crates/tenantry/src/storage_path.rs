@@ -1,0 +1,179 @@
+use std::fmt;
+use std::str::FromStr;
+
+use icu_normalizer::ComposingNormalizerBorrowed;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{Error, ErrorKind, Result, UserId};
+
+/// Where a user's files live, relative to the storage directory of the store.
+///
+/// A path is UTF-8 in normalization form C, at most 512 octets, and made of segments divided by single slashes:
+/// no empty segment, no `.` or `..`, none longer than 255 octets (what file systems allow), no control
+/// characters. It doesn't begin or end with a slash.
+///
+/// By default it is [derived](StoragePath::derived) from the user's id and sharded over two levels of 256
+/// directories, so that none grows huge. Paths whose first segment is two hexadecimal digits are reserved for that:
+/// so a path that a caller chose can never collide with one that is derived later.
+///
+/// ```
+/// use tenantry::StoragePath;
+///
+/// let path: StoragePath = "customers/ada".parse()?;
+/// assert_eq!(path.as_str(), "customers/ada");
+/// assert!("../etc".parse::<StoragePath>().is_err());
+/// # Ok::<(), tenantry::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoragePath(String);
+
+impl StoragePath {
+    /// The longest path, in octets.
+    pub const MAX_OCTETS: usize = 512;
+    /// The longest segment, in octets: `NAME_MAX` of the usual file systems.
+    pub const MAX_SEGMENT_OCTETS: usize = 255;
+
+    /// The path that a user has unless another was given: `3f/a2/3fa2b1c4-…` for the id `3fa2b1c4-…`.
+    #[must_use]
+    pub fn derived(id: UserId) -> Self {
+        let name = id.to_string();
+        Self(format!("{}/{}/{name}", &name[..2], &name[2..4]))
+    }
+
+    /// The path as text, with `/` between segments.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the path lies where only derived paths may.
+    pub(crate) fn is_reserved(&self) -> bool {
+        let first = self.0.split('/').next().unwrap_or_default();
+        first.len() == 2 && first.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+
+    /// The path itself and every directory above it, the topmost first.
+    pub(crate) fn lineage(&self) -> impl Iterator<Item = &str> {
+        let ends = self.0.match_indices('/').map(|(index, _)| index).chain([self.0.len()]);
+        ends.map(|end| &self.0[..end])
+    }
+
+    /// A path as the database has it: it was checked on its way in.
+    pub(crate) fn from_stored(path: String) -> Self {
+        Self(path)
+    }
+}
+
+/// Fails with [`ErrorKind::InvalidPath`].
+impl FromStr for StoragePath {
+    type Err = Error;
+
+    fn from_str(path: &str) -> Result<Self> {
+        let refuse = |message: &'static str| Err(Error::new(ErrorKind::InvalidPath, message));
+        if path.is_empty() {
+            return refuse("the storage path is empty");
+        }
+        if path.len() > Self::MAX_OCTETS {
+            return refuse("the storage path is longer than 512 octets");
+        }
+        if path.chars().any(char::is_control) {
+            return refuse("the storage path holds a control character");
+        }
+        if path.starts_with('/') {
+            return refuse("the storage path must be relative: it begins with a slash");
+        }
+        for segment in path.split('/') {
+            match segment {
+                "" => return refuse("the storage path has an empty segment: two slashes in a row or one at the end"),
+                "." | ".." => return refuse("the storage path has a segment that is . or .."),
+                _ if segment.len() > Self::MAX_SEGMENT_OCTETS => {
+                    return refuse("a segment of the storage path is longer than 255 octets");
+                }
+                _ => {}
+            }
+        }
+        if !ComposingNormalizerBorrowed::new_nfc().is_normalized(path) {
+            return refuse("the storage path is not in Unicode normalization form C");
+        }
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl fmt::Display for StoragePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for StoragePath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for StoragePath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_leave_the_storage_directory_or_name_it_twice_is_refused() {
+        let long_segment = "a".repeat(256);
+        let long_path = ["a".repeat(250), "b".repeat(250), "c".repeat(11)].join("/");
+        for path in [
+            "",
+            "/",
+            "/a",
+            "a/",
+            "a//b",
+            ".",
+            "..",
+            "a/../b",
+            "a/.",
+            "./a",
+            "a\0b",
+            "a\nb",
+            "a\u{85}b",
+            "e\u{301}",
+            &long_segment,
+            &long_path,
+        ] {
+            assert_eq!(path.parse::<StoragePath>().unwrap_err().kind(), ErrorKind::InvalidPath, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_odd_but_harmless_is_kept_as_it_is() {
+        let longest = ["a".repeat(250), "b".repeat(250), "c".repeat(10)].join("/");
+        assert_eq!(longest.len(), StoragePath::MAX_OCTETS);
+        for path in ["a", "...", "a b/c", "..a", "é/ü", "customers/ada", &longest] {
+            assert_eq!(path.parse::<StoragePath>().unwrap().as_str(), path);
+        }
+    }
+
+    #[test]
+    fn a_derived_path_is_sharded_valid_and_reserved() {
+        let id: UserId = "3fa2b1c4-0000-4000-8000-000000000001".parse().unwrap();
+        let path = StoragePath::derived(id);
+        assert_eq!(path.as_str(), "3f/a2/3fa2b1c4-0000-4000-8000-000000000001");
+        assert_eq!(path.as_str().parse::<StoragePath>().unwrap(), path);
+        assert!(path.is_reserved());
+        for path in ["3f", "3F/x", "00/a"] {
+            assert!(path.parse::<StoragePath>().unwrap().is_reserved(), "{path}");
+        }
+        for path in ["3", "3f0/a", "3g/a", "a/3f"] {
+            assert!(!path.parse::<StoragePath>().unwrap().is_reserved(), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_lineage_goes_from_the_top_to_the_path_itself() {
+        let path: StoragePath = "a/b/c".parse().unwrap();
+        assert_eq!(path.lineage().collect::<Vec<_>>(), ["a", "a/b", "a/b/c"]);
+    }
+}

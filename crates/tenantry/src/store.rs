@@ -1,0 +1,340 @@
+use std::fmt;
+use std::future::poll_fn;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tracing::instrument;
+
+use crate::ambient::SystemAmbient;
+use crate::sqlite::{Engine, Listing, Options};
+use crate::{
+    Ambient, Email, Error, ListQuery, NewUser, Page, ReadTx, Result, SignIn, User, UserId, UserUpdate, WriteTx,
+};
+
+/// The users of an application, kept in a data directory.
+///
+/// A store is a handle: clones share one open database, and a program opens each data directory once. Its methods
+/// are asynchronous and run under any executor; none of them needs a reactor or a timer.
+///
+/// **Writes** go through a queue to one thread, which writes whatever is queued with one wait for the disk. What a
+/// write answered is on the disk: it outlives a crash of the program, and also a power cut unless
+/// [`Durability::Normal`] was chosen. A write whose future is dropped after its first poll may happen or not.
+///
+/// **Reads** run on the thread that polls them, because the usual one is over sooner than any hand-over to another
+/// thread: a few microseconds for one user, about 1 ms for a page of 1,000. A page with a filter is searched in steps of
+/// about 1 ms, between which the executor gets its turn; [`count`](Store::count) and [`read`](Store::read) take as
+/// long as they take. A read sees every write that was answered before it began.
+///
+/// Every operation can fail with these [kinds of errors](crate::ErrorKind), which the methods don't repeat: `Closed`
+/// after [`close`](Store::close); `Busy` when another process holds the write lock, or when too many callers wait; `Full`
+/// and `ReadOnly` for writes; `Io` and `Corrupt`; for writes `OutcomeUnknown`, which says that the transaction failed
+/// at the end and may be there or not. After an I/O failure during a write, the store refuses further writes.
+#[derive(Clone)]
+pub struct Store {
+    engine: Arc<Engine>,
+}
+
+impl Store {
+    /// Opens the store in this data directory. If there is none, it is created, with the directory.
+    ///
+    /// Errors: those of [`Builder::open`].
+    pub async fn open(data_dir: impl Into<PathBuf>) -> Result<Self> {
+        Self::builder(data_dir).open().await
+    }
+
+    /// Begins to open a store otherwise than by default.
+    pub fn builder(data_dir: impl Into<PathBuf>) -> Builder {
+        Builder {
+            options: Options {
+                data_dir: data_dir.into(),
+                create_if_missing: true,
+                durability: Durability::Full,
+                busy_timeout: Builder::DEFAULT_BUSY_TIMEOUT,
+            },
+            ambient: Arc::new(SystemAmbient),
+        }
+    }
+
+    /// Whether opening it created the store.
+    #[must_use]
+    pub fn was_created(&self) -> bool {
+        self.engine.created()
+    }
+
+    /// Creates a user.
+    ///
+    /// Errors: `EmailTaken`; `IdTaken` and `PathTaken` if an id or a path was given; `InvalidPath` if the path is in
+    /// the part of the namespace that is [reserved](crate::StoragePath); `InvalidUser`.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn create(&self, user: NewUser) -> Result<User> {
+        self.engine.operate(move |tx| tx.create(&user)).await
+    }
+
+    /// Creates users in one transaction, and answers for each of them: one that fails leaves the others alone.
+    /// The order is kept. The list is in memory and holds the write lock as a whole, so a large import is better
+    /// divided, or done with [`write`](Store::write).
+    ///
+    /// Errors: the outer one is of the transaction, in which case no user was created; the inner ones are
+    /// those of [`create`](Store::create).
+    #[instrument(level = "debug", skip_all, fields(users = users.len()))]
+    pub async fn create_many(&self, users: Vec<NewUser>) -> Result<Vec<Result<User>>> {
+        self.engine
+            .operate(move |tx| {
+                let mut outcomes = Vec::with_capacity(users.len());
+                for user in &users {
+                    let outcome = tx.create(user);
+                    if let Err(error) = &outcome
+                        && !error.is_of_row()
+                    {
+                        return Err(error.clone());
+                    }
+                    outcomes.push(outcome);
+                }
+                Ok(outcomes)
+            })
+            .await
+    }
+
+    /// The user with this id, if there is one.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn get(&self, id: UserId) -> Result<Option<User>> {
+        self.engine.read_one(|tx| tx.get(id))
+    }
+
+    /// The user with this address, in whatever spelling, if there is one.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn get_by_email(&self, email: &Email) -> Result<Option<User>> {
+        self.engine.read_one(|tx| tx.get_by_email(email))
+    }
+
+    /// Changes a user, and answers how they are now. An update that changes nothing doesn't make a new version.
+    ///
+    /// Errors: `NotFound`; `VersionMismatch`, which carries the current version; `EmailTaken`.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn update(&self, id: UserId, update: UserUpdate) -> Result<User> {
+        self.engine.operate(move |tx| tx.update(id, &update)).await
+    }
+
+    /// Deletes a user for good, and answers who that was. Their address is free at once; their id and their
+    /// storage path are never given out again.
+    ///
+    /// Errors: `NotFound`; `Constraint` if a table of the application's own refers to the user.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn delete(&self, id: UserId) -> Result<User> {
+        self.engine.operate(move |tx| tx.delete(id)).await
+    }
+
+    /// How many users there are. It counts them, on the calling thread: about 3 ms for a million.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn count(&self) -> Result<u64> {
+        self.engine.read_one(|tx| tx.count())
+    }
+
+    /// Finds the user with this address or creates them, and records the login, in one step: however many sign in
+    /// with the same new address at once, there is one user, and one answer that says it is new.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn sign_in(&self, email: Email) -> Result<SignIn> {
+        self.engine.operate(move |tx| tx.sign_in(&email)).await
+    }
+
+    /// Records that a user logged in now. The time of the last login only moves forward, also when the clock is set
+    /// back. A login doesn't change `updated_at` and `version`.
+    ///
+    /// Errors: `NotFound`.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn record_login(&self, id: UserId) -> Result<User> {
+        self.engine.operate(move |tx| tx.record_login(id)).await
+    }
+
+    /// A page of users in the order of creation.
+    ///
+    /// Following [`next_cursor`](Page::next_cursor) from page to page meets every user once who was there all the time,
+    /// whatever is created and deleted meanwhile, and in the end those who were created meanwhile.
+    ///
+    /// Errors: `InvalidQuery`.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn list(&self, query: &ListQuery) -> Result<Page> {
+        let mut listing = Listing::new(query)?;
+        while !self.engine.advance(&mut listing)? {
+            yield_now().await;
+        }
+        Ok(listing.into_page())
+    }
+
+    /// All pages from the one that `query` asks for to the last.
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// let mut pages = store.pages(tenantry::ListQuery::default());
+    /// while let Some(users) = pages.next().await? {
+    ///     for user in users {
+    ///         println!("{}", user.id);
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn pages(&self, query: ListQuery) -> Pages {
+        Pages { store: self.clone(), query: Some(query) }
+    }
+
+    /// Runs a closure in a read transaction: everything it reads is of one moment. It runs on the calling thread,
+    /// and while it runs the write-ahead log can't be cut back, so it should end.
+    ///
+    /// For tables of the application's own in the same file see [`sqlite`](crate::sqlite).
+    ///
+    /// Errors: those of the closure. A panic in it reaches the caller.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn read<T, E: From<Error>>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>) -> Result<T, E> {
+        self.engine.read(f)
+    }
+
+    /// Runs a closure in a write transaction of its own, on the writer's thread: what it does lasts if it returns
+    /// `Ok`, and is undone if it returns `Err` or panics. Nobody else writes meanwhile, so it should be short.
+    ///
+    /// For tables of the application's own in the same file see [`sqlite`](crate::sqlite).
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, from: tenantry::UserId) -> tenantry::Result<()> {
+    /// // Hand the address of one user over to a new one.
+    /// let heir = store
+    ///     .write(move |tx| {
+    ///         let old = tx.delete(from)?;
+    ///         tx.create(&tenantry::NewUser::new(old.email))
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Errors: those of the closure, and `Constraint` if one of the application's deferred constraints fails at the
+    /// end. A panic in the closure reaches the caller.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn write<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        self.engine.write(f).await
+    }
+
+    /// Closes the store for all its clones: new operations get `Closed`, those in the queue are answered, the
+    /// write-ahead log is moved into the database file, and the files are closed. May be called more than once.
+    ///
+    /// A store whose clones are all dropped closes itself in the same way, but nobody waits for the end of it.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn close(&self) -> Result<()> {
+        self.engine.close().await;
+        Ok(())
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// How a store is opened.
+pub struct Builder {
+    options: Options,
+    ambient: Arc<dyn Ambient>,
+}
+
+impl Builder {
+    /// How long an operation waits for another process unless said otherwise.
+    pub const DEFAULT_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// Whether to create the store if there is none, which is the default. Otherwise opening it is `StoreMissing`, and
+    /// nothing is created.
+    #[must_use]
+    pub fn create_if_missing(mut self, create: bool) -> Self {
+        self.options.create_if_missing = create;
+        self
+    }
+
+    /// What a write that was answered outlives; [`Durability::Full`] by default.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.options.durability = durability;
+        self
+    }
+
+    /// How long an operation waits for another process that writes before it is `Busy`.
+    #[must_use]
+    pub fn busy_timeout(mut self, timeout: Duration) -> Self {
+        self.options.busy_timeout = timeout;
+        self
+    }
+
+    /// Where the time and new ids come from; the operating system by default.
+    #[must_use]
+    pub fn ambient(mut self, ambient: Arc<dyn Ambient>) -> Self {
+        self.ambient = ambient;
+        self
+    }
+
+    /// Opens the store, and creates or upgrades it if that is needed.
+    ///
+    /// Errors: `StoreMissing`; `Incompatible` if the file is of another application or of a newer version, in which case
+    /// it isn't changed; `Busy` if another process takes too long to create or upgrade it; `Corrupt`, `ReadOnly`,
+    /// `Full`, `Io`.
+    pub async fn open(self) -> Result<Store> {
+        Ok(Store { engine: Arc::new(Engine::open(self.options, self.ambient).await?) })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// What a write that was answered outlives. Whichever is chosen, a crash or a power cut never leaves half a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the program and a power cut: every group of writes waits for the disk (SQLite's
+    /// [`synchronous=FULL`](https://sqlite.org/pragma.html#pragma_synchronous)).
+    #[default]
+    Full,
+    /// The end of the program. A power cut or a crash of the operating system may lose the writes since the last
+    /// checkpoint, which can be thousands, though they were answered; the store stays consistent (`synchronous=NORMAL`).
+    Normal,
+}
+
+/// The pages of a listing, one after the other: see [`Store::pages`].
+#[derive(Debug)]
+pub struct Pages {
+    store: Store,
+    query: Option<ListQuery>,
+}
+
+impl Pages {
+    /// The users of the next page, or `None` after the last. After an error the same page can be asked for again.
+    ///
+    /// Errors: those of [`Store::list`].
+    pub async fn next(&mut self) -> Result<Option<Vec<User>>> {
+        let Some(query) = &self.query else { return Ok(None) };
+        let page = self.store.list(query).await?;
+        self.query =
+            page.next_cursor.map(|cursor| ListQuery { after: Some(cursor), ..self.query.take().unwrap_or_default() });
+        Ok((!page.users.is_empty()).then_some(page.users))
+    }
+}
+
+/// Gives the executor a turn.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,153 @@
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{Error, ErrorKind, Result};
+
+/// A moment in UTC with microsecond precision, between the years 1 and 9999.
+///
+/// It is written as RFC 3339 with six decimals and `Z`, so that the texts sort as the moments do. It is read
+/// from RFC 3339 with any offset; digits beyond the microsecond are refused unless they are zero, because
+/// dropping them would change the value in silence.
+///
+/// ```
+/// use tenantry::Timestamp;
+///
+/// let moment: Timestamp = "2026-11-23T08:30:00+01:00".parse()?;
+/// assert_eq!(moment.to_string(), "2026-11-23T07:30:00.000000Z");
+/// # Ok::<(), tenantry::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    unix_us: i64,
+}
+
+impl Timestamp {
+    /// The start of the year 1.
+    pub const MIN: Self = Self { unix_us: -62_135_596_800_000_000 };
+    /// 9999-12-30T22:00:00.000000Z: as far as times can be shown in every time zone before RFC 3339 ends.
+    pub const MAX: Self = Self { unix_us: 253_402_207_200_000_000 };
+
+    /// The moment this many microseconds after 1970-01-01T00:00:00Z, or [`ErrorKind::InvalidTimestamp`] if it
+    /// lies outside [`MIN`](Self::MIN) to [`MAX`](Self::MAX).
+    pub fn from_unix_us(unix_us: i64) -> Result<Self> {
+        let timestamp = Self { unix_us };
+        if timestamp < Self::MIN || timestamp > Self::MAX {
+            return Err(Error::new(ErrorKind::InvalidTimestamp, "the time lies outside the years 1 to 9999"));
+        }
+        Ok(timestamp)
+    }
+
+    /// Microseconds since 1970-01-01T00:00:00Z.
+    #[must_use]
+    pub fn as_unix_us(self) -> i64 {
+        self.unix_us
+    }
+
+    /// This moment less `duration`, but not before [`MIN`](Self::MIN).
+    #[must_use]
+    pub fn saturating_sub(self, duration: Duration) -> Self {
+        let us = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Self { unix_us: self.unix_us.saturating_sub(us) }.max(Self::MIN)
+    }
+}
+
+/// Cut to microseconds; a clock set before the year 1 or after 9999 yields the nearest moment that is in range.
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        let unix_us = match time.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
+            Err(before) => i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |us| -us),
+        };
+        Self { unix_us }.clamp(Self::MIN, Self::MAX)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let moment = jiff::Timestamp::from_microsecond(self.unix_us).map_err(|_| fmt::Error)?;
+        write!(f, "{moment:.6}")
+    }
+}
+
+/// Fails with [`ErrorKind::InvalidTimestamp`].
+impl FromStr for Timestamp {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let moment: jiff::Timestamp = text.parse().map_err(|error| {
+            Error::new(ErrorKind::InvalidTimestamp, "not an RFC 3339 time such as 2026-11-23T07:30:00Z")
+                .with_source(error)
+        })?;
+        if moment.subsec_nanosecond() % 1_000 != 0 {
+            return Err(Error::new(ErrorKind::InvalidTimestamp, "the time is finer than a microsecond"));
+        }
+        Self::from_unix_us(moment.as_microsecond())
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_have_a_fixed_width_and_sort_as_the_moments_do() {
+        let texts: Vec<String> = [
+            Timestamp::MIN,
+            Timestamp::from_unix_us(-1).unwrap(),
+            Timestamp::from_unix_us(0).unwrap(),
+            Timestamp::from_unix_us(1_700_000_000_100_000).unwrap(),
+            Timestamp::MAX,
+        ]
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+        assert_eq!(texts[0], "0001-01-01T00:00:00.000000Z");
+        assert_eq!(texts[1], "1969-12-31T23:59:59.999999Z");
+        assert_eq!(texts[3], "2023-11-14T22:13:20.100000Z");
+        assert_eq!(texts[4], "9999-12-30T22:00:00.000000Z");
+        assert!(texts.is_sorted());
+        assert!(texts.iter().all(|text| text.len() == 27));
+    }
+
+    #[test]
+    fn a_text_is_read_back_as_the_same_moment() {
+        for us in [Timestamp::MIN.unix_us, -1, 0, 1, 1_700_000_000_123_456, Timestamp::MAX.unix_us] {
+            let moment = Timestamp::from_unix_us(us).unwrap();
+            assert_eq!(moment.to_string().parse::<Timestamp>().unwrap(), moment);
+        }
+    }
+
+    #[test]
+    fn what_would_change_in_silence_is_refused() {
+        for text in
+            ["2026-01-01T00:00:00.1234567Z", "2026-01-01", "2026-01-01T00:00:00", "now", "", "-000001-01-01T00:00:00Z"]
+        {
+            assert_eq!(text.parse::<Timestamp>().unwrap_err().kind(), ErrorKind::InvalidTimestamp, "{text}");
+        }
+        assert!("2026-01-01T00:00:00.123456000Z".parse::<Timestamp>().is_ok());
+        assert!(Timestamp::from_unix_us(i64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_clock_far_off_is_brought_into_range() {
+        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(400_000_000_000);
+        assert_eq!(Timestamp::from(far), Timestamp::MAX);
+        let past = SystemTime::UNIX_EPOCH - Duration::from_secs(100_000_000_000);
+        assert_eq!(Timestamp::from(past), Timestamp::MIN);
+    }
+}

@@ -1,0 +1,206 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::{Uuid, Variant};
+
+use crate::{Email, Error, ErrorKind, Result, StoragePath, Timestamp};
+
+/// One account of the application, which is one tenant of it.
+///
+/// Serialized, it has these field names; times are RFC 3339 in UTC and a login that never was is `null`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct User {
+    /// Who the user is, for good: never changed and never given to anybody else.
+    pub id: UserId,
+    /// The address as the person wrote it. Mail goes to this one, not to anything derived from it.
+    pub email: Email,
+    /// When the account was created.
+    pub created_at: Timestamp,
+    /// When the user last signed in, or `None` if never. It only moves forward.
+    pub last_login_at: Option<Timestamp>,
+    /// Where the user's files live. Never given to anybody else, not even after the user is deleted.
+    pub storage_path: StoragePath,
+    /// When the account was last changed. A login doesn't change the account.
+    pub updated_at: Timestamp,
+    /// How often the account was changed, beginning with 1. A login doesn't count.
+    pub version: u64,
+}
+
+impl User {
+    /// The highest version: what a JSON number holds exactly (RFC 8259, section 6).
+    pub const MAX_VERSION: u64 = (1 << 53) - 1;
+}
+
+/// The id of a user: a UUID of version 4 (RFC 9562), so neither guessable nor in any order.
+///
+/// Its text is the hyphenated lower-case form. It is read from every form that RFC 9562 and its predecessors
+/// know (hyphenated or not, upper or lower case, braced, as a URN).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserId(Uuid);
+
+impl UserId {
+    /// This UUID as an id, or [`ErrorKind::InvalidId`] if it isn't of version 4: the other versions carry times,
+    /// addresses of machines or hashes of names, which can be guessed.
+    pub fn from_uuid(uuid: Uuid) -> Result<Self> {
+        if uuid.get_version_num() != 4 || uuid.get_variant() != Variant::RFC4122 {
+            return Err(Error::new(ErrorKind::InvalidId, "the id is not a UUID of version 4"));
+        }
+        Ok(Self(uuid))
+    }
+
+    /// The id as a UUID.
+    #[must_use]
+    pub fn as_uuid(&self) -> Uuid {
+        self.0
+    }
+
+    /// A UUID that is known to be of version 4.
+    pub(crate) fn from_random(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Fails with [`ErrorKind::InvalidId`].
+impl FromStr for UserId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let uuid = Uuid::try_parse(text)
+            .map_err(|error| Error::new(ErrorKind::InvalidId, "the id is not a UUID").with_source(error))?;
+        Self::from_uuid(uuid)
+    }
+}
+
+impl Serialize for UserId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for UserId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A user to be created: an address, and whatever else is to have a value other than its default.
+///
+/// All but the address is for those who bring users from somewhere else.
+///
+/// ```
+/// use tenantry::NewUser;
+///
+/// let new = NewUser { storage_path: Some("customers/ada".parse()?), ..NewUser::new("ada@example.com".parse()?) };
+/// # Ok::<(), tenantry::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewUser {
+    /// The address.
+    pub email: Email,
+    /// The id, or a random one.
+    pub id: Option<UserId>,
+    /// The storage path, or the one [derived](StoragePath::derived) from the id.
+    pub storage_path: Option<StoragePath>,
+    /// When the account was created, or now.
+    pub created_at: Option<Timestamp>,
+    /// When the user last signed in, or never.
+    pub last_login_at: Option<Timestamp>,
+    /// When the account was last changed, or `created_at`.
+    pub updated_at: Option<Timestamp>,
+    /// How often the account was changed, from 1 to [`User::MAX_VERSION`], or 1.
+    pub version: Option<u64>,
+}
+
+impl NewUser {
+    /// A user with this address and everything else by default.
+    #[must_use]
+    pub fn new(email: Email) -> Self {
+        Self {
+            email,
+            id: None,
+            storage_path: None,
+            created_at: None,
+            last_login_at: None,
+            updated_at: None,
+            version: None,
+        }
+    }
+}
+
+/// What to change of a user; what is `None` stays as it is.
+///
+/// The id, the time of creation and the storage path are fixed once a user exists, and logins are
+/// [recorded](crate::Store::record_login), so the address is all that an update can change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserUpdate {
+    /// The new address. The same address in another spelling is a change too.
+    pub email: Option<Email>,
+    /// Change the user only if they have this version, else fail with [`ErrorKind::VersionMismatch`].
+    pub expected_version: Option<u64>,
+}
+
+/// What [`Store::sign_in`](crate::Store::sign_in) answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignIn {
+    /// The user, with the login recorded.
+    pub user: User,
+    /// Whether this sign-in created the user.
+    pub is_new: bool,
+}
+
+/// What to do with a row of an import whose address, id or storage path belongs to a user already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Answer the conflict as an error.
+    Fail,
+    /// If a user with the row's id or address is there, leave them as they are. (A storage path that somebody else
+    /// has stays an error: nobody would be left to be that row's user.)
+    Skip,
+    /// Bring the user that is there to the row's address and, if it is later, the row's last login.
+    Update,
+}
+
+/// What became of a row of an import.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Imported {
+    /// A user was created.
+    Created,
+    /// The user that was there was changed.
+    Updated,
+    /// The user that was there had all of the row's values already.
+    Unchanged,
+    /// The user was there already and was left as they are.
+    Skipped,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_random_uuids_are_ids() {
+        let text = "3fa2b1c4-0000-4000-8000-000000000001";
+        for form in [text.to_owned(), text.to_uppercase(), text.replace('-', ""), format!("urn:uuid:{text}")] {
+            assert_eq!(form.parse::<UserId>().unwrap().to_string(), text);
+        }
+        for bad in [
+            "00000000-0000-0000-0000-000000000000",
+            "018f3b5c-0000-7000-8000-000000000001",
+            "6fa459ea-ee8a-11d2-90d4-00c04fc295ee",
+            "3fa2b1c4-0000-4000-c000-000000000001",
+            "3fa2b1c4",
+            "",
+            "ada@example.com",
+        ] {
+            assert_eq!(bad.parse::<UserId>().unwrap_err().kind(), ErrorKind::InvalidId, "{bad}");
+        }
+    }
+}
