@@ -1,1 +1,103 @@
-fn main() {}
+//! `tenantry`: operates a Tenantry store. What it does to the data it does through the library's public face.
+
+mod args;
+mod export;
+mod failure;
+mod import;
+mod interrupt;
+mod output;
+mod place;
+mod rows;
+mod user;
+
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use clap::{CommandFactory, Parser};
+use serde_json::json;
+use tenantry::sqlite;
+
+use args::{Cli, Color, Command, Format};
+use failure::Failure;
+use place::Place;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.global.color {
+        // Standard output and standard error are looked at one by one, and NO_COLOR is heeded.
+        Color::Auto => {}
+        Color::Always => anstream::ColorChoice::Always.write_global(),
+        Color::Never => anstream::ColorChoice::Never.write_global(),
+    }
+    log(cli.global.verbose);
+    match pollster::block_on(run(cli)) {
+        Ok(()) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
+        Err(Failure::Told { exit, message }) => {
+            let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
+            anstream::eprintln!("{red}error:{red:#} {message}");
+            ExitCode::from(exit as u8)
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let default = if io::stdout().is_terminal() { Format::Table } else { Format::Jsonl };
+    let format = cli.global.format.unwrap_or(default);
+    let place = || Place::find(cli.global.data_dir);
+    match cli.command {
+        Command::User(command) => user::run(&place()?, format, command).await,
+        Command::Import(args) => import::run(&place()?, args).await,
+        Command::Export(args) => {
+            let store = place()?.open().await?;
+            let exported = export::run(&store, args).await;
+            store.close().await?;
+            exported
+        }
+        Command::Status => status(&place()?, format).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tenantry", &mut io::stdout());
+            Ok(())
+        }
+        Command::Man { dir } => man(&dir),
+    }
+}
+
+async fn status(place: &Place, format: Format) -> Result<(), Failure> {
+    let store = place.open().await?;
+    let status = sqlite::status(&store).await;
+    store.close().await?;
+    let status = status?;
+    output::record(
+        format,
+        &[
+            ("path", json!(status.path.display().to_string())),
+            ("schema_version", json!(status.schema_version)),
+            ("sqlite_version", json!(status.sqlite_version)),
+            ("journal_mode", json!(status.journal_mode)),
+            ("user_count", json!(status.user_count)),
+            ("database_bytes", json!(status.database_bytes)),
+            ("wal_bytes", json!(status.wal_bytes)),
+        ],
+    )
+}
+
+fn man(dir: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(dir)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
+        .map_err(|error| Failure::io(dir.display(), &error))
+}
+
+/// Logs to standard error, from nothing at all to everything.
+fn log(verbose: u8) {
+    use tracing_subscriber::filter::LevelFilter;
+
+    let level = match verbose {
+        0 => return,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(false).init();
+}

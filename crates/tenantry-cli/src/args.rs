@@ -1,0 +1,228 @@
+//! The command line: what can be said, and how help puts it.
+
+use std::path::{Path, PathBuf};
+
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, value_parser};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 conflict (email, id or path taken, version mismatch),
+5 invalid input, 6 busy (try again), 7 store unusable (corrupt, incompatible, not a store), 130 interrupted.";
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Keeps the users of a multi-tenant application, in one SQLite file.
+///
+/// Wherever a USER is named, an id or an email address will do. Data goes to standard output, everything else to
+/// standard error.
+#[derive(Debug, Parser)]
+#[command(name = "tenantry", version, max_term_width = 100, after_help = EXIT_CODES, styles = STYLES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The directory that holds the store [default: $TENANTRY_DATA_DIR, or else $STATE_DIRECTORY, or else
+    /// $XDG_DATA_HOME/tenantry, which is usually ~/.local/share/tenantry]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// How to print data [default: table on a terminal, else jsonl]
+    #[arg(long, global = true, value_name = "FORMAT", help_heading = "Global options")]
+    pub(crate) format: Option<Format>,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
+    pub(crate) color: Color,
+    /// Say more on standard error; repeat for more still
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options")]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people; a listing leaves out the less used fields
+    Table,
+    /// One JSON document
+    Json,
+    /// One JSON object a line
+    Jsonl,
+    /// Comma-separated values with a header
+    Csv,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create, look up, list, change and delete users
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Create users from a file
+    ///
+    /// The columns of the CSV file, or the keys of each line of the JSON Lines file, are the fields of a user: id,
+    /// email, created_at, last_login_at, storage_path, updated_at, version. Only email is required.
+    Import(Import),
+    /// Write all users to a file, in the order of creation and as of one moment
+    Export(Export),
+    /// Show where the store is, and how it is
+    Status,
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory
+    Man {
+        /// The directory; it is created if it is missing
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserCommand {
+    /// Create a user, and the store if there is none
+    Create {
+        /// The email address
+        email: String,
+        /// The id, a UUID of version 4 [default: a random one]
+        #[arg(long, value_name = "UUID")]
+        id: Option<String>,
+        /// The storage path [default: derived from the id]
+        #[arg(long, value_name = "PATH")]
+        storage_path: Option<String>,
+    },
+    /// Show a user
+    Get {
+        /// The id or the email address
+        user: String,
+    },
+    /// List users in the order of creation
+    List(List),
+    /// Change a user
+    Update {
+        /// The id or the email address
+        user: String,
+        /// The new email address
+        #[arg(long, required = true)]
+        email: Option<String>,
+        /// Change the user only if this is their version
+        #[arg(long, value_name = "N")]
+        expect_version: Option<u64>,
+    },
+    /// Record that a user logged in
+    Login {
+        /// The id or the email address
+        user: String,
+        /// Create the user if there is none with this address
+        #[arg(long)]
+        create: bool,
+    },
+    /// Delete a user for good
+    Delete {
+        /// The id or the email address
+        user: String,
+        /// Don't ask; needed where there is no terminal to ask on
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// How many users to list at the most, or at a time with --all
+    #[arg(long, value_name = "N", default_value = "50", value_parser = value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+    /// Go on where a listing ended
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) cursor: Option<String>,
+    /// List all users, not just the first --limit
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only users whose email address begins with this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) email_prefix: Option<String>,
+    /// Only users whose email address contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) contains: Option<String>,
+    /// Only users who have not logged in for this long, such as 180d or 36h
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) inactive_for: Option<String>,
+    /// Only users who never logged in
+    #[arg(long)]
+    pub(crate) never_logged_in: bool,
+    /// Only users created at this time or later: RFC 3339, or a date for its first moment in UTC
+    #[arg(long, value_name = "TIME")]
+    pub(crate) created_after: Option<String>,
+    /// Only users created before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) created_before: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The file to read, or - for standard input
+    pub(crate) file: PathBuf,
+    /// The format [default: by the file's extension, else jsonl]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) from: Option<FileFormat>,
+    /// What to do with a row whose user exists
+    #[arg(long, value_name = "POLICY", default_value = "fail")]
+    pub(crate) on_conflict: OnConflict,
+    /// Where to write the rows that were refused, with line and reason
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rejects: Option<PathBuf>,
+    /// Change nothing, only say what would happen
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The file to write, or - for standard output
+    #[arg(default_value = "-")]
+    pub(crate) file: PathBuf,
+    /// The format [default: by the file's extension, else jsonl]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) to: Option<FileFormat>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FileFormat {
+    /// Comma-separated values with a header
+    Csv,
+    /// One JSON object a line
+    Jsonl,
+}
+
+impl FileFormat {
+    /// What the name of a file says of its format.
+    pub(crate) fn of(file: &Path) -> Self {
+        match file.extension() {
+            Some(extension) if extension.eq_ignore_ascii_case("csv") => Self::Csv,
+            _ => Self::Jsonl,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnConflict {
+    /// Import nothing at all, and name the row
+    Fail,
+    /// Leave the user who is there as they are, and import the other rows
+    Skip,
+    /// Give the user who is there the row's address and, if it is later, its last login
+    Update,
+}

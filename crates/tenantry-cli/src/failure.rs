@@ -1,0 +1,97 @@
+//! What a command ends with when it can't do what it was asked for: one line on standard error and an exit code.
+
+use std::fmt;
+use std::io;
+
+use tenantry::ErrorKind;
+
+/// The promised exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Failure = 1,
+    Usage = 2,
+    NotFound = 3,
+    Conflict = 4,
+    Invalid = 5,
+    Busy = 6,
+    Unusable = 7,
+    /// As shells have it: 128 and the number of the signal.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// The exit code for an error of the store.
+    pub(crate) fn of(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::NotFound | ErrorKind::StoreMissing => Self::NotFound,
+            ErrorKind::EmailTaken
+            | ErrorKind::IdTaken
+            | ErrorKind::PathTaken
+            | ErrorKind::VersionMismatch { .. }
+            | ErrorKind::Immutable
+            | ErrorKind::Constraint => Self::Conflict,
+            ErrorKind::InvalidEmail
+            | ErrorKind::InvalidId
+            | ErrorKind::InvalidPath
+            | ErrorKind::InvalidTimestamp
+            | ErrorKind::InvalidCursor
+            | ErrorKind::InvalidQuery
+            | ErrorKind::InvalidUser => Self::Invalid,
+            ErrorKind::Busy => Self::Busy,
+            ErrorKind::Corrupt | ErrorKind::Incompatible => Self::Unusable,
+            _ => Self::Failure,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Says what happened and what to do.
+    Told { exit: Exit, message: String },
+    /// Whoever read the output has gone; there is nobody to tell and nothing wrong.
+    BrokenPipe,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self::Told { exit, message: message.into() }
+    }
+
+    /// The same, with what has become of the data.
+    pub(crate) fn saying(self, what: &str) -> Self {
+        match self {
+            Self::Told { exit, message } => Self::Told { exit, message: format!("{message}; {what}") },
+            Self::BrokenPipe => Self::BrokenPipe,
+        }
+    }
+
+    /// The failure of reading or writing `what`.
+    pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::BrokenPipe;
+        }
+        Self::new(Exit::Failure, format!("{what}: {error}"))
+    }
+}
+
+impl From<tenantry::Error> for Failure {
+    fn from(error: tenantry::Error) -> Self {
+        let advice = match error.kind() {
+            ErrorKind::NotFound => "`tenantry user list --contains TEXT` searches",
+            ErrorKind::EmailTaken => "`tenantry user get EMAIL` shows who has it",
+            ErrorKind::IdTaken => "leave out --id for a random one",
+            ErrorKind::PathTaken | ErrorKind::InvalidPath => "choose another path, or leave it out for a derived one",
+            ErrorKind::VersionMismatch { .. } => "read the user again, then repeat with the version you have seen",
+            ErrorKind::Constraint => "remove what refers to the user first",
+            ErrorKind::OutcomeUnknown => "look with `tenantry user get` before you repeat",
+            ErrorKind::Full => "make space, then repeat",
+            ErrorKind::ReadOnly => "check the permissions of the data directory",
+            ErrorKind::Io => "check the disk and the system's log",
+            ErrorKind::Corrupt => "stop using it, and restore a backup into a new directory",
+            ErrorKind::Incompatible => "name another store with --data-dir",
+            ErrorKind::Internal => "please report this",
+            _ => return Self::new(Exit::of(error.kind()), error.to_string()),
+        };
+        Self::new(Exit::of(error.kind()), format!("{error}; {advice}"))
+    }
+}

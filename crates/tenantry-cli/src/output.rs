@@ -1,0 +1,172 @@
+//! Users on standard output, in the format that was asked for.
+
+use std::io::{self, BufWriter, Write};
+
+use anstyle::Style;
+use comfy_table::{ContentArrangement, Table, presets};
+use tenantry::{Cursor, User};
+
+use crate::args::Format;
+use crate::failure::Failure;
+use crate::rows;
+
+/// Prints one user.
+pub(crate) fn user(format: Format, user: &User) -> Result<(), Failure> {
+    let mut out = Output::stdout();
+    match format {
+        Format::Table => {
+            let fields = rows::FIELDS.iter().zip(rows::values(user)).map(|(name, value)| (*name, value));
+            out.record(fields)?;
+        }
+        Format::Json | Format::Jsonl => out.json_line(user)?,
+        Format::Csv => out.csv(true, std::slice::from_ref(user))?,
+    }
+    out.finish()
+}
+
+/// A list of users that is printed as it comes, page by page.
+pub(crate) struct UserList {
+    format: Format,
+    out: Output,
+    printed: u64,
+    /// The rows of a table, which can't be laid out before all are there.
+    table: Table,
+}
+
+/// The columns of a table: those that people look for first, and that fit.
+const TABLE_FIELDS: [usize; 5] = [0, 1, 2, 3, 4];
+
+impl UserList {
+    pub(crate) fn new(format: Format) -> Self {
+        Self { format, out: Output::stdout(), printed: 0, table: Table::new() }
+    }
+
+    pub(crate) fn add(&mut self, users: &[User]) -> Result<(), Failure> {
+        match self.format {
+            Format::Table => {
+                for user in users {
+                    let values = rows::values(user);
+                    self.table.add_row(TABLE_FIELDS.map(|field| values[field].clone()));
+                }
+            }
+            Format::Json => {
+                for (index, user) in users.iter().enumerate() {
+                    let before = if self.printed == 0 && index == 0 { "{\"users\":[" } else { "," };
+                    self.out.text(before)?;
+                    self.out.json(user)?;
+                }
+            }
+            Format::Jsonl => users.iter().try_for_each(|user| self.out.json_line(user))?,
+            Format::Csv => self.out.csv(self.printed == 0, users)?,
+        }
+        self.printed += users.len() as u64;
+        Ok(())
+    }
+
+    /// Ends the list; `next` is where it would go on.
+    pub(crate) fn finish(mut self, next: Option<Cursor>) -> Result<(), Failure> {
+        match self.format {
+            Format::Table if self.printed > 0 => {
+                self.table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+                self.table.set_header(TABLE_FIELDS.map(|field| rows::FIELDS[field]));
+                let bold = Style::new().bold();
+                for (index, line) in self.table.lines().enumerate() {
+                    // The table pads every cell with a space on either side.
+                    let line = line.trim_end().strip_prefix(' ').unwrap_or_default().to_owned();
+                    if index == 0 {
+                        self.out.text(&format!("{bold}{line}{bold:#}\n"))?;
+                    } else {
+                        self.out.text(&format!("{line}\n"))?;
+                    }
+                }
+            }
+            Format::Json => {
+                let before = if self.printed == 0 { "{\"users\":[" } else { "" };
+                let next = next.map_or("null".to_owned(), |cursor| format!("\"{cursor}\""));
+                self.out.text(&format!("{before}],\"next_cursor\":{next}}}\n"))?;
+            }
+            Format::Csv if self.printed == 0 => self.out.csv(true, &[])?,
+            Format::Table | Format::Jsonl | Format::Csv => {}
+        }
+        self.out.finish()?;
+        if let Some(cursor) = next.filter(|_| self.format != Format::Json) {
+            anstream::eprintln!("more users follow: repeat with --cursor {cursor}, or use --all");
+        }
+        Ok(())
+    }
+}
+
+/// Prints one record that isn't a user, whose JSON is given.
+pub(crate) fn record(format: Format, fields: &[(&'static str, serde_json::Value)]) -> Result<(), Failure> {
+    let mut out = Output::stdout();
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    match format {
+        Format::Table => out.record(fields.iter().map(|(name, value)| (*name, text(value))))?,
+        Format::Json | Format::Jsonl => {
+            // As a map of serde_json's it would be sorted by name.
+            let members: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+            out.text(&format!("{{{}}}\n", members.join(",")))?;
+        }
+        Format::Csv => {
+            let mut csv = csv::Writer::from_writer(&mut out.writer);
+            csv.write_record(fields.iter().map(|(name, _)| name))
+                .and_then(|()| {
+                    csv.write_record(fields.iter().map(|(_, value)| rows::csv_safe(&text(value)).into_owned()))
+                })
+                .map_err(csv_failure)?;
+        }
+    }
+    out.finish()
+}
+
+struct Output {
+    writer: BufWriter<anstream::AutoStream<io::Stdout>>,
+}
+
+impl Output {
+    fn stdout() -> Self {
+        Self { writer: BufWriter::new(anstream::stdout()) }
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), Failure> {
+        self.writer.write_all(text.as_bytes()).map_err(failure)
+    }
+
+    fn json(&mut self, user: &User) -> Result<(), Failure> {
+        serde_json::to_writer(&mut self.writer, user).map_err(|error| failure(error.into()))
+    }
+
+    fn json_line(&mut self, user: &User) -> Result<(), Failure> {
+        self.json(user)?;
+        self.text("\n")
+    }
+
+    fn csv(&mut self, with_header: bool, users: &[User]) -> Result<(), Failure> {
+        let mut csv = csv::Writer::from_writer(&mut self.writer);
+        if with_header {
+            csv.write_record(rows::FIELDS).map_err(csv_failure)?;
+        }
+        users.iter().try_for_each(|user| rows::write_csv(&mut csv, user)).map_err(csv_failure)?;
+        csv.flush().map_err(failure)
+    }
+
+    fn record(&mut self, fields: impl Iterator<Item = (&'static str, String)>) -> Result<(), Failure> {
+        let bold = Style::new().bold();
+        for (name, value) in fields {
+            self.text(&format!("{bold}{name:<15}{bold:#} {value}\n"))?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        self.writer.flush().map_err(failure)
+    }
+}
+
+fn failure(error: io::Error) -> Failure {
+    Failure::io("standard output", &error)
+}
+
+fn csv_failure(error: csv::Error) -> Failure {
+    failure(error.into())
+}

@@ -1,0 +1,422 @@
+//! Users as rows of CSV and JSON Lines: written by `export` and `--format`, read by `import`.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::rc::Rc;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use tenantry::{Email, NewUser, Timestamp, User};
+
+use crate::args::FileFormat;
+use crate::failure::{Exit, Failure};
+
+/// The fields of a user, in the order in which they are written everywhere.
+pub(crate) const FIELDS: [&str; 7] =
+    ["id", "email", "created_at", "last_login_at", "storage_path", "updated_at", "version"];
+
+const EMAIL: usize = 1;
+
+/// No honest row is longer. Without a limit, a file without a line end, or with a quote that is never closed, would be
+/// read into memory as a whole.
+const ROW_OCTETS_MAX: usize = 64 << 10;
+
+/// The values of [`FIELDS`] as texts; a login that never was is empty.
+pub(crate) fn values(user: &User) -> [String; 7] {
+    [
+        user.id.to_string(),
+        user.email.to_string(),
+        user.created_at.to_string(),
+        user.last_login_at.map(|login| login.to_string()).unwrap_or_default(),
+        user.storage_path.to_string(),
+        user.updated_at.to_string(),
+        user.version.to_string(),
+    ]
+}
+
+pub(crate) fn write_csv(csv: &mut csv::Writer<impl Write>, user: &User) -> csv::Result<()> {
+    csv.write_record(values(user).iter().map(|value| csv_safe(value).into_owned()))
+}
+
+/// A value as it may stand in a CSV file: with an apostrophe before what a spreadsheet would take for a formula.
+///
+/// An address may begin with `+` or `=`, and also with an apostrophe, so [`csv_plain`] must be able to tell: a value
+/// gets one more apostrophe if a formula's first character comes after any number of them.
+pub(crate) fn csv_safe(value: &str) -> Cow<'_, str> {
+    if looks_like_formula(value) { Cow::Owned(format!("'{value}")) } else { Cow::Borrowed(value) }
+}
+
+/// Undoes [`csv_safe`].
+fn csv_plain(value: &str) -> &str {
+    value.strip_prefix('\'').filter(|rest| looks_like_formula(rest)).unwrap_or(value)
+}
+
+fn looks_like_formula(value: &str) -> bool {
+    value.trim_start_matches('\'').starts_with(['=', '+', '-', '@', '\t', '\r'])
+}
+
+/// A row that was read, good or bad.
+pub(crate) struct Row {
+    /// Where it begins in the file, counted from 1.
+    pub(crate) line: u64,
+    original: Original,
+    /// The user to import, or why there is none.
+    pub(crate) user: Result<NewUser, BadRow>,
+}
+
+impl Row {
+    /// What stood in the file: the line of JSON, or the fields of CSV as one record.
+    pub(crate) fn original(&self) -> Cow<'_, [u8]> {
+        match &self.original {
+            Original::Jsonl(line) => Cow::Borrowed(line),
+            Original::Csv(record) => {
+                let mut csv = csv::WriterBuilder::new().flexible(true).from_writer(Vec::new());
+                // Writing to memory fails for no other reason than that there is none.
+                let written = csv.write_byte_record(record).is_ok();
+                let mut line = csv.into_inner().ok().filter(|_| written).unwrap_or_default();
+                line.pop();
+                Cow::Owned(line)
+            }
+        }
+    }
+}
+
+enum Original {
+    Csv(csv::ByteRecord),
+    Jsonl(Vec<u8>),
+}
+
+/// Why a row is no user.
+#[derive(Debug)]
+pub(crate) struct BadRow {
+    /// The address as it stands in the row, which may be anything, or nothing.
+    pub(crate) address: String,
+    /// What is wrong, with the name of the field.
+    pub(crate) reason: String,
+}
+
+/// Reads the rows of a file one at a time.
+pub(crate) enum RowReader<R: Read> {
+    Csv(CsvRows<R>),
+    Jsonl(JsonlRows<R>),
+}
+
+impl<R: Read> RowReader<R> {
+    /// Begins to read. A header that can't be used is a failure at once.
+    pub(crate) fn new(format: FileFormat, input: R) -> Result<Self, Failure> {
+        Ok(match format {
+            FileFormat::Csv => Self::Csv(CsvRows::new(input)?),
+            FileFormat::Jsonl => Self::Jsonl(JsonlRows {
+                input: BufReader::with_capacity(ROW_OCTETS_MAX, input),
+                line: 0,
+                read_bytes: 0,
+            }),
+        })
+    }
+
+    /// The next row, or `None` after the last. A failure is of the file, not of a row: nothing can be read after it.
+    pub(crate) fn next(&mut self) -> Result<Option<Row>, Failure> {
+        match self {
+            Self::Csv(rows) => rows.next(),
+            Self::Jsonl(rows) => rows.next(),
+        }
+    }
+
+    /// How much of the file was read so far.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        match self {
+            Self::Csv(rows) => rows.csv.position().byte(),
+            Self::Jsonl(rows) => rows.read_bytes,
+        }
+    }
+}
+
+pub(crate) struct CsvRows<R: Read> {
+    csv: csv::Reader<Budgeted<R>>,
+    budget: Rc<Cell<usize>>,
+    /// For each column of the file, which of [`FIELDS`] it is.
+    columns: Vec<usize>,
+}
+
+impl<R: Read> CsvRows<R> {
+    fn new(input: R) -> Result<Self, Failure> {
+        let budget = Rc::new(Cell::new(2 * ROW_OCTETS_MAX));
+        let mut csv = csv::ReaderBuilder::new()
+            .flexible(true)
+            .buffer_capacity(ROW_OCTETS_MAX)
+            .from_reader(Budgeted { input, budget: Rc::clone(&budget) });
+        let header = csv.byte_headers().map_err(csv_failure)?;
+        let mut columns = Vec::with_capacity(header.len());
+        for name in header {
+            let name = String::from_utf8_lossy(name);
+            let Some(field) = FIELDS.iter().position(|field| *field == name) else {
+                return Err(Failure::new(
+                    Exit::Invalid,
+                    format!("line 1: unknown column {name:?}; the columns are {}", FIELDS.join(", ")),
+                ));
+            };
+            if columns.contains(&field) {
+                return Err(Failure::new(Exit::Invalid, format!("line 1: the column {name} is there twice")));
+            }
+            columns.push(field);
+        }
+        if !columns.contains(&EMAIL) {
+            return Err(Failure::new(Exit::Invalid, "line 1: there is no column email"));
+        }
+        Ok(Self { csv, budget, columns })
+    }
+
+    fn next(&mut self) -> Result<Option<Row>, Failure> {
+        let mut record = csv::ByteRecord::new();
+        // What the reader has in its buffer already was paid for before.
+        self.budget.set(2 * ROW_OCTETS_MAX);
+        if !self.csv.read_byte_record(&mut record).map_err(csv_failure)? {
+            return Ok(None);
+        }
+        let line = record.position().map_or(0, csv::Position::line);
+        let user = self.parse(&record).map_err(|reason| {
+            let email = self.columns.iter().position(|field| *field == EMAIL).and_then(|column| record.get(column));
+            BadRow { address: String::from_utf8_lossy(email.unwrap_or_default()).into_owned(), reason }
+        });
+        Ok(Some(Row { line, original: Original::Csv(record), user }))
+    }
+
+    fn parse(&self, record: &csv::ByteRecord) -> Result<NewUser, String> {
+        if record.len() != self.columns.len() {
+            return Err(format!("the row has {} fields and the header {}", record.len(), self.columns.len()));
+        }
+        let mut fields = Fields::default();
+        for (field, value) in self.columns.iter().zip(record) {
+            let name = FIELDS[*field];
+            let value = std::str::from_utf8(value).map_err(|_| format!("{name}: not UTF-8"))?;
+            // An empty field is one that isn't there, except where there must be one.
+            if value.is_empty() && name != "email" {
+                continue;
+            }
+            let value = Some(Cow::Borrowed(csv_plain(value)));
+            match name {
+                "id" => fields.id = value,
+                "email" => fields.email = value,
+                "created_at" => fields.created_at = value,
+                "last_login_at" => fields.last_login_at = value,
+                "storage_path" => fields.storage_path = value,
+                "updated_at" => fields.updated_at = value,
+                _ => fields.version = Some(parse("version", value.as_deref().unwrap_or_default())?),
+            }
+        }
+        fields.into_user()
+    }
+}
+
+pub(crate) struct JsonlRows<R: Read> {
+    input: BufReader<R>,
+    line: u64,
+    read_bytes: u64,
+}
+
+impl<R: Read> JsonlRows<R> {
+    fn next(&mut self) -> Result<Option<Row>, Failure> {
+        loop {
+            let mut text = Vec::new();
+            let mut limited = (&mut self.input).take(ROW_OCTETS_MAX as u64 + 1);
+            limited.read_until(b'\n', &mut text).map_err(|error| Failure::io("reading the file", &error))?;
+            if text.is_empty() {
+                return Ok(None);
+            }
+            self.line += 1;
+            self.read_bytes += text.len() as u64;
+            let line = self.line;
+            if text.len() > ROW_OCTETS_MAX {
+                return Err(too_long(line));
+            }
+            if line == 1 && text.starts_with("\u{feff}".as_bytes()) {
+                text.drain(..3);
+            }
+            while text.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+                text.pop();
+            }
+            if text.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            let user = parse_json(&text).map_err(|reason| {
+                let json = serde_json::from_slice::<serde_json::Value>(&text).unwrap_or_default();
+                let email = json.get("email").and_then(serde_json::Value::as_str);
+                BadRow { address: email.unwrap_or_default().to_owned(), reason }
+            });
+            return Ok(Some(Row { line, original: Original::Jsonl(text), user }));
+        }
+    }
+}
+
+fn parse_json(text: &[u8]) -> Result<NewUser, String> {
+    let fields: Fields<'_> = serde_json::from_slice(text).map_err(|error| {
+        // It says "at line 1", which is not the line of the file.
+        let error = error.to_string();
+        let reason = error.rsplit_once(" at line 1").map_or(error.as_str(), |(reason, _)| reason);
+        format!("not a user as a JSON object: {reason}")
+    })?;
+    fields.into_user()
+}
+
+/// The fields of a row as they stand in the file. They are parsed one by one, so that the name of the field can be
+/// told with what is wrong with it.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields<'row> {
+    #[serde(borrow)]
+    id: Option<Cow<'row, str>>,
+    #[serde(borrow)]
+    email: Option<Cow<'row, str>>,
+    #[serde(borrow)]
+    created_at: Option<Cow<'row, str>>,
+    #[serde(borrow)]
+    last_login_at: Option<Cow<'row, str>>,
+    #[serde(borrow)]
+    storage_path: Option<Cow<'row, str>>,
+    #[serde(borrow)]
+    updated_at: Option<Cow<'row, str>>,
+    version: Option<u64>,
+}
+
+impl Fields<'_> {
+    fn into_user(self) -> Result<NewUser, String> {
+        let email = self.email.ok_or("email: missing")?;
+        let email: Email = parse("email", &email)?;
+        let time = |name, value: Option<Cow<'_, str>>| value.map(|value| parse::<Timestamp>(name, &value)).transpose();
+        Ok(NewUser {
+            id: self.id.map(|id| parse("id", &id)).transpose()?,
+            storage_path: self.storage_path.map(|path| parse("storage_path", &path)).transpose()?,
+            created_at: time("created_at", self.created_at)?,
+            last_login_at: time("last_login_at", self.last_login_at)?,
+            updated_at: time("updated_at", self.updated_at)?,
+            version: self.version,
+            ..NewUser::new(email)
+        })
+    }
+}
+
+fn parse<T: FromStr<Err: std::fmt::Display>>(name: &str, value: &str) -> Result<T, String> {
+    value.parse().map_err(|error| format!("{name}: {error}"))
+}
+
+fn too_long(line: u64) -> Failure {
+    Failure::new(Exit::Invalid, format!("line {line}: the row is longer than 64 KiB, or a quote in it is never closed"))
+}
+
+/// A reader that hands out no more than its budget: the CSV reader has no limit of its own.
+struct Budgeted<R> {
+    input: R,
+    budget: Rc<Cell<usize>>,
+}
+
+impl<R: Read> Read for Budgeted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let budget = self.budget.get();
+        if budget == 0 {
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
+        let length = buffer.len().min(budget);
+        let read = self.input.read(&mut buffer[..length])?;
+        self.budget.set(budget - read);
+        Ok(read)
+    }
+}
+
+fn csv_failure(error: csv::Error) -> Failure {
+    let line = error.position().map_or(1, csv::Position::line);
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => too_long(line),
+        csv::ErrorKind::Io(error) => Failure::io("reading the file", &error),
+        _ => Failure::new(Exit::Invalid, format!("line {line}: not CSV")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_spreadsheet_would_run_is_made_safe_and_back() {
+        for value in ["=1+1", "+ada@example.com", "-a@b", "@x", "'+ada@example.com", "''=x", "\tx", "\rx"] {
+            let safe = csv_safe(value);
+            assert!(safe.starts_with('\''), "{value}");
+            assert_eq!(csv_plain(&safe), value);
+        }
+        for value in ["ada@example.com", "'ada@example.com", "''", "", "a=b"] {
+            assert_eq!(csv_safe(value), value);
+            assert_eq!(csv_plain(value), value);
+        }
+    }
+
+    fn rows(format: FileFormat, text: &[u8]) -> Vec<(u64, Result<NewUser, String>)> {
+        let mut reader = RowReader::new(format, text).expect("a good header");
+        let rows = std::iter::from_fn(|| reader.next().expect("a readable file"));
+        rows.map(|row| (row.line, row.user.map_err(|bad| bad.reason))).collect()
+    }
+
+    #[test]
+    fn byte_order_marks_line_ends_and_blank_lines_make_no_difference() {
+        let csv = rows(FileFormat::Csv, b"\xef\xbb\xbfemail,id\r\nada@example.com,\r\n\r\n\"bob@example.com\",\n");
+        let jsonl = rows(
+            FileFormat::Jsonl,
+            b"\xef\xbb\xbf{\"email\":\"ada@example.com\"}\r\n\r\n \n{\"email\":\"bob@example.com\"}",
+        );
+        for rows in [csv, jsonl] {
+            let emails: Vec<_> = rows.iter().map(|(_, user)| user.as_ref().unwrap().email.to_string()).collect();
+            assert_eq!(emails, ["ada@example.com", "bob@example.com"]);
+        }
+    }
+
+    #[test]
+    fn a_bad_row_says_why_and_the_next_is_read() {
+        let csv = rows(FileFormat::Csv, b"email,created_at,version\nada,,\nb@example.com,yesterday,\nc@example.com,,x\nd@example.com\n\xff@example.com,,\n,,\ne@example.com,,\n");
+        let reasons: Vec<_> = csv.iter().map(|(line, user)| (*line, user.as_ref().err().map(String::as_str))).collect();
+        assert_eq!(
+            reasons,
+            [
+                (2, Some("email: the address has no @")),
+                (3, Some("created_at: not an RFC 3339 time such as 2026-11-23T07:30:00Z")),
+                (4, Some("version: invalid digit found in string")),
+                (5, Some("the row has 1 fields and the header 3")),
+                (6, Some("email: not UTF-8")),
+                (7, Some("email: the address is empty")),
+                (8, None),
+            ]
+        );
+        let jsonl = rows(
+            FileFormat::Jsonl,
+            b"{\"mail\":\"a\"}\n{\"email\":\"a@example.com\",\"email\":\"b@example.com\"}\n[]\n{\"email\":7}\n{}\nemail\n{\"email\":\"e@example.com\",\"last_login_at\":null}\n",
+        );
+        let reasons: Vec<_> = jsonl.iter().map(|(_, user)| user.as_ref().err().map_or("", String::as_str)).collect();
+        assert!(
+            reasons[0].starts_with("not a user as a JSON object: unknown field `mail`, expected one of `id`, `email`")
+        );
+        assert_eq!(reasons[1], "not a user as a JSON object: duplicate field `email`");
+        assert_eq!(reasons[4], "email: missing");
+        assert!(reasons[..6].iter().all(|reason| !reason.is_empty() && !reason.contains("line")), "{reasons:?}");
+        assert_eq!(reasons[6], "");
+    }
+
+    #[test]
+    fn a_row_without_end_is_refused_before_it_fills_the_memory() {
+        let endless = |start: &str| io::Cursor::new(start.to_owned()).chain(io::repeat(b'x').take(1 << 30));
+        for (format, start) in [(FileFormat::Csv, "email\n\"x"), (FileFormat::Jsonl, "{\"email\":\"")] {
+            let mut reader = RowReader::new(format, endless(start)).expect("a good header");
+            let Err(Failure::Told { exit, message }) = reader.next() else { panic!("it was read") };
+            assert_eq!(exit, Exit::Invalid);
+            assert!(message.contains("longer than 64 KiB"), "{message}");
+        }
+        assert!(CsvRows::new(endless("email")).is_err());
+    }
+
+    #[test]
+    fn a_header_is_checked() {
+        for header in ["email,mail\n", "id\n", "email,email\n", ""] {
+            assert!(
+                matches!(CsvRows::new(header.as_bytes()), Err(Failure::Told { exit: Exit::Invalid, .. })),
+                "{header:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! `tenantry user …`.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::time::SystemTime;
+
+use jiff::{Span, SpanRelativeTo};
+use tenantry::{
+    Cursor, Email, ErrorKind, Filter, ListQuery, NewUser, ReadTx, Store, Timestamp, User, UserId, UserUpdate,
+};
+
+use crate::args::{Format, List, UserCommand};
+use crate::failure::{Exit, Failure};
+use crate::output::{self, UserList};
+use crate::place::Place;
+
+pub(crate) async fn run(place: &Place, format: Format, command: UserCommand) -> Result<(), Failure> {
+    // What was typed is checked before the store is opened, so that a mistake never creates one.
+    match command {
+        UserCommand::Create { email, id, storage_path } => {
+            let new = NewUser {
+                id: id.map(|id| id.parse()).transpose()?,
+                storage_path: storage_path.map(|path| path.parse()).transpose()?,
+                ..NewUser::new(email.parse()?)
+            };
+            let store = place.open_or_create().await?;
+            finish(&store, store.create(new).await.map_err(Failure::from))
+                .await
+                .and_then(|user| output::user(format, &user))
+        }
+        UserCommand::Get { user } => {
+            let who = Who::parse(&user)?;
+            let store = place.open().await?;
+            let found = store.read(|tx| who.find(tx)).await;
+            finish(&store, found).await.and_then(|user| output::user(format, &user))
+        }
+        UserCommand::List(list) => {
+            let all = list.all;
+            let query = query(list)?;
+            let store = place.open().await?;
+            let printed = print_list(&store, format, query, all).await;
+            finish(&store, printed).await
+        }
+        UserCommand::Update { user, email, expect_version } => {
+            let who = Who::parse(&user)?;
+            let email = email.map(|email| email.parse()).transpose()?;
+            let update = UserUpdate { email, expected_version: expect_version };
+            let store = place.open().await?;
+            let updated = store
+                .write(move |tx| {
+                    let id = who.find(tx)?.id;
+                    tx.update(id, &update).map_err(Failure::from)
+                })
+                .await;
+            finish(&store, updated).await.and_then(|user| output::user(format, &user))
+        }
+        UserCommand::Login { user, create } => {
+            let who = Who::parse(&user)?;
+            let logged_in = match (who, create) {
+                (Who::Email(email), true) => {
+                    let store = place.open_or_create().await?;
+                    let signed_in = finish(&store, store.sign_in(email).await.map_err(Failure::from)).await?;
+                    if signed_in.is_new {
+                        anstream::eprintln!("created the user");
+                    }
+                    signed_in.user
+                }
+                (Who::Id(_), true) => {
+                    return Err(Failure::new(Exit::Usage, "--create needs an email address, not an id"));
+                }
+                (who, false) => {
+                    let store = place.open().await?;
+                    let recorded = store
+                        .write(move |tx| {
+                            let id = who.find(tx)?.id;
+                            tx.record_login(id).map_err(Failure::from)
+                        })
+                        .await;
+                    finish(&store, recorded).await?
+                }
+            };
+            output::user(format, &logged_in)
+        }
+        UserCommand::Delete { user, yes } => {
+            let who = Who::parse(&user)?;
+            let store = place.open().await?;
+            let deleted = delete(&store, &who, yes).await;
+            finish(&store, deleted).await
+        }
+    }
+}
+
+/// Closes the store, whatever came of the command.
+async fn finish<T>(store: &Store, result: Result<T, Failure>) -> Result<T, Failure> {
+    store.close().await?;
+    result
+}
+
+/// How a user is named on the command line.
+enum Who {
+    Id(UserId),
+    Email(Email),
+}
+
+impl Who {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        if text.contains('@') {
+            return Ok(Self::Email(text.parse()?));
+        }
+        text.parse().map(Self::Id).map_err(|_| {
+            Failure::new(
+                Exit::Invalid,
+                "the user is named by neither an email address nor an id, which is a UUID of version 4",
+            )
+        })
+    }
+
+    fn find(&self, tx: &ReadTx<'_>) -> Result<User, Failure> {
+        let (found, what) = match self {
+            Self::Id(id) => (tx.get(*id)?, "id"),
+            Self::Email(email) => (tx.get_by_email(email)?, "email address"),
+        };
+        found.ok_or_else(|| {
+            Failure::new(
+                Exit::NotFound,
+                format!("there is no user with this {what}; `tenantry user list --contains TEXT` searches"),
+            )
+        })
+    }
+}
+
+async fn delete(store: &Store, who: &Who, yes: bool) -> Result<(), Failure> {
+    let user = store.read(|tx| who.find(tx)).await?;
+    if !yes {
+        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+            return Err(Failure::new(
+                Exit::Usage,
+                "nothing was deleted: without a terminal to ask on, deleting needs --yes",
+            ));
+        }
+        anstream::eprint!("Delete {} ({}) for good? [y/N] ", user.email, user.id);
+        let mut answer = String::new();
+        let asked = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
+        asked.map_err(|error| Failure::io("asking", &error))?;
+        if !matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
+            return Err(Failure::new(Exit::Failure, "nothing was deleted"));
+        }
+    }
+    match store.delete(user.id).await {
+        Ok(user) => anstream::eprintln!("deleted {} ({})", user.email, user.id),
+        // Somebody else was faster; what was asked for is so.
+        Err(error) if error.kind() == ErrorKind::NotFound => anstream::eprintln!("the user was deleted meanwhile"),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+async fn print_list(store: &Store, format: Format, mut query: ListQuery, all: bool) -> Result<(), Failure> {
+    let mut list = UserList::new(format);
+    loop {
+        let page = store.list(&query).await?;
+        list.add(&page.users)?;
+        match page.next_cursor {
+            Some(cursor) if all => query.after = Some(cursor),
+            next => return list.finish(next),
+        }
+    }
+}
+
+fn query(list: List) -> Result<ListQuery, Failure> {
+    let time = |text: Option<String>| text.map(|text| time(&text)).transpose();
+    Ok(ListQuery {
+        limit: list.limit.into(),
+        after: list.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?,
+        filter: Filter {
+            email_prefix: list.email_prefix,
+            email_contains: list.contains,
+            created_after: time(list.created_after)?,
+            created_before: time(list.created_before)?,
+            inactive_since: list.inactive_for.map(|duration| ago(&duration)).transpose()?,
+            never_logged_in: list.never_logged_in,
+        },
+    })
+}
+
+/// A time, or the first moment of a day in UTC.
+fn time(text: &str) -> Result<Timestamp, Failure> {
+    let of_day = || format!("{text}T00:00:00Z").parse().ok();
+    text.parse::<Timestamp>()
+        .or_else(|error| of_day().ok_or(error))
+        .map_err(|error| Failure::new(Exit::Invalid, format!("{error}, nor a date such as 2026-11-23")))
+}
+
+/// The moment this long before now.
+#[allow(clippy::disallowed_methods, reason = "the person's now; the store has its own")]
+fn ago(duration: &str) -> Result<Timestamp, Failure> {
+    let span: Option<Span> = duration.parse().ok();
+    let length = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    let length = length.and_then(|length| std::time::Duration::try_from(length).ok());
+    let length = length.ok_or_else(|| {
+        Failure::new(Exit::Invalid, format!("{duration:?} is not a duration such as 180d, 36h or 2w"))
+    })?;
+    Ok(Timestamp::from(SystemTime::now()).saturating_sub(length))
+}
