@@ -28,7 +28,7 @@ pub(crate) fn user(format: Format, user: &User) -> Result<(), Failure> {
 pub(crate) struct UserList {
     format: Format,
     out: Output,
-    printed: u64,
+    is_first_page: bool,
     /// The rows of a table, which can't be laid out before all are there.
     table: Table,
 }
@@ -38,7 +38,7 @@ const TABLE_FIELDS: [usize; 5] = [0, 1, 2, 3, 4];
 
 impl UserList {
     pub(crate) fn new(format: Format) -> Self {
-        Self { format, out: Output::stdout(), printed: 0, table: Table::new() }
+        Self { format, out: Output::stdout(), is_first_page: true, table: Table::new() }
     }
 
     pub(crate) fn add(&mut self, users: &[User]) -> Result<(), Failure> {
@@ -50,23 +50,27 @@ impl UserList {
                 }
             }
             Format::Json => {
-                for (index, user) in users.iter().enumerate() {
-                    let before = if self.printed == 0 && index == 0 { "{\"users\":[" } else { "," };
-                    self.out.text(before)?;
+                let mut separator = if self.is_first_page { "{\"users\":[" } else { "," };
+                if self.is_first_page && users.is_empty() {
+                    self.out.text(separator)?;
+                }
+                for user in users {
+                    self.out.text(separator)?;
                     self.out.json(user)?;
+                    separator = ",";
                 }
             }
             Format::Jsonl => users.iter().try_for_each(|user| self.out.json_line(user))?,
-            Format::Csv => self.out.csv(self.printed == 0, users)?,
+            Format::Csv => self.out.csv(self.is_first_page, users)?,
         }
-        self.printed += users.len() as u64;
+        self.is_first_page = false;
         Ok(())
     }
 
-    /// Ends the list; `next` is where it would go on.
+    /// Ends the list, of which a page was added at least, be it empty; `next` is where it would go on.
     pub(crate) fn finish(mut self, next: Option<Cursor>) -> Result<(), Failure> {
         match self.format {
-            Format::Table if self.printed > 0 => {
+            Format::Table if !self.table.is_empty() => {
                 self.table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
                 self.table.set_header(TABLE_FIELDS.map(|field| rows::FIELDS[field]));
                 let bold = Style::new().bold();
@@ -81,11 +85,9 @@ impl UserList {
                 }
             }
             Format::Json => {
-                let before = if self.printed == 0 { "{\"users\":[" } else { "" };
                 let next = next.map_or("null".to_owned(), |cursor| format!("\"{cursor}\""));
-                self.out.text(&format!("{before}],\"next_cursor\":{next}}}\n"))?;
+                self.out.text(&format!("],\"next_cursor\":{next}}}\n"))?;
             }
-            Format::Csv if self.printed == 0 => self.out.csv(true, &[])?,
             Format::Table | Format::Jsonl | Format::Csv => {}
         }
         self.out.finish()?;

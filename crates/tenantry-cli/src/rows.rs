@@ -133,7 +133,7 @@ impl<R: Read> RowReader<R> {
 }
 
 pub(crate) struct CsvRows<R: Read> {
-    csv: csv::Reader<Budgeted<R>>,
+    csv: csv::Reader<Lines<R>>,
     budget: Rc<Cell<usize>>,
     /// For each column of the file, which of [`FIELDS`] it is.
     columns: Vec<usize>,
@@ -145,10 +145,13 @@ impl<R: Read> CsvRows<R> {
         let mut csv = csv::ReaderBuilder::new()
             .flexible(true)
             .buffer_capacity(ROW_OCTETS_MAX)
-            .from_reader(Budgeted { input, budget: Rc::clone(&budget) });
-        let header = csv.byte_headers().map_err(csv_failure)?;
+            // With the default, which takes \r too, the reader's line numbers are those of the \n it has seen so far,
+            // which may or may not be that of the row.
+            .terminator(csv::Terminator::Any(b'\n'))
+            .from_reader(Lines { input, budget: Rc::clone(&budget), last: b'\n' });
+        let header = without_carriage_return(csv.byte_headers().map_err(|error| csv_failure(error, 1))?.clone());
         let mut columns = Vec::with_capacity(header.len());
-        for name in header {
+        for name in &header {
             let name = String::from_utf8_lossy(name);
             let Some(field) = FIELDS.iter().position(|field| *field == name) else {
                 return Err(Failure::new(
@@ -169,12 +172,23 @@ impl<R: Read> CsvRows<R> {
 
     fn next(&mut self) -> Result<Option<Row>, Failure> {
         let mut record = csv::ByteRecord::new();
-        // What the reader has in its buffer already was paid for before.
-        self.budget.set(2 * ROW_OCTETS_MAX);
-        if !self.csv.read_byte_record(&mut record).map_err(csv_failure)? {
-            return Ok(None);
+        loop {
+            // What the reader has in its buffer already was paid for before.
+            self.budget.set(2 * ROW_OCTETS_MAX);
+            let line = self.csv.position().line();
+            if !self.csv.read_byte_record(&mut record).map_err(|error| csv_failure(error, line))? {
+                return Ok(None);
+            }
+            // The reader passes over blank lines, but not over those that end in \r\n.
+            if record.len() > 1 || record.get(0) != Some(b"\r") {
+                break;
+            }
         }
-        let line = record.position().map_or(0, csv::Position::line);
+        // The reader stands at the beginning of the next line, and knows where it began to look for this row: before
+        // any blank lines.
+        let line_ends: u64 = record.as_slice().iter().map(|byte| u64::from(*byte == b'\n')).sum();
+        let line = self.csv.position().line() - 1 - line_ends;
+        let record = without_carriage_return(record);
         let user = self.parse(&record).map_err(|reason| {
             let email = self.columns.iter().position(|field| *field == EMAIL).and_then(|column| record.get(column));
             BadRow { address: String::from_utf8_lossy(email.unwrap_or_default()).into_owned(), reason }
@@ -304,27 +318,48 @@ fn too_long(line: u64) -> Failure {
     Failure::new(Exit::Invalid, format!("line {line}: the row is longer than 64 KiB, or a quote in it is never closed"))
 }
 
-/// A reader that hands out no more than its budget: the CSV reader has no limit of its own.
-struct Budgeted<R> {
-    input: R,
-    budget: Rc<Cell<usize>>,
+/// The record with the `\r` of its line end taken off its last field.
+fn without_carriage_return(record: csv::ByteRecord) -> csv::ByteRecord {
+    let last = record.len().saturating_sub(1);
+    match record.get(last) {
+        Some([.., b'\r']) => record
+            .iter()
+            .enumerate()
+            .map(|(index, field)| if index == last { &field[..field.len() - 1] } else { field })
+            .collect(),
+        _ => record,
+    }
 }
 
-impl<R: Read> Read for Budgeted<R> {
+/// Lines of text for the CSV reader, which has no limit of its own: no more than the budget, and the last
+/// line with an end.
+struct Lines<R> {
+    input: R,
+    budget: Rc<Cell<usize>>,
+    last: u8,
+}
+
+impl<R: Read> Read for Lines<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let budget = self.budget.get();
         if budget == 0 {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }
         let length = buffer.len().min(budget);
-        let read = self.input.read(&mut buffer[..length])?;
+        let mut read = self.input.read(&mut buffer[..length])?;
+        if read == 0 && self.last != b'\n' && length > 0 {
+            buffer[0] = b'\n';
+            read = 1;
+        }
+        if read > 0 {
+            self.last = buffer[read - 1];
+        }
         self.budget.set(budget - read);
         Ok(read)
     }
 }
 
-fn csv_failure(error: csv::Error) -> Failure {
-    let line = error.position().map_or(1, csv::Position::line);
+fn csv_failure(error: csv::Error, line: u64) -> Failure {
     match error.into_kind() {
         csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => too_long(line),
         csv::ErrorKind::Io(error) => Failure::io("reading the file", &error),
@@ -398,14 +433,35 @@ mod tests {
         assert_eq!(reasons[6], "");
     }
 
+    /// Blank lines, quoted line ends and the last line without one had put the numbers off.
+    #[test]
+    fn a_line_is_numbered_as_an_editor_would() {
+        let text = "email\na@x\n\n\nb@x\n\"c\nc\"\nd@x\n\n\"e\n\ne\"";
+        for text in [text.to_owned(), text.replace('\n', "\r\n"), format!("{text}\n"), format!("\u{feff}{text}")] {
+            let lines: Vec<_> = rows(FileFormat::Csv, text.as_bytes()).iter().map(|(line, _)| *line).collect();
+            assert_eq!(lines, [2, 5, 6, 8, 10], "{text:?}");
+        }
+        let lines: Vec<_> = rows(FileFormat::Jsonl, b"{}\n\n{}\r\n\r\n{}").iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [1, 3, 5]);
+    }
+
+    #[test]
+    fn a_quote_that_is_never_closed_is_no_address() {
+        let rows = rows(FileFormat::Csv, b"email\n\"ada@example.com");
+        assert!(rows[0].1.as_ref().is_err_and(|reason| reason.contains("control character")), "{rows:?}");
+    }
+
     #[test]
     fn a_row_without_end_is_refused_before_it_fills_the_memory() {
         let endless = |start: &str| io::Cursor::new(start.to_owned()).chain(io::repeat(b'x').take(1 << 30));
-        for (format, start) in [(FileFormat::Csv, "email\n\"x"), (FileFormat::Jsonl, "{\"email\":\"")] {
+        for (format, start, line) in
+            [(FileFormat::Csv, "email\na@example.com\n\"x", 3), (FileFormat::Jsonl, "\n{\"email\":\"", 2)]
+        {
             let mut reader = RowReader::new(format, endless(start)).expect("a good header");
-            let Err(Failure::Told { exit, message }) = reader.next() else { panic!("it was read") };
+            let failure = std::iter::repeat_with(|| reader.next()).find_map(Result::err);
+            let Some(Failure::Told { exit, message }) = failure else { panic!("it was read") };
             assert_eq!(exit, Exit::Invalid);
-            assert!(message.contains("longer than 64 KiB"), "{message}");
+            assert!(message.starts_with(&format!("line {line}: the row is longer than 64 KiB")), "{message}");
         }
         assert!(CsvRows::new(endless("email")).is_err());
     }

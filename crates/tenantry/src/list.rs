@@ -53,7 +53,7 @@ impl Default for ListQuery {
 pub struct Filter {
     /// The canonical key of the address begins with this text's. Served from an index.
     pub email_prefix: Option<String>,
-    /// The canonical key of the address holds this text's, or the address itself holds this text.
+    /// The address as it was written holds this text, or the address or its canonical key holds the text case folded.
     pub email_contains: Option<String>,
     /// Created at this moment or later.
     pub created_after: Option<Timestamp>,

@@ -71,8 +71,11 @@ pub(super) fn create(conn: &Connection, new: &NewUser, now: Timestamp, new_id: &
     let derived = StoragePath::derived(id);
     // NULL in the table where the path is derived.
     let chosen = new.storage_path.as_ref().filter(|path| **path != derived);
-    if let Some(path) = chosen {
-        check_path_free(conn, path)?;
+    if let Some(path) = chosen
+        && let Err(error) = check_path_free(conn, path)
+    {
+        // Who is there already is what a caller asks first.
+        return Err(if get_by_email(conn, &new.email)?.is_some() { email_taken() } else { error });
     }
     let created_at = new.created_at.unwrap_or(now);
     let user = User {
@@ -246,12 +249,8 @@ pub(super) fn import(
         Ok(_) => return Ok(Imported::Created),
         Err(error) => error,
     };
-    // A reserved path is a conflict too if it is that of the user who is there.
-    let may_be_known = matches!(
-        error.kind(),
-        ErrorKind::EmailTaken | ErrorKind::IdTaken | ErrorKind::PathTaken | ErrorKind::InvalidPath
-    );
-    if on_conflict == OnConflict::Fail || !may_be_known {
+    let is_conflict = matches!(error.kind(), ErrorKind::EmailTaken | ErrorKind::IdTaken | ErrorKind::PathTaken);
+    if on_conflict == OnConflict::Fail || !is_conflict {
         return Err(error);
     }
     let by_id = new.id.map(|id| get(conn, id)).transpose()?.flatten();

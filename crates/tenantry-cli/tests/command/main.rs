@@ -1,0 +1,89 @@
+//! The command as people use it: the binary is run, and what it prints and how it exits is held against its contract.
+
+/// Which data directory is used.
+mod data_dir;
+/// Ctrl-C, and readers that go away.
+mod interrupt;
+/// A terminal: tables, questions.
+mod terminal;
+/// Sessions written down in Markdown, those of the README and of docs/ among them.
+mod transcripts;
+/// Import and export: large, real, hostile.
+mod transfer;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A directory of its own for a test, with the command in it.
+struct Session {
+    dir: tempfile::TempDir,
+}
+
+impl Session {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// The command in this directory, on the store in `data` beside it, whatever the environment says.
+    fn tenantry(&self, arguments: &[&str]) -> Command {
+        let mut command = self.in_dir(env!("CARGO_BIN_EXE_tenantry"));
+        command.args(arguments);
+        command
+    }
+
+    fn in_dir(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let binaries = Path::new(env!("CARGO_BIN_EXE_tenantry")).parent().unwrap();
+        let path = std::env::var("PATH").unwrap();
+        command
+            .current_dir(self.dir.path())
+            .env("PATH", format!("{}:{path}", binaries.display()))
+            .env("TENANTRY_DATA_DIR", "data")
+            .env_remove("NO_COLOR")
+            .env_remove("STATE_DIRECTORY")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the command and answers its exit code, standard output and standard error.
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        told(self.tenantry(arguments).output().unwrap())
+    }
+
+    /// Runs the command, which must succeed, and answers its standard output.
+    fn output(&self, arguments: &[&str]) -> String {
+        let (code, stdout, stderr) = self.run(arguments);
+        assert_eq!(code, 0, "{arguments:?}: {stderr}");
+        stdout
+    }
+}
+
+fn told(output: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// Waits until something is so, and fails if it never is.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "it never happened: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// What a test can't do without. Without it, a person is told; CI fails.
+fn missing(what: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{what}");
+    eprintln!("SKIPPED: {what}");
+}

@@ -1,0 +1,69 @@
+use std::io::Write;
+use std::process::Stdio;
+
+use super::{Session, missing, told};
+
+/// Runs a shell command on a terminal of its own, and answers its exit code and what the terminal shows.
+fn on_terminal(session: &Session, command: &str, typed: &str) -> Option<(i32, String)> {
+    // From bsdutils, which every Debian has.
+    let child = session
+        .in_dir("script")
+        .args(["-qec", command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        missing("the tests on a terminal need the program `script`");
+        return None;
+    };
+    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    let (code, stdout, _) = told(child.wait_with_output().unwrap());
+    Some((code, stdout.replace("\r\n", "\n")))
+}
+
+#[test]
+fn people_get_a_table_and_colours_unless_they_say_otherwise() {
+    let session = Session::new();
+    session.output(&["user", "create", "ada@example.com"]);
+    let Some((_, shown)) = on_terminal(&session, "tenantry user list", "") else { return };
+    let mut lines = shown.lines();
+    assert!(lines.next().unwrap().starts_with("\u{1b}[1mid "), "{shown}");
+    assert!(lines.next().unwrap().contains("  ada@example.com  "), "{shown}");
+
+    for plain in ["NO_COLOR=1 tenantry user list", "tenantry user list --color never"] {
+        let (_, shown) = on_terminal(&session, plain, "").unwrap();
+        assert!(shown.starts_with("id  ") && !shown.contains('\u{1b}'), "{plain}: {shown}");
+    }
+    assert!(session.output(&["user", "list", "--format", "table", "--color", "always"]).starts_with("\u{1b}[1mid "));
+    assert!(session.output(&["user", "list", "--format", "table"]).starts_with("id  "));
+    assert!(session.output(&["user", "list"]).starts_with('{'));
+}
+
+#[test]
+fn deleting_asks_and_only_yes_is_yes() {
+    let session = Session::new();
+    session.output(&["user", "create", "ada@example.com"]);
+    for no in ["n\n", "\n", "yess\n"] {
+        let Some((code, shown)) = on_terminal(&session, "tenantry user delete ada@example.com", no) else { return };
+        assert_eq!(code, 1, "{shown}");
+        assert!(shown.contains("Delete ada@example.com (") && shown.contains("for good? [y/N]"), "{shown}");
+        assert!(shown.contains("nothing was deleted"), "{shown}");
+    }
+    session.output(&["user", "get", "ada@example.com"]);
+    let (code, shown) = on_terminal(&session, "tenantry user delete ada@example.com", "y\n").unwrap();
+    assert_eq!(code, 0, "{shown}");
+    assert_eq!(session.run(&["user", "get", "ada@example.com"]).0, 3);
+}
+
+#[test]
+fn the_log_goes_to_standard_error_and_holds_no_address() {
+    let session = Session::new();
+    for verbose in ["-v", "-vv", "-vvv"] {
+        let (code, stdout, stderr) = session.run(&["user", "login", "ada-secret@example.com", "--create", verbose]);
+        assert_eq!(code, 0);
+        assert_eq!(stdout.lines().count(), 1);
+        assert!(!stderr.contains("ada-secret"), "{stderr}");
+        assert_eq!(verbose != "-v", stderr.contains("DEBUG"), "{stderr}");
+    }
+}

@@ -1,0 +1,159 @@
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::{Session, missing};
+
+/// A CSV file of generated users with every field, half of which logged in.
+fn generated(count: usize) -> String {
+    let mut csv = "version,email,id,created_at,last_login_at,storage_path,updated_at\n".to_owned();
+    for n in 0..count {
+        // Not in the order of the ids, the addresses or the times.
+        let scattered = (n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let id = format!(
+            "{:08x}-{:04x}-4{:03x}-a{:03x}-{n:012x}",
+            scattered >> 32,
+            scattered >> 16 & 0xffff,
+            n & 0xfff,
+            n >> 12 & 0xfff
+        );
+        let login = if n % 2 == 0 { format!("2026-01-01T00:00:{:02}.{:06}Z", n % 60, n) } else { String::new() };
+        let path = if n % 100 == 0 { format!("customers/{n}/files") } else { String::new() };
+        let spelling = ["User", "uSER", "üser", "用户"][n % 4];
+        writeln!(csv, "{},{spelling}.{scattered:x}@Example{}.com,{id},2025-{:02}-01T00:00:00Z,{login},{path},2025-12-{:02}T10:00:00.5Z", n + 1, n % 7, n % 12 + 1, n % 28 + 1).unwrap();
+    }
+    csv
+}
+
+#[test]
+fn a_hundred_thousand_users_go_in_and_come_out_equal() {
+    const COUNT: usize = 100_000;
+    let session = Session::new();
+    session.write("users.csv", generated(COUNT));
+    let (code, _, stderr) = session.run(&["import", "users.csv"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("imported: 100000 created,"), "{stderr}");
+
+    session.output(&["export", "first.csv"]);
+    session.output(&["export", "first.jsonl"]);
+    let exported = std::fs::read_to_string(session.path("first.csv")).unwrap();
+    // The same as what went in, column by column, in the same order.
+    let (given, got) = (session.path("users.csv"), session.path("first.csv"));
+    assert_same_users(&given, &got);
+    assert_eq!(exported.lines().count(), COUNT + 1);
+
+    for (copy, file) in [("copy1", "first.csv"), ("copy2", "first.jsonl")] {
+        session.output(&["--data-dir", copy, "import", file]);
+        session.output(&["--data-dir", copy, "export", "again.jsonl"]);
+        assert!(read(&session, "first.jsonl") == read(&session, "again.jsonl"), "{file} came back otherwise");
+    }
+    let before = session.output(&["status"]);
+    let (_, _, stderr) = session.run(&["import", "first.csv", "--on-conflict", "skip"]);
+    assert!(stderr.contains("0 created, 0 updated, 0 unchanged, 100000 skipped, 0 refused"), "{stderr}");
+    let users = |status: &str| status.split("\"user_count\":").nth(1).unwrap().split(',').next().unwrap().to_owned();
+    assert_eq!(users(&before), users(&session.output(&["status"])));
+}
+
+fn read(session: &Session, name: &str) -> String {
+    std::fs::read_to_string(session.path(name)).unwrap()
+}
+
+/// Compares two CSV files of users by the names of their columns, times as times and a path that is empty as derived.
+fn assert_same_users(given: &Path, got: &Path) {
+    let users = |path: &Path| {
+        let mut reader = csv::Reader::from_path(path).unwrap();
+        let header = reader.headers().unwrap().clone();
+        reader
+            .into_records()
+            .map(move |record| {
+                let record = record.unwrap();
+                let field = |name: &str| record[header.iter().position(|column| column == name).unwrap()].to_owned();
+                let time = |name: &str| field(name).parse::<tenantry::Timestamp>().ok();
+                let id = field("id");
+                let path = match field("storage_path") {
+                    path if path.is_empty() => format!("{}/{}/{id}", &id[..2], &id[2..4]),
+                    path => path,
+                };
+                let times = (time("created_at"), time("last_login_at"), time("updated_at"));
+                (id, field("email"), times, path, field("version"))
+            })
+            .collect::<Vec<_>>()
+    };
+    let (given, got) = (users(given), users(got));
+    assert_eq!(given.len(), got.len());
+    for (given, got) in given.iter().zip(&got) {
+        assert_eq!(given, got);
+    }
+}
+
+/// The authors of the crates that this project is built from: whoever builds it has them, with all that real lists
+/// hold (several crates of one author, other spellings, things that are no address).
+#[test]
+fn a_real_list_goes_in_with_skip_and_every_row_is_accounted_for() {
+    let home = std::env::var("CARGO_HOME").unwrap_or_else(|_| format!("{}/.cargo", std::env::var("HOME").unwrap()));
+    let mut addresses = Vec::new();
+    for manifest in manifests(&Path::new(&home).join("registry/src")) {
+        let text = std::fs::read_to_string(manifest).unwrap_or_default();
+        let authors = text.split_once("authors = [").and_then(|(_, rest)| rest.split_once(']'));
+        for author in authors.map_or("", |(authors, _)| authors).split('"').skip(1).step_by(2) {
+            let address = author.rsplit_once('<').map_or(author, |(_, address)| address.trim_end_matches('>'));
+            addresses.push(address.to_owned());
+        }
+    }
+    if addresses.len() < 50 {
+        return missing("there is no list of real addresses: the sources of the crates are not in CARGO_HOME");
+    }
+    let session = Session::new();
+    let mut csv = csv::Writer::from_path(session.path("authors.csv")).unwrap();
+    csv.write_record(["email"]).unwrap();
+    addresses.iter().for_each(|address| csv.write_record([address]).unwrap());
+    csv.flush().unwrap();
+
+    let (_, _, stderr) = session.run(&["import", "authors.csv", "--on-conflict", "skip", "--rejects", "rejects.csv"]);
+    let summary = stderr.lines().find_map(|line| line.strip_prefix("imported: ")).unwrap();
+    let count = |what: &str| -> usize {
+        let part = summary.split(", ").find_map(|part| part.strip_suffix(what)).unwrap();
+        part.trim().parse().unwrap()
+    };
+    let (created, skipped, refused) = (count("created"), count("skipped"), count("refused"));
+    assert_eq!(created + skipped + refused, addresses.len());
+    let plausible: BTreeSet<String> = addresses
+        .iter()
+        .filter(|address| {
+            address.is_ascii() && address.split('@').count() == 2 && !address.contains(char::is_whitespace)
+        })
+        .map(|address| address.to_ascii_lowercase())
+        .collect();
+    assert!(created >= plausible.len() * 9 / 10, "{created} of {} were created", plausible.len());
+    assert_eq!(csv::Reader::from_path(session.path("rejects.csv")).unwrap().records().count(), refused);
+    assert_eq!(session.output(&["export"]).lines().count(), created);
+
+    let (_, _, stderr) = session.run(&["import", "authors.csv", "--on-conflict", "skip", "--rejects", "rejects.csv"]);
+    assert!(
+        stderr.contains(&format!("imported: 0 created, 0 updated, 0 unchanged, {} skipped", created + skipped)),
+        "{stderr}"
+    );
+}
+
+fn manifests(registries: &Path) -> Vec<std::path::PathBuf> {
+    let dirs = |dir: &Path| {
+        std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    dirs(registries).iter().flat_map(|registry| dirs(registry)).map(|package| package.join("Cargo.toml")).collect()
+}
+
+#[test]
+fn an_export_that_fails_leaves_nothing_behind() {
+    let session = Session::new();
+    session.output(&["user", "create", "ada@example.com"]);
+    std::fs::create_dir(session.path("taken")).unwrap();
+    for file in ["nowhere/users.csv", "taken"] {
+        let (code, _, stderr) = session.run(&["export", file]);
+        assert_eq!(code, 1);
+        assert!(stderr.starts_with(&format!("error: {file}: ")), "{stderr}");
+    }
+    let mut names: Vec<_> =
+        std::fs::read_dir(session.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["data", "taken"]);
+}
