@@ -10,6 +10,7 @@ use tenantry::{ListQuery, Store, User};
 use crate::args::{Export, FileFormat};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
+use crate::output::counted;
 use crate::rows;
 
 pub(crate) async fn run(store: &Store, args: Export) -> Result<(), Failure> {
@@ -17,7 +18,7 @@ pub(crate) async fn run(store: &Store, args: Export) -> Result<(), Failure> {
     let format = args.to.unwrap_or_else(|| FileFormat::of(&args.file));
     if args.file == Path::new("-") {
         let count = write_users(store, format, io::stdout().lock(), &interrupt).await?;
-        anstream::eprintln!("exported {count} users");
+        anstream::eprintln!("exported {}", counted(count, "user"));
         return Ok(());
     }
     // Under another name until it is whole, and like the store itself readable by nobody else.
@@ -28,7 +29,7 @@ pub(crate) async fn run(store: &Store, args: Export) -> Result<(), Failure> {
     file.as_file().sync_all().map_err(|error| failed(&error))?;
     file.persist(&args.file).map_err(|error| failed(&error.error))?;
     std::fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(|error| failed(&error))?;
-    anstream::eprintln!("exported {count} users to {}", args.file.display());
+    anstream::eprintln!("exported {} to {}", counted(count, "user"), args.file.display());
     Ok(())
 }
 
@@ -57,7 +58,7 @@ async fn write_users(
                 if interrupt.is_requested() {
                     return Err(Failure::new(
                         Exit::Interrupted,
-                        format!("interrupted after {count} users: the export is incomplete"),
+                        format!("interrupted after {}: the export is incomplete", counted(count, "user")),
                     ));
                 }
                 match page.next_cursor {

@@ -22,6 +22,7 @@ use tenantry::{Imported, Store, WriteTx};
 use crate::args::{FileFormat, Import, OnConflict};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
+use crate::output::counted;
 use crate::place::Place;
 use crate::rows::{Row, RowReader};
 
@@ -64,12 +65,12 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
     let tally = result?;
     anstream::eprintln!("{}", tally.summary(if args.dry_run { "would import" } else { "imported" }));
     if tally.rejected > 0 {
-        let count = tally.rejected;
+        let refused = counted(tally.rejected, "refused row");
         return Err(Failure::new(
             Exit::Invalid,
             match &args.rejects {
-                Some(path) => format!("{count} rows were refused: {} names them with line and reason", path.display()),
-                None => format!("{count} rows were refused: repeat with --rejects FILE to have them all in a file"),
+                Some(path) => format!("{refused}: {} has line and reason", path.display()),
+                None => format!("{refused}: repeat with --rejects FILE to have them all in a file"),
             },
         ));
     }

@@ -155,7 +155,8 @@ impl Output {
     fn record(&mut self, fields: impl Iterator<Item = (&'static str, String)>) -> Result<(), Failure> {
         let bold = Style::new().bold();
         for (name, value) in fields {
-            self.text(&format!("{bold}{name:<15}{bold:#} {value}\n"))?;
+            let width = if value.is_empty() { 0 } else { 16 };
+            self.text(&format!("{bold}{name:<width$}{bold:#}{value}\n"))?;
         }
         Ok(())
     }
@@ -163,6 +164,11 @@ impl Output {
     fn finish(&mut self) -> Result<(), Failure> {
         self.writer.flush().map_err(failure)
     }
+}
+
+/// A number of things, in words.
+pub(crate) fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
 
 fn failure(error: io::Error) -> Failure {

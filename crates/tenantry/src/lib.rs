@@ -67,3 +67,8 @@ pub use storage_path::StoragePath;
 pub use store::{Builder, Durability, Pages, Store};
 pub use timestamp::Timestamp;
 pub use user::{Imported, NewUser, OnConflict, SignIn, User, UserId, UserUpdate};
+
+/// So that the README's example is compiled and run with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -1,3 +1,5 @@
+-- Only functions that also older versions of SQLite know: the file is to be read and copied with whatever is at hand.
+--
 -- Tenantry's tables are `users` and whatever begins with `tenantry_`; every other name belongs to the application.
 -- A shipped migration is never edited: a test holds its checksum.
 
@@ -12,7 +14,7 @@ CREATE TABLE users (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
 
     -- UUID version 4, 16 bytes.
-    id BLOB NOT NULL UNIQUE CHECK (octet_length(id) = 16),
+    id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
 
     -- The canonical key: computed by the program, compared as bytes. SQLite's own folding knows ASCII only.
     email_key TEXT NOT NULL COLLATE BINARY UNIQUE,
@@ -28,16 +30,16 @@ CREATE TABLE users (
 
     -- NULL where the path is derived from the id (3f/a2/3fa2…), which is unique as the id is: so the usual
     -- user costs neither the 42 bytes nor an entry in an index.
-    storage_path TEXT CHECK (octet_length(storage_path) BETWEEN 1 AND 512),
+    storage_path TEXT CHECK (length(CAST(storage_path AS BLOB)) BETWEEN 1 AND 512),
 
     -- Not even another program can add Ada@Example.com beside ada@example.com. An address is pure ASCII if it has
     -- as many characters as octets; NUL, at which SQLite ends both length() and LIKE, can't stand in either column.
     CONSTRAINT email_key_is_of_email CHECK (
         instr(CAST(email AS BLOB), x'00') = 0
         AND instr(CAST(email_key AS BLOB), x'00') = 0
-        AND (length(email) <> octet_length(email) OR email_key = lower(email))
+        AND (length(email) <> length(CAST(email AS BLOB)) OR email_key = lower(email))
     ),
-    CONSTRAINT email_is_of_a_possible_length CHECK (octet_length(email) BETWEEN 3 AND 254)
+    CONSTRAINT email_is_of_a_possible_length CHECK (length(CAST(email AS BLOB)) BETWEEN 3 AND 254)
 ) STRICT;
 
 -- Paths that callers chose. That none lies inside another is the program's to check; it searches here.
@@ -45,7 +47,7 @@ CREATE UNIQUE INDEX users_storage_path ON users (storage_path) WHERE storage_pat
 
 -- Deleted users: neither their id nor their storage path is ever given out again. No address stands here.
 CREATE TABLE tenantry_retired_users (
-    id BLOB NOT NULL PRIMARY KEY CHECK (octet_length(id) = 16),
+    id BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
     -- NULL where the path was derived from the id.
     storage_path TEXT
 ) STRICT, WITHOUT ROWID;
