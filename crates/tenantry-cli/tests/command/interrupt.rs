@@ -64,12 +64,32 @@ fn an_interrupted_import_of_all_or_nothing_is_nothing() {
     drop(stdin);
 }
 
-#[test]
-fn a_reader_that_goes_away_is_no_error() {
+/// More users than fit into a pipe that nobody reads.
+fn with_many_users() -> Session {
     let session = Session::new();
     let rows: String = (0..20_000).map(|n| format!("user{n}@example.com\n")).collect();
     session.write("users.csv", format!("email\n{rows}"));
     session.output(&["import", "users.csv"]);
+    session
+}
+
+#[test]
+fn an_interrupted_export_says_that_it_is_incomplete() {
+    let session = with_many_users();
+    let mut child = session.tenantry(&["export"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the signal would be noticed", || catches(&child, 2));
+    send("-INT", &child);
+    let mut exported = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut exported).unwrap();
+    let (code, stderr) = ended(child);
+    assert_eq!(code, 130);
+    assert!(stderr.starts_with("error: interrupted after "), "{stderr}");
+    assert!(exported.lines().count() < 20_000);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let session = with_many_users();
     for arguments in [&["user", "list", "--all"][..], &["user", "list", "--all", "--format", "json"], &["export"]] {
         let mut child = session.tenantry(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut first = String::new();
