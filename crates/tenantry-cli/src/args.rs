@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
+use clap::builder::{NonEmptyStringValueParser, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, value_parser};
 
 const EXIT_CODES: &str = "\
@@ -41,7 +41,7 @@ pub(crate) struct Global {
     /// When to use colours
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
     pub(crate) color: Color,
-    /// Say more on standard error; repeat for more still
+    /// Say more on standard error; repeat for more detail
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options")]
     pub(crate) verbose: u8,
 }
@@ -70,14 +70,14 @@ pub(crate) enum Command {
     /// Create, look up, list, change and delete users
     #[command(subcommand)]
     User(UserCommand),
-    /// Create users from a file
+    /// Create or update users from a file
     ///
     /// The columns of the CSV file, or the keys of each line of the JSON Lines file, are the fields of a user: id,
     /// email, created_at, last_login_at, storage_path, updated_at, version. Only email is required.
     Import(Import),
     /// Write all users to a file, in the order of creation and as of one moment
     Export(Export),
-    /// Show where the store is, and how it is
+    /// Show the location, version and size of the store
     Status,
     /// Print the completions for a shell
     Completions {
@@ -116,8 +116,8 @@ pub(crate) enum UserCommand {
         /// The id or the email address
         user: String,
         /// The new email address
-        #[arg(long, required = true)]
-        email: Option<String>,
+        #[arg(long)]
+        email: String,
         /// Change the user only if this is their version
         #[arg(long, value_name = "N")]
         expect_version: Option<u64>,
@@ -152,10 +152,10 @@ pub(crate) struct List {
     #[arg(long)]
     pub(crate) all: bool,
     /// Only users whose email address begins with this
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) email_prefix: Option<String>,
     /// Only users whose email address contains this
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) contains: Option<String>,
     /// Only users who have not logged in for this long, such as 180d or 36h
     #[arg(long, value_name = "DURATION")]
@@ -181,7 +181,7 @@ pub(crate) struct Import {
     /// What to do with a row whose user exists
     #[arg(long, value_name = "POLICY", default_value = "fail")]
     pub(crate) on_conflict: OnConflict,
-    /// Where to write the rows that were refused, with line and reason
+    /// Where to write the rows that were rejected, with line and reason [needs --on-conflict skip or update]
     #[arg(long, value_name = "FILE")]
     pub(crate) rejects: Option<PathBuf>,
     /// Change nothing, only say what would happen

@@ -4,16 +4,17 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tempfile::NamedTempFile;
 use tenantry::{ListQuery, Store, User};
 
 use crate::args::{Export, FileFormat};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::counted;
+use crate::place::Place;
 use crate::rows;
+use crate::target::Target;
 
-pub(crate) async fn run(store: &Store, args: Export) -> Result<(), Failure> {
+pub(crate) async fn run(place: &Place, store: &Store, args: Export) -> Result<(), Failure> {
     let interrupt = Interrupt::listen()?;
     let format = args.to.unwrap_or_else(|| FileFormat::of(&args.file));
     if args.file == Path::new("-") {
@@ -21,14 +22,9 @@ pub(crate) async fn run(store: &Store, args: Export) -> Result<(), Failure> {
         anstream::eprintln!("exported {}", counted(count, "user"));
         return Ok(());
     }
-    // Under another name until it is whole, and like the store itself readable by nobody else.
-    let parent = args.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |error: &io::Error| Failure::io(args.file.display(), error);
-    let mut file = NamedTempFile::new_in(parent).map_err(|error| failed(&error))?;
-    let count = write_users(store, format, file.as_file_mut(), &interrupt).await?;
-    file.as_file().sync_all().map_err(|error| failed(&error))?;
-    file.persist(&args.file).map_err(|error| failed(&error.error))?;
-    std::fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(|error| failed(&error))?;
+    let mut target = Target::create(&args.file, place, None)?;
+    let count = write_users(store, format, &mut target, &interrupt).await?;
+    target.finish()?;
     anstream::eprintln!("exported {} to {}", counted(count, "user"), args.file.display());
     Ok(())
 }
@@ -85,7 +81,7 @@ impl<W: Write> Sink<W> {
             FileFormat::Jsonl => Self::Jsonl(writer),
             FileFormat::Csv => {
                 let mut csv = csv::Writer::from_writer(writer);
-                csv.write_record(rows::FIELDS).map_err(|error| failure(error.into()))?;
+                csv.write_record(rows::FIELDS).map_err(|error| failure(rows::io_error(error)))?;
                 Self::Csv(Box::new(csv))
             }
         })
@@ -93,7 +89,7 @@ impl<W: Write> Sink<W> {
 
     fn write(&mut self, user: &User) -> Result<(), Failure> {
         match self {
-            Self::Csv(csv) => rows::write_csv(csv, user).map_err(|error| failure(error.into())),
+            Self::Csv(csv) => rows::write_csv(csv, user).map_err(|error| failure(rows::io_error(error))),
             Self::Jsonl(writer) => serde_json::to_writer(&mut *writer, user)
                 .map_err(io::Error::from)
                 .and_then(|()| writer.write_all(b"\n"))

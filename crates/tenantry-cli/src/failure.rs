@@ -77,21 +77,29 @@ impl Failure {
 impl From<tenantry::Error> for Failure {
     fn from(error: tenantry::Error) -> Self {
         let advice = match error.kind() {
-            ErrorKind::NotFound => "`tenantry user list --contains TEXT` searches",
             ErrorKind::EmailTaken => "`tenantry user get EMAIL` shows who has it",
             ErrorKind::IdTaken => "leave out --id for a random one",
             ErrorKind::PathTaken | ErrorKind::InvalidPath => "choose another path, or leave it out for a derived one",
-            ErrorKind::VersionMismatch { .. } => "read the user again, then repeat with the version you have seen",
+            ErrorKind::VersionMismatch { .. } => "read the user again, then repeat with the current version",
             ErrorKind::Constraint => "remove what refers to the user first",
-            ErrorKind::OutcomeUnknown => "look with `tenantry user get` before you repeat",
+            ErrorKind::OutcomeUnknown => {
+                "look with `tenantry user get` before you repeat, or repeat an import with --on-conflict skip"
+            }
             ErrorKind::Full => "make space, then repeat",
             ErrorKind::ReadOnly => "check the permissions of the data directory",
             ErrorKind::Io => "check the disk and the system's log",
             ErrorKind::Corrupt => "stop using it, and restore a backup into a new directory",
-            ErrorKind::Incompatible => "name another store with --data-dir",
             ErrorKind::Internal => "please report this",
             _ => return Self::new(Exit::of(error.kind()), error.to_string()),
         };
-        Self::new(Exit::of(error.kind()), format!("{error}; {advice}"))
+        // An operator wants to know what the system said; of a conflict there is no more to be said.
+        let mut cause = String::new();
+        if !matches!(Exit::of(error.kind()), Exit::Conflict | Exit::Invalid | Exit::NotFound) {
+            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+            if let Some(root) = causes.last() {
+                cause = format!(" ({root})");
+            }
+        }
+        Self::new(Exit::of(error.kind()), format!("{error}{cause}; {advice}"))
     }
 }

@@ -7,9 +7,9 @@
 //! Nobody else can write meanwhile, so standard input, which may take its time, is copied to a file first.
 //! Otherwise each chunk is a transaction, between which other processes get their turn.
 
-use std::fs::{File, OpenOptions};
+use std::borrow::Cow;
+use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,28 +24,42 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::counted;
 use crate::place::Place;
-use crate::rows::{Row, RowReader};
+use crate::rows::{self, Row, RowReader, csv_safe, printable};
+use crate::target::Target;
 
 /// How many rows are handed over at a time.
 const CHUNK_ROWS: usize = 1_000;
+/// How many octets of the file are enough for a chunk, whatever the number of rows.
+const CHUNK_OCTETS: u64 = 1 << 20;
 /// How many chunks may wait for the writer.
 const CHUNKS_WAITING_MAX: usize = 2;
-/// How many refused rows are named on standard error if there is no file for them.
-const REFUSALS_SHOWN_MAX: u64 = 10;
+/// How many rejected rows are named on standard error if there is no file for them.
+const REJECTED_SHOWN_MAX: u64 = 10;
 
 pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
     let interrupt = Interrupt::listen()?;
     let is_one_transaction = args.dry_run || args.on_conflict == OnConflict::Fail;
-    let (progress, mut chunks) = read_in_background(&args, is_one_transaction, &interrupt)?;
-    let rejects = args.rejects.as_deref().map(Rejects::create).transpose()?;
-    // The first chunk is waited for before the store is opened: a file that can't be used at all creates none.
-    let first = chunks.receive()?;
-    let importer = Importer { policy: args.on_conflict, tally: Tally::default(), rejects, progress };
-    if args.on_conflict == OnConflict::Fail
-        && let Some(bad) = first.rows.iter().find(|row| row.user.is_err())
-    {
-        return Err(importer.refusal_of(bad));
+    if args.rejects.is_some() && args.on_conflict == OnConflict::Fail {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--rejects needs --on-conflict skip or update: otherwise nothing is imported if a row is rejected",
+        ));
     }
+    let (progress, mut chunks) = read_in_background(&args, is_one_transaction, &interrupt)?;
+    // The first chunk is waited for before anything is opened: a file that can't be used at all makes neither a store nor
+    // a file of rejects.
+    let first = chunks.receive().map_err(|failure| failure.saying("nothing was imported"))?;
+    if args.on_conflict == OnConflict::Fail
+        && let Some((row, bad)) = first.rows.iter().find_map(|row| Some((row, row.user.as_ref().err()?)))
+    {
+        return Err(failure_of(row, &bad.reason, Exit::Invalid));
+    }
+    let rejects = match &args.rejects {
+        Some(path) => Some(Rejects::create(path, Target::create(path, place, Some(&args.file))?)?),
+        None => None,
+    };
+    let importer =
+        Importer { policy: args.on_conflict, tally: Tally::default(), rejected: Vec::new(), rejects, progress };
 
     let mut scratch = None;
     let store = match place.open().await {
@@ -65,12 +79,12 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
     let tally = result?;
     anstream::eprintln!("{}", tally.summary(if args.dry_run { "would import" } else { "imported" }));
     if tally.rejected > 0 {
-        let refused = counted(tally.rejected, "refused row");
+        let rejected = counted(tally.rejected, "rejected row");
         return Err(Failure::new(
             Exit::Invalid,
             match &args.rejects {
-                Some(path) => format!("{refused}: {} has line and reason", path.display()),
-                None => format!("{refused}: repeat with --rejects FILE to have them all in a file"),
+                Some(path) => format!("{rejected}: see {} for lines and reasons", path.display()),
+                None => format!("{rejected}: repeat with --rejects FILE to have all of them in a file"),
             },
         ));
     }
@@ -81,7 +95,7 @@ async fn in_one_transaction(
     store: &Store,
     mut importer: Importer,
     first: Chunk,
-    chunks: Chunks,
+    mut chunks: Chunks,
     dry_run: bool,
 ) -> Result<Tally, Failure> {
     /// Carries the tally of a rehearsal out of the transaction that it undoes.
@@ -94,12 +108,11 @@ async fn in_one_transaction(
             Self::Failed(error.into())
         }
     }
-    let mut chunks = chunks;
     let written = store
         .write(move |tx| {
             let mut chunk = first;
             loop {
-                importer.write(tx, &chunk).map_err(Undo::Failed)?;
+                importer.write(tx, chunk.rows).and_then(|()| importer.report()).map_err(Undo::Failed)?;
                 importer.progress.set_position(chunk.read_bytes);
                 if chunk.is_last {
                     break;
@@ -126,15 +139,21 @@ async fn chunk_by_chunk(store: &Store, importer: Importer, first: Chunk, mut chu
         let written = store
             .write(move |tx| {
                 let mut importer = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                importer.write(tx, &chunk).map(|()| importer.tally)
+                importer.write(tx, chunk.rows).map(|()| importer.tally)
             })
             .await;
-        landed = written.map_err(|failure| failure.saying(&landed.summary("until then imported")))?;
-        importer.lock().unwrap_or_else(PoisonError::into_inner).progress.set_position(read_bytes);
+        landed = written.map_err(|failure| failure.saying(&landed.summary("imported before that")))?;
+        let mut importer = importer.lock().unwrap_or_else(PoisonError::into_inner);
+        // Now that the transaction is over: whoever reads the rejects may be slow.
+        importer.report().map_err(|failure| failure.saying(&landed.summary("imported before that")))?;
+        importer.progress.set_position(read_bytes);
         if is_last {
-            return importer.lock().unwrap_or_else(PoisonError::into_inner).finish();
+            return importer.finish();
         }
-        chunk = chunks.receive().map_err(|failure| failure.saying(&landed.summary("until then imported")))?;
+        chunk = chunks.receive().or_else(|failure| {
+            importer.finish()?;
+            Err(failure.saying(&landed.summary("imported before that")))
+        })?;
     }
 }
 
@@ -152,7 +171,7 @@ impl Tally {
     fn summary(&self, verb: &str) -> String {
         let Self { created, updated, unchanged, skipped, rejected } = self;
         format!(
-            "{verb}: {created} created, {updated} updated, {unchanged} unchanged, {skipped} skipped, {rejected} refused"
+            "{verb}: {created} created, {updated} updated, {unchanged} unchanged, {skipped} skipped, {rejected} rejected"
         )
     }
 }
@@ -160,23 +179,26 @@ impl Tally {
 struct Importer {
     policy: OnConflict,
     tally: Tally,
+    /// The rows that were rejected since they were last reported.
+    rejected: Vec<(Row, String)>,
     rejects: Option<Rejects>,
     progress: ProgressBar,
 }
 
 impl Importer {
-    /// Writes the rows of a chunk. With `fail` the first that is refused ends it.
-    fn write(&mut self, tx: &mut WriteTx<'_>, chunk: &Chunk) -> Result<(), Failure> {
+    /// Writes rows. With `fail` the first that is rejected ends it.
+    fn write(&mut self, tx: &mut WriteTx<'_>, rows: Vec<Row>) -> Result<(), Failure> {
         let policy = match self.policy {
             OnConflict::Fail => tenantry::OnConflict::Fail,
             OnConflict::Skip => tenantry::OnConflict::Skip,
             OnConflict::Update => tenantry::OnConflict::Update,
         };
-        for row in &chunk.rows {
+        for row in rows {
             let user = match &row.user {
                 Ok(user) => user,
                 Err(bad) => {
-                    self.refuse(row, &bad.reason, Exit::Invalid)?;
+                    let reason = bad.reason.clone();
+                    self.reject(row, reason, Exit::Invalid)?;
                     continue;
                 }
             };
@@ -186,7 +208,7 @@ impl Importer {
                 Ok(Imported::Unchanged) => self.tally.unchanged += 1,
                 Ok(Imported::Skipped) => self.tally.skipped += 1,
                 Err(error) => match Exit::of(error.kind()) {
-                    exit @ (Exit::Conflict | Exit::Invalid) => self.refuse(row, &error.to_string(), exit)?,
+                    exit @ (Exit::Conflict | Exit::Invalid) => self.reject(row, error.to_string(), exit)?,
                     _ => return Err(error.into()),
                 },
             }
@@ -194,38 +216,41 @@ impl Importer {
         Ok(())
     }
 
-    fn refuse(&mut self, row: &Row, reason: &str, exit: Exit) -> Result<(), Failure> {
+    fn reject(&mut self, row: Row, reason: String, exit: Exit) -> Result<(), Failure> {
         if self.policy == OnConflict::Fail {
-            return Err(refusal(row, reason, exit));
+            return Err(failure_of(&row, &reason, exit));
         }
         self.tally.rejected += 1;
-        match &mut self.rejects {
-            Some(rejects) => rejects.add(row, reason)?,
-            None if self.tally.rejected <= REFUSALS_SHOWN_MAX => {
-                self.progress.suspend(|| anstream::eprintln!("line {}: {}{reason}", row.line, named(row)));
-            }
-            None => {}
+        if self.rejects.is_some() || self.tally.rejected <= REJECTED_SHOWN_MAX {
+            self.rejected.push((row, reason));
         }
         Ok(())
     }
 
-    fn refusal_of(&self, row: &Row) -> Failure {
-        refusal(row, row.user.as_ref().err().map_or("", |bad| &bad.reason), Exit::Invalid)
+    /// Tells of the rows that were rejected: in the file for them, or else on standard error.
+    fn report(&mut self) -> Result<(), Failure> {
+        for (row, reason) in self.rejected.drain(..) {
+            match &mut self.rejects {
+                Some(rejects) => rejects.add(&row, &reason)?,
+                None => self.progress.suspend(|| anstream::eprintln!("line {}: {}{reason}", row.line, named(&row))),
+            }
+        }
+        Ok(())
     }
 
     fn finish(&mut self) -> Result<Tally, Failure> {
         self.progress.finish_and_clear();
-        self.rejects.as_mut().map(Rejects::finish).transpose()?;
+        self.rejects.take().map(Rejects::finish).transpose()?;
         Ok(self.tally)
     }
 }
 
 /// Why an import that is all or nothing is nothing.
-fn refusal(row: &Row, reason: &str, exit: Exit) -> Failure {
+fn failure_of(row: &Row, reason: &str, exit: Exit) -> Failure {
     Failure::new(
         exit,
         format!(
-            "line {}: {}{reason}; nothing was imported: mend the line, or import the others with --on-conflict skip",
+            "line {}: {}{reason}; nothing was imported: correct the line, or import the others with --on-conflict skip",
             row.line,
             named(row)
         ),
@@ -237,7 +262,7 @@ fn named(row: &Row) -> String {
     let address = match &row.user {
         Ok(user) => user.email.to_string(),
         // It may be anything, so it is shown as no terminal could misunderstand.
-        Err(bad) => bad.address.escape_debug().to_string(),
+        Err(bad) => printable(&bad.address),
     };
     if address.is_empty() { address } else { format!("{address}: ") }
 }
@@ -326,48 +351,68 @@ fn spool(mut input: impl Read) -> Result<File, Failure> {
 fn read_rows(format: FileFormat, input: impl Read, sender: &SyncSender<Result<Chunk, Failure>>) -> Result<(), Failure> {
     let mut reader = RowReader::new(format, input)?;
     loop {
-        let mut rows = Vec::with_capacity(CHUNK_ROWS);
-        while rows.len() < CHUNK_ROWS
-            && let Some(row) = reader.next()?
-        {
-            rows.push(row);
-        }
-        let is_last = rows.len() < CHUNK_ROWS;
-        let chunk = Chunk { rows, read_bytes: reader.read_bytes(), is_last };
-        if sender.send(Ok(chunk)).is_err() || is_last {
+        let mut rows = Vec::new();
+        let read_before = reader.read_bytes();
+        let end = loop {
+            let is_full = rows.len() == CHUNK_ROWS || reader.read_bytes() - read_before >= CHUNK_OCTETS;
+            if is_full {
+                break None;
+            }
+            match reader.next() {
+                Ok(Some(row)) => rows.push(row),
+                Ok(None) => break Some(Ok(())),
+                // The good rows before it are good all the same.
+                Err(failure) => break Some(Err(failure)),
+            }
+        };
+        let is_last = matches!(end, Some(Ok(())));
+        if sender.send(Ok(Chunk { rows, read_bytes: reader.read_bytes(), is_last })).is_err() {
             return Ok(());
+        }
+        if let Some(end) = end {
+            return end;
         }
     }
 }
 
-/// The file of refused rows: CSV with the columns line, reason and row, where row is the line of a JSON Lines file
-/// or the fields of a CSV file as they stood there.
+/// The file of rejected rows: CSV with the columns line, reason and row, where row is the line of a JSON Lines file or the
+/// fields of a CSV file as they stood there.
 struct Rejects {
-    csv: csv::Writer<File>,
+    csv: csv::Writer<Target>,
     name: String,
 }
 
 impl Rejects {
-    fn create(path: &Path) -> Result<Self, Failure> {
+    fn create(path: &Path, target: Target) -> Result<Self, Failure> {
         let name = path.display().to_string();
-        let mut options = OpenOptions::new();
-        // It holds addresses, so nobody else reads it.
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let file = options.open(path).map_err(|error| Failure::io(&name, &error))?;
-        let mut rejects = Self { csv: csv::Writer::from_writer(file), name };
-        rejects.record(&["line".as_bytes(), b"reason", b"row"])?;
+        let mut rejects = Self { csv: csv::Writer::from_writer(target), name };
+        rejects.record(["line", "reason", "row"].map(|name| Cow::Borrowed(name.as_bytes())))?;
         Ok(rejects)
     }
 
     fn add(&mut self, row: &Row, reason: &str) -> Result<(), Failure> {
-        self.record(&[row.line.to_string().as_bytes(), reason.as_bytes(), &row.original()])
+        let row_text = String::from_utf8_lossy(&row.original()).into_owned();
+        let safe = |text: &str| Cow::Owned(csv_safe(text).as_bytes().to_vec());
+        self.record([safe(&row.line.to_string()), safe(reason), safe(&row_text)])
     }
 
-    fn record(&mut self, fields: &[&[u8]]) -> Result<(), Failure> {
-        self.csv.write_record(fields).map_err(|error| Failure::io(&self.name, &error.into()))
+    fn record(&mut self, fields: [Cow<'_, [u8]>; 3]) -> Result<(), Failure> {
+        self.csv.write_record(fields.iter()).map_err(|error| self.failure(&rows::io_error(error)))
     }
 
-    fn finish(&mut self) -> Result<(), Failure> {
-        self.csv.flush().map_err(|error| Failure::io(&self.name, &error))
+    fn finish(mut self) -> Result<(), Failure> {
+        self.csv.flush().map_err(|error| self.failure(&error))?;
+        let name = self.name;
+        let target = self.csv.into_inner().map_err(|error| told(&name, error.error()))?;
+        target.finish()
     }
+
+    fn failure(&self, error: &io::Error) -> Failure {
+        told(&self.name, error)
+    }
+}
+
+/// Unlike with standard output, a reader of the rejects who goes away is a failure: somebody wanted them.
+fn told(name: &str, error: &io::Error) -> Failure {
+    Failure::new(Exit::Failure, format!("{name}: {error}"))
 }

@@ -8,9 +8,10 @@ mod interrupt;
 mod output;
 mod place;
 mod rows;
+mod target;
 mod user;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -20,7 +21,7 @@ use serde_json::json;
 use tenantry::sqlite;
 
 use args::{Cli, Color, Command, Format};
-use failure::Failure;
+use failure::{Exit, Failure};
 use place::Place;
 
 fn main() -> ExitCode {
@@ -46,19 +47,28 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let default = if io::stdout().is_terminal() { Format::Table } else { Format::Jsonl };
     let format = cli.global.format.unwrap_or(default);
     let place = || Place::find(cli.global.data_dir);
+    if cli.global.format.is_some() && matches!(cli.command, Command::Import(_) | Command::Export(_)) {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--format is for what is printed: the format of a file is --from of an import and --to of an export",
+        ));
+    }
     match cli.command {
         Command::User(command) => user::run(&place()?, format, command).await,
         Command::Import(args) => import::run(&place()?, args).await,
         Command::Export(args) => {
-            let store = place()?.open().await?;
-            let exported = export::run(&store, args).await;
+            let place = place()?;
+            let store = place.open().await?;
+            let exported = export::run(&place, &store, args).await;
             store.close().await?;
             exported
         }
         Command::Status => status(&place()?, format).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "tenantry", &mut io::stdout());
-            Ok(())
+            // Into memory, since the generators panic when they can't write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tenantry", &mut script);
+            io::stdout().write_all(&script).map_err(|error| Failure::io("standard output", &error))
         }
         Command::Man { dir } => man(&dir),
     }
@@ -92,6 +102,7 @@ fn man(dir: &Path) -> Result<(), Failure> {
 /// Logs to standard error, from nothing at all to everything.
 fn log(verbose: u8) {
     use tracing_subscriber::filter::LevelFilter;
+    use tracing_subscriber::fmt::format::FmtSpan;
 
     let level = match verbose {
         0 => return,
@@ -99,5 +110,11 @@ fn log(verbose: u8) {
         2 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        // The store's operations are spans: one line for each, with how long it took.
+        .with_span_events(FmtSpan::CLOSE)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .init();
 }

@@ -176,5 +176,5 @@ fn failure(error: io::Error) -> Failure {
 }
 
 fn csv_failure(error: csv::Error) -> Failure {
-    failure(error.into())
+    failure(rows::io_error(error))
 }

@@ -1,7 +1,8 @@
 //! Where the store is, and opening it.
 
 use std::env;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use tenantry::{ErrorKind, Store};
 
@@ -28,6 +29,15 @@ impl Place {
             .or_else(of_person)
             .map(|data_dir| Self { data_dir })
             .ok_or_else(|| Failure::new(Exit::Usage, "no home directory: name the data directory with --data-dir"))
+    }
+
+    /// Whether a path is that of one of the store's own files.
+    pub(crate) fn is_of_store(&self, path: &Path) -> bool {
+        let is_in_data_dir = match (path.parent().map(fs::canonicalize), fs::canonicalize(&self.data_dir)) {
+            (Some(Ok(dir)), Ok(data_dir)) => dir == data_dir,
+            _ => false,
+        };
+        is_in_data_dir && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("tenantry."))
     }
 
     /// Opens the store that is there.

@@ -39,6 +39,14 @@ pub(crate) fn write_csv(csv: &mut csv::Writer<impl Write>, user: &User) -> csv::
     csv.write_record(values(user).iter().map(|value| csv_safe(value).into_owned()))
 }
 
+/// The failure of a CSV writer, as what it is: `From` would make another kind of error of a broken pipe.
+pub(crate) fn io_error(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        kind => io::Error::other(format!("{kind:?}")),
+    }
+}
+
 /// A value as it may stand in a CSV file: with an apostrophe before what a spreadsheet would take for a formula.
 ///
 /// An address may begin with `+` or `=`, and also with an apostrophe, so [`csv_plain`] must be able to tell: a value
@@ -134,21 +142,22 @@ impl<R: Read> RowReader<R> {
 
 pub(crate) struct CsvRows<R: Read> {
     csv: csv::Reader<Lines<R>>,
-    budget: Rc<Cell<usize>>,
+    flow: Rc<Flow>,
     /// For each column of the file, which of [`FIELDS`] it is.
     columns: Vec<usize>,
 }
 
 impl<R: Read> CsvRows<R> {
     fn new(input: R) -> Result<Self, Failure> {
-        let budget = Rc::new(Cell::new(2 * ROW_OCTETS_MAX));
+        let flow = Rc::new(Flow::default());
+        flow.budget.set(2 * ROW_OCTETS_MAX);
         let mut csv = csv::ReaderBuilder::new()
             .flexible(true)
             .buffer_capacity(ROW_OCTETS_MAX)
             // With the default, which takes \r too, the reader's line numbers are those of the \n it has seen so far,
             // which may or may not be that of the row.
             .terminator(csv::Terminator::Any(b'\n'))
-            .from_reader(Lines { input, budget: Rc::clone(&budget), last: b'\n' });
+            .from_reader(Lines { input, flow: Rc::clone(&flow), last: b'\n' });
         let header = without_carriage_return(csv.byte_headers().map_err(|error| csv_failure(error, 1))?.clone());
         let mut columns = Vec::with_capacity(header.len());
         for name in &header {
@@ -167,14 +176,14 @@ impl<R: Read> CsvRows<R> {
         if !columns.contains(&EMAIL) {
             return Err(Failure::new(Exit::Invalid, "line 1: there is no column email"));
         }
-        Ok(Self { csv, budget, columns })
+        Ok(Self { csv, flow, columns })
     }
 
     fn next(&mut self) -> Result<Option<Row>, Failure> {
         let mut record = csv::ByteRecord::new();
         loop {
             // What the reader has in its buffer already was paid for before.
-            self.budget.set(2 * ROW_OCTETS_MAX);
+            self.flow.budget.set(2 * ROW_OCTETS_MAX);
             let line = self.csv.position().line();
             if !self.csv.read_byte_record(&mut record).map_err(|error| csv_failure(error, line))? {
                 return Ok(None);
@@ -187,7 +196,14 @@ impl<R: Read> CsvRows<R> {
         // The reader stands at the beginning of the next line, and knows where it began to look for this row: before
         // any blank lines.
         let line_ends: u64 = record.as_slice().iter().map(|byte| u64::from(*byte == b'\n')).sum();
-        let line = self.csv.position().line() - 1 - line_ends;
+        let next_line = self.csv.position().line();
+        let is_last = self.csv.position().byte() == self.flow.delivered.get();
+        if is_last && record.as_slice().ends_with(b"\n") {
+            // The end of the last line stands in the row instead of after it.
+            let line = next_line - line_ends;
+            return Err(Failure::new(Exit::Invalid, format!("line {line}: a quote is opened here and never closed")));
+        }
+        let line = next_line - 1 - line_ends;
         let record = without_carriage_return(record);
         let user = self.parse(&record).map_err(|reason| {
             let email = self.columns.iter().position(|field| *field == EMAIL).and_then(|column| record.get(column));
@@ -232,9 +248,10 @@ pub(crate) struct JsonlRows<R: Read> {
 impl<R: Read> JsonlRows<R> {
     fn next(&mut self) -> Result<Option<Row>, Failure> {
         loop {
+            let failed = |error| Failure::io("reading the file", &error);
             let mut text = Vec::new();
             let mut limited = (&mut self.input).take(ROW_OCTETS_MAX as u64 + 1);
-            limited.read_until(b'\n', &mut text).map_err(|error| Failure::io("reading the file", &error))?;
+            limited.read_until(b'\n', &mut text).map_err(failed)?;
             if text.is_empty() {
                 return Ok(None);
             }
@@ -242,7 +259,12 @@ impl<R: Read> JsonlRows<R> {
             self.read_bytes += text.len() as u64;
             let line = self.line;
             if text.len() > ROW_OCTETS_MAX {
-                return Err(too_long(line));
+                if !text.ends_with(b"\n") {
+                    self.read_bytes += self.input.skip_until(b'\n').map_err(failed)? as u64;
+                }
+                let reason = "the line is longer than 64 KiB".to_owned();
+                let user = Err(BadRow { address: String::new(), reason });
+                return Ok(Some(Row { line, original: Original::Jsonl(Vec::new()), user }));
             }
             if line == 1 && text.starts_with("\u{feff}".as_bytes()) {
                 text.drain(..3);
@@ -264,11 +286,15 @@ impl<R: Read> JsonlRows<R> {
 }
 
 fn parse_json(text: &[u8]) -> Result<NewUser, String> {
+    // A derived Deserialize takes an array of the fields' values as well.
+    if text.trim_ascii_start().first() != Some(&b'{') {
+        return Err("not a JSON object; for a CSV file say --from csv".to_owned());
+    }
     let fields: Fields<'_> = serde_json::from_slice(text).map_err(|error| {
         // It says "at line 1", which is not the line of the file.
         let error = error.to_string();
         let reason = error.rsplit_once(" at line 1").map_or(error.as_str(), |(reason, _)| reason);
-        format!("not a user as a JSON object: {reason}")
+        format!("not a user as a JSON object: {}", printable(reason))
     })?;
     fields.into_user()
 }
@@ -314,8 +340,16 @@ fn parse<T: FromStr<Err: std::fmt::Display>>(name: &str, value: &str) -> Result<
     value.parse().map_err(|error| format!("{name}: {error}"))
 }
 
-fn too_long(line: u64) -> Failure {
-    Failure::new(Exit::Invalid, format!("line {line}: the row is longer than 64 KiB, or a quote in it is never closed"))
+/// Text of a file that may be anything, as it can do no harm on a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\'' | '\\' => printable.push(c),
+            _ => printable.extend(c.escape_debug()),
+        }
+    }
+    printable
 }
 
 /// The record with the `\r` of its line end taken off its last field.
@@ -335,13 +369,21 @@ fn without_carriage_return(record: csv::ByteRecord) -> csv::ByteRecord {
 /// line with an end.
 struct Lines<R> {
     input: R,
-    budget: Rc<Cell<usize>>,
+    flow: Rc<Flow>,
     last: u8,
+}
+
+#[derive(Default)]
+struct Flow {
+    /// How many octets may still be read before the row must have ended.
+    budget: Cell<usize>,
+    /// How many were handed to the CSV reader.
+    delivered: Cell<u64>,
 }
 
 impl<R: Read> Read for Lines<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let budget = self.budget.get();
+        let budget = self.flow.budget.get();
         if budget == 0 {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }
@@ -354,14 +396,18 @@ impl<R: Read> Read for Lines<R> {
         if read > 0 {
             self.last = buffer[read - 1];
         }
-        self.budget.set(budget - read);
+        self.flow.budget.set(budget - read);
+        self.flow.delivered.set(self.flow.delivered.get() + read as u64);
         Ok(read)
     }
 }
 
 fn csv_failure(error: csv::Error, line: u64) -> Failure {
     match error.into_kind() {
-        csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => too_long(line),
+        csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => Failure::new(
+            Exit::Invalid,
+            format!("line {line}: the row is longer than 64 KiB, or a quote in it is never closed"),
+        ),
         csv::ErrorKind::Io(error) => Failure::io("reading the file", &error),
         _ => Failure::new(Exit::Invalid, format!("line {line}: not CSV")),
     }
@@ -427,6 +473,7 @@ mod tests {
         assert!(
             reasons[0].starts_with("not a user as a JSON object: unknown field `mail`, expected one of `id`, `email`")
         );
+        assert_eq!(reasons[2], "not a JSON object; for a CSV file say --from csv");
         assert_eq!(reasons[1], "not a user as a JSON object: duplicate field `email`");
         assert_eq!(reasons[4], "email: missing");
         assert!(reasons[..6].iter().all(|reason| !reason.is_empty() && !reason.contains("line")), "{reasons:?}");
@@ -446,23 +493,44 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_that_is_never_closed_is_no_address() {
-        let rows = rows(FileFormat::Csv, b"email\n\"ada@example.com");
-        assert!(rows[0].1.as_ref().is_err_and(|reason| reason.contains("control character")), "{rows:?}");
+    fn a_quote_that_is_never_closed_is_found_where_it_was_opened() {
+        for (text, line) in [
+            ("email\n\"ada@example.com", 2),
+            ("email\n\"broken@example.com\nx@example.com\n", 2),
+            ("email\na@x\n\nb@x\n\"c@x\nd@x\ne@x\n", 5),
+        ] {
+            let mut reader = CsvRows::new(text.as_bytes()).expect("a good header");
+            let failure = std::iter::repeat_with(|| reader.next()).find_map(Result::err);
+            let Some(Failure::Told { message, .. }) = failure else { panic!("{text:?} was read") };
+            assert_eq!(message, format!("line {line}: a quote is opened here and never closed"));
+        }
+        // One that is closed right behind a line end is another matter.
+        assert_eq!(rows(FileFormat::Csv, b"email\n\"a@x\n\"\nb@x\n").len(), 2);
+    }
+
+    #[test]
+    fn a_long_line_of_json_is_passed_over() {
+        let long = format!("{{\"email\":\"{}\"}}", "x".repeat(70_000));
+        let lines = rows(FileFormat::Jsonl, format!("{long}\n{{\"email\":\"a@x\"}}\n{long}").as_bytes());
+        let bad: Vec<_> = lines.iter().map(|(line, user)| (*line, user.is_err())).collect();
+        assert_eq!(bad, [(1, true), (2, false), (3, true)]);
+    }
+
+    #[test]
+    fn what_a_file_says_of_itself_does_nothing_to_a_terminal() {
+        let lines = rows(FileFormat::Jsonl, b"{\"email\":\"a@x\",\"\\u001b]0;pwn\\u0007\\nerror: no\":1}");
+        let reason = lines[0].1.as_ref().unwrap_err();
+        assert!(!reason.chars().any(char::is_control) && reason.contains("pwn"), "{reason}");
     }
 
     #[test]
     fn a_row_without_end_is_refused_before_it_fills_the_memory() {
         let endless = |start: &str| io::Cursor::new(start.to_owned()).chain(io::repeat(b'x').take(1 << 30));
-        for (format, start, line) in
-            [(FileFormat::Csv, "email\na@example.com\n\"x", 3), (FileFormat::Jsonl, "\n{\"email\":\"", 2)]
-        {
-            let mut reader = RowReader::new(format, endless(start)).expect("a good header");
-            let failure = std::iter::repeat_with(|| reader.next()).find_map(Result::err);
-            let Some(Failure::Told { exit, message }) = failure else { panic!("it was read") };
-            assert_eq!(exit, Exit::Invalid);
-            assert!(message.starts_with(&format!("line {line}: the row is longer than 64 KiB")), "{message}");
-        }
+        let mut reader = CsvRows::new(endless("email\na@example.com\n\"x")).expect("a good header");
+        let failure = std::iter::repeat_with(|| reader.next()).find_map(Result::err);
+        let Some(Failure::Told { exit, message }) = failure else { panic!("it was read") };
+        assert_eq!(exit, Exit::Invalid);
+        assert!(message.starts_with("line 3: the row is longer than 64 KiB"), "{message}");
         assert!(CsvRows::new(endless("email")).is_err());
     }
 

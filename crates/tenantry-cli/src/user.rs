@@ -12,6 +12,7 @@ use crate::args::{Format, List, UserCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, UserList};
 use crate::place::Place;
+use crate::rows::printable;
 
 pub(crate) async fn run(place: &Place, format: Format, command: UserCommand) -> Result<(), Failure> {
     // What was typed is checked before the store is opened, so that a mistake never creates one.
@@ -23,9 +24,7 @@ pub(crate) async fn run(place: &Place, format: Format, command: UserCommand) -> 
                 ..NewUser::new(email.parse()?)
             };
             let store = place.open_or_create().await?;
-            finish(&store, store.create(new).await.map_err(Failure::from))
-                .await
-                .and_then(|user| output::user(format, &user))
+            finish(&store, store.create(new).await.map_err(Failure::from)).await.and_then(|user| shown(format, &user))
         }
         UserCommand::Get { user } => {
             let who = Who::parse(&user)?;
@@ -42,8 +41,7 @@ pub(crate) async fn run(place: &Place, format: Format, command: UserCommand) -> 
         }
         UserCommand::Update { user, email, expect_version } => {
             let who = Who::parse(&user)?;
-            let email = email.map(|email| email.parse()).transpose()?;
-            let update = UserUpdate { email, expected_version: expect_version };
+            let update = UserUpdate { email: Some(email.parse()?), expected_version: expect_version };
             let store = place.open().await?;
             let updated = store
                 .write(move |tx| {
@@ -51,7 +49,7 @@ pub(crate) async fn run(place: &Place, format: Format, command: UserCommand) -> 
                     tx.update(id, &update).map_err(Failure::from)
                 })
                 .await;
-            finish(&store, updated).await.and_then(|user| output::user(format, &user))
+            finish(&store, updated).await.and_then(|user| shown(format, &user))
         }
         UserCommand::Login { user, create } => {
             let who = Who::parse(&user)?;
@@ -78,7 +76,7 @@ pub(crate) async fn run(place: &Place, format: Format, command: UserCommand) -> 
                     finish(&store, recorded).await?
                 }
             };
-            output::user(format, &logged_in)
+            shown(format, &logged_in)
         }
         UserCommand::Delete { user, yes } => {
             let who = Who::parse(&user)?;
@@ -87,6 +85,11 @@ pub(crate) async fn run(place: &Place, format: Format, command: UserCommand) -> 
             finish(&store, deleted).await
         }
     }
+}
+
+/// Prints the user after a change, which has happened even if nobody can be shown.
+fn shown(format: Format, user: &User) -> Result<(), Failure> {
+    output::user(format, user).map_err(|failure| failure.saying("the change itself was made"))
 }
 
 /// Closes the store, whatever came of the command.
@@ -107,24 +110,23 @@ impl Who {
             return Ok(Self::Email(text.parse()?));
         }
         text.parse().map(Self::Id).map_err(|_| {
+            let text = printable(text);
             Failure::new(
                 Exit::Invalid,
-                "the user is named by neither an email address nor an id, which is a UUID of version 4",
+                format!("\"{text}\" is neither an email address nor the id of a user, a UUID of version 4"),
             )
         })
     }
 
     fn find(&self, tx: &ReadTx<'_>) -> Result<User, Failure> {
-        let (found, what) = match self {
-            Self::Id(id) => (tx.get(*id)?, "id"),
-            Self::Email(email) => (tx.get_by_email(email)?, "email address"),
+        let (found, message) = match self {
+            Self::Id(id) => (tx.get(*id)?, "there is no user with this id"),
+            Self::Email(email) => (
+                tx.get_by_email(email)?,
+                "there is no user with this email address; `tenantry user list --contains TEXT` searches",
+            ),
         };
-        found.ok_or_else(|| {
-            Failure::new(
-                Exit::NotFound,
-                format!("there is no user with this {what}; `tenantry user list --contains TEXT` searches"),
-            )
-        })
+        found.ok_or_else(|| Failure::new(Exit::NotFound, message))
     }
 }
 
@@ -185,9 +187,9 @@ fn query(list: List) -> Result<ListQuery, Failure> {
 /// A time, or the first moment of a day in UTC.
 fn time(text: &str) -> Result<Timestamp, Failure> {
     let of_day = || format!("{text}T00:00:00Z").parse().ok();
-    text.parse::<Timestamp>()
-        .or_else(|error| of_day().ok_or(error))
-        .map_err(|error| Failure::new(Exit::Invalid, format!("{error}, nor a date such as 2026-11-23")))
+    text.parse::<Timestamp>().or_else(|error| of_day().ok_or(error)).map_err(|error| {
+        Failure::new(Exit::Invalid, format!("\"{}\": {error}; a date such as 2026-11-23 will do too", printable(text)))
+    })
 }
 
 /// The moment this long before now.

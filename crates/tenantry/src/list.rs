@@ -49,7 +49,9 @@ impl Default for ListQuery {
 }
 
 /// Conditions that a user must meet, all of them, to be listed. What is `None`, empty or `false` is no condition.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// `Debug` leaves out the texts, which may be addresses.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// The canonical key of the address begins with this text's. Served from an index.
     pub email_prefix: Option<String>,
@@ -63,6 +65,17 @@ pub struct Filter {
     pub inactive_since: Option<Timestamp>,
     /// Never logged in at all.
     pub never_logged_in: bool,
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Filter")
+            .field("created_after", &self.created_after)
+            .field("created_before", &self.created_before)
+            .field("inactive_since", &self.inactive_since)
+            .field("never_logged_in", &self.never_logged_in)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A page of a listing.

@@ -57,11 +57,6 @@ impl StoragePath {
         let ends = self.0.match_indices('/').map(|(index, _)| index).chain([self.0.len()]);
         ends.map(|end| &self.0[..end])
     }
-
-    /// A path as the database has it: it was checked on its way in.
-    pub(crate) fn from_stored(path: String) -> Self {
-        Self(path)
-    }
 }
 
 /// Fails with [`ErrorKind::InvalidPath`].

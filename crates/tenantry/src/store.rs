@@ -264,10 +264,14 @@ impl Builder {
         self
     }
 
-    /// How long an operation waits for another process that writes before it is `Busy`.
+    /// The longest time an operation waits: whoever waits longer for another process has another problem.
+    pub const MAX_BUSY_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+    /// How long an operation waits for another process that writes before it fails with `Busy`: at the most
+    /// [`MAX_BUSY_TIMEOUT`](Self::MAX_BUSY_TIMEOUT), also if more is asked for.
     #[must_use]
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
-        self.options.busy_timeout = timeout;
+        self.options.busy_timeout = timeout.min(Self::MAX_BUSY_TIMEOUT);
         self
     }
 

@@ -43,7 +43,7 @@ fn an_interrupted_import_says_what_landed_and_the_store_is_whole() {
     assert_eq!(code, 130);
     assert!(
         stderr.ends_with(
-            "error: interrupted; until then imported: 1000 created, 0 updated, 0 unchanged, 0 skipped, 0 refused\n"
+            "error: interrupted; imported before that: 1000 created, 0 updated, 0 unchanged, 0 skipped, 0 rejected\n"
         ),
         "{stderr}"
     );
@@ -59,7 +59,7 @@ fn an_interrupted_import_of_all_or_nothing_is_nothing() {
     stdin.write_all(b"email\nada@example.com\n").unwrap();
     wait_until("the signal would be noticed", || catches(&child, 15));
     send("-TERM", &child);
-    assert_eq!(ended(child), (130, "error: interrupted\n".to_owned()));
+    assert_eq!(ended(child), (130, "error: interrupted; nothing was imported\n".to_owned()));
     assert!(!session.path("data").exists());
     drop(stdin);
 }
@@ -90,7 +90,14 @@ fn an_interrupted_export_says_that_it_is_incomplete() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let session = with_many_users();
-    for arguments in [&["user", "list", "--all"][..], &["user", "list", "--all", "--format", "json"], &["export"]] {
+    for arguments in [
+        &["user", "list", "--all"][..],
+        &["user", "list", "--all", "--format", "json"],
+        &["user", "list", "--all", "--format", "csv"],
+        &["export"],
+        &["export", "--to", "csv"],
+        &["completions", "zsh"],
+    ] {
         let mut child = session.tenantry(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut first = String::new();
         let mut stdout = BufReader::with_capacity(16, child.stdout.take().unwrap());

@@ -1,5 +1,7 @@
 //! The command as people use it: the binary is run, and what it prints and how it exits is held against its contract.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
 /// Which data directory is used.
 mod data_dir;
 /// Ctrl-C, and readers that go away.

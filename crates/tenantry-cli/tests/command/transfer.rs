@@ -49,7 +49,7 @@ fn a_hundred_thousand_users_go_in_and_come_out_equal() {
     }
     let before = session.output(&["status"]);
     let (_, _, stderr) = session.run(&["import", "first.csv", "--on-conflict", "skip"]);
-    assert!(stderr.contains("0 created, 0 updated, 0 unchanged, 100000 skipped, 0 refused"), "{stderr}");
+    assert!(stderr.contains("0 created, 0 updated, 0 unchanged, 100000 skipped, 0 rejected"), "{stderr}");
     let users = |status: &str| status.split("\"user_count\":").nth(1).unwrap().split(',').next().unwrap().to_owned();
     assert_eq!(users(&before), users(&session.output(&["status"])));
 }
@@ -115,7 +115,7 @@ fn a_real_list_goes_in_with_skip_and_every_row_is_accounted_for() {
         let part = summary.split(", ").find_map(|part| part.strip_suffix(what)).unwrap();
         part.trim().parse().unwrap()
     };
-    let (created, skipped, refused) = (count("created"), count("skipped"), count("refused"));
+    let (created, skipped, refused) = (count("created"), count("skipped"), count("rejected"));
     assert_eq!(created + skipped + refused, addresses.len());
     let plausible: BTreeSet<String> = addresses
         .iter()
@@ -156,4 +156,59 @@ fn an_export_that_fails_leaves_nothing_behind() {
         std::fs::read_dir(session.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["data", "taken"]);
+}
+
+#[test]
+fn an_export_follows_a_link_and_writes_into_a_pipe() {
+    let session = Session::new();
+    session.output(&["user", "create", "ada@example.com"]);
+    let expected = session.output(&["export"]);
+    session.write("real.jsonl", "the old file");
+    std::os::unix::fs::symlink("real.jsonl", session.path("link.jsonl")).unwrap();
+    session.output(&["export", "link.jsonl"]);
+    assert!(session.path("link.jsonl").is_symlink());
+    assert_eq!(read(&session, "real.jsonl"), expected);
+
+    assert!(session.in_dir("mkfifo").arg("pipe").status().unwrap().success());
+    let reader = session.in_dir("cat").arg("pipe").stdout(std::process::Stdio::piped()).spawn().unwrap();
+    session.output(&["export", "pipe"]);
+    assert_eq!(super::told(reader.wait_with_output().unwrap()).1, expected);
+    assert!(!session.path("pipe").is_file());
+}
+
+#[test]
+fn what_comes_before_a_row_that_ends_the_file_lands() {
+    let session = Session::new();
+    let rows: String = (0..1_500).map(|n| format!("user{n}@example.com\n")).collect();
+    session.write("users.csv", format!("email\n{rows}\"open@example.com\nlost@example.com\n"));
+    let (code, _, stderr) = session.run(&["import", "users.csv", "--on-conflict", "skip", "--rejects", "rejects.csv"]);
+    assert_eq!(code, 5);
+    assert!(
+        stderr.contains("line 1502: a quote is opened here and never closed; imported before that: 1500 created"),
+        "{stderr}"
+    );
+    assert_eq!(read(&session, "rejects.csv"), "line,reason,row\n");
+
+    // All or nothing is nothing.
+    assert_eq!(session.run(&["--data-dir", "other", "import", "users.csv"]).0, 5);
+    assert_eq!(session.output(&["--data-dir", "other", "export"]), "");
+}
+
+#[test]
+fn a_reader_of_rejects_who_goes_away_is_told_and_holds_nobody_up() {
+    let session = Session::new();
+    assert!(session.in_dir("mkfifo").arg("rejects").status().unwrap().success());
+    // More than fits into the pipe.
+    let rows: String = (0..3_000).map(|n| format!("no address {n} {}\n", "x".repeat(50))).collect();
+    session.write("users.csv", format!("email\nada@example.com\n{rows}"));
+    let mut import = session.tenantry(&["import", "users.csv", "--on-conflict", "skip", "--rejects", "rejects"]);
+    let child = import.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let reader = std::fs::File::open(session.path("rejects")).unwrap();
+    super::wait_until("the good row lands", || session.run(&["status"]).1.contains("\"user_count\":1"));
+    // The import waits for the reader by now, or soon will; others can write meanwhile.
+    session.output(&["user", "create", "bob@example.com"]);
+    drop(reader);
+    let (code, _, stderr) = super::told(child.wait_with_output().unwrap());
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("rejects: Broken pipe"), "{stderr}");
 }

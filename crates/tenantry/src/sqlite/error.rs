@@ -37,7 +37,7 @@ fn describe(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
         ErrorCode::SystemIoFailure => (ErrorKind::Io, "an operation on the store's files failed"),
         ErrorCode::OutOfMemory => (ErrorKind::Io, "the database ran out of memory"),
         ErrorCode::DatabaseCorrupt => (ErrorKind::Corrupt, "the database is damaged"),
-        ErrorCode::NotADatabase => (ErrorKind::Corrupt, "the file is no database, or its first page is damaged"),
+        ErrorCode::NotADatabase => (ErrorKind::Corrupt, "the file is not a database, or its first page is damaged"),
         ErrorCode::ConstraintViolation => (
             ErrorKind::Constraint,
             "a constraint refused the change: another table refers to the row, or a value is out of range",
@@ -56,6 +56,11 @@ pub(super) fn is_unique_violation(error: &rusqlite::Error) -> bool {
         error.sqlite_error().map(|failure| failure.extended_code),
         Some(ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY)
     )
+}
+
+/// Whether a read-only connection can't read because the database has to be rolled back first.
+pub(super) fn is_left_in_transaction(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|failure| failure.extended_code == ffi::SQLITE_READONLY_ROLLBACK)
 }
 
 /// How far the failure of an operation reaches.

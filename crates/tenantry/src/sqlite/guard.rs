@@ -1,10 +1,11 @@
 //! Keeps the SQL of an application's closures from what is Tenantry's: ending the transaction that the closure runs
 //! in, changing Tenantry's tables or the settings of the connection. SQLite asks an authorizer about every action
 //! while it prepares a statement (<https://sqlite.org/c3ref/set_authorizer.html>); the store's own statements
-//! are prepared with the guard lowered.
+//! are prepared with the guard lowered. It guards against mistakes, not against malice: a closure is code of the program.
 //!
-//! Nor does anything but [`GuardedConnection::commit`] commit. After some failures (a full disk) SQLite ends the
-//! transaction by itself, and what a closure did from then on would otherwise be committed statement by statement.
+//! Nor does anything but [`GuardedConnection::commit`] commit, and that only a transaction which is still the one that
+//! was begun. After some failures (a full disk, `ON CONFLICT ROLLBACK`) SQLite ends the transaction by itself, and
+//! what a closure did from then on would otherwise be committed without what it did before.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -15,40 +16,34 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
 use crate::Result;
 
-/// The savepoint in which an operation runs beside others.
-pub(super) const SAVEPOINT: &str = "tenantry_operation";
-
 /// A connection on which only what is allowed to an application can be prepared, unless the guard is lowered.
 pub(super) struct GuardedConnection {
     conn: Connection,
-    // Only the thread that uses the connection reads or writes it; it is atomic because the authorizer must be `Send`.
-    raised: Arc<AtomicBool>,
-    may_commit: Arc<AtomicBool>,
+    flags: Arc<Flags>,
+}
+
+/// What the hooks of the connection look at and report. Only the thread that uses the connection does so; they are
+/// atomic because the hooks must be `Send`.
+#[derive(Default)]
+struct Flags {
+    is_lowered: AtomicBool,
+    may_commit: AtomicBool,
+    was_rolled_back: AtomicBool,
 }
 
 impl GuardedConnection {
     pub(super) fn new(mut conn: Connection) -> Result<Self> {
-        let raised = Arc::new(AtomicBool::new(true));
-        let is_raised = Arc::clone(&raised);
+        let flags = Arc::new(Flags::default());
+        let of_authorizer = Arc::clone(&flags);
         conn.authorizer(Some(move |context: AuthContext<'_>| {
-            if is_raised.load(Ordering::Relaxed) && is_ours(&context) {
-                Authorization::Deny
-            } else {
-                Authorization::Allow
-            }
+            let is_lowered = of_authorizer.is_lowered.load(Ordering::Relaxed);
+            if is_allowed(&context, is_lowered) { Authorization::Allow } else { Authorization::Deny }
         }))?;
-        let may_commit = Arc::new(AtomicBool::new(false));
-        let commit_allowed = Arc::clone(&may_commit);
-        conn.commit_hook(Some(move || !commit_allowed.load(Ordering::Relaxed)))?;
-        Ok(Self { conn, raised, may_commit })
-    }
-
-    /// Commits the transaction that is open.
-    pub(super) fn commit(&self) -> rusqlite::Result<()> {
-        self.may_commit.store(true, Ordering::Relaxed);
-        let committed = self.own().execute_batch("COMMIT");
-        self.may_commit.store(false, Ordering::Relaxed);
-        committed
+        let of_commit = Arc::clone(&flags);
+        conn.commit_hook(Some(move || !of_commit.may_commit.load(Ordering::Relaxed)))?;
+        let of_rollback = Arc::clone(&flags);
+        conn.rollback_hook(Some(move || of_rollback.was_rolled_back.store(true, Ordering::Relaxed)))?;
+        Ok(Self { conn, flags })
     }
 
     /// The connection with the guard up: what an application's closure may have.
@@ -57,22 +52,50 @@ impl GuardedConnection {
     }
 
     /// The connection with the guard down for as long as the answer lives: for the store's own statements.
-    pub(super) fn own(&self) -> Lowered<'_> {
-        Lowered { guarded: self, was_raised: self.raised.swap(false, Ordering::Relaxed) }
+    pub(super) fn unguarded(&self) -> Unguarded<'_> {
+        Unguarded { guarded: self, was_lowered: self.flags.is_lowered.swap(true, Ordering::Relaxed) }
     }
 
-    pub(super) fn into_inner(self) -> Connection {
-        self.raised.store(false, Ordering::Relaxed);
-        self.conn
+    /// Begins a write transaction.
+    pub(super) fn begin(&self) -> rusqlite::Result<()> {
+        self.unguarded().execute_batch("BEGIN IMMEDIATE")?;
+        self.flags.was_rolled_back.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the transaction that was begun is still open.
+    pub(super) fn is_intact(&self) -> bool {
+        !self.conn.is_autocommit() && !self.flags.was_rolled_back.load(Ordering::Relaxed)
+    }
+
+    /// Commits the transaction that is open.
+    pub(super) fn commit(&self) -> rusqlite::Result<()> {
+        self.flags.may_commit.store(true, Ordering::Relaxed);
+        let committed = self.unguarded().execute_batch("COMMIT");
+        self.flags.may_commit.store(false, Ordering::Relaxed);
+        committed
+    }
+
+    /// Ends the transaction without it. SQLite may have done so already.
+    pub(super) fn roll_back(&self) -> rusqlite::Result<()> {
+        if self.conn.is_autocommit() { Ok(()) } else { self.unguarded().execute_batch("ROLLBACK") }
     }
 }
 
-pub(super) struct Lowered<'c> {
+impl Drop for GuardedConnection {
+    /// SQLite rolls back what is open when a connection is closed, and calls the hook. rusqlite 0.41 keeps the hook where
+    /// SQLite has freed it by then.
+    fn drop(&mut self) {
+        let _ = self.conn.rollback_hook(None::<fn()>);
+    }
+}
+
+pub(super) struct Unguarded<'c> {
     guarded: &'c GuardedConnection,
-    was_raised: bool,
+    was_lowered: bool,
 }
 
-impl Deref for Lowered<'_> {
+impl Deref for Unguarded<'_> {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
@@ -80,48 +103,60 @@ impl Deref for Lowered<'_> {
     }
 }
 
-impl Drop for Lowered<'_> {
+impl Drop for Unguarded<'_> {
     fn drop(&mut self) {
-        self.guarded.raised.store(self.was_raised, Ordering::Relaxed);
+        self.guarded.flags.is_lowered.store(self.was_lowered, Ordering::Relaxed);
     }
 }
 
-/// Whether an action touches what is Tenantry's.
-fn is_ours(context: &AuthContext<'_>) -> bool {
+fn is_allowed(context: &AuthContext<'_>, is_lowered: bool) -> bool {
+    if is_lowered {
+        // A trigger of the application's on a table that the store's statement cascades to is the application's SQL.
+        return context.accessor.is_none() || !changes_our_schema_or_rows(&context.action);
+    }
     match context.action {
-        AuthAction::Transaction { .. } | AuthAction::Attach { .. } | AuthAction::Detach { .. } => true,
+        AuthAction::Transaction { .. } | AuthAction::Attach { .. } | AuthAction::Detach { .. } => false,
         // They would outlive the closure on a connection that others use, and hide tables of the same name.
         AuthAction::CreateTempTable { .. }
         | AuthAction::CreateTempView { .. }
         | AuthAction::CreateTempIndex { .. }
-        | AuthAction::CreateTempTrigger { .. } => true,
-        AuthAction::Savepoint { savepoint_name, .. } => savepoint_name.eq_ignore_ascii_case(SAVEPOINT),
-        AuthAction::Pragma { pragma_name, pragma_value } => !is_harmless_pragma(pragma_name, pragma_value),
+        | AuthAction::CreateTempTrigger { .. } => false,
+        AuthAction::Savepoint { savepoint_name, .. } => !is_our_name(savepoint_name),
+        AuthAction::Pragma { pragma_name, pragma_value } => is_harmless_pragma(pragma_name, pragma_value),
+        ref action => !changes_our_schema_or_rows(action),
+    }
+}
+
+fn changes_our_schema_or_rows(action: &AuthAction<'_>) -> bool {
+    match *action {
         AuthAction::Insert { table_name }
         | AuthAction::Delete { table_name }
         | AuthAction::Update { table_name, .. }
         | AuthAction::CreateTable { table_name }
-        | AuthAction::CreateView { view_name: table_name }
         | AuthAction::CreateVtable { table_name, .. }
-        | AuthAction::CreateIndex { table_name, .. }
-        | AuthAction::CreateTrigger { table_name, .. }
         | AuthAction::DropTable { table_name }
-        | AuthAction::DropIndex { table_name, .. }
-        | AuthAction::AlterTable { table_name, .. } => is_our_table(table_name),
+        | AuthAction::AlterTable { table_name, .. } => is_our_name(table_name),
+        AuthAction::CreateView { view_name } => is_our_name(view_name),
+        AuthAction::CreateIndex { index_name: name, table_name }
+        | AuthAction::DropIndex { index_name: name, table_name }
+        | AuthAction::CreateTrigger { trigger_name: name, table_name } => is_our_name(name) || is_our_name(table_name),
         _ => false,
     }
 }
 
-fn is_our_table(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    name == "users" || name == "sqlite_sequence" || name.starts_with("tenantry_")
+/// Whether a table, or anything else in the database, is or will be Tenantry's.
+fn is_our_name(name: &str) -> bool {
+    let is_prefix = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    name.eq_ignore_ascii_case("users") || is_prefix("tenantry_")
 }
 
 /// Pragmas that only read, or that end with the transaction.
 fn is_harmless_pragma(name: &str, value: Option<&str>) -> bool {
     match name.to_ascii_lowercase().as_str() {
         "table_info" | "table_xinfo" | "table_list" | "index_list" | "index_info" | "index_xinfo"
-        | "foreign_key_list" | "foreign_key_check" | "defer_foreign_keys" => true,
+        | "foreign_key_list" | "foreign_key_check" | "defer_foreign_keys" | "integrity_check"
+        // ALTER TABLE … ADD COLUMN runs it by itself.
+        | "quick_check" => true,
         "foreign_keys" | "application_id" | "user_version" | "schema_version" | "page_count" | "page_size"
         | "freelist_count" | "journal_mode" | "synchronous" | "data_version" => value.is_none(),
         _ => false,

@@ -42,9 +42,7 @@ impl Listing {
         if let Some(text) = filter.email_contains.as_deref().filter(|text| !text.is_empty()) {
             let (in_key, in_address) = email::key_fragment(text)?;
             let (key, address) = (bind(Value::Text(in_key)), bind(Value::Text(in_address)));
-            conditions.push(format!(
-                "(instr(email_key, ?{key}) OR instr(email, ?{key}) OR instr(email, ?{address}))"
-            ));
+            conditions.push(format!("(instr(email_key, ?{key}) OR instr(email, ?{key}) OR instr(email, ?{address}))"));
         }
         if let Some(moment) = filter.created_after {
             conditions.push(format!("created_at >= ?{}", bind(moment.as_unix_us().into())));

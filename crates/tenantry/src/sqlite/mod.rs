@@ -56,10 +56,10 @@ use writer::Writer;
 
 /// The connection behind a transaction, for tables of the application's own in the same file.
 ///
-/// Tenantry's tables are `users` and those that begin with `tenantry_`. They can be read and referred to; the
-/// columns `users.id`, `users.email`, `users.email_key` and `users.created_at` stay as they are for as long as there
-/// is a schema version 1. A statement that would change one of them, end the transaction, make temporary tables or
-/// change the settings of the connection is refused.
+/// Tenantry's tables are `users` and those that begin with `tenantry_`. They can be read; the columns `users.id`,
+/// `users.email`, `users.email_key` and `users.created_at` stay as they are for as long as there is a schema version 1. A
+/// statement that would change one of them, end the transaction, make temporary tables or change the settings of the
+/// connection is refused, as is a foreign key to a column other than `users (id)`, at the end of the transaction.
 ///
 /// Foreign keys to `users (id)` are enforced: with `ON DELETE CASCADE` the rows go with their user, and without it a
 /// user who has such rows can't be deleted (`Constraint`).
@@ -126,7 +126,7 @@ impl Engine {
 
     /// Goes on with a page by a bounded step, on this thread.
     pub(crate) fn advance(&self, listing: &mut Listing) -> Result<bool> {
-        self.readers.read_one(|tx| listing.advance(&tx.conn.own()))
+        self.readers.read_one(|tx| listing.advance(&tx.conn.unguarded()))
     }
 
     /// Runs an operation of the store's on the writer's thread, in one transaction with others.
@@ -151,14 +151,10 @@ impl Engine {
 
     fn status(&self) -> Result<Status> {
         let path = self.options.database();
-        let size = |suffix: &str| {
-            let mut path = path.clone().into_os_string();
-            path.push(suffix);
-            std::fs::metadata(path).map_or(0, |metadata| metadata.len())
-        };
+        let size = |suffix| std::fs::metadata(open::with_suffix(&path, suffix)).map_or(0, |metadata| metadata.len());
         let (database_bytes, wal_bytes) = (size(""), size("-wal"));
         self.readers.read(|tx| {
-            let conn = tx.conn.own();
+            let conn = tx.conn.unguarded();
             Ok(Status {
                 schema_version: conn.query_row("PRAGMA user_version", [], |row| row.get(0))?,
                 sqlite_version: rusqlite::version(),

@@ -14,7 +14,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 
-use super::error::file_error;
+use super::error::{file_error, is_left_in_transaction};
 use crate::{Durability, Error, ErrorKind, Result};
 
 mod embedded {
@@ -64,17 +64,17 @@ pub(super) fn open_writer(options: &Options) -> Result<(Connection, bool)> {
         }
         Found::Nothing | Found::Older => prepare(options)?,
     };
-    Ok((connect(options, Role::Writer)?, created))
+    Ok((connect(&options.database(), options, Role::Writer)?, created))
 }
 
 /// Opens a connection that can't write.
 pub(super) fn open_reader(options: &Options) -> Result<Connection> {
-    connect(options, Role::Reader)
+    connect(&options.database(), options, Role::Reader)
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
-    /// No file, or one that holds nothing yet: what a crash during the creation leaves.
+    /// No file, or one that holds nothing.
     Nothing,
     Older,
     Current,
@@ -82,24 +82,35 @@ enum Found {
 
 /// Tells what the database file is, without changing it.
 fn look_at(options: &Options) -> Result<Found> {
+    let incompatible = |message| Err(Error::new(ErrorKind::Incompatible, message));
     let path = options.database();
-    if !path.try_exists().map_err(|error| file_error(error, "the database file can't be reached"))? {
-        return Ok(Found::Nothing);
+    match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() => {}
+        Ok(_) => return incompatible("tenantry.db is not a file".to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            return incompatible("the data directory is not a directory".to_owned());
+        }
+        Err(error) => return Err(file_error(error, "the database file can't be reached")),
     }
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.busy_timeout(options.busy_timeout)?;
     harden(&conn)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
 
-    let incompatible = |message| Err(Error::new(ErrorKind::Incompatible, message));
-    let application_id: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    // One snapshot, so that what another process does between two of the looks isn't taken for something else.
+    conn.execute_batch("BEGIN")?;
+    let application_id: i32 = match conn.query_row("PRAGMA application_id", [], |row| row.get(0)) {
+        // A store never has a rollback journal: it is made under another name.
+        Err(error) if is_left_in_transaction(&error) => {
+            return incompatible("another application has left the database in the middle of a transaction".to_owned());
+        }
+        application_id => application_id?,
+    };
     let version: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let of_others =
-        conn.query_row("SELECT count(*) FROM sqlite_schema WHERE tbl_name <> ?1", [MIGRATIONS_TABLE], |row| {
-            row.get::<_, i64>(0)
-        })?;
+    let objects: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     match (application_id, version) {
-        (0, 0) if of_others == 0 => Ok(Found::Nothing),
+        (0, 0) if objects == 0 => Ok(Found::Nothing),
         (APPLICATION_ID, SCHEMA_VERSION) => Ok(Found::Current),
         (APPLICATION_ID, _) if (1..SCHEMA_VERSION).contains(&version) => Ok(Found::Older),
         (APPLICATION_ID, ..) if version > SCHEMA_VERSION => incompatible(format!(
@@ -115,30 +126,47 @@ fn prepare(options: &Options) -> Result<bool> {
     create_data_dir(&options.data_dir)?;
     let _lock = lock(options)?;
     // Another process may have been faster.
-    let found = look_at(options)?;
-    if found == Found::Current {
-        return Ok(false);
+    match look_at(options)? {
+        Found::Current => Ok(false),
+        Found::Older => migrate(&mut connect(&options.database(), options, Role::Writer)?).map(|()| false),
+        Found::Nothing => create(options).map(|()| true),
     }
-    let path = options.database();
-    let made_file = found == Found::Nothing && create_file(&path)?;
-    let migrated = migrate(options).and_then(|()| sync_dir(&options.data_dir));
-    if let Err(error) = migrated {
-        if made_file {
-            // Nobody has relied on it yet, and the next attempt is to find a clean slate.
-            for suffix in ["", "-wal", "-shm", "-journal"] {
-                let mut name = path.clone().into_os_string();
-                name.push(suffix);
-                let _ = std::fs::remove_file(name);
-            }
+}
+
+/// Makes the database under another name, and gives it its own when it is whole: so there never is half a one, whenever
+/// the program ends. What an earlier attempt left is removed.
+fn create(options: &Options) -> Result<()> {
+    let failed = |error| file_error(error, "the database file can't be created");
+    for suffix in ["-wal", "-journal"] {
+        // SQLite would take it for the log of the new database. And it may hold what is nowhere else.
+        if with_suffix(&options.database(), suffix).exists() {
+            return Err(Error::new(
+                ErrorKind::Incompatible,
+                format!(
+                    "tenantry.db is missing, but its log tenantry.db{suffix} is there: bring back both, or move the log away"
+                ),
+            ));
         }
-        return Err(error);
     }
-    Ok(found == Found::Nothing)
+    let path = options.data_dir.join("tenantry.db.new");
+    for suffix in ["", "-journal", "-wal", "-shm"] {
+        match std::fs::remove_file(with_suffix(&path, suffix)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+    }
+    // Readable by nobody else; SQLite gives its log the same mode. This descriptor is closed before SQLite opens one.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+    let mut conn = connect(&path, options, Role::Writer)?;
+    migrate(&mut conn)?;
+    // Moves the log into the file and removes it.
+    conn.close().map_err(|(_, error)| error)?;
+    std::fs::rename(&path, options.database()).map_err(failed)?;
+    sync_dir(&options.data_dir)
 }
 
 /// All pending migrations, with the record of them, in one transaction: a crash leaves the old schema or the new one.
-fn migrate(options: &Options) -> Result<()> {
-    let mut conn = connect(options, Role::Writer)?;
+fn migrate(conn: &mut Connection) -> Result<()> {
     conn.execute_batch(&format!(
         "CREATE TABLE IF NOT EXISTS {MIGRATIONS_TABLE} (
             version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_on TEXT NOT NULL, checksum TEXT NOT NULL
@@ -146,17 +174,11 @@ fn migrate(options: &Options) -> Result<()> {
     ))?;
     let mut runner = embedded::migrations::runner().set_grouped(true);
     runner.set_migration_table_name(MIGRATIONS_TABLE);
-    if let Err(error) = runner.run(&mut conn) {
-        return Err(match cause(&error) {
-            Some(failure) => Error::new(failure.kind(), failure.to_string()).with_source(error),
-            None => {
-                Error::new(ErrorKind::Corrupt, "the record of the store's migrations is damaged").with_source(error)
-            }
-        });
-    }
-    // So that the file alone says whose it is, also to who can't read a write-ahead log.
-    conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
-    Ok(())
+    let Err(error) = runner.run(conn) else { return Ok(()) };
+    Err(match cause(&error) {
+        Some(failure) => Error::new(failure.kind(), failure.to_string()).with_source(error),
+        None => Error::new(ErrorKind::Corrupt, "the record of the store's migrations is damaged").with_source(error),
+    })
 }
 
 /// SQLite's part in the failure of a migration.
@@ -177,11 +199,8 @@ enum Role {
     Reader,
 }
 
-fn connect(options: &Options, role: Role) -> Result<Connection> {
-    let conn = Connection::open_with_flags(
-        options.database(),
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )?;
+fn connect(path: &Path, options: &Options, role: Role) -> Result<Connection> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.busy_timeout(options.busy_timeout)?;
     harden(&conn)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
@@ -220,30 +239,17 @@ fn create_data_dir(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    let topmost_missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).last();
+    let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)
         .map_err(|error| file_error(error, "the data directory can't be created"))?;
-    for made in dir.ancestors() {
-        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        sync_dir(parent)?;
-        if Some(made) == topmost_missing {
-            break;
-        }
+    for made in missing {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_dir(parent.unwrap_or(Path::new(".")))?;
     }
     Ok(())
-}
-
-/// Makes the database file, empty and readable by nobody else; SQLite gives its log the same mode.
-/// Says whether it wasn't there.
-fn create_file(path: &Path) -> Result<bool> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(file_error(error, "the database file can't be created")),
-    }
 }
 
 /// A lock in a file of its own, since SQLite's own locks end with each of the migrations' steps.
@@ -266,6 +272,13 @@ fn lock(options: &Options) -> Result<File> {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
     }
+}
+
+/// The path of a file that belongs to the database file at `path`.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {

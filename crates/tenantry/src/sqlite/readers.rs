@@ -54,13 +54,13 @@ impl Readers {
     /// Runs a closure that may read more than once, in one snapshot.
     pub(super) fn read<T, E: From<Error>>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>) -> Result<T, E> {
         let conn = self.take()?;
-        if let Err(error) = conn.own().execute_batch("BEGIN") {
+        if let Err(error) = conn.unguarded().execute_batch("BEGIN") {
             self.give_back(None);
             return Err(Error::from(error).into());
         }
         let answer = catch_unwind(AssertUnwindSafe(|| f(&ReadTx { conn: &conn })));
         // A connection that can't leave its snapshot is of no use to the next reader.
-        let ended = conn.own().execute_batch("ROLLBACK").is_ok();
+        let ended = conn.roll_back().is_ok();
         self.give_back(ended.then_some(conn));
         answer.unwrap_or_else(|panic| resume_unwind(panic))
     }

@@ -1,1 +1,362 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Waker};
+use std::thread;
 
+use futures_lite::future::block_on;
+use rusqlite::{Connection, ffi};
+
+use super::guard::GuardedConnection;
+use super::listing::Listing;
+use super::open::{self, Options, SCHEMA_VERSION};
+use super::transaction::WriteTx;
+use super::{ReadTx, connection};
+use crate::ambient::SystemAmbient;
+use crate::{
+    Ambient, Builder, Durability, Email, Error, ErrorKind, Filter, Imported, ListQuery, NewUser, OnConflict, Result,
+    Store, User, UserUpdate,
+};
+
+mod embedded {
+    refinery::embed_migrations!("src/sqlite/migrations");
+}
+
+fn options(data_dir: &Path, durability: Durability) -> Options {
+    Options {
+        data_dir: data_dir.to_owned(),
+        create_if_missing: true,
+        durability,
+        busy_timeout: Builder::DEFAULT_BUSY_TIMEOUT,
+    }
+}
+
+fn email(text: &str) -> Email {
+    text.parse().unwrap()
+}
+
+fn new_user(text: &str) -> NewUser {
+    NewUser::new(email(text))
+}
+
+fn pragma(conn: &Connection, name: &str) -> String {
+    let value = conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, rusqlite::types::Value>(0)).unwrap();
+    match value {
+        rusqlite::types::Value::Integer(number) => number.to_string(),
+        rusqlite::types::Value::Text(text) => text,
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+/// SQL without its comments, and with single spaces.
+fn normalized(sql: &str) -> String {
+    let lines = sql.lines().map(|line| line.split("--").next().unwrap_or_default());
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    words.join(" ").replace("( ", "(").replace(" )", ")")
+}
+
+/// The statements in `schema.sql`, which documents the schema as it is now: see there.
+fn documented_schema() -> BTreeSet<String> {
+    normalized(include_str!("schema.sql"))
+        .split(';')
+        .map(str::trim)
+        .filter(|sql| !sql.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_migrations_make_the_schema_that_is_documented() {
+    let dir = tempfile::tempdir().unwrap();
+    let (conn, created) = open::open_writer(&options(dir.path(), Durability::Full)).unwrap();
+    assert!(created);
+    let mut statement =
+        conn.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name <> 'sqlite_sequence'").unwrap();
+    let made: BTreeSet<String> =
+        statement.query_map([], |row| row.get::<_, String>(0)).unwrap().map(|sql| normalized(&sql.unwrap())).collect();
+    assert_eq!(made, documented_schema());
+}
+
+/// A store that was migrated holds the checksums of what it was migrated with, and one that differs is an error.
+#[test]
+fn a_shipped_migration_is_never_edited() {
+    let shipped = [(1, "users", 2_837_392_614_996_719_911)];
+    let runner = embedded::migrations::runner();
+    let mut migrations: Vec<_> = runner.get_migrations().iter().collect();
+    migrations.sort_by_key(|migration| migration.version());
+    let found: Vec<_> = migrations
+        .iter()
+        .map(|migration| (i64::from(migration.version()), migration.name(), migration.checksum()))
+        .collect();
+    assert_eq!(found, shipped, "a migration was edited, or a new one isn't listed here");
+}
+
+#[test]
+fn the_file_bears_the_number_of_the_newest_migration() {
+    let dir = tempfile::tempdir().unwrap();
+    let (conn, _) = open::open_writer(&options(dir.path(), Durability::Full)).unwrap();
+    let runner = embedded::migrations::runner();
+    let newest = runner.get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap();
+    assert_eq!(pragma(&conn, "user_version"), newest.to_string());
+    assert_eq!(i64::from(SCHEMA_VERSION), newest);
+    assert_eq!(pragma(&conn, "application_id"), i64::from(u32::from_be_bytes(*b"Tnry")).to_string());
+    let recorded: i64 = conn.query_row("SELECT max(version) FROM tenantry_migrations", [], |row| row.get(0)).unwrap();
+    assert_eq!(recorded, newest);
+}
+
+#[test]
+fn every_connection_has_the_settings_that_it_needs() {
+    for (durability, synchronous) in [(Durability::Full, "2"), (Durability::Normal, "1")] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options(dir.path(), durability);
+        let (writer, _) = open::open_writer(&options).unwrap();
+        let reader = open::open_reader(&options).unwrap();
+        for (name, of_writer, of_reader) in [
+            ("journal_mode", "wal", "wal"),
+            ("foreign_keys", "1", "1"),
+            ("query_only", "0", "1"),
+            ("trusted_schema", "0", "0"),
+            ("cell_size_check", "1", "1"),
+            ("temp_store", "2", "2"),
+        ] {
+            assert_eq!(pragma(&writer, name), of_writer, "{name} of the writer");
+            assert_eq!(pragma(&reader, name), of_reader, "{name} of a reader");
+        }
+        assert_eq!(pragma(&writer, "synchronous"), synchronous);
+        assert_eq!(pragma(&writer, "secure_delete"), "1");
+        assert_eq!(pragma(&writer, "journal_size_limit"), (64 << 20).to_string());
+        for conn in [&writer, &reader] {
+            let defensive = conn.db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE).unwrap();
+            assert!(defensive);
+            assert!(conn.execute_batch("ATTACH ':memory:' AS other").is_err());
+            // A string in double quotes is a mistake, and not a string.
+            assert!(conn.prepare("SELECT \"nothing of the kind\"").is_err());
+        }
+    }
+}
+
+/// The text of every statement that is prepared on a connection, and so of whatever was run on it.
+#[allow(unsafe_code, reason = "SQLite's list of its statements can't be had otherwise")]
+fn statements(conn: &Connection) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    // SAFETY: the handle is good for as long as the connection is, nobody prepares or finalizes a statement meanwhile,
+    // and a statement's text lives as long as the statement.
+    unsafe {
+        let mut statement = ffi::sqlite3_next_stmt(conn.handle(), std::ptr::null_mut());
+        while !statement.is_null() {
+            let sql = std::ffi::CStr::from_ptr(ffi::sqlite3_sql(statement));
+            found.insert(sql.to_str().unwrap().to_owned());
+            statement = ffi::sqlite3_next_stmt(conn.handle(), statement);
+        }
+    }
+    found
+}
+
+/// Runs every operation, each statement of which stays prepared on the connection.
+fn run_every_operation(conn: &GuardedConnection) -> Result<()> {
+    let ambient = SystemAmbient;
+    let new_id = || ambient.new_id();
+    let mut tx = WriteTx::new(conn, ambient.now(), &new_id);
+    let chosen = |address, path: &str| NewUser { storage_path: Some(path.parse().unwrap()), ..new_user(address) };
+    let ada = tx.create(&chosen("ada@example.com", "files/ada"))?;
+    assert!(tx.create(&chosen("bob@example.com", "files/ada/x")).is_err());
+    assert!(tx.create(&NewUser { id: Some(ada.id), ..new_user("bob@example.com") }).is_err());
+    assert!(tx.sign_in(&email("bob@example.com"))?.is_new);
+    assert!(!tx.sign_in(&email("bob@example.com"))?.is_new);
+    tx.update(ada.id, &UserUpdate { email: Some(email("ada2@example.com")), expected_version: Some(1) })?;
+    tx.record_login(ada.id)?;
+    assert_eq!(tx.import(&new_user("bob@example.com"), OnConflict::Update)?, Imported::Unchanged);
+    tx.delete(ada.id)?;
+    every_read(&tx)
+}
+
+fn every_read(tx: &ReadTx<'_>) -> Result<()> {
+    tx.count()?;
+    tx.get(crate::UserId::from_random(uuid::Uuid::from_u128(7)))?;
+    tx.get_by_email(&email("bob@example.com"))?;
+    let now = SystemAmbient.now();
+    let all_conditions = Filter {
+        email_prefix: None,
+        email_contains: Some("b".into()),
+        created_after: Some(now),
+        created_before: Some(now),
+        inactive_since: Some(now),
+        never_logged_in: true,
+    };
+    let with_prefix = Filter { email_prefix: Some("bob".into()), ..all_conditions.clone() };
+    let prefix_alone = Filter { email_prefix: Some("bob".into()), ..Filter::default() };
+    for filter in [Filter::default(), all_conditions, with_prefix, prefix_alone] {
+        tx.list(&ListQuery { filter, ..ListQuery::default() })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn no_statement_but_the_count_goes_through_a_whole_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let (conn, _) = open::open_writer(&options(dir.path(), Durability::Full)).unwrap();
+    let conn = GuardedConnection::new(conn).unwrap();
+    conn.unguarded().execute_batch("BEGIN IMMEDIATE").unwrap();
+    run_every_operation(&conn).unwrap();
+
+    let own = conn.unguarded();
+    let statements = statements(&own);
+    assert!(statements.contains(Listing::new(&ListQuery::default()).unwrap().sql()), "{statements:#?}");
+    let mut with_plan = 0;
+    for sql in &statements {
+        let mut explain = own.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let mut rows = explain.raw_query();
+        let mut plan = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            plan.push(row.get::<_, String>(3).unwrap());
+        }
+        with_plan += usize::from(!plan.is_empty());
+        if sql.contains("count(*)") {
+            continue;
+        }
+        assert!(plan.iter().all(|step| !step.contains("SCAN")), "{sql}\n{plan:#?}");
+        // A prefix is looked for among the keys: never among all users in the order of creation.
+        if sql.contains("seq IN") {
+            assert!(plan.iter().any(|step| step.contains("(email_key>? AND email_key<?)")), "{sql}\n{plan:#?}");
+        } else if sql.contains("FROM users") && !sql.contains("UNION") {
+            // Pages come from the table in its own order; nothing is sorted.
+            assert!(plan.iter().all(|step| step.contains("SEARCH") && !step.contains("B-TREE")), "{sql}\n{plan:#?}");
+        }
+    }
+    // So many kinds of statements that look for something: if there are fewer, they weren't found.
+    assert!(with_plan >= 14, "{with_plan} of {statements:#?}");
+    drop(own);
+    conn.roll_back().unwrap();
+}
+
+/// How many transactions are in the write-ahead log: its frames that end one bear the size of the database
+/// (<https://sqlite.org/fileformat2.html#the_write_ahead_log>). It isn't the log that SQLite's locks are on, so it
+/// can be read as a file.
+fn commits_in_log(data_dir: &Path) -> usize {
+    let log = std::fs::read(data_dir.join("tenantry.db-wal")).unwrap();
+    let Some(header) = log.first_chunk::<32>() else { return 0 };
+    let page_size = u32::from_be_bytes(header[8..12].try_into().unwrap()) as usize;
+    let frames = log[32..].chunks_exact(24 + page_size);
+    // Frames of an earlier use of the log bear other salts.
+    frames.filter(|frame| frame[8..16] == header[16..24] && frame[4..8] != [0; 4]).count()
+}
+
+/// Lets the writer's thread stand still until the sender is dropped.
+fn block_writer(store: &Store) -> (mpsc::Sender<()>, thread::JoinHandle<()>) {
+    let (entered, has_entered) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let store = store.clone();
+    let closure = move |_: &mut WriteTx<'_>| {
+        entered.send(()).unwrap();
+        let _ = released.recv();
+        Ok::<_, Error>(())
+    };
+    let blocker = thread::spawn(move || block_on(store.write(closure)).unwrap());
+    has_entered.recv().unwrap();
+    (release, blocker)
+}
+
+type Queued<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
+
+/// Puts a write into the queue.
+fn queue<'a, T>(write: impl Future<Output = Result<T>> + 'a) -> Queued<'a, T> {
+    let mut future: Queued<'a, T> = Box::pin(write);
+    assert!(matches!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
+    future
+}
+
+#[test]
+fn what_is_queued_is_committed_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = block_on(Store::open(dir.path())).unwrap();
+    let write = |number: usize| store.create(new_user(&format!("u{number}@example.com")));
+    block_on(write(1_000)).unwrap();
+    assert_eq!(commits_in_log(dir.path()), 1);
+    block_on(write(1_001)).unwrap();
+    assert_eq!(commits_in_log(dir.path()), 2);
+
+    // The writer stands still, without changing anything, while 64 writes are queued.
+    let (release, blocker) = block_writer(&store);
+    let queued: Vec<Queued<'_, User>> = (0..64).map(|number| queue(write(number))).collect();
+    assert_eq!(commits_in_log(dir.path()), 2);
+    drop(release);
+    blocker.join().unwrap();
+    for future in queued {
+        block_on(future).unwrap();
+    }
+    assert_eq!(commits_in_log(dir.path()), 3);
+    assert_eq!(block_on(store.count()).unwrap(), 66);
+    block_on(store.close()).unwrap();
+}
+
+/// None of the store's operations writes before it fails. One that did would be undone all the same.
+#[test]
+fn what_an_operation_wrote_before_it_failed_is_undone_and_the_rest_of_the_group_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = block_on(Store::open(dir.path())).unwrap();
+    let (release, blocker) = block_writer(&store);
+    let first = queue(store.create(new_user("ada@example.com")));
+    let failing = queue(store.engine().operate(|tx| {
+        tx.create(&new_user("bob@example.com"))?;
+        Err::<(), _>(Error::new(ErrorKind::NotFound, "not found, for the sake of the test"))
+    }));
+    let last = queue(store.create(new_user("eve@example.com")));
+    drop(release);
+    blocker.join().unwrap();
+    block_on(first).unwrap();
+    assert_eq!(block_on(failing).unwrap_err().kind(), ErrorKind::NotFound);
+    block_on(last).unwrap();
+    assert_eq!(commits_in_log(dir.path()), 1);
+    assert_eq!(block_on(store.count()).unwrap(), 2);
+    assert_eq!(block_on(store.get_by_email(&email("bob@example.com"))).unwrap(), None);
+    block_on(store.close()).unwrap();
+}
+
+#[test]
+fn what_was_deleted_is_no_longer_in_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = block_on(Store::open(dir.path())).unwrap();
+    let ada = block_on(store.create(new_user("Zyxlovelace@example.com"))).unwrap();
+    block_on(store.update(ada.id, UserUpdate { email: Some(email("Zyxbyron@example.com")), ..UserUpdate::default() }))
+        .unwrap();
+    block_on(store.delete(ada.id)).unwrap();
+    block_on(store.close()).unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap().to_ascii_lowercase();
+        for telltale in [&b"zyxlovelace"[..], b"zyxbyron"] {
+            assert!(bytes.windows(telltale.len()).all(|window| window != telltale));
+        }
+    }
+}
+
+#[test]
+fn a_connection_can_be_had_only_with_the_guard_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = block_on(Store::builder(dir.path()).ambient(Arc::new(SystemAmbient)).open()).unwrap();
+    block_on(store.write(|tx| {
+        // The store's own statements lower it for as long as they run.
+        assert!(connection(tx).execute_batch("DELETE FROM users").is_err());
+        tx.create(&new_user("ada@example.com"))?;
+        assert!(connection(tx).execute_batch("DELETE FROM users").is_err());
+        assert!(tx.create(&new_user("ADA@example.com")).is_err());
+        assert!(connection(tx).execute_batch("DELETE FROM users").is_err());
+        Ok::<_, Error>(())
+    }))
+    .unwrap();
+    assert_eq!(block_on(store.count()).unwrap(), 1);
+    block_on(store.close()).unwrap();
+}
+
+/// SQLite rolls back what is open when it closes a connection, and reports that to a hook which rusqlite has freed by then.
+#[test]
+fn a_connection_that_is_dropped_within_a_transaction_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (conn, _) = open::open_writer(&options(dir.path(), Durability::Full)).unwrap();
+    let conn = GuardedConnection::new(conn).unwrap();
+    conn.begin().unwrap();
+    conn.unguarded().execute_batch("CREATE TABLE notes (text)").unwrap();
+    drop(conn);
+    let (conn, _) = open::open_writer(&options(dir.path(), Durability::Full)).unwrap();
+    assert!(conn.prepare("SELECT * FROM notes").is_err());
+}

@@ -20,22 +20,30 @@ pub(super) use columns;
 
 pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<User> {
     let id = UserId::from_random(Uuid::from_bytes(row.get(0)?));
-    let email = Email::from_stored(row.get_ref(2)?.as_str()?, row.get_ref(1)?.as_str()?);
-    let storage_path = row.get::<_, Option<String>>(7)?;
+    let email = Email::from_stored(row.get_ref(2)?.as_str()?, row.get_ref(1)?.as_str()?)
+        .ok_or_else(|| damaged(2, Type::Text, "not an address"))?;
+    let storage_path = match row.get_ref(7)?.as_str_or_null()? {
+        None => StoragePath::derived(id),
+        Some(path) => path.parse().map_err(|error: Error| damaged(7, Type::Text, error))?,
+    };
     Ok(User {
         id,
         email,
         created_at: timestamp(3, row.get(3)?)?,
         last_login_at: row.get::<_, Option<i64>>(4)?.map(|us| timestamp(4, us)).transpose()?,
-        storage_path: storage_path.map_or_else(|| StoragePath::derived(id), StoragePath::from_stored),
+        storage_path,
         updated_at: timestamp(5, row.get(5)?)?,
         version: row.get(6)?,
     })
 }
 
 fn timestamp(column: usize, us: i64) -> rusqlite::Result<Timestamp> {
-    Timestamp::from_unix_us(us)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Integer, Box::new(error)))
+    Timestamp::from_unix_us(us).map_err(|error| damaged(column, Type::Integer, error))
+}
+
+/// A value that the program never wrote: another one did, or the file is damaged.
+fn damaged(column: usize, kind: Type, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, kind, why.into())
 }
 
 fn blob(id: UserId) -> [u8; 16] {
@@ -167,15 +175,15 @@ fn check_path_free(conn: &Connection, path: &StoragePath) -> Result<()> {
 
 pub(super) fn update(conn: &Connection, id: UserId, update: &UserUpdate, now: Timestamp) -> Result<User> {
     let user = get(conn, id)?.ok_or_else(not_found)?;
-    if update.expected_version.is_some_and(|expected| expected != user.version) {
+    if let Some(expected) = update.expected_version.filter(|expected| *expected != user.version) {
         let current = user.version;
         return Err(Error::new(
             ErrorKind::VersionMismatch { current },
-            format!("the user was changed meanwhile and has version {current} now"),
+            format!("the user has version {current}, not {expected}"),
         ));
     }
     match &update.email {
-        Some(email) if *email != user.email => set_email(conn, user, email, now),
+        Some(email) if *email != user.email => whole(conn, || set_email(conn, user, email, now)),
         _ => Ok(user),
     }
 }
@@ -199,16 +207,32 @@ fn set_email(conn: &Connection, mut user: User, email: &Email, now: Timestamp) -
 }
 
 pub(super) fn delete(conn: &Connection, id: UserId) -> Result<User> {
-    let user = conn
-        .prepare_cached(concat!("DELETE FROM users WHERE id = ?1 RETURNING ", columns!()))?
-        .query_row([blob(id)], from_row)
-        .optional()?
-        .ok_or_else(not_found)?;
-    let chosen = (user.storage_path != StoragePath::derived(id)).then_some(user.storage_path.as_str());
-    // Last, and so that no constraint can refuse it: the user is gone by now.
-    conn.prepare_cached("INSERT OR REPLACE INTO tenantry_retired_users (id, storage_path) VALUES (?1, ?2)")?
-        .execute(params![blob(id), chosen])?;
-    Ok(user)
+    whole(conn, || {
+        let user = conn
+            .prepare_cached(concat!("DELETE FROM users WHERE id = ?1 RETURNING ", columns!()))?
+            .query_row([blob(id)], from_row)
+            .optional()?
+            .ok_or_else(not_found)?;
+        let chosen = (user.storage_path != StoragePath::derived(id)).then_some(user.storage_path.as_str());
+        conn.prepare_cached("INSERT INTO tenantry_retired_users (id, storage_path) VALUES (?1, ?2)")?
+            .execute(params![blob(id), chosen])?;
+        Ok(user)
+    })
+}
+
+/// Runs an operation of more than one statement, or one that cascades to an application's tables with their triggers, so
+/// that nothing of it stays if it fails and the closure that called it goes on.
+fn whole<T>(conn: &Connection, operation: impl FnOnce() -> Result<T>) -> Result<T> {
+    let run = |sql| -> Result<()> { Ok(conn.prepare_cached(sql)?.execute([]).map(drop)?) };
+    run("SAVEPOINT tenantry_whole")?;
+    let result = operation();
+    if result.is_err() && !conn.is_autocommit() {
+        run("ROLLBACK TO tenantry_whole")?;
+    }
+    if !conn.is_autocommit() {
+        run("RELEASE tenantry_whole")?;
+    }
+    result
 }
 
 pub(super) fn sign_in(conn: &Connection, email: &Email, now: Timestamp, new_id: &dyn Fn() -> UserId) -> Result<SignIn> {
@@ -249,8 +273,12 @@ pub(super) fn import(
         Ok(_) => return Ok(Imported::Created),
         Err(error) => error,
     };
-    let is_conflict = matches!(error.kind(), ErrorKind::EmailTaken | ErrorKind::IdTaken | ErrorKind::PathTaken);
-    if on_conflict == OnConflict::Fail || !is_conflict {
+    // A path in the reserved part of the namespace may be that of the user who is there.
+    let may_be_known = matches!(
+        error.kind(),
+        ErrorKind::EmailTaken | ErrorKind::IdTaken | ErrorKind::PathTaken | ErrorKind::InvalidPath
+    );
+    if on_conflict == OnConflict::Fail || !may_be_known {
         return Err(error);
     }
     let by_id = new.id.map(|id| get(conn, id)).transpose()?.flatten();
@@ -275,13 +303,15 @@ fn bring_to(conn: &Connection, user: User, row: &NewUser, now: Timestamp) -> Res
     let later_login = row.last_login_at.filter(|login| user.last_login_at.is_none_or(|known| known < *login));
     let other_email = user.email != row.email;
     let id = user.id;
-    // The address first: it is what can be refused.
-    if other_email {
-        set_email(conn, user, &row.email, now)?;
-    }
-    if let Some(login) = later_login {
-        record_login(conn, id, login)?;
-    }
+    whole(conn, || {
+        if other_email {
+            set_email(conn, user, &row.email, now)?;
+        }
+        if let Some(login) = later_login {
+            record_login(conn, id, login)?;
+        }
+        Ok(())
+    })?;
     Ok(if other_email || later_login.is_some() { Imported::Updated } else { Imported::Unchanged })
 }
 

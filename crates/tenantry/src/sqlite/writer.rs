@@ -15,7 +15,7 @@
 //! | what fails | what the callers get |
 //! |---|---|
 //! | an operation | its own error; its savepoint is rolled back, the others go on |
-//! | `BEGIN IMMEDIATE`, because another process writes | `Busy`, all of the queue, after the busy timeout |
+//! | `BEGIN IMMEDIATE`, because another process writes | `Busy`, each after having waited for the busy timeout |
 //! | the transaction while it runs (disk full, I/O) | that error, all of the group; nothing was done |
 //! | the commit | `OutcomeUnknown`, all of the group: it may be there after all |
 //!
@@ -79,7 +79,7 @@ impl Writer {
                 });
                 match conn {
                     Ok((conn, created)) => {
-                        let thread = WriterThread { conn, options, ambient, jobs, carried: None, refusing: None };
+                        let thread = WriterThread { conn, options, ambient, jobs, next_job: None, refusing: None };
                         if opened_sender.send(Ok(created)).is_ok() {
                             thread.run(&readers);
                         }
@@ -121,7 +121,7 @@ impl Writer {
         work: impl FnMut(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
         let (answer, answered) = oneshot::channel();
-        let task = Box::new(Task { alone, work, result: None, answer });
+        let task = Box::new(Task { alone, queued_at: Instant::now(), work, result: None, answer });
         self.enqueue(task).await?;
         match answered.await {
             Ok(Ok(result)) => result,
@@ -175,11 +175,16 @@ fn died() -> Error {
 
 /// A queued operation with its caller, whatever the types of its answer.
 trait Job: Send {
+    /// Whether it must have a transaction to itself.
     fn is_alone(&self) -> bool;
+    /// Since when the caller waits.
+    fn queued_at(&self) -> Instant;
     /// Runs the operation and keeps its result for the answer.
     fn run(&mut self, tx: &mut WriteTx<'_>) -> Ran;
-    /// Answers with the result, if the transaction was committed, or else with the error.
-    fn answer(self: Box<Self>, committed: Result<()>);
+    /// Answers with the result if the transaction was committed, and also if the operation failed with nothing else
+    /// in the transaction (`ran_alone`). Otherwise with the error: in a group, an operation doesn't know better than
+    /// the transaction, since the address that it found taken may be undone as well.
+    fn answer(self: Box<Self>, committed: Result<()>, ran_alone: bool);
 }
 
 enum Ran {
@@ -192,6 +197,7 @@ enum Ran {
 
 struct Task<F, T, E> {
     alone: bool,
+    queued_at: Instant,
     work: F,
     result: Option<thread::Result<Result<T, E>>>,
     answer: oneshot::Sender<thread::Result<Result<T, E>>>,
@@ -207,27 +213,31 @@ where
         self.alone
     }
 
+    fn queued_at(&self) -> Instant {
+        self.queued_at
+    }
+
     fn run(&mut self, tx: &mut WriteTx<'_>) -> Ran {
         let result = catch_unwind(AssertUnwindSafe(|| (self.work)(tx)));
-        let ran = match &result {
-            Ok(Ok(_)) => Ran::Ok,
-            Ok(Err(error)) => match (error as &dyn Any).downcast_ref::<Error>() {
+        // A closure may hide a failure, or put it into an error of its own.
+        let ran = match (tx.take_fault(), &result) {
+            (Some(fault), _) => Ran::Fatal(fault),
+            (None, Ok(Ok(_))) => Ran::Ok,
+            (None, Ok(Err(error))) => match (error as &dyn Any).downcast_ref::<Error>() {
                 Some(error) if Fault::of(error) != Fault::Local => Ran::Fatal(error.clone()),
                 _ => Ran::Failed,
             },
-            Err(_) => Ran::Failed,
+            (None, Err(_)) => Ran::Failed,
         };
         self.result = Some(result);
         ran
     }
 
-    fn answer(self: Box<Self>, committed: Result<()>) {
+    fn answer(self: Box<Self>, committed: Result<()>, ran_alone: bool) {
         let answer = match (self.result, committed) {
             (Some(Err(panic)), _) => Err(panic),
             (Some(Ok(result)), Ok(())) => Ok(result),
-            // Alone in its transaction, an operation knows better than the transaction what failed. In a group it
-            // doesn't: an address may be taken by an operation that is undone as well.
-            (Some(Ok(Err(error))), Err(_)) if self.alone => Ok(Err(error)),
+            (Some(Ok(Err(error))), Err(_)) if ran_alone => Ok(Err(error)),
             (_, Err(error)) => Ok(Err(error.into())),
             (None, Ok(())) => Ok(Err(died().into())),
         };
@@ -239,9 +249,9 @@ where
 /// How a transaction ended.
 enum Ended {
     Committed,
-    /// Rolled back before the commit, so certainly not there.
-    Undone(Error),
-    /// The commit was refused by a constraint, so certainly not there.
+    /// Rolled back before the commit, so certainly not there; with the cause, unless that is the operation's own affair.
+    Undone(Option<Error>),
+    /// Something in the transaction made it impossible to commit, so it is certainly not there.
     Refused(Error),
     /// The commit failed otherwise.
     Unknown(Error),
@@ -253,78 +263,71 @@ struct WriterThread {
     ambient: Arc<dyn Ambient>,
     jobs: Receiver<Box<dyn Job>>,
     /// A job that was taken from the queue for the transaction after this one.
-    carried: Option<Box<dyn Job>>,
+    next_job: Option<Box<dyn Job>>,
     /// Why no write is accepted any more.
     refusing: Option<Error>,
 }
 
 impl WriterThread {
     fn run(mut self, readers: &Readers) {
-        while let Some(job) = self.carried.take().or_else(|| self.jobs.recv_blocking().ok()) {
-            match &self.refusing {
-                Some(error) => job.answer(Err(error.clone())),
-                None => self.group(job),
+        while let Some(job) = self.next_job.take().or_else(|| self.jobs.recv_blocking().ok()) {
+            // What panics here is foreign: an `Ambient`, or a value that is dropped because nobody waits for it. Those
+            // who were not answered by then get `OutcomeUnknown`, and the thread goes on for the others.
+            if catch_unwind(AssertUnwindSafe(|| self.group(job))).is_err() {
+                tracing::error!("a panic on the writer's thread");
+                self.roll_back();
             }
         }
         readers.close();
-        let conn = self.conn.into_inner();
         // A reader that is still under way may keep the log from being cut; then the next to open the store does it.
-        if let Err(error) = conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+        if let Err(error) = self.conn.unguarded().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             tracing::debug!(error = &error as &dyn std::error::Error, "no checkpoint at the close");
         }
-        drop(conn);
     }
 
     /// Runs a job, with all that are there and may run beside it, in one transaction, and answers them.
     fn group(&mut self, first: Box<dyn Job>) {
-        if let Err(error) = self.begin() {
-            // All who wait have waited for the same lock.
-            first.answer(Err(error.clone()));
-            for _ in 0..QUEUE_MAX {
-                let Ok(job) = self.jobs.try_recv() else { break };
-                job.answer(Err(error.clone()));
-            }
-            return;
+        if let Err(error) = self.begin(first.queued_at()) {
+            return first.answer(Err(error), true);
         }
         let mut group = vec![first];
         let ended = match self.run_group(&mut group) {
             Ok(()) => self.commit(),
-            Err(error) => self.undo(error),
+            Err(ended) => self.undo(ended),
         };
+        tracing::debug!(operations = group.len(), "transaction ended");
+        let ran_alone = group.len() == 1;
         match ended {
-            Ended::Refused(_) if group.len() > 1 => {
-                for mut job in group {
-                    let ended = self.retry(&mut job);
-                    job.answer(answer_of(&ended));
-                }
-            }
-            ended => {
-                tracing::debug!(operations = group.len(), "transaction ended");
-                for job in group {
-                    job.answer(answer_of(&ended));
-                }
-            }
+            Ended::Refused(_) if !ran_alone => group.into_iter().for_each(|job| self.retry(job)),
+            ended => group.into_iter().for_each(|job| job.answer(answer_of(&ended), ran_alone)),
         }
     }
 
+    /// Runs one job of a group that was refused in a transaction of its own.
+    fn retry(&mut self, mut job: Box<dyn Job>) {
+        let ended = match self.begin(job.queued_at()) {
+            Err(error) => Ended::Undone(Some(error)),
+            Ok(()) => match self.run_job(&mut job, true) {
+                Ok(()) => self.commit(),
+                Err(ended) => self.undo(ended),
+            },
+        };
+        job.answer(answer_of(&ended), true);
+    }
+
     /// Runs the first job of the group, then takes more from the queue while there are any.
-    fn run_group(&mut self, group: &mut Vec<Box<dyn Job>>) -> Result<()> {
+    fn run_group(&mut self, group: &mut Vec<Box<dyn Job>>) -> Result<(), Ended> {
         let alone = group.iter().any(|job| job.is_alone());
-        let mut next = 0;
         loop {
-            let job = &mut group[next];
-            match run_job(&self.conn, &*self.ambient, job, alone) {
-                Ran::Fatal(error) => return Err(error),
-                Ran::Failed if alone => return Err(Error::new(ErrorKind::Internal, "the operation failed")),
-                Ran::Ok | Ran::Failed => {}
+            if let Some(job) = group.last_mut() {
+                self.run_job(job, alone)?;
             }
-            next += 1;
-            if alone || next == GROUP_MAX {
+            if alone || group.len() == GROUP_MAX {
                 return Ok(());
             }
             match self.jobs.try_recv() {
                 Ok(job) if job.is_alone() => {
-                    self.carried = Some(job);
+                    self.next_job = Some(job);
                     return Ok(());
                 }
                 Ok(job) => group.push(job),
@@ -333,28 +336,45 @@ impl WriterThread {
         }
     }
 
-    /// Runs one job of a group that was refused in a transaction of its own.
-    fn retry(&mut self, job: &mut Box<dyn Job>) -> Ended {
-        if let Err(error) = self.begin() {
-            return Ended::Undone(error);
+    /// Runs a job: alone in the transaction, or else in a savepoint, which is rolled back if it fails. An error is of the
+    /// whole transaction.
+    fn run_job(&mut self, job: &mut Box<dyn Job>, alone: bool) -> Result<(), Ended> {
+        let fatal = |error| Ended::Undone(Some(error));
+        let conn = &self.conn;
+        let schema = if alone { Some(schema_version(conn).map_err(fatal)?) } else { None };
+        if !alone {
+            savepoint(conn, &[Savepoint::BEGIN]).map_err(fatal)?;
         }
-        match run_job(&self.conn, &*self.ambient, job, true) {
-            Ran::Ok => self.commit(),
-            Ran::Fatal(error) => self.undo(error),
-            Ran::Failed => self.undo(Error::new(ErrorKind::Internal, "the operation failed")),
+        let new_id = || self.ambient.new_id();
+        let ran = job.run(&mut WriteTx::new(conn, self.ambient.now(), &new_id));
+        match ran {
+            Ran::Fatal(error) => Err(fatal(error)),
+            _ if !conn.is_intact() => Err(Ended::Refused(Error::new(
+                ErrorKind::Constraint,
+                "the database gave up the transaction in the middle: nothing was written",
+            ))),
+            Ran::Failed if alone => Err(Ended::Undone(None)),
+            Ran::Failed => savepoint(conn, &[Savepoint::UNDO, Savepoint::KEEP]).map_err(fatal),
+            Ran::Ok => match schema {
+                None => savepoint(conn, &[Savepoint::KEEP]).map_err(fatal),
+                Some(before) if before == schema_version(conn).map_err(fatal)? => Ok(()),
+                Some(_) => check_schema(conn),
+            },
         }
     }
 
     /// Takes the write lock, waiting for other processes up to the busy timeout. SQLite's own waiting backs off to
     /// steps of 100 ms, in which it hardly ever meets the short gaps that a busy writer leaves.
-    fn begin(&mut self) -> Result<()> {
-        let mut deadline = None;
+    fn begin(&mut self, waiting_since: Instant) -> Result<()> {
+        if let Some(error) = &self.refusing {
+            return Err(error.clone());
+        }
+        let deadline = waiting_since + self.options.busy_timeout;
         loop {
-            let error = match self.conn.own().execute_batch("BEGIN IMMEDIATE") {
+            let error = match self.conn.begin() {
                 Ok(()) => return Ok(()),
                 Err(error) => Error::from(error),
             };
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.options.busy_timeout);
             if error.kind() != ErrorKind::Busy || Instant::now() >= deadline {
                 return Err(error);
             }
@@ -363,12 +383,6 @@ impl WriterThread {
     }
 
     fn commit(&mut self) -> Ended {
-        if self.conn.own().is_autocommit() {
-            return Ended::Undone(Error::new(
-                ErrorKind::Io,
-                "the database gave up the transaction: nothing was written",
-            ));
-        }
         let error = match self.conn.commit() {
             Ok(()) => return Ended::Committed,
             Err(error) => Error::from(error),
@@ -381,23 +395,21 @@ impl WriterThread {
         self.latch(&error);
         let message = match error.kind() {
             ErrorKind::Full => "the disk is full; whether the change was written is not known",
-            _ => "the commit failed; whether the change was written is known only after the store is opened anew",
+            _ => "the commit failed; whether the change was written is known only after the store is opened again",
         };
         Ended::Unknown(Error::new(ErrorKind::OutcomeUnknown, message).with_source(error))
     }
 
-    fn undo(&mut self, error: Error) -> Ended {
+    fn undo(&mut self, ended: Ended) -> Ended {
         self.roll_back();
-        self.latch(&error);
-        Ended::Undone(error)
+        if let Ended::Undone(Some(error)) = &ended {
+            self.latch(error);
+        }
+        ended
     }
 
     fn roll_back(&mut self) {
-        // SQLite may have done it already.
-        if self.conn.own().is_autocommit() {
-            return;
-        }
-        let rolled_back = self.conn.own().execute_batch("ROLLBACK");
+        let rolled_back = self.conn.roll_back();
         if let Err(error) = rolled_back {
             self.refuse_writes(&error.into());
         }
@@ -412,28 +424,26 @@ impl WriterThread {
 
     fn refuse_writes(&mut self, error: &Error) {
         tracing::error!(error = error as &dyn std::error::Error, "no further writes after this failure");
-        let message = "the store accepts no writes since an operation on its files failed: close it and open it anew";
+        let message = "the store accepts no writes since an operation on its files failed: close it and open it again";
         self.refusing.get_or_insert_with(|| Error::new(error.kind(), message).with_source(error.clone()));
     }
 }
 
-/// Runs a job: alone in the transaction, or else in a savepoint, which is rolled back if it fails.
-fn run_job(conn: &GuardedConnection, ambient: &dyn Ambient, job: &mut Box<dyn Job>, alone: bool) -> Ran {
-    let new_id = || ambient.new_id();
-    let mut tx = WriteTx::new(conn, ambient.now(), &new_id);
-    if alone {
-        return job.run(&mut tx);
+fn schema_version(conn: &GuardedConnection) -> Result<i64> {
+    Ok(conn.unguarded().prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?)
+}
+
+/// Refuses tables of an application with which users could no longer be changed: a foreign key to a column that isn't
+/// unique makes every statement fail that would have to look after it.
+fn check_schema(conn: &GuardedConnection) -> Result<(), Ended> {
+    for sql in ["DELETE FROM users", "UPDATE users SET id = id, email = email, email_key = email_key"] {
+        if let Err(error) = conn.unguarded().prepare(sql) {
+            let message =
+                "a foreign key of the application's refers to a column of users that isn't unique: use users (id)";
+            return Err(Ended::Undone(Some(Error::new(ErrorKind::Constraint, message).with_source(error))));
+        }
     }
-    if let Err(error) = savepoint(conn, &[Savepoint::BEGIN]) {
-        return Ran::Fatal(error);
-    }
-    let ran = job.run(&mut tx);
-    let ended = match ran {
-        Ran::Ok => savepoint(conn, &[Savepoint::KEEP]),
-        Ran::Failed => savepoint(conn, &[Savepoint::UNDO, Savepoint::KEEP]),
-        Ran::Fatal(_) => Ok(()),
-    };
-    ended.map_or_else(Ran::Fatal, |()| ran)
+    Ok(())
 }
 
 /// The statements that begin and end a savepoint.
@@ -447,7 +457,7 @@ impl Savepoint {
 
 fn savepoint(conn: &GuardedConnection, statements: &[&str]) -> Result<()> {
     for sql in statements {
-        conn.own().prepare_cached(sql)?.execute([])?;
+        conn.unguarded().prepare_cached(sql)?.execute([])?;
     }
     Ok(())
 }
@@ -455,6 +465,7 @@ fn savepoint(conn: &GuardedConnection, statements: &[&str]) -> Result<()> {
 fn answer_of(ended: &Ended) -> Result<()> {
     match ended {
         Ended::Committed => Ok(()),
-        Ended::Undone(error) | Ended::Refused(error) | Ended::Unknown(error) => Err(error.clone()),
+        Ended::Undone(Some(error)) | Ended::Refused(error) | Ended::Unknown(error) => Err(error.clone()),
+        Ended::Undone(None) => Err(Error::new(ErrorKind::Internal, "the transaction was rolled back")),
     }
 }

@@ -11,7 +11,7 @@ PRAGMA user_version = 1;
 CREATE TABLE users (
     -- The order of creation, which pages and cursors follow. AUTOINCREMENT, because a number that were used
     -- again after the last user is deleted would put a new user behind a cursor that is already past it.
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    seq INTEGER PRIMARY KEY AUTOINCREMENT CHECK (seq > 0),
 
     -- UUID version 4, 16 bytes.
     id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),

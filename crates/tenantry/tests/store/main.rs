@@ -1,0 +1,31 @@
+//! The tests of the store from outside: what [`tenantry::Store`] promises, and what the files look like meanwhile.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this crate is nothing but tests, and clippy knows only those inside of #[test] functions"
+)]
+
+// What the others lean on: a store in a temporary directory, a clock that can be set, a writer that stands still.
+mod support;
+
+// The contract, scenario by scenario, written once for every engine.
+mod scenarios;
+
+// Random operations against a model in memory, answer by answer.
+mod model;
+
+// Many threads and many processes at once, and what happens at the limits.
+mod concurrency;
+
+// The files: their creation, the refusal of those of others, and locks.
+mod file;
+
+// SQL of the application's own in the same file: what it may do, and what it may not.
+mod embedding;
+
+// No address ever gets into a log.
+mod logs;
+
+// The entrance for tests that need a second process.
+mod child;

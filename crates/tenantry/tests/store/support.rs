@@ -1,0 +1,216 @@
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::task::{Context, Poll, Waker};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+pub(crate) use futures_lite::future::block_on;
+use tempfile::TempDir;
+use tenantry::{
+    Ambient, Builder, Email, Error, ErrorKind, Filter, ListQuery, NewUser, Result, Store, Timestamp, User, UserId,
+    UserUpdate,
+};
+
+/// A clock that stands still until it is set, and ids that are the same in every run. Clones are one clock.
+#[derive(Clone)]
+pub(crate) struct TestClock {
+    now_us: Arc<AtomicI64>,
+    ids: Arc<AtomicU64>,
+}
+
+impl TestClock {
+    pub(crate) fn new() -> Self {
+        let start = time("2026-01-01T00:00:00Z").as_unix_us();
+        Self { now_us: Arc::new(AtomicI64::new(start)), ids: Arc::default() }
+    }
+
+    pub(crate) fn forward(&self, seconds: i64) -> Timestamp {
+        self.now_us.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
+        self.now()
+    }
+
+    pub(crate) fn back(&self, seconds: i64) -> Timestamp {
+        self.forward(-seconds)
+    }
+}
+
+impl Ambient for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_us(self.now_us.load(Ordering::SeqCst)).unwrap()
+    }
+
+    fn new_id(&self) -> UserId {
+        numbered_id(self.ids.fetch_add(1, Ordering::SeqCst))
+    }
+}
+
+/// The id with this number: any, but always the same (splitmix64).
+pub(crate) fn numbered_id(number: u64) -> UserId {
+    let mut z = (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^= z >> 31;
+    format!("{:08x}-{:04x}-4000-8000-{number:012x}", z >> 32, z & 0xFFFF).parse().unwrap()
+}
+
+pub(crate) fn email(text: &str) -> Email {
+    text.parse().unwrap_or_else(|error| panic!("{text:?}: {error}"))
+}
+
+pub(crate) fn time(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+pub(crate) fn new_user(text: &str) -> NewUser {
+    NewUser::new(email(text))
+}
+
+/// A new user who brings a path.
+pub(crate) fn new_user_at(text: &str, path: &str) -> NewUser {
+    NewUser { storage_path: Some(path.parse().unwrap()), ..new_user(text) }
+}
+
+pub(crate) fn to_email(text: &str) -> UserUpdate {
+    UserUpdate { email: Some(email(text)), ..UserUpdate::default() }
+}
+
+/// The kind of the error that this has to be.
+#[track_caller]
+pub(crate) fn kind<T: Debug>(result: Result<T>) -> ErrorKind {
+    result.unwrap_err().kind()
+}
+
+pub(crate) fn page_of(limit: usize) -> ListQuery {
+    ListQuery { limit, ..ListQuery::default() }
+}
+
+pub(crate) fn only(filter: Filter) -> ListQuery {
+    ListQuery { filter, ..ListQuery::default() }
+}
+
+/// All users that a query finds, page by page.
+pub(crate) async fn all(store: &Store, query: ListQuery) -> Vec<User> {
+    let mut pages = store.pages(query);
+    let mut users = Vec::new();
+    while let Some(page) = pages.next().await.unwrap() {
+        users.extend(page);
+    }
+    users
+}
+
+pub(crate) fn addresses(users: &[User]) -> Vec<&str> {
+    users.iter().map(|user| user.email.as_str()).collect()
+}
+
+/// Where the stores of one engine live, one at each place, so that a scenario can open its store again.
+pub(crate) trait Place {
+    fn builder(&self) -> Builder;
+}
+
+/// A temporary directory with a data directory in it, which the first store that is opened creates.
+pub(crate) struct SqlitePlace {
+    dir: TempDir,
+}
+
+impl SqlitePlace {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.data_dir().join("tenantry.db")
+    }
+
+    pub(crate) fn open(&self) -> Store {
+        block_on(self.builder().open()).unwrap()
+    }
+}
+
+impl AsRef<Path> for SqlitePlace {
+    fn as_ref(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Place for SqlitePlace {
+    fn builder(&self) -> Builder {
+        Store::builder(self.data_dir())
+    }
+}
+
+/// What a scenario gets: an empty store, and the clock that it goes by.
+pub(crate) struct Bench {
+    pub(crate) store: Store,
+    pub(crate) clock: TestClock,
+    place: Box<dyn Place>,
+}
+
+impl Bench {
+    pub(crate) async fn new(place: impl Place + 'static) -> Self {
+        let clock = TestClock::new();
+        let store = place.builder().ambient(Arc::new(clock.clone())).open().await.unwrap();
+        Self { store, clock, place: Box::new(place) }
+    }
+
+    /// Closes the store and opens it again.
+    pub(crate) async fn reopen(&mut self) {
+        self.store.close().await.unwrap();
+        self.store = self.place.builder().ambient(Arc::new(self.clock.clone())).open().await.unwrap();
+    }
+}
+
+/// A writer's thread that stands still within a closure, so that whatever is written meanwhile queues up.
+pub(crate) struct BlockedWriter {
+    release: mpsc::Sender<()>,
+    caller: JoinHandle<()>,
+}
+
+impl BlockedWriter {
+    pub(crate) fn block(store: &Store) -> Self {
+        let (entered, has_entered) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let store = store.clone();
+        let caller = thread::spawn(move || {
+            let closure = move |_: &mut tenantry::WriteTx<'_>| {
+                entered.send(()).unwrap();
+                let _ = released.recv();
+                Ok::<_, Error>(())
+            };
+            block_on(store.write(closure)).unwrap();
+        });
+        has_entered.recv().unwrap();
+        Self { release, caller }
+    }
+
+    pub(crate) fn release(self) {
+        drop(self.release);
+        self.caller.join().unwrap();
+    }
+}
+
+/// A future on the heap, so that many of different kinds can stand in one list.
+pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Polls a future once, and wakes nobody.
+pub(crate) fn poll_once<T>(future: &mut Boxed<'_, T>) -> Poll<T> {
+    future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Puts a write into the queue of a store whose writer stands still.
+pub(crate) fn queued<'a, T: Debug>(future: impl Future<Output = T> + 'a) -> Boxed<'a, T> {
+    let mut future: Boxed<'a, T> = Box::pin(future);
+    let polled = poll_once(&mut future);
+    assert!(polled.is_pending(), "answered though the writer stands still: {polled:?}");
+    future
+}
+
+/// A short time for what has to be refused after waiting.
+pub(crate) const SHORT: Duration = Duration::from_millis(20);
