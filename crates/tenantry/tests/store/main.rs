@@ -24,6 +24,9 @@ mod file;
 // SQL of the application's own in the same file: what it may do, and what it may not.
 mod embedding;
 
+// Rows that another program wrote, code of the application that panics, triggers.
+mod foreign;
+
 // No address ever gets into a log.
 mod logs;
 

@@ -1008,6 +1008,7 @@ async fn an_import_that_skips_leaves_users_as_they_are(bench: &mut Bench) {
         NewUser { id: Some(ada.id), last_login_at: login, ..new_user("other@example.com") },
         NewUser { id: Some(numbered_id(9_999)), ..new_user("ada@example.com") },
         NewUser { id: Some(ada.id), ..new_user_at("ada@example.com", "files/ada") },
+        NewUser { id: Some(ada.id), ..new_user_at("other@example.com", "ab/cd") },
         NewUser { id: Some(gone.id), ..new_user("ada@example.com") },
     ] {
         assert_eq!(import(store, &row, OnConflict::Skip).await, Ok(Imported::Skipped), "{row:?}");
@@ -1068,6 +1069,7 @@ async fn an_import_that_updates_refuses_what_is_fixed(bench: &mut Bench) {
     for (row, expected) in [
         (NewUser { created_at: Some(later), ..with_id.clone() }, ErrorKind::Immutable),
         (NewUser { storage_path: Some("files".parse().unwrap()), ..with_id.clone() }, ErrorKind::Immutable),
+        (NewUser { storage_path: Some("ab/cd".parse().unwrap()), ..with_id.clone() }, ErrorKind::Immutable),
         (NewUser { created_at: Some(later), ..new_user("ADA@example.com") }, ErrorKind::Immutable),
         (new_user_at("ADA@example.com", "files"), ErrorKind::Immutable),
         // The address is that of a user with another id, or of another user than the id is.
