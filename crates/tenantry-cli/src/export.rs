@@ -58,7 +58,7 @@ async fn write_users(
                     ));
                 }
                 match page.next_cursor {
-                    Some(cursor) => query.after = Some(cursor),
+                    Some(cursor) => query.cursor = Some(cursor),
                     None => {
                         sink.finish()?;
                         progress.finish_and_clear();

@@ -162,7 +162,7 @@ async fn print_list(store: &Store, format: Format, mut query: ListQuery, all: bo
         let page = store.list(&query).await?;
         list.add(&page.users)?;
         match page.next_cursor {
-            Some(cursor) if all => query.after = Some(cursor),
+            Some(cursor) if all => query.cursor = Some(cursor),
             next => return list.finish(next),
         }
     }
@@ -172,7 +172,7 @@ fn query(list: List) -> Result<ListQuery, Failure> {
     let time = |text: Option<String>| text.map(|text| time(&text)).transpose();
     Ok(ListQuery {
         limit: list.limit.into(),
-        after: list.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?,
+        cursor: list.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?,
         filter: Filter {
             email_prefix: list.email_prefix,
             email_contains: list.contains,

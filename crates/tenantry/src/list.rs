@@ -23,7 +23,7 @@ pub struct ListQuery {
     /// How many users a page holds at the most: 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
     pub limit: usize,
     /// Where the page before this one ended: its [`next_cursor`](Page::next_cursor). `None` begins at the beginning.
-    pub after: Option<Cursor>,
+    pub cursor: Option<Cursor>,
     /// Which users to list.
     pub filter: Filter,
 }
@@ -44,7 +44,7 @@ impl ListQuery {
 
 impl Default for ListQuery {
     fn default() -> Self {
-        Self { limit: Self::DEFAULT_LIMIT, after: None, filter: Filter::default() }
+        Self { limit: Self::DEFAULT_LIMIT, cursor: None, filter: Filter::default() }
     }
 }
 
@@ -53,7 +53,7 @@ impl Default for ListQuery {
 /// `Debug` leaves out the texts, which may be addresses.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// The canonical key of the address begins with this text's. Served from an index.
+    /// The canonical key of the address begins with the canonical form of this text. Served from an index.
     pub email_prefix: Option<String>,
     /// The address as it was written holds this text, or the address or its canonical key holds the text case folded.
     pub email_contains: Option<String>,
@@ -61,7 +61,7 @@ pub struct Filter {
     pub created_after: Option<Timestamp>,
     /// Created before this moment.
     pub created_before: Option<Timestamp>,
-    /// Not logged in since this moment: last login before it or, for who never logged in, created before it.
+    /// Not logged in since this moment: the last login was before it or, for users who never logged in, the creation.
     pub inactive_since: Option<Timestamp>,
     /// Never logged in at all.
     pub never_logged_in: bool,

@@ -44,7 +44,7 @@ impl Store {
         Self::builder(data_dir).open().await
     }
 
-    /// Begins to open a store otherwise than by default.
+    /// A builder, to open the store in this data directory with other settings than the defaults.
     pub fn builder(data_dir: impl Into<PathBuf>) -> Builder {
         Builder {
             options: Options {
@@ -222,10 +222,12 @@ impl Store {
     /// write-ahead log is moved into the database file, and the files are closed. May be called more than once.
     ///
     /// A store whose clones are all dropped closes itself in the same way, but nobody waits for the end of it.
+    ///
+    /// Errors: those of moving the log (`Full`, `Io`, …). Nothing is lost by them: the log stays, and whoever opens the
+    /// store next goes on with it.
     #[instrument(level = "debug", skip_all)]
     pub async fn close(&self) -> Result<()> {
-        self.engine.close().await;
-        Ok(())
+        self.engine.close().await
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -325,7 +327,7 @@ impl Pages {
         let Some(query) = &self.query else { return Ok(None) };
         let page = self.store.list(query).await?;
         self.query =
-            page.next_cursor.map(|cursor| ListQuery { after: Some(cursor), ..self.query.take().unwrap_or_default() });
+            page.next_cursor.map(|cursor| ListQuery { cursor: Some(cursor), ..self.query.take().unwrap_or_default() });
         Ok((!page.users.is_empty()).then_some(page.users))
     }
 }

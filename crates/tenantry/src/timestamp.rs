@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Error, ErrorKind, Result};
 
-/// A moment in UTC with microsecond precision, between the years 1 and 9999.
+/// A moment in UTC with microsecond precision, from [`MIN`](Timestamp::MIN) to [`MAX`](Timestamp::MAX).
 ///
 /// It is written as RFC 3339 with six decimals and `Z`, so that the texts sort as the moments do. It is read
 /// from RFC 3339 with any offset; digits beyond the microsecond are refused unless they are zero, because
@@ -35,7 +35,10 @@ impl Timestamp {
     pub fn from_unix_us(unix_us: i64) -> Result<Self> {
         let timestamp = Self { unix_us };
         if timestamp < Self::MIN || timestamp > Self::MAX {
-            return Err(Error::new(ErrorKind::InvalidTimestamp, "the time lies outside the years 1 to 9999"));
+            return Err(Error::new(
+                ErrorKind::InvalidTimestamp,
+                "the time is not between 0001-01-01T00:00:00Z and 9999-12-30T22:00:00Z",
+            ));
         }
         Ok(timestamp)
     }
@@ -77,11 +80,14 @@ impl FromStr for Timestamp {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let invalid = || Error::new(ErrorKind::InvalidTimestamp, "not an RFC 3339 time such as 2026-11-23T07:30:00Z");
+        let refuse = |message| Error::new(ErrorKind::InvalidTimestamp, message);
         if !has_rfc3339_form(text) {
-            return Err(invalid());
+            return Err(refuse("not an RFC 3339 time such as 2026-11-23T07:30:00Z"));
         }
-        let moment: jiff::Timestamp = text.parse().map_err(|error| invalid().with_source(error))?;
+        let moment: jiff::Timestamp = text.parse().map_err(|error| {
+            refuse("there is no such time, or it is not between 0001-01-01T00:00:00Z and 9999-12-30T22:00:00Z")
+                .with_source(error)
+        })?;
         if moment.subsec_nanosecond() % 1_000 != 0 {
             return Err(Error::new(ErrorKind::InvalidTimestamp, "the time is finer than a microsecond"));
         }

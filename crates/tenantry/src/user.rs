@@ -18,13 +18,13 @@ pub struct User {
     pub email: Email,
     /// When the account was created.
     pub created_at: Timestamp,
-    /// When the user last signed in, or `None` if never. It only moves forward.
+    /// When the user last logged in, or `None` if never. It only moves forward.
     pub last_login_at: Option<Timestamp>,
     /// Where the user's files live. Never given to anybody else, not even after the user is deleted.
     pub storage_path: StoragePath,
     /// When the account was last changed. A login doesn't change the account.
     pub updated_at: Timestamp,
-    /// How often the account was changed, beginning with 1. A login doesn't count.
+    /// 1 when the account is created, and one more with every change of it. A login is no change.
     pub version: u64,
 }
 
@@ -105,17 +105,17 @@ impl<'de> Deserialize<'de> for UserId {
 pub struct NewUser {
     /// The address.
     pub email: Email,
-    /// The id, or a random one.
+    /// The id. By default a random one.
     pub id: Option<UserId>,
-    /// The storage path, or the one [derived](StoragePath::derived) from the id.
+    /// The storage path. By default the one [derived](StoragePath::derived) from the id.
     pub storage_path: Option<StoragePath>,
-    /// When the account was created, or now.
+    /// When the account was created. By default now.
     pub created_at: Option<Timestamp>,
-    /// When the user last signed in, or never.
+    /// When the user last logged in. By default never.
     pub last_login_at: Option<Timestamp>,
-    /// When the account was last changed, or `created_at`.
+    /// When the account was last changed. By default `created_at`.
     pub updated_at: Option<Timestamp>,
-    /// How often the account was changed, from 1 to [`User::MAX_VERSION`], or 1.
+    /// The version, from 1 to [`User::MAX_VERSION`]. By default 1.
     pub version: Option<u64>,
 }
 

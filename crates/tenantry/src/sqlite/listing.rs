@@ -30,7 +30,7 @@ pub(crate) struct Listing {
 impl Listing {
     pub(crate) fn new(query: &ListQuery) -> Result<Self> {
         query.check()?;
-        let after = query.after.map_or(0, Cursor::seq);
+        let after = query.cursor.map_or(0, Cursor::seq);
         let mut values = vec![Value::Integer(after)];
         let mut bind = |value: Value| {
             values.push(value);

@@ -27,8 +27,8 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Instant;
 
@@ -55,6 +55,8 @@ pub(super) struct Writer {
     waiting: AtomicUsize,
     /// Closed when the thread has ended.
     ended: Receiver<()>,
+    /// What went wrong when the database was closed.
+    close_error: Arc<OnceLock<Error>>,
 }
 
 impl Writer {
@@ -67,6 +69,8 @@ impl Writer {
         let (queue, jobs) = async_channel::bounded(QUEUE_MAX);
         let (alive, ended) = async_channel::bounded(1);
         let (opened_sender, opened) = oneshot::channel();
+        let close_error = Arc::new(OnceLock::new());
+        let close_error_of_thread = Arc::clone(&close_error);
         thread::Builder::new()
             .name("tenantry-writer".to_owned())
             .spawn(move || {
@@ -79,7 +83,15 @@ impl Writer {
                 });
                 match conn {
                     Ok((conn, created)) => {
-                        let thread = WriterThread { conn, options, ambient, jobs, next_job: None, refusing: None };
+                        let thread = WriterThread {
+                            conn,
+                            options,
+                            ambient,
+                            jobs,
+                            next_job: None,
+                            refusing: None,
+                            close_error: close_error_of_thread,
+                        };
                         if opened_sender.send(Ok(created)).is_ok() {
                             thread.run(&readers);
                         }
@@ -91,7 +103,7 @@ impl Writer {
             })
             .map_err(|error| Error::new(ErrorKind::Io, "the writer's thread can't be started").with_source(error))?;
         let created = opened.await.unwrap_or_else(|_| Err(died()))?;
-        Ok((Self { queue, waiting: AtomicUsize::new(0), ended }, created))
+        Ok((Self { queue, waiting: AtomicUsize::new(0), ended, close_error }, created))
     }
 
     /// Runs an operation of the store's own. It may be run more than once; the last run counts.
@@ -144,10 +156,11 @@ impl Writer {
     }
 
     /// Refuses new writes, and waits until those in the queue are answered and the database is closed.
-    pub(super) async fn close(&self) {
+    pub(super) async fn close(&self) -> Result<()> {
         self.queue.close();
         // Nothing is ever sent: this ends when the thread does.
         let _ = self.ended.recv().await;
+        self.close_error.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 }
 
@@ -266,6 +279,7 @@ struct WriterThread {
     next_job: Option<Box<dyn Job>>,
     /// Why no write is accepted any more.
     refusing: Option<Error>,
+    close_error: Arc<OnceLock<Error>>,
 }
 
 impl WriterThread {
@@ -281,7 +295,8 @@ impl WriterThread {
         readers.close();
         // A reader that is still under way may keep the log from being cut; then the next to open the store does it.
         if let Err(error) = self.conn.unguarded().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
-            tracing::debug!(error = &error as &dyn std::error::Error, "no checkpoint at the close");
+            tracing::warn!(error = &error as &dyn std::error::Error, "no checkpoint at the close");
+            let _ = self.close_error.set(error.into());
         }
     }
 

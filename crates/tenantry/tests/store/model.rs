@@ -425,7 +425,7 @@ impl Run {
     async fn check_listing(&self, listing: &Listing) {
         let mut query = ListQuery {
             limit: listing.limit,
-            after: None,
+            cursor: None,
             filter: Filter {
                 email_prefix: listing.prefix.map(|(prefix, _)| prefix.to_owned()),
                 email_contains: listing.part.map(|(part, _)| part.to_owned()),
@@ -443,7 +443,7 @@ impl Run {
             assert_eq!(page.users, now);
             assert_eq!(page.next_cursor.is_some(), !later.is_empty());
             let Some(cursor) = page.next_cursor else { break };
-            query.after = Some(cursor.to_string().parse::<Cursor>().unwrap());
+            query.cursor = Some(cursor.to_string().parse::<Cursor>().unwrap());
             left = later;
         }
     }

@@ -465,12 +465,12 @@ async fn a_page_holds_fifty_unless_said_otherwise(bench: &mut Bench) {
     let created: Vec<User> = store.create_many(users).await.unwrap().into_iter().map(Result::unwrap).collect();
     let first = store.list(&ListQuery::default()).await.unwrap();
     assert_eq!(first.users, created[..50]);
-    let second = store.list(&ListQuery { after: first.next_cursor, ..ListQuery::default() }).await.unwrap();
+    let second = store.list(&ListQuery { cursor: first.next_cursor, ..ListQuery::default() }).await.unwrap();
     assert_eq!(second.users, created[50..100]);
 
     let first = store.list(&page_of(1_000)).await.unwrap();
     assert_eq!(first.users, created[..1_000]);
-    let second = store.list(&ListQuery { after: first.next_cursor, ..page_of(1_000) }).await.unwrap();
+    let second = store.list(&ListQuery { cursor: first.next_cursor, ..page_of(1_000) }).await.unwrap();
     assert_eq!((second.users.as_slice(), second.next_cursor), (&created[1_000..], None));
     // A page that is just full isn't followed by an empty one.
     store.delete(created[1_000].id).await.unwrap();
@@ -525,7 +525,7 @@ async fn a_user_created_after_the_last_one_was_deleted_is_not_skipped(bench: &mu
         store.delete(user.id).await.unwrap();
     }
     let late = create(store, "d@example.com").await;
-    let second = store.list(&ListQuery { after: first.next_cursor, ..page_of(2) }).await.unwrap();
+    let second = store.list(&ListQuery { cursor: first.next_cursor, ..page_of(2) }).await.unwrap();
     assert_eq!((second.users, second.next_cursor), (vec![late], None));
 }
 
@@ -541,11 +541,11 @@ async fn a_cursor_is_read_back_and_outlives_a_restart(bench: &mut Bench) {
 
     let read_back = text.parse().unwrap();
     assert_eq!(read_back, cursor);
-    let second = bench.store.list(&ListQuery { after: Some(read_back), ..page_of(3) }).await.unwrap();
+    let second = bench.store.list(&ListQuery { cursor: Some(read_back), ..page_of(3) }).await.unwrap();
     assert_eq!(addresses(&second.users), ["u3@example.com", "u4@example.com", "u5@example.com"]);
     // It is a place, not a filter: another query can go on from it.
     let prefix = only(Filter { email_prefix: Some("u".into()), ..Filter::default() });
-    let second = bench.store.list(&ListQuery { after: Some(read_back), ..prefix }).await.unwrap();
+    let second = bench.store.list(&ListQuery { cursor: Some(read_back), ..prefix }).await.unwrap();
     assert_eq!(second.users.len(), 3);
 }
 
@@ -614,8 +614,8 @@ async fn a_listing_by_prefix_has_pages_in_the_order_of_creation(bench: &mut Benc
             let page = store.list(&query).await.unwrap();
             assert_eq!(page.users.len(), limit.min(expected.len() - found.len()));
             found.extend(page.users);
-            query.after = page.next_cursor;
-            if query.after.is_none() {
+            query.cursor = page.next_cursor;
+            if query.cursor.is_none() {
                 break;
             }
         }
