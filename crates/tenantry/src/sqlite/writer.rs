@@ -34,6 +34,7 @@ use std::time::Instant;
 
 use async_channel::{Receiver, Sender, TrySendError};
 use futures_channel::oneshot;
+use rusqlite::ErrorCode;
 
 use super::error::Fault;
 use super::guard::GuardedConnection;
@@ -356,7 +357,7 @@ impl WriterThread {
     fn run_job(&mut self, job: &mut Box<dyn Job>, alone: bool) -> Result<(), Ended> {
         let fatal = |error| Ended::Undone(Some(error));
         let conn = &self.conn;
-        let schema = if alone { Some(schema_version(conn).map_err(fatal)?) } else { None };
+        let before = if alone { Some(Belongings::of(conn).map_err(fatal)?) } else { None };
         if !alone {
             savepoint(conn, &[Savepoint::BEGIN]).map_err(fatal)?;
         }
@@ -370,10 +371,9 @@ impl WriterThread {
             ))),
             Ran::Failed if alone => Err(Ended::Undone(None)),
             Ran::Failed => savepoint(conn, &[Savepoint::UNDO, Savepoint::KEEP]).map_err(fatal),
-            Ran::Ok => match schema {
+            Ran::Ok => match before {
                 None => savepoint(conn, &[Savepoint::KEEP]).map_err(fatal),
-                Some(before) if before == schema_version(conn).map_err(fatal)? => Ok(()),
-                Some(_) => check_schema(conn),
+                Some(before) => before.check(conn).map_err(fatal),
             },
         }
     }
@@ -444,21 +444,56 @@ impl WriterThread {
     }
 }
 
-fn schema_version(conn: &GuardedConnection) -> Result<i64> {
-    Ok(conn.unguarded().prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?)
+/// What a closure could change of Tenantry's that the guard doesn't see.
+struct Belongings {
+    schema_version: i64,
+    /// How many tables, indexes and so on have a name of ours.
+    objects: i64,
+    /// The last number that was given out in the order of creation.
+    last_seq: i64,
 }
 
-/// Refuses tables of an application with which users could no longer be changed: a foreign key to a column that isn't
-/// unique makes every statement fail that would have to look after it.
-fn check_schema(conn: &GuardedConnection) -> Result<(), Ended> {
-    for sql in ["DELETE FROM users", "UPDATE users SET id = id, email = email, email_key = email_key"] {
-        if let Err(error) = conn.unguarded().prepare(sql) {
-            let message =
-                "a foreign key of the application's refers to a column of users that isn't unique: use users (id)";
-            return Err(Ended::Undone(Some(Error::new(ErrorKind::Constraint, message).with_source(error))));
-        }
+impl Belongings {
+    fn of(conn: &GuardedConnection) -> Result<Self> {
+        let conn = conn.unguarded();
+        let mut statement = conn.prepare_cached(
+            "SELECT (SELECT schema_version FROM pragma_schema_version),
+                    (SELECT count(*) FROM sqlite_schema WHERE name = 'users' OR name LIKE 'tenantry\\_%' ESCAPE '\\'),
+                    (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'users')",
+        )?;
+        let belongings = statement.query_row([], |row| {
+            Ok(Self { schema_version: row.get(0)?, objects: row.get(1)?, last_seq: row.get(2)? })
+        })?;
+        Ok(belongings)
     }
-    Ok(())
+
+    /// Refuses what a closure has done to them in a roundabout way.
+    fn check(&self, conn: &GuardedConnection) -> Result<()> {
+        let refuse = |message| Error::new(ErrorKind::Constraint, message);
+        let now = Self::of(conn)?;
+        if now.last_seq < self.last_seq {
+            return Err(refuse("the order of creation was set back in sqlite_sequence: cursors would skip users"));
+        }
+        if now.schema_version == self.schema_version {
+            return Ok(());
+        }
+        if now.objects != self.objects {
+            return Err(refuse("a table was given a name that is reserved: users, or one that begins with tenantry_"));
+        }
+        // With a foreign key to a column that isn't unique, every statement fails that would have to look after it.
+        for sql in ["DELETE FROM users", "UPDATE users SET id = id, email = email, email_key = email_key"] {
+            if let Err(error) = conn.unguarded().prepare(sql) {
+                let message = match error.sqlite_error_code() {
+                    Some(ErrorCode::AuthorizationForStatementDenied) => {
+                        "a trigger of the application's would change users"
+                    }
+                    _ => "users could no longer be changed: a foreign key refers to another column than users (id)",
+                };
+                return Err(refuse(message).with_source(error));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The statements that begin and end a savepoint.

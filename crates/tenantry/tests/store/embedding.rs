@@ -496,3 +496,33 @@ fn a_closure_cant_have_a_statement_that_the_store_has_prepared() {
     assert_eq!(kind(refused), ErrorKind::Internal);
     block_on(store.close()).unwrap();
 }
+
+/// With its number used again, a new user stood behind cursors that were already past it.
+#[test]
+fn a_closure_cant_make_a_cursor_skip_users() {
+    let place = SqlitePlace::new();
+    let store = place.open();
+    for address in ["a@example.com", "b@example.com", "c@example.com"] {
+        create(&store, address);
+    }
+    let query = tenantry::ListQuery { limit: 2, ..Default::default() };
+    let cursor = block_on(store.list(&query)).unwrap().next_cursor;
+    for user in block_on(store.list(&Default::default())).unwrap().users {
+        block_on(store.delete(user.id)).unwrap();
+    }
+    assert_eq!(kind(run(&store, "UPDATE sqlite_sequence SET seq = 0")), ErrorKind::Constraint);
+    assert_eq!(kind(run(&store, "DELETE FROM sqlite_sequence")), ErrorKind::Constraint);
+    create(&store, "d@example.com");
+    assert_eq!(block_on(store.list(&tenantry::ListQuery { cursor, ..query })).unwrap().users.len(), 1);
+    block_on(store.close()).unwrap();
+}
+
+#[test]
+fn a_table_cant_be_renamed_to_a_reserved_name() {
+    let place = SqlitePlace::new();
+    let store = place.open();
+    run(&store, "CREATE TABLE log (a)").unwrap();
+    assert_eq!(kind(run(&store, "ALTER TABLE log RENAME TO tenantry_log")), ErrorKind::Constraint);
+    run(&store, "ALTER TABLE log RENAME TO tenantryish_log").unwrap();
+    block_on(store.close()).unwrap();
+}
