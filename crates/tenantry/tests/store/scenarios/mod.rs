@@ -1,0 +1,47 @@
+//! The contract of a store, as scenarios that know nothing of its engine. Every engine runs all of them.
+
+use tenantry::{Store, User};
+
+use crate::support::{Bench, Place, block_on, new_user};
+
+/// Makes a test of every scenario for every engine. Another engine is another module like the one of SQLite.
+macro_rules! scenarios {
+    ($($scenario:ident,)*) => {
+        mod sqlite {
+            $(
+                #[test]
+                fn $scenario() {
+                    crate::scenarios::run(crate::support::SqlitePlace::new(), super::$scenario);
+                }
+            )*
+        }
+    };
+}
+
+// Single users: creating, finding, changing and deleting them, and their logins.
+mod users;
+
+// Listings: their order, pages, cursors and filters.
+mod listing;
+
+// Batches, closures, imports, and the end of a store.
+mod transactions;
+
+fn run(place: impl Place + 'static, scenario: impl AsyncFnOnce(&mut Bench)) {
+    block_on(async {
+        let mut bench = Bench::new(place).await;
+        scenario(&mut bench).await;
+        bench.store.close().await.unwrap();
+    });
+}
+
+async fn create(store: &Store, address: &str) -> User {
+    store.create(new_user(address)).await.unwrap()
+}
+
+/// A user as they were, but for this.
+fn changed(user: &User, change: impl FnOnce(&mut User)) -> User {
+    let mut user = user.clone();
+    change(&mut user);
+    user
+}
