@@ -1,0 +1,60 @@
+//! Prints the figures that the documentation names: `cargo run --release -p tenantry --example figures [USERS]`.
+//! They are of one machine and one moment; only their order of magnitude is promised.
+
+use std::time::{Duration, Instant};
+
+use tenantry::{Error, Filter, ListQuery, NewUser, Result, Store};
+
+fn main() -> Result<()> {
+    let users: u64 = std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(1_000_000);
+    let dir = std::env::temp_dir().join(format!("tenantry-figures-{}", std::process::id()));
+    let measured = futures_lite::future::block_on(measure(&dir, users));
+    let _ = std::fs::remove_dir_all(&dir);
+    measured
+}
+
+async fn measure(dir: &std::path::Path, users: u64) -> Result<()> {
+    let store = Store::open(dir).await?;
+    let filled = store.write(move |tx| {
+        for number in 0..users {
+            // Addresses in no order, as people's are.
+            let scattered = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            tx.create(&NewUser::new(format!("{scattered:x}@example.com").parse()?))?;
+        }
+        Ok::<_, Error>(())
+    });
+    println!("{users} users created in one transaction: {:?}", timed(filled).await?.1);
+
+    let thousand = ListQuery { limit: 1_000, ..ListQuery::default() };
+    let page = store.list(&thousand).await?.users;
+    let (count, took) = timed(store.count()).await?;
+    println!("counting {count}: {took:?}");
+    let (_, took) = timed(store.list(&thousand)).await?;
+    println!("a page of 1,000: {took:?}");
+    let (_, took) = timed(async {
+        for user in &page {
+            store.get(user.id).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    println!("a user by id: {:?}", took / 1_000);
+    let (_, took) = timed(async {
+        for user in &page {
+            store.get_by_email(&user.email).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    println!("a user by email: {:?}", took / 1_000);
+    let nobody = Filter { email_contains: Some("nobody".into()), ..Filter::default() };
+    let (_, took) = timed(store.list(&ListQuery { filter: nobody, ..ListQuery::default() })).await?;
+    println!("a filter that nobody meets: {took:?}, {:?} a step of 4,096 rows", took / (users / 4_096 + 1) as u32);
+    store.close().await
+}
+
+async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<(T, Duration)> {
+    let start = Instant::now();
+    let value = work.await?;
+    Ok((value, start.elapsed()))
+}
