@@ -131,9 +131,10 @@ async fn in_one_transaction(
 
 async fn chunk_by_chunk(store: &Store, importer: Importer, first: Chunk, mut chunks: Chunks) -> Result<Tally, Failure> {
     let importer = Arc::new(Mutex::new(importer));
+    let lock = || importer.lock().unwrap_or_else(PoisonError::into_inner);
     let mut chunk = first;
     let mut landed = Tally::default();
-    loop {
+    let ended = loop {
         let (read_bytes, is_last) = (chunk.read_bytes, chunk.is_last);
         let shared = Arc::clone(&importer);
         let written = store
@@ -142,19 +143,30 @@ async fn chunk_by_chunk(store: &Store, importer: Importer, first: Chunk, mut chu
                 importer.write(tx, chunk.rows).map(|()| importer.tally)
             })
             .await;
-        landed = written.map_err(|failure| failure.saying(&landed.summary("imported before that")))?;
-        let mut importer = importer.lock().unwrap_or_else(PoisonError::into_inner);
-        // Now that the transaction is over: whoever reads the rejects may be slow.
-        importer.report().map_err(|failure| failure.saying(&landed.summary("imported before that")))?;
-        importer.progress.set_position(read_bytes);
-        if is_last {
-            return importer.finish();
+        match written {
+            Ok(tally) => landed = tally,
+            Err(failure) => {
+                // What was rejected with the chunk that didn't land may be right next time.
+                lock().rejected.clear();
+                break Err(failure);
+            }
         }
-        chunk = chunks.receive().or_else(|failure| {
-            importer.finish()?;
-            Err(failure.saying(&landed.summary("imported before that")))
-        })?;
-    }
+        // Now that the transaction is over: whoever reads the rejects may be slow.
+        if let Err(failure) = lock().report() {
+            break Err(failure);
+        }
+        lock().progress.set_position(read_bytes);
+        if is_last {
+            break Ok(());
+        }
+        chunk = match chunks.receive() {
+            Ok(chunk) => chunk,
+            Err(failure) => break Err(failure),
+        };
+    };
+    // Whatever has happened, the rejects of the rows before it are wanted.
+    let finished = lock().finish();
+    ended.and(finished).map(|_| landed).map_err(|failure| failure.saying(&landed.summary("imported before that")))
 }
 
 /// What has become of the rows.
@@ -322,13 +334,14 @@ fn read_in_background(
 
     let (sender, receiver) = sync_channel(CHUNKS_WAITING_MAX);
     let must_spool = is_one_transaction && length.is_none();
+    let all_or_nothing = args.on_conflict == OnConflict::Fail;
     thread::Builder::new()
         .name("tenantry-import".to_owned())
         .spawn(move || {
             let read = if must_spool {
-                spool(input).and_then(|file| read_rows(format, file, &sender))
+                spool(input).and_then(|file| read_rows(format, file, all_or_nothing, &sender))
             } else {
-                read_rows(format, input, &sender)
+                read_rows(format, input, all_or_nothing, &sender)
             };
             if let Err(failure) = read {
                 // If nobody listens any more, the import has ended for another reason.
@@ -348,7 +361,13 @@ fn spool(mut input: impl Read) -> Result<File, Failure> {
     Ok(file)
 }
 
-fn read_rows(format: FileFormat, input: impl Read, sender: &SyncSender<Result<Chunk, Failure>>) -> Result<(), Failure> {
+/// Sends the rows in chunks, and a failure after the rows before it, unless these are in vain.
+fn read_rows(
+    format: FileFormat,
+    input: impl Read,
+    all_or_nothing: bool,
+    sender: &SyncSender<Result<Chunk, Failure>>,
+) -> Result<(), Failure> {
     let mut reader = RowReader::new(format, input)?;
     loop {
         let mut rows = Vec::new();
@@ -364,6 +383,10 @@ fn read_rows(format: FileFormat, input: impl Read, sender: &SyncSender<Result<Ch
                 // The good rows before it are good all the same.
                 Err(failure) => break Some(Err(failure)),
             }
+        };
+        let end = match end {
+            Some(Err(failure)) if all_or_nothing || rows.is_empty() => return Err(failure),
+            end => end,
         };
         let is_last = matches!(end, Some(Ok(())));
         if sender.send(Ok(Chunk { rows, read_bytes: reader.read_bytes(), is_last })).is_err() {

@@ -197,9 +197,8 @@ impl<R: Read> CsvRows<R> {
         // any blank lines.
         let line_ends: u64 = record.as_slice().iter().map(|byte| u64::from(*byte == b'\n')).sum();
         let next_line = self.csv.position().line();
-        let is_last = self.csv.position().byte() == self.flow.delivered.get();
-        if is_last && record.as_slice().ends_with(b"\n") {
-            // The end of the last line stands in the row instead of after it.
+        if self.flow.ended_open.get() && record.as_slice().ends_with(b"\n") {
+            // The file ended within this row, and the end of its last line stands in the row instead of after it.
             let line = next_line - line_ends;
             return Err(Failure::new(Exit::Invalid, format!("line {line}: a quote is opened here and never closed")));
         }
@@ -377,8 +376,9 @@ struct Lines<R> {
 struct Flow {
     /// How many octets may still be read before the row must have ended.
     budget: Cell<usize>,
-    /// How many were handed to the CSV reader.
-    delivered: Cell<u64>,
+    /// Whether the file has ended, and not right behind a quote. (The reader asks for more than the last row only if that
+    /// isn't finished.)
+    ended_open: Cell<bool>,
 }
 
 impl<R: Read> Read for Lines<R> {
@@ -389,15 +389,17 @@ impl<R: Read> Read for Lines<R> {
         }
         let length = buffer.len().min(budget);
         let mut read = self.input.read(&mut buffer[..length])?;
-        if read == 0 && self.last != b'\n' && length > 0 {
-            buffer[0] = b'\n';
-            read = 1;
+        if read == 0 && length > 0 {
+            self.flow.ended_open.set(self.last != b'"');
+            if self.last != b'\n' {
+                buffer[0] = b'\n';
+                read = 1;
+            }
         }
         if read > 0 {
             self.last = buffer[read - 1];
         }
         self.flow.budget.set(budget - read);
-        self.flow.delivered.set(self.flow.delivered.get() + read as u64);
         Ok(read)
     }
 }
@@ -504,8 +506,12 @@ mod tests {
             let Some(Failure::Told { message, .. }) = failure else { panic!("{text:?} was read") };
             assert_eq!(message, format!("line {line}: a quote is opened here and never closed"));
         }
-        // One that is closed right behind a line end is another matter.
-        assert_eq!(rows(FileFormat::Csv, b"email\n\"a@x\n\"\nb@x\n").len(), 2);
+        // One that is closed right behind a line end is another matter, wherever it stands.
+        for text in ["email\n\"a@x\n\"\nb@x\n", "email\nb@x\n\"a@x\n\"\n", "email\nb@x\n\"a@x\n\""] {
+            let rows = rows(FileFormat::Csv, text.as_bytes());
+            assert_eq!(rows.iter().filter(|(_, user)| user.is_err()).count(), 1, "{text:?}");
+            assert_eq!(rows.len(), 2, "{text:?}");
+        }
     }
 
     #[test]

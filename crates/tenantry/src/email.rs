@@ -22,7 +22,8 @@ use crate::{Error, ErrorKind, Result};
 /// Refused is what people can't see or tell apart: control, space, invisible, bidirectional and unassigned
 /// characters anywhere, domain labels that only pretend to be IDNA (`xn--…`), and local parts that are not at the level
 /// *highly restrictive* of [UTS 39, section 5.2](https://www.unicode.org/reports/tr39/): those that mix scripts, and those
-/// that hold characters which no name is written with, such as symbols and phonetic letters.
+/// that hold characters outside of its profile for identifiers, such as symbols, phonetic letters and the letters of
+/// scripts that are little used.
 ///
 /// The **key** is the local part in NFKC and case folded, and the domain in the ASCII form of
 /// [UTS 46](https://www.unicode.org/reports/tr46/). Dots and plus tags count: what a provider makes of them is

@@ -224,11 +224,12 @@ impl Store {
     ///
     /// A store whose clones are all dropped closes itself in the same way, but nobody waits for the end of it.
     ///
-    /// Errors: those of moving the log (`Full`, `Io`, …). Nothing is lost by them: the log stays, and whoever opens the
-    /// store next goes on with it.
+    /// Errors: none on SQLite. If the log can't be moved (the disk is full, a reader is in the way) nothing is lost: it
+    /// stays, whoever opens the store next goes on with it, and the cause is logged as a warning.
     #[instrument(level = "debug", skip_all)]
     pub async fn close(&self) -> Result<()> {
-        self.engine.close().await
+        self.engine.close().await;
+        Ok(())
     }
 
     pub(crate) fn engine(&self) -> &Engine {

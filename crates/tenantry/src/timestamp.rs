@@ -9,8 +9,8 @@ use crate::{Error, ErrorKind, Result};
 /// A moment in UTC with microsecond precision, from [`MIN`](Timestamp::MIN) to [`MAX`](Timestamp::MAX).
 ///
 /// It is written as RFC 3339 with six decimals and `Z`, so that the texts sort as the moments do. It is read
-/// from RFC 3339 with any offset; digits beyond the microsecond are refused unless they are zero, because
-/// dropping them would change the value in silence.
+/// from RFC 3339 with any offset; digits beyond the microsecond are refused unless they are zero (and not more than nine in
+/// all), because dropping them would change the value in silence.
 ///
 /// ```
 /// use tenantry::Timestamp;
@@ -115,6 +115,7 @@ fn has_rfc3339_form(text: &str) -> bool {
         && !date_time.ends_with("60")
         && has_digits
         && (is_like(offset, "Z") || is_like(offset, "+00:00") || is_like(offset, "-00:00"))
+        && offset.get(1..3).is_none_or(|hours| hours <= "23")
 }
 
 impl Serialize for Timestamp {
@@ -170,6 +171,7 @@ mod tests {
             "2026-01-01T00:00:00.Z",
             "2026-01-01T00:00:00,5Z",
             "2026-01-01T00:00:00+01",
+            "2026-01-01T00:00:00+24:00",
             "2026-01-01T00:00:00+01:00[Europe/Berlin]",
             "2026-06-30T23:59:60Z",
             "2026-02-29T00:00:00Z",

@@ -212,3 +212,37 @@ fn a_reader_of_rejects_who_goes_away_is_told_and_holds_nobody_up() {
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("rejects: Broken pipe"), "{stderr}");
 }
+
+/// They had been lost with the temporary file when a later chunk failed.
+#[test]
+fn the_rejects_of_what_was_imported_are_there_also_if_the_rest_fails() {
+    let session = Session::new();
+    let good: String = (0..1_000).map(|n| format!("user{n}@example.com\n")).collect();
+    session.write("users.csv", format!("email\nbad\n{good}{good}\"open@example.com\n"));
+    let (code, _, stderr) = session.run(&["import", "users.csv", "--on-conflict", "skip", "--rejects", "rejects.csv"]);
+    assert_eq!(code, 5);
+    assert!(
+        stderr.contains("imported before that: 1000 created, 0 updated, 0 unchanged, 1000 skipped, 1 rejected"),
+        "{stderr}"
+    );
+    assert_eq!(read(&session, "rejects.csv"), "line,reason,row\n2,email: the address has no @,bad\n");
+}
+
+#[test]
+fn a_file_that_cant_be_used_makes_nothing() {
+    let session = Session::new();
+    std::fs::create_dir(session.path("directory")).unwrap();
+    session.write("open.csv", "email\n\"open@example.com\n");
+    session.write("later.csv", "email\nada@example.com\n\"open@example.com\n");
+    for arguments in [
+        &["import", "directory", "--from", "jsonl", "--on-conflict", "skip", "--rejects", "rejects"][..],
+        &["import", "open.csv", "--on-conflict", "skip", "--rejects", "rejects"],
+        &["import", "open.csv"],
+        &["import", "later.csv"],
+        &["import", "nowhere.csv", "--on-conflict", "skip", "--rejects", "rejects"],
+    ] {
+        let (code, _, stderr) = session.run(arguments);
+        assert!(code == 1 || code == 5, "{arguments:?}: {stderr}");
+        assert!(!session.path("data").exists() && !session.path("rejects").exists(), "{arguments:?}: {stderr}");
+    }
+}

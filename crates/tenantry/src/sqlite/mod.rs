@@ -145,8 +145,8 @@ impl Engine {
         self.writer.run_alone(closure).await
     }
 
-    pub(crate) async fn close(&self) -> Result<()> {
-        self.writer.close().await
+    pub(crate) async fn close(&self) {
+        self.writer.close().await;
     }
 
     fn status(&self) -> Result<Status> {

@@ -134,35 +134,62 @@ fn prepare(options: &Options) -> Result<bool> {
 }
 
 /// Makes the database under another name, and gives it its own when it is whole: so there never is half a one, whenever
-/// the program ends. What an earlier attempt left is removed.
+/// the program ends or the disk is full. What an earlier attempt left is removed.
 fn create(options: &Options) -> Result<()> {
-    let failed = |error| file_error(error, "the database file can't be created");
     for suffix in ["-wal", "-journal"] {
         // SQLite would take it for the log of the new database. And it may hold what is nowhere else.
-        if with_suffix(&options.database(), suffix).exists() {
+        if std::fs::metadata(with_suffix(&options.database(), suffix)).is_ok_and(|log| log.len() > 0) {
             return Err(Error::new(
                 ErrorKind::Incompatible,
                 format!(
-                    "tenantry.db is missing, but its log tenantry.db{suffix} is there: bring back both, or move the log away"
+                    "tenantry.db is missing or empty, but its log tenantry.db{suffix} is there: bring back both, or move the log away"
                 ),
             ));
         }
     }
     let path = options.data_dir.join("tenantry.db.new");
+    remove_database(&path)?;
+    let created = create_at(&path, options).and_then(|()| {
+        let failed = |error| file_error(error, "the database file can't be created");
+        std::fs::rename(&path, options.database()).map_err(failed)
+    });
+    if created.is_err() {
+        // Nobody has relied on it, and the space may be wanted.
+        let _ = remove_database(&path);
+    }
+    created.and_then(|()| sync_dir(&options.data_dir))
+}
+
+/// Makes a database that is one file, without a log, and on the disk.
+fn create_at(path: &Path, options: &Options) -> Result<()> {
+    // Readable by nobody else; SQLite gives its log the same mode. This descriptor is closed before SQLite opens one.
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| file_error(error, "the database file can't be created"))?;
+    let mut conn = connect(path, options, Role::Writer)?;
+    migrate(&mut conn)?;
+    // Closing would do this too, but not tell if it failed.
+    let is_incomplete: bool = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    conn.close().map_err(|(_, error)| error)?;
+    if is_incomplete || with_suffix(path, "-wal").exists() {
+        return Err(Error::new(ErrorKind::Io, "the new database could not be completed"));
+    }
+    Ok(())
+}
+
+fn remove_database(path: &Path) -> Result<()> {
     for suffix in ["", "-journal", "-wal", "-shm"] {
-        match std::fs::remove_file(with_suffix(&path, suffix)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        match std::fs::remove_file(with_suffix(path, suffix)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(file_error(error, "what was left of an earlier creation can't be removed"));
+            }
             _ => {}
         }
     }
-    // Readable by nobody else; SQLite gives its log the same mode. This descriptor is closed before SQLite opens one.
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
-    let mut conn = connect(&path, options, Role::Writer)?;
-    migrate(&mut conn)?;
-    // Moves the log into the file and removes it.
-    conn.close().map_err(|(_, error)| error)?;
-    std::fs::rename(&path, options.database()).map_err(failed)?;
-    sync_dir(&options.data_dir)
+    Ok(())
 }
 
 /// All pending migrations, with the record of them, in one transaction: a crash leaves the old schema or the new one.

@@ -27,8 +27,8 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Instant;
 
@@ -56,8 +56,6 @@ pub(super) struct Writer {
     waiting: AtomicUsize,
     /// Closed when the thread has ended.
     ended: Receiver<()>,
-    /// What went wrong when the database was closed.
-    close_error: Arc<OnceLock<Error>>,
 }
 
 impl Writer {
@@ -70,8 +68,6 @@ impl Writer {
         let (queue, jobs) = async_channel::bounded(QUEUE_MAX);
         let (alive, ended) = async_channel::bounded(1);
         let (opened_sender, opened) = oneshot::channel();
-        let close_error = Arc::new(OnceLock::new());
-        let close_error_of_thread = Arc::clone(&close_error);
         thread::Builder::new()
             .name("tenantry-writer".to_owned())
             .spawn(move || {
@@ -84,15 +80,7 @@ impl Writer {
                 });
                 match conn {
                     Ok((conn, created)) => {
-                        let thread = WriterThread {
-                            conn,
-                            options,
-                            ambient,
-                            jobs,
-                            next_job: None,
-                            refusing: None,
-                            close_error: close_error_of_thread,
-                        };
+                        let thread = WriterThread { conn, options, ambient, jobs, next_job: None, refusing: None };
                         if opened_sender.send(Ok(created)).is_ok() {
                             thread.run(&readers);
                         }
@@ -104,7 +92,7 @@ impl Writer {
             })
             .map_err(|error| Error::new(ErrorKind::Io, "the writer's thread can't be started").with_source(error))?;
         let created = opened.await.unwrap_or_else(|_| Err(died()))?;
-        Ok((Self { queue, waiting: AtomicUsize::new(0), ended, close_error }, created))
+        Ok((Self { queue, waiting: AtomicUsize::new(0), ended }, created))
     }
 
     /// Runs an operation of the store's own. It may be run more than once; the last run counts.
@@ -157,11 +145,10 @@ impl Writer {
     }
 
     /// Refuses new writes, and waits until those in the queue are answered and the database is closed.
-    pub(super) async fn close(&self) -> Result<()> {
+    pub(super) async fn close(&self) {
         self.queue.close();
         // Nothing is ever sent: this ends when the thread does.
         let _ = self.ended.recv().await;
-        self.close_error.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 }
 
@@ -193,6 +180,8 @@ trait Job: Send {
     fn is_alone(&self) -> bool;
     /// Since when the caller waits.
     fn queued_at(&self) -> Instant;
+    /// Forgets the result of a run that was undone.
+    fn forget(&mut self);
     /// Runs the operation and keeps its result for the answer.
     fn run(&mut self, tx: &mut WriteTx<'_>) -> Ran;
     /// Answers with the result if the transaction was committed, and also if the operation failed with nothing else
@@ -229,6 +218,10 @@ where
 
     fn queued_at(&self) -> Instant {
         self.queued_at
+    }
+
+    fn forget(&mut self) {
+        self.result = None;
     }
 
     fn run(&mut self, tx: &mut WriteTx<'_>) -> Ran {
@@ -280,7 +273,6 @@ struct WriterThread {
     next_job: Option<Box<dyn Job>>,
     /// Why no write is accepted any more.
     refusing: Option<Error>,
-    close_error: Arc<OnceLock<Error>>,
 }
 
 impl WriterThread {
@@ -297,7 +289,6 @@ impl WriterThread {
         // A reader that is still under way may keep the log from being cut; then the next to open the store does it.
         if let Err(error) = self.conn.unguarded().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             tracing::warn!(error = &error as &dyn std::error::Error, "no checkpoint at the close");
-            let _ = self.close_error.set(error.into());
         }
     }
 
@@ -321,6 +312,8 @@ impl WriterThread {
 
     /// Runs one job of a group that was refused in a transaction of its own.
     fn retry(&mut self, mut job: Box<dyn Job>) {
+        // It may not come to another run, and what it found in the group is no answer.
+        job.forget();
         let ended = match self.begin(job.queued_at()) {
             Err(error) => Ended::Undone(Some(error)),
             Ok(()) => match self.run_job(&mut job, true) {
@@ -444,6 +437,9 @@ impl WriterThread {
     }
 }
 
+/// More users than any closure creates.
+const SEQ_STEP_MAX: i64 = 1 << 40;
+
 /// What a closure could change of Tenantry's that the guard doesn't see.
 struct Belongings {
     schema_version: i64,
@@ -471,8 +467,8 @@ impl Belongings {
     fn check(&self, conn: &GuardedConnection) -> Result<()> {
         let refuse = |message| Error::new(ErrorKind::Constraint, message);
         let now = Self::of(conn)?;
-        if now.last_seq < self.last_seq {
-            return Err(refuse("the order of creation was set back in sqlite_sequence: cursors would skip users"));
+        if !(0..=SEQ_STEP_MAX).contains(&now.last_seq.wrapping_sub(self.last_seq)) {
+            return Err(refuse("the order of creation was changed in sqlite_sequence: it would skip users, or end"));
         }
         if now.schema_version == self.schema_version {
             return Ok(());

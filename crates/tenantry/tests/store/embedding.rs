@@ -512,6 +512,7 @@ fn a_closure_cant_make_a_cursor_skip_users() {
     }
     assert_eq!(kind(run(&store, "UPDATE sqlite_sequence SET seq = 0")), ErrorKind::Constraint);
     assert_eq!(kind(run(&store, "DELETE FROM sqlite_sequence")), ErrorKind::Constraint);
+    assert_eq!(kind(run(&store, "UPDATE sqlite_sequence SET seq = 9223372036854775807")), ErrorKind::Constraint);
     create(&store, "d@example.com");
     assert_eq!(block_on(store.list(&tenantry::ListQuery { cursor, ..query })).unwrap().users.len(), 1);
     block_on(store.close()).unwrap();
