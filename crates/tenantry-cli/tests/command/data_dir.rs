@@ -52,3 +52,32 @@ fn the_data_directory_and_what_is_in_it_are_for_nobody_else() {
         assert_eq!(mode(file), 0o600, "{file}");
     }
 }
+
+/// A half-made database under the store's name, cut off from its log, could never be opened again.
+#[test]
+fn a_creation_on_a_full_disk_leaves_nothing_in_the_way() {
+    // A disk of its own, in a namespace of its own, that grows after the first attempt.
+    let script = "
+        mkdir disk && mount -t tmpfs -o size=${1}k tmpfs disk || exit 99
+        tenantry --data-dir disk/data user create ada@example.com; first=$?
+        mount -o remount,size=10m disk || exit 99
+        tenantry --data-dir disk/data user get ada@example.com; there=$?
+        tenantry --data-dir disk/data user login ada@example.com --create; second=$?
+        echo \"$first $there $second\" $(ls disk/data)";
+    let mut failed = 0;
+    let sizes = (20..=160).step_by(4);
+    let attempts = sizes.clone().count();
+    for size in sizes {
+        let session = Session::new();
+        let namespace = session.in_dir("unshare").args(["-rm", "sh", "-c", script, "sh", &size.to_string()]).output();
+        let Some((0, stdout, stderr)) = namespace.ok().map(super::told) else {
+            return super::missing("a full disk needs `unshare` and permission to mount a tmpfs in a namespace");
+        };
+        let outcome = stdout.lines().last().unwrap();
+        // The user may be there though nobody could be told, but never the other way round.
+        let expected = ["0 0 0", "1 0 0", "1 3 0"].map(|codes| format!("{codes} tenantry.db tenantry.lock"));
+        assert!(expected.iter().any(|expected| expected == outcome), "{size} KiB: {outcome}\n{stderr}");
+        failed += usize::from(!outcome.starts_with('0'));
+    }
+    assert!(0 < failed && failed < attempts, "{failed} of {attempts} failed: the limit is not where it matters");
+}
