@@ -28,11 +28,11 @@ use crate::rows::{self, Row, RowReader, csv_safe, printable};
 use crate::target::Target;
 
 /// How many rows are handed over at a time.
-const CHUNK_ROWS: usize = 1_000;
+const CHUNK_ROWS: usize = 5_000;
 /// How many octets of the file are enough for a chunk, whatever the number of rows.
 const CHUNK_OCTETS: u64 = 1 << 20;
 /// How many chunks may wait for the writer.
-const CHUNKS_WAITING_MAX: usize = 2;
+const CHUNKS_WAITING_MAX: usize = 1;
 /// How many rejected rows are named on standard error if there is no file for them.
 const REJECTED_SHOWN_MAX: u64 = 10;
 

@@ -30,24 +30,24 @@ fn an_interrupted_import_says_what_landed_and_the_store_is_whole() {
     let session = Session::new();
     let mut child = import(&session, &["--on-conflict", "skip"]);
     let mut rows = "email\n".to_owned();
-    for n in 0..1_500 {
+    for n in 0..6_000 {
         rows.push_str(&format!("user{n}@example.com\n"));
     }
     // More than one chunk, and then nothing: the pipe stays open.
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(rows.as_bytes()).unwrap();
-    wait_until("the first chunk lands", || session.run(&["status"]).1.contains("\"user_count\":1000"));
+    wait_until("the first chunk lands", || session.run(&["status"]).1.contains("\"user_count\":5000"));
 
     send("-INT", &child);
     let (code, stderr) = ended(child);
     assert_eq!(code, 130);
     assert!(
         stderr.ends_with(
-            "error: interrupted; imported before that: 1000 created, 0 updated, 0 unchanged, 0 skipped, 0 rejected\n"
+            "error: interrupted; imported before that: 5000 created, 0 updated, 0 unchanged, 0 skipped, 0 rejected\n"
         ),
         "{stderr}"
     );
-    assert!(session.output(&["status"]).contains("\"user_count\":1000"));
+    assert!(session.output(&["status"]).contains("\"user_count\":5000"));
     drop(stdin);
 }
 

@@ -179,17 +179,17 @@ fn an_export_follows_a_link_and_writes_into_a_pipe() {
 #[test]
 fn what_comes_before_a_row_that_ends_the_file_lands() {
     let session = Session::new();
-    let rows: String = (0..1_500).map(|n| format!("user{n}@example.com\n")).collect();
+    let rows: String = (0..6_000).map(|n| format!("user{n}@example.com\n")).collect();
     session.write("users.csv", format!("email\n{rows}\"open@example.com\nlost@example.com\n"));
     let (code, _, stderr) = session.run(&["import", "users.csv", "--on-conflict", "skip", "--rejects", "rejects.csv"]);
     assert_eq!(code, 5);
     assert!(
-        stderr.contains("line 1502: a quote is opened here and never closed; imported before that: 1500 created"),
+        stderr.contains("line 6002: a quote is opened here and never closed; imported before that: 6000 created"),
         "{stderr}"
     );
     assert_eq!(read(&session, "rejects.csv"), "line,reason,row\n");
 
-    // All or nothing is nothing.
+    // All or nothing is nothing, though the first chunk was written before the error was found.
     assert_eq!(session.run(&["--data-dir", "other", "import", "users.csv"]).0, 5);
     assert_eq!(session.output(&["--data-dir", "other", "export"]), "");
 }

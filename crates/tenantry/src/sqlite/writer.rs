@@ -171,7 +171,7 @@ impl Drop for Waiting<'_> {
 }
 
 fn died() -> Error {
-    Error::new(ErrorKind::OutcomeUnknown, "the writer's thread ended unexpectedly: open the store anew and look")
+    Error::new(ErrorKind::OutcomeUnknown, "the write was cut off by a panic: look whether it happened")
 }
 
 /// A queued operation with its caller, whatever the types of its answer.
