@@ -23,6 +23,7 @@ fn child_process_entry() {
         "opens" => file::child_opens(&dir),
         "looks at modes" => file::child_looks_at_modes(&dir),
         "logs" => logs::child_logs(&dir),
+        "fails to write" => file::child_fails_to_write(&dir),
         _ => panic!("there is no role {role:?}"),
     }
 }

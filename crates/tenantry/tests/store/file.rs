@@ -385,3 +385,47 @@ fn a_log_without_its_database_is_refused_unchanged() {
         assert_eq!(snapshot(&place.data_dir()), before);
     }
 }
+
+/// After a failed write what is on the disk is not known (rule 3 of the fault experiments): nothing more is written until
+/// the store is opened again, and what was answered before is there.
+#[test]
+fn after_a_failed_commit_the_store_reads_but_writes_no_more() {
+    let place = SqlitePlace::new();
+    // Files can't grow beyond 1 MiB; ignored, the signal leaves it at an error.
+    let child = Process::start("fails to write", place.as_ref(), "trap '' XFSZ; ulimit -f 2048");
+    let heard = child.end();
+    let answered: u64 = heard[0].parse().unwrap();
+    assert!(answered > 0);
+
+    let store = place.open();
+    // The one whose outcome is unknown may be there too.
+    let there = block_on(store.count()).unwrap();
+    assert!(there == answered || there == answered + 1, "{there} of {answered}");
+    block_on(store.create(new_user("next@example.com"))).unwrap();
+    block_on(store.close()).unwrap();
+}
+
+pub(crate) fn child_fails_to_write(dir: &Path) {
+    let store = block_on(Store::open(dir.join("data"))).unwrap();
+    // The log grows with every commit for as long as a reader stands in its first part.
+    let answered = block_on(store.read(|tx| {
+        tx.count()?;
+        for number in 0_u64.. {
+            match block_on(store.create(new_user(&format!("u{number}@example.com")))) {
+                Ok(_) => {}
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error:?}");
+                    return Ok::<_, tenantry::Error>(number);
+                }
+            }
+        }
+        unreachable!("no file grows for ever")
+    }))
+    .unwrap();
+    assert_eq!(kind(block_on(store.create(new_user("after@example.com")))), ErrorKind::Io);
+    assert_eq!(kind(block_on(store.write(|tx| tx.sign_in(&email("after@example.com"))))), ErrorKind::Io);
+    assert!(block_on(store.get_by_email(&email("u0@example.com"))).unwrap().is_some());
+    assert_eq!(block_on(store.count()).unwrap(), answered);
+    block_on(store.close()).unwrap();
+    child::say(answered);
+}
