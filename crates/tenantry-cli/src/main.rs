@@ -16,7 +16,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 use serde_json::json;
 use tenantry::sqlite;
 
@@ -25,7 +25,8 @@ use failure::{Exit, Failure};
 use place::Place;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().color(color_of_help(std::env::args_os())).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.global.color {
         // Standard output and standard error are looked at one by one, and NO_COLOR is heeded.
         Color::Auto => {}
@@ -40,6 +41,22 @@ fn main() -> ExitCode {
             anstream::eprintln!("{red}error:{red:#} {message}");
             ExitCode::from(exit as u8)
         }
+    }
+}
+
+/// What `--color` says, for what is printed before the arguments are understood: help, and that they can't be.
+fn color_of_help(arguments: std::env::ArgsOs) -> clap::ColorChoice {
+    let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let next = arguments.iter().skip(1).map(String::as_str).chain([""]);
+    let said = arguments.iter().zip(next).find_map(|(argument, next)| match argument.strip_prefix("--color") {
+        Some("") => Some(next),
+        Some(value) => value.strip_prefix('='),
+        None => None,
+    });
+    match said {
+        Some("always") => clap::ColorChoice::Always,
+        Some("never") => clap::ColorChoice::Never,
+        _ => clap::ColorChoice::Auto,
     }
 }
 

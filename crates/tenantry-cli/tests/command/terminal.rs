@@ -31,6 +31,11 @@ fn people_get_a_table_and_colours_unless_they_say_otherwise() {
     assert!(lines.next().unwrap().starts_with("\u{1b}[1mid "), "{shown}");
     assert!(lines.next().unwrap().contains("  ada@example.com  "), "{shown}");
 
+    // Also where the arguments are not understood.
+    for (color, is_coloured) in [("auto", true), ("never", false)] {
+        let (code, shown) = on_terminal(&session, &format!("tenantry --color {color} nonsense"), "").unwrap();
+        assert_eq!((code, shown.contains('\u{1b}')), (2, is_coloured), "{shown}");
+    }
     for plain in ["NO_COLOR=1 tenantry user list", "tenantry user list --color never"] {
         let (_, shown) = on_terminal(&session, plain, "").unwrap();
         assert!(shown.starts_with("id  ") && !shown.contains('\u{1b}'), "{plain}: {shown}");
