@@ -3,13 +3,12 @@
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use tenantry::{ListQuery, Store, User};
 
 use crate::args::{Export, FileFormat};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
-use crate::output::counted;
+use crate::output::{self, counted};
 use crate::place::Place;
 use crate::rows;
 use crate::target::Target;
@@ -37,11 +36,7 @@ async fn write_users(
     interrupt: &Interrupt,
 ) -> Result<u64, Failure> {
     let mut sink = Sink::new(format, BufWriter::with_capacity(1 << 16, output))?;
-    let progress = ProgressBar::new(store.count().await?);
-    progress.set_style(
-        ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} users {eta}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
+    let progress = output::progress(Some(store.count().await?), "{wide_bar} {human_pos}/{human_len} users {eta}");
     store
         .read(|tx| {
             let mut query = ListQuery { limit: ListQuery::MAX_LIMIT, ..ListQuery::default() };

@@ -7,7 +7,6 @@
 //! Nobody else can write meanwhile, so standard input, which may take its time, is copied to a file first.
 //! Otherwise each chunk is a transaction, between which other processes get their turn.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::Path;
@@ -16,13 +15,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use tenantry::{Imported, Store, WriteTx};
 
 use crate::args::{FileFormat, Import, OnConflict};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
-use crate::output::counted;
+use crate::output::{self, counted};
 use crate::place::Place;
 use crate::rows::{self, Row, RowReader, csv_safe, printable};
 use crate::target::Target;
@@ -325,12 +324,8 @@ fn read_in_background(
         let metadata = file.metadata().map_err(|error| Failure::io(&name, &error))?;
         (Box::new(file), metadata.is_file().then_some(metadata.len()))
     };
-    let progress = match length {
-        Some(length) => ProgressBar::new(length),
-        None => ProgressBar::no_length(),
-    };
     let template = if length.is_some() { "{wide_bar} {bytes}/{total_bytes} {eta}" } else { "{spinner} {bytes}" };
-    progress.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let progress = output::progress(length, template);
 
     let (sender, receiver) = sync_channel(CHUNKS_WAITING_MAX);
     let must_spool = is_one_transaction && length.is_none();
@@ -409,18 +404,17 @@ impl Rejects {
     fn create(path: &Path, target: Target) -> Result<Self, Failure> {
         let name = path.display().to_string();
         let mut rejects = Self { csv: csv::Writer::from_writer(target), name };
-        rejects.record(["line", "reason", "row"].map(|name| Cow::Borrowed(name.as_bytes())))?;
+        rejects.record(["line", "reason", "row"])?;
         Ok(rejects)
     }
 
     fn add(&mut self, row: &Row, reason: &str) -> Result<(), Failure> {
-        let row_text = String::from_utf8_lossy(&row.original()).into_owned();
-        let safe = |text: &str| Cow::Owned(csv_safe(text).as_bytes().to_vec());
-        self.record([safe(&row.line.to_string()), safe(reason), safe(&row_text)])
+        let original = row.original();
+        self.record([&row.line.to_string(), &csv_safe(reason), &csv_safe(&String::from_utf8_lossy(&original))])
     }
 
-    fn record(&mut self, fields: [Cow<'_, [u8]>; 3]) -> Result<(), Failure> {
-        self.csv.write_record(fields.iter()).map_err(|error| self.failure(&rows::io_error(error)))
+    fn record(&mut self, fields: [&str; 3]) -> Result<(), Failure> {
+        self.csv.write_record(fields).map_err(|error| self.failure(&rows::io_error(error)))
     }
 
     fn finish(mut self) -> Result<(), Failure> {

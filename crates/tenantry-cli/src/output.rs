@@ -4,6 +4,7 @@ use std::io::{self, BufWriter, Write};
 
 use anstyle::Style;
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use tenantry::{Cursor, User};
 
 use crate::args::Format;
@@ -33,8 +34,8 @@ pub(crate) struct UserList {
     table: Table,
 }
 
-/// The columns of a table: those that people look for first, and that fit.
-const TABLE_FIELDS: [usize; 5] = [0, 1, 2, 3, 4];
+/// How many of the fields, from the first on, are the columns of a table: those that people look for, and that fit.
+const TABLE_COLUMNS: usize = 5;
 
 impl UserList {
     pub(crate) fn new(format: Format) -> Self {
@@ -45,8 +46,7 @@ impl UserList {
         match self.format {
             Format::Table => {
                 for user in users {
-                    let values = rows::values(user);
-                    self.table.add_row(TABLE_FIELDS.map(|field| values[field].clone()));
+                    self.table.add_row(&rows::values(user)[..TABLE_COLUMNS]);
                 }
             }
             Format::Json => {
@@ -72,7 +72,7 @@ impl UserList {
         match self.format {
             Format::Table if !self.table.is_empty() => {
                 self.table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-                self.table.set_header(TABLE_FIELDS.map(|field| rows::FIELDS[field]));
+                self.table.set_header(&rows::FIELDS[..TABLE_COLUMNS]);
                 let bold = Style::new().bold();
                 for (index, line) in self.table.lines().enumerate() {
                     // The table pads every cell with a space on either side.
@@ -164,6 +164,12 @@ impl Output {
     fn finish(&mut self) -> Result<(), Failure> {
         self.writer.flush().map_err(failure)
     }
+}
+
+/// Progress on standard error, if that is a terminal. Without a length there is no end in sight.
+pub(crate) fn progress(length: Option<u64>, template: &str) -> ProgressBar {
+    let progress = length.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    progress.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// A number of things, in words.

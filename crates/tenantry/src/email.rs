@@ -73,11 +73,9 @@ impl Email {
     /// But another program may have written to the file, so what could do harm where it is shown is looked for.
     pub(crate) fn from_stored(address: &str, key: &str) -> Option<Self> {
         let is_plausible = |text: &str| text.matches('@').count() == 1 && !text.chars().any(is_control);
-        if key == address {
-            return is_plausible(address).then(|| Self { address: address.to_owned(), key: None });
-        }
-        let both = is_plausible(address) && is_plausible(key);
-        both.then(|| Self { address: address.to_owned(), key: Some(key.to_owned()) })
+        let key_differs = key != address;
+        (is_plausible(address) && (!key_differs || is_plausible(key)))
+            .then(|| Self { address: address.to_owned(), key: key_differs.then(|| key.to_owned()) })
     }
 }
 
@@ -145,7 +143,7 @@ pub(crate) fn key_prefix(prefix: &str) -> Result<String> {
         return Err(refuse("the email prefix holds a character that no address can hold"));
     }
     let Some((local, domain)) = prefix.split_once('@') else {
-        return Ok(fold(prefix).into_owned());
+        return Ok(fold(prefix));
     };
     let domain = if domain.is_ascii() {
         domain.to_ascii_lowercase()
@@ -165,7 +163,7 @@ pub(crate) fn key_fragment(fragment: &str) -> Result<(String, String)> {
             "the text to look for is longer than 254 octets or holds a character that no address can hold",
         ));
     }
-    Ok((fold(fragment).into_owned(), nfc(fragment).into_owned()))
+    Ok((fold(fragment), nfc(fragment).into_owned()))
 }
 
 /// Goes once through the input and refuses what is wrong with a single character or with the order of two.
@@ -215,7 +213,7 @@ fn local_key<'a>(local: &'a str, input: &str) -> Result<Cow<'a, str>> {
     let key = fold(local);
     check_folded(&key, input)?;
     check_scripts(&key, input)?;
-    Ok(key)
+    Ok(Cow::Owned(key))
 }
 
 /// Refuses a local part that is not *highly restrictive* (UTS 39, section 5.2), going by its key, so that a
@@ -248,7 +246,7 @@ fn check_folded(key: &str, input: &str) -> Result<()> {
         return Err(refuse_at(1, c, "a combining mark with nothing before it"));
     }
     let dots_stand_alone = !key.starts_with('.') && !key.ends_with('.') && !key.contains("..");
-    if key.chars().all(|c| is_local_character(c) && why_unreadable(c).is_none()) && dots_stand_alone {
+    if key.chars().all(is_local_character) && dots_stand_alone {
         return Ok(());
     }
     let folds_badly =
@@ -294,9 +292,9 @@ fn refuse_domain(domain: &str, mut start: usize) -> Error {
 }
 
 /// `text` in NFKC and case folded, to the point where doing it again changes nothing.
-fn fold(text: &str) -> Cow<'_, str> {
+fn fold(text: &str) -> String {
     if text.is_ascii() {
-        return Cow::Owned(text.to_ascii_lowercase());
+        return text.to_ascii_lowercase();
     }
     let nfkc = ComposingNormalizerBorrowed::new_nfkc();
     let once = |text: &str| nfkc.normalize(&CaseMapper::new().fold_string(&nfkc.normalize(text))).into_owned();
@@ -310,7 +308,7 @@ fn fold(text: &str) -> Cow<'_, str> {
         }
         folded = again;
     }
-    Cow::Owned(folded)
+    folded
 }
 
 fn nfc(text: &str) -> Cow<'_, str> {
@@ -512,7 +510,7 @@ mod tests {
     #[test]
     fn folding_every_character_settles_and_keeps_ascii_keys_apart_from_nothing_else() {
         for c in '\0'..=char::MAX {
-            let folded = fold(c.encode_utf8(&mut [0; 4])).into_owned();
+            let folded = fold(c.encode_utf8(&mut [0; 4]));
             assert_eq!(fold(&folded), folded, "U+{:04X}", u32::from(c));
         }
     }

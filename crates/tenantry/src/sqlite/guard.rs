@@ -11,10 +11,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::{Connection, ErrorCode};
 
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
 
 /// A connection on which only what is allowed to an application can be prepared, unless the guard is lowered.
 pub(super) struct GuardedConnection {
@@ -106,6 +106,62 @@ impl Deref for Unguarded<'_> {
 impl Drop for Unguarded<'_> {
     fn drop(&mut self) {
         self.guarded.flags.is_lowered.store(self.was_lowered, Ordering::Relaxed);
+    }
+}
+
+/// More users than any closure creates.
+const SEQ_STEP_MAX: i64 = 1 << 40;
+
+/// What a closure could change of Tenantry's that the authorizer doesn't see: taken before it runs, and checked before
+/// the commit.
+pub(super) struct Belongings {
+    schema_version: i64,
+    /// How many tables, indexes and so on have a name of ours.
+    objects: i64,
+    /// The last number that was given out in the order of creation.
+    last_seq: i64,
+}
+
+impl Belongings {
+    pub(super) fn of(conn: &GuardedConnection) -> Result<Self> {
+        let conn = conn.unguarded();
+        let mut statement = conn.prepare_cached(
+            "SELECT (SELECT schema_version FROM pragma_schema_version),
+                    (SELECT count(*) FROM sqlite_schema WHERE name = 'users' OR name LIKE 'tenantry\\_%' ESCAPE '\\'),
+                    (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'users')",
+        )?;
+        let belongings = statement.query_row([], |row| {
+            Ok(Self { schema_version: row.get(0)?, objects: row.get(1)?, last_seq: row.get(2)? })
+        })?;
+        Ok(belongings)
+    }
+
+    /// Refuses what a closure has done to them in a roundabout way.
+    pub(super) fn check(&self, conn: &GuardedConnection) -> Result<()> {
+        let refuse = |message| Error::new(ErrorKind::Constraint, message);
+        let now = Self::of(conn)?;
+        if !(0..=SEQ_STEP_MAX).contains(&now.last_seq.wrapping_sub(self.last_seq)) {
+            return Err(refuse("the order of creation was changed in sqlite_sequence: it would skip users, or end"));
+        }
+        if now.schema_version == self.schema_version {
+            return Ok(());
+        }
+        if now.objects != self.objects {
+            return Err(refuse("a table was given a name that is reserved: users, or one that begins with tenantry_"));
+        }
+        // With a foreign key to a column that isn't unique, every statement fails that would have to look after it.
+        for sql in ["DELETE FROM users", "UPDATE users SET id = id, email = email, email_key = email_key"] {
+            if let Err(error) = conn.unguarded().prepare(sql) {
+                let message = match error.sqlite_error_code() {
+                    Some(ErrorCode::AuthorizationForStatementDenied) => {
+                        "a trigger of the application's would change users"
+                    }
+                    _ => "users could no longer be changed: a foreign key refers to another column than users (id)",
+                };
+                return Err(refuse(message).with_source(error));
+            }
+        }
+        Ok(())
     }
 }
 

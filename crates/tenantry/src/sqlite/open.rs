@@ -2,7 +2,8 @@
 //!
 //! An existing file is looked at through a read-only connection first, so that one that isn't ours, or is newer
 //! than this program, is refused without a byte of it changed. Only if it needs work (it is missing, empty or older)
-//! is the lock taken that keeps other processes out, and the look taken again.
+//! is the lock taken that keeps other processes out, and the look taken again. A new database is made under another
+//! name, and renamed when it is whole.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -17,7 +18,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::{file_error, is_left_in_transaction};
 use crate::{Durability, Error, ErrorKind, Result};
 
-mod embedded {
+pub(super) mod embedded {
     refinery::embed_migrations!("src/sqlite/migrations");
 }
 

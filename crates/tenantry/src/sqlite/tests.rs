@@ -10,7 +10,7 @@ use rusqlite::{Connection, ffi};
 
 use super::guard::GuardedConnection;
 use super::listing::Listing;
-use super::open::{self, Options, SCHEMA_VERSION};
+use super::open::{self, Options, SCHEMA_VERSION, embedded};
 use super::transaction::WriteTx;
 use super::{ReadTx, connection};
 use crate::ambient::SystemAmbient;
@@ -18,10 +18,6 @@ use crate::{
     Ambient, Builder, Durability, Email, Error, ErrorKind, Filter, Imported, ListQuery, NewUser, OnConflict, Result,
     Store, User, UserUpdate,
 };
-
-mod embedded {
-    refinery::embed_migrations!("src/sqlite/migrations");
-}
 
 fn options(data_dir: &Path, durability: Durability) -> Options {
     Options {

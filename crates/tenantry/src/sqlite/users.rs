@@ -235,12 +235,21 @@ fn whole<T>(conn: &Connection, operation: impl FnOnce() -> Result<T>) -> Result<
     result
 }
 
+/// Records a login at ?2, which only moves forward.
+macro_rules! log_in_where {
+    ($condition:literal) => {
+        concat!(
+            "UPDATE users SET last_login_at = max(coalesce(last_login_at, ?2), ?2) WHERE ",
+            $condition,
+            " RETURNING ",
+            columns!()
+        )
+    };
+}
+
 pub(super) fn sign_in(conn: &Connection, email: &Email, now: Timestamp, new_id: &dyn Fn() -> UserId) -> Result<SignIn> {
     let known = conn
-        .prepare_cached(concat!(
-            "UPDATE users SET last_login_at = max(coalesce(last_login_at, ?2), ?2) WHERE email_key = ?1 RETURNING ",
-            columns!()
-        ))?
+        .prepare_cached(log_in_where!("email_key = ?1"))?
         .query_row(params![email.key(), now.as_unix_us()], from_row)
         .optional()?;
     match known {
@@ -253,13 +262,10 @@ pub(super) fn sign_in(conn: &Connection, email: &Email, now: Timestamp, new_id: 
 }
 
 pub(super) fn record_login(conn: &Connection, id: UserId, now: Timestamp) -> Result<User> {
-    conn.prepare_cached(concat!(
-        "UPDATE users SET last_login_at = max(coalesce(last_login_at, ?2), ?2) WHERE id = ?1 RETURNING ",
-        columns!()
-    ))?
-    .query_row(params![blob(id), now.as_unix_us()], from_row)
-    .optional()?
-    .ok_or_else(not_found)
+    conn.prepare_cached(log_in_where!("id = ?1"))?
+        .query_row(params![blob(id), now.as_unix_us()], from_row)
+        .optional()?
+        .ok_or_else(not_found)
 }
 
 pub(super) fn import(

@@ -34,10 +34,9 @@ use std::time::Instant;
 
 use async_channel::{Receiver, Sender, TrySendError};
 use futures_channel::oneshot;
-use rusqlite::ErrorCode;
 
 use super::error::Fault;
-use super::guard::GuardedConnection;
+use super::guard::{Belongings, GuardedConnection};
 use super::open::{LOCK_POLL, Options, open_writer};
 use super::readers::Readers;
 use super::transaction::WriteTx;
@@ -434,61 +433,6 @@ impl WriterThread {
         tracing::error!(error = error as &dyn std::error::Error, "no further writes after this failure");
         let message = "the store accepts no writes since an operation on its files failed: close it and open it again";
         self.refusing.get_or_insert_with(|| Error::new(error.kind(), message).with_source(error.clone()));
-    }
-}
-
-/// More users than any closure creates.
-const SEQ_STEP_MAX: i64 = 1 << 40;
-
-/// What a closure could change of Tenantry's that the guard doesn't see.
-struct Belongings {
-    schema_version: i64,
-    /// How many tables, indexes and so on have a name of ours.
-    objects: i64,
-    /// The last number that was given out in the order of creation.
-    last_seq: i64,
-}
-
-impl Belongings {
-    fn of(conn: &GuardedConnection) -> Result<Self> {
-        let conn = conn.unguarded();
-        let mut statement = conn.prepare_cached(
-            "SELECT (SELECT schema_version FROM pragma_schema_version),
-                    (SELECT count(*) FROM sqlite_schema WHERE name = 'users' OR name LIKE 'tenantry\\_%' ESCAPE '\\'),
-                    (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'users')",
-        )?;
-        let belongings = statement.query_row([], |row| {
-            Ok(Self { schema_version: row.get(0)?, objects: row.get(1)?, last_seq: row.get(2)? })
-        })?;
-        Ok(belongings)
-    }
-
-    /// Refuses what a closure has done to them in a roundabout way.
-    fn check(&self, conn: &GuardedConnection) -> Result<()> {
-        let refuse = |message| Error::new(ErrorKind::Constraint, message);
-        let now = Self::of(conn)?;
-        if !(0..=SEQ_STEP_MAX).contains(&now.last_seq.wrapping_sub(self.last_seq)) {
-            return Err(refuse("the order of creation was changed in sqlite_sequence: it would skip users, or end"));
-        }
-        if now.schema_version == self.schema_version {
-            return Ok(());
-        }
-        if now.objects != self.objects {
-            return Err(refuse("a table was given a name that is reserved: users, or one that begins with tenantry_"));
-        }
-        // With a foreign key to a column that isn't unique, every statement fails that would have to look after it.
-        for sql in ["DELETE FROM users", "UPDATE users SET id = id, email = email, email_key = email_key"] {
-            if let Err(error) = conn.unguarded().prepare(sql) {
-                let message = match error.sqlite_error_code() {
-                    Some(ErrorCode::AuthorizationForStatementDenied) => {
-                        "a trigger of the application's would change users"
-                    }
-                    _ => "users could no longer be changed: a foreign key refers to another column than users (id)",
-                };
-                return Err(refuse(message).with_source(error));
-            }
-        }
-        Ok(())
     }
 }
 
