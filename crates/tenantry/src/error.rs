@@ -5,6 +5,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::UserId;
+
 /// What went wrong, in one of three depths: [`kind`](Error::kind) for the program, `Display` for the person
 /// (one line, no address, no SQL, no path of the machine) and [`source`](std::error::Error::source) for the log.
 ///
@@ -14,6 +16,7 @@ pub struct Error {
     kind: ErrorKind,
     message: Cow<'static, str>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
+    taken_by: Option<UserId>,
 }
 
 /// The kinds of [`Error`]. Each says what a caller may conclude about the data.
@@ -70,6 +73,21 @@ pub enum ErrorKind {
     Corrupt,
     /// The file isn't a Tenantry store, or one that this version can't use. It was not changed.
     Incompatible,
+    /// The user's directory was made once and is missing now: a backup may have it.
+    StorageLost,
+    /// A symbolic link, a mounted file system or something else that is no directory stands on the way to a user's
+    /// directory, or something stands where it is to be moved.
+    StorageBlocked,
+    /// The storage directory as a whole is missing or isn't that of this store: it may not be mounted. What concerns rows
+    /// alone still works.
+    StorageUnavailable,
+    /// A user's directory holds files that the operation would leave behind.
+    NotEmpty,
+    /// So much seems to belong to nobody that it may be the wrong database: a repair wants to be told that it isn't.
+    TooManyOrphans,
+    /// The change was made, but what belongs to it in the file system could not be done yet. It is recorded, and tried
+    /// again with the next operation on the user and when the store is opened.
+    Unfinished,
     /// The store was closed.
     Closed,
     /// A mistake in Tenantry or in the SQL of a caller's closure.
@@ -79,13 +97,25 @@ pub enum ErrorKind {
 impl Error {
     /// An error of this kind. `message` is shown to people: one line, without personal data.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), source: None, taken_by: None }
     }
 
     /// The same error with its cause, which is for logs only.
     pub(crate) fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
         self
+    }
+
+    /// The same error with the user whose value is in the way.
+    pub(crate) fn with_taken_by(mut self, user: UserId) -> Self {
+        self.taken_by = Some(user);
+        self
+    }
+
+    /// With [`ErrorKind::EmailTaken`], the user who has the address.
+    #[must_use]
+    pub fn taken_by(&self) -> Option<UserId> {
+        self.taken_by
     }
 
     /// What went wrong, for the program to match on.

@@ -49,18 +49,27 @@
 //! contract: `store`. The engine behind it: [`sqlite`].
 
 mod ambient;
+mod check;
 mod email;
 mod error;
+mod lifecycle;
+#[cfg(test)]
+mod lifecycle_tests;
 mod list;
+mod point;
 pub mod sqlite;
+mod storage;
 mod storage_path;
 mod store;
 mod timestamp;
 mod user;
 
 pub use ambient::Ambient;
+pub use cap_std;
+pub use check::{Finding, FindingKind, RepairOptions, Repaired, Report, check, repair};
 pub use email::Email;
 pub use error::{Error, ErrorKind, Result};
+pub use lifecycle::{LeftFile, Purge, Purged, TrashPage, TrashQuery, TrashedUser, Usage};
 pub use list::{Cursor, Filter, ListQuery, Page};
 pub use sqlite::{ReadTx, WriteTx};
 pub use storage_path::StoragePath;

@@ -14,7 +14,8 @@ use crate::{Error, ErrorKind, Result, UserId};
 ///
 /// By default it is [derived](StoragePath::derived) from the user's id and sharded over two levels of 256
 /// directories, so that none grows huge. Paths whose first segment is two hexadecimal digits are reserved for that:
-/// so a path that a caller chose can never collide with one that is derived later.
+/// so a path that a caller chose can never collide with one that is derived later. Those that begin with `.tenantry` are
+/// reserved for the store's own files.
 ///
 /// ```
 /// use tenantry::StoragePath;
@@ -46,10 +47,21 @@ impl StoragePath {
         &self.0
     }
 
-    /// Whether the path lies where only derived paths may.
+    /// Whether the path lies where only derived paths or the store's own files may.
     pub(crate) fn is_reserved(&self) -> bool {
         let first = self.0.split('/').next().unwrap_or_default();
-        first.len() == 2 && first.bytes().all(|byte| byte.is_ascii_hexdigit())
+        let is_shard = first.len() == 2 && first.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_shard || first.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(".tenantry"))
+    }
+
+    /// Whether derived paths lie below this path: `3f` or `3f/a2`.
+    pub(crate) fn is_above_derived(path: &str) -> bool {
+        let is_shard =
+            |name: &str| name.len() == 2 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        match path.split_once('/') {
+            None => is_shard(path),
+            Some((first, second)) => is_shard(first) && is_shard(second),
+        }
     }
 
     /// The path itself and every directory above it, the topmost first.
@@ -158,10 +170,10 @@ mod tests {
         assert_eq!(path.as_str(), "3f/a2/3fa2b1c4-0000-4000-8000-000000000001");
         assert_eq!(path.as_str().parse::<StoragePath>().unwrap(), path);
         assert!(path.is_reserved());
-        for path in ["3f", "3F/x", "00/a"] {
+        for path in ["3f", "3F/x", "00/a", ".tenantry-store", ".Tenantry/x"] {
             assert!(path.parse::<StoragePath>().unwrap().is_reserved(), "{path}");
         }
-        for path in ["3", "3f0/a", "3g/a", "a/3f"] {
+        for path in ["3", "3f0/a", "3g/a", "a/3f", "tenantry", ".tenant", "a/.tenantry"] {
             assert!(!path.parse::<StoragePath>().unwrap().is_reserved(), "{path}");
         }
     }

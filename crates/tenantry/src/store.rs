@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use cap_std::fs::Dir;
+use futures_channel::oneshot;
 use tracing::instrument;
 
 use crate::ambient::SystemAmbient;
 use crate::sqlite::{Engine, Listing, Options};
+use crate::storage::Measured;
 use crate::{
-    Ambient, Email, Error, ListQuery, NewUser, Page, ReadTx, Result, SignIn, User, UserId, UserUpdate, WriteTx,
+    Ambient, Email, Error, ErrorKind, LeftFile, ListQuery, NewUser, Page, Purge, Purged, ReadTx, Result, SignIn,
+    StoragePath, TrashPage, TrashQuery, Usage, User, UserId, UserUpdate, WriteTx,
 };
 
 /// The users of an application, kept in a data directory.
@@ -118,13 +122,252 @@ impl Store {
         self.engine.operate(move |tx| tx.update(id, &update)).await
     }
 
-    /// Deletes a user for good, and answers who that was. Their address is free at once; their id and their
-    /// storage path are never given out again.
+    /// Moves a user to the trash, with their directory, and answers who that was. Their address is free at once; their id
+    /// and their storage path stay theirs.
     ///
-    /// Errors: `NotFound`; `Constraint` if a table of the application's own refers to the user.
+    /// Rows of the application's tables that refer to the user with `ON DELETE CASCADE` go now, and a
+    /// [restore](Store::restore) doesn't bring them back.
+    ///
+    /// Errors: `NotFound`; `Constraint` if a table of the application's own refers to the user otherwise;
+    /// `StorageBlocked` if the directory can't be moved, in which case nothing was done; `StorageUnavailable`;
+    /// `Unfinished` if it could not be moved yet.
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn delete(&self, id: UserId) -> Result<User> {
         self.engine.operate(move |tx| tx.delete(id)).await
+    }
+
+    /// Brings a user back from the trash, with their directory: the same id, the same storage path, the same place in
+    /// the order of creation. With an `email` they get that as their new address.
+    ///
+    /// Errors: `NotFound` if there is no such user in the trash or a purge of them has begun; `EmailTaken` if somebody
+    /// else has the address now, whom [`taken_by`](Error::taken_by) names; `StorageBlocked` if something stands at
+    /// the storage path; `StorageUnavailable`; `Unfinished` if the directory could not be moved yet.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn restore(&self, id: UserId, email: Option<Email>) -> Result<User> {
+        self.engine.operate(move |tx| tx.restore(id, email.as_ref())).await
+    }
+
+    /// A page of the trash, in the order of deletion.
+    ///
+    /// Errors: `InvalidQuery`.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn list_trash(&self, query: &TrashQuery) -> Result<TrashPage> {
+        self.engine.read_one(|tx| tx.list_trash(query))
+    }
+
+    /// Destroys users in the trash for good: their files, and every trace of their rows in the database and its log,
+    /// except for the id and a digest of the storage path, which nobody is ever given again.
+    ///
+    /// The files are removed on a thread of their own, and `progress` is called now and then with their number so far.
+    /// Then the database is rewritten as a whole, in memory, and nobody else can write meanwhile (a second or two, and
+    /// 160 MB, for a million users). If the future is dropped before the end, or something goes wrong, the users
+    /// concerned stay in the trash, marked; they can only be purged, and the next opening of the store goes on with it.
+    ///
+    /// The disk may keep what was overwritten, and backups and exports keep what they hold.
+    ///
+    /// Errors: `NotFound` if there is no such user in the trash; `StorageUnavailable`; `Unfinished` if the database
+    /// could not be rewritten yet. Files that could not be removed are no error but in [`Purged::left`].
+    #[instrument(level = "debug", skip_all)]
+    pub async fn purge(&self, whom: Purge, progress: impl Fn(u64) + Send + Sync + 'static) -> Result<Purged> {
+        let progress = Arc::new(progress);
+        let mut purged = Purged::default();
+        match whom {
+            Purge::User(id) => {
+                let has_files = self.engine.operate(move |tx| tx.begin_purge(id)).await?;
+                self.end_purge(vec![(id, has_files)], &mut purged, &progress).await?;
+            }
+            Purge::DeletedBefore(moment) => {
+                let mut query =
+                    TrashQuery { limit: ListQuery::MAX_LIMIT, deleted_before: Some(moment), ..TrashQuery::default() };
+                loop {
+                    let page = self.engine.read_one(|tx| tx.list_trash(&query))?;
+                    let ids: Vec<UserId> = page.users.into_iter().map(|trashed| trashed.user.id).collect();
+                    let begun = self.engine.operate(move |tx| begin_purges(tx, &ids)).await?;
+                    self.end_purge(begun, &mut purged, &progress).await?;
+                    if page.next_cursor.is_none() {
+                        break;
+                    }
+                    query.cursor = page.next_cursor;
+                }
+            }
+        }
+        self.engine.operate(|tx| tx.erase()).await?;
+        Ok(purged)
+    }
+
+    /// Removes the files of users whose purge has begun, and then their rows. Some had no files, and are gone already.
+    async fn end_purge(
+        &self,
+        begun: Vec<(UserId, bool)>,
+        purged: &mut Purged,
+        progress: &Arc<impl Fn(u64) + Send + Sync + 'static>,
+    ) -> Result<()> {
+        let (with_files, gone): (Vec<_>, Vec<_>) = begun.into_iter().partition(|(_, has_files)| *has_files);
+        purged.users += gone.len() as u64;
+        let (engine, progress, mut files) = (Arc::clone(&self.engine), Arc::clone(progress), purged.files);
+        let removals = on_thread(move || {
+            let mut removals = Vec::with_capacity(with_files.len());
+            for (id, _) in with_files {
+                let removal = engine.storage()?.remove(id, &|removed| progress(files + removed))?;
+                files += removal.files;
+                removals.push((id, removal));
+            }
+            Ok::<_, Error>(removals)
+        });
+        let mut ended = Vec::new();
+        for (id, removal) in removals.await?? {
+            if removal.is_complete() {
+                ended.push(id);
+            }
+            purged.files += removal.files;
+            purged.elsewhere += u64::from(removal.is_elsewhere);
+            purged.left.extend(removal.left.into_iter().map(|(path, error)| LeftFile { user: id, path, error }));
+        }
+        let ended = self
+            .engine
+            .operate(move |tx| ended.iter().try_fold(0, |count, id| Ok(count + u64::from(tx.end_purge(*id)?))));
+        purged.users += ended.await?;
+        Ok(())
+    }
+
+    /// The directory of a user: a handle, beneath which nothing can escape. It is made when it is first asked for.
+    ///
+    /// The handle is opened from the store's own, in one step in which the kernel refuses every symbolic link
+    /// (`openat2`, <https://man7.org/linux/man-pages/man2/openat2.2.html>), and its methods follow links only within the
+    /// directory. It stays good while the user is deleted and restored; files that are written through it
+    /// after the user was deleted are in the trash with the others.
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> Result<(), Box<dyn std::error::Error>> {
+    /// let files = store.storage(ada.id).await?;
+    /// files.write("notes.txt", "hello")?;
+    /// assert!(files.open("../someone-else/notes.txt").is_err());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Errors: `NotFound`; `StorageLost` if the directory was made once and is missing; `StorageBlocked` if a symbolic
+    /// link or something else stands on the way, or if there is a directory at a chosen path that the store didn't make
+    /// (see [`adopt`](Store::adopt)); `StorageUnavailable`; `Full`, `ReadOnly`, `Io` if it can't be made.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn storage(&self, id: UserId) -> Result<Dir> {
+        let mut is_settled = false;
+        loop {
+            let directory = self.engine.read_one(|tx| tx.directory(id))?;
+            let directory = directory.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such user"))?;
+            let storage = self.engine.storage()?;
+            if !directory.is_made {
+                self.engine.operate(move |tx| tx.make_directory(id)).await?;
+                continue;
+            }
+            match storage.dir(&directory.path) {
+                // It may just be on its way to or from the trash.
+                Err(error) if error.kind() == ErrorKind::StorageLost && !is_settled => {
+                    self.engine.operate(move |tx| tx.settle(id)).await?;
+                    is_settled = true;
+                }
+                dir => return Ok(Dir::from_std_file(dir?.into())),
+            }
+        }
+    }
+
+    /// The path of a user's directory, which is made if it wasn't yet: for programs that can't be given a handle.
+    ///
+    /// Prefer [`storage`](Store::storage). A path is looked up anew by whoever uses it: if somebody can put a symbolic link
+    /// into the directory, whatever the path is joined with can lead anywhere; and after the user is deleted it
+    /// leads nowhere.
+    ///
+    /// Errors: those of [`storage`](Store::storage).
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn storage_path(&self, id: UserId) -> Result<PathBuf> {
+        self.storage(id).await?;
+        let directory = self.engine.read_one(|tx| tx.directory(id))?;
+        let directory = directory.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such user"))?;
+        Ok(self.engine.storage()?.path(&directory.path))
+    }
+
+    /// Gives a user a directory that is there already, under `storage/`: for applications that bring their users' files
+    /// with them. The directory, and those above it, get the mode 0700.
+    ///
+    /// The directory that the user had before is removed if it is empty. A path that was chosen before is retired.
+    /// To create a user on a directory, do both in one transaction:
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// let path: tenantry::StoragePath = "customers/ada".parse()?;
+    /// let new = tenantry::NewUser::new("ada@example.com".parse()?);
+    /// let ada = store
+    ///     .write(move |tx| {
+    ///         let ada = tx.create(&new)?;
+    ///         tx.adopt(ada.id, &path)
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Errors: `NotFound` if there is no such user or no such directory; `PathTaken` if it is, holds or lies within a
+    /// directory that somebody has or had; `InvalidPath` if the path is reserved; `StorageBlocked` if a symbolic link or a
+    /// mounted file system stands on the way; `NotEmpty` if the user has files already; `StorageUnavailable`.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn adopt(&self, id: UserId, path: StoragePath) -> Result<User> {
+        self.engine.operate(move |tx| tx.adopt(id, &path)).await
+    }
+
+    /// Measures what a user's directory holds, by walking it, and keeps the result. A user who has none yet has nothing
+    /// in it.
+    ///
+    /// It runs on a thread of its own, and `progress` is called now and then with the number of files so far. No link
+    /// is followed, and no other file system entered.
+    ///
+    /// Errors: those of [`storage`](Store::storage); `Io` if the directory is rearranged meanwhile.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn measure_usage(&self, id: UserId, progress: impl Fn(u64) + Send + 'static) -> Result<Usage> {
+        let directory = self.engine.read_one(|tx| tx.directory(id))?;
+        let directory = directory.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such user"))?;
+        let engine = Arc::clone(&self.engine);
+        let measured = on_thread(move || {
+            if !directory.is_made {
+                return Ok(Measured::default());
+            }
+            engine.storage()?.measure(&directory.path, &progress)
+        });
+        let measured = measured.await??;
+        let usage = Usage {
+            files: measured.files,
+            apparent_bytes: measured.apparent_bytes,
+            allocated_bytes: measured.allocated_bytes,
+            unreadable: measured.unreadable,
+            measured_at: self.engine.now(),
+        };
+        self.engine.operate(move |tx| tx.set_usage(id, &usage)).await?;
+        Ok(usage)
+    }
+
+    /// What a user's directory held when it was last measured, if it ever was. See
+    /// [`measured_at`](Usage::measured_at) for how old that is.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn usage(&self, id: UserId) -> Result<Option<Usage>> {
+        self.engine.read_one(|tx| tx.usage(id))
+    }
+
+    /// The `limit` users whose directories took most on the disk when they were last measured, the largest first.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn top_usage(&self, limit: usize) -> Result<Vec<(User, Usage)>> {
+        self.engine.read_one(|tx| tx.top_usage(limit))
+    }
+
+    /// The ids of users whose directories were made, in the order of creation: those whom it makes sense to
+    /// [measure](Store::measure_usage).
+    #[instrument(level = "debug", skip_all)]
+    pub async fn users_with_directory(&self) -> Result<Vec<UserId>> {
+        let mut users = Vec::new();
+        let mut place = Some(0);
+        while let Some(after) = place {
+            let (mut some, next) = self.engine.read_one(|tx| tx.with_directory(after, ListQuery::MAX_LIMIT))?;
+            users.append(&mut some);
+            place = next;
+            yield_now().await;
+        }
+        Ok(users)
     }
 
     /// How many users there are. It counts them, on the calling thread: about 15 ms for a million.
@@ -332,6 +575,33 @@ impl Pages {
             page.next_cursor.map(|cursor| ListQuery { cursor: Some(cursor), ..self.query.take().unwrap_or_default() });
         Ok((!page.users.is_empty()).then_some(page.users))
     }
+}
+
+/// Begins to purge these users, and says of each whether there are files to be removed.
+fn begin_purges(tx: &mut WriteTx<'_>, ids: &[UserId]) -> Result<Vec<(UserId, bool)>> {
+    let mut begun = Vec::with_capacity(ids.len());
+    for id in ids {
+        match tx.begin_purge(*id) {
+            // Restored, or purged by somebody else, since they were listed.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            has_files => begun.push((*id, has_files?)),
+        }
+    }
+    Ok(begun)
+}
+
+/// Runs what takes long on a thread of its own.
+pub(crate) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let failed = |message| Error::new(ErrorKind::Internal, message);
+    let (answer, answered) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("tenantry-files".to_owned())
+        .spawn(move || {
+            // Whoever no longer waits doesn't want to know.
+            let _ = answer.send(work());
+        })
+        .map_err(|error| Error::new(ErrorKind::Io, "a thread can't be started").with_source(error))?;
+    answered.await.map_err(|_| failed("a panic on the thread that works on files"))
 }
 
 /// Gives the executor a turn.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode};
 
 use crate::{Error, ErrorKind, Result};
@@ -74,6 +75,17 @@ impl GuardedConnection {
         let committed = self.unguarded().execute_batch("COMMIT");
         self.flags.may_commit.store(false, Ordering::Relaxed);
         committed
+    }
+
+    /// Rewrites the database file. Outside a transaction; SQLite begins and commits one of its own.
+    pub(super) fn vacuum(&self) -> rusqlite::Result<()> {
+        // It attaches the new database to the connection, which is forbidden otherwise.
+        self.conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
+        self.flags.may_commit.store(true, Ordering::Relaxed);
+        let vacuumed = self.unguarded().execute_batch("VACUUM");
+        self.flags.may_commit.store(false, Ordering::Relaxed);
+        self.conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+        vacuumed
     }
 
     /// Ends the transaction without it. SQLite may have done so already.

@@ -30,6 +30,9 @@
 
 mod error;
 mod guard;
+mod inspect;
+mod intents;
+mod lifecycle;
 mod listing;
 mod open;
 mod readers;
@@ -46,7 +49,10 @@ use std::sync::Arc;
 pub use rusqlite;
 use rusqlite::Connection;
 
-use crate::{Ambient, Error, ErrorKind, Result, Store};
+use crate::storage::Storage;
+use crate::{Ambient, Error, ErrorKind, Result, Store, Timestamp};
+pub(crate) use inspect::{Inspection, Owner, Row};
+pub(crate) use intents::Action;
 pub(crate) use listing::Listing;
 pub(crate) use open::Options;
 pub use transaction::{ReadTx, WriteTx};
@@ -100,14 +106,26 @@ pub(crate) struct Engine {
     options: Options,
     writer: Writer,
     readers: Arc<Readers>,
+    storage: Arc<Result<Storage>>,
+    ambient: Arc<dyn Ambient>,
     created: bool,
 }
 
 impl Engine {
     pub(crate) async fn open(options: Options, ambient: Arc<dyn Ambient>) -> Result<Self> {
         let readers = Arc::new(Readers::new(options.clone()));
-        let (writer, created) = Writer::start(options.clone(), ambient, Arc::clone(&readers)).await?;
-        Ok(Self { options, writer, readers, created })
+        let (writer, storage, created) =
+            Writer::start(options.clone(), Arc::clone(&ambient), Arc::clone(&readers)).await?;
+        Ok(Self { options, writer, readers, storage, ambient, created })
+    }
+
+    /// The users' directories, if they can be used.
+    pub(crate) fn storage(&self) -> Result<&Storage> {
+        self.storage.as_ref().as_ref().map_err(Error::clone)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.ambient.now()
     }
 
     pub(crate) fn created(&self) -> bool {

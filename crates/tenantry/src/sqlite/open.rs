@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+use uuid::Uuid;
 
 use super::error::{file_error, is_left_in_transaction};
-use crate::{Durability, Error, ErrorKind, Result};
+use crate::storage::{Marker, Storage};
+use crate::{Ambient, Builder, Durability, Error, ErrorKind, Result};
 
 pub(super) mod embedded {
     refinery::embed_migrations!("src/sqlite/migrations");
@@ -25,7 +27,7 @@ pub(super) mod embedded {
 /// 'Tnry', as V1 of the schema sets it.
 const APPLICATION_ID: i32 = 0x546E_7279;
 /// The schema version that the newest migration leaves in `user_version`.
-pub(super) const SCHEMA_VERSION: i32 = 1;
+pub(super) const SCHEMA_VERSION: i32 = 2;
 const MIGRATIONS_TABLE: &str = "tenantry_migrations";
 /// Older ones can lose a committed transaction: <https://sqlite.org/wal.html#walresetbug>.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -47,25 +49,90 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// To look at a store that is there.
+    pub(crate) fn to_look(data_dir: PathBuf) -> Self {
+        Self {
+            data_dir,
+            create_if_missing: false,
+            durability: Durability::Full,
+            busy_timeout: Builder::DEFAULT_BUSY_TIMEOUT,
+        }
+    }
+
     pub(super) fn database(&self) -> PathBuf {
         self.data_dir.join("tenantry.db")
     }
 }
 
-/// Opens the connection that writes, after creating or migrating the database if that is needed.
-/// Says whether the store was created.
-pub(super) fn open_writer(options: &Options) -> Result<(Connection, bool)> {
+/// A store that is open for writing.
+pub(super) struct Opened {
+    pub(super) conn: Connection,
+    pub(super) storage: Result<Storage>,
+    pub(super) created: bool,
+}
+
+/// Opens the connection that writes and the directories, after creating or migrating what needs it.
+pub(super) fn open_writer(options: &Options, ambient: &dyn Ambient) -> Result<Opened> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         return Err(Error::new(ErrorKind::Incompatible, "the program is linked with an SQLite older than 3.51.3"));
     }
     let created = match look_at(options)? {
         Found::Current => false,
-        Found::Nothing if !options.create_if_missing => {
-            return Err(Error::new(ErrorKind::StoreMissing, "there is no store at this place"));
-        }
+        Found::Nothing if !options.create_if_missing => return Err(store_missing()),
         Found::Nothing | Found::Older => prepare(options)?,
     };
-    Ok((connect(&options.database(), options, Role::Writer)?, created))
+    let mut conn = connect(&options.database(), options, Role::Writer)?;
+    let storage = match open_storage(&mut conn, options, ambient) {
+        // What needs no directories works without them.
+        Err(error) if error.kind() == ErrorKind::StorageUnavailable => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the users' directories can't be used");
+            Err(error)
+        }
+        storage => Ok(storage?),
+    };
+    Ok(Opened { conn, storage, created })
+}
+
+/// Opens the directories of the store, which get its id the first time.
+fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient) -> Result<Storage> {
+    let identity = |conn: &Connection| {
+        conn.query_row("SELECT id, is_marked FROM tenantry_store", [], |row| {
+            Ok((Uuid::from_bytes(row.get(0)?), row.get::<_, bool>(1)?))
+        })
+        .optional()
+    };
+    let (store_id, is_marked) = match identity(conn)? {
+        Some(known) => known,
+        None => {
+            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let new = ambient.new_id().as_uuid();
+            tx.execute("INSERT OR IGNORE INTO tenantry_store VALUES (1, ?1, 0)", [new.as_bytes()])?;
+            super::lifecycle::retire_paths_of_v1(&tx)?;
+            tx.commit()?;
+            identity(conn)?.unwrap_or((new, false))
+        }
+    };
+    let storage = Storage::open(&options.data_dir, store_id, is_marked)?;
+    if !is_marked {
+        conn.execute("UPDATE tenantry_store SET is_marked = 1", [])?;
+    }
+    Ok(storage)
+}
+
+/// Makes sure that there is a store, and that it needs no upgrade.
+pub(super) fn check_current(options: &Options) -> Result<()> {
+    match look_at(options)? {
+        Found::Current => Ok(()),
+        Found::Nothing => Err(store_missing()),
+        Found::Older => Err(Error::new(
+            ErrorKind::Incompatible,
+            "the store is of an older version: open it once to upgrade it, with any other command",
+        )),
+    }
+}
+
+fn store_missing() -> Error {
+    Error::new(ErrorKind::StoreMissing, "there is no store at this place")
 }
 
 /// Opens a connection that can't write.
@@ -147,6 +214,14 @@ fn create(options: &Options) -> Result<()> {
                 ),
             ));
         }
+    }
+    let storage =
+        Storage::look(&options.data_dir).and_then(|storage| storage.map(|storage| storage.marker()).transpose());
+    if !matches!(storage, Ok(None | Some(Marker::Missing))) {
+        return Err(Error::new(
+            ErrorKind::Incompatible,
+            "tenantry.db is missing, but storage/ belongs to a store: bring back its database, or move storage/ and trash/ away",
+        ));
     }
     let path = options.data_dir.join("tenantry.db.new");
     remove_database(&path)?;

@@ -3,10 +3,15 @@ use std::ops::Deref;
 
 use super::error::Fault;
 use super::guard::GuardedConnection;
+use super::inspect;
+use super::intents::{self, Directories};
+use super::lifecycle::{self, Directory};
 use super::listing::Listing;
 use super::users;
+use crate::check::Stray;
 use crate::{
-    Email, Error, Imported, ListQuery, NewUser, OnConflict, Page, Result, SignIn, Timestamp, User, UserId, UserUpdate,
+    Email, Error, Imported, ListQuery, NewUser, OnConflict, Page, Result, SignIn, StoragePath, Timestamp, TrashPage,
+    TrashQuery, TrashedUser, Usage, User, UserId, UserUpdate,
 };
 
 /// A consistent view of the store in which a closure given to [`Store::read`](crate::Store::read) looks at it.
@@ -46,6 +51,37 @@ impl ReadTx<'_> {
         while !listing.advance(&self.conn.unguarded())? {}
         Ok(listing.into_page())
     }
+
+    /// The user in the trash with this id, if there is one.
+    ///
+    /// Errors: `Busy`, `Io`, `Corrupt`.
+    pub fn get_trashed(&self, id: UserId) -> Result<Option<TrashedUser>> {
+        lifecycle::get_trashed(&self.conn.unguarded(), id)
+    }
+
+    /// A page of the trash, as [`Store::list_trash`](crate::Store::list_trash) answers it.
+    ///
+    /// Errors: `InvalidQuery`, `Busy`, `Io`, `Corrupt`.
+    pub fn list_trash(&self, query: &TrashQuery) -> Result<TrashPage> {
+        lifecycle::list_trash(&self.conn.unguarded(), query)
+    }
+
+    pub(crate) fn directory(&self, id: UserId) -> Result<Option<Directory>> {
+        lifecycle::directory(&self.conn.unguarded(), id)
+    }
+
+    pub(crate) fn usage(&self, id: UserId) -> Result<Option<Usage>> {
+        lifecycle::usage(&self.conn.unguarded(), id)
+    }
+
+    pub(crate) fn top_usage(&self, limit: usize) -> Result<Vec<(User, Usage)>> {
+        lifecycle::top_usage(&self.conn.unguarded(), limit)
+    }
+
+    /// Users who have a directory, from a place in the order of creation on, and the next such place.
+    pub(crate) fn with_directory(&self, after: i64, limit: usize) -> Result<(Vec<UserId>, Option<i64>)> {
+        lifecycle::with_directory(&self.conn.unguarded(), after, limit)
+    }
 }
 
 /// A write transaction in which a closure given to [`Store::write`](crate::Store::write) changes the store.
@@ -56,13 +92,23 @@ pub struct WriteTx<'c> {
     read: ReadTx<'c>,
     now: Timestamp,
     new_id: &'c dyn Fn() -> UserId,
+    directories: &'c Directories<'c>,
     /// The first failure that was not of one operation alone, whatever the closure made of it.
     fault: Option<Error>,
 }
 
 impl<'c> WriteTx<'c> {
-    pub(super) fn new(conn: &'c GuardedConnection, now: Timestamp, new_id: &'c dyn Fn() -> UserId) -> Self {
-        Self { read: ReadTx { conn }, now, new_id, fault: None }
+    pub(super) fn new(
+        conn: &'c GuardedConnection,
+        now: Timestamp,
+        new_id: &'c dyn Fn() -> UserId,
+        directories: &'c Directories<'c>,
+    ) -> Self {
+        Self { read: ReadTx { conn }, now, new_id, directories, fault: None }
+    }
+
+    pub(super) fn is_too_early(&self) -> bool {
+        self.directories.is_too_early.get()
     }
 
     pub(super) fn take_fault(&mut self) -> Option<Error> {
@@ -97,9 +143,76 @@ impl<'c> WriteTx<'c> {
         self.note(result)
     }
 
-    /// As [`Store::delete`](crate::Store::delete).
+    /// As [`Store::delete`](crate::Store::delete). The directory follows when the transaction is committed.
     pub fn delete(&mut self, id: UserId) -> Result<User> {
-        let result = users::delete(&self.read.conn.unguarded(), id);
+        let result = lifecycle::delete(&self.read.conn.unguarded(), self.directories, id, self.now);
+        self.note(result)
+    }
+
+    /// As [`Store::restore`](crate::Store::restore). The directory follows when the transaction is committed.
+    pub fn restore(&mut self, id: UserId, email: Option<&Email>) -> Result<User> {
+        let result = lifecycle::restore(&self.read.conn.unguarded(), self.directories, id, email, self.now);
+        self.note(result)
+    }
+
+    /// As [`Store::adopt`](crate::Store::adopt). After [`create`](Self::create) in the same transaction, it creates a
+    /// user on a directory that exists.
+    pub fn adopt(&mut self, id: UserId, path: &StoragePath) -> Result<User> {
+        let name = || self.quarantine_name();
+        let conn = self.read.conn.unguarded();
+        let result = lifecycle::adopt(&conn, self.directories, id, path, self.now, &name);
+        drop(conn);
+        self.note(result)
+    }
+
+    /// A name in quarantine that nothing has: when, and something random.
+    fn quarantine_name(&self) -> String {
+        let when: String = self.now.to_string().chars().take(19).filter(|char| *char != ':').collect();
+        let random = (self.new_id)().to_string();
+        format!("{when}Z-{}", &random[..8])
+    }
+
+    pub(crate) fn make_directory(&mut self, id: UserId) -> Result<()> {
+        let result = lifecycle::make_directory(&self.read.conn.unguarded(), self.directories, id, self.now);
+        self.note(result)
+    }
+
+    /// Finishes what is unfinished about a user's directory.
+    pub(crate) fn settle(&mut self, id: UserId) -> Result<()> {
+        let result = intents::settle(&self.read.conn.unguarded(), self.directories, id).map(drop);
+        self.note(result)
+    }
+
+    pub(crate) fn begin_purge(&mut self, id: UserId) -> Result<bool> {
+        let result = lifecycle::begin_purge(&self.read.conn.unguarded(), self.directories, id, self.now);
+        self.note(result)
+    }
+
+    pub(crate) fn end_purge(&mut self, id: UserId) -> Result<bool> {
+        let result = lifecycle::end_purge(&self.read.conn.unguarded(), id, self.now);
+        self.note(result)
+    }
+
+    pub(crate) fn erase(&mut self) -> Result<()> {
+        let result = lifecycle::erase(&self.read.conn.unguarded(), self.directories);
+        self.note(result)
+    }
+
+    /// Moves something that belongs to nobody to quarantine when the transaction is committed. Says whether it does.
+    pub(crate) fn quarantine(&mut self, stray: &Stray) -> Result<bool> {
+        let name = self.quarantine_name();
+        let result = inspect::quarantine(&self.read.conn.unguarded(), self.directories, stray, self.now, name);
+        self.note(result)
+    }
+
+    /// Records that a user's directory is there, if it is.
+    pub(crate) fn record_directory(&mut self, id: UserId) -> Result<()> {
+        let result = inspect::record_directory(&self.read.conn.unguarded(), self.directories, id);
+        self.note(result)
+    }
+
+    pub(crate) fn set_usage(&mut self, id: UserId, usage: &Usage) -> Result<()> {
+        let result = lifecycle::set_usage(&self.read.conn.unguarded(), id, usage);
         self.note(result)
     }
 

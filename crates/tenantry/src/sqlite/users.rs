@@ -1,10 +1,11 @@
 //! The SQL of single users. Each function is one operation that happens as a whole or not at all.
 
-use rusqlite::types::Type;
+use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::error::is_unique_violation;
+use super::lifecycle;
 use crate::{
     Email, Error, ErrorKind, Imported, NewUser, OnConflict, Result, SignIn, StoragePath, Timestamp, User, UserId,
     UserUpdate,
@@ -22,19 +23,23 @@ pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<User> {
     let id = UserId::from_random(Uuid::from_bytes(row.get(0)?));
     let email = Email::from_stored(row.get_ref(2)?.as_str()?, row.get_ref(1)?.as_str()?)
         .ok_or_else(|| damaged(2, Type::Text, "not an address"))?;
-    let storage_path = match row.get_ref(7)?.as_str_or_null()? {
-        None => StoragePath::derived(id),
-        Some(path) => path.parse().map_err(|error: Error| damaged(7, Type::Text, error))?,
-    };
     Ok(User {
         id,
         email,
         created_at: timestamp(3, row.get(3)?)?,
         last_login_at: row.get::<_, Option<i64>>(4)?.map(|us| timestamp(4, us)).transpose()?,
-        storage_path,
+        storage_path: storage_path(id, row.get_ref(7)?, 7)?,
         updated_at: timestamp(5, row.get(5)?)?,
         version: row.get(6)?,
     })
+}
+
+/// The storage path of a user whose column `storage_path` holds this.
+pub(super) fn storage_path(id: UserId, value: ValueRef<'_>, column: usize) -> rusqlite::Result<StoragePath> {
+    match value.as_str_or_null()? {
+        None => Ok(StoragePath::derived(id)),
+        Some(path) => path.parse().map_err(|error: Error| damaged(column, Type::Text, error)),
+    }
 }
 
 fn timestamp(column: usize, us: i64) -> rusqlite::Result<Timestamp> {
@@ -42,11 +47,15 @@ fn timestamp(column: usize, us: i64) -> rusqlite::Result<Timestamp> {
 }
 
 /// A value that the program never wrote: another one did, or the file is damaged.
-fn damaged(column: usize, kind: Type, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
+pub(super) fn damaged(
+    column: usize,
+    kind: Type,
+    why: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, kind, why.into())
 }
 
-fn blob(id: UserId) -> [u8; 16] {
+pub(super) fn blob(id: UserId) -> [u8; 16] {
     id.as_uuid().into_bytes()
 }
 
@@ -72,7 +81,7 @@ pub(super) fn create(conn: &Connection, new: &NewUser, now: Timestamp, new_id: &
     let id = match new.id {
         None => new_id(),
         Some(id) => {
-            check_not_retired(conn, id)?;
+            check_id_free(conn, id)?;
             id
         }
     };
@@ -83,7 +92,7 @@ pub(super) fn create(conn: &Connection, new: &NewUser, now: Timestamp, new_id: &
         && let Err(error) = check_path_free(conn, path)
     {
         // Who is there already is what a caller asks first.
-        return Err(if get_by_email(conn, &new.email)?.is_some() { email_taken() } else { error });
+        return Err(get_by_email(conn, &new.email)?.map_or(error, |other| email_taken(&other)));
     }
     let created_at = new.created_at.unwrap_or(now);
     let user = User {
@@ -116,8 +125,8 @@ pub(super) fn create(conn: &Connection, new: &NewUser, now: Timestamp, new_id: &
 
 /// Which of the unique values of this user somebody else has. (SQLite says so in a text, and in no code.)
 fn conflict(conn: &Connection, user: &User) -> Result<Error> {
-    Ok(if get_by_email(conn, &user.email)?.is_some() {
-        email_taken()
+    Ok(if let Some(other) = get_by_email(conn, &user.email)? {
+        email_taken(&other)
     } else if get(conn, user.id)?.is_some() {
         Error::new(ErrorKind::IdTaken, "another user has this id")
     } else {
@@ -125,8 +134,8 @@ fn conflict(conn: &Connection, user: &User) -> Result<Error> {
     })
 }
 
-fn email_taken() -> Error {
-    Error::new(ErrorKind::EmailTaken, "another user has this email address")
+pub(super) fn email_taken(by: &User) -> Error {
+    Error::new(ErrorKind::EmailTaken, "another user has this email address").with_taken_by(by.id)
 }
 
 fn path_taken() -> Error {
@@ -136,12 +145,14 @@ fn path_taken() -> Error {
     )
 }
 
-fn check_not_retired(conn: &Connection, id: UserId) -> Result<()> {
-    let retired = conn.prepare_cached("SELECT 1 FROM tenantry_retired_users WHERE id = ?1")?.exists([blob(id)])?;
-    if retired {
+fn check_id_free(conn: &Connection, id: UserId) -> Result<()> {
+    if conn.prepare_cached("SELECT 1 FROM tenantry_trash WHERE id = ?1")?.exists([blob(id)])? {
+        return Err(Error::new(ErrorKind::IdTaken, "a user in the trash has this id: restore them"));
+    }
+    if conn.prepare_cached("SELECT 1 FROM tenantry_retired_users WHERE id = ?1")?.exists([blob(id)])? {
         return Err(Error::new(
             ErrorKind::IdTaken,
-            "a user who was deleted had this id; neither an id nor a storage path is ever used again",
+            "a user who was purged had this id; neither an id nor a storage path is ever used again",
         ));
     }
     Ok(())
@@ -149,16 +160,16 @@ fn check_not_retired(conn: &Connection, id: UserId) -> Result<()> {
 
 /// Refuses a chosen path that is, holds or lies within one that was ever given out. Derived paths need no look:
 /// they have a part of the namespace to themselves.
-fn check_path_free(conn: &Connection, path: &StoragePath) -> Result<()> {
+pub(super) fn check_path_free(conn: &Connection, path: &StoragePath) -> Result<()> {
     if path.is_reserved() {
         return Err(Error::new(
             ErrorKind::InvalidPath,
-            "a storage path that begins with two hexadecimal digits is reserved for the user from whose id it is derived",
+            "a storage path that begins with two hexadecimal digits is reserved for the user from whose id it is derived, and one with .tenantry for the store",
         ));
     }
     let mut at = conn.prepare_cached(
         "SELECT 1 FROM users WHERE storage_path = ?1
-         UNION ALL SELECT 1 FROM tenantry_retired_users WHERE storage_path = ?1",
+         UNION ALL SELECT 1 FROM tenantry_trash WHERE storage_path = ?1",
     )?;
     for ancestor in path.lineage() {
         if at.exists([ancestor])? {
@@ -168,9 +179,9 @@ fn check_path_free(conn: &Connection, path: &StoragePath) -> Result<()> {
     // '0' is the character after '/': what lies between is below the path.
     let mut below = conn.prepare_cached(
         "SELECT 1 FROM users WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'
-         UNION ALL SELECT 1 FROM tenantry_retired_users WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'",
+         UNION ALL SELECT 1 FROM tenantry_trash WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'",
     )?;
-    if below.exists([path.as_str()])? { Err(path_taken()) } else { Ok(()) }
+    if below.exists([path.as_str()])? || lifecycle::is_retired(conn, path)? { Err(path_taken()) } else { Ok(()) }
 }
 
 pub(super) fn update(conn: &Connection, id: UserId, update: &UserUpdate, now: Timestamp) -> Result<User> {
@@ -188,41 +199,39 @@ pub(super) fn update(conn: &Connection, id: UserId, update: &UserUpdate, now: Ti
     }
 }
 
-fn set_email(conn: &Connection, mut user: User, email: &Email, now: Timestamp) -> Result<User> {
-    if user.version >= User::MAX_VERSION {
-        return Err(Error::new(ErrorKind::InvalidUser, "the user has the highest version there is"));
-    }
-    user.email = email.clone();
-    // The clock may have been set back; the time of the last change isn't.
-    user.updated_at = user.updated_at.max(now);
-    user.version += 1;
+fn set_email(conn: &Connection, user: User, email: &Email, now: Timestamp) -> Result<User> {
+    let user = with_email(user, email, now)?;
     let updated = conn
         .prepare_cached("UPDATE users SET email_key = ?2, email = ?3, updated_at = ?4, version = ?5 WHERE id = ?1")?
         .execute(params![blob(user.id), email.key(), email.as_str(), user.updated_at.as_unix_us(), user.version]);
     match updated {
         Ok(_) => Ok(user),
-        Err(error) if is_unique_violation(&error) => Err(email_taken().with_source(error)),
+        Err(error) if is_unique_violation(&error) => Err(conflict(conn, &user)?.with_source(error)),
         Err(error) => Err(error.into()),
     }
 }
 
-pub(super) fn delete(conn: &Connection, id: UserId) -> Result<User> {
-    whole(conn, || {
-        let user = conn
-            .prepare_cached(concat!("DELETE FROM users WHERE id = ?1 RETURNING ", columns!()))?
-            .query_row([blob(id)], from_row)
-            .optional()?
-            .ok_or_else(not_found)?;
-        let chosen = (user.storage_path != StoragePath::derived(id)).then_some(user.storage_path.as_str());
-        conn.prepare_cached("INSERT INTO tenantry_retired_users (id, storage_path) VALUES (?1, ?2)")?
-            .execute(params![blob(id), chosen])?;
-        Ok(user)
-    })
+/// The user with another address.
+pub(super) fn with_email(mut user: User, email: &Email, now: Timestamp) -> Result<User> {
+    next_version(&mut user, now)?;
+    user.email = email.clone();
+    Ok(user)
+}
+
+/// What every change of a user brings with it.
+pub(super) fn next_version(user: &mut User, now: Timestamp) -> Result<()> {
+    if user.version >= User::MAX_VERSION {
+        return Err(Error::new(ErrorKind::InvalidUser, "the user has the highest version there is"));
+    }
+    // The clock may have been set back; the time of the last change isn't.
+    user.updated_at = user.updated_at.max(now);
+    user.version += 1;
+    Ok(())
 }
 
 /// Runs an operation of more than one statement, or one that cascades to an application's tables with their triggers, so
 /// that nothing of it stays if it fails and the closure that called it goes on.
-fn whole<T>(conn: &Connection, operation: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn whole<T>(conn: &Connection, operation: impl FnOnce() -> Result<T>) -> Result<T> {
     let run = |sql| -> Result<()> { Ok(conn.prepare_cached(sql)?.execute([]).map(drop)?) };
     run("SAVEPOINT tenantry_whole")?;
     let result = operation();
@@ -321,6 +330,6 @@ fn bring_to(conn: &Connection, user: User, row: &NewUser, now: Timestamp) -> Res
     Ok(if other_email || later_login.is_some() { Imported::Updated } else { Imported::Unchanged })
 }
 
-fn not_found() -> Error {
+pub(super) fn not_found() -> Error {
     Error::new(ErrorKind::NotFound, "there is no such user")
 }

@@ -18,6 +18,10 @@
 //! | `BEGIN IMMEDIATE`, because another process writes | `Busy`, each after having waited for the busy timeout |
 //! | the transaction while it runs (disk full, I/O) | that error, all of the group; nothing was done |
 //! | the commit | `OutcomeUnknown`, all of the group: it may be there after all |
+//! | what is to follow in the file system | `Unfinished`, the operation that it belongs to: it is recorded |
+//!
+//! An operation on a user's directory records what is to follow in the file system ([`intents`]). The thread does that
+//! after the commit, before it answers the group. An operation that meets an intent of its own group runs after that.
 //!
 //! After an I/O failure or damage the thread rolls back and refuses every further write until the store is opened
 //! anew: what a failed fsync left on the disk is not known, and to go on would build on it. Reads go on.
@@ -37,10 +41,13 @@ use futures_channel::oneshot;
 
 use super::error::Fault;
 use super::guard::{Belongings, GuardedConnection};
+use super::intents::{self, Action, Directories, Intent, unfinished};
+use super::lifecycle;
 use super::open::{LOCK_POLL, Options, open_writer};
 use super::readers::Readers;
 use super::transaction::WriteTx;
-use crate::{Ambient, Error, ErrorKind, Result};
+use crate::storage::Storage;
+use crate::{Ambient, Durability, Error, ErrorKind, Result, point};
 
 /// How many operations may stand in the queue. Callers beyond that wait for a place.
 const QUEUE_MAX: usize = 1_024;
@@ -58,12 +65,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread, which opens the database. Says whether that created the store.
+    /// Starts the thread, which opens the store and finishes what a crash left. Answers with the directories, and
+    /// whether the store was created.
     pub(super) async fn start(
         options: Options,
         ambient: Arc<dyn Ambient>,
         readers: Arc<Readers>,
-    ) -> Result<(Self, bool)> {
+    ) -> Result<(Self, Arc<Result<Storage>>, bool)> {
         let (queue, jobs) = async_channel::bounded(QUEUE_MAX);
         let (alive, ended) = async_channel::bounded(1);
         let (opened_sender, opened) = oneshot::channel();
@@ -72,15 +80,18 @@ impl Writer {
             .spawn(move || {
                 // Dropped last, after the connection is closed.
                 let _alive: Sender<()> = alive;
-                let conn = open_writer(&options).and_then(|(conn, created)| {
+                let thread = open_writer(&options, &*ambient).and_then(|opened| {
                     // `begin` does the waiting.
-                    conn.busy_timeout(std::time::Duration::ZERO)?;
-                    Ok((GuardedConnection::new(conn)?, created))
+                    opened.conn.busy_timeout(std::time::Duration::ZERO)?;
+                    let conn = GuardedConnection::new(opened.conn)?;
+                    let storage = Arc::new(opened.storage);
+                    let thread = WriterThread { conn, options, ambient, storage, jobs, next_job: None, refusing: None };
+                    Ok((thread, opened.created))
                 });
-                match conn {
-                    Ok((conn, created)) => {
-                        let thread = WriterThread { conn, options, ambient, jobs, next_job: None, refusing: None };
-                        if opened_sender.send(Ok(created)).is_ok() {
+                match thread {
+                    Ok((mut thread, created)) => {
+                        thread.finish_intents();
+                        if opened_sender.send(Ok((Arc::clone(&thread.storage), created))).is_ok() {
                             thread.run(&readers);
                         }
                     }
@@ -90,8 +101,8 @@ impl Writer {
                 }
             })
             .map_err(|error| Error::new(ErrorKind::Io, "the writer's thread can't be started").with_source(error))?;
-        let created = opened.await.unwrap_or_else(|_| Err(died()))?;
-        Ok((Self { queue, waiting: AtomicUsize::new(0), ended }, created))
+        let (storage, created) = opened.await.unwrap_or_else(|_| Err(died()))?;
+        Ok((Self { queue, waiting: AtomicUsize::new(0), ended }, storage, created))
     }
 
     /// Runs an operation of the store's own. It may be run more than once; the last run counts.
@@ -191,6 +202,8 @@ trait Job: Send {
 
 enum Ran {
     Ok,
+    /// The operation has to wait until an intent of this transaction is acted on; what it did is to be undone.
+    TooEarly,
     /// The operation failed; what it did is to be undone.
     Failed,
     /// The transaction can't go on, because of this.
@@ -231,6 +244,7 @@ where
             (None, Ok(Ok(_))) => Ran::Ok,
             (None, Ok(Err(error))) => match (error as &dyn Any).downcast_ref::<Error>() {
                 Some(error) if Fault::of(error) != Fault::Local => Ran::Fatal(error.clone()),
+                _ if tx.is_too_early() && !self.alone => Ran::TooEarly,
                 _ => Ran::Failed,
             },
             (None, Err(_)) => Ran::Failed,
@@ -263,10 +277,26 @@ enum Ended {
     Unknown(Error),
 }
 
+/// An operation of a group.
+struct Member {
+    job: Box<dyn Job>,
+    /// What is to follow in the file system, by number.
+    intents: Vec<i64>,
+    /// Whether it has to wait until an intent of the group is acted on.
+    is_too_early: bool,
+}
+
+impl Member {
+    fn new(job: Box<dyn Job>) -> Self {
+        Self { job, intents: Vec::new(), is_too_early: false }
+    }
+}
+
 struct WriterThread {
     conn: GuardedConnection,
     options: Options,
     ambient: Arc<dyn Ambient>,
+    storage: Arc<Result<Storage>>,
     jobs: Receiver<Box<dyn Job>>,
     /// A job that was taken from the queue for the transaction after this one.
     next_job: Option<Box<dyn Job>>,
@@ -296,7 +326,7 @@ impl WriterThread {
         if let Err(error) = self.begin(first.queued_at()) {
             return first.answer(Err(error), true);
         }
-        let mut group = vec![first];
+        let mut group = vec![Member::new(first)];
         let ended = match self.run_group(&mut group) {
             Ok(()) => self.commit(),
             Err(ended) => self.undo(ended),
@@ -304,31 +334,54 @@ impl WriterThread {
         tracing::debug!(operations = group.len(), "transaction ended");
         let ran_alone = group.len() == 1;
         match ended {
-            Ended::Refused(_) if !ran_alone => group.into_iter().for_each(|job| self.retry(job)),
-            ended => group.into_iter().for_each(|job| job.answer(answer_of(&ended), ran_alone)),
+            Ended::Refused(_) if !ran_alone => group.into_iter().for_each(|member| self.retry(member.job)),
+            ended => self.end(group, &ended, ran_alone),
         }
     }
 
-    /// Runs one job of a group that was refused in a transaction of its own.
+    /// Runs one job of a group in a transaction of its own, after the group was refused or the job came too early in it.
     fn retry(&mut self, mut job: Box<dyn Job>) {
         // It may not come to another run, and what it found in the group is no answer.
         job.forget();
-        let ended = match self.begin(job.queued_at()) {
+        let queued_at = job.queued_at();
+        let mut member = Member::new(job);
+        let ended = match self.begin(queued_at) {
             Err(error) => Ended::Undone(Some(error)),
-            Ok(()) => match self.run_job(&mut job, true) {
+            Ok(()) => match self.run_job(&mut member, true, &Directories::new(&Arc::clone(&self.storage))) {
                 Ok(()) => self.commit(),
                 Err(ended) => self.undo(ended),
             },
         };
-        job.answer(answer_of(&ended), true);
+        self.end(vec![member], &ended, true);
+    }
+
+    /// Does what is to follow a transaction in the file system, and answers.
+    fn end(&mut self, group: Vec<Member>, ended: &Ended, ran_alone: bool) {
+        let mut failures = Vec::new();
+        if matches!(ended, Ended::Committed) {
+            let intents: Vec<i64> = group.iter().flat_map(|member| member.intents.iter().copied()).collect();
+            failures = self.act(&intents);
+        }
+        let mut too_early = Vec::new();
+        for member in group {
+            let failure = failures.iter().find(|(seq, _)| member.intents.contains(seq));
+            match (failure, ended) {
+                (_, Ended::Committed) if member.is_too_early => too_early.push(member.job),
+                (Some((_, error)), _) => member.job.answer(Err(error.clone()), ran_alone),
+                (None, ended) => member.job.answer(answer_of(ended), ran_alone),
+            }
+        }
+        too_early.into_iter().for_each(|job| self.retry(job));
     }
 
     /// Runs the first job of the group, then takes more from the queue while there are any.
-    fn run_group(&mut self, group: &mut Vec<Box<dyn Job>>) -> Result<(), Ended> {
-        let alone = group.iter().any(|job| job.is_alone());
+    fn run_group(&mut self, group: &mut Vec<Member>) -> Result<(), Ended> {
+        let storage = Arc::clone(&self.storage);
+        let directories = Directories::new(&storage);
+        let alone = group.iter().any(|member| member.job.is_alone());
         loop {
-            if let Some(job) = group.last_mut() {
-                self.run_job(job, alone)?;
+            if let Some(member) = group.last_mut() {
+                self.run_job(member, alone, &directories)?;
             }
             if alone || group.len() == GROUP_MAX {
                 return Ok(());
@@ -338,7 +391,7 @@ impl WriterThread {
                     self.next_job = Some(job);
                     return Ok(());
                 }
-                Ok(job) => group.push(job),
+                Ok(job) => group.push(Member::new(job)),
                 Err(_) => return Ok(()),
             }
         }
@@ -346,7 +399,7 @@ impl WriterThread {
 
     /// Runs a job: alone in the transaction, or else in a savepoint, which is rolled back if it fails. An error is of the
     /// whole transaction.
-    fn run_job(&mut self, job: &mut Box<dyn Job>, alone: bool) -> Result<(), Ended> {
+    fn run_job(&self, member: &mut Member, alone: bool, directories: &Directories<'_>) -> Result<(), Ended> {
         let fatal = |error| Ended::Undone(Some(error));
         let conn = &self.conn;
         let before = if alone { Some(Belongings::of(conn).map_err(fatal)?) } else { None };
@@ -354,7 +407,9 @@ impl WriterThread {
             savepoint(conn, &[Savepoint::BEGIN]).map_err(fatal)?;
         }
         let new_id = || self.ambient.new_id();
-        let ran = job.run(&mut WriteTx::new(conn, self.ambient.now(), &new_id));
+        let recorded_before = directories.recorded.borrow().len();
+        let ran = member.job.run(&mut WriteTx::new(conn, self.ambient.now(), &new_id, directories));
+        let mut recorded = directories.recorded.borrow_mut();
         match ran {
             Ran::Fatal(error) => Err(fatal(error)),
             _ if !conn.is_intact() => Err(Ended::Refused(Error::new(
@@ -362,11 +417,145 @@ impl WriterThread {
                 "the database gave up the transaction in the middle: nothing was written",
             ))),
             Ran::Failed if alone => Err(Ended::Undone(None)),
-            Ran::Failed => savepoint(conn, &[Savepoint::UNDO, Savepoint::KEEP]).map_err(fatal),
-            Ran::Ok => match before {
-                None => savepoint(conn, &[Savepoint::KEEP]).map_err(fatal),
-                Some(before) => before.check(conn).map_err(fatal),
-            },
+            Ran::Failed | Ran::TooEarly => {
+                recorded.truncate(recorded_before);
+                member.is_too_early = matches!(ran, Ran::TooEarly);
+                directories.is_too_early.set(false);
+                savepoint(conn, &[Savepoint::UNDO, Savepoint::KEEP]).map_err(fatal)
+            }
+            Ran::Ok => {
+                member.intents = recorded.split_off(recorded_before);
+                recorded.extend_from_slice(&member.intents);
+                match before {
+                    None => savepoint(conn, &[Savepoint::KEEP]).map_err(fatal),
+                    Some(before) => before.check(conn).map_err(fatal),
+                }
+            }
+        }
+    }
+
+    /// Acts on intents that are committed, and removes them. Answers with those that failed and why, as their callers
+    /// are to be told. They stay for the next opening.
+    fn act(&mut self, seqs: &[i64]) -> Vec<(i64, Error)> {
+        if seqs.is_empty() {
+            return Vec::new();
+        }
+        let mut failures = Vec::new();
+        match self.act_in_transaction(seqs, &mut failures) {
+            Ok(()) => failures,
+            Err(error) => {
+                self.roll_back();
+                self.latch(&error);
+                let message = "the change was made, but whether its directories have followed is known only after the store is opened again";
+                let error = Error::new(ErrorKind::Unfinished, message).with_source(error);
+                seqs.iter().map(|seq| (*seq, error.clone())).collect()
+            }
+        }
+    }
+
+    fn act_in_transaction(&mut self, seqs: &[i64], failures: &mut Vec<(i64, Error)>) -> Result<()> {
+        if self.options.durability == Durability::Normal {
+            self.sync_log()?;
+        }
+        self.begin(Instant::now())?;
+        let mut erasing = None;
+        for seq in seqs {
+            // If it isn't there, another process was faster.
+            let Some(intent) = intents::get(&self.conn.unguarded(), *seq)? else { continue };
+            if intent.action == Action::Erase {
+                erasing = Some(intent);
+            } else if let Err(error) = self.act_on_one(&intent) {
+                if Fault::of(&error) != Fault::Local {
+                    return Err(error);
+                }
+                tracing::warn!(action = intent.action.name(), error = &error as &dyn std::error::Error, "unfinished");
+                failures.push((*seq, unfinished(&intent.action, error)));
+            }
+        }
+        point::reach("commit: the intents are done");
+        self.conn.commit()?;
+        if let Some(intent) = erasing
+            && let Err(error) = self.erase(&intent)
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the database could not be rewritten");
+            self.roll_back();
+            failures.push((intent.seq, unfinished(&intent.action, error)));
+        }
+        Ok(())
+    }
+
+    fn act_on_one(&self, intent: &Intent) -> Result<()> {
+        let storage = self.storage.as_ref().as_ref().map_err(Error::clone)?;
+        intents::act(&self.conn.unguarded(), storage, intent)
+    }
+
+    /// Has everything that was committed on the disk, whatever the durability: what follows in the file system mustn't
+    /// get there first. A commit with `synchronous=FULL` waits for all that is in the log before it.
+    fn sync_log(&mut self) -> Result<()> {
+        self.conn.unguarded().execute_batch("PRAGMA synchronous = FULL")?;
+        let synced = self.begin(Instant::now()).and_then(|()| {
+            self.conn.unguarded().execute_batch("UPDATE tenantry_store SET is_marked = is_marked")?;
+            Ok(self.conn.commit()?)
+        });
+        self.roll_back();
+        self.conn.unguarded().execute_batch("PRAGMA synchronous = NORMAL")?;
+        synced
+    }
+
+    /// Rewrites the database, so that nothing is left in it of rows that are gone: `secure_delete` doesn't reach the
+    /// copies that pages leave behind when they are rearranged. Then cuts the log, and says so in the database.
+    fn erase(&self, intent: &Intent) -> Result<()> {
+        point::reach("erase: rewrite the database");
+        self.conn.vacuum()?;
+        point::reach("erase: cut the log");
+        let deadline = Instant::now() + self.options.busy_timeout;
+        loop {
+            let is_busy: bool =
+                self.conn.unguarded().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+            if !is_busy {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::new(ErrorKind::Busy, "a read that is under way keeps the log from being cut"));
+            }
+            thread::sleep(LOCK_POLL);
+        }
+        self.conn.begin()?;
+        intents::remove(&self.conn.unguarded(), intent.seq)?;
+        point::reach("commit: the database is rewritten");
+        Ok(self.conn.commit()?)
+    }
+
+    /// Does what a crash, or a failure, left of earlier transactions. What fails again is left for the next time.
+    fn finish_intents(&mut self) {
+        let all = match intents::all(&self.conn.unguarded()) {
+            Ok(all) if all.is_empty() => return,
+            all => all,
+        };
+        let finished = all.and_then(|all| {
+            tracing::info!(intents = all.len(), "finishing what was left");
+            for intent in &all {
+                if let Action::Purge(user) = intent.action
+                    && let Ok(storage) = self.storage.as_ref()
+                    && storage.remove(user, &|_| {})?.is_complete()
+                {
+                    self.begin(Instant::now())?;
+                    lifecycle::end_purge(&self.conn.unguarded(), user, self.ambient.now())?;
+                    point::reach("commit: a purge is done");
+                    self.conn.commit()?;
+                }
+            }
+            let mut seqs: Vec<i64> =
+                all.iter().filter(|intent| intent.action.is_quick()).map(|intent| intent.seq).collect();
+            let rest = intents::all(&self.conn.unguarded())?;
+            seqs.extend(rest.iter().filter(|intent| intent.action == Action::Erase).map(|intent| intent.seq));
+            self.act(&seqs);
+            Ok(())
+        });
+        if let Err(error) = finished {
+            self.roll_back();
+            self.latch(&error);
+            tracing::warn!(error = &error as &dyn std::error::Error, "not everything that was left could be finished");
         }
     }
 
@@ -390,6 +579,7 @@ impl WriterThread {
     }
 
     fn commit(&mut self) -> Ended {
+        point::reach("commit: the rows");
         let error = match self.conn.commit() {
             Ok(()) => return Ended::Committed,
             Err(error) => Error::from(error),

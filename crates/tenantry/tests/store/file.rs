@@ -13,11 +13,24 @@ use tenantry::{ErrorKind, Store};
 use crate::child::{self, Process};
 use crate::support::{SHORT, SqlitePlace, block_on, email, kind, new_user};
 
-/// The names of what lies in a directory, each with its content.
+/// The names of what lies in a directory and below it, each with its content; a directory with a slash after its name.
 fn snapshot(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
-    entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            let below = snapshot(&entry.path()).into_iter();
+            found.extend(below.map(|(inner, content)| (format!("{name}/{inner}"), content)));
+            found.insert(format!("{name}/"), vec![]);
+        } else {
+            found.insert(name, fs::read(entry.path()).unwrap());
+        }
+    }
+    found
 }
+
+/// What a store that was closed consists of.
+const CLOSED: [&str; 5] = ["storage/", "storage/.tenantry-store", "tenantry.db", "tenantry.lock", "trash/"];
 
 fn mode(path: impl AsRef<Path>) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -45,8 +58,12 @@ pub(crate) fn child_looks_at_modes(dir: &Path) {
         .unwrap()
         .map(|entry| (entry.as_ref().unwrap().file_name().into_string().unwrap(), mode(entry.unwrap().path())))
         .collect();
-    let expected = ["tenantry.db", "tenantry.db-shm", "tenantry.db-wal", "tenantry.lock"];
-    assert_eq!(files, expected.map(|name| (name.to_owned(), 0o600)).into());
+    let mut expected: BTreeMap<String, u32> = ["tenantry.db", "tenantry.db-shm", "tenantry.db-wal", "tenantry.lock"]
+        .map(|name| (name.to_owned(), 0o600))
+        .into();
+    expected.extend(["storage", "trash"].map(|name| (name.to_owned(), 0o700)));
+    assert_eq!(files, expected);
+    assert_eq!(mode(data_dir.join("storage/.tenantry-store")), 0o600);
     block_on(store.close()).unwrap();
     child::say("the modes are right");
 }
@@ -74,8 +91,7 @@ fn a_store_that_is_there_is_opened_and_not_created() {
     assert!(store.was_created());
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
     block_on(store.close()).unwrap();
-    // A store that was closed lies in its file alone.
-    assert_eq!(snapshot(&place.data_dir()).into_keys().collect::<Vec<_>>(), ["tenantry.db", "tenantry.lock"]);
+    assert_eq!(snapshot(&place.data_dir()).into_keys().collect::<Vec<_>>(), CLOSED);
 
     let store = block_on(Store::builder(place.data_dir()).create_if_missing(false).open()).unwrap();
     assert!(!store.was_created());
@@ -369,7 +385,7 @@ fn what_a_creation_that_was_cut_off_left_behind_is_removed() {
     assert!(store.was_created());
     block_on(store.create(new_user("ada@example.com"))).unwrap();
     block_on(store.close()).unwrap();
-    assert_eq!(snapshot(&place.data_dir()).into_keys().collect::<Vec<_>>(), ["tenantry.db", "tenantry.lock"]);
+    assert_eq!(snapshot(&place.data_dir()).into_keys().collect::<Vec<_>>(), CLOSED);
 }
 
 /// SQLite would take it for the log of a new database, and it may hold what is nowhere else.

@@ -1,0 +1,492 @@
+//! Checking a store against its directories, and repairing what can be repaired without losing anything.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
+use tracing::instrument;
+
+use crate::sqlite::{Action, Inspection, Options, Owner, Row};
+use crate::storage::{EntryKind, Look, Marker, Storage, is_own_file};
+use crate::store::on_thread;
+use crate::{Error, ErrorKind, Result, StoragePath, Store, UserId};
+
+/// What is wrong with a store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Finding {
+    /// What kind of thing is wrong.
+    pub kind: FindingKind,
+    /// The user whom it is about, if it is about one.
+    pub user: Option<UserId>,
+    /// The path within the data directory that it is about, if it is about one. Serialized, bytes that aren't UTF-8 are
+    /// escaped as `\xff`.
+    #[serde(serialize_with = "serialize_path")]
+    pub path: Option<PathBuf>,
+    /// What there is to say besides. No address.
+    pub detail: String,
+}
+
+/// The kinds of [`Finding`]. Serialized and displayed in snake case: `directory_lost`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FindingKind {
+    /// The database and `storage/` belong to different stores. Nothing else is looked at then.
+    IdentityDiffers,
+    /// `storage/`, or the marker in it that says whose it is, is missing: it may not be mounted. The directories aren't
+    /// looked at then.
+    IdentityMissing,
+    /// SQLite's [integrity check](https://sqlite.org/pragma.html#pragma_integrity_check) found this.
+    DatabaseDamaged,
+    /// A row refers to another that isn't there.
+    ReferenceDangling,
+    /// The key of a user isn't that of their address.
+    KeyDiffers,
+    /// The storage path of a user isn't one, or equals or lies within somebody else's.
+    PathOverlaps,
+    /// The directory of a user was made and is missing.
+    DirectoryLost,
+    /// The directory of a user is there, but their row doesn't know.
+    DirectoryUnrecorded,
+    /// Something in `storage/` belongs to no user.
+    DirectoryOrphaned,
+    /// A symbolic link, or something else that isn't a directory, stands on the way to a user's directory.
+    PathBlocked,
+    /// A directory of the store can be used by others than its owner, or not by its owner.
+    WrongMode,
+    /// A directory of the store belongs to somebody else than the database.
+    WrongOwner,
+    /// What a crash or a failure left to be done in the file system.
+    IntentUnfinished,
+    /// The directory of a user in the trash was made and is missing.
+    TrashLost,
+    /// Something in `trash/` belongs to no user in the trash.
+    TrashOrphaned,
+}
+
+impl FindingKind {
+    /// What a [repair](repair) does about it, if it does anything.
+    #[must_use]
+    pub fn repair(self) -> Option<&'static str> {
+        match self {
+            Self::IntentUnfinished => Some("finish it"),
+            Self::DirectoryUnrecorded => Some("record it"),
+            Self::DirectoryOrphaned | Self::TrashOrphaned => Some("move it to quarantine"),
+            Self::WrongMode => Some("set the mode to 0700"),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for FindingKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// What a [check](check) came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// What is wrong; nothing if all is well.
+    pub findings: Vec<Finding>,
+    /// How many users were looked at.
+    pub users: u64,
+    /// How many users in the trash.
+    pub trashed: u64,
+    /// How many directories of users, and how much that belongs to nobody.
+    pub directories: u64,
+}
+
+impl Report {
+    fn add(&mut self, kind: FindingKind, user: Option<UserId>, path: Option<PathBuf>, detail: impl Into<String>) {
+        self.findings.push(Finding { kind, user, path, detail: detail.into() });
+    }
+
+    fn count(&self, counted: impl Fn(FindingKind) -> bool) -> u64 {
+        self.findings.iter().filter(|finding| counted(finding.kind)).count() as u64
+    }
+}
+
+/// What a [repair](repair) may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RepairOptions {
+    /// Do nothing, and only say what would be done.
+    pub dry_run: bool,
+    /// Move what belongs to nobody to quarantine even if it is more than 10 % of all directories.
+    pub even_if_many: bool,
+}
+
+/// What a [repair](repair) came to.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Repaired {
+    /// What was found first. Each finding whose kind has a [repair](FindingKind::repair) was repaired, or would be.
+    pub before: Report,
+    /// What could not be repaired though it ought to be, by its place in `before.findings`, and why.
+    pub failures: Vec<(usize, Error)>,
+    /// What a check found afterwards; `None` after a dry run.
+    pub after: Option<Report>,
+}
+
+/// Something that belongs to nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stray {
+    /// A path below `storage/`.
+    InStorage(PathBuf),
+    /// A name in `trash/`.
+    InTrash(OsString),
+}
+
+/// Reads everything in the store in this data directory, and changes nothing. Others may use it meanwhile.
+///
+/// It takes as long as reading the database and looking at every user's directory does, and runs on a thread of its own.
+/// If it finds anything it looks a second time, and tells what it has seen twice: what somebody
+/// was just about to do is no finding.
+///
+/// Errors: `StoreMissing`, `Incompatible`, `Busy`, `Io`, `ReadOnly`, and `Corrupt` if the database can't be read at all.
+#[instrument(level = "debug", skip_all)]
+pub async fn check(data_dir: impl Into<PathBuf>) -> Result<Report> {
+    let data_dir = data_dir.into();
+    on_thread(move || check_twice(data_dir)).await?
+}
+
+/// Does what loses nothing: finishes what was begun, sets modes, records directories that are there, and
+/// moves what belongs to nobody to `quarantine/`, each with a note of where it came from. It deletes nothing.
+///
+/// Errors: those of [`check`] and of opening the store; `Incompatible` if the database and `storage/` belong to different
+/// stores; `StorageUnavailable` if the latter is missing; `Corrupt` if the database is damaged; `TooManyOrphans`.
+/// In all of these cases nothing was changed.
+#[instrument(level = "debug", skip_all)]
+pub async fn repair(data_dir: impl Into<PathBuf>, options: RepairOptions) -> Result<Repaired> {
+    let data_dir = data_dir.into();
+    let before = check(&data_dir).await?;
+    refuse_if_unsafe(&before, options)?;
+    if options.dry_run {
+        return Ok(Repaired { before, failures: Vec::new(), after: None });
+    }
+    // Opening it finishes what can be finished.
+    let store = Store::builder(&data_dir).create_if_missing(false).open().await?;
+    let mut failures = Vec::new();
+    for (index, finding) in before.findings.iter().enumerate() {
+        if let Err(error) = repair_one(&store, finding).await {
+            failures.push((index, error));
+        }
+    }
+    store.close().await?;
+    Ok(Repaired { before, failures, after: Some(check(data_dir).await?) })
+}
+
+/// Refuses a repair that would believe what isn't to be believed.
+fn refuse_if_unsafe(report: &Report, options: RepairOptions) -> Result<()> {
+    let refuse = |kind, message: String| Err(Error::new(kind, format!("{message}; nothing was repaired")));
+    for finding in &report.findings {
+        match finding.kind {
+            FindingKind::IdentityDiffers => return refuse(ErrorKind::Incompatible, finding.detail.clone()),
+            FindingKind::IdentityMissing => return refuse(ErrorKind::StorageUnavailable, finding.detail.clone()),
+            FindingKind::DatabaseDamaged => {
+                return refuse(ErrorKind::Corrupt, "the database is damaged: restore a backup".to_owned());
+            }
+            _ => {}
+        }
+    }
+    let orphans = report.count(|kind| matches!(kind, FindingKind::DirectoryOrphaned | FindingKind::TrashOrphaned));
+    if orphans * 10 > report.directories && !options.even_if_many && !options.dry_run {
+        return refuse(
+            ErrorKind::TooManyOrphans,
+            format!(
+                "{orphans} of {} directories seem to belong to nobody, which is more than 10 %: make sure that this is the right database",
+                report.directories
+            ),
+        );
+    }
+    Ok(())
+}
+
+async fn repair_one(store: &Store, finding: &Finding) -> Result<()> {
+    let path = finding.path.clone().unwrap_or_default();
+    match finding.kind {
+        FindingKind::WrongMode => store.engine().storage()?.make_private(&path),
+        FindingKind::DirectoryUnrecorded => match finding.user {
+            Some(user) => store.engine().operate(move |tx| tx.record_directory(user)).await,
+            None => Ok(()),
+        },
+        FindingKind::DirectoryOrphaned | FindingKind::TrashOrphaned => {
+            let Some(stray) = Storage::stray(&path) else { return Ok(()) };
+            store.engine().operate(move |tx| tx.quarantine(&stray)).await.map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_twice(data_dir: PathBuf) -> Result<Report> {
+    let options = Options::to_look(data_dir);
+    let inspection = Inspection::open(&options)?;
+    let mut report = check_once(&inspection, &options.data_dir)?;
+    if !report.findings.is_empty() {
+        let again = check_once(&inspection, &options.data_dir)?;
+        report = Report {
+            findings: report.findings.into_iter().filter(|finding| again.findings.contains(finding)).collect(),
+            ..again
+        };
+    }
+    report.findings.sort_by(|one, other| (one.kind, &one.path, one.user).cmp(&(other.kind, &other.path, other.user)));
+    Ok(report)
+}
+
+fn check_once(inspection: &Inspection, data_dir: &Path) -> Result<Report> {
+    inspection.look_anew()?;
+    let mut report = Report::default();
+    for damage in inspection.damages()? {
+        report.add(FindingKind::DatabaseDamaged, None, None, damage);
+    }
+    if !report.findings.is_empty() {
+        // What else is read from it isn't to be believed, and may not even be readable.
+        return Ok(report);
+    }
+    let storage = look_at_identity(inspection, data_dir, &mut report)?;
+    if report.findings.iter().any(|finding| finding.kind == FindingKind::IdentityDiffers) {
+        return Ok(report);
+    }
+    for reference in inspection.dangling_references()? {
+        report.add(FindingKind::ReferenceDangling, None, None, reference);
+    }
+    let mut survey = Survey { inspection, unfinished: HashSet::new(), report };
+    survey.intents(storage.as_ref())?;
+    survey.rows(storage.as_ref())?;
+    if let Some(storage) = &storage {
+        let owner = storage.owner().map_err(failed)?;
+        for root in storage.roots().map_err(failed)? {
+            survey.rights(root.kind, owner, None, || PathBuf::from(&root.name));
+        }
+        survey.walk(storage, owner)?;
+        survey.trash(storage, owner)?;
+    }
+    Ok(survey.report)
+}
+
+/// The directories, if they are those of this store.
+fn look_at_identity(inspection: &Inspection, data_dir: &Path, report: &mut Report) -> Result<Option<Storage>> {
+    let storage = Storage::look(data_dir).map_err(failed)?;
+    let marker = storage.as_ref().map(Storage::marker).transpose().map_err(failed)?;
+    let missing = |report: &mut Report, detail: String| {
+        report.add(FindingKind::IdentityMissing, None, Some("storage".into()), detail);
+        Ok(None)
+    };
+    match (inspection.identity()?, marker) {
+        (Some((id, _)), Some(Marker::Of(other))) if id == other => Ok(storage),
+        (identity, Some(Marker::Of(other))) => {
+            let own = identity.map_or_else(|| "none".to_owned(), |(id, _)| id.to_string());
+            let detail = format!("the database is of the store {own}, storage/ of {other}");
+            report.add(FindingKind::IdentityDiffers, None, Some("storage".into()), detail);
+            Ok(None)
+        }
+        (Some((id, _)), Some(Marker::Damaged)) => {
+            missing(report, format!("the marker in storage/ can't be read: it ought to be {id}"))
+        }
+        (Some((id, true)), None | Some(Marker::Missing)) => missing(
+            report,
+            format!(
+                "storage/ and trash/ have to be there, and storage/.tenantry-store with the line {id}: is the file system mounted?"
+            ),
+        ),
+        // It was never opened to the end.
+        _ => Ok(None),
+    }
+}
+
+/// A look at all rows and directories, as they are at one moment, or nearly.
+struct Survey<'s> {
+    inspection: &'s Inspection,
+    /// Users whose directory is on its way: the intent is the finding.
+    unfinished: HashSet<UserId>,
+    report: Report,
+}
+
+impl Survey<'_> {
+    fn intents(&mut self, storage: Option<&Storage>) -> Result<()> {
+        for intent in self.inspection.intents()? {
+            let user = intent.action.user();
+            self.unfinished.extend(user);
+            if let (Action::Purge(user), Some(storage)) = (&intent.action, storage)
+                && storage.is_being_removed(*user).map_err(failed)?
+            {
+                continue;
+            }
+            let detail = format!("{}, recorded at {}", intent.action.name(), intent.recorded_at);
+            self.report.add(FindingKind::IntentUnfinished, user, intent.action.path(), detail);
+        }
+        Ok(())
+    }
+
+    /// Every row, and the directory that it says is there.
+    fn rows(&mut self, storage: Option<&Storage>) -> Result<()> {
+        let mut chosen: HashMap<String, UserId> = HashMap::new();
+        let owner = storage.map(Storage::owner).transpose().map_err(failed)?.unwrap_or_default();
+        let inspection = self.inspection;
+        inspection.each_row(|Row { id, key_fits, path, has_directory, is_trashed }| {
+            *if is_trashed { &mut self.report.trashed } else { &mut self.report.users } += 1;
+            if !key_fits {
+                let detail = "the address is not acceptable, or the key is not that of the address";
+                self.report.add(FindingKind::KeyDiffers, Some(id), None, detail);
+            }
+            let Some(path) = path else {
+                self.report.add(FindingKind::PathOverlaps, Some(id), None, "the storage path is not acceptable");
+                return Ok(());
+            };
+            if path != StoragePath::derived(id) {
+                let taken = chosen.insert(path.as_str().to_owned(), id);
+                if path.is_reserved() || taken.is_some() {
+                    let detail =
+                        taken.map_or("the path is reserved".to_owned(), |other| format!("it is also that of {other}"));
+                    self.report.add(FindingKind::PathOverlaps, Some(id), Some(Storage::relative(&path)), detail);
+                }
+            }
+            match storage {
+                Some(storage) if has_directory && !self.unfinished.contains(&id) => {
+                    self.report.directories += 1;
+                    if is_trashed {
+                        self.trashed_directory(storage, id)
+                    } else {
+                        self.directory(storage, owner, id, &path)
+                    }
+                }
+                _ => Ok(()),
+            }
+        })?;
+        for (path, id) in &chosen {
+            let above = path.match_indices('/').find_map(|(end, _)| chosen.get(&path[..end]));
+            if let Some(other) = above {
+                let path = Storage::relative_text(path);
+                self.report.add(
+                    FindingKind::PathOverlaps,
+                    Some(*id),
+                    Some(path),
+                    format!("it lies within that of {other}"),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, storage: &Storage, owner: u32, id: UserId, path: &StoragePath) -> Result<()> {
+        match storage.look_at(path).map_err(failed)? {
+            Look::Directory(rights) => {
+                self.rights(EntryKind::Directory(rights), owner, Some(id), || Storage::relative(path));
+            }
+            Look::Missing => {
+                let detail = "the user's directory was made and is missing: a backup may have it";
+                self.report.add(FindingKind::DirectoryLost, Some(id), Some(Storage::relative(path)), detail);
+            }
+            Look::Blocked { segments, is_link } => {
+                let blocked: Vec<&str> = path.as_str().split('/').take(segments).collect();
+                let detail = if is_link { "a symbolic link" } else { "not a directory" };
+                let path = Storage::relative_text(&blocked.join("/"));
+                self.report.add(FindingKind::PathBlocked, Some(id), Some(path), detail);
+            }
+        }
+        Ok(())
+    }
+
+    fn trashed_directory(&mut self, storage: &Storage, id: UserId) -> Result<()> {
+        if !storage.is_in_trash(id).map_err(failed)? {
+            let path = Storage::relative_stray(&Stray::InTrash(id.to_string().into()));
+            let detail = "the directory of a user in the trash was made and is missing: a backup may have it";
+            self.report.add(FindingKind::TrashLost, Some(id), Some(path), detail);
+        }
+        Ok(())
+    }
+
+    /// Everything in `storage/`, down to the users' directories.
+    fn walk(&mut self, storage: &Storage, owner: u32) -> Result<()> {
+        let mut above = vec![String::new()];
+        while let Some(parent) = above.pop() {
+            for entry in storage.list(&parent).map_err(failed)? {
+                if parent.is_empty() && is_own_file(&entry.name) {
+                    continue;
+                }
+                let path = Path::new(&parent).join(&entry.name);
+                let text = path.to_str();
+                let belongs_to = text.map_or(Ok(Owner::Nobody), |text| self.inspection.owner(text))?;
+                match (belongs_to, entry.kind) {
+                    // What the row says is looked at with the row.
+                    (Owner::User { has_directory: true, .. }, _) => {}
+                    (Owner::User { id, .. } | Owner::Trashed(id), _) if self.unfinished.contains(&id) => {}
+                    (Owner::User { id, .. }, EntryKind::Directory(_)) => {
+                        let detail = "the directory is there, but the user's row does not know";
+                        let path = Storage::relative_stray(&Stray::InStorage(path));
+                        self.report.add(FindingKind::DirectoryUnrecorded, Some(id), Some(path), detail);
+                    }
+                    (Owner::Above, EntryKind::Directory(_)) => {
+                        self.rights(entry.kind, owner, None, || {
+                            Storage::relative_stray(&Stray::InStorage(path.clone()))
+                        });
+                        above.extend(text.map(ToOwned::to_owned));
+                    }
+                    (belongs_to, _) => {
+                        self.report.directories += 1;
+                        let (user, detail) = match belongs_to {
+                            Owner::Trashed(id) => (Some(id), "the user is in the trash, and their directory with them"),
+                            Owner::User { id, .. } => (Some(id), "it is no directory, and not the user's"),
+                            Owner::Above | Owner::Nobody => (None, "it belongs to no user"),
+                        };
+                        let path = Storage::relative_stray(&Stray::InStorage(path));
+                        self.report.add(FindingKind::DirectoryOrphaned, user, Some(path), detail);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn trash(&mut self, storage: &Storage, owner: u32) -> Result<()> {
+        for entry in storage.list_trash().map_err(failed)? {
+            let path = || Storage::relative_stray(&Stray::InTrash(entry.name.clone()));
+            let id: Option<UserId> = entry.name.to_str().and_then(|name| name.parse().ok());
+            if id.is_some_and(|id| self.unfinished.contains(&id)) {
+                continue;
+            }
+            match id.map(|id| self.inspection.trashed(id)).transpose()?.flatten() {
+                Some(true) if matches!(entry.kind, EntryKind::Directory(_)) => self.rights(entry.kind, owner, id, path),
+                _ => {
+                    self.report.directories += 1;
+                    let detail = "it belongs to no user in the trash";
+                    self.report.add(FindingKind::TrashOrphaned, id, Some(path()), detail);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a directory is private to its owner, and the owner is the right one.
+    fn rights(&mut self, kind: EntryKind, owner: u32, user: Option<UserId>, path: impl Fn() -> PathBuf) {
+        let EntryKind::Directory(rights) = kind else {
+            return self.report.add(FindingKind::PathBlocked, user, Some(path()), "not a directory");
+        };
+        if !rights.are_private() {
+            let detail = format!("the mode is {:04o}, not 0700", rights.mode);
+            self.report.add(FindingKind::WrongMode, user, Some(path()), detail);
+        }
+        if rights.owner != owner {
+            let detail = format!("it belongs to the user {} of the system, the database to {owner}", rights.owner);
+            self.report.add(FindingKind::WrongOwner, user, Some(path()), detail);
+        }
+    }
+}
+
+fn failed(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, "the store's directories can't be looked at").with_source(error)
+}
+
+fn serialize_path<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_deref().map(shown).serialize(serializer)
+}
+
+/// A path as text, with what isn't UTF-8 escaped.
+fn shown(path: &Path) -> String {
+    path.to_str().map_or_else(|| path.as_os_str().as_bytes().escape_ascii().to_string(), ToOwned::to_owned)
+}

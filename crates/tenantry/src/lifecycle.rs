@@ -1,0 +1,116 @@
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::{Cursor, Error, ErrorKind, ListQuery, Result, Timestamp, User, UserId};
+
+/// A deleted user, who can be restored until they are purged.
+///
+/// Serialized, it has the fields of the [`User`] and then these two.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TrashedUser {
+    /// The user as they were when they were deleted. Somebody else may have the address by now.
+    #[serde(flatten)]
+    pub user: User,
+    /// When the user was deleted.
+    pub deleted_at: Timestamp,
+    /// Whether a purge of the user has begun. Then some of the files may be gone, and there is no way back.
+    pub is_being_purged: bool,
+}
+
+/// Which page of the trash [`Store::list_trash`](crate::Store::list_trash) answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrashQuery {
+    /// How many users a page holds at the most: 1 to [`ListQuery::MAX_LIMIT`].
+    pub limit: usize,
+    /// Where to go on; the beginning if there is none.
+    pub cursor: Option<Cursor>,
+    /// Only users who were deleted before this moment.
+    pub deleted_before: Option<Timestamp>,
+}
+
+impl TrashQuery {
+    pub(crate) fn check(&self) -> Result<()> {
+        if !(1..=ListQuery::MAX_LIMIT).contains(&self.limit) {
+            return Err(Error::new(ErrorKind::InvalidQuery, "the limit of a page is not within 1 and 1000"));
+        }
+        Ok(())
+    }
+}
+
+impl Default for TrashQuery {
+    fn default() -> Self {
+        Self { limit: ListQuery::DEFAULT_LIMIT, cursor: None, deleted_before: None }
+    }
+}
+
+/// A page of the trash, in the order of deletion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TrashPage {
+    /// The users.
+    pub users: Vec<TrashedUser>,
+    /// Where the next page begins, or `None` if this is the last.
+    pub next_cursor: Option<Cursor>,
+}
+
+/// Whom [`Store::purge`](crate::Store::purge) destroys for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purge {
+    /// One user in the trash.
+    User(UserId),
+    /// All users who were deleted before this moment.
+    DeletedBefore(Timestamp),
+}
+
+/// What a purge came to.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Purged {
+    /// How many users are gone for good.
+    pub users: u64,
+    /// How many files were removed.
+    pub files: u64,
+    /// Files that could not be removed, at most 100 for each user. Their users stay in the trash, and can only be purged.
+    pub left: Vec<LeftFile>,
+    /// How many users are just being purged by another process, and were left to it.
+    pub elsewhere: u64,
+}
+
+/// A file that a purge could not remove.
+///
+/// `Debug` leaves out its path, which is the application's data.
+#[non_exhaustive]
+pub struct LeftFile {
+    /// Whose it is.
+    pub user: UserId,
+    /// Where it was in the user's directory. What is left of the directory is in `trash/`, named by the user's id.
+    pub path: PathBuf,
+    /// Why it could not be removed.
+    pub error: std::io::Error,
+}
+
+impl fmt::Debug for LeftFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeftFile").field("user", &self.user).field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+/// What a user's directory held when it was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Usage {
+    /// How many files there were, and whatever else isn't a directory. One with several names counts once.
+    pub files: u64,
+    /// The sum of their lengths, in bytes.
+    pub apparent_bytes: u64,
+    /// What they and the directories take on the disk, in bytes.
+    pub allocated_bytes: u64,
+    /// How many directories could not be entered, because of their permissions or because another file system is
+    /// mounted on them: what they hold isn't counted.
+    pub unreadable: u64,
+    /// When that was.
+    pub measured_at: Timestamp,
+}

@@ -1,0 +1,197 @@
+//! The SQL of a check: it reads everything, through a connection that changes nothing.
+
+use rusqlite::{Connection, OptionalExtension};
+use uuid::Uuid;
+
+use super::intents::{self, Directories, Intent};
+use super::open::{Options, open_reader, with_suffix};
+use super::users::{blob, storage_path};
+use super::{lifecycle, open};
+use crate::check::Stray;
+use crate::storage::Storage;
+use crate::{Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
+
+/// A store that is looked at as it is: nothing in it is finished, upgraded or made.
+pub(crate) struct Inspection {
+    conn: Connection,
+}
+
+/// A row of `users` or of the trash.
+pub(crate) struct Row {
+    pub(crate) id: UserId,
+    /// Whether the row is as the program writes it: see [`Row::key_fits`].
+    pub(crate) key_fits: bool,
+    /// `None` if the column holds no storage path.
+    pub(crate) path: Option<StoragePath>,
+    pub(crate) has_directory: bool,
+    pub(crate) is_trashed: bool,
+}
+
+/// Whose a path below `storage/` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    User {
+        id: UserId,
+        has_directory: bool,
+    },
+    /// Of a user in the trash, whose directory isn't here but in the trash.
+    Trashed(UserId),
+    /// It lies above a path that somebody has or had.
+    Above,
+    Nobody,
+}
+
+impl Inspection {
+    /// Errors: those of opening a store, and `Incompatible` if it has to be upgraded first.
+    pub(crate) fn open(options: &Options) -> Result<Self> {
+        open::check_current(options)?;
+        let leaves_log = std::fs::metadata(with_suffix(&options.database(), "-wal")).is_ok_and(|log| log.len() > 0);
+        let conn = open_reader(options)?;
+        if leaves_log {
+            // To move the log into the database would be a change.
+            conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        }
+        Ok(Self { conn })
+    }
+
+    /// Begins to look at the store as it is now.
+    pub(crate) fn look_anew(&self) -> Result<()> {
+        if !self.conn.is_autocommit() {
+            self.conn.execute_batch("ROLLBACK")?;
+        }
+        Ok(self.conn.execute_batch("BEGIN")?)
+    }
+
+    /// The store's id, and whether `storage/` was given it; `None` if the store was never opened for writing.
+    pub(crate) fn identity(&self) -> Result<Option<(Uuid, bool)>> {
+        let found = self.conn.query_row("SELECT id, is_marked FROM tenantry_store", [], |row| {
+            Ok((Uuid::from_bytes(row.get(0)?), row.get(1)?))
+        });
+        Ok(found.optional()?)
+    }
+
+    /// What SQLite itself finds wrong with the database.
+    pub(crate) fn damages(&self) -> Result<Vec<String>> {
+        let mut statement = self.conn.prepare("PRAGMA integrity_check")?;
+        let lines: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        Ok(lines.into_iter().filter(|line| line != "ok").collect())
+    }
+
+    /// Rows that refer to others that aren't there.
+    pub(crate) fn dangling_references(&self) -> Result<Vec<String>> {
+        let mut statement = self.conn.prepare("PRAGMA foreign_key_check")?;
+        let found = statement.query_map([], |row| {
+            let (table, row_id, parent) =
+                (row.get::<_, String>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, String>(2)?);
+            let row_id = row_id.map_or_else(|| "a row".to_owned(), |row_id| format!("row {row_id}"));
+            Ok(format!("{row_id} of {table} refers to a row of {parent} that isn't there"))
+        })?;
+        Ok(found.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Every row of `users` and of the trash.
+    pub(crate) fn each_row(&self, mut visit: impl FnMut(Row) -> Result<()>) -> Result<()> {
+        let mut statement = self.conn.prepare(
+            "SELECT id, email, email_key, storage_path, has_directory, 0 FROM users
+             UNION ALL SELECT id, email, email_key, storage_path, has_directory, 1 FROM tenantry_trash",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let id = UserId::from_random(Uuid::from_bytes(row.get(0)?));
+            let (email, key) = (row.get_ref(1)?, row.get_ref(2)?);
+            let email = email.as_str().ok().and_then(|email| email.parse::<Email>().ok());
+            visit(Row {
+                id,
+                key_fits: email.is_some_and(|email| key.as_str().is_ok_and(|key| key == email.key())),
+                path: storage_path(id, row.get_ref(3)?, 3).ok(),
+                has_directory: row.get(4)?,
+                is_trashed: row.get(5)?,
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn intents(&self) -> Result<Vec<Intent>> {
+        intents::all(&self.conn)
+    }
+
+    pub(crate) fn owner(&self, path: &str) -> Result<Owner> {
+        owner(&self.conn, path)
+    }
+
+    /// The user in the trash with this id: whether there is one, and had a directory.
+    pub(crate) fn trashed(&self, id: UserId) -> Result<Option<bool>> {
+        trashed(&self.conn, id)
+    }
+}
+
+fn trashed(conn: &Connection, id: UserId) -> Result<Option<bool>> {
+    let mut statement = conn.prepare_cached("SELECT has_directory FROM tenantry_trash WHERE id = ?1")?;
+    Ok(statement.query_row([blob(id)], |row| row.get(0)).optional()?)
+}
+
+fn owner(conn: &Connection, path: &str) -> Result<Owner> {
+    // The user from whose id the path is derived, or the one who chose it.
+    let of_id = path.rsplit('/').next().and_then(|name| name.parse::<UserId>().ok());
+    let of_id = of_id.filter(|id| StoragePath::derived(*id).as_str() == path);
+    let mut of_users = conn.prepare_cached(
+        "SELECT id, has_directory, 0 FROM users WHERE storage_path = ?1
+         UNION ALL SELECT id, has_directory, 0 FROM users WHERE id = ?2 AND storage_path IS NULL
+         UNION ALL SELECT id, has_directory, 1 FROM tenantry_trash WHERE storage_path = ?1
+         UNION ALL SELECT id, has_directory, 1 FROM tenantry_trash WHERE id = ?2 AND storage_path IS NULL",
+    )?;
+    let of_users = of_users.query_row((path, of_id.map(blob)), |row| {
+        let id = UserId::from_random(Uuid::from_bytes(row.get(0)?));
+        let (has_directory, is_trashed) = (row.get(1)?, row.get::<_, bool>(2)?);
+        Ok(if is_trashed { Owner::Trashed(id) } else { Owner::User { id, has_directory } })
+    });
+    if let Some(owner) = of_users.optional()? {
+        return Ok(owner);
+    }
+    let mut below = conn.prepare_cached(
+        "SELECT 1 FROM users WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'
+         UNION ALL SELECT 1 FROM tenantry_trash WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'",
+    )?;
+    let is_above =
+        StoragePath::is_above_derived(path) || below.exists([path])? || lifecycle::is_above_retired(conn, path)?;
+    Ok(if is_above { Owner::Above } else { Owner::Nobody })
+}
+
+/// Has something moved to quarantine, if it still belongs to nobody. Says whether it does.
+pub(super) fn quarantine(
+    conn: &Connection,
+    directories: &Directories<'_>,
+    stray: &Stray,
+    now: Timestamp,
+    name: String,
+) -> Result<bool> {
+    // It may be just what an unfinished intent is about.
+    let user = match stray {
+        Stray::InStorage(path) => match path.to_str().map(|path| owner(conn, path)).transpose()? {
+            None | Some(Owner::Nobody) => None,
+            Some(Owner::Trashed(id)) => Some(id),
+            Some(Owner::User { .. } | Owner::Above) => return Ok(false),
+        },
+        Stray::InTrash(name) => name.to_str().and_then(|name| name.parse().ok()),
+    };
+    if let Some(user) = user {
+        intents::settle(conn, directories, user)?;
+        if matches!(stray, Stray::InTrash(_)) && trashed(conn, user)? == Some(true) {
+            return Ok(false);
+        }
+    }
+    let action = intents::Action::Quarantine { path: Storage::relative_stray(stray), name };
+    intents::record(conn, directories, &action, now)?;
+    Ok(true)
+}
+
+/// Records that a user's directory is there.
+pub(super) fn record_directory(conn: &Connection, directories: &Directories<'_>, id: UserId) -> Result<()> {
+    intents::settle(conn, directories, id)?;
+    let directory = lifecycle::directory(conn, id)?
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, "the user has gone meanwhile"))?;
+    if directories.storage()?.exists(&directory.path)? {
+        conn.execute("UPDATE users SET has_directory = 1 WHERE id = ?1", [blob(id)])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,408 @@
+//! The SQL of users and their directories as one unit: making, deleting, restoring, purging, adopting.
+//!
+//! What these functions do to rows is one transaction; what is to follow in the file system they record as an
+//! [intent](super::intents).
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use uuid::Uuid;
+
+use super::intents::{Action, Directories, of_user, record, settle};
+use super::users::{self, blob, columns, damaged, email_taken, from_row, get, get_by_email, not_found, whole};
+use crate::{
+    Cursor, Email, Error, ErrorKind, Result, StoragePath, Timestamp, TrashPage, TrashQuery, TrashedUser, Usage, User,
+    UserId,
+};
+
+/// Where a user's directory is, and whether it was made.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    pub(crate) path: StoragePath,
+    pub(crate) is_made: bool,
+}
+
+pub(super) fn directory(conn: &Connection, id: UserId) -> Result<Option<Directory>> {
+    let mut statement = conn.prepare_cached("SELECT storage_path, has_directory FROM users WHERE id = ?1")?;
+    let found = statement.query_row([blob(id)], |row| {
+        Ok(Directory { path: users::storage_path(id, row.get_ref(0)?, 0)?, is_made: row.get(1)? })
+    });
+    Ok(found.optional()?)
+}
+
+/// Sees to it that the user's directory is made when this transaction is over.
+pub(super) fn make_directory(
+    conn: &Connection,
+    directories: &Directories<'_>,
+    id: UserId,
+    now: Timestamp,
+) -> Result<()> {
+    if let Err(error) = settle(conn, directories, id) {
+        // If it is just being made, that is what was wanted.
+        let is_being_made = of_user(conn, id)?.is_some_and(|intent| intent.action == Action::Make(id));
+        if directories.is_too_early.get() && is_being_made {
+            directories.is_too_early.set(false);
+            return Ok(());
+        }
+        return Err(error);
+    }
+    let directory = directory(conn, id)?.ok_or_else(not_found)?;
+    if directory.is_made {
+        return Ok(());
+    }
+    let is_there = directories.storage()?.exists(&directory.path)?;
+    if is_there && directory.path != StoragePath::derived(id) {
+        return Err(Error::new(
+            ErrorKind::StorageBlocked,
+            "a directory that the store didn't make stands at the user's storage path: adopt it, or move it away",
+        ));
+    }
+    record(conn, directories, &Action::Make(id), now)
+}
+
+pub(super) fn delete(conn: &Connection, directories: &Directories<'_>, id: UserId, now: Timestamp) -> Result<User> {
+    whole(conn, || {
+        settle(conn, directories, id)?;
+        let user = get(conn, id)?.ok_or_else(not_found)?;
+        let has_directory = directory(conn, id)?.is_some_and(|directory| directory.is_made);
+        if has_directory {
+            directories.storage()?.check_can_trash(id, &user.storage_path)?;
+        }
+        conn.prepare_cached(concat!(
+            "INSERT INTO tenantry_trash (deleted_at, user_seq, has_directory, ",
+            columns!(),
+            ") SELECT ?2, seq, has_directory, ",
+            columns!(),
+            " FROM users WHERE id = ?1"
+        ))?
+        .execute(params![blob(id), now.as_unix_us()])?;
+        conn.prepare_cached("DELETE FROM users WHERE id = ?1")?.execute([blob(id)])?;
+        if has_directory {
+            record(conn, directories, &Action::Trash(id), now)?;
+        }
+        Ok(user)
+    })
+}
+
+pub(super) fn restore(
+    conn: &Connection,
+    directories: &Directories<'_>,
+    id: UserId,
+    email: Option<&Email>,
+    now: Timestamp,
+) -> Result<User> {
+    whole(conn, || {
+        if settle(conn, directories, id)?.is_some() {
+            return Err(Error::new(ErrorKind::NotFound, "the user is being purged: there is no way back"));
+        }
+        let (trashed, has_directory) = conn
+            .prepare_cached(concat!("SELECT ", columns!(), ", has_directory FROM tenantry_trash WHERE id = ?1"))?
+            .query_row([blob(id)], |row| Ok((from_row(row)?, row.get::<_, bool>(8)?)))
+            .optional()?
+            .ok_or_else(not_in_trash)?;
+        if let Some(other) = get_by_email(conn, email.unwrap_or(&trashed.email))? {
+            return Err(email_taken(&other));
+        }
+        if has_directory {
+            directories.storage()?.check_can_restore(&trashed.storage_path)?;
+        }
+        // With another address at once: the old one may be taken.
+        let user = match email {
+            Some(email) if *email != trashed.email => users::with_email(trashed, email, now)?,
+            _ => trashed,
+        };
+        conn.prepare_cached(concat!(
+            "INSERT INTO users (seq, has_directory, ",
+            columns!(),
+            ") SELECT user_seq, has_directory, id, ?2, ?3, created_at, last_login_at, ?4, ?5, storage_path
+               FROM tenantry_trash WHERE id = ?1"
+        ))?
+        .execute(params![
+            blob(id),
+            user.email.key(),
+            user.email.as_str(),
+            user.updated_at.as_unix_us(),
+            user.version
+        ])?;
+        conn.prepare_cached("DELETE FROM tenantry_trash WHERE id = ?1")?.execute([blob(id)])?;
+        if has_directory {
+            record(conn, directories, &Action::Restore(id), now)?;
+        }
+        Ok(user)
+    })
+}
+
+/// Begins to purge a user. Says whether there are files to be removed before it can be [ended](end_purge).
+pub(super) fn begin_purge(
+    conn: &Connection,
+    directories: &Directories<'_>,
+    id: UserId,
+    now: Timestamp,
+) -> Result<bool> {
+    whole(conn, || {
+        if settle(conn, directories, id)?.is_some() {
+            return Ok(true);
+        }
+        let has_directory = conn
+            .prepare_cached("SELECT has_directory FROM tenantry_trash WHERE id = ?1")?
+            .query_row([blob(id)], |row| row.get::<_, bool>(0))
+            .optional()?
+            .ok_or_else(not_in_trash)?;
+        if has_directory {
+            directories.storage()?;
+            record(conn, directories, &Action::Purge(id), now)?;
+        } else {
+            end_purge(conn, id, now)?;
+        }
+        Ok(has_directory)
+    })
+}
+
+/// Forgets a user whose files are gone, except for the id and a digest of the path. Says whether it was still to be done.
+pub(super) fn end_purge(conn: &Connection, id: UserId, now: Timestamp) -> Result<bool> {
+    whole(conn, || {
+        let purged = conn
+            .prepare_cached("DELETE FROM tenantry_trash WHERE id = ?1 RETURNING storage_path")?
+            .query_row([blob(id)], |row| row.get::<_, Option<String>>(0))
+            .optional()?;
+        let Some(path) = purged else { return Ok(false) };
+        conn.prepare_cached("INSERT INTO tenantry_retired_users (id) VALUES (?1)")?.execute([blob(id)])?;
+        if let Some(path) = path {
+            retire_path(conn, &path)?;
+        }
+        conn.prepare_cached("DELETE FROM tenantry_intents WHERE user_id = ?1")?.execute([blob(id)])?;
+        // Not to be acted on at once: one will do for many users.
+        conn.prepare_cached(
+            "INSERT INTO tenantry_intents (action, recorded_at)
+             SELECT 'erase', ?1 WHERE NOT EXISTS (SELECT 1 FROM tenantry_intents WHERE action = 'erase')",
+        )?
+        .execute([now.as_unix_us()])?;
+        Ok(true)
+    })
+}
+
+/// Has the database rewritten after this transaction, if users were purged since the last time.
+pub(super) fn erase(conn: &Connection, directories: &Directories<'_>) -> Result<()> {
+    let mut statement = conn.prepare_cached("SELECT seq FROM tenantry_intents WHERE action = 'erase'")?;
+    directories.recorded.borrow_mut().extend(statement.query_row([], |row| row.get::<_, i64>(0)).optional()?);
+    Ok(())
+}
+
+pub(super) fn adopt(
+    conn: &Connection,
+    directories: &Directories<'_>,
+    id: UserId,
+    path: &StoragePath,
+    now: Timestamp,
+    new_name: &dyn Fn() -> String,
+) -> Result<User> {
+    whole(conn, || {
+        settle(conn, directories, id)?;
+        let mut user = get(conn, id)?.ok_or_else(not_found)?;
+        let has_directory = directory(conn, id)?.is_some_and(|directory| directory.is_made);
+        let is_move = *path != user.storage_path;
+        if is_move {
+            users::check_path_free(conn, path)?;
+        }
+        let storage = directories.storage()?;
+        if is_move && has_directory && !storage.is_empty(&user.storage_path)? {
+            return Err(Error::new(
+                ErrorKind::NotEmpty,
+                "the user has a directory with files in it, which an adoption would leave behind: move them first",
+            ));
+        }
+        storage.prepare_adoption(path)?;
+        if is_move {
+            if has_directory {
+                let discard = Action::Discard { user: id, path: user.storage_path.clone(), name: new_name() };
+                record(conn, directories, &discard, now)?;
+            }
+            if user.storage_path != StoragePath::derived(id) {
+                retire_path(conn, user.storage_path.as_str())?;
+            }
+            users::next_version(&mut user, now)?;
+            user.storage_path = path.clone();
+        }
+        conn.prepare_cached(
+            "UPDATE users SET storage_path = ?2, has_directory = 1, updated_at = ?3, version = ?4 WHERE id = ?1",
+        )?
+        .execute(params![blob(id), chosen(&user), user.updated_at.as_unix_us(), user.version])?;
+        Ok(user)
+    })
+}
+
+/// What stands in the column `storage_path`: nothing if the path is derived.
+fn chosen(user: &User) -> Option<&str> {
+    (user.storage_path != StoragePath::derived(user.id)).then_some(user.storage_path.as_str())
+}
+
+/// Records that this path is never to be given out again.
+pub(super) fn retire_path(conn: &Connection, path: &str) -> Result<()> {
+    let store_id = store_id(conn)?;
+    let mut insert = conn.prepare_cached(
+        "INSERT INTO tenantry_retired_paths (digest, is_whole) VALUES (?1, ?2)
+         ON CONFLICT (digest) DO UPDATE SET is_whole = max(is_whole, excluded.is_whole)",
+    )?;
+    for ancestor in lineage(path) {
+        insert.execute(params![digest(store_id, ancestor), ancestor.len() == path.len()])?;
+    }
+    Ok(())
+}
+
+/// Whether this path is, lies within or holds one that was retired.
+pub(super) fn is_retired(conn: &Connection, path: &StoragePath) -> Result<bool> {
+    let store_id = store_id(conn)?;
+    let mut find = conn.prepare_cached("SELECT is_whole FROM tenantry_retired_paths WHERE digest = ?1")?;
+    for ancestor in path.lineage() {
+        let is_whole = find.query_row([digest(store_id, ancestor)], |row| row.get::<_, bool>(0)).optional()?;
+        if is_whole == Some(true) || (is_whole.is_some() && ancestor == path.as_str()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether this directory lies above a path that was retired.
+pub(super) fn is_above_retired(conn: &Connection, path: &str) -> Result<bool> {
+    let mut find = conn.prepare_cached("SELECT 1 FROM tenantry_retired_paths WHERE digest = ?1 AND is_whole = 0")?;
+    Ok(find.exists([digest(store_id(conn)?, path)])?)
+}
+
+fn lineage(path: &str) -> impl Iterator<Item = &str> {
+    let ends = path.match_indices('/').map(|(index, _)| index).chain([path.len()]);
+    ends.map(|end| &path[..end])
+}
+
+fn digest(store_id: Uuid, path: &str) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(store_id.as_bytes());
+    hasher.update(path.as_bytes());
+    let mut digest = [0; 16];
+    hasher.finalize_xof().fill(&mut digest);
+    digest
+}
+
+pub(super) fn store_id(conn: &Connection) -> Result<Uuid> {
+    Ok(Uuid::from_bytes(conn.prepare_cached("SELECT id FROM tenantry_store")?.query_row([], |row| row.get(0))?))
+}
+
+fn not_in_trash() -> Error {
+    Error::new(ErrorKind::NotFound, "there is no such user in the trash")
+}
+
+pub(super) fn list_trash(conn: &Connection, query: &TrashQuery) -> Result<TrashPage> {
+    query.check()?;
+    let mut statement = conn.prepare_cached(concat!(
+        "SELECT ",
+        columns!(),
+        ", deleted_at, EXISTS (
+            SELECT 1 FROM tenantry_intents AS intent WHERE intent.user_id = tenantry_trash.id AND intent.action = 'purge'
+         ), seq
+         FROM tenantry_trash WHERE seq > ?1 AND deleted_at < ?2 ORDER BY seq LIMIT ?3"
+    ))?;
+    let after = query.cursor.map_or(0, Cursor::seq);
+    let before = query.deleted_before.map_or(i64::MAX, Timestamp::as_unix_us);
+    let one_more = i64::try_from(query.limit + 1).unwrap_or(i64::MAX);
+    let rows = statement.query_map([after, before, one_more], |row| Ok((trashed(row)?, row.get::<_, i64>(10)?)))?;
+    let mut rows: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
+    let has_more = rows.len() > query.limit;
+    rows.truncate(query.limit);
+    let next_cursor = rows.last().filter(|_| has_more).map(|(_, seq)| Cursor::after(*seq));
+    Ok(TrashPage { users: rows.into_iter().map(|(user, _)| user).collect(), next_cursor })
+}
+
+pub(super) fn get_trashed(conn: &Connection, id: UserId) -> Result<Option<TrashedUser>> {
+    let mut statement = conn.prepare_cached(concat!(
+        "SELECT ",
+        columns!(),
+        ", deleted_at, EXISTS (SELECT 1 FROM tenantry_intents WHERE user_id = ?1 AND action = 'purge')
+         FROM tenantry_trash WHERE id = ?1"
+    ))?;
+    Ok(statement.query_row([blob(id)], trashed).optional()?)
+}
+
+fn trashed(row: &Row<'_>) -> rusqlite::Result<TrashedUser> {
+    let deleted_at = Timestamp::from_unix_us(row.get(8)?).map_err(|error| damaged(8, Type::Integer, error))?;
+    Ok(TrashedUser { user: from_row(row)?, deleted_at, is_being_purged: row.get(9)? })
+}
+
+/// Ids and paths of users who have a directory, in the order of creation, with the place to go on at.
+pub(super) fn with_directory(conn: &Connection, after: i64, limit: usize) -> Result<(Vec<UserId>, Option<i64>)> {
+    let mut statement =
+        conn.prepare_cached("SELECT id, seq FROM users WHERE seq > ?1 AND has_directory = 1 ORDER BY seq LIMIT ?2")?;
+    let rows = statement.query_map(params![after, limit], |row| {
+        Ok((UserId::from_random(Uuid::from_bytes(row.get(0)?)), row.get::<_, i64>(1)?))
+    })?;
+    let rows: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
+    let next = rows.last().filter(|_| rows.len() == limit).map(|(_, seq)| *seq);
+    Ok((rows.into_iter().map(|(id, _)| id).collect(), next))
+}
+
+pub(super) fn set_usage(conn: &Connection, id: UserId, usage: &Usage) -> Result<()> {
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    // Nothing, if the user was deleted meanwhile.
+    conn.prepare_cached(
+        "INSERT OR REPLACE INTO tenantry_usage
+            (user_id, measured_at, files, apparent_bytes, allocated_bytes, unreadable)
+         SELECT id, ?2, ?3, ?4, ?5, ?6 FROM users WHERE id = ?1",
+    )?
+    .execute(params![
+        blob(id),
+        usage.measured_at.as_unix_us(),
+        number(usage.files),
+        number(usage.apparent_bytes),
+        number(usage.allocated_bytes),
+        number(usage.unreadable),
+    ])?;
+    Ok(())
+}
+
+macro_rules! usage_columns {
+    () => {
+        "tenantry_usage.files, tenantry_usage.apparent_bytes, tenantry_usage.allocated_bytes, tenantry_usage.unreadable, tenantry_usage.measured_at"
+    };
+}
+
+fn usage_from_row(row: &Row<'_>, first: usize) -> rusqlite::Result<Usage> {
+    Ok(Usage {
+        files: row.get(first)?,
+        apparent_bytes: row.get(first + 1)?,
+        allocated_bytes: row.get(first + 2)?,
+        unreadable: row.get(first + 3)?,
+        measured_at: Timestamp::from_unix_us(row.get(first + 4)?)
+            .map_err(|error| damaged(first + 4, Type::Integer, error))?,
+    })
+}
+
+pub(super) fn usage(conn: &Connection, id: UserId) -> Result<Option<Usage>> {
+    let mut statement =
+        conn.prepare_cached(concat!("SELECT ", usage_columns!(), " FROM tenantry_usage WHERE user_id = ?1"))?;
+    Ok(statement.query_row([blob(id)], |row| usage_from_row(row, 0)).optional()?)
+}
+
+/// The users who take most, as far as they were measured.
+pub(super) fn top_usage(conn: &Connection, limit: usize) -> Result<Vec<(User, Usage)>> {
+    let mut statement = conn.prepare_cached(concat!(
+        "SELECT ",
+        columns!(),
+        ", ",
+        usage_columns!(),
+        " FROM tenantry_usage JOIN users ON users.id = tenantry_usage.user_id
+         ORDER BY tenantry_usage.allocated_bytes DESC, users.seq LIMIT ?1"
+    ))?;
+    let rows = statement.query_map([limit], |row| Ok((from_row(row)?, usage_from_row(row, 8)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Takes over the paths that schema version 1 kept of deleted users as they were.
+pub(super) fn retire_paths_of_v1(conn: &Connection) -> Result<()> {
+    let mut statement =
+        conn.prepare_cached("SELECT storage_path FROM tenantry_retired_users WHERE storage_path IS NOT NULL")?;
+    let paths: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for path in &paths {
+        retire_path(conn, path)?;
+    }
+    if !paths.is_empty() {
+        conn.execute("UPDATE tenantry_retired_users SET storage_path = NULL WHERE storage_path IS NOT NULL", [])?;
+    }
+    Ok(())
+}

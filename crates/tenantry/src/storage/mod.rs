@@ -1,0 +1,422 @@
+//! The directories of the users: the one part of the program that knows where they are.
+//!
+//! ```text
+//! DATA-DIR/
+//!   storage/           the users' directories, each at the user's storage path
+//!     .tenantry-store  the id of the store, so that the two are never mistaken for another's
+//!   trash/ID           the directories of users in the trash
+//!   quarantine/NAME    what a repair or an adoption moved out of the way: note.json and content
+//! ```
+//!
+//! A [`Storage`] holds descriptors of these since the store was opened, and everything is looked up from them
+//! ([`beneath`]). Directories are moved within the data directory only, which is one file system.
+//!
+//! Each change can be made again, when a crash left open whether it was made: it looks for what is to be done still, and waits
+//! for the disk in any case. What is to be changed when is decided by the engine, which has recorded it before.
+
+mod beneath;
+mod survey;
+mod tree;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, Mode, OFlags};
+use rustix::io::Errno;
+use uuid::Uuid;
+
+use crate::check::Stray;
+use crate::{Error, ErrorKind, Result, StoragePath, UserId};
+use beneath::{Mounts, errno, make_dir, open_dir, rename, stat, sync};
+pub(crate) use survey::{EntryKind, Look, Rights, is_own_file};
+pub(crate) use tree::{Measured, Removal};
+
+const STORAGE: &str = "storage";
+const TRASH: &str = "trash";
+const QUARANTINE: &str = "quarantine";
+/// In `storage/`. No user's path may begin with `.tenantry`.
+const MARKER: &str = ".tenantry-store";
+
+/// The directories of a store.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    /// As the program named it.
+    data_dir: PathBuf,
+    data: OwnedFd,
+    storage: OwnedFd,
+    trash: OwnedFd,
+}
+
+/// What the marker in `storage/` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Marker {
+    Missing,
+    Of(Uuid),
+    /// There is one, but it can't be understood.
+    Damaged,
+}
+
+impl Storage {
+    /// Opens the directories of the store with this id, and makes those that are missing. The first time that is
+    /// done (`is_marked` isn't set yet) `storage/` gets the store's marker; later it has to have it.
+    ///
+    /// `Incompatible` if the marker is another store's; `StorageUnavailable` if `storage/` or the marker is missing.
+    pub(crate) fn open(data_dir: &Path, store_id: Uuid, is_marked: bool) -> Result<Self> {
+        let failed = |error| unavailable("the storage directory can't be used").with_source(error);
+        let data = open_data_dir(data_dir).map_err(failed)?;
+        if is_marked && stat(&data, STORAGE).map_err(failed)?.is_none() {
+            return Err(unavailable("storage/ is missing"));
+        }
+        for name in [STORAGE, TRASH] {
+            make_dir(&data, name, "open: make a directory of the store").map_err(failed)?;
+        }
+        let open = |name: &'static str| {
+            open_dir(&data, name, Mounts::Refuse).map_err(|error| {
+                unavailable(match errno(&error) {
+                    Some(Errno::XDEV) => {
+                        "a file system is mounted on storage/ or trash/: mount one for the whole data directory"
+                    }
+                    _ => "storage/ and trash/ have to be directories",
+                })
+                .with_source(error)
+            })
+        };
+        let storage = Self { data_dir: data_dir.to_owned(), storage: open(STORAGE)?, trash: open(TRASH)?, data };
+        match storage.marker().map_err(failed)? {
+            Marker::Of(id) if id == store_id => {}
+            Marker::Missing if !is_marked => storage.mark(store_id).map_err(failed)?,
+            Marker::Missing => return Err(unavailable("storage/ has no marker of a store")),
+            Marker::Of(_) => {
+                return Err(Error::new(
+                    ErrorKind::Incompatible,
+                    "the database and storage/ belong to different stores: bring back the one that fits; nothing was changed",
+                ));
+            }
+            Marker::Damaged => return Err(unavailable("the marker of the store in storage/ is damaged")),
+        }
+        sync(&storage.data, "open: sync the data directory").map_err(failed)?;
+        Ok(storage)
+    }
+
+    /// Opens the directories as they are, to look at them. `None` if there are none.
+    pub(crate) fn look(data_dir: &Path) -> io::Result<Option<Self>> {
+        let data = open_data_dir(data_dir)?;
+        let open = |name| match open_dir(&data, name, Mounts::Enter) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let (Some(storage), Some(trash)) = (open(STORAGE)?, open(TRASH)?) else { return Ok(None) };
+        Ok(Some(Self { data_dir: data_dir.to_owned(), storage, trash, data }))
+    }
+
+    /// Which store `storage/` belongs to.
+    pub(crate) fn marker(&self) -> io::Result<Marker> {
+        let file = match fs::openat(
+            &self.storage,
+            MARKER,
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Ok(Marker::Missing),
+            Err(Errno::LOOP) => return Ok(Marker::Damaged),
+            Err(error) => return Err(error.into()),
+        };
+        let mut text = String::new();
+        let read = file.take(64).read_to_string(&mut text);
+        Ok(match (read, text.trim_end().parse()) {
+            (Ok(_), Ok(id)) => Marker::Of(id),
+            _ => Marker::Damaged,
+        })
+    }
+
+    fn mark(&self, store_id: Uuid) -> io::Result<()> {
+        let new = format!("{MARKER}.new-{}", std::process::id());
+        self.write_file(&self.storage, &new, format!("{store_id}\n").as_bytes(), "open: write the marker")?;
+        match rename(&self.storage, &*new, &self.storage, MARKER, "open: name the marker") {
+            // Another process that opens the same store.
+            Err(error) if errno(&error) == Some(Errno::EXIST) => {
+                beneath::remove_file(&self.storage, &*new, "open: remove a marker too many")?;
+            }
+            renamed => renamed?,
+        }
+        sync(&self.storage, "open: sync the marker")
+    }
+
+    /// Writes a file that is on the disk, though perhaps not its name.
+    fn write_file(&self, dir: &OwnedFd, name: &str, text: &[u8], point: &'static str) -> io::Result<()> {
+        crate::point::reach(point);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?);
+        file.write_all(text)?;
+        file.sync_all()
+    }
+
+    /// The path of a user's directory, for those who can't do with a handle.
+    pub(crate) fn path(&self, path: &StoragePath) -> PathBuf {
+        self.data_dir.join(Self::relative(path))
+    }
+
+    /// A storage path as a path within the data directory.
+    pub(crate) fn relative(path: &StoragePath) -> PathBuf {
+        Self::relative_text(path.as_str())
+    }
+
+    pub(crate) fn relative_text(path: &str) -> PathBuf {
+        Path::new(STORAGE).join(path)
+    }
+
+    /// Something that belongs to nobody as a path within the data directory.
+    pub(crate) fn relative_stray(stray: &Stray) -> PathBuf {
+        match stray {
+            Stray::InStorage(path) => Path::new(STORAGE).join(path),
+            Stray::InTrash(name) => Path::new(TRASH).join(name),
+        }
+    }
+
+    /// The same from a path.
+    pub(crate) fn stray(path: &Path) -> Option<Stray> {
+        if let Ok(path) = path.strip_prefix(STORAGE) {
+            return Some(Stray::InStorage(path.to_owned()));
+        }
+        path.strip_prefix(TRASH).ok().map(|path| Stray::InTrash(path.as_os_str().to_owned()))
+    }
+
+    /// Opens a user's directory. `StorageLost` if it isn't there.
+    pub(crate) fn dir(&self, path: &StoragePath) -> Result<OwnedFd> {
+        open_dir(&self.storage, path.as_str(), Mounts::Enter).map_err(refused)
+    }
+
+    /// Whether anything stands at this path.
+    pub(crate) fn exists(&self, path: &StoragePath) -> Result<bool> {
+        match open_dir(&self.storage, path.as_str(), Mounts::Enter) {
+            Ok(_) => Ok(true),
+            Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(false),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// Makes a user's directory and those above it.
+    pub(crate) fn make(&self, path: &StoragePath) -> Result<()> {
+        self.make_lineage(path.as_str()).map(drop).map_err(refused)
+    }
+
+    /// Makes the directories of a path, and answers the last. All of them are on the disk then, also those that were
+    /// made before: whoever made them may not have come to that.
+    fn make_lineage(&self, path: &str) -> io::Result<OwnedFd> {
+        let mut dirs = vec![self.storage.as_fd().try_clone_to_owned()?];
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            if let Some(parent) = dirs.last() {
+                dirs.push(make_dir(parent, name, "make: a directory")?);
+            }
+        }
+        // From the inside out: at no time does a directory lead to one that isn't there.
+        for dir in dirs.iter().rev() {
+            sync(dir, "make: sync a directory")?;
+        }
+        dirs.pop().ok_or_else(|| io::Error::other("no directory"))
+    }
+
+    /// Makes sure that a user's directory can be moved to the trash. It may be lost: there is nothing to move then.
+    pub(crate) fn check_can_trash(&self, id: UserId, path: &StoragePath) -> Result<()> {
+        match open_dir(&self.storage, path.as_str(), Mounts::Refuse) {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+            opened => drop(opened.map_err(refused)?),
+        }
+        if stat(&self.trash, &*id.to_string()).map_err(refused)?.is_some() {
+            return Err(blocked("something stands in the user's place in the trash already: see `tenantry check`"));
+        }
+        Ok(())
+    }
+
+    /// Moves a user's directory to the trash, unless that has been done. What is lost stays so.
+    pub(crate) fn to_trash(&self, id: UserId, path: &StoragePath) -> Result<()> {
+        let name = id.to_string();
+        let (above, last) = split(path);
+        let parent = match self.above(above) {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => None,
+            parent => Some(parent.map_err(refused)?),
+        };
+        if let Some(parent) = &parent {
+            match rename(parent, last, &self.trash, &*name, "trash: move the directory") {
+                Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+                renamed => renamed.map_err(refused)?,
+            }
+        }
+        if stat(&self.trash, &*name).map_err(refused)?.is_none() {
+            tracing::warn!(user = %id, "the directory of a deleted user is missing");
+        }
+        self.sync_both(&self.trash, parent.as_ref(), "trash: sync").map_err(refused)
+    }
+
+    /// Makes sure that a user's directory can be moved back from the trash.
+    pub(crate) fn check_can_restore(&self, path: &StoragePath) -> Result<()> {
+        if self.exists(path)? {
+            return Err(blocked("something stands at the user's storage path: see `tenantry check`"));
+        }
+        Ok(())
+    }
+
+    /// Moves a user's directory back from the trash, unless that has been done. What is lost stays so.
+    pub(crate) fn restore(&self, id: UserId, path: &StoragePath) -> Result<()> {
+        let name = id.to_string();
+        let (above, last) = split(path);
+        let parent = self.make_lineage(above).map_err(refused)?;
+        match rename(&self.trash, &*name, &parent, last, "restore: move the directory") {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+            renamed => renamed.map_err(refused)?,
+        }
+        if stat(&parent, last).map_err(refused)?.is_none() {
+            tracing::warn!(user = %id, "the directory of a restored user is missing");
+        }
+        self.sync_both(&parent, Some(&self.trash), "restore: sync").map_err(refused)
+    }
+
+    /// Removes the directory of a user in the trash.
+    pub(crate) fn remove(&self, id: UserId, progress: &dyn Fn(u64)) -> Result<Removal> {
+        let name = std::ffi::CString::new(id.to_string()).map_err(|error| refused(error.into()))?;
+        let removal = tree::remove(&self.trash, &name, progress).map_err(refused)?;
+        if removal.is_complete() {
+            sync(&self.trash, "remove: sync the trash").map_err(refused)?;
+        }
+        Ok(removal)
+    }
+
+    /// Makes sure that a directory can be given to a user: it is there, with no link and no other file system on
+    /// the way. It and those above it get the right mode, and are on the disk then.
+    pub(crate) fn prepare_adoption(&self, path: &StoragePath) -> Result<()> {
+        let mut dirs = vec![self.storage.as_fd().try_clone_to_owned().map_err(refused)?];
+        for name in path.as_str().split('/') {
+            let Some(parent) = dirs.last() else { continue };
+            let dir = open_dir(parent, name, Mounts::Refuse).map_err(|error| match errno(&error) {
+                Some(Errno::NOENT) => Error::new(ErrorKind::NotFound, "there is no such directory under storage/"),
+                _ => refused(error),
+            })?;
+            fix_mode(&dir).map_err(refused)?;
+            dirs.push(dir);
+        }
+        for dir in dirs.iter().rev() {
+            sync(dir, "adopt: sync a directory").map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a user's directory holds nothing, or is lost.
+    pub(crate) fn is_empty(&self, path: &StoragePath) -> Result<bool> {
+        match open_dir(&self.storage, path.as_str(), Mounts::Refuse) {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(true),
+            opened => beneath::is_empty(&opened.map_err(refused)?).map_err(refused),
+        }
+    }
+
+    /// Removes the directory that a user had before, if it is still empty. Says whether nothing stands there now.
+    pub(crate) fn discard(&self, path: &StoragePath) -> Result<bool> {
+        let (above, last) = split(path);
+        let parent = match self.above(above) {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => return Ok(true),
+            parent => parent.map_err(refused)?,
+        };
+        match beneath::remove_dir(&parent, last, "adopt: remove the empty directory") {
+            Err(error) if matches!(errno(&error), Some(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR)) => {
+                return Ok(false);
+            }
+            Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+            removed => removed.map_err(refused)?,
+        }
+        sync(&parent, "adopt: sync the directory above").map_err(refused)?;
+        Ok(true)
+    }
+
+    /// Moves something in the data directory, with a note of where it came from, to `quarantine/NAME`, unless that has
+    /// been done.
+    pub(crate) fn quarantine(&self, path: &Path, name: &str, note: &str) -> Result<()> {
+        let (Some(parent), Some(last)) = (path.parent(), path.file_name()) else {
+            return Err(blocked("there is no such path"));
+        };
+        let run = || {
+            let quarantine = make_dir(&self.data, QUARANTINE, "quarantine: make its directory")?;
+            let place = make_dir(&quarantine, name, "quarantine: make a place")?;
+            self.write_file(&place, "note.json", note.as_bytes(), "quarantine: write the note")?;
+            for dir in [place.as_fd(), quarantine.as_fd(), self.data.as_fd()] {
+                sync(dir, "quarantine: sync the note")?;
+            }
+            let parent = match open_dir(&self.data, parent, Mounts::Enter) {
+                Err(error) if errno(&error) == Some(Errno::NOENT) => return Ok(()),
+                parent => parent?,
+            };
+            match rename(&parent, last, &place, "content", "quarantine: move") {
+                Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+                renamed => renamed?,
+            }
+            self.sync_both(&place, Some(&parent), "quarantine: sync")
+        };
+        run().map_err(refused)
+    }
+
+    /// Adds up what a user's directory holds.
+    pub(crate) fn measure(&self, path: &StoragePath, progress: &dyn Fn(u64)) -> Result<Measured> {
+        tree::measure(self.dir(path)?, progress).map_err(refused)
+    }
+
+    fn above(&self, path: &str) -> io::Result<OwnedFd> {
+        open_dir(&self.storage, if path.is_empty() { "." } else { path }, Mounts::Enter)
+    }
+
+    fn sync_both(&self, new: &OwnedFd, old: Option<&OwnedFd>, point: &'static str) -> io::Result<()> {
+        sync(new, point)?;
+        old.map_or(Ok(()), |old| sync(old, point))
+    }
+}
+
+/// The data directory, which may be reached over links: where it is was said by whoever runs the program.
+fn open_data_dir(path: &Path) -> io::Result<OwnedFd> {
+    Ok(fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Gives a directory the mode 0700, unless it has it.
+fn fix_mode(dir: &OwnedFd) -> io::Result<()> {
+    if !Rights::of(&fs::fstat(dir)?).are_private() {
+        crate::point::reach("adopt: change a mode");
+        fs::fchmod(dir, beneath::PRIVATE)?;
+    }
+    Ok(())
+}
+
+/// The path above and the last segment.
+fn split(path: &StoragePath) -> (&str, &str) {
+    path.as_str().rsplit_once('/').unwrap_or(("", path.as_str()))
+}
+
+fn unavailable(message: &'static str) -> Error {
+    Error::new(ErrorKind::StorageUnavailable, message)
+}
+
+fn blocked(message: &'static str) -> Error {
+    Error::new(ErrorKind::StorageBlocked, message)
+}
+
+/// The failure of an operation on a user's directory.
+fn refused(error: io::Error) -> Error {
+    let (kind, message) = match errno(&error) {
+        Some(Errno::NOENT) => (ErrorKind::StorageLost, "the user's directory is missing, though it was made"),
+        Some(Errno::LOOP) => (ErrorKind::StorageBlocked, "a symbolic link stands on the way to the user's directory"),
+        Some(Errno::NOTDIR) => {
+            (ErrorKind::StorageBlocked, "something that isn't a directory stands on the way to the user's directory")
+        }
+        Some(Errno::XDEV | Errno::BUSY) => {
+            (ErrorKind::StorageBlocked, "a file system is mounted on the user's directory or on the way to it")
+        }
+        Some(Errno::EXIST | Errno::NOTEMPTY) => {
+            (ErrorKind::StorageBlocked, "something stands where the user's directory is to be moved")
+        }
+        Some(Errno::NOSPC | Errno::DQUOT) => (ErrorKind::Full, "the disk is full"),
+        Some(Errno::ROFS) => (ErrorKind::ReadOnly, "the storage directory is read-only"),
+        Some(Errno::ACCESS | Errno::PERM) => (ErrorKind::ReadOnly, "no permission to use the user's directory"),
+        Some(Errno::NOSYS) => (ErrorKind::Incompatible, "the system has no openat2: it takes Linux 5.6 or newer"),
+        _ => (ErrorKind::Io, "an operation on the user's directory failed"),
+    };
+    Error::new(kind, message).with_source(error)
+}

@@ -1,0 +1,164 @@
+//! Looking at what is there, for [`check`](crate::check), without changing it.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use rustix::fs::{self, FileType, FlockOperation, Mode, Stat};
+use rustix::io::Errno;
+
+use super::beneath::{self, Mounts, PRIVATE, errno, is_dir, open_dir, stat};
+use super::{QUARANTINE, STORAGE, Storage, TRASH, refused};
+use crate::{Result, StoragePath, UserId};
+
+/// What stands at a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) name: OsString,
+    pub(crate) kind: EntryKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EntryKind {
+    Directory(Rights),
+    Link,
+    Other,
+}
+
+/// Who may use a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rights {
+    pub(crate) mode: u32,
+    pub(crate) owner: u32,
+}
+
+impl Rights {
+    pub(super) fn of(stat: &Stat) -> Self {
+        Self { mode: Mode::from_raw_mode(stat.st_mode).bits() & 0o777, owner: stat.st_uid }
+    }
+
+    pub(crate) fn are_private(self) -> bool {
+        self.mode == PRIVATE.bits()
+    }
+}
+
+/// What a look at a user's directory finds.
+pub(crate) enum Look {
+    Directory(Rights),
+    Missing,
+    /// A symbolic link or something else that isn't a directory, at this many segments of the path.
+    Blocked {
+        segments: usize,
+        is_link: bool,
+    },
+}
+
+impl Storage {
+    /// What stands at a user's storage path.
+    pub(crate) fn look_at(&self, path: &StoragePath) -> io::Result<Look> {
+        match open_dir(&self.storage, path.as_str(), Mounts::Enter) {
+            Ok(dir) => return Ok(Look::Directory(Rights::of(&fs::fstat(&dir)?))),
+            Err(error) => match errno(&error) {
+                Some(Errno::NOENT) => return Ok(Look::Missing),
+                // Nobody but the owner can't open it, and a check by the wrong user isn't one.
+                Some(Errno::ACCESS | Errno::LOOP | Errno::NOTDIR) => {}
+                _ => return Err(error),
+            },
+        }
+        // Where does it end?
+        let mut here = None;
+        for (index, name) in path.as_str().split('/').enumerate() {
+            let above = here.as_ref().unwrap_or(&self.storage);
+            let Some(found) = stat(above, name)? else { return Ok(Look::Missing) };
+            if !is_dir(&found) {
+                let is_link = FileType::from_raw_mode(found.st_mode) == FileType::Symlink;
+                return Ok(Look::Blocked { segments: index + 1, is_link });
+            }
+            match open_dir(above, name, Mounts::Enter) {
+                Ok(dir) => here = Some(dir),
+                // There, but not even its owner may enter it.
+                Err(error) if errno(&error) == Some(Errno::ACCESS) => return Ok(Look::Directory(Rights::of(&found))),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("a directory changes while it is looked at"))
+    }
+
+    /// What is in a directory below `storage/`, in the order of names; nothing if it has gone meanwhile.
+    pub(crate) fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
+        match self.above(path) {
+            Ok(dir) => list(&dir),
+            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is in `trash/`.
+    pub(crate) fn list_trash(&self) -> io::Result<Vec<Entry>> {
+        list(&self.trash)
+    }
+
+    /// Whether the directory of a user in the trash is there.
+    pub(crate) fn is_in_trash(&self, id: UserId) -> io::Result<bool> {
+        Ok(stat(&self.trash, &*id.to_string())?.is_some())
+    }
+
+    /// The directories that hold the users', and `quarantine/` if there is one.
+    pub(crate) fn roots(&self) -> io::Result<Vec<Entry>> {
+        let mut roots = Vec::new();
+        for name in [STORAGE, TRASH, QUARANTINE] {
+            if let Some(found) = stat(&self.data, name)? {
+                roots.push(Entry { name: name.into(), kind: kind(&found) });
+            }
+        }
+        Ok(roots)
+    }
+
+    /// Whose the database file is, and so everything else ought to be.
+    pub(crate) fn owner(&self) -> io::Result<u32> {
+        Ok(match stat(&self.data, "tenantry.db")? {
+            Some(found) => found.st_uid,
+            None => fs::fstat(&self.data)?.st_uid,
+        })
+    }
+
+    /// Whether a process is removing the files of this user just now.
+    pub(crate) fn is_being_removed(&self, id: UserId) -> io::Result<bool> {
+        match open_dir(&self.trash, &*id.to_string(), Mounts::Refuse) {
+            Ok(dir) => Ok(fs::flock(&dir, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Gives a directory within the data directory the mode 0700, with no link on the way.
+    pub(crate) fn make_private(&self, path: &Path) -> Result<()> {
+        beneath::make_private(&self.data, path).map_err(refused)
+    }
+}
+
+fn list(dir: &OwnedFd) -> io::Result<Vec<Entry>> {
+    let names: Vec<(CString, FileType)> = beneath::entries(dir)?.collect::<io::Result<_>>()?;
+    let mut entries = Vec::with_capacity(names.len());
+    for (name, _) in names {
+        if let Some(found) = stat(dir, &*name)? {
+            entries.push(Entry { name: OsString::from_vec(name.into_bytes()), kind: kind(&found) });
+        }
+    }
+    entries.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(entries)
+}
+
+fn kind(found: &Stat) -> EntryKind {
+    match FileType::from_raw_mode(found.st_mode) {
+        FileType::Directory => EntryKind::Directory(Rights::of(found)),
+        FileType::Symlink => EntryKind::Link,
+        _ => EntryKind::Other,
+    }
+}
+
+/// Whether this name in `storage/` is the store's own.
+pub(crate) fn is_own_file(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(super::MARKER.as_bytes())
+}
