@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::styling::AnsiColor;
 use clap::builder::{NonEmptyStringValueParser, Styles};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, value_parser};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, value_parser};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 conflict (email, id or path taken, version mismatch),
@@ -16,7 +16,7 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// Keeps the users of a multi-tenant application, in one SQLite file.
+/// Keeps the users of a multi-tenant application and their files: one SQLite file, and a directory for each user.
 ///
 /// Wherever a USER is named, an id or an email address will do. Data goes to standard output, everything else to
 /// standard error.
@@ -67,7 +67,7 @@ pub(crate) enum Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Create, look up, list, change and delete users
+    /// Create, look up, list, change, delete, restore and purge users
     #[command(subcommand)]
     User(UserCommand),
     /// Create or update users from a file
@@ -77,6 +77,16 @@ pub(crate) enum Command {
     Import(Import),
     /// Write all users to a file, in the order of creation and as of one moment
     Export(Export),
+    /// List users who were deleted and can be restored
+    #[command(subcommand)]
+    Trash(TrashCommand),
+    /// Find, measure and adopt the users' directories
+    #[command(subcommand)]
+    Storage(StorageCommand),
+    /// Check the database against the directories, and repair what can be repaired without loss
+    ///
+    /// It reads everything and changes nothing, unless --repair is given. The exit code is 0 only if all is well.
+    Check(Check),
     /// Show the location, version and size of the store
     Status,
     /// Print the completions for a shell
@@ -103,6 +113,9 @@ pub(crate) enum UserCommand {
         /// The storage path [default: derived from the id]
         #[arg(long, value_name = "PATH")]
         storage_path: Option<String>,
+        /// Take the directory that is there already, at the storage path
+        #[arg(long, requires = "storage_path")]
+        adopt: bool,
     },
     /// Show a user
     Get {
@@ -130,7 +143,7 @@ pub(crate) enum UserCommand {
         #[arg(long)]
         create: bool,
     },
-    /// Delete a user for good
+    /// Move a user to the trash, with their directory
     Delete {
         /// The id or the email address
         user: String,
@@ -138,6 +151,78 @@ pub(crate) enum UserCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Bring a user back from the trash, with their directory
+    Restore {
+        /// The id
+        id: String,
+        /// The address that they get, if somebody else has theirs
+        #[arg(long)]
+        email: Option<String>,
+    },
+    /// Destroy users in the trash for good, with their files
+    Purge(Purge),
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("whom").required(true).args(["id", "older_than"])))]
+pub(crate) struct Purge {
+    /// The id
+    pub(crate) id: Option<String>,
+    /// All users who were deleted longer ago than this, such as 30d or 36h
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) older_than: Option<String>,
+    /// Don't ask; needed where there is no terminal to ask on
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Destroy nothing, only list who would be purged
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrashCommand {
+    /// List the users in the trash, in the order of deletion
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StorageCommand {
+    /// Print the path of a user's directory, which is made if it wasn't yet
+    Path {
+        /// The id or the email address
+        user: String,
+    },
+    /// Measure how much a user's directory holds, or everybody's, and list those that take most
+    Usage {
+        /// The id or the email address [default: all users]
+        user: Option<String>,
+        /// How many users to list
+        #[arg(long, value_name = "N", default_value = "20", conflicts_with = "user", value_parser = value_parser!(u32).range(1..))]
+        top: u32,
+        /// Don't measure, but show what was measured last
+        #[arg(long)]
+        stored: bool,
+    },
+    /// Give a user a directory that is there already under storage/
+    Adopt {
+        /// The id or the email address
+        user: String,
+        /// The directory: its path within storage/
+        dir: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Do what loses nothing: finish what was begun, set modes, move what belongs to nobody to quarantine/
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// With --repair: change nothing, only say what would be done
+    #[arg(long, requires = "repair")]
+    pub(crate) dry_run: bool,
+    /// With --repair: also if more than 10 % of the directories seem to belong to nobody
+    #[arg(long, requires = "repair")]
+    pub(crate) even_if_many: bool,
 }
 
 #[derive(Debug, Args)]

@@ -29,6 +29,7 @@ impl Exit {
             | ErrorKind::PathTaken
             | ErrorKind::VersionMismatch { .. }
             | ErrorKind::Immutable
+            | ErrorKind::NotEmpty
             | ErrorKind::Constraint => Self::Conflict,
             ErrorKind::InvalidEmail
             | ErrorKind::InvalidId
@@ -38,7 +39,7 @@ impl Exit {
             | ErrorKind::InvalidQuery
             | ErrorKind::InvalidUser => Self::Invalid,
             ErrorKind::Busy => Self::Busy,
-            ErrorKind::Corrupt | ErrorKind::Incompatible => Self::Unusable,
+            ErrorKind::Corrupt | ErrorKind::Incompatible | ErrorKind::StorageUnavailable => Self::Unusable,
             _ => Self::Failure,
         }
     }
@@ -81,6 +82,10 @@ impl From<tenantry::Error> for Failure {
             ErrorKind::IdTaken => "leave out --id for a random one",
             ErrorKind::PathTaken | ErrorKind::InvalidPath => "choose another path, or leave it out for a derived one",
             ErrorKind::VersionMismatch { .. } => "read the user again, then repeat with the current version",
+            ErrorKind::StorageLost => "bring it back from a backup, or make an empty one in its place",
+            ErrorKind::StorageBlocked => "`tenantry check` shows what stands where",
+            ErrorKind::StorageUnavailable => "`tenantry check` says what is missing",
+            ErrorKind::TooManyOrphans => "make sure that this is the right database, then repeat with --even-if-many",
             ErrorKind::Constraint => "remove what refers to the user first",
             ErrorKind::OutcomeUnknown => {
                 "look with `tenantry user get` before you repeat, or repeat an import with --on-conflict skip"

@@ -1,6 +1,7 @@
 //! `tenantry`: operates a Tenantry store. What it does to the data it does through the library's public face.
 
 mod args;
+mod check;
 mod export;
 mod failure;
 mod import;
@@ -8,7 +9,9 @@ mod interrupt;
 mod output;
 mod place;
 mod rows;
+mod storage;
 mod target;
+mod trash;
 mod user;
 
 use std::io::{self, IsTerminal, Write};
@@ -80,6 +83,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             store.close().await?;
             exported
         }
+        Command::Trash(command) => trash::run(&place()?, format, command).await,
+        Command::Storage(command) => storage::run(&place()?, format, cli.global.format.is_some(), command).await,
+        Command::Check(args) => check::run(&place()?, format, args).await,
         Command::Status => status(&place()?, format).await,
         Command::Completions { shell } => {
             // Into memory, since the generators panic when they can't write.
@@ -100,6 +106,7 @@ async fn status(place: &Place, format: Format) -> Result<(), Failure> {
         format,
         &[
             ("path", json!(status.path.display().to_string())),
+            ("store_id", json!(status.store_id.to_string())),
             ("schema_version", json!(status.schema_version)),
             ("sqlite_version", json!(status.sqlite_version)),
             ("journal_mode", json!(status.journal_mode)),

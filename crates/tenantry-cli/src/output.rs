@@ -1,10 +1,11 @@
-//! Users on standard output, in the format that was asked for.
+//! Users and other records on standard output, in the format that was asked for.
 
 use std::io::{self, BufWriter, Write};
 
 use anstyle::Style;
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use tenantry::{Cursor, User};
 
 use crate::args::Format;
@@ -20,59 +21,88 @@ pub(crate) fn user(format: Format, user: &User) -> Result<(), Failure> {
             out.record(fields)?;
         }
         Format::Json | Format::Jsonl => out.json_line(user)?,
-        Format::Csv => out.csv(true, std::slice::from_ref(user))?,
+        Format::Csv => {
+            let mut csv = csv::Writer::from_writer(&mut out.writer);
+            csv.write_record(rows::FIELDS).and_then(|()| rows::write_csv(&mut csv, user)).map_err(csv_failure)?;
+        }
     }
     out.finish()
 }
 
-/// A list of users that is printed as it comes, page by page.
-pub(crate) struct UserList {
+/// How a list of records is printed.
+pub(crate) struct Columns {
+    /// The member that holds the list in JSON.
+    pub(crate) name: &'static str,
+    /// The fields, as they are called everywhere.
+    pub(crate) fields: &'static [&'static str],
+    /// Those that a table shows: what people look for, and what fits.
+    pub(crate) in_table: &'static [&'static str],
+}
+
+pub(crate) const USERS: Columns = Columns {
+    name: "users",
+    fields: &rows::FIELDS,
+    in_table: &["id", "email", "created_at", "last_login_at", "storage_path"],
+};
+
+/// A list of records that is printed as it comes, page by page.
+pub(crate) struct RecordList {
     format: Format,
+    columns: &'static Columns,
     out: Output,
     is_first_page: bool,
     /// The rows of a table, which can't be laid out before all are there.
     table: Table,
 }
 
-/// How many of the fields, from the first on, are the columns of a table: those that people look for, and that fit.
-const TABLE_COLUMNS: usize = 5;
-
-impl UserList {
-    pub(crate) fn new(format: Format) -> Self {
-        Self { format, out: Output::stdout(), is_first_page: true, table: Table::new() }
+impl RecordList {
+    pub(crate) fn new(format: Format, columns: &'static Columns) -> Self {
+        Self { format, columns, out: Output::stdout(), is_first_page: true, table: Table::new() }
     }
 
-    pub(crate) fn add(&mut self, users: &[User]) -> Result<(), Failure> {
+    pub(crate) fn add<T: Serialize>(&mut self, records: &[T]) -> Result<(), Failure> {
+        let Columns { name, fields, in_table } = self.columns;
         match self.format {
             Format::Table => {
-                for user in users {
-                    self.table.add_row(&rows::values(user)[..TABLE_COLUMNS]);
+                for record in records {
+                    self.table.add_row(values(in_table, record)?);
                 }
             }
             Format::Json => {
-                let mut separator = if self.is_first_page { "{\"users\":[" } else { "," };
-                if self.is_first_page && users.is_empty() {
-                    self.out.text(separator)?;
+                if self.is_first_page {
+                    self.out.text(&format!("{{\"{name}\":["))?;
                 }
-                for user in users {
-                    self.out.text(separator)?;
-                    self.out.json(user)?;
-                    separator = ",";
+                for (index, record) in records.iter().enumerate() {
+                    if index > 0 || !self.is_first_page {
+                        self.out.text(",")?;
+                    }
+                    self.out.json(record)?;
                 }
             }
-            Format::Jsonl => users.iter().try_for_each(|user| self.out.json_line(user))?,
-            Format::Csv => self.out.csv(self.is_first_page, users)?,
+            Format::Jsonl => records.iter().try_for_each(|record| self.out.json_line(record))?,
+            Format::Csv => {
+                let mut csv = csv::Writer::from_writer(&mut self.out.writer);
+                if self.is_first_page {
+                    csv.write_record(*fields).map_err(csv_failure)?;
+                }
+                for record in records {
+                    let values = values(fields, record)?;
+                    csv.write_record(values.iter().map(|value| rows::csv_safe(value).into_owned()))
+                        .map_err(csv_failure)?;
+                }
+                csv.flush().map_err(failure)?;
+            }
         }
         self.is_first_page = false;
         Ok(())
     }
 
-    /// Ends the list, of which a page was added at least, be it empty; `next` is where it would go on.
-    pub(crate) fn finish(mut self, next: Option<Cursor>) -> Result<(), Failure> {
+    /// Ends the list, of which a page was added at least, be it empty, with what else the JSON document holds.
+    pub(crate) fn finish(mut self, members: &[(&str, serde_json::Value)]) -> Result<(), Failure> {
         match self.format {
             Format::Table if !self.table.is_empty() => {
                 self.table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-                self.table.set_header(&rows::FIELDS[..TABLE_COLUMNS]);
+                self.table.set_header(self.columns.in_table);
                 let bold = Style::new().bold();
                 for (index, line) in self.table.lines().enumerate() {
                     // The table pads every cell with a space on either side.
@@ -85,17 +115,34 @@ impl UserList {
                 }
             }
             Format::Json => {
-                let next = next.map_or("null".to_owned(), |cursor| format!("\"{cursor}\""));
-                self.out.text(&format!("],\"next_cursor\":{next}}}\n"))?;
+                let members: Vec<String> = members.iter().map(|(name, value)| format!(",\"{name}\":{value}")).collect();
+                self.out.text(&format!("]{}}}\n", members.concat()))?;
             }
             Format::Table | Format::Jsonl | Format::Csv => {}
         }
-        self.out.finish()?;
-        if let Some(cursor) = next.filter(|_| self.format != Format::Json) {
+        self.out.finish()
+    }
+
+    /// Ends a list that may go on at a cursor.
+    pub(crate) fn finish_page(self, next: Option<Cursor>) -> Result<(), Failure> {
+        let is_json = self.format == Format::Json;
+        self.finish(&[("next_cursor", next.map(|cursor| cursor.to_string()).into())])?;
+        if let Some(cursor) = next.filter(|_| !is_json) {
             anstream::eprintln!("more users follow: repeat with --cursor {cursor}, or use --all");
         }
         Ok(())
     }
+}
+
+/// The values of these fields of a record as texts. What is `null` or an empty list is empty.
+fn values<T: Serialize>(fields: &[&str], record: &T) -> Result<Vec<String>, Failure> {
+    let record = serde_json::to_value(record).map_err(|error| failure(error.into()))?;
+    let text = |field: &&str| match &record[*field] {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    Ok(fields.iter().map(text).collect())
 }
 
 /// Prints one record that isn't a user, whose JSON is given.
@@ -134,22 +181,13 @@ impl Output {
         self.writer.write_all(text.as_bytes()).map_err(failure)
     }
 
-    fn json(&mut self, user: &User) -> Result<(), Failure> {
-        serde_json::to_writer(&mut self.writer, user).map_err(|error| failure(error.into()))
+    fn json(&mut self, record: &impl Serialize) -> Result<(), Failure> {
+        serde_json::to_writer(&mut self.writer, record).map_err(|error| failure(error.into()))
     }
 
-    fn json_line(&mut self, user: &User) -> Result<(), Failure> {
-        self.json(user)?;
+    fn json_line(&mut self, record: &impl Serialize) -> Result<(), Failure> {
+        self.json(record)?;
         self.text("\n")
-    }
-
-    fn csv(&mut self, with_header: bool, users: &[User]) -> Result<(), Failure> {
-        let mut csv = csv::Writer::from_writer(&mut self.writer);
-        if with_header {
-            csv.write_record(rows::FIELDS).map_err(csv_failure)?;
-        }
-        users.iter().try_for_each(|user| rows::write_csv(&mut csv, user)).map_err(csv_failure)?;
-        csv.flush().map_err(failure)
     }
 
     fn record(&mut self, fields: impl Iterator<Item = (&'static str, String)>) -> Result<(), Failure> {

@@ -31,6 +31,17 @@ impl Place {
             .ok_or_else(|| Failure::new(Exit::Usage, "no home directory: name the data directory with --data-dir"))
     }
 
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// A directory as it is named within `storage/`, also if it was named with its whole path, as shells complete it.
+    pub(crate) fn within_storage<'d>(&self, dir: &'d str) -> &'d str {
+        let storage = self.data_dir.join("storage");
+        let within = storage.to_str().and_then(|storage| dir.strip_prefix(storage)?.strip_prefix('/')).unwrap_or(dir);
+        within.strip_suffix('/').unwrap_or(within)
+    }
+
     /// Whether a path is that of one of the store's own files.
     pub(crate) fn is_of_store(&self, path: &Path) -> bool {
         let is_in_data_dir = match (path.parent().map(fs::canonicalize), fs::canonicalize(&self.data_dir)) {
@@ -56,7 +67,7 @@ impl Place {
     }
 
     /// An error at opening, with the place.
-    fn explain(&self, error: tenantry::Error) -> Failure {
+    pub(crate) fn explain(&self, error: tenantry::Error) -> Failure {
         let dir = self.data_dir.display();
         if error.kind() == ErrorKind::StoreMissing {
             return Failure::new(

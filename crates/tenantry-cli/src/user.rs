@@ -10,21 +10,23 @@ use tenantry::{
 
 use crate::args::{Format, List, UserCommand};
 use crate::failure::{Exit, Failure};
-use crate::output::{self, UserList};
+use crate::output::{self, RecordList, USERS};
 use crate::place::Place;
 use crate::rows::printable;
+use crate::trash;
 
 pub(crate) async fn run(place: &Place, format: Format, command: UserCommand) -> Result<(), Failure> {
     // What was typed is checked before the store is opened, so that a mistake never creates one.
     match command {
-        UserCommand::Create { email, id, storage_path } => {
+        UserCommand::Create { email, id, storage_path, adopt } => {
             let new = NewUser {
                 id: id.map(|id| id.parse()).transpose()?,
                 storage_path: storage_path.map(|path| path.parse()).transpose()?,
                 ..NewUser::new(email.parse()?)
             };
             let store = place.open_or_create().await?;
-            finish(&store, store.create(new).await.map_err(Failure::from)).await.and_then(|user| shown(format, &user))
+            let created = if adopt { create_and_adopt(&store, new).await } else { store.create(new).await };
+            finish(&store, created.map_err(Failure::from)).await.and_then(|user| shown(format, &user))
         }
         UserCommand::Get { user } => {
             let who = Who::parse(&user)?;
@@ -84,7 +86,31 @@ pub(crate) async fn run(place: &Place, format: Format, command: UserCommand) -> 
             let deleted = delete(&store, &who, yes).await;
             finish(&store, deleted).await
         }
+        UserCommand::Restore { id, email } => {
+            let id = trash::parse_id(&id)?;
+            let email = email.map(|email| email.parse()).transpose()?;
+            let store = place.open().await?;
+            let restored = match store.restore(id, email).await {
+                Err(error) if error.kind() == ErrorKind::EmailTaken => {
+                    let by = error.taken_by().map(|other| format!(": {other}")).unwrap_or_default();
+                    let message = format!("another user has the email address now{by}; --email gives another");
+                    Err(Failure::new(Exit::Conflict, message))
+                }
+                restored => restored.map_err(Failure::from),
+            };
+            finish(&store, restored).await.and_then(|user| shown(format, &user))
+        }
+        UserCommand::Purge(args) => trash::purge(place, format, args).await,
     }
+}
+
+async fn create_and_adopt(store: &Store, new: NewUser) -> tenantry::Result<User> {
+    store
+        .write(move |tx| {
+            let user = tx.create(&new)?;
+            tx.adopt(user.id, &user.storage_path)
+        })
+        .await
 }
 
 /// Prints the user after a change, which has happened even if nobody can be shown.
@@ -93,19 +119,19 @@ fn shown(format: Format, user: &User) -> Result<(), Failure> {
 }
 
 /// Closes the store, whatever came of the command.
-async fn finish<T>(store: &Store, result: Result<T, Failure>) -> Result<T, Failure> {
+pub(crate) async fn finish<T>(store: &Store, result: Result<T, Failure>) -> Result<T, Failure> {
     store.close().await?;
     result
 }
 
 /// How a user is named on the command line.
-enum Who {
+pub(crate) enum Who {
     Id(UserId),
     Email(Email),
 }
 
 impl Who {
-    fn parse(text: &str) -> Result<Self, Failure> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
         if text.contains('@') {
             return Ok(Self::Email(text.parse()?));
         }
@@ -118,7 +144,7 @@ impl Who {
         })
     }
 
-    fn find(&self, tx: &ReadTx<'_>) -> Result<User, Failure> {
+    pub(crate) fn find(&self, tx: &ReadTx<'_>) -> Result<User, Failure> {
         let (found, message) = match self {
             Self::Id(id) => (tx.get(*id)?, "there is no user with this id"),
             Self::Email(email) => (
@@ -132,23 +158,14 @@ impl Who {
 
 async fn delete(store: &Store, who: &Who, yes: bool) -> Result<(), Failure> {
     let user = store.read(|tx| who.find(tx)).await?;
-    if !yes {
-        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-            return Err(Failure::new(
-                Exit::Usage,
-                "nothing was deleted: without a terminal to ask on, deleting needs --yes",
-            ));
-        }
-        anstream::eprint!("Delete {} ({}) for good? [y/N] ", user.email, user.id);
-        let mut answer = String::new();
-        let asked = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
-        asked.map_err(|error| Failure::io("asking", &error))?;
-        if !matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
-            return Err(Failure::new(Exit::Failure, "nothing was deleted"));
-        }
-    }
+    confirm(yes, "deleted", || format!("Move {} ({}) to the trash?", user.email, user.id))?;
     match store.delete(user.id).await {
-        Ok(user) => anstream::eprintln!("deleted {} ({})", user.email, user.id),
+        Ok(user) => anstream::eprintln!(
+            "moved {} ({}) to the trash; `tenantry user restore {}` brings them back",
+            user.email,
+            user.id,
+            user.id
+        ),
         // Somebody else was faster; what was asked for is so.
         Err(error) if error.kind() == ErrorKind::NotFound => anstream::eprintln!("the user was deleted meanwhile"),
         Err(error) => return Err(error.into()),
@@ -156,14 +173,35 @@ async fn delete(store: &Store, who: &Who, yes: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Asks before something is done, unless the answer was given beforehand.
+pub(crate) fn confirm(yes: bool, done: &str, question: impl FnOnce() -> String) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("nothing was {done}: without a terminal to ask on, it needs --yes"),
+        ));
+    }
+    anstream::eprint!("{} [y/N] ", question());
+    let mut answer = String::new();
+    let asked = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
+    asked.map_err(|error| Failure::io("asking", &error))?;
+    if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Failure, format!("nothing was {done}")))
+}
+
 async fn print_list(store: &Store, format: Format, mut query: ListQuery, all: bool) -> Result<(), Failure> {
-    let mut list = UserList::new(format);
+    let mut list = RecordList::new(format, &USERS);
     loop {
         let page = store.list(&query).await?;
         list.add(&page.users)?;
         match page.next_cursor {
             Some(cursor) if all => query.cursor = Some(cursor),
-            next => return list.finish(next),
+            next => return list.finish_page(next),
         }
     }
 }
@@ -194,7 +232,7 @@ fn time(text: &str) -> Result<Timestamp, Failure> {
 
 /// The moment this long before now.
 #[allow(clippy::disallowed_methods, reason = "the person's now; the store has its own")]
-fn ago(duration: &str) -> Result<Timestamp, Failure> {
+pub(crate) fn ago(duration: &str) -> Result<Timestamp, Failure> {
     let span: Option<Span> = duration.parse().ok();
     let length = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
     let length = length.and_then(|length| std::time::Duration::try_from(length).ok());

@@ -50,8 +50,10 @@ pub enum FindingKind {
     PathOverlaps,
     /// The directory of a user was made and is missing.
     DirectoryLost,
-    /// The directory of a user is there, but their row doesn't know.
+    /// The directory of a user is there, at the path that is derived from their id, but their row doesn't know.
     DirectoryUnrecorded,
+    /// A directory is at the path that was chosen for a user, but they were never [given](crate::Store::adopt) it.
+    DirectoryUnadopted,
     /// Something in `storage/` belongs to no user.
     DirectoryOrphaned,
     /// A symbolic link, or something else that isn't a directory, stands on the way to a user's directory.
@@ -127,6 +129,8 @@ pub struct RepairOptions {
 pub struct Repaired {
     /// What was found first. Each finding whose kind has a [repair](FindingKind::repair) was repaired, or would be.
     pub before: Report,
+    /// After a dry run, why the repair itself would be refused.
+    pub refusal: Option<Error>,
     /// What could not be repaired though it ought to be, by its place in `before.findings`, and why.
     pub failures: Vec<(usize, Error)>,
     /// What a check found afterwards; `None` after a dry run.
@@ -165,9 +169,12 @@ pub async fn check(data_dir: impl Into<PathBuf>) -> Result<Report> {
 pub async fn repair(data_dir: impl Into<PathBuf>, options: RepairOptions) -> Result<Repaired> {
     let data_dir = data_dir.into();
     let before = check(&data_dir).await?;
-    refuse_if_unsafe(&before, options)?;
+    let refusal = refuse_if_unsafe(&before, options).err();
     if options.dry_run {
-        return Ok(Repaired { before, failures: Vec::new(), after: None });
+        return Ok(Repaired { before, refusal, failures: Vec::new(), after: None });
+    }
+    if let Some(refusal) = refusal {
+        return Err(refusal);
     }
     // Opening it finishes what can be finished.
     let store = Store::builder(&data_dir).create_if_missing(false).open().await?;
@@ -178,7 +185,7 @@ pub async fn repair(data_dir: impl Into<PathBuf>, options: RepairOptions) -> Res
         }
     }
     store.close().await?;
-    Ok(Repaired { before, failures, after: Some(check(data_dir).await?) })
+    Ok(Repaired { before, refusal: None, failures, after: Some(check(data_dir).await?) })
 }
 
 /// Refuses a repair that would believe what isn't to be believed.
@@ -195,11 +202,11 @@ fn refuse_if_unsafe(report: &Report, options: RepairOptions) -> Result<()> {
         }
     }
     let orphans = report.count(|kind| matches!(kind, FindingKind::DirectoryOrphaned | FindingKind::TrashOrphaned));
-    if orphans * 10 > report.directories && !options.even_if_many && !options.dry_run {
+    if orphans * 10 > report.directories && !options.even_if_many {
         return refuse(
             ErrorKind::TooManyOrphans,
             format!(
-                "{orphans} of {} directories seem to belong to nobody, which is more than 10 %: make sure that this is the right database",
+                "{orphans} of {} directories seem to belong to nobody, which is more than 10 %",
                 report.directories
             ),
         );
@@ -417,9 +424,16 @@ impl Survey<'_> {
                     (Owner::User { has_directory: true, .. }, _) => {}
                     (Owner::User { id, .. } | Owner::Trashed(id), _) if self.unfinished.contains(&id) => {}
                     (Owner::User { id, .. }, EntryKind::Directory(_)) => {
-                        let detail = "the directory is there, but the user's row does not know";
+                        let (kind, detail) = if text == Some(StoragePath::derived(id).as_str()) {
+                            (
+                                FindingKind::DirectoryUnrecorded,
+                                "the directory is there, but the user's row does not know",
+                            )
+                        } else {
+                            (FindingKind::DirectoryUnadopted, "the store did not make it: adopt it, or move it away")
+                        };
                         let path = Storage::relative_stray(&Stray::InStorage(path));
-                        self.report.add(FindingKind::DirectoryUnrecorded, Some(id), Some(path), detail);
+                        self.report.add(kind, Some(id), Some(path), detail);
                     }
                     (Owner::Above, EntryKind::Directory(_)) => {
                         self.rights(entry.kind, owner, None, || {

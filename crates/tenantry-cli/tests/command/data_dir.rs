@@ -65,7 +65,7 @@ fn a_creation_on_a_full_disk_leaves_nothing_in_the_way() {
         tenantry --data-dir disk/data user login ada@example.com --create; second=$?
         echo \"$first $there $second\" $(ls disk/data)";
     let mut failed = 0;
-    let sizes = (20..=160).step_by(4);
+    let sizes = (20..=260).step_by(4);
     let attempts = sizes.clone().count();
     for size in sizes {
         let session = Session::new();
@@ -75,7 +75,8 @@ fn a_creation_on_a_full_disk_leaves_nothing_in_the_way() {
         };
         let outcome = stdout.lines().last().unwrap();
         // The user may be there though nobody could be told, but never the other way round.
-        let expected = ["0 0 0", "1 0 0", "1 3 0"].map(|codes| format!("{codes} tenantry.db tenantry.lock"));
+        let expected =
+            ["0 0 0", "1 0 0", "1 3 0"].map(|codes| format!("{codes} storage tenantry.db tenantry.lock trash"));
         assert!(expected.iter().any(|expected| expected == outcome), "{size} KiB: {outcome}\n{stderr}");
         failed += usize::from(!outcome.starts_with('0'));
     }

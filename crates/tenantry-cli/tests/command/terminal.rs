@@ -52,7 +52,7 @@ fn deleting_asks_and_only_yes_is_yes() {
     for no in ["n\n", "\n", "yess\n"] {
         let Some((code, shown)) = on_terminal(&session, "tenantry user delete ada@example.com", no) else { return };
         assert_eq!(code, 1, "{shown}");
-        assert!(shown.contains("Delete ada@example.com (") && shown.contains("for good? [y/N]"), "{shown}");
+        assert!(shown.contains("Move ada@example.com (") && shown.contains("to the trash? [y/N]"), "{shown}");
         assert!(shown.contains("nothing was deleted"), "{shown}");
     }
     session.output(&["user", "get", "ada@example.com"]);

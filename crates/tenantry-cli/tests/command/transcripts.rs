@@ -95,6 +95,8 @@ macro_rules! transcripts {
 transcripts! {
     readme: "../../README.md",
     users: "tests/command/transcripts/users.md",
+    lifecycle: "tests/command/transcripts/lifecycle.md",
+    checks: "tests/command/transcripts/checks.md",
     listing: "tests/command/transcripts/listing.md",
     import_and_export: "tests/command/transcripts/import_and_export.md",
     refusals: "tests/command/transcripts/refusals.md",

@@ -64,10 +64,7 @@ impl Inspection {
 
     /// The store's id, and whether `storage/` was given it; `None` if the store was never opened for writing.
     pub(crate) fn identity(&self) -> Result<Option<(Uuid, bool)>> {
-        let found = self.conn.query_row("SELECT id, is_marked FROM tenantry_store", [], |row| {
-            Ok((Uuid::from_bytes(row.get(0)?), row.get(1)?))
-        });
-        Ok(found.optional()?)
+        open::identity(&self.conn)
     }
 
     /// What SQLite itself finds wrong with the database.

@@ -48,6 +48,7 @@ use std::sync::Arc;
 
 pub use rusqlite;
 use rusqlite::Connection;
+use uuid::Uuid;
 
 use crate::storage::Storage;
 use crate::{Ambient, Error, ErrorKind, Result, Store, Timestamp};
@@ -80,6 +81,8 @@ pub fn connection<'tx>(tx: &'tx ReadTx<'_>) -> &'tx Connection {
 pub struct Status {
     /// The database file.
     pub path: PathBuf,
+    /// The id of the store, which also stands in `storage/.tenantry-store`.
+    pub store_id: Uuid,
     /// The version of the schema: the number of the newest migration that was applied.
     pub schema_version: u32,
     /// The version of SQLite that is linked in.
@@ -174,6 +177,7 @@ impl Engine {
         self.readers.read(|tx| {
             let conn = tx.conn.unguarded();
             Ok(Status {
+                store_id: lifecycle::store_id(&conn)?,
                 schema_version: conn.query_row("PRAGMA user_version", [], |row| row.get(0))?,
                 sqlite_version: rusqlite::version(),
                 journal_mode: conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?,

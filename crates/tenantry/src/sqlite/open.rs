@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::error::{file_error, is_left_in_transaction};
 use crate::storage::{Marker, Storage};
-use crate::{Ambient, Builder, Durability, Error, ErrorKind, Result};
+use crate::{Ambient, Builder, Durability, Error, ErrorKind, Result, point};
 
 pub(super) mod embedded {
     refinery::embed_migrations!("src/sqlite/migrations");
@@ -93,30 +93,34 @@ pub(super) fn open_writer(options: &Options, ambient: &dyn Ambient) -> Result<Op
     Ok(Opened { conn, storage, created })
 }
 
-/// Opens the directories of the store, which get its id the first time.
+/// Opens the directories of the store.
 fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient) -> Result<Storage> {
-    let identity = |conn: &Connection| {
-        conn.query_row("SELECT id, is_marked FROM tenantry_store", [], |row| {
-            Ok((Uuid::from_bytes(row.get(0)?), row.get::<_, bool>(1)?))
-        })
-        .optional()
-    };
-    let (store_id, is_marked) = match identity(conn)? {
-        Some(known) => known,
-        None => {
-            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let new = ambient.new_id().as_uuid();
-            tx.execute("INSERT OR IGNORE INTO tenantry_store VALUES (1, ?1, 0)", [new.as_bytes()])?;
-            super::lifecycle::retire_paths_of_v1(&tx)?;
-            tx.commit()?;
-            identity(conn)?.unwrap_or((new, false))
-        }
-    };
-    let storage = Storage::open(&options.data_dir, store_id, is_marked)?;
-    if !is_marked {
-        conn.execute("UPDATE tenantry_store SET is_marked = 1", [])?;
+    if let Some((store_id, true)) = identity(conn)? {
+        return Storage::open(&options.data_dir, store_id, true);
     }
+    // The first time: the store gets its id, and storage/ too. One process does that.
+    let _lock = lock(options)?;
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if identity(&tx)?.is_none() {
+        let store_id = ambient.new_id().as_uuid();
+        tx.execute("INSERT INTO tenantry_store (only_row, id, is_marked) VALUES (1, ?1, 0)", [store_id.as_bytes()])?;
+        super::lifecycle::retire_paths_of_v1(&tx)?;
+    }
+    point::reach("commit: the store has an id");
+    tx.commit()?;
+    let (store_id, is_marked) = identity(conn)?.ok_or_else(|| Error::new(ErrorKind::Corrupt, "the store has no id"))?;
+    let storage = Storage::open(&options.data_dir, store_id, is_marked)?;
+    point::reach("commit: storage/ is marked");
+    conn.execute("UPDATE tenantry_store SET is_marked = 1", [])?;
     Ok(storage)
+}
+
+/// The store's id, and whether `storage/` has it; `None` if the store was never opened to the end.
+pub(super) fn identity(conn: &Connection) -> Result<Option<(Uuid, bool)>> {
+    let found = conn.query_row("SELECT id, is_marked FROM tenantry_store", [], |row| {
+        Ok((Uuid::from_bytes(row.get(0)?), row.get(1)?))
+    });
+    Ok(found.optional()?)
 }
 
 /// Makes sure that there is a store, and that it needs no upgrade.

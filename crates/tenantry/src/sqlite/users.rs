@@ -147,7 +147,7 @@ fn path_taken() -> Error {
 
 fn check_id_free(conn: &Connection, id: UserId) -> Result<()> {
     if conn.prepare_cached("SELECT 1 FROM tenantry_trash WHERE id = ?1")?.exists([blob(id)])? {
-        return Err(Error::new(ErrorKind::IdTaken, "a user in the trash has this id: restore them"));
+        return Err(Error::new(ErrorKind::IdTaken, "a user in the trash has this id"));
     }
     if conn.prepare_cached("SELECT 1 FROM tenantry_retired_users WHERE id = ?1")?.exists([blob(id)])? {
         return Err(Error::new(

@@ -37,7 +37,7 @@ fn open(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mounts) -> 
     if mounts == Mounts::Refuse {
         resolve |= ResolveFlags::NO_XDEV;
     }
-    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = flags | OFlags::CLOEXEC;
     loop {
         match fs::openat2(&at, path, flags, Mode::empty(), resolve) {
             // The kernel couldn't make sure in the face of a rename: it asks for another attempt.

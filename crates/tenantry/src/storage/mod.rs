@@ -133,16 +133,11 @@ impl Storage {
         })
     }
 
+    /// One process at a time.
     fn mark(&self, store_id: Uuid) -> io::Result<()> {
-        let new = format!("{MARKER}.new-{}", std::process::id());
+        let new = format!("{MARKER}.new");
         self.write_file(&self.storage, &new, format!("{store_id}\n").as_bytes(), "open: write the marker")?;
-        match rename(&self.storage, &*new, &self.storage, MARKER, "open: name the marker") {
-            // Another process that opens the same store.
-            Err(error) if errno(&error) == Some(Errno::EXIST) => {
-                beneath::remove_file(&self.storage, &*new, "open: remove a marker too many")?;
-            }
-            renamed => renamed?,
-        }
+        rename(&self.storage, &*new, &self.storage, MARKER, "open: name the marker")?;
         sync(&self.storage, "open: sync the marker")
     }
 

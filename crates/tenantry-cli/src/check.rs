@@ -1,0 +1,78 @@
+//! `tenantry check`.
+
+use serde::Serialize;
+use tenantry::{Finding, RepairOptions, Repaired, Report};
+
+use crate::args::{Check, Format};
+use crate::failure::{Exit, Failure};
+use crate::output::{Columns, RecordList, counted};
+use crate::place::Place;
+
+const FINDINGS: Columns = Columns {
+    name: "findings",
+    fields: &["kind", "user", "path", "detail", "repair"],
+    in_table: &["kind", "user", "path", "detail", "repair"],
+};
+
+#[derive(Serialize)]
+struct FindingRow<'r> {
+    #[serde(flatten)]
+    finding: &'r Finding,
+    /// What a repair does about it.
+    repair: Option<&'static str>,
+}
+
+pub(crate) async fn run(place: &Place, format: Format, args: Check) -> Result<(), Failure> {
+    if !args.repair {
+        let report = tenantry::check(place.data_dir()).await.map_err(|error| place.explain(error))?;
+        print(format, &report)?;
+        return conclude(&report, "`tenantry check --repair --dry-run` says what a repair would do");
+    }
+    let options = RepairOptions { dry_run: args.dry_run, even_if_many: args.even_if_many };
+    let repaired = tenantry::repair(place.data_dir(), options).await.map_err(|error| place.explain(error))?;
+    let Repaired { before, refusal, failures, after, .. } = repaired;
+    let Some(after) = after else {
+        print(format, &before)?;
+        if let Some(refusal) = refusal {
+            return Err(Failure::from(refusal).saying("this was a dry run"));
+        }
+        return conclude(&before, "nothing was changed: the last column is what a repair would do");
+    };
+    print(format, &after)?;
+    for (index, error) in &failures {
+        if let Some(finding) = before.findings.get(*index) {
+            anstream::eprintln!("not repaired: {}: {error}", finding.kind);
+        }
+    }
+    let gone = before.findings.iter().filter(|finding| !after.findings.contains(finding)).count();
+    anstream::eprintln!("repaired {}", counted(gone as u64, "finding"));
+    conclude(&after, "what is left takes a person")
+}
+
+fn print(format: Format, report: &Report) -> Result<(), Failure> {
+    let rows: Vec<_> =
+        report.findings.iter().map(|finding| FindingRow { finding, repair: finding.kind.repair() }).collect();
+    let mut list = RecordList::new(format, &FINDINGS);
+    list.add(&rows)?;
+    list.finish(&[
+        ("users", report.users.into()),
+        ("trashed", report.trashed.into()),
+        ("directories", report.directories.into()),
+    ])
+}
+
+/// Ends well only if all is well.
+fn conclude(report: &Report, advice: &str) -> Result<(), Failure> {
+    let looked_at = format!(
+        "{}, {} in the trash, {}",
+        counted(report.users, "user"),
+        report.trashed,
+        if report.directories == 1 { "1 directory".to_owned() } else { format!("{} directories", report.directories) }
+    );
+    if report.findings.is_empty() {
+        anstream::eprintln!("all is well: {looked_at}");
+        return Ok(());
+    }
+    let found = counted(report.findings.len() as u64, "finding");
+    Err(Failure::new(Exit::Failure, format!("{found} ({looked_at}); {advice}")))
+}

@@ -1,0 +1,132 @@
+//! `tenantry user purge` and `tenantry trash …`.
+
+use tenantry::{ListQuery, ReadTx, Store, Timestamp, TrashQuery, TrashedUser, UserId};
+
+use crate::args::{Format, Purge, TrashCommand};
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Columns, RecordList, counted};
+use crate::place::Place;
+use crate::user::{ago, confirm, finish};
+
+const TRASHED: Columns = Columns {
+    name: "users",
+    fields: &[
+        "id",
+        "email",
+        "created_at",
+        "last_login_at",
+        "storage_path",
+        "updated_at",
+        "version",
+        "deleted_at",
+        "is_being_purged",
+    ],
+    in_table: &["id", "email", "deleted_at", "storage_path", "is_being_purged"],
+};
+
+pub(crate) async fn run(place: &Place, format: Format, command: TrashCommand) -> Result<(), Failure> {
+    let TrashCommand::List = command;
+    let store = place.open().await?;
+    let listed = list(&store, format, None).await;
+    finish(&store, listed).await
+}
+
+/// Lists the users who were deleted before this moment, or all.
+async fn list(store: &Store, format: Format, deleted_before: Option<Timestamp>) -> Result<(), Failure> {
+    let mut list = RecordList::new(format, &TRASHED);
+    store.read(|tx| each_page(tx, deleted_before, |users| list.add(users))).await?;
+    list.finish(&[])
+}
+
+/// Visits the users who were deleted before this moment, or all, page by page.
+fn each_page(
+    tx: &ReadTx<'_>,
+    deleted_before: Option<Timestamp>,
+    mut visit: impl FnMut(&[TrashedUser]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut query = TrashQuery { limit: ListQuery::MAX_LIMIT, deleted_before, ..TrashQuery::default() };
+    loop {
+        let page = tx.list_trash(&query)?;
+        visit(&page.users)?;
+        if page.next_cursor.is_none() {
+            return Ok(());
+        }
+        query.cursor = page.next_cursor;
+    }
+}
+
+/// The id of a user in the trash, who can't be named by an address: others may have it.
+pub(crate) fn parse_id(text: &str) -> Result<UserId, Failure> {
+    text.parse().map_err(|_| {
+        let message = "a user in the trash is named by the id; `tenantry trash list` shows it";
+        Failure::new(Exit::Invalid, message)
+    })
+}
+
+pub(crate) async fn purge(place: &Place, format: Format, args: Purge) -> Result<(), Failure> {
+    let whom = match (&args.id, &args.older_than) {
+        (Some(id), _) => tenantry::Purge::User(parse_id(id)?),
+        (None, Some(duration)) => tenantry::Purge::DeletedBefore(ago(duration)?),
+        (None, None) => return Err(Failure::new(Exit::Usage, "whom? Name an id, or use --older-than")),
+    };
+    let store = place.open().await?;
+    let purged = match whom {
+        tenantry::Purge::User(id) => purge_one(&store, format, &args, id).await,
+        tenantry::Purge::DeletedBefore(moment) => purge_older(&store, format, &args, moment).await,
+    };
+    finish(&store, purged).await
+}
+
+async fn purge_one(store: &Store, format: Format, args: &Purge, id: UserId) -> Result<(), Failure> {
+    let Some(trashed) = store.read(|tx| tx.get_trashed(id)).await? else {
+        let message = match store.get(id).await? {
+            Some(_) => "the user is not in the trash: delete them first",
+            None => "there is no user with this id in the trash; `tenantry trash list` lists them",
+        };
+        return Err(Failure::new(Exit::NotFound, message));
+    };
+    if args.dry_run {
+        let mut list = RecordList::new(format, &TRASHED);
+        list.add(&[trashed])?;
+        return list.finish(&[]);
+    }
+    confirm(args.yes, "purged", || format!("Destroy {} ({id}) for good, with their files?", trashed.user.email))?;
+    destroy(store, tenantry::Purge::User(id)).await
+}
+
+async fn purge_older(store: &Store, format: Format, args: &Purge, moment: Timestamp) -> Result<(), Failure> {
+    if args.dry_run {
+        return list(store, format, Some(moment)).await;
+    }
+    if !args.yes {
+        let mut count = 0;
+        let counting = |users: &[TrashedUser]| {
+            count += users.len() as u64;
+            Ok(())
+        };
+        store.read(|tx| each_page(tx, Some(moment), counting)).await?;
+        confirm(args.yes, "purged", || format!("Destroy {} for good, with their files?", counted(count, "user")))?;
+    }
+    destroy(store, tenantry::Purge::DeletedBefore(moment)).await
+}
+
+async fn destroy(store: &Store, whom: tenantry::Purge) -> Result<(), Failure> {
+    let progress = output::progress(None, "{spinner} {human_pos} files removed");
+    let shown = progress.clone();
+    let purged = store.purge(whom, move |files| shown.set_position(files)).await;
+    progress.finish_and_clear();
+    let purged = purged?;
+    anstream::eprintln!("purged {} and {}", counted(purged.users, "user"), counted(purged.files, "file"));
+    for left in &purged.left {
+        anstream::eprintln!("could not remove trash/{}/{}: {}", left.user, left.path.display(), left.error);
+    }
+    if purged.elsewhere > 0 {
+        anstream::eprintln!("{} are just being purged by another process", counted(purged.elsewhere, "user"));
+    }
+    if purged.left.is_empty() {
+        return Ok(());
+    }
+    let message =
+        "some files could not be removed: their users stay in the trash; see to it that they can be, then repeat";
+    Err(Failure::new(Exit::Failure, message))
+}
