@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use tenantry::{Error, Filter, ListQuery, NewUser, Result, Store};
+use tenantry::{Error, Filter, ListQuery, NewUser, Purge, Result, Store, User, UserId};
 
 fn main() -> Result<()> {
     let users: u64 = std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(1_000_000);
@@ -50,11 +50,32 @@ async fn measure(dir: &std::path::Path, users: u64) -> Result<()> {
     let nobody = Filter { email_contains: Some("nobody".into()), ..Filter::default() };
     let (_, took) = timed(store.list(&ListQuery { filter: nobody, ..ListQuery::default() })).await?;
     println!("a filter that nobody meets: {took:?}, {:?} a step of 4,096 rows", took / (users / 4_096 + 1) as u32);
-    store.close().await
+    let some = &page[..200];
+    let (_, took) = timed(each(some, async |id| store.storage(id).await.map(drop))).await?;
+    println!("opening a user's directory for the first time: {:?}", took / 200);
+    let (_, took) = timed(each(some, async |id| store.storage(id).await.map(drop))).await?;
+    println!("opening it again: {:?}", took / 200);
+    let (_, took) = timed(each(some, async |id| store.delete(id).await.map(drop))).await?;
+    println!("deleting a user with a directory: {:?}", took / 200);
+    let (_, took) = timed(each(&some[1..], async |id| store.restore(id, None).await.map(drop))).await?;
+    println!("restoring one: {:?}", took / 199);
+    let (_, took) = timed(store.purge(Purge::User(some[0].id), |_| {})).await?;
+    println!("purging one, with the database rewritten: {took:?}");
+    store.close().await?;
+    let (_, took) = timed(tenantry::check(dir)).await?;
+    println!("checking the store: {took:?}");
+    Ok(())
 }
 
 async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<(T, Duration)> {
     let start = Instant::now();
     let value = work.await?;
     Ok((value, start.elapsed()))
+}
+
+async fn each(users: &[User], operation: impl AsyncFn(UserId) -> Result<()>) -> Result<()> {
+    for user in users {
+        operation(user.id).await?;
+    }
+    Ok(())
 }

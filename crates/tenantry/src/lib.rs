@@ -1,7 +1,8 @@
-//! Tenantry keeps the users of a multi-tenant application, in one SQLite file that is created on first use.
+//! Tenantry keeps the users of a multi-tenant application in one SQLite file that is created on first use, and a directory
+//! for each of them beside it.
 //!
 //! Every user is a tenant: an account with a unique email address, a random id, the times of creation and of the last
-//! login, and a storage path that nobody else ever gets. Start with [`Store`]:
+//! login, and a private directory that nobody else ever gets. Start with [`Store`]:
 //!
 //! ```
 //! use tenantry::{Email, NewUser, Store};
@@ -21,6 +22,10 @@
 //! assert_eq!(user.id, signed_in.user.id);
 //! assert_eq!(user.email.as_str(), "Ada@Example.com");
 //!
+//! // The user's files, through a handle that leads nowhere else.
+//! let files = store.storage(user.id).await?;
+//! files.write("notes.txt", "hello")?;
+//!
 //! // And nobody can have the address a second time.
 //! let error = store.create(NewUser::new("ADA@example.com".parse()?)).await.unwrap_err();
 //! assert_eq!(error.kind(), tenantry::ErrorKind::EmailTaken);
@@ -38,6 +43,7 @@
 //! |---|---|
 //! | an address | 254 octets, 64 before the `@` ([`Email`]) |
 //! | a storage path | 512 octets ([`StoragePath`]) |
+//! | a user's directory | what the file system allows, in names, depth and size |
 //! | a page | 1,000 users ([`ListQuery::MAX_LIMIT`]) |
 //! | writes in the queue | 1,024, and 16,384 callers waiting for a place in it |
 //! | reads at once | 32 |
@@ -45,8 +51,8 @@
 //!
 //! # Modules, in reading order
 //!
-//! The domain: `email`, `storage_path`, `timestamp`, `user`, `list`, `error`, `ambient` (time and randomness). The
-//! contract: `store`. The engine behind it: [`sqlite`].
+//! The domain: `email`, `storage_path`, `timestamp`, `user`, `list`, `lifecycle`, `error`, `ambient` (time and randomness).
+//! The contract: `store`, and `check` beside it. What is behind it: [`sqlite`], the engine, and `storage`, the directories.
 
 mod ambient;
 mod check;
