@@ -1,9 +1,10 @@
 //! `tenantry storage …`.
 
 use std::io::Write;
+use std::time::SystemTime;
 
 use serde::Serialize;
-use tenantry::{StoragePath, Store, Usage, UserId};
+use tenantry::{StoragePath, Store, Timestamp, Usage, User, UserId};
 
 use crate::args::{Format, StorageCommand};
 use crate::failure::{Exit, Failure};
@@ -14,8 +15,17 @@ use crate::user::{Who, finish};
 
 const USAGES: Columns = Columns {
     name: "usages",
-    fields: &["id", "email", "files", "apparent_bytes", "allocated_bytes", "unreadable", "measured_at"],
-    in_table: &["id", "email", "files", "apparent_bytes", "allocated_bytes", "unreadable", "measured_at"],
+    fields: &["id", "email", "files", "apparent_bytes", "allocated_bytes", "unreadable", "measured_at", "age_seconds"],
+    in_table: &[
+        "id",
+        "email",
+        "files",
+        "apparent_bytes",
+        "allocated_bytes",
+        "unreadable",
+        "measured_at",
+        "age_seconds",
+    ],
 };
 
 #[derive(Serialize)]
@@ -24,6 +34,17 @@ struct UsageRow {
     email: String,
     #[serde(flatten)]
     usage: Usage,
+    /// How old the figures are.
+    age_seconds: i64,
+}
+
+impl UsageRow {
+    #[allow(clippy::disallowed_methods, reason = "the person's now; the store has its own")]
+    fn new(user: &User, usage: Usage) -> Self {
+        let now = Timestamp::from(SystemTime::now());
+        let age_seconds = (now.as_unix_us() - usage.measured_at.as_unix_us()) / 1_000_000;
+        Self { id: user.id, email: user.email.to_string(), usage, age_seconds }
+    }
 }
 
 pub(crate) async fn run(
@@ -89,7 +110,7 @@ async fn usage_of(store: &Store, format: Format, who: &Who, stored: bool) -> Res
         measured?
     };
     let mut list = RecordList::new(format, &USAGES);
-    list.add(&[UsageRow { id: user.id, email: user.email.to_string(), usage }])?;
+    list.add(&[UsageRow::new(&user, usage)])?;
     list.finish(&[])
 }
 
@@ -99,7 +120,7 @@ async fn usage_of_all(store: &Store, format: Format, top: u32, stored: bool) -> 
         .top_usage(usize::try_from(top).unwrap_or(usize::MAX))
         .await?
         .into_iter()
-        .map(|(user, usage)| UsageRow { id: user.id, email: user.email.to_string(), usage })
+        .map(|(user, usage)| UsageRow::new(&user, usage))
         .collect();
     let mut list = RecordList::new(format, &USAGES);
     list.add(&rows)?;

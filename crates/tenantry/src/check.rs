@@ -265,6 +265,8 @@ fn check_once(inspection: &Inspection, data_dir: &Path) -> Result<Report> {
     let mut survey = Survey { inspection, unfinished: HashSet::new(), report };
     survey.intents(storage.as_ref())?;
     survey.rows(storage.as_ref())?;
+    // From here on single rows are looked up, as they are then: the log can be cut again.
+    inspection.end_look()?;
     if let Some(storage) = &storage {
         let owner = storage.owner().map_err(failed)?;
         for root in storage.roots().map_err(failed)? {

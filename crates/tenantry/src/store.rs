@@ -529,10 +529,13 @@ impl Builder {
         self
     }
 
-    /// Opens the store, and creates or upgrades it if that is needed.
+    /// Opens the store, creates or upgrades it if that is needed, and finishes what a crash left half done, be it a purge
+    /// of many files.
     ///
-    /// Errors: `StoreMissing`; `Incompatible` if the file is of another application or of a newer version, in which case
-    /// it isn't changed; `Busy` if another process takes too long to create or upgrade it; `Corrupt`, `ReadOnly`,
+    /// If the users' directories are missing (not mounted), it opens all the same: what needs them is `StorageUnavailable`.
+    ///
+    /// Errors: `StoreMissing`; `Incompatible` if the file is of another application or of a newer version, or the
+    /// directories are those of another store, in which case nothing is changed; `Busy` if another process takes too long to create or upgrade it; `Corrupt`, `ReadOnly`,
     /// `Full`, `Io`.
     pub async fn open(self) -> Result<Store> {
         Ok(Store { engine: Arc::new(Engine::open(self.options, self.ambient).await?) })

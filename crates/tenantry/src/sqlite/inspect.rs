@@ -56,10 +56,16 @@ impl Inspection {
 
     /// Begins to look at the store as it is now.
     pub(crate) fn look_anew(&self) -> Result<()> {
+        self.end_look()?;
+        Ok(self.conn.execute_batch("BEGIN")?)
+    }
+
+    /// Ends that, if it was begun.
+    pub(crate) fn end_look(&self) -> Result<()> {
         if !self.conn.is_autocommit() {
             self.conn.execute_batch("ROLLBACK")?;
         }
-        Ok(self.conn.execute_batch("BEGIN")?)
+        Ok(())
     }
 
     /// The store's id, and whether `storage/` was given it; `None` if the store was never opened for writing.

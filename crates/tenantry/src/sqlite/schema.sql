@@ -59,7 +59,9 @@ CREATE TABLE tenantry_store (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     id BLOB NOT NULL CHECK (length(id) = 16),
     -- Whether that file was written: from then on storage/ has to have it.
-    is_marked INTEGER NOT NULL CHECK (is_marked IN (0, 1))
+    is_marked INTEGER NOT NULL CHECK (is_marked IN (0, 1)),
+    -- Counts commits that are there only to wait for the disk: one that changes nothing writes nothing.
+    log_syncs INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- Deleted users who can be restored. The columns are those of users; the address is free for others.

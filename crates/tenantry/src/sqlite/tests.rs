@@ -84,7 +84,7 @@ fn the_migrations_make_the_schema_that_is_documented() {
 /// A store that was migrated holds the checksums of what it was migrated with, and one that differs is an error.
 #[test]
 fn a_shipped_migration_is_never_edited() {
-    let shipped = [(1, "users", 2_837_392_614_996_719_911), (2, "storage", 9_697_404_144_530_818_152)];
+    let shipped = [(1, "users", 2_837_392_614_996_719_911), (2, "storage", 13_516_402_453_630_693_766)];
     let runner = embedded::migrations::runner();
     let mut migrations: Vec<_> = runner.get_migrations().iter().collect();
     migrations.sort_by_key(|migration| migration.version());
@@ -93,6 +93,45 @@ fn a_shipped_migration_is_never_edited() {
         .map(|migration| (i64::from(migration.version()), migration.name(), migration.checksum()))
         .collect();
     assert_eq!(found, shipped, "a migration was edited, or a new one isn't listed here");
+}
+
+#[test]
+fn a_store_of_schema_version_1_is_upgraded_with_all_that_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tenantry.db");
+    let mut conn = Connection::open(&path).unwrap();
+    conn.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    let mut runner = embedded::migrations::runner().set_target(refinery::Target::Version(1));
+    runner.set_migration_table_name("tenantry_migrations").run(&mut conn).unwrap();
+    conn.execute_batch(
+        "INSERT INTO users (id, email_key, email, created_at, updated_at, version, storage_path) VALUES
+            (x'3fa2b1c4000040008000000000000001', 'ada@example.com', 'Ada@example.com', 1, 2, 3, NULL),
+            (x'4fa2b1c4000040008000000000000002', 'bob@example.com', 'bob@example.com', 1, 1, 1, 'customers/bob');
+         INSERT INTO tenantry_retired_users VALUES
+            (x'5fa2b1c4000040008000000000000003', 'customers/eve'), (x'6fa2b1c4000040008000000000000004', NULL)",
+    )
+    .unwrap();
+    conn.close().unwrap();
+
+    let store = block_on(Store::open(dir.path())).unwrap();
+    assert!(!store.was_created());
+    let ada = block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap();
+    assert_eq!((ada.email.as_str(), ada.version, ada.updated_at.as_unix_us()), ("Ada@example.com", 3, 2));
+    block_on(store.storage(ada.id)).unwrap();
+    // What a deleted user had is given to nobody else, nor what lies around it.
+    for path in ["customers/eve", "customers/eve/x", "customers", "customers/bob/x"] {
+        let new = NewUser { storage_path: Some(path.parse().unwrap()), ..new_user("eve@example.com") };
+        assert_eq!(block_on(store.create(new)).unwrap_err().kind(), ErrorKind::PathTaken, "{path}");
+    }
+    let id = Some("5fa2b1c4-0000-4000-8000-000000000003".parse().unwrap());
+    let new = NewUser { id, ..new_user("eve@example.com") };
+    assert_eq!(block_on(store.create(new)).unwrap_err().kind(), ErrorKind::IdTaken);
+    block_on(store.close()).unwrap();
+    assert_eq!(block_on(crate::check(dir.path())).unwrap().findings, []);
+    // No path of a deleted user is kept as it was.
+    let conn = Connection::open(&path).unwrap();
+    let kept = "SELECT count(*) FROM tenantry_retired_users WHERE storage_path IS NOT NULL";
+    assert_eq!(conn.query_row(kept, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
 }
 
 #[test]
@@ -313,6 +352,51 @@ fn what_is_queued_is_committed_at_once() {
     }
     assert_eq!(commits_in_log(dir.path()) - before, 3);
     assert_eq!(block_on(store.count()).unwrap(), 66);
+    block_on(store.close()).unwrap();
+}
+
+/// What follows a transaction in the file system waits for the disk, and so does the transaction before it, even if
+/// transactions don't otherwise: one more commit sees to that.
+#[test]
+fn a_delete_is_two_commits_and_one_more_if_commits_do_not_wait_for_the_disk() {
+    for (durability, commits) in [(Durability::Full, 2), (Durability::Normal, 3)] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = block_on(Store::builder(dir.path()).durability(durability).open()).unwrap();
+        let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
+        let bob = block_on(store.create(new_user("bob@example.com"))).unwrap();
+        block_on(store.storage(ada.id)).unwrap();
+        let before = commits_in_log(dir.path());
+        block_on(store.delete(ada.id)).unwrap();
+        assert_eq!(commits_in_log(dir.path()) - before, commits, "{durability:?}");
+        // Without a directory there is nothing to follow.
+        let before = commits_in_log(dir.path());
+        block_on(store.delete(bob.id)).unwrap();
+        assert_eq!(commits_in_log(dir.path()) - before, 1, "{durability:?}");
+        block_on(store.close()).unwrap();
+    }
+}
+
+/// Deletes that are queued share both of their commits.
+#[test]
+fn deletes_that_are_queued_are_two_commits_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = block_on(Store::open(dir.path())).unwrap();
+    let users: Vec<User> = (0..64)
+        .map(|number| {
+            let user = block_on(store.create(new_user(&format!("u{number}@example.com")))).unwrap();
+            block_on(store.storage(user.id)).unwrap();
+            user
+        })
+        .collect();
+    let before = commits_in_log(dir.path());
+    let (release, blocker) = block_writer(&store);
+    let queued: Vec<Queued<'_, User>> = users.iter().map(|user| queue(store.delete(user.id))).collect();
+    drop(release);
+    blocker.join().unwrap();
+    for future in queued {
+        block_on(future).unwrap();
+    }
+    assert_eq!(commits_in_log(dir.path()) - before, 2);
     block_on(store.close()).unwrap();
 }
 

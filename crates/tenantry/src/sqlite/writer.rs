@@ -416,7 +416,7 @@ impl WriterThread {
                 ErrorKind::Constraint,
                 "the database gave up the transaction in the middle: nothing was written",
             ))),
-            Ran::Failed if alone => Err(Ended::Undone(None)),
+            Ran::Failed | Ran::TooEarly if alone => Err(Ended::Undone(None)),
             Ran::Failed | Ran::TooEarly => {
                 recorded.truncate(recorded_before);
                 member.is_too_early = matches!(ran, Ran::TooEarly);
@@ -494,7 +494,7 @@ impl WriterThread {
     fn sync_log(&mut self) -> Result<()> {
         self.conn.unguarded().execute_batch("PRAGMA synchronous = FULL")?;
         let synced = self.begin(Instant::now()).and_then(|()| {
-            self.conn.unguarded().execute_batch("UPDATE tenantry_store SET is_marked = is_marked")?;
+            self.conn.unguarded().execute_batch("UPDATE tenantry_store SET log_syncs = log_syncs + 1")?;
             Ok(self.conn.commit()?)
         });
         self.roll_back();
@@ -506,21 +506,15 @@ impl WriterThread {
     /// copies that pages leave behind when they are rearranged. Then cuts the log, and says so in the database.
     fn erase(&self, intent: &Intent) -> Result<()> {
         point::reach("erase: rewrite the database");
-        self.conn.vacuum()?;
+        self.wait_while_busy(Instant::now(), || Ok(self.conn.vacuum()?))?;
         point::reach("erase: cut the log");
-        let deadline = Instant::now() + self.options.busy_timeout;
-        loop {
+        self.wait_while_busy(Instant::now(), || {
             let is_busy: bool =
                 self.conn.unguarded().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-            if !is_busy {
-                break;
-            }
-            if Instant::now() >= deadline {
-                return Err(Error::new(ErrorKind::Busy, "a read that is under way keeps the log from being cut"));
-            }
-            thread::sleep(LOCK_POLL);
-        }
-        self.conn.begin()?;
+            let busy = || Error::new(ErrorKind::Busy, "a read that is under way keeps the log from being cut");
+            if is_busy { Err(busy()) } else { Ok(()) }
+        })?;
+        self.begin(Instant::now())?;
         intents::remove(&self.conn.unguarded(), intent.seq)?;
         point::reach("commit: the database is rewritten");
         Ok(self.conn.commit()?)
@@ -559,22 +553,25 @@ impl WriterThread {
         }
     }
 
-    /// Takes the write lock, waiting for other processes up to the busy timeout. SQLite's own waiting backs off to
-    /// steps of 100 ms, in which it hardly ever meets the short gaps that a busy writer leaves.
-    fn begin(&mut self, waiting_since: Instant) -> Result<()> {
+    /// Takes the write lock, waiting for other processes up to the busy timeout.
+    fn begin(&self, waiting_since: Instant) -> Result<()> {
         if let Some(error) = &self.refusing {
             return Err(error.clone());
         }
+        self.wait_while_busy(waiting_since, || Ok(self.conn.begin()?))
+    }
+
+    /// Tries until another process isn't in the way any more, or the busy timeout is over. SQLite's own waiting backs off to
+    /// steps of 100 ms, in which it hardly ever meets the short gaps that a busy writer leaves.
+    fn wait_while_busy(&self, waiting_since: Instant, attempt: impl Fn() -> Result<()>) -> Result<()> {
         let deadline = waiting_since + self.options.busy_timeout;
         loop {
-            let error = match self.conn.begin() {
-                Ok(()) => return Ok(()),
-                Err(error) => Error::from(error),
-            };
-            if error.kind() != ErrorKind::Busy || Instant::now() >= deadline {
-                return Err(error);
+            match attempt() {
+                Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => {
+                    thread::sleep(LOCK_POLL);
+                }
+                ended => return ended,
             }
-            thread::sleep(LOCK_POLL);
         }
     }
 

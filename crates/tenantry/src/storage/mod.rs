@@ -66,11 +66,15 @@ impl Storage {
     pub(crate) fn open(data_dir: &Path, store_id: Uuid, is_marked: bool) -> Result<Self> {
         let failed = |error| unavailable("the storage directory can't be used").with_source(error);
         let data = open_data_dir(data_dir).map_err(failed)?;
-        if is_marked && stat(&data, STORAGE).map_err(failed)?.is_none() {
-            return Err(unavailable("storage/ is missing"));
-        }
-        for name in [STORAGE, TRASH] {
-            make_dir(&data, name, "open: make a directory of the store").map_err(failed)?;
+        for (name, must_exist) in [(STORAGE, is_marked), (TRASH, false)] {
+            match stat(&data, name).map_err(failed)? {
+                Some(_) => {}
+                None if must_exist => return Err(unavailable("storage/ is missing")),
+                None => {
+                    make_dir(&data, name, "open: make a directory of the store").map_err(failed)?;
+                    sync(&data, "open: sync the data directory").map_err(failed)?;
+                }
+            }
         }
         let open = |name: &'static str| {
             open_dir(&data, name, Mounts::Refuse).map_err(|error| {
@@ -96,16 +100,15 @@ impl Storage {
             }
             Marker::Damaged => return Err(unavailable("the marker of the store in storage/ is damaged")),
         }
-        sync(&storage.data, "open: sync the data directory").map_err(failed)?;
         Ok(storage)
     }
 
-    /// Opens the directories as they are, to look at them. `None` if there are none.
+    /// Opens the directories as they are, to look at them. `None` if they aren't there, or are no directories.
     pub(crate) fn look(data_dir: &Path) -> io::Result<Option<Self>> {
         let data = open_data_dir(data_dir)?;
         let open = |name| match open_dir(&data, name, Mounts::Enter) {
             Ok(dir) => Ok(Some(dir)),
-            Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(None),
+            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => Ok(None),
             Err(error) => Err(error),
         };
         let (Some(storage), Some(trash)) = (open(STORAGE)?, open(TRASH)?) else { return Ok(None) };

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -206,7 +206,7 @@ impl Emptying<'_> {
     }
 
     /// Empties and removes a directory in the top one, and says whether it has gone.
-    fn remove_dir(&mut self, name: &CStr, origin: &PathBuf) -> io::Result<bool> {
+    fn remove_dir(&mut self, name: &CStr, origin: &Path) -> io::Result<bool> {
         // Without a look into it: most often it is empty.
         if beneath::remove_dir(&self.top, name, REMOVE_DIR).is_ok() {
             return Ok(true);
@@ -216,8 +216,8 @@ impl Emptying<'_> {
             Err(error) => {
                 return Ok(match errno(&error) {
                     Some(Errno::NOENT) => true,
-                    Some(Errno::LOOP | Errno::NOTDIR) => self.remove_file(None, name, || origin.clone()),
-                    _ => self.leave(origin.clone(), error),
+                    Some(Errno::LOOP | Errno::NOTDIR) => self.remove_file(None, name, || origin.to_owned()),
+                    _ => self.leave(origin.to_owned(), error),
                 });
             }
         };
@@ -251,7 +251,7 @@ impl Emptying<'_> {
             Some(Errno::NOENT) => true,
             // What is in the way was named.
             Some(Errno::NOTEMPTY | Errno::EXIST) if !is_emptied => false,
-            _ => self.leave(origin.clone(), error),
+            _ => self.leave(origin.to_owned(), error),
         })
     }
 
