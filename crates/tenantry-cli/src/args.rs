@@ -87,6 +87,9 @@ pub(crate) enum Command {
     ///
     /// It reads everything and changes nothing, unless --repair is given. The exit code is 0 only if all is well.
     Check(Check),
+    /// Back up a store while it is in use, verify a backup, restore one
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Show the location, version and size of the store
     Status,
     /// Print the completions for a shell
@@ -209,6 +212,34 @@ pub(crate) enum StorageCommand {
         user: String,
         /// The directory: its path within storage/
         dir: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Write the database and the users' files, as they are now, to one archive (tar in zstd)
+    Create {
+        /// The file, or with --keep the directory [default: tenantry-TIME.tar.zst]
+        file: Option<PathBuf>,
+        /// Leave out the users' files
+        #[arg(long)]
+        database_only: bool,
+        /// Write tenantry-TIME.tar.zst into the directory, and remove all but the newest N of such files from it
+        #[arg(long, value_name = "N", requires = "file", value_parser = value_parser!(u32).range(1..))]
+        keep: Option<u32>,
+    },
+    /// Read a backup from beginning to end, compare each hash, and check the database in it
+    Verify {
+        /// The archive
+        file: PathBuf,
+    },
+    /// Restore a backup into a directory that is new or empty
+    Restore {
+        /// The archive
+        file: PathBuf,
+        /// The data directory that it becomes
+        #[arg(long, value_name = "DIR")]
+        into: PathBuf,
     },
 }
 

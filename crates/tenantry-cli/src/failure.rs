@@ -30,6 +30,7 @@ impl Exit {
             | ErrorKind::VersionMismatch { .. }
             | ErrorKind::Immutable
             | ErrorKind::NotEmpty
+            | ErrorKind::Exists
             | ErrorKind::Constraint => Self::Conflict,
             ErrorKind::InvalidEmail
             | ErrorKind::InvalidId

@@ -1,6 +1,7 @@
 //! `tenantry`: operates a Tenantry store. What it does to the data it does through the library's public face.
 
 mod args;
+mod backup;
 mod check;
 mod export;
 mod failure;
@@ -23,7 +24,7 @@ use clap::{CommandFactory, FromArgMatches};
 use serde_json::json;
 use tenantry::sqlite;
 
-use args::{Cli, Color, Command, Format};
+use args::{BackupCommand, Cli, Color, Command, Format};
 use failure::{Exit, Failure};
 use place::Place;
 
@@ -85,6 +86,11 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Trash(command) => trash::run(&place()?, format, command).await,
         Command::Storage(command) => storage::run(&place()?, format, cli.global.format.is_some(), command).await,
+        Command::Backup(BackupCommand::Create { file, database_only, keep }) => {
+            backup::create(&place()?, format, file, database_only, keep).await
+        }
+        Command::Backup(BackupCommand::Verify { file }) => backup::verify(format, &file).await,
+        Command::Backup(BackupCommand::Restore { file, into }) => backup::restore(format, &file, &into).await,
         Command::Check(args) => check::run(&place()?, format, args).await,
         Command::Status => status(&place()?, format).await,
         Command::Completions { shell } => {

@@ -245,22 +245,41 @@ fn check_twice(data_dir: PathBuf) -> Result<Report> {
     Ok(report)
 }
 
-fn check_once(inspection: &Inspection, data_dir: &Path) -> Result<Report> {
-    inspection.look_anew()?;
+/// What is wrong with a database, whatever its directories.
+pub(crate) fn check_database(inspection: &Inspection) -> Result<Report> {
     let mut report = Report::default();
+    look_at_database(inspection, &mut report)?;
+    if report.findings.is_empty() {
+        let mut survey = Survey { inspection, unfinished: HashSet::new(), report };
+        survey.rows(None)?;
+        report = survey.report;
+    }
+    Ok(report)
+}
+
+/// What SQLite finds wrong. If it is damaged, what else is read from it isn't to be believed, and may not even be readable.
+fn look_at_database(inspection: &Inspection, report: &mut Report) -> Result<()> {
     for damage in inspection.damages()? {
         report.add(FindingKind::DatabaseDamaged, None, None, damage);
     }
-    if !report.findings.is_empty() {
-        // What else is read from it isn't to be believed, and may not even be readable.
+    if report.findings.is_empty() {
+        for reference in inspection.dangling_references()? {
+            report.add(FindingKind::ReferenceDangling, None, None, reference);
+        }
+    }
+    Ok(())
+}
+
+fn check_once(inspection: &Inspection, data_dir: &Path) -> Result<Report> {
+    inspection.look_anew()?;
+    let mut report = Report::default();
+    look_at_database(inspection, &mut report)?;
+    if report.count(|kind| kind == FindingKind::DatabaseDamaged) > 0 {
         return Ok(report);
     }
     let storage = look_at_identity(inspection, data_dir, &mut report)?;
-    if report.findings.iter().any(|finding| finding.kind == FindingKind::IdentityDiffers) {
+    if report.count(|kind| kind == FindingKind::IdentityDiffers) > 0 {
         return Ok(report);
-    }
-    for reference in inspection.dangling_references()? {
-        report.add(FindingKind::ReferenceDangling, None, None, reference);
     }
     let mut survey = Survey { inspection, unfinished: HashSet::new(), report };
     survey.intents(storage.as_ref())?;

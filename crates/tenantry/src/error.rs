@@ -81,8 +81,11 @@ pub enum ErrorKind {
     /// The storage directory as a whole is missing or isn't that of this store: it may not be mounted. What concerns rows
     /// alone still works.
     StorageUnavailable,
-    /// A user's directory holds files that the operation would leave behind.
+    /// A user's directory holds files that the operation would leave behind, or there is something in a directory into which a
+    /// backup is to be restored.
     NotEmpty,
+    /// There is a file of that name already.
+    Exists,
     /// So much seems to belong to nobody that it may be the wrong database: a repair wants to be told that it isn't.
     TooManyOrphans,
     /// The change was made, but what belongs to it in the file system could not be done yet. It is recorded, and tried

@@ -55,7 +55,9 @@
 //! The contract: `store`, and `check` beside it. What is behind it: [`sqlite`], the engine, and `storage`, the directories.
 
 mod ambient;
+mod backup;
 mod check;
+mod content;
 mod email;
 mod error;
 mod lifecycle;
@@ -71,6 +73,7 @@ mod timestamp;
 mod user;
 
 pub use ambient::Ambient;
+pub use backup::{Backup, BackupOptions, Manifest, Restored, Verified, create_backup, restore_backup, verify_backup};
 pub use cap_std;
 pub use check::{Finding, FindingKind, RepairOptions, Repaired, Report, check, repair};
 pub use email::Email;

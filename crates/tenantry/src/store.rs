@@ -11,7 +11,7 @@ use tracing::instrument;
 
 use crate::ambient::SystemAmbient;
 use crate::sqlite::{Engine, Listing, Options};
-use crate::storage::Measured;
+use crate::storage::{Measured, Storage};
 use crate::{
     Ambient, Email, Error, ErrorKind, LeftFile, ListQuery, NewUser, Page, Purge, Purged, ReadTx, Result, SignIn,
     StoragePath, TrashPage, TrashQuery, Usage, User, UserId, UserUpdate, WriteTx,
@@ -165,12 +165,14 @@ impl Store {
     ///
     /// The disk may keep what was overwritten, and backups and exports keep what they hold.
     ///
-    /// Errors: `NotFound` if there is no such user in the trash; `StorageUnavailable`; `Unfinished` if the database
+    /// Errors: `NotFound` if there is no such user in the trash; `Busy` while a backup is made; `StorageUnavailable`; `Unfinished` if the database
     /// could not be rewritten yet. Files that could not be removed are no error but in [`Purged::left`].
     #[instrument(level = "debug", skip_all)]
     pub async fn purge(&self, whom: Purge, progress: impl Fn(u64) + Send + Sync + 'static) -> Result<Purged> {
         let progress = Arc::new(progress);
         let mut purged = Purged::default();
+        // Without directories there is nothing that a backup could miss.
+        let _no_backups = self.engine.storage().ok().map(Storage::keep_backups_away).transpose()?;
         match whom {
             Purge::User(id) => {
                 let has_files = self.engine.operate(move |tx| tx.begin_purge(id)).await?;
@@ -477,6 +479,10 @@ impl Store {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    pub(crate) fn shared_engine(&self) -> Arc<Engine> {
+        Arc::clone(&self.engine)
     }
 }
 

@@ -84,13 +84,3 @@ impl Fault {
         }
     }
 }
-
-/// The failure of a file operation outside SQLite, such as making a directory.
-pub(super) fn file_error(error: std::io::Error, message: &'static str) -> Error {
-    let kind = match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::Full,
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
-        _ => ErrorKind::Io,
-    };
-    Error::new(kind, message).with_source(error)
-}

@@ -1,5 +1,7 @@
 //! The SQL of a check: it reads everything, through a connection that changes nothing.
 
+use std::path::Path;
+
 use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
@@ -71,6 +73,23 @@ impl Inspection {
     /// The store's id, and whether `storage/` was given it; `None` if the store was never opened for writing.
     pub(crate) fn identity(&self) -> Result<Option<(Uuid, bool)>> {
         open::identity(&self.conn)
+    }
+
+    pub(crate) fn schema_version(&self) -> Result<u32> {
+        Ok(self.conn.query_row("PRAGMA user_version", [], |row| row.get(0))?)
+    }
+
+    /// Whether a path within the data directory is the directory of a user, in the trash or not.
+    pub(crate) fn is_of_user(&self, path: &Path) -> Result<bool> {
+        let owner = match Storage::stray(path) {
+            Some(Stray::InStorage(path)) => path.to_str().map(|path| self.owner(path)).transpose()?,
+            Some(Stray::InTrash(name)) => {
+                let id = name.to_str().and_then(|name| name.parse().ok());
+                return Ok(id.map(|id| self.trashed(id)).transpose()?.flatten() == Some(true));
+            }
+            None => None,
+        };
+        Ok(matches!(owner, Some(Owner::User { has_directory: true, .. })))
     }
 
     /// What SQLite itself finds wrong with the database.

@@ -43,7 +43,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use rusqlite;
@@ -164,6 +164,11 @@ impl Engine {
         closure: impl FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
         self.writer.run_alone(closure).await
+    }
+
+    /// Writes an image of the database as it is now to a file that isn't there yet.
+    pub(crate) fn write_image(&self, image: &Path) -> Result<()> {
+        open::write_image(&self.options, image)
     }
 
     pub(crate) async fn close(&self) {

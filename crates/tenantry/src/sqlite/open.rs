@@ -16,8 +16,8 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use uuid::Uuid;
 
-use super::error::{file_error, is_left_in_transaction};
-use crate::storage::{Marker, Storage};
+use super::error::is_left_in_transaction;
+use crate::storage::{Marker, Storage, file_error};
 use crate::{Ambient, Builder, Durability, Error, ErrorKind, Result, point};
 
 pub(super) mod embedded {
@@ -137,6 +137,17 @@ pub(super) fn check_current(options: &Options) -> Result<()> {
 
 fn store_missing() -> Error {
     Error::new(ErrorKind::StoreMissing, "there is no store at this place")
+}
+
+/// Writes an image of the database as it is now to a file that isn't there yet.
+pub(super) fn write_image(options: &Options, image: &Path) -> Result<()> {
+    let conn = open_reader(options)?;
+    // It attaches the image, and writes to that.
+    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
+    conn.execute_batch("PRAGMA query_only = OFF")?;
+    let image = image.to_str().ok_or_else(|| Error::new(ErrorKind::Io, "the path of the image isn't UTF-8"))?;
+    conn.execute("VACUUM INTO ?1", [image])?;
+    Ok(())
 }
 
 /// Opens a connection that can't write.

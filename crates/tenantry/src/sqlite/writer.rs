@@ -528,9 +528,12 @@ impl WriterThread {
         };
         let finished = all.and_then(|all| {
             tracing::info!(intents = all.len(), "finishing what was left");
+            let storage = self.storage.as_ref().as_ref().ok();
+            // If a backup is under way, the next opening will do.
+            let no_backups = storage.and_then(|storage| storage.keep_backups_away().ok());
             for intent in &all {
                 if let Action::Purge(user) = intent.action
-                    && let Ok(storage) = self.storage.as_ref()
+                    && let (Some(storage), Some(_)) = (storage, &no_backups)
                     && storage.remove(user, &|_| {})?.is_complete()
                 {
                     self.begin(Instant::now())?;

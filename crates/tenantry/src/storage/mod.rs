@@ -16,6 +16,7 @@
 
 mod beneath;
 mod survey;
+mod transfer;
 mod tree;
 
 use std::fs::File;
@@ -31,6 +32,7 @@ use crate::check::Stray;
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 use beneath::{Mounts, errno, make_dir, open_dir, rename, stat, sync};
 pub(crate) use survey::{EntryKind, Look, Rights, is_own_file};
+pub(crate) use transfer::Item;
 pub(crate) use tree::{Measured, Removal};
 
 const STORAGE: &str = "storage";
@@ -167,6 +169,11 @@ impl Storage {
         Path::new(STORAGE).join(path)
     }
 
+    /// The place of a user in the trash as a path within the data directory.
+    pub(crate) fn relative_trash(id: UserId) -> PathBuf {
+        Path::new(TRASH).join(id.to_string())
+    }
+
     /// Something that belongs to nobody as a path within the data directory.
     pub(crate) fn relative_stray(stray: &Stray) -> PathBuf {
         match stray {
@@ -273,7 +280,7 @@ impl Storage {
         self.sync_both(&parent, Some(&self.trash), "restore: sync").map_err(refused)
     }
 
-    /// Removes the directory of a user in the trash.
+    /// Removes the directory of a user in the trash. Backups have to be [kept away](Self::keep_backups_away).
     pub(crate) fn remove(&self, id: UserId, progress: &dyn Fn(u64)) -> Result<Removal> {
         let name = std::ffi::CString::new(id.to_string()).map_err(|error| refused(error.into()))?;
         let removal = tree::remove(&self.trash, &name, progress).map_err(refused)?;
@@ -386,6 +393,16 @@ fn fix_mode(dir: &OwnedFd) -> io::Result<()> {
 /// The path above and the last segment.
 fn split(path: &StoragePath) -> (&str, &str) {
     path.as_str().rsplit_once('/').unwrap_or(("", path.as_str()))
+}
+
+/// The failure of a file operation outside the users' directories.
+pub(crate) fn file_error(error: io::Error, message: &'static str) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, message).with_source(error)
 }
 
 fn unavailable(message: &'static str) -> Error {

@@ -32,6 +32,14 @@ pub(crate) struct Measured {
     pub(crate) unreadable: u64,
 }
 
+/// What a walk comes by.
+pub(super) enum Visit<'v> {
+    /// Something in the directory `dir`, whose path below the top is `above`.
+    Entry { dir: &'v OwnedFd, above: &'v Path, name: &'v CStr, stat: &'v Stat },
+    /// A directory that can't be entered, be it for want of permission or because a file system is mounted on it.
+    Unreadable { above: &'v Path, name: &'v CStr },
+}
+
 /// A directory on the way from the top to where the walk is.
 struct Level {
     identity: (u64, u64),
@@ -39,68 +47,82 @@ struct Level {
     dirs: Vec<CString>,
 }
 
-/// Adds up what lies beneath a directory. What disappears meanwhile doesn't count; a directory that can't be
-/// entered, be it for want of permission or because another file system is mounted on it, counts as unreadable.
-pub(super) fn measure(top: OwnedFd, progress: &dyn Fn(u64)) -> io::Result<Measured> {
-    let mut measured = Measured::default();
-    let mut linked = HashSet::new();
-    let mut levels = vec![level(&top, &mut measured, &mut linked, progress)?];
-    measured.allocated_bytes += allocated(&fs::fstat(&top)?);
+impl Level {
+    /// Visits what is in a directory.
+    fn visit(dir: &OwnedFd, above: &Path, visit: &mut dyn FnMut(Visit<'_>) -> io::Result<()>) -> io::Result<Self> {
+        let mut level = Self { identity: identity(&fs::fstat(dir)?), dirs: Vec::new() };
+        for entry in entries(dir)? {
+            let (name, _) = entry?;
+            let Some(stat) = beneath::stat(dir, &*name)? else { continue };
+            visit(Visit::Entry { dir, above, name: &name, stat: &stat })?;
+            if is_dir(&stat) {
+                level.dirs.push(name);
+            }
+        }
+        Ok(level)
+    }
+}
+
+/// Walks over everything beneath a directory, each directory before what is in it. What disappears meanwhile isn't met.
+pub(super) fn walk(top: OwnedFd, visit: &mut dyn FnMut(Visit<'_>) -> io::Result<()>) -> io::Result<()> {
+    let mut above = PathBuf::new();
+    let mut levels = vec![Level::visit(&top, &above, visit)?];
     let mut here = top;
     while let Some(this) = levels.last_mut() {
         if let Some(name) = this.dirs.pop() {
             match open_dir(&here, &*name, Mounts::Refuse) {
                 Ok(dir) => {
-                    levels.push(level(&dir, &mut measured, &mut linked, progress)?);
+                    above.push(shown(&name));
+                    levels.push(Level::visit(&dir, &above, visit)?);
                     here = dir;
                 }
                 Err(error) => match errno(&error) {
                     // It has gone, or has become something else.
                     Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {}
-                    Some(Errno::ACCESS | Errno::PERM | Errno::XDEV) => measured.unreadable += 1,
+                    Some(Errno::ACCESS | Errno::PERM | Errno::XDEV) => {
+                        visit(Visit::Unreadable { above: &above, name: &name })?;
+                    }
                     _ => return Err(error),
                 },
             }
             continue;
         }
         levels.pop();
-        if let Some(above) = levels.last() {
+        above.pop();
+        if let Some(parent) = levels.last() {
             // Upwards is where we came from, or else somebody has moved the directory: then there is no way back.
-            let parent = fs::openat(&here, c"..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-            if identity(&fs::fstat(&parent)?) != above.identity {
-                return Err(io::Error::other("a directory was moved while it was measured"));
+            let up = fs::openat(&here, c"..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            if identity(&fs::fstat(&up)?) != parent.identity {
+                return Err(io::Error::other("a directory was moved while it was walked through"));
             }
-            here = parent;
+            here = up;
         }
     }
-    Ok(measured)
+    Ok(())
 }
 
-fn level(
-    dir: &OwnedFd,
-    measured: &mut Measured,
-    linked: &mut HashSet<(u64, u64)>,
-    progress: &dyn Fn(u64),
-) -> io::Result<Level> {
-    let mut level = Level { identity: identity(&fs::fstat(dir)?), dirs: Vec::new() };
-    for entry in entries(dir)? {
-        let (name, _) = entry?;
-        let Some(stat) = beneath::stat(dir, &*name)? else { continue };
-        if is_dir(&stat) {
-            measured.allocated_bytes += allocated(&stat);
-            level.dirs.push(name);
-        } else {
-            if stat.st_nlink == 1 || linked.insert(identity(&stat)) {
+/// Adds up what lies beneath a directory.
+pub(super) fn measure(top: OwnedFd, progress: &dyn Fn(u64)) -> io::Result<Measured> {
+    let mut measured = Measured { allocated_bytes: allocated(&fs::fstat(&top)?), ..Measured::default() };
+    let mut linked = HashSet::new();
+    walk(top, &mut |visit| {
+        match visit {
+            Visit::Unreadable { .. } => measured.unreadable += 1,
+            Visit::Entry { stat, .. } if is_dir(stat) => measured.allocated_bytes += allocated(stat),
+            // A file with several names counts once.
+            Visit::Entry { stat, .. } if stat.st_nlink > 1 && !linked.insert(identity(stat)) => {}
+            Visit::Entry { stat, .. } => {
                 measured.files += 1;
+                measured.apparent_bytes += u64::try_from(stat.st_size).unwrap_or_default();
+                measured.allocated_bytes += allocated(stat);
                 if measured.files.is_multiple_of(PROGRESS_FILES) {
                     progress(measured.files);
                 }
-                measured.apparent_bytes += u64::try_from(stat.st_size).unwrap_or_default();
-                measured.allocated_bytes += allocated(&stat);
             }
         }
-    }
-    Ok(level)
+        Ok(())
+    })?;
+    Ok(measured)
 }
 
 fn identity(stat: &Stat) -> (u64, u64) {

@@ -1,0 +1,175 @@
+//! `tenantry backup …`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use indicatif::HumanBytes;
+use serde_json::json;
+use tenantry::{BackupOptions, Manifest, Timestamp, create_backup, restore_backup, verify_backup};
+
+use crate::args::Format;
+use crate::failure::{Exit, Failure};
+use crate::output::{self, counted};
+use crate::place::Place;
+use crate::user::finish;
+
+/// What the name of a backup begins and ends with, around the time.
+const PREFIX: &str = "tenantry-";
+const SUFFIX: &str = ".tar.zst";
+
+pub(crate) async fn create(
+    place: &Place,
+    format: Format,
+    file: Option<PathBuf>,
+    database_only: bool,
+    keep: Option<u32>,
+) -> Result<(), Failure> {
+    let file = match (file, keep) {
+        (Some(dir), Some(_)) => dir.join(name_for_now()),
+        (Some(file), None) => file,
+        (None, _) => name_for_now().into(),
+    };
+    let store = place.open().await?;
+    let progress = Progress::new();
+    let created = create_backup(&store, &file, BackupOptions { database_only }, progress.callback()).await;
+    progress.0.finish_and_clear();
+    let backup = finish(&store, created.map_err(Failure::from)).await?;
+    if let (Some(keep), Some(dir)) = (keep, file.parent()) {
+        rotate(dir, keep)?;
+    }
+    show(format, &file, &backup.manifest, &[("archive_bytes", json!(backup.archive_bytes))])?;
+    for (path, why) in &backup.left_out {
+        anstream::eprintln!("left out: {}: {why}", path.display());
+    }
+    if backup.manifest.left_out == 0 {
+        return Ok(());
+    }
+    let left_out = counted(backup.manifest.left_out, "file");
+    Err(Failure::new(
+        Exit::Failure,
+        format!("the backup is there, but {left_out} could not be taken, or no archive holds them"),
+    ))
+}
+
+pub(crate) async fn verify(format: Format, file: &Path) -> Result<(), Failure> {
+    let progress = Progress::new();
+    let verified = verify_backup(file, progress.callback()).await;
+    progress.0.finish_and_clear();
+    let verified = verified?;
+    show(format, file, &verified.manifest, &[])?;
+    for finding in &verified.findings {
+        anstream::eprintln!("{}: {}", finding.kind, finding.detail);
+    }
+    if !verified.findings.is_empty() {
+        let findings = counted(verified.findings.len() as u64, "finding");
+        return Err(Failure::new(
+            Exit::Failure,
+            format!("the archive is whole, but the database in it has {findings}"),
+        ));
+    }
+    if verified.missing_directories > 0 && !verified.manifest.database_only {
+        let missing = counted(verified.missing_directories, "user");
+        return Err(Failure::new(
+            Exit::Failure,
+            format!("the archive is whole, but lacks the directories of {missing}"),
+        ));
+    }
+    anstream::eprintln!("all is well: {}", counted(verified.manifest.files, "file"));
+    Ok(())
+}
+
+pub(crate) async fn restore(format: Format, file: &Path, into: &Path) -> Result<(), Failure> {
+    let progress = Progress::new();
+    let restored = restore_backup(file, into, progress.callback()).await;
+    progress.0.finish_and_clear();
+    let restored = restored?;
+    show(format, file, &restored.manifest, &[])?;
+    if restored.report.findings.is_empty() {
+        anstream::eprintln!("restored into {}", into.display());
+        return Ok(());
+    }
+    let findings = counted(restored.report.findings.len() as u64, "finding");
+    let message = format!(
+        "restored into {}, where a check has {findings}: see `tenantry check --data-dir {}`",
+        into.display(),
+        into.display()
+    );
+    Err(Failure::new(Exit::Failure, message))
+}
+
+fn show(
+    format: Format,
+    file: &Path,
+    manifest: &Manifest,
+    more: &[(&'static str, serde_json::Value)],
+) -> Result<(), Failure> {
+    let mut fields = vec![
+        ("file", json!(file.display().to_string())),
+        ("store_id", json!(manifest.store_id.to_string())),
+        ("schema_version", json!(manifest.schema_version)),
+        ("created_at", json!(manifest.created_at)),
+        ("database_only", json!(manifest.database_only)),
+        ("users", json!(manifest.users)),
+        ("trashed", json!(manifest.trashed)),
+        ("files", json!(manifest.files)),
+        ("bytes", json!(manifest.bytes)),
+        ("left_out", json!(manifest.left_out)),
+    ];
+    fields.extend_from_slice(more);
+    output::record(format, &fields)
+}
+
+struct Progress(indicatif::ProgressBar);
+
+impl Progress {
+    fn new() -> Self {
+        Self(output::progress(None, "{spinner} {human_pos} files, {msg}"))
+    }
+
+    fn callback(&self) -> impl Fn(u64, u64) + Send + 'static {
+        let bar = self.0.clone();
+        move |files, bytes| {
+            bar.set_position(files);
+            bar.set_message(HumanBytes(bytes).to_string());
+        }
+    }
+}
+
+/// The name of a backup that is made now. In the order of names is in the order of time.
+#[allow(clippy::disallowed_methods, reason = "the person's now; the store has its own")]
+fn name_for_now() -> String {
+    let now = Timestamp::from(SystemTime::now()).to_string();
+    let time: String = now.chars().take(19).filter(|c| !matches!(c, '-' | ':')).collect();
+    format!("{PREFIX}{time}Z{SUFFIX}")
+}
+
+/// Whether a file is one that [`name_for_now`] named.
+fn is_backup(name: &str) -> bool {
+    let time = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)).map(str::as_bytes);
+    time.is_some_and(|time| {
+        time.len() == 16
+            && time.iter().enumerate().all(|(index, byte)| match index {
+                8 => *byte == b'T',
+                15 => *byte == b'Z',
+                _ => byte.is_ascii_digit(),
+            })
+    })
+}
+
+/// Removes all but the newest backups from a directory.
+fn rotate(dir: &Path, keep: u32) -> Result<(), Failure> {
+    let failed = |error| {
+        Failure::io(format!("the backup is there, but older ones in {} can't be removed", dir.display()), &error)
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        names.extend(entry.map_err(failed)?.file_name().into_string().ok().filter(|name| is_backup(name)));
+    }
+    names.sort_unstable();
+    let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+    for name in names.iter().rev().skip(keep) {
+        fs::remove_file(dir.join(name)).map_err(failed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,305 @@
+//! The format of a backup: a tar archive in zstd, whose first file is the manifest.
+//!
+//! The manifest, `manifest.jsonl`, has a line for the backup as a whole and then one for each entry that follows, in the order
+//! in which they follow. So reading goes through both side by side, and holds neither in memory. It is written last, as its
+//! hashes are known only then: a zstd stream may consist of frames one after the other, and the frame with the manifest
+//! is put before the frame with the rest.
+//!
+//! An archive that is read may be made by anybody. So nothing is taken from it but what the manifest announces,
+//! regular files and directories at paths of the store's own layout, and no more octets than announced.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tar::{EntryType, Header};
+use uuid::Uuid;
+
+use crate::content::Content;
+use crate::{Error, ErrorKind, Result, Timestamp};
+
+/// The version of the format.
+pub(super) const FORMAT: u32 = 1;
+const MANIFEST: &str = "manifest.jsonl";
+/// The image of the database.
+pub(super) const DATABASE: &str = "tenantry.db";
+/// The longest path of an entry: what one system call takes, with some room for what it is relative to.
+pub(super) const PATH_OCTETS_MAX: usize = 4_000;
+/// No honest line of a manifest is longer.
+const LINE_OCTETS_MAX: usize = 64 << 10;
+/// Of an archive that is read: zstd's own limit for what a decoder has to hold, 128 MiB.
+const WINDOW_LOG_MAX: u32 = 27;
+/// Slower is hardly smaller: <https://facebook.github.io/zstd/#benchmarks>.
+const LEVEL: i32 = 3;
+const BLOCK: u64 = 512;
+
+/// The first line of the manifest: what the backup is as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Manifest {
+    /// The version of the archive's format, 1.
+    pub format: u32,
+    /// Which store it is of.
+    pub store_id: Uuid,
+    /// The version of the database's schema.
+    pub schema_version: u32,
+    /// The moment that the image of the database is of.
+    pub created_at: Timestamp,
+    /// Whether the users' files were left out.
+    pub database_only: bool,
+    /// How many users there were.
+    pub users: u64,
+    /// How many were in the trash.
+    pub trashed: u64,
+    /// How many files there are, the database among them.
+    pub files: u64,
+    /// The sum of their lengths.
+    pub bytes: u64,
+    /// How many files were left out: see [`Backup::left_out`](super::Backup::left_out).
+    pub left_out: u64,
+}
+
+/// A further line of the manifest: an entry of the archive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// Relative to the data directory. What isn't UTF-8 is in `path_hex`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    path_hex: Option<String>,
+    pub(super) mode: u32,
+    /// A directory has none of these.
+    #[serde(flatten)]
+    pub(super) content: Option<Content>,
+}
+
+impl Entry {
+    pub(super) fn new(path: &Path, mode: u32, content: Option<Content>) -> Self {
+        let (text, hex) = match path.to_str() {
+            Some(text) => (Some(text.to_owned()), None),
+            None => (None, Some(path.as_os_str().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect())),
+        };
+        Self { path: text, path_hex: hex, mode, content }
+    }
+
+    /// The path, if it is one that may be written to: of the database, or below `storage/` or `trash/`.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        let path: PathBuf = match (&self.path, &self.path_hex) {
+            (Some(text), None) => text.into(),
+            (None, Some(hex)) => OsString::from_vec(unhex(hex)?).into(),
+            _ => return None,
+        };
+        let bytes = path.as_os_str().as_bytes();
+        let mut components = path.components();
+        let is_plain = path.components().all(|component| matches!(component, Component::Normal(_)))
+            // `components` skips what it takes for superfluous.
+            && path.components().collect::<PathBuf>().as_os_str() == path.as_os_str()
+            && bytes.len() <= PATH_OCTETS_MAX
+            && !bytes.contains(&0);
+        let is_ours = match components.next() {
+            Some(Component::Normal(first)) if first == DATABASE => {
+                components.next().is_none() && self.content.is_some()
+            }
+            Some(Component::Normal(first)) => first == "storage" || first == "trash",
+            _ => false,
+        };
+        (is_plain && is_ours).then_some(path)
+    }
+}
+
+fn unhex(hex: &str) -> Option<Vec<u8>> {
+    if !hex.len().is_multiple_of(2) || !hex.is_ascii() {
+        return None;
+    }
+    (0..hex.len()).step_by(2).map(|start| u8::from_str_radix(&hex[start..start + 2], 16).ok()).collect()
+}
+
+/// The archive but for its manifest, while it is written.
+pub(super) struct Body {
+    archive: tar::Builder<zstd::Encoder<'static, BufWriter<File>>>,
+    lines: BufWriter<File>,
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+}
+
+impl Body {
+    /// Writes into temporary files in this directory.
+    pub(super) fn new(dir: &Path) -> io::Result<Self> {
+        let file = BufWriter::new(tempfile::tempfile_in(dir)?);
+        let archive = tar::Builder::new(encoder(file)?);
+        Ok(Self { archive, lines: BufWriter::new(tempfile::tempfile_in(dir)?), files: 0, bytes: 0 })
+    }
+
+    pub(super) fn directory(&mut self, path: &Path, mode: u32) -> io::Result<()> {
+        let mut header = header(EntryType::Directory, mode, 0, 0);
+        self.archive.append_data(&mut header, path, io::empty())?;
+        self.line(&Entry::new(path, mode, None))
+    }
+
+    /// Takes a file of which it is known how long it is and what its hash is.
+    pub(super) fn file(
+        &mut self,
+        path: &Path,
+        mode: u32,
+        modified_at: u64,
+        content: Content,
+        input: impl Read,
+    ) -> io::Result<()> {
+        let mut header = header(EntryType::Regular, mode, content.size, modified_at);
+        self.archive.append_data(&mut header, path, input)?;
+        self.files += 1;
+        self.bytes += content.size;
+        self.line(&Entry::new(path, mode, Some(content)))
+    }
+
+    fn line(&mut self, entry: &Entry) -> io::Result<()> {
+        serde_json::to_writer(&mut self.lines, entry)?;
+        self.lines.write_all(b"\n")
+    }
+
+    /// Writes the manifest and then everything else.
+    pub(super) fn finish(self, manifest: &Manifest, output: &mut File) -> io::Result<()> {
+        let mut first_line = serde_json::to_vec(manifest)?;
+        first_line.push(b'\n');
+        let mut lines = rewound(self.lines)?;
+        let length = first_line.len() as u64 + lines.metadata()?.len();
+        let mut frame = encoder(output)?;
+        let mut header = header(EntryType::Regular, 0o600, length, 0);
+        header.set_path(MANIFEST)?;
+        header.set_cksum();
+        frame.write_all(header.as_bytes())?;
+        frame.write_all(&first_line)?;
+        io::copy(&mut lines, &mut frame)?;
+        let padding = (BLOCK - length % BLOCK) % BLOCK;
+        io::copy(&mut io::repeat(0).take(padding), &mut frame)?;
+        let output = frame.finish()?;
+        let mut body = rewound(self.archive.into_inner()?.finish()?)?;
+        io::copy(&mut body, output)?;
+        Ok(())
+    }
+}
+
+fn encoder<W: Write>(output: W) -> io::Result<zstd::Encoder<'static, W>> {
+    let mut encoder = zstd::Encoder::new(output, LEVEL)?;
+    encoder.include_checksum(true)?;
+    Ok(encoder)
+}
+
+fn rewound(file: BufWriter<File>) -> io::Result<File> {
+    let mut file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn header(kind: EntryType, mode: u32, size: u64, modified_at: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_mtime(modified_at);
+    header
+}
+
+/// Reads an archive from its beginning to its end, and hands over each entry once it is clear that the manifest announces it.
+/// The hash of a file is right only when the reader has come to its end.
+pub(super) fn read(
+    archive: File,
+    temp_dir: &Path,
+    mut visit: impl FnMut(&Manifest, &Path, &Entry, u64, &mut dyn Read) -> Result<()>,
+) -> Result<Manifest> {
+    let mut decoder = zstd::Decoder::new(archive).map_err(unreadable)?;
+    decoder.window_log_max(WINDOW_LOG_MAX).map_err(unreadable)?;
+    let mut archive = tar::Archive::new(decoder);
+    let mut entries = archive.entries().map_err(unreadable)?.raw(true);
+
+    let mut manifest = entries.next().ok_or_else(|| damaged("the archive is empty"))?.map_err(unreadable)?;
+    if manifest.path_bytes() != MANIFEST.as_bytes() || manifest.header().entry_type() != EntryType::Regular {
+        return Err(damaged("the archive does not begin with a manifest: it is no backup of a store"));
+    }
+    let spool = tempfile::tempfile_in(temp_dir).map_err(unwritable)?;
+    let mut spool = BufWriter::new(spool);
+    io::copy(&mut manifest, &mut spool).map_err(unreadable)?;
+    let mut lines = Lines { input: BufReader::new(rewound(spool).map_err(unwritable)?) };
+    let manifest: Manifest = lines.next()?.ok_or_else(|| damaged("the manifest is empty"))?;
+    if manifest.format != FORMAT {
+        return Err(Error::new(
+            ErrorKind::Incompatible,
+            format!("the backup has the format {}, and this program knows {FORMAT}", manifest.format),
+        ));
+    }
+
+    let (mut files, mut bytes) = (0, 0);
+    while let Some(entry) = lines.next::<Entry>()? {
+        let path = entry.path().ok_or_else(|| damaged("the manifest announces a path that no backup has"))?;
+        let mut long_name = None;
+        let mut found = loop {
+            let mut found = entries.next().ok_or_else(|| damaged("the archive ends too early"))?.map_err(unreadable)?;
+            if found.header().entry_type() != EntryType::GNULongName {
+                break found;
+            }
+            let mut name = Vec::new();
+            found.by_ref().take(PATH_OCTETS_MAX as u64 + 1).read_to_end(&mut name).map_err(unreadable)?;
+            name.pop_if(|last| *last == 0);
+            if long_name.replace(name).is_some() {
+                return Err(damaged("an entry of the archive has two names"));
+            }
+        };
+        let name = long_name.unwrap_or_else(|| found.path_bytes().into_owned());
+        let kind = found.header().entry_type();
+        let size = found.header().entry_size().map_err(unreadable)?;
+        let is_announced = name.strip_suffix(b"/").unwrap_or(&name) == path.as_os_str().as_bytes()
+            && match &entry.content {
+                None => kind == EntryType::Directory && size == 0,
+                Some(content) => kind == EntryType::Regular && size == content.size,
+            };
+        if !is_announced {
+            return Err(damaged("the archive holds something else than its manifest announces"));
+        }
+        let modified_at = found.header().mtime().unwrap_or_default();
+        if let Some(content) = &entry.content {
+            files += 1;
+            bytes += content.size;
+        }
+        visit(&manifest, &path, &entry, modified_at, &mut found)?;
+    }
+    if entries.next().is_some() {
+        return Err(damaged("the archive holds more than its manifest announces"));
+    }
+    if (files, bytes) != (manifest.files, manifest.bytes) {
+        return Err(damaged("the manifest announces another number of files than it lists"));
+    }
+    Ok(manifest)
+}
+
+/// The lines of a manifest.
+struct Lines {
+    input: BufReader<File>,
+}
+
+impl Lines {
+    fn next<T: for<'de> Deserialize<'de>>(&mut self) -> Result<Option<T>> {
+        let mut line = Vec::new();
+        let limit = LINE_OCTETS_MAX as u64;
+        self.input.by_ref().take(limit).read_until(b'\n', &mut line).map_err(unreadable)?;
+        if line.is_empty() {
+            return Ok(None);
+        }
+        let understood = serde_json::from_slice(&line);
+        Ok(Some(understood.map_err(|error| damaged("a line of the manifest can't be understood").with_source(error))?))
+    }
+}
+
+pub(super) fn damaged(message: &'static str) -> Error {
+    Error::new(ErrorKind::Corrupt, message)
+}
+
+fn unreadable(error: io::Error) -> Error {
+    damaged("the archive is damaged or no backup of a store").with_source(error)
+}
+
+pub(super) fn unwritable(error: io::Error) -> Error {
+    crate::storage::file_error(error, "the backup can't be written")
+}

@@ -1,0 +1,379 @@
+//! Backups: one archive with an image of the database and the files of all users, and the way back.
+
+mod archive;
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tracing::instrument;
+
+use crate::check::check_database;
+use crate::content::{Content, Hashed};
+use crate::sqlite::{Engine, Inspection, Options, Row};
+use crate::storage::{Item, Storage, file_error};
+use crate::store::on_thread;
+use crate::{Error, ErrorKind, Finding, FindingKind, Report, Result, Store, check};
+pub use archive::Manifest;
+use archive::{Body, DATABASE, FORMAT, PATH_OCTETS_MAX, damaged, unwritable};
+
+/// How many files that were left out are named.
+const LEFT_OUT_NAMED_MAX: usize = 100;
+
+/// What goes into a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackupOptions {
+    /// Leave out the users' files. The manifest says so.
+    pub database_only: bool,
+}
+
+/// A backup that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backup {
+    /// What is in it.
+    pub manifest: Manifest,
+    /// The size of the archive in bytes.
+    pub archive_bytes: u64,
+    /// What could not be taken, the first 100 of it: links, pipes and the like, which no archive holds; files that could not be
+    /// read, or changed whenever they were read; directories that are missing. With the path and the reason.
+    pub left_out: Vec<(PathBuf, String)>,
+}
+
+/// A backup that was read from beginning to end, each hash compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verified {
+    /// What is in it.
+    pub manifest: Manifest,
+    /// What a check of the image of the database found.
+    pub findings: Vec<Finding>,
+    /// How many users have a directory according to the database, but none in the archive.
+    pub missing_directories: u64,
+}
+
+/// A backup that was restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Restored {
+    /// What was in it.
+    pub manifest: Manifest,
+    /// What a check of the restored store found. Of a backup without the users' files, that they are lost.
+    pub report: Report,
+}
+
+/// Writes a backup of the store to a file that isn't there yet, readable by nobody else. Others may use the store
+/// meanwhile, except that a purge is `Busy` (and the backup, while a purge is under way).
+///
+/// The database is of one moment. A file of a user is as it was at some moment after that; one that changes while it is
+/// read is read again, up to three times. The archive is tar in zstd: `tar --zstd -tf` lists it. It is written under a temporary name
+/// in the same directory, and named when it is complete and on the disk.
+///
+/// `progress` is called with the number of files and of bytes so far.
+///
+/// Errors: `Exists` if the file is there; `Busy`; `StorageUnavailable`; `Full`, `ReadOnly`, `Io`, `Corrupt`.
+#[instrument(level = "debug", skip_all)]
+pub async fn create_backup(
+    store: &Store,
+    file: impl Into<PathBuf>,
+    options: BackupOptions,
+    progress: impl Fn(u64, u64) + Send + 'static,
+) -> Result<Backup> {
+    let (engine, file) = (store.shared_engine(), file.into());
+    on_thread(move || create(&engine, &file, options, &progress)).await?
+}
+
+/// Reads a backup from beginning to end, compares each hash, and checks the image of the database.
+///
+/// It needs room for that image in the directory for temporary files.
+///
+/// Errors: `Corrupt` if the archive differs from its manifest in anything; `Incompatible` if it is of another format or of a
+/// newer store; `Io`, `Full`.
+#[instrument(level = "debug", skip_all)]
+pub async fn verify_backup(file: impl Into<PathBuf>, progress: impl Fn(u64, u64) + Send + 'static) -> Result<Verified> {
+    let file = file.into();
+    on_thread(move || verify(&file, &progress)).await?
+}
+
+/// Restores a backup into a directory that isn't there yet, or is empty. It is written and checked under another name
+/// beside it, and has its own name only when it is complete and on the disk.
+///
+/// Nothing is trusted that the archive says of permissions: everything is for its owner alone.
+///
+/// Errors: `NotEmpty` if there is something in the directory; those of [`verify_backup`]. In all cases nothing is left.
+#[instrument(level = "debug", skip_all)]
+pub async fn restore_backup(
+    file: impl Into<PathBuf>,
+    into: impl Into<PathBuf>,
+    progress: impl Fn(u64, u64) + Send + 'static,
+) -> Result<Restored> {
+    let (file, into) = (file.into(), into.into());
+    let beside = parent(&into).to_owned();
+    let (place, manifest) = {
+        let into = into.clone();
+        on_thread(move || extract(&file, &into, &progress)).await??
+    };
+    let data_dir = place.path().join("data");
+    // Opening it brings the database into its usual form, and finishes what was under way when it was backed up.
+    Store::builder(&data_dir).create_if_missing(false).open().await?.close().await?;
+    let report = check(&data_dir).await?;
+    let named = on_thread(move || {
+        std::fs::rename(&data_dir, &into).and_then(|()| File::open(&beside)?.sync_all()).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(),
+                _ => unwritable(error),
+            }
+        })
+    });
+    named.await??;
+    drop(place);
+    Ok(Restored { manifest, report })
+}
+
+fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &dyn Fn(u64, u64)) -> Result<Backup> {
+    if std::fs::symlink_metadata(file).is_ok() {
+        return Err(Error::new(ErrorKind::Exists, "there is a file of that name already"));
+    }
+    // From before the image on: a user who is in it and was purged would have no files.
+    let storage = if options.database_only { None } else { Some(engine.storage()?) };
+    let _no_purges = storage.map(Storage::keep_purges_away).transpose()?;
+    let dir = parent(file);
+    let temp = tempfile::Builder::new().prefix(".tenantry-backup-").tempdir_in(dir).map_err(unwritable)?;
+    let created_at = engine.now();
+    engine.write_image(&temp.path().join(DATABASE))?;
+    let inspection = Inspection::open(&Options::to_look(temp.path().to_owned()))?;
+
+    let mut making =
+        Making { body: Body::new(temp.path()).map_err(unwritable)?, left_out: Vec::new(), count: 0, progress };
+    let mut image = File::open(temp.path().join(DATABASE)).map_err(unwritable)?;
+    let mut hashed = Hashed::new(&image);
+    io::copy(&mut hashed, &mut io::sink()).map_err(unwritable)?;
+    let content = hashed.content();
+    image.rewind().map_err(unwritable)?;
+    making.take(Item::File { path: DATABASE.into(), mode: 0o600, modified_at: 0, content, octets: &mut image })?;
+    let (mut users, mut trashed) = (0, 0);
+    inspection.each_row(|Row { id, path, has_directory, is_trashed, .. }| {
+        *if is_trashed { &mut trashed } else { &mut users } += 1;
+        let (Some(storage), Some(path), true) = (storage, path, has_directory) else { return Ok(()) };
+        let goes_to = if is_trashed { Storage::relative_trash(id) } else { Storage::relative(&path) };
+        if !storage.read_user(id, &path, &goes_to, |item| making.take(item))? {
+            making.leave_out(goes_to, "the directory is missing".to_owned());
+        }
+        Ok(())
+    })?;
+    let manifest = Manifest {
+        format: FORMAT,
+        store_id: inspection.identity()?.map(|(id, _)| id).unwrap_or_default(),
+        schema_version: inspection.schema_version()?,
+        created_at,
+        database_only: options.database_only,
+        users,
+        trashed,
+        files: making.body.files,
+        bytes: making.body.bytes,
+        left_out: making.count,
+    };
+    let mut output = tempfile::Builder::new().prefix(".tenantry-backup-").tempfile_in(dir).map_err(unwritable)?;
+    making.body.finish(&manifest, output.as_file_mut()).map_err(unwritable)?;
+    output.as_file().sync_all().map_err(unwritable)?;
+    let archive_bytes = output.as_file().metadata().map_err(unwritable)?.len();
+    output.persist_noclobber(file).map_err(|failed| match failed.error.kind() {
+        io::ErrorKind::AlreadyExists => Error::new(ErrorKind::Exists, "there is a file of that name already"),
+        _ => unwritable(failed.error),
+    })?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
+    Ok(Backup { manifest, archive_bytes, left_out: making.left_out })
+}
+
+/// A backup while it is made.
+struct Making<'p> {
+    body: Body,
+    left_out: Vec<(PathBuf, String)>,
+    /// Of what was left out, named or not.
+    count: u64,
+    progress: &'p dyn Fn(u64, u64),
+}
+
+impl Making<'_> {
+    fn take(&mut self, item: Item<'_>) -> Result<()> {
+        match item {
+            Item::LeftOut { path, why } => self.leave_out(path, why),
+            Item::Directory { path, .. } | Item::File { path, .. } if path.as_os_str().len() > PATH_OCTETS_MAX => {
+                self.leave_out(path, "the path is too long for a backup".to_owned());
+            }
+            Item::Directory { path, mode } => self.body.directory(&path, mode).map_err(unwritable)?,
+            Item::File { path, mode, modified_at, content, octets } => {
+                self.body.file(&path, mode, modified_at, content, octets).map_err(unwritable)?;
+                (self.progress)(self.body.files, self.body.bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn leave_out(&mut self, path: PathBuf, why: String) {
+        self.count += 1;
+        if self.left_out.len() < LEFT_OUT_NAMED_MAX {
+            self.left_out.push((path, why));
+        }
+    }
+}
+
+fn verify(file: &Path, progress: &dyn Fn(u64, u64)) -> Result<Verified> {
+    let temp = tempfile::tempdir().map_err(unwritable)?;
+    let mut image = Image::Expected;
+    let mut reading = Reading { files: 0, bytes: 0, progress };
+    let mut directories: u64 = 0;
+    let manifest = archive::read(open(file)?, temp.path(), |_, path, entry, _, octets| {
+        let Some(content) = &entry.content else {
+            directories += u64::from(image.get()?.is_of_user(path)?);
+            return Ok(());
+        };
+        if path == Path::new(DATABASE) {
+            let mut output = create_private(&temp.path().join(DATABASE))?;
+            reading.copy(content, octets, &mut output)?;
+            image = Image::There(Inspection::open(&Options::to_look(temp.path().to_owned()))?);
+            return Ok(());
+        }
+        image.get()?;
+        reading.copy(content, octets, &mut io::sink())
+    })?;
+    let inspection = image.get()?;
+    check_against(&manifest, inspection)?;
+    let report = check_database(inspection)?;
+    let mut expected = 0;
+    inspection.each_row(|row| {
+        expected += u64::from(row.has_directory);
+        Ok(())
+    })?;
+    let missing_directories = if manifest.database_only { expected } else { expected.saturating_sub(directories) };
+    Ok(Verified { manifest, findings: report.findings, missing_directories })
+}
+
+/// The image of the database, which comes before everything else.
+enum Image {
+    Expected,
+    There(Inspection),
+}
+
+impl Image {
+    fn get(&self) -> Result<&Inspection> {
+        match self {
+            Self::Expected => Err(damaged("the backup does not begin with the database")),
+            Self::There(inspection) => Ok(inspection),
+        }
+    }
+}
+
+/// Whether the manifest and the image are about the same.
+fn check_against(manifest: &Manifest, image: &Inspection) -> Result<()> {
+    let store_id = image.identity()?.map(|(id, _)| id).unwrap_or_default();
+    if store_id != manifest.store_id || image.schema_version()? != manifest.schema_version {
+        return Err(damaged("the manifest and the database in the archive belong to different stores"));
+    }
+    Ok(())
+}
+
+/// An archive while it is read.
+struct Reading<'p> {
+    files: u64,
+    bytes: u64,
+    progress: &'p dyn Fn(u64, u64),
+}
+
+impl Reading<'_> {
+    /// Passes a file on, and compares it with what was announced.
+    fn copy(&mut self, announced: &Content, octets: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
+        let mut hashed = Hashed::new(octets);
+        io::copy(&mut hashed, output).map_err(unwritable)?;
+        self.took(announced, &hashed.content())
+    }
+
+    fn took(&mut self, announced: &Content, found: &Content) -> Result<()> {
+        if announced != found {
+            return Err(damaged("a file in the archive is not what the manifest announces: its hash differs"));
+        }
+        self.files += 1;
+        self.bytes += found.size;
+        (self.progress)(self.files, self.bytes);
+        Ok(())
+    }
+}
+
+/// Unpacks a backup beside the place where it is to go.
+fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(TempDir, Manifest)> {
+    match std::fs::read_dir(into).map(|mut entries| entries.next()) {
+        Ok(None) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Ok(Some(_)) => return Err(not_empty()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(not_empty()),
+        Err(error) => return Err(unwritable(error)),
+    }
+    let archive = open(file)?;
+    let place = tempfile::Builder::new().prefix(".tenantry-restore-").tempdir_in(parent(into)).map_err(unwritable)?;
+    let data_dir = place.path().join("data");
+    DirBuilder::new().mode(0o700).create(&data_dir).map_err(unwritable)?;
+    let mut reading = Reading { files: 0, bytes: 0, progress };
+    let mut storage = None;
+    let mut last: Option<(PathBuf, OwnedFd)> = None;
+    let manifest = archive::read(archive, place.path(), |manifest, path, entry, modified_at, octets| {
+        if path == Path::new(DATABASE) {
+            let Some(content) = &entry.content else { return Err(damaged("the database is no file")) };
+            let mut output = create_private(&data_dir.join(DATABASE))?;
+            return reading.copy(content, octets, &mut output);
+        }
+        let storage = match &mut storage {
+            Some(storage) => storage,
+            none => none.insert(Storage::open(&data_dir, manifest.store_id, false)?),
+        };
+        let Some(content) = &entry.content else {
+            last = Some((path.to_owned(), storage.write_directory(path)?));
+            return Ok(());
+        };
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(damaged("a file in the archive has no name"));
+        };
+        let dir = match last.take() {
+            Some((path, dir)) if path == above => dir,
+            _ => storage.write_directory(above)?,
+        };
+        let mut hashed = Hashed::new(octets);
+        Storage::write_file_in(&dir, name, entry.mode, modified_at, &mut hashed).map_err(unwritable)?;
+        last = Some((above.to_owned(), dir));
+        reading.took(content, &hashed.content())
+    })?;
+    let storage = match storage {
+        Some(storage) => storage,
+        None => Storage::open(&data_dir, manifest.store_id, false)?,
+    };
+    storage.sync_all()?;
+    let inspection = Inspection::open(&Options::to_look(data_dir))?;
+    check_against(&manifest, &inspection)?;
+    if check_database(&inspection)?.findings.iter().any(|finding| finding.kind == FindingKind::DatabaseDamaged) {
+        return Err(damaged("the database in the archive is damaged"));
+    }
+    Ok((place, manifest))
+}
+
+fn open(file: &Path) -> Result<File> {
+    File::open(file).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, "there is no such backup").with_source(error),
+        _ => file_error(error, "the backup can't be read"),
+    })
+}
+
+fn create_private(path: &Path) -> Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(unwritable)
+}
+
+/// The directory in which a file is, or is to be.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn not_empty() -> Error {
+    Error::new(ErrorKind::NotEmpty, "a backup is restored into a directory that is new or empty, and this one isn't")
+}
