@@ -454,6 +454,8 @@ impl Survey<'_> {
                             (FindingKind::DirectoryUnadopted, "the store did not make it: adopt it, or move it away")
                         };
                         let path = Storage::relative_stray(&Stray::InStorage(path));
+                        // Once it is recorded, this would be found of it.
+                        self.rights(entry.kind, owner, Some(id), || path.clone());
                         self.report.add(kind, Some(id), Some(path), detail);
                     }
                     (Owner::Above, EntryKind::Directory(_)) => {

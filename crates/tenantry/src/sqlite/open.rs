@@ -106,11 +106,11 @@ fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient)
         tx.execute("INSERT INTO tenantry_store (only_row, id, is_marked) VALUES (1, ?1, 0)", [store_id.as_bytes()])?;
         super::lifecycle::retire_paths_of_v1(&tx)?;
     }
-    point::reach("commit: the store has an id");
+    point::reach("open: record the id of the store");
     tx.commit()?;
     let (store_id, is_marked) = identity(conn)?.ok_or_else(|| Error::new(ErrorKind::Corrupt, "the store has no id"))?;
     let storage = Storage::open(&options.data_dir, store_id, is_marked)?;
-    point::reach("commit: storage/ is marked");
+    point::reach("open: record that there is a marker");
     conn.execute("UPDATE tenantry_store SET is_marked = 1", [])?;
     Ok(storage)
 }
@@ -242,6 +242,7 @@ fn create(options: &Options) -> Result<()> {
     remove_database(&path)?;
     let created = create_at(&path, options).and_then(|()| {
         let failed = |error| file_error(error, "the database file can't be created");
+        point::reach("create: name the database");
         std::fs::rename(&path, options.database()).map_err(failed)
     });
     if created.is_err() {
@@ -253,6 +254,7 @@ fn create(options: &Options) -> Result<()> {
 
 /// Makes a database that is one file, without a log, and on the disk.
 fn create_at(path: &Path, options: &Options) -> Result<()> {
+    point::reach("create: make the database");
     // Readable by nobody else; SQLite gives its log the same mode. This descriptor is closed before SQLite opens one.
     OpenOptions::new()
         .write(true)
@@ -261,6 +263,7 @@ fn create_at(path: &Path, options: &Options) -> Result<()> {
         .open(path)
         .map_err(|error| file_error(error, "the database file can't be created"))?;
     let mut conn = connect(path, options, Role::Writer)?;
+    point::reach("create: fill the database");
     migrate(&mut conn)?;
     // Closing would do this too, but not tell if it failed.
     let is_incomplete: bool = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
@@ -358,6 +361,7 @@ fn create_data_dir(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
+    point::reach("create: make the data directory");
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -400,6 +404,7 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {
+    point::reach("create: sync a directory");
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(|error| file_error(error, "a directory of the store can't be synchronised"))

@@ -495,6 +495,7 @@ impl WriterThread {
         self.conn.unguarded().execute_batch("PRAGMA synchronous = FULL")?;
         let synced = self.begin(Instant::now()).and_then(|()| {
             self.conn.unguarded().execute_batch("UPDATE tenantry_store SET log_syncs = log_syncs + 1")?;
+            point::reach("commit: what came before is on the disk");
             Ok(self.conn.commit()?)
         });
         self.roll_back();

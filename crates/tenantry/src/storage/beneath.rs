@@ -78,20 +78,19 @@ pub(super) fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
 pub(super) fn make_dir(at: impl AsFd, name: impl Arg + Copy, point: &'static str) -> io::Result<OwnedFd> {
     point::reach(point);
     match fs::mkdirat(&at, name, PRIVATE) {
-        Ok(()) => {
-            // The umask may have taken away even what the owner needs.
-            if stat(&at, name)?.is_some_and(|made| !Mode::from_raw_mode(made.st_mode).contains(PRIVATE)) {
-                make_private(&at, name)?;
-            }
-        }
-        Err(Errno::EXIST) => {}
+        Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
+    }
+    // The umask may have taken away even what the owner needs: now, or before a crash that came before this.
+    if stat(&at, name)?.is_some_and(|made| is_dir(&made) && !Mode::from_raw_mode(made.st_mode).contains(PRIVATE)) {
+        make_private(&at, name, "make: change a mode")?;
     }
     open_dir(at, name, Mounts::Enter)
 }
 
 /// Gives a directory the mode 0700, whatever it is now.
-pub(super) fn make_private(at: impl AsFd, name: impl Arg + Copy) -> io::Result<()> {
+pub(super) fn make_private(at: impl AsFd, name: impl Arg + Copy, point: &'static str) -> io::Result<()> {
+    point::reach(point);
     // A directory that can't be opened can still be named by a descriptor; the detour through /proc is how its mode is
     // changed before Linux 6.6.
     let dir = open(at, name, OFlags::PATH | OFlags::DIRECTORY, Mounts::Refuse)?;

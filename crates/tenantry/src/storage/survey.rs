@@ -134,7 +134,7 @@ impl Storage {
 
     /// Gives a directory within the data directory the mode 0700, with no link on the way.
     pub(crate) fn make_private(&self, path: &Path) -> Result<()> {
-        beneath::make_private(&self.data, path).map_err(refused)
+        beneath::make_private(&self.data, path, "repair: change a mode").map_err(refused)
     }
 }
 

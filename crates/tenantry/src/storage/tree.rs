@@ -22,6 +22,7 @@ const NAMED_MAX: usize = 100;
 
 const REMOVE_FILE: &str = "remove: a file";
 const REMOVE_DIR: &str = "remove: a directory";
+const MAKE_ACCESSIBLE: &str = "remove: change a mode";
 
 /// What a directory holds, as far as it could be walked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -295,7 +296,9 @@ impl Emptying<'_> {
                 Some(Errno::EXIST) => {}
                 Some(Errno::NOENT) => return Ok(true),
                 // To move a directory is to write its "..".
-                Some(Errno::ACCESS) if !was_made_accessible && beneath::make_private(dir, name).is_ok() => {
+                Some(Errno::ACCESS)
+                    if !was_made_accessible && beneath::make_private(dir, name, MAKE_ACCESSIBLE).is_ok() =>
+                {
                     was_made_accessible = true;
                 }
                 _ => return Ok(self.leave(origin(), error)),
@@ -330,13 +333,14 @@ impl Emptying<'_> {
 fn open_accessible(at: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
     match open_dir(&at, name, Mounts::Refuse) {
         Err(error) if errno(&error) == Some(Errno::ACCESS) => {
-            beneath::make_private(&at, name)?;
+            beneath::make_private(&at, name, MAKE_ACCESSIBLE)?;
             open_dir(&at, name, Mounts::Refuse)
         }
         Ok(dir) => {
             let mode = Mode::from_raw_mode(fs::fstat(&dir)?.st_mode);
             if !mode.contains(beneath::PRIVATE) {
                 // If that isn't allowed, what it takes will be.
+                crate::point::reach(MAKE_ACCESSIBLE);
                 let _ = fs::fchmod(&dir, beneath::PRIVATE);
             }
             Ok(dir)

@@ -1,1 +1,0 @@
-pub(crate) fn reach(_: &'static str) {}

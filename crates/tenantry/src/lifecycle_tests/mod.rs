@@ -1,0 +1,389 @@
+//! Crashes at every point of every operation on users and their directories.
+//!
+//! A scenario prepares a store, and then has a child process do something to a copy of it: once for each
+//! [point](crate::point) that is passed, at which the child aborts. Whatever the point, opening the store again must
+//! lead to the state before or after the operation that was under way, and what was answered must have lasted.
+//!
+//! An abort leaves what was written to the system's caches. So this doesn't test that what must be on the disk is there.
+
+mod child;
+mod random;
+mod sources;
+mod world;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+pub(crate) use child::reach;
+use child::{Crash, Orders, Ran};
+use world::{Model, Op, Place, World, derived, outcome};
+
+/// Every point, with the scenarios in which it is passed. `delete*` are all whose names begin with `delete`.
+const POINTS: &[(&str, &str)] = &[
+    ("adopt: change a mode", "adopt_first adopt_other adopt_new"),
+    ("adopt: remove the empty directory", "adopt_other adopt_late recover_adopt"),
+    ("adopt: sync a directory", "adopt_first adopt_other adopt_new"),
+    ("adopt: sync the directory above", "adopt_other recover_adopt"),
+    ("commit: a purge is done", "recover_purge"),
+    ("commit: the database is rewritten", "purge* recover_purge"),
+    ("commit: the intents are done", "make_* delete* restore* purge* adopt_other adopt_late repair recover_*"),
+    ("commit: the rows", "make_* delete* restore* purge* adopt_first adopt_other adopt_new repair"),
+    ("commit: what came before is on the disk", "delete_normal"),
+    ("create: fill the database", "open_*"),
+    ("create: make the data directory", "open_*"),
+    ("create: make the database", "open_*"),
+    ("create: name the database", "open_*"),
+    ("create: sync a directory", "open_*"),
+    ("erase: cut the log", "purge* recover_purge"),
+    ("erase: rewrite the database", "purge* recover_purge"),
+    ("make: a directory", "make_* restore* recover_make recover_restore"),
+    ("make: change a mode", "make_masked"),
+    ("make: sync a directory", "make_* restore* recover_make recover_restore"),
+    ("open: make a directory of the store", "open_*"),
+    ("open: name the marker", "open_*"),
+    ("open: record that there is a marker", "open_*"),
+    ("open: record the id of the store", "open_*"),
+    ("open: sync the data directory", "open_*"),
+    ("open: sync the marker", "open_*"),
+    ("open: write the marker", "open_*"),
+    ("quarantine: make a place", "adopt_late repair"),
+    ("quarantine: make its directory", "adopt_late repair"),
+    ("quarantine: move", "adopt_late repair"),
+    ("quarantine: sync", "adopt_late repair"),
+    ("quarantine: sync the note", "adopt_late repair"),
+    ("quarantine: write the note", "adopt_late repair"),
+    ("remove: a directory", "purge* recover_purge"),
+    ("remove: a file", "purge* recover_purge"),
+    ("remove: change a mode", "purge"),
+    ("remove: move a directory up", "purge* recover_purge"),
+    ("remove: sync the trash", "purge* recover_purge"),
+    ("repair: change a mode", "repair"),
+    ("restore: move the directory", "restore* recover_restore"),
+    ("restore: sync", "restore* recover_restore"),
+    ("trash: move the directory", "delete* recover_delete"),
+    ("trash: sync", "delete* recover_delete"),
+];
+
+/// More points than any scenario passes.
+const POINTS_MAX: u64 = 1_000;
+
+const ADA: u8 = 0;
+const BOB: u8 = 1;
+const CYD: u8 = 2;
+const CHOSEN: &str = "customers/x/ada";
+
+#[derive(Default)]
+struct Scenario {
+    /// What is done before.
+    setup: Vec<Op>,
+    /// What else, for which operations aren't enough.
+    setup_more: Option<fn(&Place, &mut Model)>,
+    /// What is done in the child, and how.
+    orders: Orders,
+    /// Whether it is the opening after the crash that crashes at every point, for every point of the operations.
+    is_of_recovery: bool,
+}
+
+/// How the crashes of a scenario are judged.
+struct Judge {
+    ops: Vec<Op>,
+    /// What is there after so many of the operations.
+    states: Vec<Model>,
+    outcomes: Vec<String>,
+}
+
+impl Judge {
+    fn new(mut model: Model, ops: &[Op]) -> Self {
+        let mut judge = Self { ops: ops.to_vec(), states: vec![model.clone()], outcomes: Vec::new() };
+        for op in ops {
+            judge.outcomes.push(outcome(model.apply(op)));
+            judge.states.push(model.clone());
+        }
+        judge
+    }
+
+    /// Opens what the child has left, and answers how many of the operations have happened: those that were answered, and
+    /// perhaps the one after.
+    fn happened(&self, ran: &Ran, data: &Path) -> usize {
+        let answered = ran.did.len();
+        assert_eq!(ran.did, self.outcomes[..answered]);
+        let found = World::find_sound(data, &[]);
+        let happened = (answered..=answered + 1)
+            .find(|so_many| self.states.get(*so_many).is_some_and(|model| model.world == found));
+        let happened = happened.unwrap_or_else(|| {
+            let (before, after) = (&self.states[answered], self.states.get(answered + 1));
+            panic!("neither as before nor as after: {found:#?}\nbefore: {before:#?}\nafter: {after:#?}")
+        });
+        self.states[happened].check_erased(data);
+        happened
+    }
+
+    /// Judges what the child has left, and goes on to the end.
+    fn judge(&self, ran: &Ran, data: &Path) {
+        let last = self.states.last().unwrap();
+        if self.ops.iter().any(|op| matches!(op, Op::Repair)) {
+            // What it had not come to is still there. Nothing is lost meanwhile, and another repair ends it.
+            let (found, _) = World::find(data, &[]);
+            assert_eq!(found.contents(), last.world.contents());
+            World::find(data, &self.ops);
+            assert_eq!(World::find_sound(data, &[]), last.world);
+            return;
+        }
+        let happened = self.happened(ran, data);
+        if happened < self.ops.len() {
+            assert_eq!(World::find_sound(data, &self.ops[happened..]), last.world, "it can't be gone on with");
+            last.check_erased(data);
+        }
+    }
+}
+
+/// Aborts a child at each point of a scenario in turn, until one comes to the end.
+fn crash_everywhere(name: &str, scenario: Scenario) {
+    let place = Place::new();
+    let mut model = Model::default();
+    place.prepare(&mut model, &scenario.setup);
+    if let Some(more) = scenario.setup_more {
+        more(&place, &mut model);
+    }
+    let judge = Judge::new(model, &scenario.orders.ops);
+    let mut passed = BTreeSet::new();
+    for at in 1..POINTS_MAX {
+        let place = place.copy();
+        let ran = Orders { crash: Crash::At(at), ..scenario.orders.clone() }.run(&place.data());
+        println!("crash {at} at {:?}", ran.points.last());
+        if scenario.is_of_recovery && ran.has_crashed {
+            crash_in_recovery(&place, &judge, &ran, &mut passed);
+        } else {
+            if !scenario.is_of_recovery {
+                passed.extend(ran.points.iter().cloned());
+            }
+            judge.judge(&ran, &place.data());
+        }
+        if !ran.has_crashed {
+            assert_eq!(ran.did, judge.outcomes);
+            assert!(at > 1, "there is no point");
+            let expected =
+                POINTS.iter().filter(|(_, scenarios)| scenarios.split(' ').any(|pattern| fits(name, pattern)));
+            assert_eq!(passed, expected.map(|(point, _)| (*point).to_owned()).collect(), "see POINTS");
+            return;
+        }
+    }
+    panic!("it doesn't come to an end");
+}
+
+fn fits(scenario: &str, pattern: &str) -> bool {
+    pattern.strip_suffix('*').map_or(scenario == pattern, |start| scenario.starts_with(start))
+}
+
+/// Aborts the opening after a crash at each of its points in turn.
+fn crash_in_recovery(place: &Place, judge: &Judge, ran: &Ran, passed: &mut BTreeSet<String>) {
+    for at in 1..POINTS_MAX {
+        let place = place.copy();
+        let opening = Orders { crash: Crash::At(at), is_opening_armed: true, ..Orders::default() };
+        let reopened = opening.run(&place.data());
+        println!("  then {at} at {:?}", reopened.points.last());
+        passed.extend(reopened.points.iter().cloned());
+        judge.judge(ran, &place.data());
+        if !reopened.has_crashed {
+            return;
+        }
+    }
+    panic!("the opening doesn't come to an end");
+}
+
+/// A user with these files.
+fn person(user: u8, path: Option<&str>, files: &[&str]) -> Vec<Op> {
+    let mut ops = vec![Op::Create { user, email: user, path: path.map(str::to_owned) }, Op::Open { user }];
+    ops.extend(files.iter().map(|file| Op::Write { user, file: (*file).to_owned() }));
+    ops
+}
+
+fn nested(user: u8) -> Vec<Op> {
+    person(user, None, &["a.txt", "b/c.txt", "b/d/e.txt"])
+}
+
+fn trashed(user: u8) -> Vec<Op> {
+    [nested(user), vec![Op::Delete { user }]].concat()
+}
+
+/// What a purge meets of everything, also a name that it would take for what it moves.
+fn tangled(user: u8) -> Vec<Op> {
+    let files = ["a.txt", "b/c.txt", "b/d/e.txt", "b/d/f/g.txt", "b/h/i.txt", "moved-1/j.txt"];
+    let complicate = Op::Complicate { user, dir: "b/d".to_owned() };
+    [person(user, None, &files), vec![complicate, Op::Delete { user }]].concat()
+}
+
+fn place_chosen() -> Op {
+    Op::Place { path: format!("storage/{CHOSEN}") }
+}
+
+fn adopt() -> Op {
+    Op::Adopt { user: ADA, path: CHOSEN.to_owned() }
+}
+
+fn to_do(ops: impl Into<Vec<Op>>) -> Orders {
+    Orders { ops: ops.into(), ..Orders::default() }
+}
+
+/// An adoption crashes before it removes the directory that the user had, and somebody still writes into that.
+fn write_into_what_is_discarded(place: &Place, model: &mut Model) {
+    let crash = Crash::Point("adopt: remove the empty directory".to_owned());
+    let ran = Orders { crash, ..to_do([adopt()]) }.run(&place.data());
+    assert!(ran.has_crashed);
+    model.apply(&adopt()).unwrap();
+    std::fs::write(place.data().join(derived(ADA)).join("late.txt"), "late").unwrap();
+    model.world.quarantine.insert(derived(ADA), [("late.txt".to_owned(), "late".to_owned())].into());
+}
+
+macro_rules! scenarios {
+    ($($name:ident $test:ident $scenario:expr;)*) => {
+        const SCENARIOS: &[&str] = &[$(stringify!($name)),*];
+        $(
+            #[test]
+            fn $test() {
+                crash_everywhere(stringify!($name), $scenario);
+            }
+        )*
+    };
+}
+
+scenarios! {
+    open_first a_crash_in_the_first_opening_leaves_a_store_that_opens Scenario {
+        orders: Orders { is_opening_armed: true, ..Orders::default() },
+        ..Scenario::default()
+    };
+    make_derived a_crash_while_a_derived_path_is_made_leaves_a_directory_or_none Scenario {
+        setup: person(BOB, None, &["a.txt"]),
+        orders: to_do(nested(ADA)),
+        ..Scenario::default()
+    };
+    make_chosen a_crash_while_a_chosen_path_is_made_leaves_a_directory_or_none Scenario {
+        setup: person(BOB, Some("customers/bob"), &["a.txt"]),
+        orders: to_do(person(ADA, Some(CHOSEN), &["a.txt"])),
+        ..Scenario::default()
+    };
+    make_masked a_crash_while_the_umask_takes_away_rights_leaves_none_missing Scenario {
+        setup: vec![Op::Create { user: ADA, email: ADA, path: Some(CHOSEN.to_owned()) }],
+        orders: Orders { umask: Some(0o777), ..to_do([Op::Open { user: ADA }]) },
+        ..Scenario::default()
+    };
+    delete a_crash_in_a_deletion_leaves_a_user_or_one_in_the_trash Scenario {
+        setup: [nested(BOB), person(ADA, Some(CHOSEN), &["a.txt", "b/c.txt"])].concat(),
+        orders: to_do([Op::Delete { user: ADA }]),
+        ..Scenario::default()
+    };
+    delete_within a_crash_in_a_deletion_within_a_transaction_leaves_a_user_or_one_in_the_trash Scenario {
+        setup: nested(ADA),
+        orders: to_do([Op::DeleteWithin { user: ADA }]),
+        ..Scenario::default()
+    };
+    delete_two a_crash_in_the_second_deletion_leaves_the_first_one_done Scenario {
+        setup: [nested(ADA), nested(BOB)].concat(),
+        orders: to_do([Op::Delete { user: ADA }, Op::Delete { user: BOB }]),
+        ..Scenario::default()
+    };
+    delete_normal a_crash_in_a_deletion_with_normal_durability_leaves_a_user_or_one_in_the_trash Scenario {
+        setup: nested(ADA),
+        orders: Orders { is_durability_normal: true, ..to_do([Op::Delete { user: ADA }]) },
+        ..Scenario::default()
+    };
+    restore a_crash_in_a_restore_leaves_a_user_or_one_in_the_trash Scenario {
+        setup: trashed(ADA),
+        orders: to_do([Op::Restore { user: ADA, email: None }]),
+        ..Scenario::default()
+    };
+    restore_email a_crash_in_a_restore_with_another_address_leaves_the_old_one_or_the_new Scenario {
+        setup: [trashed(ADA), vec![Op::Create { user: BOB, email: ADA, path: None }]].concat(),
+        orders: to_do([Op::Restore { user: ADA, email: None }, Op::Restore { user: ADA, email: Some(9) }]),
+        ..Scenario::default()
+    };
+    purge a_crash_in_a_purge_leaves_nothing_once_it_has_begun Scenario {
+        setup: [tangled(ADA), nested(BOB)].concat(),
+        orders: to_do([Op::Purge { user: ADA }]),
+        ..Scenario::default()
+    };
+    purge_all a_crash_in_a_purge_of_several_leaves_nothing_of_all_once_it_has_begun Scenario {
+        setup: [trashed(ADA), vec![Op::Create { user: BOB, email: BOB, path: None }, Op::Delete { user: BOB }], trashed(CYD)]
+            .concat(),
+        orders: to_do([Op::PurgeAll]),
+        ..Scenario::default()
+    };
+    adopt_first a_crash_in_an_adoption_leaves_an_adopted_directory_or_a_stray_one Scenario {
+        setup: vec![Op::Create { user: ADA, email: ADA, path: None }, place_chosen()],
+        orders: to_do([adopt()]),
+        ..Scenario::default()
+    };
+    adopt_other a_crash_in_an_adoption_leaves_the_empty_directory_before_or_the_adopted_one Scenario {
+        setup: [person(ADA, None, &[]), vec![place_chosen()]].concat(),
+        orders: to_do([adopt()]),
+        ..Scenario::default()
+    };
+    adopt_new a_crash_in_a_creation_on_a_directory_leaves_a_user_with_it_or_none Scenario {
+        setup: vec![place_chosen()],
+        orders: to_do([Op::CreateOn { user: ADA, email: ADA, path: CHOSEN.to_owned() }]),
+        ..Scenario::default()
+    };
+    adopt_late what_was_written_into_a_discarded_directory_is_in_quarantine_whenever_a_crash_comes Scenario {
+        setup: [person(ADA, None, &[]), vec![place_chosen()]].concat(),
+        setup_more: Some(write_into_what_is_discarded),
+        orders: Orders { is_opening_armed: true, ..Orders::default() },
+        ..Scenario::default()
+    };
+    repair a_crash_in_a_repair_loses_nothing_and_another_repair_ends_it Scenario {
+        setup: [
+            nested(ADA),
+            vec![
+                Op::Create { user: BOB, email: BOB, path: None },
+                Op::Place { path: derived(BOB) },
+                Op::Place { path: "storage/orphan".to_owned() },
+                Op::Place { path: "trash/orphan".to_owned() },
+                Op::Loosen { path: derived(ADA) },
+            ],
+        ]
+        .concat(),
+        orders: to_do([Op::Repair]),
+        ..Scenario::default()
+    };
+    recover_make a_crash_while_a_crashed_making_is_finished_changes_nothing_about_its_end Scenario {
+        setup: vec![Op::Create { user: ADA, email: ADA, path: Some(CHOSEN.to_owned()) }],
+        orders: to_do([Op::Open { user: ADA }]),
+        is_of_recovery: true,
+        ..Scenario::default()
+    };
+    recover_delete a_crash_while_a_crashed_deletion_is_finished_changes_nothing_about_its_end Scenario {
+        setup: person(ADA, Some(CHOSEN), &["a.txt"]),
+        orders: to_do([Op::Delete { user: ADA }]),
+        is_of_recovery: true,
+        ..Scenario::default()
+    };
+    recover_restore a_crash_while_a_crashed_restore_is_finished_changes_nothing_about_its_end Scenario {
+        setup: trashed(ADA),
+        orders: to_do([Op::Restore { user: ADA, email: Some(9) }]),
+        is_of_recovery: true,
+        ..Scenario::default()
+    };
+    recover_purge a_crash_while_a_crashed_purge_is_finished_changes_nothing_about_its_end Scenario {
+        setup: trashed(ADA),
+        orders: to_do([Op::Purge { user: ADA }]),
+        is_of_recovery: true,
+        ..Scenario::default()
+    };
+    recover_adopt a_crash_while_a_crashed_adoption_is_finished_changes_nothing_about_its_end Scenario {
+        setup: [person(ADA, None, &[]), vec![place_chosen()]].concat(),
+        orders: to_do([adopt()]),
+        is_of_recovery: true,
+        ..Scenario::default()
+    };
+}
+
+#[test]
+fn every_point_in_the_table_is_passed_in_a_scenario_that_there_is() {
+    let mut known = BTreeSet::new();
+    for (point, scenarios) in POINTS {
+        assert!(known.insert(point), "{point} is there twice");
+        for pattern in scenarios.split(' ') {
+            // That it is passed there is seen in that scenario.
+            assert!(SCENARIOS.iter().any(|name| fits(name, pattern)), "{point}: there is no scenario {pattern:?}");
+        }
+    }
+}
