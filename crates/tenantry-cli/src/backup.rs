@@ -12,6 +12,7 @@ use crate::args::Format;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, counted};
 use crate::place::Place;
+use crate::rows::printable;
 use crate::user::finish;
 
 /// What the name of a backup begins and ends with, around the time.
@@ -40,7 +41,7 @@ pub(crate) async fn create(
     }
     show(format, &file, &backup.manifest, &[("archive_bytes", json!(backup.archive_bytes))])?;
     for (path, why) in &backup.left_out {
-        anstream::eprintln!("left out: {}: {why}", path.display());
+        anstream::eprintln!("left out: {}: {why}", printable(&path.to_string_lossy()));
     }
     if backup.manifest.left_out == 0 {
         return Ok(());
@@ -59,7 +60,7 @@ pub(crate) async fn verify(format: Format, file: &Path) -> Result<(), Failure> {
     let verified = verified?;
     show(format, file, &verified.manifest, &[])?;
     for finding in &verified.findings {
-        anstream::eprintln!("{}: {}", finding.kind, finding.detail);
+        anstream::eprintln!("{}: {}", finding.kind, printable(&finding.detail));
     }
     if !verified.findings.is_empty() {
         let findings = counted(verified.findings.len() as u64, "finding");

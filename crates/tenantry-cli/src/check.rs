@@ -58,6 +58,7 @@ fn print(format: Format, report: &Report) -> Result<(), Failure> {
         ("users", report.users.into()),
         ("trashed", report.trashed.into()),
         ("directories", report.directories.into()),
+        ("orphaned", report.orphaned.into()),
     ])
 }
 

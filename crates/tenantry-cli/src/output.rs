@@ -65,7 +65,7 @@ impl RecordList {
         match self.format {
             Format::Table => {
                 for record in records {
-                    self.table.add_row(values(in_table, record)?);
+                    self.table.add_row(values(in_table, record)?.iter().map(|value| rows::printable(value)));
                 }
             }
             Format::Json => {

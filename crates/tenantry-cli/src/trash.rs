@@ -1,11 +1,14 @@
 //! `tenantry user purge` and `tenantry trash …`.
 
+use std::path::Path;
+
 use tenantry::{ListQuery, ReadTx, Store, Timestamp, TrashQuery, TrashedUser, UserId};
 
 use crate::args::{Format, Purge, TrashCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Columns, RecordList, counted};
 use crate::place::Place;
+use crate::rows::printable;
 use crate::user::{ago, confirm, finish};
 
 const TRASHED: Columns = Columns {
@@ -118,15 +121,21 @@ async fn destroy(store: &Store, whom: tenantry::Purge) -> Result<(), Failure> {
     let purged = purged?;
     anstream::eprintln!("purged {} and {}", counted(purged.users, "user"), counted(purged.files, "file"));
     for left in &purged.left {
-        anstream::eprintln!("could not remove trash/{}/{}: {}", left.user, left.path.display(), left.error);
+        let path = printable(&Path::new("trash").join(left.user.to_string()).join(&left.path).to_string_lossy());
+        anstream::eprintln!("could not remove {path}: {}", left.error);
+    }
+    if let Some(error) = purged.not_erased {
+        return Err(error.into());
+    }
+    if !purged.left.is_empty() {
+        return Err(Failure::new(
+            Exit::Failure,
+            "some files could not be removed: their users stay in the trash; see to it that they can be, then repeat",
+        ));
     }
     if purged.elsewhere > 0 {
-        anstream::eprintln!("{} are just being purged by another process", counted(purged.elsewhere, "user"));
+        let message = format!("{} are just being purged by another process", counted(purged.elsewhere, "user"));
+        return Err(Failure::new(Exit::Busy, message));
     }
-    if purged.left.is_empty() {
-        return Ok(());
-    }
-    let message =
-        "some files could not be removed: their users stay in the trash; see to it that they can be, then repeat";
-    Err(Failure::new(Exit::Failure, message))
+    Ok(())
 }

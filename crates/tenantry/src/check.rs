@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 use tracing::instrument;
@@ -100,8 +101,10 @@ pub struct Report {
     pub users: u64,
     /// How many users in the trash.
     pub trashed: u64,
-    /// How many directories of users, and how much that belongs to nobody.
+    /// How many directories there are, of users or of nobody.
     pub directories: u64,
+    /// How many of them belong to nobody. One that holds directories counts as so many: it may be those of many users.
+    pub orphaned: u64,
 }
 
 impl Report {
@@ -137,6 +140,14 @@ pub struct Repaired {
     pub after: Option<Report>,
 }
 
+/// How often a check looks before it tells what it has seen every time. Between two looks under the lock, whoever has
+/// written comes to what is to follow in the file system.
+const LOOKS: u32 = 4;
+/// How long a look may take at the most if others are to wait for it.
+const HOLDING_MAX: Duration = Duration::from_millis(250);
+/// How long a check waits for somebody to finish what it has seen them at.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Something that belongs to nobody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stray {
@@ -149,14 +160,14 @@ pub(crate) enum Stray {
 /// Reads everything in the store in this data directory, and changes nothing. Others may use it meanwhile.
 ///
 /// It takes as long as reading the database and looking at every user's directory does, and runs on a thread of its own.
-/// If it finds anything it looks a second time, and tells what it has seen twice: what somebody
-/// was just about to do is no finding.
+/// If it finds anything it waits a little, looks again, and tells what it has seen every time: what somebody was just about to
+/// do is no finding. If a look takes no longer than a moment, others can't write during the later ones.
 ///
 /// Errors: `StoreMissing`, `Incompatible`, `Busy`, `Io`, `ReadOnly`, and `Corrupt` if the database can't be read at all.
 #[instrument(level = "debug", skip_all)]
 pub async fn check(data_dir: impl Into<PathBuf>) -> Result<Report> {
     let data_dir = data_dir.into();
-    on_thread(move || check_twice(data_dir)).await?
+    on_thread(move || check_repeatedly(data_dir)).await?
 }
 
 /// Does what loses nothing: finishes what was begun, sets modes, records directories that are there, and
@@ -201,14 +212,11 @@ fn refuse_if_unsafe(report: &Report, options: RepairOptions) -> Result<()> {
             _ => {}
         }
     }
-    let orphans = report.count(|kind| matches!(kind, FindingKind::DirectoryOrphaned | FindingKind::TrashOrphaned));
-    if orphans * 10 > report.directories && !options.even_if_many {
+    let Report { orphaned, directories, .. } = report;
+    if orphaned * 10 > *directories && !options.even_if_many {
         return refuse(
             ErrorKind::TooManyOrphans,
-            format!(
-                "{orphans} of {} directories seem to belong to nobody, which is more than 10 %",
-                report.directories
-            ),
+            format!("{orphaned} of {directories} directories seem to belong to nobody, which is more than 10 %"),
         );
     }
     Ok(())
@@ -230,16 +238,25 @@ async fn repair_one(store: &Store, finding: &Finding) -> Result<()> {
     }
 }
 
-fn check_twice(data_dir: PathBuf) -> Result<Report> {
+fn check_repeatedly(data_dir: PathBuf) -> Result<Report> {
     let options = Options::to_look(data_dir);
     let inspection = Inspection::open(&options)?;
-    let mut report = check_once(&inspection, &options.data_dir)?;
-    if !report.findings.is_empty() {
-        let again = check_once(&inspection, &options.data_dir)?;
-        report = Report {
-            findings: report.findings.into_iter().filter(|finding| again.findings.contains(finding)).collect(),
-            ..again
-        };
+    let began = Instant::now();
+    let (mut report, mut intents) = check_once(&inspection, &options.data_dir, false)?;
+    let holding = began.elapsed() < HOLDING_MAX;
+    let mut patience = PATIENCE;
+    for _ in 1..if holding { LOOKS } else { 2 } {
+        if report.findings.is_empty() {
+            break;
+        }
+        // What somebody is just about to do is done soon.
+        inspection.end_look()?;
+        inspection.wait_for(&intents, patience)?;
+        patience = Duration::ZERO;
+        let again;
+        (again, intents) = check_once(&inspection, &options.data_dir, holding)?;
+        let seen_again = |finding: &Finding| again.findings.contains(finding);
+        report = Report { findings: report.findings.into_iter().filter(seen_again).collect(), ..again };
     }
     report.findings.sort_by(|one, other| (one.kind, &one.path, one.user).cmp(&(other.kind, &other.path, other.user)));
     Ok(report)
@@ -250,7 +267,7 @@ pub(crate) fn check_database(inspection: &Inspection) -> Result<Report> {
     let mut report = Report::default();
     look_at_database(inspection, &mut report)?;
     if report.findings.is_empty() {
-        let mut survey = Survey { inspection, unfinished: HashSet::new(), report };
+        let mut survey = Survey::new(inspection, report);
         survey.rows(None)?;
         report = survey.report;
     }
@@ -270,22 +287,25 @@ fn look_at_database(inspection: &Inspection, report: &mut Report) -> Result<()> 
     Ok(())
 }
 
-fn check_once(inspection: &Inspection, data_dir: &Path) -> Result<Report> {
-    inspection.look_anew()?;
+/// Looks once, and answers also which intents there are, by number.
+fn check_once(inspection: &Inspection, data_dir: &Path, holding: bool) -> Result<(Report, Vec<i64>)> {
+    inspection.look_anew(holding)?;
     let mut report = Report::default();
     look_at_database(inspection, &mut report)?;
     if report.count(|kind| kind == FindingKind::DatabaseDamaged) > 0 {
-        return Ok(report);
+        return Ok((report, Vec::new()));
     }
     let storage = look_at_identity(inspection, data_dir, &mut report)?;
     if report.count(|kind| kind == FindingKind::IdentityDiffers) > 0 {
-        return Ok(report);
+        return Ok((report, Vec::new()));
     }
-    let mut survey = Survey { inspection, unfinished: HashSet::new(), report };
-    survey.intents(storage.as_ref())?;
+    let mut survey = Survey::new(inspection, report);
+    let intents = survey.intents(storage.as_ref())?;
     survey.rows(storage.as_ref())?;
-    // From here on single rows are looked up, as they are then: the log can be cut again.
-    inspection.end_look()?;
+    if !holding {
+        // From here on single rows are looked up, as they are then: the log can be cut again.
+        inspection.end_look()?;
+    }
     if let Some(storage) = &storage {
         let owner = storage.owner().map_err(failed)?;
         for root in storage.roots().map_err(failed)? {
@@ -294,7 +314,7 @@ fn check_once(inspection: &Inspection, data_dir: &Path) -> Result<Report> {
         survey.walk(storage, owner)?;
         survey.trash(storage, owner)?;
     }
-    Ok(survey.report)
+    Ok((survey.report, intents))
 }
 
 /// The directories, if they are those of this store.
@@ -332,23 +352,31 @@ struct Survey<'s> {
     inspection: &'s Inspection,
     /// Users whose directory is on its way: the intent is the finding.
     unfinished: HashSet<UserId>,
+    /// Paths within the data directory that are a finding already: an intent is about them, or they are in a user's way.
+    told: HashSet<PathBuf>,
     report: Report,
 }
 
-impl Survey<'_> {
-    fn intents(&mut self, storage: Option<&Storage>) -> Result<()> {
-        for intent in self.inspection.intents()? {
+impl<'s> Survey<'s> {
+    fn new(inspection: &'s Inspection, report: Report) -> Self {
+        Self { inspection, unfinished: HashSet::new(), told: HashSet::new(), report }
+    }
+
+    fn intents(&mut self, storage: Option<&Storage>) -> Result<Vec<i64>> {
+        let intents = self.inspection.intents()?;
+        // What belongs to a purge is no finding while somebody is at it.
+        let no_purge = storage.map(Storage::with_no_purge);
+        for intent in &intents {
             let user = intent.action.user();
             self.unfinished.extend(user);
-            if let (Action::Purge(user), Some(storage)) = (&intent.action, storage)
-                && storage.is_being_removed(*user).map_err(failed)?
-            {
+            self.told.extend(intent.action.path());
+            if matches!(intent.action, Action::Purge(_) | Action::Erase) && matches!(no_purge, Some(None)) {
                 continue;
             }
             let detail = format!("{}, recorded at {}", intent.action.name(), intent.recorded_at);
             self.report.add(FindingKind::IntentUnfinished, user, intent.action.path(), detail);
         }
-        Ok(())
+        Ok(intents.iter().map(|intent| intent.seq).collect())
     }
 
     /// Every row, and the directory that it says is there.
@@ -376,7 +404,6 @@ impl Survey<'_> {
             }
             match storage {
                 Some(storage) if has_directory && !self.unfinished.contains(&id) => {
-                    self.report.directories += 1;
                     if is_trashed {
                         self.trashed_directory(storage, id)
                     } else {
@@ -404,6 +431,7 @@ impl Survey<'_> {
     fn directory(&mut self, storage: &Storage, owner: u32, id: UserId, path: &StoragePath) -> Result<()> {
         match storage.look_at(path).map_err(failed)? {
             Look::Directory(rights) => {
+                self.report.directories += 1;
                 self.rights(EntryKind::Directory(rights), owner, Some(id), || Storage::relative(path));
             }
             Look::Missing => {
@@ -414,6 +442,7 @@ impl Survey<'_> {
                 let blocked: Vec<&str> = path.as_str().split('/').take(segments).collect();
                 let detail = if is_link { "a symbolic link" } else { "not a directory" };
                 let path = Storage::relative_text(&blocked.join("/"));
+                self.told.insert(path.clone());
                 self.report.add(FindingKind::PathBlocked, Some(id), Some(path), detail);
             }
         }
@@ -421,7 +450,9 @@ impl Survey<'_> {
     }
 
     fn trashed_directory(&mut self, storage: &Storage, id: UserId) -> Result<()> {
-        if !storage.is_in_trash(id).map_err(failed)? {
+        if storage.is_in_trash(id).map_err(failed)? {
+            self.report.directories += 1;
+        } else {
             let path = Storage::relative_stray(&Stray::InTrash(id.to_string().into()));
             let detail = "the directory of a user in the trash was made and is missing: a backup may have it";
             self.report.add(FindingKind::TrashLost, Some(id), Some(path), detail);
@@ -438,6 +469,9 @@ impl Survey<'_> {
                     continue;
                 }
                 let path = Path::new(&parent).join(&entry.name);
+                if self.told.contains(&Storage::relative_stray(&Stray::InStorage(path.clone()))) {
+                    continue;
+                }
                 let text = path.to_str();
                 let belongs_to = text.map_or(Ok(Owner::Nobody), |text| self.inspection.owner(text))?;
                 match (belongs_to, entry.kind) {
@@ -465,13 +499,13 @@ impl Survey<'_> {
                         above.extend(text.map(ToOwned::to_owned));
                     }
                     (belongs_to, _) => {
-                        self.report.directories += 1;
                         let (user, detail) = match belongs_to {
                             Owner::Trashed(id) => (Some(id), "the user is in the trash, and their directory with them"),
                             Owner::User { id, .. } => (Some(id), "it is no directory, and not the user's"),
                             Owner::Above | Owner::Nobody => (None, "it belongs to no user"),
                         };
                         let path = Storage::relative_stray(&Stray::InStorage(path));
+                        self.count_orphan(storage.weight(&path));
                         self.report.add(FindingKind::DirectoryOrphaned, user, Some(path), detail);
                     }
                 }
@@ -484,19 +518,24 @@ impl Survey<'_> {
         for entry in storage.list_trash().map_err(failed)? {
             let path = || Storage::relative_stray(&Stray::InTrash(entry.name.clone()));
             let id: Option<UserId> = entry.name.to_str().and_then(|name| name.parse().ok());
-            if id.is_some_and(|id| self.unfinished.contains(&id)) {
+            if id.is_some_and(|id| self.unfinished.contains(&id)) || self.told.contains(&path()) {
                 continue;
             }
             match id.map(|id| self.inspection.trashed(id)).transpose()?.flatten() {
                 Some(true) if matches!(entry.kind, EntryKind::Directory(_)) => self.rights(entry.kind, owner, id, path),
                 _ => {
-                    self.report.directories += 1;
+                    self.count_orphan(1);
                     let detail = "it belongs to no user in the trash";
                     self.report.add(FindingKind::TrashOrphaned, id, Some(path()), detail);
                 }
             }
         }
         Ok(())
+    }
+
+    fn count_orphan(&mut self, directories: u64) {
+        self.report.directories += directories;
+        self.report.orphaned += directories;
     }
 
     /// Whether a directory is private to its owner, and the owner is the right one.

@@ -89,7 +89,8 @@ pub enum ErrorKind {
     /// So much seems to belong to nobody that it may be the wrong database: a repair wants to be told that it isn't.
     TooManyOrphans,
     /// The change was made, but what belongs to it in the file system could not be done yet. It is recorded, and tried
-    /// again with the next operation on the user and when the store is opened.
+    /// again with the next operation on the user and when the store is opened. An operation that meets such a change, and
+    /// can't go on before that is done, fails with it too: then it did nothing itself.
     Unfinished,
     /// The store was closed.
     Closed,

@@ -77,6 +77,9 @@ pub struct Purged {
     pub left: Vec<LeftFile>,
     /// How many users are just being purged by another process, and were left to it.
     pub elsewhere: u64,
+    /// Why the database could not be rewritten yet, in which case traces of the users may be left in it: a long read may be
+    /// under way. It is tried again with the next purge, and when the store is opened.
+    pub not_erased: Option<Error>,
 }
 
 /// A file that a purge could not remove.

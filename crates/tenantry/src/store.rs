@@ -165,18 +165,22 @@ impl Store {
     ///
     /// The disk may keep what was overwritten, and backups and exports keep what they hold.
     ///
-    /// Errors: `NotFound` if there is no such user in the trash; `Busy` while a backup is made; `StorageUnavailable`; `Unfinished` if the database
-    /// could not be rewritten yet. Files that could not be removed are no error but in [`Purged::left`].
+    /// Errors: `NotFound` if there is no such user in the trash; `Busy` while a backup is made; `StorageUnavailable`. Files that
+    /// could not be removed are no error but in [`Purged::left`], and that the database could not be rewritten yet is in
+    /// [`Purged::not_erased`].
     #[instrument(level = "debug", skip_all)]
     pub async fn purge(&self, whom: Purge, progress: impl Fn(u64) + Send + Sync + 'static) -> Result<Purged> {
         let progress = Arc::new(progress);
         let mut purged = Purged::default();
         // Without directories there is nothing that a backup could miss.
-        let _no_backups = self.engine.storage().ok().map(Storage::keep_backups_away).transpose()?;
+        let _no_backups = match self.engine.storage() {
+            Ok(storage) => Some(storage.keep_backups_away(self.engine.patience())?),
+            Err(_) => None,
+        };
         match whom {
             Purge::User(id) => {
-                let has_files = self.engine.operate(move |tx| tx.begin_purge(id)).await?;
-                self.end_purge(vec![(id, has_files)], &mut purged, &progress).await?;
+                let path = self.engine.operate(move |tx| tx.begin_purge(id)).await?;
+                self.end_purge(vec![(id, path)], &mut purged, &progress).await?;
             }
             Purge::DeletedBefore(moment) => {
                 let mut query =
@@ -193,37 +197,44 @@ impl Store {
                 }
             }
         }
-        self.engine.operate(|tx| tx.erase()).await?;
+        purged.not_erased = self.engine.operate(|tx| tx.erase()).await.err();
         Ok(purged)
     }
 
     /// Removes the files of users whose purge has begun, and then their rows. Some had no files, and are gone already.
     async fn end_purge(
         &self,
-        begun: Vec<(UserId, bool)>,
+        begun: Vec<(UserId, Option<StoragePath>)>,
         purged: &mut Purged,
         progress: &Arc<impl Fn(u64) + Send + Sync + 'static>,
     ) -> Result<()> {
-        let (with_files, gone): (Vec<_>, Vec<_>) = begun.into_iter().partition(|(_, has_files)| *has_files);
-        purged.users += gone.len() as u64;
+        let with_files: Vec<_> = begun.iter().filter_map(|(id, path)| Some((*id, path.clone()?))).collect();
+        purged.users += (begun.len() - with_files.len()) as u64;
         let (engine, progress, mut files) = (Arc::clone(&self.engine), Arc::clone(progress), purged.files);
         let removals = on_thread(move || {
-            let mut removals = Vec::with_capacity(with_files.len());
-            for (id, _) in with_files {
-                let removal = engine.storage()?.remove(id, &|removed| progress(files + removed))?;
-                files += removal.files;
-                removals.push((id, removal));
-            }
-            Ok::<_, Error>(removals)
+            let remove = |(id, path)| {
+                let progress = |removed| progress(files + removed);
+                let removal = engine.storage().and_then(|storage| storage.remove(id, &path, &progress));
+                files += removal.as_ref().map_or(0, |removal| removal.files);
+                (id, removal)
+            };
+            with_files.into_iter().map(remove).collect::<Vec<_>>()
         });
         let mut ended = Vec::new();
-        for (id, removal) in removals.await?? {
-            if removal.is_complete() {
-                ended.push(id);
+        for (user, removal) in removals.await? {
+            let mut leave = |path, error| purged.left.push(LeftFile { user, path, error });
+            match removal {
+                // The others are not concerned.
+                Err(error) => leave(PathBuf::new(), std::io::Error::other(error)),
+                Ok(removal) => {
+                    if removal.is_complete() {
+                        ended.push(user);
+                    }
+                    removal.left.into_iter().for_each(|(path, error)| leave(path, error));
+                    purged.files += removal.files;
+                    purged.elsewhere += u64::from(removal.is_elsewhere);
+                }
             }
-            purged.files += removal.files;
-            purged.elsewhere += u64::from(removal.is_elsewhere);
-            purged.left.extend(removal.left.into_iter().map(|(path, error)| LeftFile { user: id, path, error }));
         }
         let ended = self
             .engine
@@ -318,21 +329,19 @@ impl Store {
     /// in it.
     ///
     /// It runs on a thread of its own, and `progress` is called now and then with the number of files so far. No link
-    /// is followed, and no other file system entered.
+    /// is followed, and no other file system entered below the directory.
     ///
     /// Errors: those of [`storage`](Store::storage); `Io` if the directory is rearranged meanwhile.
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn measure_usage(&self, id: UserId, progress: impl Fn(u64) + Send + 'static) -> Result<Usage> {
         let directory = self.engine.read_one(|tx| tx.directory(id))?;
         let directory = directory.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such user"))?;
-        let engine = Arc::clone(&self.engine);
-        let measured = on_thread(move || {
-            if !directory.is_made {
-                return Ok(Measured::default());
-            }
-            engine.storage()?.measure(&directory.path, &progress)
-        });
-        let measured = measured.await??;
+        // As for everybody who asks for it: it may just be on its way.
+        let dir = if directory.is_made { Some(self.storage(id).await?) } else { None };
+        let measured = match dir {
+            None => Measured::default(),
+            Some(dir) => on_thread(move || Storage::measure(dir.into_std_file().into(), &progress)).await??,
+        };
         let usage = Usage {
             files: measured.files,
             apparent_bytes: measured.apparent_bytes,
@@ -586,14 +595,14 @@ impl Pages {
     }
 }
 
-/// Begins to purge these users, and says of each whether there are files to be removed.
-fn begin_purges(tx: &mut WriteTx<'_>, ids: &[UserId]) -> Result<Vec<(UserId, bool)>> {
+/// Begins to purge these users, and answers the storage path of each who has files to be removed.
+fn begin_purges(tx: &mut WriteTx<'_>, ids: &[UserId]) -> Result<Vec<(UserId, Option<StoragePath>)>> {
     let mut begun = Vec::with_capacity(ids.len());
     for id in ids {
         match tx.begin_purge(*id) {
             // Restored, or purged by somebody else, since they were listed.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            has_files => begun.push((*id, has_files?)),
+            path => begun.push((*id, path?)),
         }
     }
     Ok(begun)

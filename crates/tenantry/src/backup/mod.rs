@@ -140,7 +140,7 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &
     }
     // From before the image on: a user who is in it and was purged would have no files.
     let storage = if options.database_only { None } else { Some(engine.storage()?) };
-    let _no_purges = storage.map(Storage::keep_purges_away).transpose()?;
+    let _no_purges = storage.map(|storage| storage.keep_purges_away(engine.patience())).transpose()?;
     let dir = parent(file);
     let temp = tempfile::Builder::new().prefix(".tenantry-backup-").tempdir_in(dir).map_err(unwritable)?;
     let created_at = engine.now();

@@ -95,7 +95,7 @@ fn here_child_processes_enter() {
     let orders: Orders = serde_json::from_str(&orders).unwrap();
     let data = PathBuf::from(std::env::var_os(DATA).unwrap());
     let log = OpenOptions::new().create(true).append(true).open(log(&data)).unwrap();
-    let child = Child { orders: orders.clone(), data: data.clone(), log, passed: AtomicU64::new(0) };
+    let child = Child { orders: orders.clone(), log, passed: AtomicU64::new(0) };
     let arm = |child| assert!(CHILD.set(child).is_ok());
     let mut child = Some(child);
     if orders.is_opening_armed {
@@ -119,7 +119,6 @@ static CHILD: OnceLock<Child> = OnceLock::new();
 
 struct Child {
     orders: Orders,
-    data: PathBuf,
     log: File,
     passed: AtomicU64,
 }

@@ -76,7 +76,8 @@ pub(super) enum Fault {
 
 impl Fault {
     pub(super) fn of(error: &Error) -> Self {
-        let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<rusqlite::Error>());
+        let mut sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
+        let source = sources.find_map(|source| source.downcast_ref::<rusqlite::Error>());
         match source.and_then(rusqlite::Error::sqlite_error_code) {
             Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::OfTheFiles,
             Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory | ErrorCode::CannotOpen) => Self::OfTheTransaction,

@@ -130,8 +130,8 @@ pub(super) struct Belongings {
     schema_version: i64,
     /// How many tables, indexes and so on have a name of ours.
     objects: i64,
-    /// The last number that was given out in the order of creation.
-    last_seq: i64,
+    /// The last numbers that were given out in the order of creation, of deletion, and of intents.
+    last_seqs: [i64; 3],
 }
 
 impl Belongings {
@@ -140,10 +140,13 @@ impl Belongings {
         let mut statement = conn.prepare_cached(
             "SELECT (SELECT schema_version FROM pragma_schema_version),
                     (SELECT count(*) FROM sqlite_schema WHERE name = 'users' OR name LIKE 'tenantry\\_%' ESCAPE '\\'),
-                    (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'users')",
+                    (SELECT max(seq) FROM sqlite_sequence WHERE name = 'users'),
+                    (SELECT max(seq) FROM sqlite_sequence WHERE name = 'tenantry_trash'),
+                    (SELECT max(seq) FROM sqlite_sequence WHERE name = 'tenantry_intents')",
         )?;
         let belongings = statement.query_row([], |row| {
-            Ok(Self { schema_version: row.get(0)?, objects: row.get(1)?, last_seq: row.get(2)? })
+            let last = |column| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.unwrap_or_default());
+            Ok(Self { schema_version: row.get(0)?, objects: row.get(1)?, last_seqs: [last(2)?, last(3)?, last(4)?] })
         })?;
         Ok(belongings)
     }
@@ -152,7 +155,8 @@ impl Belongings {
     pub(super) fn check(&self, conn: &GuardedConnection) -> Result<()> {
         let refuse = |message| Error::new(ErrorKind::Constraint, message);
         let now = Self::of(conn)?;
-        if !(0..=SEQ_STEP_MAX).contains(&now.last_seq.wrapping_sub(self.last_seq)) {
+        let steps = now.last_seqs.iter().zip(self.last_seqs).map(|(now, before)| now.wrapping_sub(before));
+        if !steps.into_iter().all(|step| (0..=SEQ_STEP_MAX).contains(&step)) {
             return Err(refuse("the order of creation was changed in sqlite_sequence: it would skip users, or end"));
         }
         if now.schema_version == self.schema_version {

@@ -1,17 +1,19 @@
 //! The SQL of a check: it reads everything, through a connection that changes nothing.
 
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
 use super::intents::{self, Directories, Intent};
-use super::open::{Options, open_reader, with_suffix};
+use super::open::{LOCK_POLL, Options, open_reader, with_suffix};
 use super::users::{blob, storage_path};
 use super::{lifecycle, open};
 use crate::check::Stray;
 use crate::storage::Storage;
-use crate::{Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
+use crate::{Builder, Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 
 /// A store that is looked at as it is: nothing in it is finished, upgraded or made.
 pub(crate) struct Inspection {
@@ -56,18 +58,51 @@ impl Inspection {
         Ok(Self { conn })
     }
 
-    /// Begins to look at the store as it is now.
-    pub(crate) fn look_anew(&self) -> Result<()> {
+    /// Begins to look at the store as it is now. With `holding` nobody writes meanwhile, and so nobody moves a directory
+    /// either, unless others write so much that there is no getting in between.
+    pub(crate) fn look_anew(&self, holding: bool) -> Result<()> {
         self.end_look()?;
+        if holding && self.lock()? {
+            return Ok(());
+        }
         Ok(self.conn.execute_batch("BEGIN")?)
     }
 
-    /// Ends that, if it was begun.
+    /// Takes the write lock in the way that writers do, and says whether it did. Nothing is written.
+    fn lock(&self) -> Result<bool> {
+        self.conn.execute_batch("PRAGMA query_only = OFF; PRAGMA busy_timeout = 0")?;
+        let deadline = Instant::now() + Builder::DEFAULT_BUSY_TIMEOUT;
+        let locked = loop {
+            match self.conn.execute_batch("BEGIN IMMEDIATE").map_err(Error::from) {
+                Err(error) if error.kind() == ErrorKind::Busy && Instant::now() >= deadline => break Ok(false),
+                Err(error) if error.kind() == ErrorKind::Busy => thread::sleep(LOCK_POLL),
+                locked => break locked.map(|()| true),
+            }
+        };
+        self.conn.execute_batch("PRAGMA query_only = ON")?;
+        self.conn.busy_timeout(Builder::DEFAULT_BUSY_TIMEOUT)?;
+        locked
+    }
+
+    /// Ends a look, if one was begun.
     pub(crate) fn end_look(&self) -> Result<()> {
         if !self.conn.is_autocommit() {
             self.conn.execute_batch("ROLLBACK")?;
         }
         Ok(())
+    }
+
+    /// Waits until none of these intents is there any more, but not for longer than this.
+    pub(crate) fn wait_for(&self, seqs: &[i64], patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            // Also if there is none: whoever waits for the lock gets a turn.
+            thread::sleep(3 * LOCK_POLL);
+            let left = self.intents()?;
+            if Instant::now() >= deadline || !left.iter().any(|intent| seqs.contains(&intent.seq)) {
+                return Ok(());
+            }
+        }
     }
 
     /// The store's id, and whether `storage/` was given it; `None` if the store was never opened for writing.
@@ -189,22 +224,45 @@ pub(super) fn quarantine(
 ) -> Result<bool> {
     // It may be just what an unfinished intent is about.
     let user = match stray {
-        Stray::InStorage(path) => match path.to_str().map(|path| owner(conn, path)).transpose()? {
-            None | Some(Owner::Nobody) => None,
-            Some(Owner::Trashed(id)) => Some(id),
-            Some(Owner::User { .. } | Owner::Above) => return Ok(false),
-        },
         Stray::InTrash(name) => name.to_str().and_then(|name| name.parse().ok()),
+        Stray::InStorage(path) => match path.to_str().map(|path| owner(conn, path)).transpose()? {
+            Some(Owner::Trashed(id)) => Some(id),
+            _ => None,
+        },
     };
     if let Some(user) = user {
         intents::settle(conn, directories, user)?;
-        if matches!(stray, Stray::InTrash(_)) && trashed(conn, user)? == Some(true) {
-            return Ok(false);
-        }
     }
-    let action = intents::Action::Quarantine { path: Storage::relative_stray(stray), name };
-    intents::record(conn, directories, &action, now)?;
-    Ok(true)
+    let path = Storage::relative_stray(stray);
+    let is_stray = belongs_to_nobody(conn, directories.storage()?, &path)?;
+    if is_stray {
+        intents::record(conn, directories, &intents::Action::Quarantine { path, name }, now)?;
+    }
+    Ok(is_stray)
+}
+
+/// Whether something stands at a path within the data directory, below `storage/` or in `trash/`, and is nobody's.
+pub(super) fn belongs_to_nobody(conn: &Connection, storage: &Storage, path: &Path) -> Result<bool> {
+    let Some(is_dir) = storage.is_dir_at(path)? else { return Ok(false) };
+    match Storage::stray(path) {
+        Some(Stray::InStorage(path)) => {
+            let owner = path.to_str().map_or(Ok(Owner::Nobody), |path| owner(conn, path))?;
+            Ok(match owner {
+                Owner::Nobody => true,
+                // Of a user in the trash, the directory is in the trash.
+                Owner::Trashed(_) => true,
+                // What isn't a directory isn't theirs, and in the way of one.
+                Owner::Above | Owner::User { has_directory: false, .. } => !is_dir,
+                Owner::User { has_directory: true, .. } => false,
+            })
+        }
+        Some(Stray::InTrash(name)) => {
+            let id = name.to_str().and_then(|name| name.parse().ok());
+            let is_theirs = id.map(|id| trashed(conn, id)).transpose()?.flatten() == Some(true);
+            Ok(!(is_theirs && is_dir))
+        }
+        None => Ok(false),
+    }
 }
 
 /// Records that a user's directory is there.
@@ -212,7 +270,10 @@ pub(super) fn record_directory(conn: &Connection, directories: &Directories<'_>,
     intents::settle(conn, directories, id)?;
     let directory = lifecycle::directory(conn, id)?
         .ok_or_else(|| Error::new(ErrorKind::NotFound, "the user has gone meanwhile"))?;
-    if directories.storage()?.exists(&directory.path)? {
+    let storage = directories.storage()?;
+    if storage.exists(&directory.path)? {
+        // So that it is on the disk.
+        storage.make(&directory.path)?;
         conn.execute("UPDATE users SET has_directory = 1 WHERE id = ?1", [blob(id)])?;
     }
     Ok(())

@@ -6,8 +6,11 @@
 //! opens the store next does what it says. All of it can be done twice.
 //!
 //! An intent is acted on in a write transaction, so under the lock of the whole database: two processes never act on the
-//! same one. The exceptions take long and have locks of their own: removing the files of a purge (`flock` on
-//! the directory), and erasing (SQLite's lock).
+//! same one. The exceptions take long and have locks of their own: removing the files of a purge (`flock` on `trash/`
+//! and on the directory), and erasing (SQLite's lock).
+//!
+//! What is acted on has to be on the disk before: a power cut must not leave a moved directory without its intent. Where
+//! commits don't wait for the disk (`Durability::Normal`, here or in another process), one more does that first.
 //!
 //! A user has at most one intent. Every operation on a user's directory begins with [`settle`].
 
@@ -20,6 +23,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::inspect;
 use super::users::{blob, damaged};
 use crate::storage::Storage;
 use crate::{Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
@@ -27,15 +31,19 @@ use crate::{Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 /// What a transaction has to do with directories.
 pub(super) struct Directories<'s> {
     pub(super) storage: &'s Result<Storage>,
+    /// Whether intents of earlier transactions are certainly on the disk, so that they may be acted on in this one.
+    may_act: bool,
     /// The intents that were recorded in this transaction, to be acted on when it is committed.
     pub(super) recorded: RefCell<Vec<i64>>,
-    /// Whether an operation has met one of them, and so has to wait for the next transaction.
+    /// Those of earlier transactions that were met, to be acted on likewise.
+    pub(super) met: RefCell<Vec<i64>>,
+    /// Whether an operation has met one of either, and so has to wait for the next transaction.
     pub(super) is_too_early: Cell<bool>,
 }
 
 impl<'s> Directories<'s> {
-    pub(super) fn new(storage: &'s Result<Storage>) -> Self {
-        Self { storage, recorded: RefCell::default(), is_too_early: Cell::new(false) }
+    pub(super) fn new(storage: &'s Result<Storage>, may_act: bool) -> Self {
+        Self { storage, may_act, recorded: RefCell::default(), met: RefCell::default(), is_too_early: Cell::new(false) }
     }
 
     pub(super) fn storage(&self) -> Result<&'s Storage> {
@@ -131,7 +139,8 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Intent> {
     Ok(Intent { seq: row.get(0)?, action, recorded_at })
 }
 
-/// Records what is to be done. The writer acts on it after the commit, unless it is a purge, whose caller does.
+/// Records what is to be done. The writer acts on it after the commit. (Of a purge it only sees to it that the intent is on the
+/// disk; its caller removes the files.)
 pub(super) fn record(conn: &Connection, directories: &Directories<'_>, action: &Action, now: Timestamp) -> Result<()> {
     let (path, name) = match action {
         Action::Discard { path, name, .. } => (Some(path.as_str().as_bytes()), Some(name)),
@@ -142,19 +151,22 @@ pub(super) fn record(conn: &Connection, directories: &Directories<'_>, action: &
         "INSERT INTO tenantry_intents (action, user_id, path, name, recorded_at) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?
     .execute(params![action.name(), action.user().map(blob), path, name, now.as_unix_us()])?;
-    if !matches!(action, Action::Purge(_)) {
-        directories.recorded.borrow_mut().push(conn.last_insert_rowid());
-    }
+    directories.recorded.borrow_mut().push(conn.last_insert_rowid());
     Ok(())
 }
 
-/// Finishes what an earlier transaction intended for this user, if there is anything. A purge stays.
+/// Finishes what an earlier transaction intended for this user, if there is anything. A purge stays. If that can't be done in
+/// this transaction, it is done after it, and the operation has come too early.
 pub(super) fn settle(conn: &Connection, directories: &Directories<'_>, user: UserId) -> Result<Option<Intent>> {
     let Some(intent) = of_user(conn, user)? else { return Ok(None) };
     if matches!(intent.action, Action::Purge(_)) {
         return Ok(Some(intent));
     }
-    if directories.recorded.borrow().contains(&intent.seq) {
+    let is_of_this_transaction = directories.recorded.borrow().contains(&intent.seq);
+    if is_of_this_transaction || !directories.may_act {
+        if !is_of_this_transaction {
+            directories.met.borrow_mut().push(intent.seq);
+        }
         directories.is_too_early.set(true);
         return Err(Error::new(
             ErrorKind::Unfinished,
@@ -174,6 +186,10 @@ pub(super) fn of_user(conn: &Connection, user: UserId) -> Result<Option<Intent>>
 pub(super) fn get(conn: &Connection, seq: i64) -> Result<Option<Intent>> {
     let mut statement = conn.prepare_cached(concat!("SELECT ", columns!(), " FROM tenantry_intents WHERE seq = ?1"))?;
     Ok(statement.query_row([seq], from_row).optional()?)
+}
+
+pub(super) fn are_any(conn: &Connection) -> Result<bool> {
+    Ok(conn.prepare_cached("SELECT 1 FROM tenantry_intents")?.exists([])?)
 }
 
 /// All intents, in the order in which they were recorded.
@@ -203,6 +219,8 @@ pub(super) fn act(conn: &Connection, storage: &Storage, intent: &Intent) -> Resu
                 storage.quarantine(&path, name, &note(&path, "left behind by an adoption", intent.recorded_at))?;
             }
         }
+        // It may have found an owner since.
+        Action::Quarantine { path, .. } if !inspect::belongs_to_nobody(conn, storage, path)? => {}
         Action::Quarantine { path, name } => {
             storage.quarantine(path, name, &note(path, "belonged to no user", intent.recorded_at))?;
         }

@@ -7,7 +7,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::intents::{Action, Directories, of_user, record, settle};
+use super::intents::{Action, Directories, of_user, record, remove, settle};
 use super::users::{self, blob, columns, damaged, email_taken, from_row, get, get_by_email, not_found, whole};
 use crate::{
     Cursor, Email, Error, ErrorKind, Result, StoragePath, Timestamp, TrashPage, TrashQuery, TrashedUser, Usage, User,
@@ -61,26 +61,48 @@ pub(super) fn make_directory(
 
 pub(super) fn delete(conn: &Connection, directories: &Directories<'_>, id: UserId, now: Timestamp) -> Result<User> {
     whole(conn, || {
+        drop_making(conn, directories, id)?;
         settle(conn, directories, id)?;
         let user = get(conn, id)?.ok_or_else(not_found)?;
-        let has_directory = directory(conn, id)?.is_some_and(|directory| directory.is_made);
+        let has_directory = directory(conn, id)?.is_some_and(|directory| directory.is_made)
+            || has_unrecorded_directory(directories, &user);
         if has_directory {
             directories.storage()?.check_can_trash(id, &user.storage_path)?;
         }
         conn.prepare_cached(concat!(
             "INSERT INTO tenantry_trash (deleted_at, user_seq, has_directory, ",
             columns!(),
-            ") SELECT ?2, seq, has_directory, ",
+            ") SELECT ?2, seq, ?3, ",
             columns!(),
             " FROM users WHERE id = ?1"
         ))?
-        .execute(params![blob(id), now.as_unix_us()])?;
+        .execute(params![blob(id), now.as_unix_us(), has_directory])?;
         conn.prepare_cached("DELETE FROM users WHERE id = ?1")?.execute([blob(id)])?;
         if has_directory {
             record(conn, directories, &Action::Trash(id), now)?;
         }
         Ok(user)
     })
+}
+
+/// Takes back the intent to make a directory, if nothing has come of it yet: who is to be deleted needs none.
+fn drop_making(conn: &Connection, directories: &Directories<'_>, id: UserId) -> Result<()> {
+    let Some(intent) = of_user(conn, id)? else { return Ok(()) };
+    if intent.action == Action::Make(id)
+        && let (Some(directory), Ok(storage)) = (directory(conn, id)?, directories.storage())
+        && !directories.recorded.borrow().contains(&intent.seq)
+        && matches!(storage.exists(&directory.path), Ok(false))
+    {
+        remove(conn, intent.seq)?;
+    }
+    Ok(())
+}
+
+/// Whether a directory is at the path that is derived from the user's id, though their row doesn't know, as after an older
+/// backup of the database was restored: it is theirs all the same.
+fn has_unrecorded_directory(directories: &Directories<'_>, user: &User) -> bool {
+    let storage = directories.storage().ok().filter(|_| user.storage_path == StoragePath::derived(user.id));
+    storage.is_some_and(|storage| matches!(storage.exists(&user.storage_path), Ok(true)))
 }
 
 pub(super) fn restore(
@@ -131,30 +153,35 @@ pub(super) fn restore(
     })
 }
 
-/// Begins to purge a user. Says whether there are files to be removed before it can be [ended](end_purge).
+/// Begins to purge a user. If there are files to be removed before it can be [ended](end_purge), answers their storage path.
 pub(super) fn begin_purge(
     conn: &Connection,
     directories: &Directories<'_>,
     id: UserId,
     now: Timestamp,
-) -> Result<bool> {
+) -> Result<Option<StoragePath>> {
     whole(conn, || {
-        if settle(conn, directories, id)?.is_some() {
-            return Ok(true);
+        let has_begun = settle(conn, directories, id)?.is_some();
+        let Directory { path, is_made } = trashed_directory(conn, id)?.ok_or_else(not_in_trash)?;
+        if !is_made {
+            end_purge(conn, id, now)?;
+            return Ok(None);
         }
-        let has_directory = conn
-            .prepare_cached("SELECT has_directory FROM tenantry_trash WHERE id = ?1")?
-            .query_row([blob(id)], |row| row.get::<_, bool>(0))
-            .optional()?
-            .ok_or_else(not_in_trash)?;
-        if has_directory {
+        if !has_begun {
             directories.storage()?;
             record(conn, directories, &Action::Purge(id), now)?;
-        } else {
-            end_purge(conn, id, now)?;
         }
-        Ok(has_directory)
+        Ok(Some(path))
     })
+}
+
+/// Where the directory of a user in the trash was, and whether it was made.
+pub(super) fn trashed_directory(conn: &Connection, id: UserId) -> Result<Option<Directory>> {
+    let mut statement = conn.prepare_cached("SELECT storage_path, has_directory FROM tenantry_trash WHERE id = ?1")?;
+    let found = statement.query_row([blob(id)], |row| {
+        Ok(Directory { path: users::storage_path(id, row.get_ref(0)?, 0)?, is_made: row.get(1)? })
+    });
+    Ok(found.optional()?)
 }
 
 /// Forgets a user whose files are gone, except for the id and a digest of the path. Says whether it was still to be done.
@@ -170,12 +197,11 @@ pub(super) fn end_purge(conn: &Connection, id: UserId, now: Timestamp) -> Result
             retire_path(conn, &path)?;
         }
         conn.prepare_cached("DELETE FROM tenantry_intents WHERE user_id = ?1")?.execute([blob(id)])?;
-        // Not to be acted on at once: one will do for many users.
-        conn.prepare_cached(
-            "INSERT INTO tenantry_intents (action, recorded_at)
-             SELECT 'erase', ?1 WHERE NOT EXISTS (SELECT 1 FROM tenantry_intents WHERE action = 'erase')",
-        )?
-        .execute([now.as_unix_us()])?;
+        // Not to be acted on at once: one will do for many users. A new one each time, because another process may
+        // just have acted on the one that is there, and be about to remove it.
+        conn.prepare_cached("DELETE FROM tenantry_intents WHERE action = 'erase'")?.execute([])?;
+        conn.prepare_cached("INSERT INTO tenantry_intents (action, recorded_at) VALUES ('erase', ?1)")?
+            .execute([now.as_unix_us()])?;
         Ok(true)
     })
 }

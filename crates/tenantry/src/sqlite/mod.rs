@@ -45,6 +45,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use rusqlite;
 use rusqlite::Connection;
@@ -68,8 +69,11 @@ use writer::Writer;
 /// statement that would change one of them, end the transaction, make temporary tables or change the settings of the
 /// connection is refused, as is a foreign key to a column other than `users (id)`, at the end of the transaction.
 ///
-/// Foreign keys to `users (id)` are enforced: with `ON DELETE CASCADE` the rows go with their user, and without it a
-/// user who has such rows can't be deleted (`Constraint`).
+/// Foreign keys to `users (id)` are enforced: with `ON DELETE CASCADE` the rows go with their user when the user is deleted,
+/// and without it a user who has such rows can't be deleted (`Constraint`).
+///
+/// A purge ends with a [VACUUM](https://sqlite.org/lang_vacuum.html), which may give new rowids to the rows of tables without
+/// an INTEGER PRIMARY KEY: don't refer to those.
 #[must_use]
 pub fn connection<'tx>(tx: &'tx ReadTx<'_>) -> &'tx Connection {
     tx.conn.guarded()
@@ -125,6 +129,11 @@ impl Engine {
     /// The users' directories, if they can be used.
     pub(crate) fn storage(&self) -> Result<&Storage> {
         self.storage.as_ref().as_ref().map_err(Error::clone)
+    }
+
+    /// How long to wait for another process.
+    pub(crate) fn patience(&self) -> Duration {
+        self.options.busy_timeout
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -82,6 +82,7 @@ pub(super) fn open_writer(options: &Options, ambient: &dyn Ambient) -> Result<Op
         Found::Nothing | Found::Older => prepare(options)?,
     };
     let mut conn = connect(&options.database(), options, Role::Writer)?;
+    // What is done here in the file system relies on what was committed before it, which has to wait for the disk.
     let storage = match open_storage(&mut conn, options, ambient) {
         // What needs no directories works without them.
         Err(error) if error.kind() == ErrorKind::StorageUnavailable => {
@@ -90,6 +91,9 @@ pub(super) fn open_writer(options: &Options, ambient: &dyn Ambient) -> Result<Op
         }
         storage => Ok(storage?),
     };
+    if options.durability == Durability::Normal {
+        conn.execute_batch("PRAGMA synchronous = NORMAL")?;
+    }
     Ok(Opened { conn, storage, created })
 }
 
@@ -100,6 +104,12 @@ fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient)
     }
     // The first time: the store gets its id, and storage/ too. One process does that.
     let _lock = lock(options)?;
+    if identity(conn)?.is_none() && !matches!(Storage::marker_in(&options.data_dir), Ok(Marker::Missing)) {
+        return Err(Error::new(
+            ErrorKind::Incompatible,
+            "the database is older than storage/, which belongs to a store: if it is this one, remove storage/.tenantry-store",
+        ));
+    }
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if identity(&tx)?.is_none() {
         let store_id = ambient.new_id().as_uuid();
@@ -230,9 +240,9 @@ fn create(options: &Options) -> Result<()> {
             ));
         }
     }
-    let storage =
-        Storage::look(&options.data_dir).and_then(|storage| storage.map(|storage| storage.marker()).transpose());
-    if !matches!(storage, Ok(None | Some(Marker::Missing))) {
+    let marker = Storage::marker_in(&options.data_dir)
+        .map_err(|error| file_error(error, "it can't be told whether storage/ belongs to a store"))?;
+    if marker != Marker::Missing {
         return Err(Error::new(
             ErrorKind::Incompatible,
             "tenantry.db is missing, but storage/ belongs to a store: bring back its database, or move storage/ and trash/ away",
@@ -329,13 +339,9 @@ fn connect(path: &Path, options: &Options, role: Role) -> Result<Connection> {
     match role {
         Role::Reader => conn.execute_batch("PRAGMA query_only = ON")?,
         Role::Writer => {
-            let synchronous = match options.durability {
-                Durability::Full => "FULL",
-                Durability::Normal => "NORMAL",
-            };
             conn.execute_batch(&format!(
                 "PRAGMA journal_mode = WAL;
-                 PRAGMA synchronous = {synchronous};
+                 PRAGMA synchronous = FULL;
                  PRAGMA journal_size_limit = {WAL_KEPT_BYTES};
                  PRAGMA secure_delete = ON"
             ))?;

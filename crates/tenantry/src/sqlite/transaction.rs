@@ -183,7 +183,7 @@ impl<'c> WriteTx<'c> {
         self.note(result)
     }
 
-    pub(crate) fn begin_purge(&mut self, id: UserId) -> Result<bool> {
+    pub(crate) fn begin_purge(&mut self, id: UserId) -> Result<Option<StoragePath>> {
         let result = lifecycle::begin_purge(&self.read.conn.unguarded(), self.directories, id, self.now);
         self.note(result)
     }

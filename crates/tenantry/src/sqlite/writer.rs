@@ -47,12 +47,15 @@ use super::open::{LOCK_POLL, Options, open_writer};
 use super::readers::Readers;
 use super::transaction::WriteTx;
 use crate::storage::Storage;
-use crate::{Ambient, Durability, Error, ErrorKind, Result, point};
+use crate::{Ambient, Durability, Error, ErrorKind, Result, UserId, point};
 
 /// How many operations may stand in the queue. Callers beyond that wait for a place.
 const QUEUE_MAX: usize = 1_024;
 /// How many callers may wait for a place in the queue. Those beyond that get `Busy`.
 const WAITING_MAX: usize = 16_384;
+/// How many intents are acted on in one transaction, so that other processes aren't kept from writing for long: each
+/// waits for the disk a few times.
+const ACTS_MAX: usize = 64;
 /// How many operations one transaction takes, so that the first of them isn't kept waiting by those behind it.
 const GROUP_MAX: usize = 1_024;
 
@@ -323,44 +326,52 @@ impl WriterThread {
 
     /// Runs a job, with all that are there and may run beside it, in one transaction, and answers them.
     fn group(&mut self, first: Box<dyn Job>) {
+        if first.is_alone() {
+            return self.run_alone(first);
+        }
         if let Err(error) = self.begin(first.queued_at()) {
             return first.answer(Err(error), true);
         }
+        let storage = Arc::clone(&self.storage);
+        let directories = Directories::new(&storage, false);
         let mut group = vec![Member::new(first)];
-        let ended = match self.run_group(&mut group) {
+        let ended = match self.run_group(&mut group, &directories) {
             Ok(()) => self.commit(),
             Err(ended) => self.undo(ended),
         };
         tracing::debug!(operations = group.len(), "transaction ended");
         let ran_alone = group.len() == 1;
         match ended {
-            Ended::Refused(_) if !ran_alone => group.into_iter().for_each(|member| self.retry(member.job)),
-            ended => self.end(group, &ended, ran_alone),
+            Ended::Refused(_) if !ran_alone => group.into_iter().for_each(|member| self.run_alone(member.job)),
+            ended => self.end(group, &directories.met.borrow(), &ended, ran_alone),
         }
     }
 
-    /// Runs one job of a group in a transaction of its own, after the group was refused or the job came too early in it.
-    fn retry(&mut self, mut job: Box<dyn Job>) {
+    /// Runs one job in a transaction of its own: an application's closure, or one of a group that was refused, or in which
+    /// it came too early.
+    fn run_alone(&mut self, mut job: Box<dyn Job>) {
         // It may not come to another run, and what it found in the group is no answer.
         job.forget();
         let queued_at = job.queued_at();
         let mut member = Member::new(job);
-        let ended = match self.begin(queued_at) {
+        let storage = Arc::clone(&self.storage);
+        let ended = match self.begin_alone(queued_at) {
             Err(error) => Ended::Undone(Some(error)),
-            Ok(()) => match self.run_job(&mut member, true, &Directories::new(&Arc::clone(&self.storage))) {
+            Ok(()) => match self.run_job(&mut member, true, &Directories::new(&storage, true)) {
                 Ok(()) => self.commit(),
                 Err(ended) => self.undo(ended),
             },
         };
-        self.end(vec![member], &ended, true);
+        self.end(vec![member], &[], &ended, true);
     }
 
-    /// Does what is to follow a transaction in the file system, and answers.
-    fn end(&mut self, group: Vec<Member>, ended: &Ended, ran_alone: bool) {
+    /// Does what is to follow a transaction in the file system, with what it met of earlier ones, and answers.
+    fn end(&mut self, group: Vec<Member>, met: &[i64], ended: &Ended, ran_alone: bool) {
         let mut failures = Vec::new();
         if matches!(ended, Ended::Committed) {
-            let intents: Vec<i64> = group.iter().flat_map(|member| member.intents.iter().copied()).collect();
-            failures = self.act(&intents);
+            let recorded = group.iter().flat_map(|member| member.intents.iter().copied());
+            let intents: Vec<i64> = met.iter().copied().chain(recorded).collect();
+            failures = self.act(&intents, !met.is_empty());
         }
         let mut too_early = Vec::new();
         for member in group {
@@ -371,19 +382,16 @@ impl WriterThread {
                 (None, ended) => member.job.answer(answer_of(ended), ran_alone),
             }
         }
-        too_early.into_iter().for_each(|job| self.retry(job));
+        too_early.into_iter().for_each(|job| self.run_alone(job));
     }
 
     /// Runs the first job of the group, then takes more from the queue while there are any.
-    fn run_group(&mut self, group: &mut Vec<Member>) -> Result<(), Ended> {
-        let storage = Arc::clone(&self.storage);
-        let directories = Directories::new(&storage);
-        let alone = group.iter().any(|member| member.job.is_alone());
+    fn run_group(&mut self, group: &mut Vec<Member>, directories: &Directories<'_>) -> Result<(), Ended> {
         loop {
             if let Some(member) = group.last_mut() {
-                self.run_job(member, alone, &directories)?;
+                self.run_job(member, false, directories)?;
             }
-            if alone || group.len() == GROUP_MAX {
+            if group.len() == GROUP_MAX {
                 return Ok(());
             }
             match self.jobs.try_recv() {
@@ -435,53 +443,64 @@ impl WriterThread {
     }
 
     /// Acts on intents that are committed, and removes them. Answers with those that failed and why, as their callers
-    /// are to be told. They stay for the next opening.
-    fn act(&mut self, seqs: &[i64]) -> Vec<(i64, Error)> {
-        if seqs.is_empty() {
-            return Vec::new();
-        }
+    /// are to be told. They stay for the next opening. With `sync`, some may not be on the disk yet.
+    fn act(&mut self, seqs: &[i64], sync: bool) -> Vec<(i64, Error)> {
         let mut failures = Vec::new();
-        match self.act_in_transaction(seqs, &mut failures) {
-            Ok(()) => failures,
-            Err(error) => {
-                self.roll_back();
-                self.latch(&error);
-                let message = "the change was made, but whether its directories have followed is known only after the store is opened again";
-                let error = Error::new(ErrorKind::Unfinished, message).with_source(error);
-                seqs.iter().map(|seq| (*seq, error.clone())).collect()
-            }
+        if seqs.is_empty() {
+            return failures;
         }
-    }
-
-    fn act_in_transaction(&mut self, seqs: &[i64], failures: &mut Vec<(i64, Error)>) -> Result<()> {
-        if self.options.durability == Durability::Normal {
-            self.sync_log()?;
+        let mut acted = Ok(());
+        if sync || self.options.durability == Durability::Normal {
+            acted = self.sync_log();
         }
-        self.begin(Instant::now())?;
         let mut erasing = None;
-        for seq in seqs {
-            // If it isn't there, another process was faster.
-            let Some(intent) = intents::get(&self.conn.unguarded(), *seq)? else { continue };
-            if intent.action == Action::Erase {
-                erasing = Some(intent);
-            } else if let Err(error) = self.act_on_one(&intent) {
-                if Fault::of(&error) != Fault::Local {
-                    return Err(error);
-                }
-                tracing::warn!(action = intent.action.name(), error = &error as &dyn std::error::Error, "unfinished");
-                failures.push((*seq, unfinished(&intent.action, error)));
+        for some in seqs.chunks(ACTS_MAX) {
+            if acted.is_ok() {
+                acted = self.act_on(some, &mut erasing, &mut failures);
+            }
+            if let Err(error) = &acted {
+                self.roll_back();
+                self.latch(error);
+                let message = "the change was made, but whether its directories have followed is known only after the store is opened again";
+                let error = Error::new(ErrorKind::Unfinished, message).with_source(error.clone());
+                failures.extend(some.iter().map(|seq| (*seq, error.clone())));
             }
         }
-        point::reach("commit: the intents are done");
-        self.conn.commit()?;
-        if let Some(intent) = erasing
+        if let (Some(intent), Ok(())) = (erasing, acted)
             && let Err(error) = self.erase(&intent)
         {
             tracing::warn!(error = &error as &dyn std::error::Error, "the database could not be rewritten");
             self.roll_back();
+            self.latch(&error);
             failures.push((intent.seq, unfinished(&intent.action, error)));
         }
-        Ok(())
+        failures
+    }
+
+    /// Acts on some in one transaction, but for erasing, which is answered.
+    fn act_on(&mut self, seqs: &[i64], erasing: &mut Option<Intent>, failures: &mut Vec<(i64, Error)>) -> Result<()> {
+        self.begin(Instant::now())?;
+        for seq in seqs {
+            // If it isn't there, another process was faster.
+            let Some(intent) = intents::get(&self.conn.unguarded(), *seq)? else { continue };
+            match intent.action {
+                Action::Erase => *erasing = Some(intent),
+                // That it is on the disk is all that is wanted here.
+                Action::Purge(_) => {}
+                _ => {
+                    if let Err(error) = self.act_on_one(&intent) {
+                        if Fault::of(&error) != Fault::Local {
+                            return Err(error);
+                        }
+                        let name = intent.action.name();
+                        tracing::warn!(action = name, error = &error as &dyn std::error::Error, "unfinished");
+                        failures.push((*seq, unfinished(&intent.action, error)));
+                    }
+                }
+            }
+        }
+        point::reach("commit: the intents are done");
+        Ok(self.conn.commit()?)
     }
 
     fn act_on_one(&self, intent: &Intent) -> Result<()> {
@@ -499,8 +518,18 @@ impl WriterThread {
             Ok(self.conn.commit()?)
         });
         self.roll_back();
-        self.conn.unguarded().execute_batch("PRAGMA synchronous = NORMAL")?;
+        if self.options.durability == Durability::Normal {
+            self.conn.unguarded().execute_batch("PRAGMA synchronous = NORMAL")?;
+        }
         synced
+    }
+
+    /// Takes the write lock for a job that may act on intents itself, which are on the disk then.
+    fn begin_alone(&mut self, waiting_since: Instant) -> Result<()> {
+        if self.refusing.is_none() && intents::are_any(&self.conn.unguarded())? {
+            self.sync_log()?;
+        }
+        self.begin(waiting_since)
     }
 
     /// Rewrites the database, so that nothing is left in it of rows that are gone: `secure_delete` doesn't reach the
@@ -523,38 +552,46 @@ impl WriterThread {
 
     /// Does what a crash, or a failure, left of earlier transactions. What fails again is left for the next time.
     fn finish_intents(&mut self) {
-        let all = match intents::all(&self.conn.unguarded()) {
-            Ok(all) if all.is_empty() => return,
-            all => all,
+        let left = match intents::all(&self.conn.unguarded()) {
+            Ok(left) => left,
+            Err(error) => return tracing::warn!(error = &error as &dyn std::error::Error, "the intents can't be read"),
         };
-        let finished = all.and_then(|all| {
-            tracing::info!(intents = all.len(), "finishing what was left");
-            let storage = self.storage.as_ref().as_ref().ok();
-            // If a backup is under way, the next opening will do.
-            let no_backups = storage.and_then(|storage| storage.keep_backups_away().ok());
-            for intent in &all {
-                if let Action::Purge(user) = intent.action
-                    && let (Some(storage), Some(_)) = (storage, &no_backups)
-                    && storage.remove(user, &|_| {})?.is_complete()
-                {
-                    self.begin(Instant::now())?;
-                    lifecycle::end_purge(&self.conn.unguarded(), user, self.ambient.now())?;
-                    point::reach("commit: a purge is done");
-                    self.conn.commit()?;
-                }
-            }
-            let mut seqs: Vec<i64> =
-                all.iter().filter(|intent| intent.action.is_quick()).map(|intent| intent.seq).collect();
-            let rest = intents::all(&self.conn.unguarded())?;
-            seqs.extend(rest.iter().filter(|intent| intent.action == Action::Erase).map(|intent| intent.seq));
-            self.act(&seqs);
-            Ok(())
-        });
-        if let Err(error) = finished {
-            self.roll_back();
-            self.latch(&error);
-            tracing::warn!(error = &error as &dyn std::error::Error, "not everything that was left could be finished");
+        if left.is_empty() {
+            return;
         }
+        tracing::info!(intents = left.len(), "finishing what was left");
+        let quick: Vec<i64> = left.iter().filter(|intent| intent.action.is_quick()).map(|intent| intent.seq).collect();
+        self.act(&quick, true);
+        // If somebody is purging, that is theirs to finish.
+        let storage = Arc::clone(&self.storage);
+        let Some(_alone) = storage.as_ref().as_ref().ok().and_then(Storage::with_no_purge) else { return };
+        if let Err(error) = self.sync_log() {
+            return tracing::warn!(error = &error as &dyn std::error::Error, "purges could not be finished");
+        }
+        for intent in &left {
+            if let Action::Purge(user) = intent.action
+                && let Err(error) = self.finish_purge(user)
+            {
+                self.roll_back();
+                self.latch(&error);
+                tracing::warn!(error = &error as &dyn std::error::Error, "a purge could not be finished");
+            }
+        }
+        let all = intents::all(&self.conn.unguarded()).unwrap_or_default();
+        let erasing = all.iter().filter(|intent| intent.action == Action::Erase).map(|intent| intent.seq);
+        self.act(&erasing.collect::<Vec<_>>(), false);
+    }
+
+    fn finish_purge(&self, user: UserId) -> Result<()> {
+        let storage = self.storage.as_ref().as_ref().map_err(Error::clone)?;
+        let Some(directory) = lifecycle::trashed_directory(&self.conn.unguarded(), user)? else { return Ok(()) };
+        if !storage.remove(user, &directory.path, &|_| {})?.is_complete() {
+            return Ok(());
+        }
+        self.begin(Instant::now())?;
+        lifecycle::end_purge(&self.conn.unguarded(), user, self.ambient.now())?;
+        point::reach("commit: a purge is done");
+        Ok(self.conn.commit()?)
     }
 
     /// Takes the write lock, waiting for other processes up to the busy timeout.

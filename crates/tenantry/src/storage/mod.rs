@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::path::Arg;
 use uuid::Uuid;
 
 use crate::check::Stray;
@@ -40,6 +41,11 @@ const TRASH: &str = "trash";
 const QUARANTINE: &str = "quarantine";
 /// In `storage/`. No user's path may begin with `.tenantry`.
 const MARKER: &str = ".tenantry-store";
+/// Until it is written and on the disk.
+const NEW_MARKER: &str = ".tenantry-store.new";
+
+/// How often directories are made again that somebody removes at the same time.
+const ATTEMPTS_MAX: usize = 100;
 
 /// The directories of a store.
 #[derive(Debug)]
@@ -117,32 +123,26 @@ impl Storage {
         Ok(Some(Self { data_dir: data_dir.to_owned(), storage, trash, data }))
     }
 
+    /// Which store the `storage/` in a data directory belongs to, if there is one.
+    pub(crate) fn marker_in(data_dir: &Path) -> io::Result<Marker> {
+        match open_dir(open_data_dir(data_dir)?, STORAGE, Mounts::Enter) {
+            Ok(storage) => marker(&storage),
+            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => {
+                Ok(Marker::Missing)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Which store `storage/` belongs to.
     pub(crate) fn marker(&self) -> io::Result<Marker> {
-        let file = match fs::openat(
-            &self.storage,
-            MARKER,
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
-            Mode::empty(),
-        ) {
-            Ok(file) => File::from(file),
-            Err(Errno::NOENT) => return Ok(Marker::Missing),
-            Err(Errno::LOOP) => return Ok(Marker::Damaged),
-            Err(error) => return Err(error.into()),
-        };
-        let mut text = String::new();
-        let read = file.take(64).read_to_string(&mut text);
-        Ok(match (read, text.trim_end().parse()) {
-            (Ok(_), Ok(id)) => Marker::Of(id),
-            _ => Marker::Damaged,
-        })
+        marker(&self.storage)
     }
 
     /// One process at a time.
     fn mark(&self, store_id: Uuid) -> io::Result<()> {
-        let new = format!("{MARKER}.new");
-        self.write_file(&self.storage, &new, format!("{store_id}\n").as_bytes(), "open: write the marker")?;
-        rename(&self.storage, &*new, &self.storage, MARKER, "open: name the marker")?;
+        self.write_file(&self.storage, NEW_MARKER, format!("{store_id}\n").as_bytes(), "open: write the marker")?;
+        rename(&self.storage, NEW_MARKER, &self.storage, MARKER, "open: name the marker")?;
         sync(&self.storage, "open: sync the marker")
     }
 
@@ -192,7 +192,10 @@ impl Storage {
 
     /// Opens a user's directory. `StorageLost` if it isn't there.
     pub(crate) fn dir(&self, path: &StoragePath) -> Result<OwnedFd> {
-        open_dir(&self.storage, path.as_str(), Mounts::Enter).map_err(refused)
+        open_dir(&self.storage, path.as_str(), Mounts::Enter).map_err(|error| {
+            let roots = self.check_roots();
+            roots.err().unwrap_or_else(|| refused(error))
+        })
     }
 
     /// Whether anything stands at this path.
@@ -206,6 +209,7 @@ impl Storage {
 
     /// Makes a user's directory and those above it.
     pub(crate) fn make(&self, path: &StoragePath) -> Result<()> {
+        self.check_roots()?;
         self.make_lineage(path.as_str()).map(drop).map_err(refused)
     }
 
@@ -239,6 +243,7 @@ impl Storage {
 
     /// Moves a user's directory to the trash, unless that has been done. What is lost stays so.
     pub(crate) fn to_trash(&self, id: UserId, path: &StoragePath) -> Result<()> {
+        self.check_roots()?;
         let name = id.to_string();
         let (above, last) = split(path);
         let parent = match self.above(above) {
@@ -246,12 +251,16 @@ impl Storage {
             parent => Some(parent.map_err(refused)?),
         };
         if let Some(parent) = &parent {
-            match rename(parent, last, &self.trash, &*name, "trash: move the directory") {
-                Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+            match move_dir(parent, last, &self.trash, &*name, "trash: move the directory") {
+                // That it is in the trash is what was wanted. What stands at the old place then was made since.
+                Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::EXIST)) => {}
                 renamed => renamed.map_err(refused)?,
             }
         }
         if stat(&self.trash, &*name).map_err(refused)?.is_none() {
+            if self.exists(path)? {
+                return Err(unavailable("trash/ was removed while the store was open: open it again"));
+            }
             tracing::warn!(user = %id, "the directory of a deleted user is missing");
         }
         self.sync_both(&self.trash, parent.as_ref(), "trash: sync").map_err(refused)
@@ -267,24 +276,49 @@ impl Storage {
 
     /// Moves a user's directory back from the trash, unless that has been done. What is lost stays so.
     pub(crate) fn restore(&self, id: UserId, path: &StoragePath) -> Result<()> {
+        self.check_roots()?;
         let name = id.to_string();
         let (above, last) = split(path);
-        let parent = self.make_lineage(above).map_err(refused)?;
-        match rename(&self.trash, &*name, &parent, last, "restore: move the directory") {
-            Err(error) if errno(&error) == Some(Errno::NOENT) => {}
-            renamed => renamed.map_err(refused)?,
+        for _ in 0..ATTEMPTS_MAX {
+            let parent = self.make_lineage(above).map_err(refused)?;
+            match move_dir(&self.trash, &*name, &parent, last, "restore: move the directory") {
+                // It is there already, or lost; or somebody has removed the directories above it, which were empty.
+                Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+                renamed => renamed.map_err(refused)?,
+            }
+            if stat(&parent, last).map_err(refused)?.is_none() {
+                if stat(&self.trash, &*name).map_err(refused)?.is_some() {
+                    continue;
+                }
+                tracing::warn!(user = %id, "the directory of a restored user is missing");
+            }
+            return self.sync_both(&parent, Some(&self.trash), "restore: sync").map_err(refused);
         }
-        if stat(&parent, last).map_err(refused)?.is_none() {
-            tracing::warn!(user = %id, "the directory of a restored user is missing");
-        }
-        self.sync_both(&parent, Some(&self.trash), "restore: sync").map_err(refused)
+        Err(blocked("the directories above the user's are removed all the time"))
     }
 
-    /// Removes the directory of a user in the trash. Backups have to be [kept away](Self::keep_backups_away).
-    pub(crate) fn remove(&self, id: UserId, progress: &dyn Fn(u64)) -> Result<Removal> {
+    /// Refuses to go on with directories that were removed, or replaced, while the store was open.
+    fn check_roots(&self) -> Result<()> {
+        for root in [&self.storage, &self.trash] {
+            if fs::fstat(root).map_err(|error| refused(error.into()))?.st_nlink == 0 {
+                return Err(unavailable("storage/ or trash/ was removed while the store was open: open it again"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the directory of a user in the trash, whose storage path this was. Backups have to be
+    /// [kept away](Self::keep_backups_away).
+    pub(crate) fn remove(&self, id: UserId, path: &StoragePath, progress: &dyn Fn(u64)) -> Result<Removal> {
+        self.check_roots()?;
         let name = std::ffi::CString::new(id.to_string()).map_err(|error| refused(error.into()))?;
-        let removal = tree::remove(&self.trash, &name, progress).map_err(refused)?;
+        let mut removal = tree::remove(&self.trash, &name, progress).map_err(refused)?;
         if removal.is_complete() {
+            if matches!(self.exists(path), Ok(true)) {
+                // Put back by somebody while the user was in the trash: it isn't gone, and nobody would know.
+                let why = "it stands in storage/, not in trash/: see `tenantry check`";
+                removal.left.push((PathBuf::new(), io::Error::other(why)));
+            }
             sync(&self.trash, "remove: sync the trash").map_err(refused)?;
         }
         Ok(removal)
@@ -300,9 +334,10 @@ impl Storage {
                 Some(Errno::NOENT) => Error::new(ErrorKind::NotFound, "there is no such directory under storage/"),
                 _ => refused(error),
             })?;
-            fix_mode(&dir).map_err(refused)?;
             dirs.push(dir);
         }
+        // Only now that all of them are there.
+        dirs.iter().skip(1).try_for_each(fix_mode).map_err(refused)?;
         for dir in dirs.iter().rev() {
             sync(dir, "adopt: sync a directory").map_err(refused)?;
         }
@@ -352,8 +387,8 @@ impl Storage {
                 Err(error) if errno(&error) == Some(Errno::NOENT) => return Ok(()),
                 parent => parent?,
             };
-            match rename(&parent, last, &place, "content", "quarantine: move") {
-                Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+            match move_dir(&parent, last, &place, "content", "quarantine: move") {
+                Err(error) if errno(&error) == Some(Errno::NOENT) && stat(&parent, last)?.is_none() => {}
                 renamed => renamed?,
             }
             self.sync_both(&place, Some(&parent), "quarantine: sync")
@@ -362,8 +397,8 @@ impl Storage {
     }
 
     /// Adds up what a user's directory holds.
-    pub(crate) fn measure(&self, path: &StoragePath, progress: &dyn Fn(u64)) -> Result<Measured> {
-        tree::measure(self.dir(path)?, progress).map_err(refused)
+    pub(crate) fn measure(dir: OwnedFd, progress: &dyn Fn(u64)) -> Result<Measured> {
+        tree::measure(dir, progress).map_err(refused)
     }
 
     fn above(&self, path: &str) -> io::Result<OwnedFd> {
@@ -374,6 +409,26 @@ impl Storage {
         sync(new, point)?;
         old.map_or(Ok(()), |old| sync(old, point))
     }
+}
+
+fn marker(storage: &OwnedFd) -> io::Result<Marker> {
+    let file = match fs::openat(
+        storage,
+        MARKER,
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(Marker::Missing),
+        Err(Errno::LOOP) => return Ok(Marker::Damaged),
+        Err(error) => return Err(error.into()),
+    };
+    let mut text = String::new();
+    let read = file.take(64).read_to_string(&mut text);
+    Ok(match (read, text.trim_end().parse()) {
+        (Ok(_), Ok(id)) => Marker::Of(id),
+        _ => Marker::Damaged,
+    })
 }
 
 /// The data directory, which may be reached over links: where it is was said by whoever runs the program.
@@ -388,6 +443,26 @@ fn fix_mode(dir: &OwnedFd) -> io::Result<()> {
         fs::fchmod(dir, beneath::PRIVATE)?;
     }
     Ok(())
+}
+
+/// Moves a directory, which takes the right to write its "..", and gives its owner that right if it is missing: an application
+/// may have taken it away, and what is recorded to be moved must not be stuck for that.
+fn move_dir(
+    from: &OwnedFd,
+    name: impl Arg + Copy,
+    to: &OwnedFd,
+    new_name: impl Arg + Copy,
+    point: &'static str,
+) -> io::Result<()> {
+    match rename(from, name, to, new_name, point) {
+        Err(error)
+            if errno(&error) == Some(Errno::ACCESS)
+                && beneath::make_private(from, name, "move: change a mode").is_ok() =>
+        {
+            rename(from, name, to, new_name, point)
+        }
+        renamed => renamed,
+    }
 }
 
 /// The path above and the last segment.

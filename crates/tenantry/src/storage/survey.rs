@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use rustix::fs::{self, FileType, FlockOperation, Mode, Stat};
+use rustix::fs::{self, FileType, Mode, Stat};
 use rustix::io::Errno;
 
 use super::beneath::{self, Mounts, PRIVATE, errno, is_dir, open_dir, stat};
@@ -90,14 +90,36 @@ impl Storage {
     pub(crate) fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
         match self.above(path) {
             Ok(dir) => list(&dir),
-            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => Ok(Vec::new()),
+            // Gone meanwhile, or not to be read, which is told with the rights of it.
+            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::ACCESS)) => {
+                Ok(Vec::new())
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// How many directories are in a directory below `storage/` or `trash/` that belongs to nobody, or 1 if there are none.
+    pub(crate) fn weight(&self, path: &Path) -> u64 {
+        let dirs = open_dir(&self.data, path, Mounts::Refuse).and_then(|dir| list(&dir));
+        let is_dir = |entry: &&Entry| matches!(entry.kind, EntryKind::Directory(_));
+        dirs.map_or(1, |entries| entries.iter().filter(is_dir).count().max(1) as u64)
     }
 
     /// What is in `trash/`.
     pub(crate) fn list_trash(&self) -> io::Result<Vec<Entry>> {
         list(&self.trash)
+    }
+
+    /// Whether a directory stands at a path within the data directory; `None` if nothing does.
+    pub(crate) fn is_dir_at(&self, path: &Path) -> Result<Option<bool>> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+        match open_dir(&self.data, parent, Mounts::Enter) {
+            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => Ok(None),
+            parent => {
+                let found = parent.and_then(|parent| stat(&parent, name)).map_err(refused)?;
+                Ok(found.map(|found| is_dir(&found)))
+            }
+        }
     }
 
     /// Whether the directory of a user in the trash is there.
@@ -122,14 +144,6 @@ impl Storage {
             Some(found) => found.st_uid,
             None => fs::fstat(&self.data)?.st_uid,
         })
-    }
-
-    /// Whether a process is removing the files of this user just now.
-    pub(crate) fn is_being_removed(&self, id: UserId) -> io::Result<bool> {
-        match open_dir(&self.trash, &*id.to_string(), Mounts::Refuse) {
-            Ok(dir) => Ok(fs::flock(&dir, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)),
-            Err(_) => Ok(false),
-        }
     }
 
     /// Gives a directory within the data directory the mode 0700, with no link on the way.
@@ -160,5 +174,5 @@ fn kind(found: &Stat) -> EntryKind {
 
 /// Whether this name in `storage/` is the store's own.
 pub(crate) fn is_own_file(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(super::MARKER.as_bytes())
+    name == super::MARKER || name == super::NEW_MARKER
 }

@@ -4,18 +4,22 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{self, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::beneath::{Mounts, errno, is_dir, make_dir, open_dir, shown};
 use super::tree::{Visit, walk};
-use super::{Storage, TRASH, refused};
+use super::{Storage, refused};
 use crate::content::{Content, Hashed};
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 
 /// Files up to this size are read into memory before they go into a backup, larger ones into a temporary file.
 const IN_MEMORY_OCTETS_MAX: usize = 8 << 20;
+/// How long to sleep between two looks at a lock.
+const LOCK_POLL: Duration = Duration::from_millis(1);
 /// How often a file is read again that changes while it is read.
 const ATTEMPTS_MAX: usize = 3;
 
@@ -36,30 +40,36 @@ pub(crate) struct KeptAway {
 }
 
 impl Storage {
-    /// Keeps purges away. `Busy` if one is under way, or another backup.
-    pub(crate) fn keep_purges_away(&self) -> Result<KeptAway> {
-        self.lock_trash(FlockOperation::NonBlockingLockExclusive).map_err(|busy| {
-            busy.unwrap_or_else(|| {
-                Error::new(ErrorKind::Busy, "a purge or another backup is under way: try again later")
-            })
-        })
+    /// Keeps purges away. `Busy` if one is under way for too long, or another backup.
+    pub(crate) fn keep_purges_away(&self, patience: Duration) -> Result<KeptAway> {
+        let busy = || Error::new(ErrorKind::Busy, "a purge or another backup is under way: try again later");
+        self.lock_trash(FlockOperation::NonBlockingLockExclusive, patience)?.ok_or_else(busy)
     }
 
-    /// Keeps backups away, but not other purges. `Busy` if a backup is under way.
-    pub(crate) fn keep_backups_away(&self) -> Result<KeptAway> {
-        self.lock_trash(FlockOperation::NonBlockingLockShared).map_err(|busy| {
-            busy.unwrap_or_else(|| Error::new(ErrorKind::Busy, "a backup is under way: try again later"))
-        })
+    /// Keeps backups away, but not other purges. `Busy` if a backup is under way for too long.
+    pub(crate) fn keep_backups_away(&self, patience: Duration) -> Result<KeptAway> {
+        let busy = || Error::new(ErrorKind::Busy, "a backup is under way: try again later");
+        self.lock_trash(FlockOperation::NonBlockingLockShared, patience)?.ok_or_else(busy)
     }
 
-    /// Fails with `None` if somebody else has the lock.
-    fn lock_trash(&self, how: FlockOperation) -> Result<KeptAway, Option<Error>> {
+    /// If nobody is purging just now, nor making a backup: for as long as the answer lives, nobody does.
+    pub(crate) fn with_no_purge(&self) -> Option<KeptAway> {
+        self.lock_trash(FlockOperation::NonBlockingLockExclusive, Duration::ZERO).ok().flatten()
+    }
+
+    /// `None` if somebody else has the lock.
+    fn lock_trash(&self, how: FlockOperation, patience: Duration) -> Result<Option<KeptAway>> {
         // A descriptor of its own: the lock is the descriptor's.
-        let trash = open_dir(&self.data, TRASH, Mounts::Refuse).map_err(|error| Some(refused(error)))?;
-        match fs::flock(&trash, how) {
-            Ok(()) => Ok(KeptAway { _trash: trash }),
-            Err(Errno::WOULDBLOCK) => Err(None),
-            Err(error) => Err(Some(refused(error.into()))),
+        let trash = open_dir(&self.trash, ".", Mounts::Refuse).map_err(refused)?;
+        let deadline = Instant::now() + patience;
+        loop {
+            match fs::flock(&trash, how) {
+                Ok(()) => return Ok(Some(KeptAway { _trash: trash })),
+                Err(Errno::WOULDBLOCK) if Instant::now() >= deadline => return Ok(None),
+                // A check looks for a moment whether anybody has it.
+                Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_POLL),
+                Err(error) => return Err(refused(error.into())),
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::beneath::{self, Mounts, entries, errno, is_dir, open_dir, shown};
@@ -19,6 +19,10 @@ use super::beneath::{self, Mounts, entries, errno, is_dir, open_dir, shown};
 const PROGRESS_FILES: u64 = 1_000;
 /// How many of the files that could not be removed are named.
 const NAMED_MAX: usize = 100;
+
+/// How often a directory is read that never gets empty, because somebody goes on filling it. The usual one is read twice; a
+/// chain of nested ones is moved up link by link, which may take a pass for each.
+const PASSES_MAX: usize = 100_000;
 
 const REMOVE_FILE: &str = "remove: a file";
 const REMOVE_DIR: &str = "remove: a directory";
@@ -49,9 +53,19 @@ struct Level {
 }
 
 impl Level {
-    /// Visits what is in a directory.
-    fn visit(dir: &OwnedFd, above: &Path, visit: &mut dyn FnMut(Visit<'_>) -> io::Result<()>) -> io::Result<Self> {
-        let mut level = Self { identity: identity(&fs::fstat(dir)?), dirs: Vec::new() };
+    /// Visits what is in a directory. `None` if it may be opened but not entered: then nothing in it can be looked at, and
+    /// there is no way back up from it.
+    fn visit(
+        dir: &OwnedFd,
+        above: &Path,
+        visit: &mut dyn FnMut(Visit<'_>) -> io::Result<()>,
+    ) -> io::Result<Option<Self>> {
+        // Unlike `fstat`, this takes the right to enter it.
+        let itself = match fs::statat(dir, c".", AtFlags::empty()) {
+            Err(Errno::ACCESS) => return Ok(None),
+            itself => itself?,
+        };
+        let mut level = Self { identity: identity(&itself), dirs: Vec::new() };
         for entry in entries(dir)? {
             let (name, _) = entry?;
             let Some(stat) = beneath::stat(dir, &*name)? else { continue };
@@ -60,22 +74,34 @@ impl Level {
                 level.dirs.push(name);
             }
         }
-        Ok(level)
+        Ok(Some(level))
     }
 }
 
 /// Walks over everything beneath a directory, each directory before what is in it. What disappears meanwhile isn't met.
 pub(super) fn walk(top: OwnedFd, visit: &mut dyn FnMut(Visit<'_>) -> io::Result<()>) -> io::Result<()> {
     let mut above = PathBuf::new();
-    let mut levels = vec![Level::visit(&top, &above, visit)?];
+    let mut levels = Vec::new();
+    match Level::visit(&top, &above, visit)? {
+        Some(level) => levels.push(level),
+        None => visit(Visit::Unreadable { above: &above, name: c"." })?,
+    }
     let mut here = top;
     while let Some(this) = levels.last_mut() {
         if let Some(name) = this.dirs.pop() {
             match open_dir(&here, &*name, Mounts::Refuse) {
                 Ok(dir) => {
                     above.push(shown(&name));
-                    levels.push(Level::visit(&dir, &above, visit)?);
-                    here = dir;
+                    match Level::visit(&dir, &above, visit)? {
+                        Some(level) => {
+                            levels.push(level);
+                            here = dir;
+                        }
+                        None => {
+                            above.pop();
+                            visit(Visit::Unreadable { above: &above, name: &name })?;
+                        }
+                    }
                 }
                 Err(error) => match errno(&error) {
                     // It has gone, or has become something else.
@@ -164,8 +190,10 @@ pub(super) fn remove(at: impl AsFd, name: &CStr, progress: &dyn Fn(u64)) -> io::
         Err(error) => match errno(&error) {
             Some(Errno::NOENT) => return Ok(removal),
             Some(Errno::LOOP | Errno::NOTDIR) => {
-                beneath::remove_file(&at, name, REMOVE_FILE)?;
-                removal.files = 1;
+                match beneath::remove_file(&at, name, REMOVE_FILE) {
+                    Ok(()) => removal.files = 1,
+                    Err(error) => removal.left.push((PathBuf::new(), error)),
+                }
                 return Ok(removal);
             }
             _ => {
@@ -180,7 +208,9 @@ pub(super) fn remove(at: impl AsFd, name: &CStr, progress: &dyn Fn(u64)) -> io::
         return Ok(removal);
     }
     let mut emptying = Emptying { top, origins: HashMap::new(), moved: 0, removal, progress };
-    emptying.run()?;
+    if let Err(error) = emptying.run() {
+        emptying.leave(PathBuf::new(), error);
+    }
     let mut removal = emptying.removal;
     match beneath::remove_dir(&at, name, REMOVE_DIR) {
         Ok(()) => {}
@@ -203,7 +233,7 @@ struct Emptying<'p> {
 impl Emptying<'_> {
     fn run(&mut self) -> io::Result<()> {
         let mut stuck = HashSet::new();
-        loop {
+        for _ in 0..PASSES_MAX {
             // What is moved up while the directory is read may be met or not: read it until nothing is new.
             let mut met_new = false;
             for entry in entries(&self.top)? {
@@ -226,6 +256,7 @@ impl Emptying<'_> {
                 return Ok(());
             }
         }
+        Err(io::Error::other("files are added to it all the time"))
     }
 
     /// Empties and removes a directory in the top one, and says whether it has gone.
@@ -246,7 +277,7 @@ impl Emptying<'_> {
         };
         let mut is_emptied = true;
         let mut met: HashSet<CString> = HashSet::new();
-        loop {
+        for _ in 0..PASSES_MAX {
             let mut met_new = false;
             for entry in entries(&dir)? {
                 let (child, kind) = entry?;

@@ -1,10 +1,11 @@
 //! This test binary runs itself where a second process is needed: with a role, it does that role's part.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
-use crate::{concurrency, file, logs};
+use crate::{concurrency, file, hostile, logs};
 
 const ROLE: &str = "TENANTRY_TEST_ROLE";
 const DIR: &str = "TENANTRY_TEST_DIR";
@@ -24,6 +25,12 @@ fn child_process_entry() {
         "looks at modes" => file::child_looks_at_modes(&dir),
         "logs" => logs::child_logs(&dir),
         "fails to write" => file::child_fails_to_write(&dir),
+        "goes deep" => hostile::child_goes_deep(&dir),
+        "has no rights" => hostile::child_has_no_rights(&dir),
+        "meets what is another's" => hostile::child_meets_what_is_anothers(&dir),
+        "mounts" => hostile::child_mounts(&dir),
+        "purges" => hostile::child_purges(&dir),
+        "opens under a umask" => hostile::child_opens_under_a_umask(&dir),
         _ => panic!("there is no role {role:?}"),
     }
 }
@@ -51,7 +58,16 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a child in its role. `shell` is run before it, in the same process.
     pub(crate) fn start(role: &str, dir: &Path, shell: &str) -> Self {
-        let mut child = Command::new("sh")
+        Self::start_as(None, role, dir, shell)
+    }
+
+    /// The same as another user of the system.
+    pub(crate) fn start_as(user: Option<u32>, role: &str, dir: &Path, shell: &str) -> Self {
+        let mut command = Command::new("sh");
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let mut child = command
             .args(["-c", &format!("{shell}\nexec \"$0\" --exact child::child_process_entry --nocapture")])
             .arg(std::env::current_exe().unwrap())
             .env(ROLE, role)

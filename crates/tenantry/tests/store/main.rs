@@ -21,6 +21,12 @@ mod concurrency;
 // The files: their creation, the refusal of those of others, and locks.
 mod file;
 
+// Checks and repairs: everything that can be wrong, and that neither loses a byte.
+mod check;
+
+// That nothing of a purged user is left in the database.
+mod erasure;
+
 // SQL of the application's own in the same file: what it may do, and what it may not.
 mod embedding;
 
@@ -29,6 +35,12 @@ mod foreign;
 
 // No address ever gets into a log.
 mod logs;
+
+// A symbolic link that is swapped with a directory, raced against every operation on it.
+mod races;
+
+// The worst that can be found in a user's directory.
+mod hostile;
 
 // The entrance for tests that need a second process.
 mod child;

@@ -1,4 +1,8 @@
+use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -109,6 +113,9 @@ pub(crate) fn addresses(users: &[User]) -> Vec<&str> {
 /// Where the stores of one engine live, one at each place, so that a scenario can open its store again.
 pub(crate) trait Place {
     fn builder(&self) -> Builder;
+
+    /// The data directory of the store, in which the users' directories are.
+    fn data_dir(&self) -> PathBuf;
 }
 
 /// A temporary directory with a data directory in it, which the first store that is opened creates.
@@ -144,6 +151,10 @@ impl Place for SqlitePlace {
     fn builder(&self) -> Builder {
         Store::builder(self.data_dir())
     }
+
+    fn data_dir(&self) -> PathBuf {
+        Self::data_dir(self)
+    }
 }
 
 /// What a scenario gets: an empty store, and the clock that it goes by.
@@ -158,6 +169,11 @@ impl Bench {
         let clock = TestClock::new();
         let store = place.builder().ambient(Arc::new(clock.clone())).open().await.unwrap();
         Self { store, clock, place: Box::new(place) }
+    }
+
+    /// A path within the data directory.
+    pub(crate) fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.place.data_dir().join(path)
     }
 
     /// Closes the store and opens it again.
@@ -214,3 +230,39 @@ pub(crate) fn queued<'a, T: Debug>(future: impl Future<Output = T> + 'a) -> Boxe
 
 /// A short time for what has to be refused after waiting.
 pub(crate) const SHORT: Duration = Duration::from_millis(20);
+
+/// What lies in a directory and below it: the mode of each, the content of a file and where a link leads to. Not to be
+/// used on the files of a database that is open.
+pub(crate) fn tree(dir: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+    let mut found = BTreeMap::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(above) = dirs.pop() {
+        for entry in fs::read_dir(&above).unwrap().map(Result::unwrap) {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            let content = if kind.is_symlink() {
+                fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec()
+            } else if kind.is_file() {
+                fs::read(&path).unwrap()
+            } else {
+                Vec::new()
+            };
+            found.insert(
+                path.strip_prefix(dir).unwrap().to_owned(),
+                (entry.metadata().unwrap().permissions().mode(), content),
+            );
+            if kind.is_dir() {
+                dirs.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// The permissions of what stands at this path.
+pub(crate) fn mode(path: impl AsRef<Path>) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+pub(crate) fn set_mode(path: impl AsRef<Path>, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}

@@ -21,6 +21,9 @@ macro_rules! scenarios {
 // Single users: creating, finding, changing and deleting them, and their logins.
 mod users;
 
+// Users with their directories: the trash, adoption, purges, usage.
+mod lifecycle;
+
 // Listings: their order, pages, cursors and filters.
 mod listing;
 

@@ -1,0 +1,930 @@
+//! Checks and repairs: a test for everything that can be wrong, and that neither a check nor a repair loses a byte.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use tenantry::FindingKind::{self, *};
+use tenantry::sqlite::rusqlite::{Connection, params};
+use tenantry::{
+    Error, ErrorKind, Finding, ListQuery, Purge, RepairOptions, Repaired, Report, Result, StoragePath, Store,
+    TrashQuery, User, UserId, check, repair, sqlite,
+};
+
+use crate::support::{
+    SqlitePlace, block_on, email, kind, mode, new_user, new_user_at, numbered_id, set_mode, to_email, tree,
+};
+
+/// A store with users in every state, closed.
+struct Fixture {
+    place: SqlitePlace,
+    /// With a directory at the derived path, and one at a chosen path.
+    ada: User,
+    bob: User,
+    /// Without a directory.
+    cyd: User,
+    /// In the trash, with a directory at a chosen path and without one.
+    dan: User,
+    eve: User,
+}
+
+/// Where a user who was purged had a directory.
+const RETIRED: &str = "old/fay";
+
+impl Fixture {
+    fn new() -> Self {
+        let place = SqlitePlace::new();
+        let store = place.open();
+        let create = |new| block_on(store.create(new)).unwrap();
+        let with_files = |new| {
+            let user = create(new);
+            let files = block_on(store.storage(user.id)).unwrap();
+            files.create_dir("inner").unwrap();
+            files.write("inner/whose.txt", user.id.to_string()).unwrap();
+            user
+        };
+        let ada = with_files(new_user("ada@example.com"));
+        let bob = with_files(new_user_at("bob@example.com", "customers/bob"));
+        let cyd = create(new_user("stra\u{df}e@example.com"));
+        let dan = with_files(new_user_at("dan@example.com", "gone/dan"));
+        let eve = create(new_user("eve@example.com"));
+        let fay = with_files(new_user_at("fay@example.com", RETIRED));
+        for user in [&dan, &eve, &fay] {
+            block_on(store.delete(user.id)).unwrap();
+        }
+        block_on(store.purge(Purge::User(fay.id), |_| {})).unwrap();
+        block_on(store.close()).unwrap();
+        Self { place, ada, bob, cyd, dan, eve }
+    }
+
+    fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.place.data_dir().join(path)
+    }
+
+    /// Something with content that belongs to nobody.
+    fn stray(&self, path: impl AsRef<Path>) {
+        fs::create_dir_all(self.at(&path).join("inner")).unwrap();
+        fs::write(self.at(&path).join("inner/stray.txt"), path.as_ref().as_os_str().as_bytes()).unwrap();
+        for above in path.as_ref().ancestors().filter(|above| !above.as_os_str().is_empty()) {
+            set_mode(self.at(above), 0o700);
+        }
+    }
+
+    fn check(&self) -> Report {
+        block_on(check(self.place.data_dir())).unwrap()
+    }
+
+    fn repair(&self, options: RepairOptions) -> Result<Repaired> {
+        block_on(repair(self.place.data_dir(), options))
+    }
+
+    /// Changes the closed database as another program would, without the checks of the store.
+    fn sql(&self, sql: &str, user: &User) {
+        let conn = Connection::open(self.place.database()).unwrap();
+        conn.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+        let changed = conn.execute(sql, params![user.id.as_uuid().as_bytes()]).unwrap();
+        assert_eq!(changed, 1, "{sql}");
+        conn.close().unwrap();
+    }
+
+    fn intend(&self, action: &str, user: Option<&User>, path: Option<&str>) {
+        let conn = Connection::open(self.place.database()).unwrap();
+        conn.execute(
+            "INSERT INTO tenantry_intents (action, user_id, path, name, recorded_at) VALUES (?1, ?2, ?3, 'name', 0)",
+            params![action, user.map(|user| *user.id.as_uuid().as_bytes()), path.map(str::as_bytes)],
+        )
+        .unwrap();
+        conn.close().unwrap();
+    }
+
+    /// Asserts that a check finds this and nothing else, twice, and changes nothing; and that a dry run says the same.
+    #[track_caller]
+    fn assert_found(&self, expected: &[(FindingKind, Option<UserId>, Option<PathBuf>)]) {
+        let before = tree(&self.at(""));
+        for _ in 0..2 {
+            let report = self.check();
+            let found: Vec<_> =
+                report.findings.iter().map(|found| (found.kind, found.user, found.path.clone())).collect();
+            assert_eq!(found, expected, "{report:?}");
+            assert!(report.findings.iter().all(|finding| !finding.detail.contains('@')));
+            assert_eq!(tree(&self.at("")), before);
+        }
+    }
+
+    /// Repairs, however many belong to nobody, and asserts that every byte is still there and that nothing is
+    /// left to be repaired.
+    #[track_caller]
+    fn assert_repaired(&self) -> Repaired {
+        let before = contents(&self.at(""));
+        let report = self.check();
+        let dry = self.repair(RepairOptions { dry_run: true, even_if_many: false }).unwrap();
+        assert_eq!((dry.before, dry.after.is_none()), (report.clone(), true));
+        assert_eq!(contents(&self.at("")), before);
+
+        let repaired = self.repair(EVEN_IF_MANY).unwrap();
+        assert_eq!(repaired.before, report);
+        assert!(repaired.failures.is_empty(), "{repaired:?}");
+        let after = repaired.after.as_ref().unwrap();
+        let left: Vec<_> = after.findings.iter().filter(|finding| finding.kind.repair().is_some()).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(after, &self.check());
+        assert_eq!(contents(&self.at("")), before);
+        repaired
+    }
+
+    /// Asserts that a repair changes neither the findings, which it can't help, nor any file.
+    #[track_caller]
+    fn assert_beyond_repair(&self) {
+        let repaired = self.assert_repaired();
+        assert_eq!(repaired.after.as_ref().unwrap().findings, repaired.before.findings);
+        assert!(!self.at("quarantine").exists());
+    }
+
+    #[track_caller]
+    fn assert_repair_refused(&self, expected: ErrorKind) {
+        let before = tree(&self.at(""));
+        assert_eq!(kind(self.repair(EVEN_IF_MANY)), expected);
+        let dry = self.repair(RepairOptions { dry_run: true, ..EVEN_IF_MANY }).unwrap();
+        assert_eq!(dry.refusal.map(|refusal| refusal.kind()), Some(expected));
+        assert_eq!(tree(&self.at("")), before);
+    }
+
+    /// What a repair has put into quarantine: where each thing came from, and where it is now.
+    fn quarantined(&self) -> BTreeMap<String, PathBuf> {
+        let places = fs::read_dir(self.at("quarantine")).into_iter().flatten();
+        places
+            .map(|place| {
+                let place = place.unwrap().path();
+                assert_eq!((mode(&place), mode(place.parent().unwrap())), (0o700, 0o700));
+                let note: BTreeMap<String, String> =
+                    serde_json::from_str(&fs::read_to_string(place.join("note.json")).unwrap()).unwrap();
+                assert_eq!(note.keys().collect::<Vec<_>>(), ["from", "moved_at", "why"]);
+                note["moved_at"].parse::<tenantry::Timestamp>().unwrap();
+                assert!(!note["why"].is_empty());
+                let content = place.join("content");
+                assert!(content.symlink_metadata().is_ok(), "nothing was moved from {}", note["from"]);
+                (note["from"].clone(), content)
+            })
+            .collect()
+    }
+}
+
+const EVEN_IF_MANY: RepairOptions = RepairOptions { dry_run: false, even_if_many: true };
+
+fn derived(user: &User) -> PathBuf {
+    Path::new("storage").join(StoragePath::derived(user.id).as_str())
+}
+
+fn trashed(user: &User) -> PathBuf {
+    Path::new("trash").join(user.id.to_string())
+}
+
+fn found(
+    kind: FindingKind,
+    user: Option<&User>,
+    path: impl AsRef<Path>,
+) -> (FindingKind, Option<UserId>, Option<PathBuf>) {
+    (kind, user.map(|user| user.id), Some(path.as_ref().to_owned()))
+}
+
+/// The contents of all files and links that aren't the store's own, wherever they are, sorted.
+fn contents(data_dir: &Path) -> Vec<Vec<u8>> {
+    let own = |path: &Path| {
+        path.starts_with("tenantry.db")
+            || path.parent() == Some(Path::new(""))
+            || path.ends_with(".tenantry-store")
+            || (path.starts_with("quarantine") && path.ends_with("note.json"))
+    };
+    let files = tree(data_dir).into_iter().filter(|(path, (mode, _))| mode & 0o170_000 != 0o040_000 && !own(path));
+    let mut contents: Vec<_> = files.map(|(_, (_, content))| content).collect();
+    contents.sort();
+    contents
+}
+
+#[test]
+fn nothing_is_found_in_a_store_in_order() {
+    let fixture = Fixture::new();
+    // What a store makes on its way is no finding, however empty.
+    for shard in ["storage/3f", "storage/3f/a2", "storage/0b"] {
+        fs::create_dir(fixture.at(shard)).unwrap();
+        set_mode(fixture.at(shard), 0o700);
+    }
+    assert!(fixture.at("storage/old").is_dir());
+    fixture.assert_found(&[]);
+    let report = fixture.check();
+    assert_eq!((report.users, report.trashed, report.directories), (3, 2, 3));
+    fixture.assert_beyond_repair();
+    assert_eq!(kind(block_on(check(fixture.at("nowhere")))), ErrorKind::StoreMissing);
+    assert_eq!(kind(block_on(repair(fixture.at("nowhere"), EVEN_IF_MANY))), ErrorKind::StoreMissing);
+}
+
+#[test]
+fn a_finding_is_shown_and_serialized_in_snake_case_with_what_is_no_text_escaped() {
+    let fixture = Fixture::new();
+    fixture.stray(Path::new("storage").join(OsStr::from_bytes(b"not-\xff-text")));
+    let finding: Finding = fixture.check().findings.remove(0);
+    assert_eq!(finding.kind.to_string(), "directory_orphaned");
+    let json = serde_json::to_value(&finding).unwrap();
+    assert_eq!(json["kind"], "directory_orphaned");
+    assert_eq!(json["path"], "storage/not-\\xff-text");
+}
+
+#[test]
+fn directories_of_another_store_are_found_and_nothing_is_opened_or_repaired() {
+    let (fixture, other) = (Fixture::new(), Fixture::new());
+    for swapped in ["storage/.tenantry-store", "tenantry.db"] {
+        let own = fs::read(fixture.at(swapped)).unwrap();
+        fs::copy(other.at(swapped), fixture.at(swapped)).unwrap();
+        fixture.assert_found(&[found(IdentityDiffers, None, "storage")]);
+        fixture.assert_repair_refused(ErrorKind::Incompatible);
+        let before = tree(&fixture.at(""));
+        assert_eq!(kind(block_on(Store::open(fixture.at("")))), ErrorKind::Incompatible);
+        assert_eq!(tree(&fixture.at("")), before);
+        fs::write(fixture.at(swapped), own).unwrap();
+    }
+    fixture.assert_found(&[]);
+}
+
+#[test]
+fn without_the_storage_directory_rows_work_and_nothing_else_is_changed() {
+    let fixture = Fixture::new();
+    let marker = fixture.at("storage/.tenantry-store");
+    let own = fs::read(&marker).unwrap();
+    let (storage, elsewhere) = (fixture.at("storage"), fixture.place.as_ref().join("elsewhere"));
+    type Change<'c> = &'c dyn Fn();
+    let away: [(Change<'_>, Change<'_>); 3] = [
+        (&|| fs::rename(&storage, &elsewhere).unwrap(), &|| fs::rename(&elsewhere, &storage).unwrap()),
+        (&|| fs::remove_file(&marker).unwrap(), &|| fs::write(&marker, &own).unwrap()),
+        (&|| fs::write(&marker, "no id").unwrap(), &|| fs::write(&marker, &own).unwrap()),
+    ];
+    for (index, (damage, undo)) in away.into_iter().enumerate() {
+        damage();
+        fixture.assert_found(&[found(IdentityMissing, None, "storage")]);
+        fixture.assert_repair_refused(ErrorKind::StorageUnavailable);
+        assert_works_without_storage(&fixture, &format!("u{index}@example.com"));
+        undo();
+        fixture.assert_found(&[]);
+    }
+    let store = fixture.place.open();
+    assert_eq!(block_on(store.storage(fixture.ada.id)).unwrap().entries().unwrap().count(), 1);
+    block_on(store.restore(fixture.dan.id, None)).unwrap();
+    block_on(store.close()).unwrap();
+}
+
+fn assert_works_without_storage(fixture: &Fixture, address: &str) {
+    let files = || {
+        let mut found = tree(&fixture.at(""));
+        found.retain(|path, _| !path.to_string_lossy().starts_with("tenantry.db"));
+        found
+    };
+    let rows = |store: &Store| {
+        let users = block_on(store.list(&ListQuery::default())).unwrap().users;
+        (users, block_on(store.list_trash(&TrashQuery::default())).unwrap().users)
+    };
+    let Fixture { ada, cyd, dan, .. } = fixture;
+    let before = files();
+    let store = fixture.place.open();
+    // Rows.
+    let new = block_on(store.create(new_user(address))).unwrap();
+    assert_eq!(block_on(store.update(new.id, to_email(&format!("x{address}")))).unwrap().version, 2);
+    block_on(store.delete(new.id)).unwrap();
+    block_on(store.restore(new.id, None)).unwrap();
+    block_on(store.delete(new.id)).unwrap();
+    block_on(store.purge(Purge::User(new.id), |_| {})).unwrap();
+    // What needs a directory.
+    let rows_before = rows(&store);
+    let unavailable = |result: Result<()>| assert_eq!(kind(result), ErrorKind::StorageUnavailable);
+    unavailable(block_on(store.storage(ada.id)).map(drop));
+    unavailable(block_on(store.storage(cyd.id)).map(drop));
+    unavailable(block_on(store.storage_path(ada.id)).map(drop));
+    unavailable(block_on(store.measure_usage(ada.id, |_| {})).map(drop));
+    unavailable(block_on(store.delete(ada.id)).map(drop));
+    unavailable(block_on(store.restore(dan.id, None)).map(drop));
+    unavailable(block_on(store.adopt(cyd.id, "customers/new".parse().unwrap())).map(drop));
+    unavailable(block_on(store.purge(Purge::User(dan.id), |_| {})).map(drop));
+    assert_eq!(rows(&store), rows_before);
+    block_on(store.close()).unwrap();
+    assert_eq!(files(), before);
+}
+
+#[test]
+fn a_database_that_is_missing_is_not_made_anew_beside_the_directories_of_a_store() {
+    let fixture = Fixture::new();
+    fs::rename(fixture.place.database(), fixture.place.as_ref().join("tenantry.db")).unwrap();
+    let damages: [&dyn Fn(); 3] = [
+        &|| {},
+        &|| fs::write(fixture.at("storage/.tenantry-store"), "no id").unwrap(),
+        // As a backup of storage/ alone brings it back.
+        &|| {
+            fs::remove_dir_all(fixture.at("trash")).unwrap();
+            fs::write(fixture.at("storage/.tenantry-store"), format!("{}\n", numbered_id(1))).unwrap();
+        },
+    ];
+    for damage in damages {
+        damage();
+        let before = tree(&fixture.at(""));
+        for _ in 0..2 {
+            assert_eq!(kind(block_on(Store::open(fixture.at("")))), ErrorKind::Incompatible);
+            assert_eq!(kind(block_on(check(fixture.at("")))), ErrorKind::StoreMissing);
+            assert_eq!(tree(&fixture.at("")), before);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_database_is_found_and_not_repaired() {
+    let fixture = Fixture::new();
+    let mut bytes = fs::read(fixture.place.database()).unwrap();
+    // The key stands in the row, before the address, and in the index: there it becomes another.
+    let (key, address) = (b"bob@example.com", b"bob@example.combob@example.com");
+    let in_index: Vec<usize> = (0..bytes.len() - address.len())
+        .filter(|at| bytes[*at..].starts_with(key) && !bytes[*at..].starts_with(address))
+        .filter(|at| !bytes[at - key.len()..].starts_with(key))
+        .collect();
+    assert_eq!(in_index.len(), 1);
+    bytes[in_index[0]] = b'c';
+    fs::write(fixture.place.database(), bytes).unwrap();
+    // Whatever else is wrong: the rows aren't to be believed.
+    fixture.stray("storage/stray");
+    let report = fixture.check();
+    assert!(!report.findings.is_empty());
+    for finding in &report.findings {
+        assert_eq!((finding.kind, finding.user, &finding.path), (DatabaseDamaged, None, &None));
+    }
+    fixture.assert_repair_refused(ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_reference_to_a_row_that_is_missing_is_found() {
+    let fixture = Fixture::new();
+    let store = fixture.place.open();
+    let make = "CREATE TABLE notes (user_id BLOB REFERENCES users (id) ON DELETE CASCADE) STRICT";
+    block_on(store.write(move |tx| sqlite::connection(tx).execute_batch(make).map_err(Error::from))).unwrap();
+    block_on(store.close()).unwrap();
+    fixture.sql("INSERT INTO notes VALUES (?1)", &fixture.ada);
+    fixture.assert_found(&[]);
+    fixture.sql("INSERT INTO notes VALUES (?1)", &fixture.dan);
+    fixture.assert_found(&[(ReferenceDangling, None, None)]);
+    assert!(fixture.check().findings[0].detail.contains("notes"));
+    fixture.assert_beyond_repair();
+}
+
+#[test]
+fn a_key_that_is_not_of_the_address_is_found() {
+    for (damage, trash) in [("email_key = 'other@example.com'", false), ("email_key = 'stra\u{df}e@example.com'", true)]
+    {
+        let fixture = Fixture::new();
+        if trash {
+            let store = fixture.place.open();
+            block_on(store.delete(fixture.cyd.id)).unwrap();
+            block_on(store.close()).unwrap();
+        }
+        let table = if trash { "tenantry_trash" } else { "users" };
+        fixture.sql(&format!("UPDATE {table} SET {damage} WHERE id = ?1"), &fixture.cyd);
+        fixture.assert_found(&[(KeyDiffers, Some(fixture.cyd.id), None)]);
+        fixture.assert_beyond_repair();
+    }
+}
+
+#[test]
+fn storage_paths_that_are_none_or_overlap_are_found() {
+    for (path, is_none) in [
+        ("customers/bob", false),
+        ("customers/bob/inner", false),
+        ("gone/dan/x", false),
+        ("3f/chosen", false),
+        (".tenantry-x", false),
+        ("../out", true),
+        ("/etc", true),
+    ] {
+        let fixture = Fixture::new();
+        // That of somebody in the trash, since the index keeps users apart.
+        fixture.sql(&format!("UPDATE tenantry_trash SET storage_path = '{path}' WHERE id = ?1"), &fixture.eve);
+        let at = (!is_none).then(|| Path::new("storage").join(path));
+        fixture.assert_found(&[(PathOverlaps, Some(fixture.eve.id), at)]);
+        fixture.assert_beyond_repair();
+    }
+    // One that holds another: the inner one is named.
+    let fixture = Fixture::new();
+    fixture.sql("UPDATE users SET storage_path = 'customers' WHERE id = ?1", &fixture.cyd);
+    let findings = fixture.check().findings;
+    let overlap = findings.iter().find(|finding| finding.kind == PathOverlaps).unwrap();
+    assert_eq!((overlap.user, &overlap.path), (Some(fixture.bob.id), &Some("storage/customers/bob".into())));
+}
+
+#[test]
+fn a_directory_that_is_lost_is_found_and_found_again_when_it_is_back() {
+    let fixture = Fixture::new();
+    let elsewhere = fixture.place.as_ref().join("elsewhere");
+    for (user, path) in [(&fixture.ada, derived(&fixture.ada)), (&fixture.bob, "storage/customers/bob".into())] {
+        fs::rename(fixture.at(&path), &elsewhere).unwrap();
+        fixture.assert_found(&[found(DirectoryLost, Some(user), &path)]);
+        fixture.assert_beyond_repair();
+        let store = fixture.place.open();
+        assert_eq!(kind(block_on(store.storage(user.id))), ErrorKind::StorageLost);
+        block_on(store.close()).unwrap();
+        fs::rename(&elsewhere, fixture.at(&path)).unwrap();
+        fixture.assert_found(&[]);
+    }
+}
+
+#[test]
+fn a_directory_that_the_row_does_not_know_is_found_and_recorded() {
+    let fixture = Fixture::new();
+    for user in [&fixture.ada, &fixture.bob] {
+        fixture.sql("UPDATE users SET has_directory = 0 WHERE id = ?1", user);
+    }
+    // At a path that was chosen it may be somebody else's.
+    let unadopted = found(DirectoryUnadopted, Some(&fixture.bob), "storage/customers/bob");
+    fixture.assert_found(&[found(DirectoryUnrecorded, Some(&fixture.ada), derived(&fixture.ada)), unadopted.clone()]);
+    assert_eq!(fixture.assert_repaired().after.unwrap().findings.len(), 1);
+    fixture.assert_found(&[unadopted]);
+    let store = fixture.place.open();
+    block_on(store.adopt(fixture.bob.id, fixture.bob.storage_path.clone())).unwrap();
+    block_on(store.close()).unwrap();
+    assert!(fixture.quarantined().is_empty());
+    let store = fixture.place.open();
+    assert_eq!(block_on(store.users_with_directory()).unwrap(), [fixture.ada.id, fixture.bob.id]);
+    block_on(store.close()).unwrap();
+}
+
+#[test]
+fn what_belongs_to_nobody_is_found_and_moved_to_quarantine() {
+    let fixture = Fixture::new();
+    let unknown = StoragePath::derived(numbered_id(4_711));
+    let not_text = OsStr::from_bytes(b"not-\xff-text");
+    let mut expected = Vec::new();
+    for stray in ["stray", "customers/stray", "3f/stray", "3f/a2/stray", "old/fay", "old/stray", unknown.as_str()] {
+        fixture.stray(Path::new("storage").join(stray));
+        expected.push(found(DirectoryOrphaned, None, Path::new("storage").join(stray)));
+    }
+    fixture.stray(Path::new("storage").join(not_text));
+    fs::write(fixture.at("storage/customers/file"), "a file").unwrap();
+    fs::write(fixture.at("storage/4f"), "a file where a shard would be").unwrap();
+    symlink("/etc/passwd", fixture.at("storage/link")).unwrap();
+    for stray in [not_text, OsStr::new("customers/file"), OsStr::new("4f"), OsStr::new("link")] {
+        expected.push(found(DirectoryOrphaned, None, Path::new("storage").join(stray)));
+    }
+    // Where somebody's directory was before it went to the trash, or would be, but no directory.
+    fixture.stray("storage/gone/dan");
+    expected.push(found(DirectoryOrphaned, Some(&fixture.dan), "storage/gone/dan"));
+    let of_cyd = derived(&fixture.cyd);
+    fs::create_dir_all(fixture.at(&of_cyd).parent().unwrap()).unwrap();
+    fs::write(fixture.at(&of_cyd), "no directory").unwrap();
+    for above in of_cyd.ancestors().skip(1).take(2) {
+        set_mode(fixture.at(above), 0o700);
+    }
+    expected.push(found(DirectoryOrphaned, Some(&fixture.cyd), &of_cyd));
+    expected.sort_by(|one, other| one.2.cmp(&other.2));
+    fixture.assert_found(&expected);
+
+    assert_eq!(fixture.assert_repaired().after.unwrap().findings, []);
+    let quarantined = fixture.quarantined();
+    let from: Vec<String> = expected
+        .iter()
+        .map(|(.., path)| path.as_ref().unwrap().as_os_str().as_bytes())
+        .map(|path| std::str::from_utf8(path).map_or_else(|_| path.escape_ascii().to_string(), str::to_owned))
+        .collect();
+    assert_eq!(quarantined.len(), from.len());
+    for from in &from {
+        assert!(quarantined.contains_key(from), "{from} in {quarantined:?}");
+    }
+    assert_eq!(fs::read(quarantined["storage/old/fay"].join("inner/stray.txt")).unwrap(), b"storage/old/fay");
+    assert_eq!(fs::read(&quarantined["storage/customers/file"]).unwrap(), b"a file");
+    assert_eq!(fs::read_link(&quarantined["storage/link"]).unwrap(), Path::new("/etc/passwd"));
+    assert_eq!(fs::read_dir(&quarantined["storage/not-\\xff-text"]).unwrap().count(), 1);
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_directory_is_found_and_left_alone() {
+    // At the user's directory, and above it: a link to where the directory was moved, or a file.
+    for (path, is_link) in
+        [("customers/bob", true), ("customers", true), ("customers/bob", false), ("customers", false)]
+    {
+        let fixture = Fixture::new();
+        let at = fixture.at("storage").join(path);
+        let elsewhere = fixture.place.as_ref().join("elsewhere");
+        fs::rename(&at, &elsewhere).unwrap();
+        if is_link {
+            symlink(&elsewhere, &at).unwrap();
+        } else {
+            fs::write(&at, "in the way").unwrap();
+        }
+        fixture.assert_found(&[found(PathBlocked, Some(&fixture.bob), Path::new("storage").join(path))]);
+        fixture.assert_beyond_repair();
+        let store = fixture.place.open();
+        assert_eq!(kind(block_on(store.storage(fixture.bob.id))), ErrorKind::StorageBlocked);
+        assert_eq!(kind(block_on(store.delete(fixture.bob.id))), ErrorKind::StorageBlocked);
+        block_on(store.close()).unwrap();
+    }
+}
+
+#[test]
+fn a_mode_that_lets_others_in_or_the_owner_out_is_found_and_set() {
+    let fixture = Fixture::new();
+    let of_ada = derived(&fixture.ada);
+    let shard = of_ada.parent().unwrap();
+    fs::create_dir(fixture.at("quarantine")).unwrap();
+    let mut expected = Vec::new();
+    for (path, user, wrong) in [
+        (Path::new("storage"), None, 0o711),
+        (Path::new("trash"), None, 0o755),
+        (Path::new("quarantine"), None, 0o777),
+        (Path::new("storage/customers"), None, 0o701),
+        (Path::new("storage/customers/bob"), Some(&fixture.bob), 0o500),
+        (shard, None, 0o750),
+        (&of_ada, Some(&fixture.ada), 0o755),
+        (&trashed(&fixture.dan), Some(&fixture.dan), 0o500),
+    ] {
+        set_mode(fixture.at(path), wrong);
+        expected.push(found(WrongMode, user, path));
+    }
+    // What is within a user's directory is the application's.
+    set_mode(fixture.at("storage/customers/bob/inner"), 0o777);
+    expected.sort_by(|one, other| one.2.cmp(&other.2));
+    fixture.assert_found(&expected);
+    assert_eq!(fixture.assert_repaired().after.unwrap().findings, []);
+    for (_, _, path) in expected {
+        assert_eq!(mode(fixture.at(path.unwrap())), 0o700);
+    }
+    assert_eq!(mode(fixture.at("storage/customers/bob/inner")), 0o777);
+
+    // One that not even its owner can look into.
+    set_mode(fixture.at(&of_ada), 0o000);
+    let findings = fixture.check().findings;
+    assert_eq!(
+        findings.iter().map(|found| (found.kind, found.user)).collect::<Vec<_>>(),
+        [(WrongMode, Some(fixture.ada.id))]
+    );
+    assert_eq!(fixture.repair(EVEN_IF_MANY).unwrap().after.unwrap().findings, []);
+    assert_eq!(mode(fixture.at(&of_ada)), 0o700);
+}
+
+#[test]
+fn a_directory_of_another_owner_is_found() {
+    let fixture = Fixture::new();
+    if fs::metadata(fixture.place.database()).unwrap().uid() != 0 {
+        // Past the test harness, which keeps what a test that succeeds prints.
+        writeln!(std::io::stderr(), "SKIPPED: only root can give a directory to somebody else").unwrap();
+        return;
+    }
+    let of_ada = derived(&fixture.ada);
+    let mut expected = Vec::new();
+    for (path, user) in [
+        (Path::new("storage"), None),
+        (Path::new("storage/customers"), None),
+        (&of_ada, Some(&fixture.ada)),
+        (&trashed(&fixture.dan), Some(&fixture.dan)),
+    ] {
+        chown(fixture.at(path), Some(4_711), None).unwrap();
+        expected.push(found(WrongOwner, user, path));
+    }
+    expected.sort_by(|one, other| one.2.cmp(&other.2));
+    fixture.assert_found(&expected);
+    fixture.assert_beyond_repair();
+}
+
+/// What a crash leaves between the commit of an operation and its end: asserts that this is found, alone, and
+/// finished by a repair.
+#[track_caller]
+fn assert_finished(fixture: &Fixture, user: Option<&User>, path: Option<&str>) {
+    fixture.assert_found(&[(IntentUnfinished, user.map(|user| user.id), path.map(PathBuf::from))]);
+    assert_eq!(fixture.assert_repaired().after.unwrap().findings, []);
+}
+
+#[test]
+fn a_directory_that_was_to_be_made_is_made() {
+    for is_made in [false, true] {
+        let fixture = Fixture::new();
+        if is_made {
+            let store = fixture.place.open();
+            block_on(store.storage(fixture.cyd.id)).unwrap();
+            block_on(store.close()).unwrap();
+            fixture.sql("UPDATE users SET has_directory = 0 WHERE id = ?1", &fixture.cyd);
+        }
+        fixture.intend("make", Some(&fixture.cyd), None);
+        assert_finished(&fixture, Some(&fixture.cyd), None);
+        assert!(fixture.at(derived(&fixture.cyd)).is_dir());
+    }
+}
+
+#[test]
+fn a_directory_that_was_to_be_moved_to_the_trash_or_back_is_moved() {
+    for is_moved in [false, true] {
+        let fixture = Fixture::new();
+        let (path, place) = (fixture.at("storage/gone/dan"), fixture.at(trashed(&fixture.dan)));
+        if !is_moved {
+            fs::rename(&place, &path).unwrap();
+        }
+        fixture.intend("trash", Some(&fixture.dan), None);
+        assert_finished(&fixture, Some(&fixture.dan), None);
+        assert!(place.is_dir() && !path.exists());
+
+        let store = fixture.place.open();
+        block_on(store.restore(fixture.dan.id, None)).unwrap();
+        block_on(store.close()).unwrap();
+        if !is_moved {
+            fs::rename(&path, &place).unwrap();
+        }
+        fixture.intend("restore", Some(&fixture.dan), None);
+        assert_finished(&fixture, Some(&fixture.dan), None);
+        assert!(path.is_dir() && !place.exists());
+    }
+}
+
+#[test]
+fn a_purge_that_was_begun_is_finished() {
+    for is_removed in [false, true] {
+        let fixture = Fixture::new();
+        if is_removed {
+            fs::remove_dir_all(fixture.at(trashed(&fixture.dan))).unwrap();
+        }
+        fixture.intend("purge", Some(&fixture.dan), None);
+        fixture.assert_found(&[(IntentUnfinished, Some(fixture.dan.id), None)]);
+        // The one repair that ends files: those that somebody has said to destroy.
+        let repaired = fixture.repair(EVEN_IF_MANY).unwrap();
+        assert_eq!(repaired.after.unwrap().findings, []);
+        assert!(!fixture.at(trashed(&fixture.dan)).exists());
+        let store = fixture.place.open();
+        assert_eq!(kind(block_on(store.restore(fixture.dan.id, None))), ErrorKind::NotFound);
+        let twin = tenantry::NewUser { id: Some(fixture.dan.id), ..new_user("twin@example.com") };
+        assert_eq!(kind(block_on(store.create(twin))), ErrorKind::IdTaken);
+        assert_eq!(kind(block_on(store.create(new_user_at("twin@example.com", "gone/dan")))), ErrorKind::PathTaken);
+        block_on(store.close()).unwrap();
+    }
+}
+
+#[test]
+fn a_user_whose_purge_has_begun_is_shown_as_such_and_cannot_be_restored() {
+    let fixture = Fixture::new();
+    // The row can't be taken away, as if its files took long: so the purge is still under way after the opening.
+    fixture.intend("purge", Some(&fixture.dan), None);
+    let conn = Connection::open(fixture.place.database()).unwrap();
+    conn.execute_batch(
+        "CREATE TRIGGER keep BEFORE DELETE ON tenantry_trash BEGIN SELECT raise(ABORT, 'kept for the test'); END",
+    )
+    .unwrap();
+    conn.close().unwrap();
+    let store = fixture.place.open();
+    let trash = block_on(store.list_trash(&TrashQuery::default())).unwrap().users;
+    let marked: Vec<_> = trash.iter().map(|trashed| (trashed.user.id, trashed.is_being_purged)).collect();
+    assert_eq!(marked, [(fixture.dan.id, true), (fixture.eve.id, false)]);
+    let dan = fixture.dan.id;
+    assert!(block_on(store.read(move |tx| tx.get_trashed(dan))).unwrap().unwrap().is_being_purged);
+    assert_eq!(kind(block_on(store.restore(dan, None))), ErrorKind::NotFound);
+    block_on(store.close()).unwrap();
+}
+
+#[test]
+fn what_an_adoption_was_to_take_away_is_taken_away() {
+    for is_empty in [true, false] {
+        let fixture = Fixture::new();
+        let store = fixture.place.open();
+        let gil = block_on(store.create(new_user_at("gil@example.com", "before/gil"))).unwrap();
+        block_on(store.storage(gil.id)).unwrap();
+        fixture.stray("storage/after/gil");
+        block_on(store.adopt(gil.id, "after/gil".parse().unwrap())).unwrap();
+        block_on(store.close()).unwrap();
+        fs::create_dir_all(fixture.at("storage/before/gil")).unwrap();
+        if !is_empty {
+            fixture.stray("storage/before/gil");
+        }
+        fixture.intend("discard", Some(&gil), Some("before/gil"));
+        assert_finished(&fixture, Some(&gil), Some("storage/before/gil"));
+        assert!(!fixture.at("storage/before/gil").exists());
+        let quarantined = fixture.quarantined();
+        assert_eq!(
+            quarantined.keys().collect::<Vec<_>>(),
+            ["storage/before/gil"; 1][usize::from(is_empty)..].iter().collect::<Vec<_>>()
+        );
+    }
+}
+
+#[test]
+fn what_was_to_be_moved_to_quarantine_is_moved() {
+    for at in ["storage/stray", "storage/customers/stray", "trash/stray"] {
+        let fixture = Fixture::new();
+        fixture.stray(at);
+        fixture.intend("quarantine", None, Some(at));
+        assert_finished(&fixture, None, Some(at));
+        let quarantined = fixture.quarantined();
+        assert_eq!(quarantined.keys().collect::<Vec<_>>(), [at]);
+        assert_eq!(fs::read(quarantined[at].join("inner/stray.txt")).unwrap(), at.as_bytes());
+    }
+}
+
+#[test]
+fn a_rewriting_of_the_database_that_was_to_be_done_is_done() {
+    let fixture = Fixture::new();
+    fixture.intend("erase", None, None);
+    assert_finished(&fixture, None, None);
+}
+
+#[test]
+fn a_directory_that_is_lost_from_the_trash_is_found() {
+    let fixture = Fixture::new();
+    fs::rename(fixture.at(trashed(&fixture.dan)), fixture.place.as_ref().join("elsewhere")).unwrap();
+    fixture.assert_found(&[found(TrashLost, Some(&fixture.dan), trashed(&fixture.dan))]);
+    fixture.assert_beyond_repair();
+}
+
+#[test]
+fn what_belongs_to_nobody_in_the_trash_is_found_and_moved_to_quarantine() {
+    let fixture = Fixture::new();
+    let unknown = numbered_id(4_711);
+    let mut expected = Vec::new();
+    // Also of users who are none in the trash, or had no directory.
+    for (name, user) in [
+        ("stray".to_owned(), None),
+        (unknown.to_string(), Some(unknown)),
+        (fixture.ada.id.to_string(), Some(fixture.ada.id)),
+        (fixture.eve.id.to_string(), Some(fixture.eve.id)),
+    ] {
+        let path = Path::new("trash").join(name);
+        fixture.stray(&path);
+        expected.push((TrashOrphaned, user, Some(path)));
+    }
+    fs::write(fixture.at("trash/file"), "a file").unwrap();
+    symlink("nowhere", fixture.at("trash/link")).unwrap();
+    expected.extend([found(TrashOrphaned, None, "trash/file"), found(TrashOrphaned, None, "trash/link")]);
+    expected.sort_by(|one, other| one.2.cmp(&other.2));
+    fixture.assert_found(&expected);
+    assert_eq!(fixture.assert_repaired().after.unwrap().findings, []);
+    let from: Vec<_> = fixture.quarantined().into_keys().map(|from| Some(PathBuf::from(from))).collect();
+    assert_eq!(from, expected.into_iter().map(|(.., path)| path).collect::<Vec<_>>());
+    assert!(fixture.at(trashed(&fixture.dan)).is_dir());
+
+    // What stands in the place of a directory: with it out of the way, the directory is seen to be lost.
+    let place = fixture.at(trashed(&fixture.dan));
+    fs::rename(&place, fixture.place.as_ref().join("elsewhere")).unwrap();
+    fs::write(&place, "no directory").unwrap();
+    fixture.assert_found(&[found(TrashOrphaned, Some(&fixture.dan), trashed(&fixture.dan))]);
+    let after = fixture.assert_repaired().after.unwrap();
+    assert_eq!(after.findings.into_iter().map(|finding| finding.kind).collect::<Vec<_>>(), [TrashLost]);
+}
+
+#[test]
+fn a_repair_of_many_that_belong_to_nobody_wants_to_be_told() {
+    let fixture = Fixture::new();
+    let store = fixture.place.open();
+    // With those of the fixture 18 directories: two strays are 2 of 20.
+    for number in 0..15 {
+        let user = block_on(store.create(new_user(&format!("u{number}@example.com")))).unwrap();
+        block_on(store.storage(user.id)).unwrap();
+    }
+    block_on(store.close()).unwrap();
+    fixture.stray("storage/stray");
+    fixture.stray("trash/stray");
+    assert_eq!(fixture.check().directories, 20);
+    assert_eq!(fixture.repair(RepairOptions::default()).unwrap().after.unwrap().findings, []);
+    assert_eq!(fixture.quarantined().len(), 2);
+
+    for stray in ["storage/one", "storage/two", "trash/three"] {
+        fixture.stray(stray);
+    }
+    set_mode(fixture.at("storage/customers/bob"), 0o755);
+    let before = tree(&fixture.at(""));
+    let refused = fixture.repair(RepairOptions::default());
+    assert_eq!(kind(refused), ErrorKind::TooManyOrphans);
+    assert_eq!(tree(&fixture.at("")), before);
+    fixture.assert_repaired();
+    assert_eq!(fixture.quarantined().len(), 5);
+    // As many as there may be of other things.
+    for number in 0..3 {
+        set_mode(fixture.at(["storage", "trash", "storage/customers"][number]), 0o755);
+    }
+    assert_eq!(fixture.repair(RepairOptions::default()).unwrap().after.unwrap().findings, []);
+}
+
+/// A store with findings of all the kinds that can be there at once.
+fn full_of_findings() -> Fixture {
+    let fixture = Fixture::new();
+    let store = fixture.place.open();
+    let lost = block_on(store.create(new_user("lost@example.com"))).unwrap();
+    block_on(store.storage(lost.id)).unwrap();
+    let make = "CREATE TABLE notes (user_id BLOB REFERENCES users (id)) STRICT";
+    block_on(store.write(move |tx| sqlite::connection(tx).execute_batch(make).map_err(Error::from))).unwrap();
+    block_on(store.close()).unwrap();
+    fs::remove_dir(fixture.at(derived(&lost))).unwrap();
+    fixture.sql("INSERT INTO notes VALUES (?1)", &fixture.dan);
+    fixture.sql("UPDATE users SET email_key = 'other@example.com' WHERE id = ?1", &fixture.cyd);
+    fixture.sql("UPDATE users SET has_directory = 0 WHERE id = ?1", &fixture.ada);
+    fixture
+        .sql("UPDATE tenantry_trash SET storage_path = 'customers/bob', has_directory = 1 WHERE id = ?1", &fixture.eve);
+    fixture.intend("make", Some(&fixture.cyd), None);
+    for at in ["storage/stray", "storage/3f/a2/stray", "trash/stray"] {
+        fixture.stray(at);
+    }
+    set_mode(fixture.at("trash"), 0o755);
+    symlink("customers", fixture.at("storage/link")).unwrap();
+    fixture
+}
+
+#[test]
+fn a_repair_loses_nothing_whatever_is_wrong() {
+    let fixture = full_of_findings();
+    let mut kinds: Vec<_> = fixture.check().findings.into_iter().map(|finding| finding.kind).collect();
+    kinds.dedup();
+    let expected = [
+        ReferenceDangling,
+        KeyDiffers,
+        PathOverlaps,
+        DirectoryLost,
+        DirectoryUnrecorded,
+        DirectoryOrphaned,
+        WrongMode,
+        IntentUnfinished,
+        TrashLost,
+        TrashOrphaned,
+    ];
+    assert_eq!(kinds, expected);
+    fixture.assert_repaired();
+    assert_eq!(fixture.quarantined().len(), 4);
+}
+
+#[test]
+fn a_check_changes_nothing_not_even_a_log_that_was_left() {
+    let fixture = full_of_findings();
+    let findings = fixture.check().findings;
+    fixture
+        .assert_found(&findings.iter().map(|found| (found.kind, found.user, found.path.clone())).collect::<Vec<_>>());
+
+    // A copy of a store that is open, as a crash of the machine would leave it. By another process: closing a
+    // descriptor of an open database would end SQLite's locks in this one.
+    let place = SqlitePlace::new();
+    let store = Fixture::new();
+    let open = store.place.open();
+    let new = block_on(open.create(new_user("new@example.com"))).unwrap();
+    block_on(open.storage(new.id)).unwrap();
+    let copied = Command::new("cp").arg("-a").arg(store.at("")).arg(place.data_dir()).status().unwrap();
+    assert!(copied.success());
+    block_on(open.close()).unwrap();
+    // The index of the log is made anew by whoever reads it, and holds nothing of its own.
+    let files = || {
+        let mut files = tree(&place.data_dir());
+        files.remove(Path::new("tenantry.db-shm"));
+        files
+    };
+    let before = files();
+    assert!(before[Path::new("tenantry.db-wal")].1.len() > 4_096);
+    for _ in 0..2 {
+        let report = block_on(check(place.data_dir())).unwrap();
+        assert_eq!((report.findings, report.users), (vec![], 4));
+        assert_eq!(files(), before);
+    }
+    let recovered = place.open();
+    assert_eq!(block_on(recovered.get(new.id)).unwrap(), Some(new));
+    block_on(recovered.close()).unwrap();
+}
+
+#[test]
+fn a_check_finds_nothing_while_everything_is_in_motion() {
+    const CHECKS: usize = 25;
+    let fixture = Fixture::new();
+    let store = fixture.place.open();
+    let in_motion = |thread: usize, done: &AtomicBool| {
+        let mut round = 0;
+        while !done.load(Ordering::Relaxed) {
+            round += 1;
+            let user = block_on(store.sign_in(email(&format!("t{thread}r{round}@example.com")))).unwrap().user;
+            block_on(store.storage(user.id)).unwrap().write("file", "").unwrap();
+            block_on(store.delete(user.id)).unwrap();
+            if round % 3 == 0 {
+                block_on(store.purge(Purge::User(user.id), |_| {})).unwrap();
+            } else {
+                block_on(store.restore(user.id, None)).unwrap();
+            }
+        }
+    };
+    // One is moved to and fro all the time, so that two looks may see the same.
+    let to_and_fro = |done: &AtomicBool| {
+        while !done.load(Ordering::Relaxed) {
+            block_on(store.restore(fixture.dan.id, None)).unwrap();
+            block_on(store.storage(fixture.dan.id)).unwrap();
+            block_on(store.delete(fixture.dan.id)).unwrap();
+        }
+    };
+    let done = AtomicBool::new(false);
+    let found = thread::scope(|scope| {
+        for thread in 0..2 {
+            scope.spawn({
+                let (in_motion, done) = (&in_motion, &done);
+                move || in_motion(thread, done)
+            });
+        }
+        scope.spawn(|| to_and_fro(&done));
+        let found: Vec<Finding> = (0..CHECKS).flat_map(|_| fixture.check().findings).collect();
+        done.store(true, Ordering::Relaxed);
+        found
+    });
+    assert_eq!(found, []);
+    block_on(store.close()).unwrap();
+    fixture.assert_found(&[]);
+}
