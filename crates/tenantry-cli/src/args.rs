@@ -77,7 +77,7 @@ pub(crate) enum Command {
     Import(Import),
     /// Write all users to a file, in the order of creation and as of one moment
     Export(Export),
-    /// List users who were deleted and can be restored
+    /// List users who were deleted and not purged yet
     #[command(subcommand)]
     Trash(TrashCommand),
     /// Find, measure and adopt the users' directories
@@ -156,7 +156,7 @@ pub(crate) enum UserCommand {
     },
     /// Bring a user back from the trash, with their directory
     Restore {
-        /// The id
+        /// The id, as `tenantry trash list` shows it
         id: String,
         /// The address that they get, if somebody else has theirs
         #[arg(long)]
@@ -169,7 +169,7 @@ pub(crate) enum UserCommand {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("whom").required(true).args(["id", "older_than"])))]
 pub(crate) struct Purge {
-    /// The id
+    /// The id, as `tenantry trash list` shows it
     pub(crate) id: Option<String>,
     /// All users who were deleted longer ago than this, such as 30d or 36h
     #[arg(long, value_name = "DURATION")]
@@ -219,7 +219,7 @@ pub(crate) enum StorageCommand {
 pub(crate) enum BackupCommand {
     /// Write the database and the users' files, as they are now, to one archive (tar in zstd)
     Create {
-        /// The file, or with --keep the directory [default: tenantry-TIME.tar.zst]
+        /// The new file, or with --keep the directory for it [default: tenantry-TIME.tar.zst]
         file: Option<PathBuf>,
         /// Leave out the users' files
         #[arg(long)]
@@ -245,7 +245,8 @@ pub(crate) enum BackupCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// Do what loses nothing: finish what was begun, set modes, move what belongs to nobody to quarantine/
+    /// Do what loses nothing: finish what was begun, set modes, record directories that are there, move what belongs to
+    /// nobody to quarantine/
     #[arg(long)]
     pub(crate) repair: bool,
     /// With --repair: change nothing, only say what would be done

@@ -26,6 +26,9 @@ pub(crate) async fn create(
     database_only: bool,
     keep: Option<u32>,
 ) -> Result<(), Failure> {
+    if keep.is_none() && file.as_deref().is_some_and(Path::is_dir) {
+        return Err(Failure::new(Exit::Usage, "this is a directory: --keep N writes a backup into one"));
+    }
     let file = match (file, keep) {
         (Some(dir), Some(_)) => dir.join(name_for_now()),
         (Some(file), None) => file,
@@ -35,29 +38,30 @@ pub(crate) async fn create(
     let progress = Progress::new();
     let created = create_backup(&store, &file, BackupOptions { database_only }, progress.callback()).await;
     progress.0.finish_and_clear();
-    let backup = finish(&store, created.map_err(Failure::from)).await?;
-    if let (Some(keep), Some(dir)) = (keep, file.parent()) {
+    let backup = finish(&store, created.map_err(|error| explain(error, &file, "no backup was made"))).await?;
+    if let (Some(keep), Some(dir), 0) = (keep, file.parent(), backup.incomplete) {
         rotate(dir, keep)?;
     }
     show(format, &file, &backup.manifest, &[("archive_bytes", json!(backup.archive_bytes))])?;
     for (path, why) in &backup.left_out {
         anstream::eprintln!("left out: {}: {why}", printable(&path.to_string_lossy()));
     }
-    if backup.manifest.left_out == 0 {
+    if backup.incomplete == 0 {
         return Ok(());
     }
-    let left_out = counted(backup.manifest.left_out, "file");
-    Err(Failure::new(
-        Exit::Failure,
-        format!("the backup is there, but {left_out} could not be taken, or no archive holds them"),
-    ))
+    let message = format!(
+        "the backup is there, but {} of the users' files or directories could not be taken{}",
+        backup.incomplete,
+        if keep.is_some() { "; no older one was removed" } else { "" }
+    );
+    Err(Failure::new(Exit::Failure, message))
 }
 
 pub(crate) async fn verify(format: Format, file: &Path) -> Result<(), Failure> {
     let progress = Progress::new();
     let verified = verify_backup(file, progress.callback()).await;
     progress.0.finish_and_clear();
-    let verified = verified?;
+    let verified = verified.map_err(|error| explain(error, file, "use another backup"))?;
     show(format, file, &verified.manifest, &[])?;
     for finding in &verified.findings {
         anstream::eprintln!("{}: {}", finding.kind, printable(&finding.detail));
@@ -84,7 +88,7 @@ pub(crate) async fn restore(format: Format, file: &Path, into: &Path) -> Result<
     let progress = Progress::new();
     let restored = restore_backup(file, into, progress.callback()).await;
     progress.0.finish_and_clear();
-    let restored = restored?;
+    let restored = restored.map_err(|error| explain(error, file, "nothing was restored"))?;
     show(format, file, &restored.manifest, &[])?;
     if restored.report.findings.is_empty() {
         anstream::eprintln!("restored into {}", into.display());
@@ -97,6 +101,13 @@ pub(crate) async fn restore(format: Format, file: &Path, into: &Path) -> Result<
         into.display()
     );
     Err(Failure::new(Exit::Failure, message))
+}
+
+/// The failure of a backup, which is neither the store's nor its disk's.
+fn explain(error: tenantry::Error, file: &Path, outcome: &str) -> Failure {
+    let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+    let cause = causes.last().map(|root| format!(" ({root})")).unwrap_or_default();
+    Failure::new(Exit::of(error.kind()), format!("{}: {error}{cause}; {outcome}", file.display()))
 }
 
 fn show(

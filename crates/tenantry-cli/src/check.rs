@@ -7,12 +7,10 @@ use crate::args::{Check, Format};
 use crate::failure::{Exit, Failure};
 use crate::output::{Columns, RecordList, counted};
 use crate::place::Place;
+use crate::rows::printable;
 
-const FINDINGS: Columns = Columns {
-    name: "findings",
-    fields: &["kind", "user", "path", "detail", "repair"],
-    in_table: &["kind", "user", "path", "detail", "repair"],
-};
+const FIELDS: &[&str] = &["kind", "user", "path", "detail", "repair"];
+const FINDINGS: Columns = Columns { name: "findings", fields: FIELDS, in_table: FIELDS };
 
 #[derive(Serialize)]
 struct FindingRow<'r> {
@@ -26,7 +24,12 @@ pub(crate) async fn run(place: &Place, format: Format, args: Check) -> Result<()
     if !args.repair {
         let report = tenantry::check(place.data_dir()).await.map_err(|error| place.explain(error))?;
         print(format, &report)?;
-        return conclude(&report, "`tenantry check --repair --dry-run` says what a repair would do");
+        let repairable = report.findings.iter().filter(|finding| finding.kind.repair().is_some()).count();
+        let advice = match repairable {
+            0 => "none of them can be repaired: docs/command.md says what a person can do".to_owned(),
+            _ => format!("`tenantry check --repair` can repair {repairable} of them"),
+        };
+        return conclude(&report, &advice);
     }
     let options = RepairOptions { dry_run: args.dry_run, even_if_many: args.even_if_many };
     let repaired = tenantry::repair(place.data_dir(), options).await.map_err(|error| place.explain(error))?;
@@ -39,10 +42,10 @@ pub(crate) async fn run(place: &Place, format: Format, args: Check) -> Result<()
         return conclude(&before, "nothing was changed: the last column is what a repair would do");
     };
     print(format, &after)?;
-    for (index, error) in &failures {
-        if let Some(finding) = before.findings.get(*index) {
-            anstream::eprintln!("not repaired: {}: {error}", finding.kind);
-        }
+    for (finding, error) in &failures {
+        let user = finding.user.map(|user| format!(" of {user}")).unwrap_or_default();
+        let path = finding.path.as_deref().map(|path| format!(" at {}", printable(&path.to_string_lossy())));
+        anstream::eprintln!("not repaired: {}{user}{}: {error}", finding.kind, path.unwrap_or_default());
     }
     let gone = before.findings.iter().filter(|finding| !after.findings.contains(finding)).count();
     anstream::eprintln!("repaired {}", counted(gone as u64, "finding"));

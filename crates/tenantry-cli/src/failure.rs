@@ -83,7 +83,9 @@ impl From<tenantry::Error> for Failure {
             ErrorKind::IdTaken => "leave out --id for a random one",
             ErrorKind::PathTaken | ErrorKind::InvalidPath => "choose another path, or leave it out for a derived one",
             ErrorKind::VersionMismatch { .. } => "read the user again, then repeat with the current version",
-            ErrorKind::StorageLost => "bring it back from a backup, or make an empty one in its place",
+            ErrorKind::StorageLost => {
+                "`tenantry check` shows its path: bring it back from a backup, or make an empty one there"
+            }
             ErrorKind::StorageBlocked => "`tenantry check` shows what stands where",
             ErrorKind::StorageUnavailable => "`tenantry check` says what is missing",
             ErrorKind::TooManyOrphans => "make sure that this is the right database, then repeat with --even-if-many",

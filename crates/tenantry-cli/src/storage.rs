@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::SystemTime;
 
 use serde::Serialize;
-use tenantry::{StoragePath, Store, Timestamp, Usage, User, UserId};
+use tenantry::{ErrorKind, StoragePath, Store, Timestamp, Usage, User, UserId};
 
 use crate::args::{Format, StorageCommand};
 use crate::failure::{Exit, Failure};
@@ -13,20 +13,10 @@ use crate::output::{self, Columns, RecordList, counted};
 use crate::place::Place;
 use crate::user::{Who, finish};
 
-const USAGES: Columns = Columns {
-    name: "usages",
-    fields: &["id", "email", "files", "apparent_bytes", "allocated_bytes", "unreadable", "measured_at", "age_seconds"],
-    in_table: &[
-        "id",
-        "email",
-        "files",
-        "apparent_bytes",
-        "allocated_bytes",
-        "unreadable",
-        "measured_at",
-        "age_seconds",
-    ],
-};
+const USAGES: Columns = Columns { name: "usages", fields: USAGE_FIELDS, in_table: USAGE_FIELDS };
+
+const USAGE_FIELDS: &[&str] =
+    &["id", "email", "files", "apparent_bytes", "allocated_bytes", "unreadable", "measured_at", "age_seconds"];
 
 #[derive(Serialize)]
 struct UsageRow {
@@ -144,7 +134,8 @@ async fn measure_all(store: &Store) -> Result<u64, Failure> {
         match store.measure_usage(id, |_| {}).await {
             Ok(_) => {}
             // Deleted meanwhile.
-            Err(error) if error.kind() == tenantry::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::StorageUnavailable => return Err(error.into()),
             Err(error) => {
                 failed += 1;
                 progress.suspend(|| anstream::eprintln!("{id}: {error}"));

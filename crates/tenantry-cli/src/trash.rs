@@ -1,7 +1,5 @@
 //! `tenantry user purge` and `tenantry trash …`.
 
-use std::path::Path;
-
 use tenantry::{ListQuery, ReadTx, Store, Timestamp, TrashQuery, TrashedUser, UserId};
 
 use crate::args::{Format, Purge, TrashCommand};
@@ -81,7 +79,13 @@ pub(crate) async fn purge(place: &Place, format: Format, args: Purge) -> Result<
 }
 
 async fn purge_one(store: &Store, format: Format, args: &Purge, id: UserId) -> Result<(), Failure> {
-    let Some(trashed) = store.read(|tx| tx.get_trashed(id)).await? else {
+    let (trashed, was_purged) = store.read(|tx| Ok::<_, Failure>((tx.get_trashed(id)?, tx.was_purged(id)?))).await?;
+    let Some(trashed) = trashed else {
+        // What an earlier purge could not finish may just have been finished by opening the store.
+        if was_purged {
+            anstream::eprintln!("the user was purged already");
+            return Ok(());
+        }
         let message = match store.get(id).await? {
             Some(_) => "the user is not in the trash: delete them first",
             None => "there is no user with this id in the trash; `tenantry trash list` lists them",
@@ -121,8 +125,8 @@ async fn destroy(store: &Store, whom: tenantry::Purge) -> Result<(), Failure> {
     let purged = purged?;
     anstream::eprintln!("purged {} and {}", counted(purged.users, "user"), counted(purged.files, "file"));
     for left in &purged.left {
-        let path = printable(&Path::new("trash").join(left.user.to_string()).join(&left.path).to_string_lossy());
-        anstream::eprintln!("could not remove {path}: {}", left.error);
+        let path = printable(&left.path.to_string_lossy());
+        anstream::eprintln!("could not remove \"{path}\" of {}: {}", left.user, left.error);
     }
     if let Some(error) = purged.not_erased {
         return Err(error.into());

@@ -134,8 +134,8 @@ pub struct Repaired {
     pub before: Report,
     /// After a dry run, why the repair itself would be refused.
     pub refusal: Option<Error>,
-    /// What could not be repaired though it ought to be, by its place in `before.findings`, and why.
-    pub failures: Vec<(usize, Error)>,
+    /// What could not be repaired though it ought to be, and why.
+    pub failures: Vec<(Finding, Error)>,
     /// What a check found afterwards; `None` after a dry run.
     pub after: Option<Report>,
 }
@@ -175,7 +175,7 @@ pub async fn check(data_dir: impl Into<PathBuf>) -> Result<Report> {
 ///
 /// Errors: those of [`check`] and of opening the store; `Incompatible` if the database and `storage/` belong to different
 /// stores; `StorageUnavailable` if the latter is missing; `Corrupt` if the database is damaged; `TooManyOrphans`.
-/// In all of these cases nothing was changed.
+/// In the last four cases nothing was changed.
 #[instrument(level = "debug", skip_all)]
 pub async fn repair(data_dir: impl Into<PathBuf>, options: RepairOptions) -> Result<Repaired> {
     let data_dir = data_dir.into();
@@ -190,9 +190,9 @@ pub async fn repair(data_dir: impl Into<PathBuf>, options: RepairOptions) -> Res
     // Opening it finishes what can be finished.
     let store = Store::builder(&data_dir).create_if_missing(false).open().await?;
     let mut failures = Vec::new();
-    for (index, finding) in before.findings.iter().enumerate() {
+    for finding in &before.findings {
         if let Err(error) = repair_one(&store, finding).await {
-            failures.push((index, error));
+            failures.push((finding.clone(), error));
         }
     }
     store.close().await?;
@@ -339,7 +339,7 @@ fn look_at_identity(inspection: &Inspection, data_dir: &Path, report: &mut Repor
         (Some((id, true)), None | Some(Marker::Missing)) => missing(
             report,
             format!(
-                "storage/ and trash/ have to be there, and storage/.tenantry-store with the line {id}: is the file system mounted?"
+                "storage/ or trash/ is missing or empty: mount it, or restore a backup (only if you have brought the files back by hand, write the line {id} into storage/.tenantry-store)"
             ),
         ),
         // It was never opened to the end.
@@ -350,8 +350,10 @@ fn look_at_identity(inspection: &Inspection, data_dir: &Path, report: &mut Repor
 /// A look at all rows and directories, as they are at one moment, or nearly.
 struct Survey<'s> {
     inspection: &'s Inspection,
-    /// Users whose directory is on its way: the intent is the finding.
+    /// Users with an unfinished intent: that is the finding, and not what it leaves in the wrong place.
     unfinished: HashSet<UserId>,
+    /// Those of them who are just being purged.
+    purging: HashSet<UserId>,
     /// Paths within the data directory that are a finding already: an intent is about them, or they are in a user's way.
     told: HashSet<PathBuf>,
     report: Report,
@@ -359,7 +361,7 @@ struct Survey<'s> {
 
 impl<'s> Survey<'s> {
     fn new(inspection: &'s Inspection, report: Report) -> Self {
-        Self { inspection, unfinished: HashSet::new(), told: HashSet::new(), report }
+        Self { inspection, unfinished: HashSet::new(), purging: HashSet::new(), told: HashSet::new(), report }
     }
 
     fn intents(&mut self, storage: Option<&Storage>) -> Result<Vec<i64>> {
@@ -369,6 +371,9 @@ impl<'s> Survey<'s> {
         for intent in &intents {
             let user = intent.action.user();
             self.unfinished.extend(user);
+            if let Action::Purge(user) = intent.action {
+                self.purging.insert(user);
+            }
             self.told.extend(intent.action.path());
             if matches!(intent.action, Action::Purge(_) | Action::Erase) && matches!(no_purge, Some(None)) {
                 continue;
@@ -477,7 +482,9 @@ impl<'s> Survey<'s> {
                 match (belongs_to, entry.kind) {
                     // What the row says is looked at with the row.
                     (Owner::User { has_directory: true, .. }, _) => {}
-                    (Owner::User { id, .. } | Owner::Trashed(id), _) if self.unfinished.contains(&id) => {}
+                    (Owner::User { id, .. } | Owner::Trashed(id), _)
+                        // What a purge removes isn't here.
+                        if self.unfinished.contains(&id) && !self.purging.contains(&id) => {}
                     (Owner::User { id, .. }, EntryKind::Directory(_)) => {
                         let (kind, detail) = if text == Some(StoragePath::derived(id).as_str()) {
                             (

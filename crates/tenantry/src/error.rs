@@ -25,7 +25,7 @@ pub struct Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The user that an operation is about doesn't exist. (A lookup that finds nobody is no error: it answers `None`.)
+    /// The user, the directory or the backup that an operation is about doesn't exist. (A lookup that finds nobody is no error: it answers `None`.)
     NotFound,
     /// There is no store at this place, and creating one was not asked for.
     StoreMissing,
@@ -69,7 +69,7 @@ pub enum ErrorKind {
     ReadOnly,
     /// An operation on a file failed. After one during a write the store refuses further writes until it is opened anew.
     Io,
-    /// The database is damaged.
+    /// The database, or the archive that is read, is damaged.
     Corrupt,
     /// The file isn't a Tenantry store, or one that this version can't use. It was not changed.
     Incompatible,

@@ -82,6 +82,12 @@ pub struct Purged {
     pub not_erased: Option<Error>,
 }
 
+impl Purged {
+    pub(crate) fn leave(&mut self, user: UserId, path: PathBuf, error: std::io::Error) {
+        self.left.push(LeftFile { user, path, error });
+    }
+}
+
 /// A file that a purge could not remove.
 ///
 /// `Debug` leaves out its path, which is the application's data.
@@ -89,7 +95,7 @@ pub struct Purged {
 pub struct LeftFile {
     /// Whose it is.
     pub user: UserId,
-    /// Where it was in the user's directory. What is left of the directory is in `trash/`, named by the user's id.
+    /// Where it was in the user's directory; empty if it is about that directory as a whole. What is left of the directory is in `trash/`, named by the user's id.
     pub path: PathBuf,
     /// Why it could not be removed.
     pub error: std::io::Error,

@@ -66,8 +66,13 @@ impl StoragePath {
 
     /// The path itself and every directory above it, the topmost first.
     pub(crate) fn lineage(&self) -> impl Iterator<Item = &str> {
-        let ends = self.0.match_indices('/').map(|(index, _)| index).chain([self.0.len()]);
-        ends.map(|end| &self.0[..end])
+        Self::lineage_of(&self.0)
+    }
+
+    /// The same of a path as text.
+    pub(crate) fn lineage_of(path: &str) -> impl Iterator<Item = &str> {
+        let ends = path.match_indices('/').map(|(index, _)| index).chain([path.len()]);
+        ends.map(|end| &path[..end])
     }
 }
 

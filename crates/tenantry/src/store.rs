@@ -13,8 +13,8 @@ use crate::ambient::SystemAmbient;
 use crate::sqlite::{Engine, Listing, Options};
 use crate::storage::{Measured, Storage};
 use crate::{
-    Ambient, Email, Error, ErrorKind, LeftFile, ListQuery, NewUser, Page, Purge, Purged, ReadTx, Result, SignIn,
-    StoragePath, TrashPage, TrashQuery, Usage, User, UserId, UserUpdate, WriteTx,
+    Ambient, Email, Error, ErrorKind, ListQuery, NewUser, Page, Purge, Purged, ReadTx, Result, SignIn, StoragePath,
+    TrashPage, TrashQuery, Usage, User, UserId, UserUpdate, WriteTx,
 };
 
 /// The users of an application, kept in a data directory.
@@ -165,7 +165,8 @@ impl Store {
     ///
     /// The disk may keep what was overwritten, and backups and exports keep what they hold.
     ///
-    /// Errors: `NotFound` if there is no such user in the trash; `Busy` while a backup is made; `StorageUnavailable`. Files that
+    /// Errors: `NotFound` if there is no such user in the trash; `StorageBlocked` if something stands at their storage path;
+    /// `Busy` while a backup is made; `StorageUnavailable`; `Unfinished` if their directory can't be brought to the trash. Files that
     /// could not be removed are no error but in [`Purged::left`], and that the database could not be rewritten yet is in
     /// [`Purged::not_erased`].
     #[instrument(level = "debug", skip_all)]
@@ -180,7 +181,7 @@ impl Store {
         match whom {
             Purge::User(id) => {
                 let path = self.engine.operate(move |tx| tx.begin_purge(id)).await?;
-                self.end_purge(vec![(id, path)], &mut purged, &progress).await?;
+                self.end_purge(vec![(id, Ok(path))], &mut purged, &progress).await?;
             }
             Purge::DeletedBefore(moment) => {
                 let mut query =
@@ -204,12 +205,19 @@ impl Store {
     /// Removes the files of users whose purge has begun, and then their rows. Some had no files, and are gone already.
     async fn end_purge(
         &self,
-        begun: Vec<(UserId, Option<StoragePath>)>,
+        begun: Vec<(UserId, Result<Option<StoragePath>>)>,
         purged: &mut Purged,
         progress: &Arc<impl Fn(u64) + Send + Sync + 'static>,
     ) -> Result<()> {
-        let with_files: Vec<_> = begun.iter().filter_map(|(id, path)| Some((*id, path.clone()?))).collect();
-        purged.users += (begun.len() - with_files.len()) as u64;
+        let mut with_files = Vec::new();
+        for (user, path) in begun {
+            match path {
+                Ok(Some(path)) => with_files.push((user, path)),
+                Ok(None) => purged.users += 1,
+                // The others are not concerned.
+                Err(error) => purged.leave(user, PathBuf::new(), std::io::Error::other(error)),
+            }
+        }
         let (engine, progress, mut files) = (Arc::clone(&self.engine), Arc::clone(progress), purged.files);
         let removals = on_thread(move || {
             let remove = |(id, path)| {
@@ -222,15 +230,13 @@ impl Store {
         });
         let mut ended = Vec::new();
         for (user, removal) in removals.await? {
-            let mut leave = |path, error| purged.left.push(LeftFile { user, path, error });
             match removal {
-                // The others are not concerned.
-                Err(error) => leave(PathBuf::new(), std::io::Error::other(error)),
+                Err(error) => purged.leave(user, PathBuf::new(), std::io::Error::other(error)),
                 Ok(removal) => {
                     if removal.is_complete() {
                         ended.push(user);
                     }
-                    removal.left.into_iter().for_each(|(path, error)| leave(path, error));
+                    removal.left.into_iter().for_each(|(path, error)| purged.leave(user, path, error));
                     purged.files += removal.files;
                     purged.elsewhere += u64::from(removal.is_elsewhere);
                 }
@@ -258,7 +264,7 @@ impl Store {
     /// # Ok(()) }
     /// ```
     ///
-    /// Errors: `NotFound`; `StorageLost` if the directory was made once and is missing; `StorageBlocked` if a symbolic
+    /// Errors: `NotFound`; `Unfinished` if it is on its way and can't be moved; `StorageLost` if it was made once and is missing; `StorageBlocked` if a symbolic
     /// link or something else stands on the way, or if there is a directory at a chosen path that the store didn't make
     /// (see [`adopt`](Store::adopt)); `StorageUnavailable`; `Full`, `ReadOnly`, `Io` if it can't be made.
     #[instrument(level = "debug", skip_all, fields(user = %id))]
@@ -486,12 +492,8 @@ impl Store {
         Ok(())
     }
 
-    pub(crate) fn engine(&self) -> &Engine {
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.engine
-    }
-
-    pub(crate) fn shared_engine(&self) -> Arc<Engine> {
-        Arc::clone(&self.engine)
     }
 }
 
@@ -596,13 +598,14 @@ impl Pages {
 }
 
 /// Begins to purge these users, and answers the storage path of each who has files to be removed.
-fn begin_purges(tx: &mut WriteTx<'_>, ids: &[UserId]) -> Result<Vec<(UserId, Option<StoragePath>)>> {
+fn begin_purges(tx: &mut WriteTx<'_>, ids: &[UserId]) -> Result<Vec<(UserId, Result<Option<StoragePath>>)>> {
     let mut begun = Vec::with_capacity(ids.len());
     for id in ids {
         match tx.begin_purge(*id) {
             // Restored, or purged by somebody else, since they were listed.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            path => begun.push((*id, path?)),
+            Err(error) if error.kind() == ErrorKind::StorageBlocked => begun.push((*id, Err(error))),
+            path => begun.push((*id, Ok(path?))),
         }
     }
     Ok(begun)

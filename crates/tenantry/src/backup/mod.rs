@@ -42,6 +42,8 @@ pub struct Backup {
     /// What could not be taken, the first 100 of it: links, pipes and the like, which no archive holds; files that could not be
     /// read, or changed whenever they were read; directories that are missing. With the path and the reason.
     pub left_out: Vec<(PathBuf, String)>,
+    /// How many of these ought to be in it, and aren't: all but links, pipes and the like.
+    pub incomplete: u64,
 }
 
 /// A backup that was read from beginning to end, each hash compared.
@@ -83,7 +85,7 @@ pub async fn create_backup(
     options: BackupOptions,
     progress: impl Fn(u64, u64) + Send + 'static,
 ) -> Result<Backup> {
-    let (engine, file) = (store.shared_engine(), file.into());
+    let (engine, file) = (Arc::clone(store.engine()), file.into());
     on_thread(move || create(&engine, &file, options, &progress)).await?
 }
 
@@ -147,8 +149,13 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &
     engine.write_image(&temp.path().join(DATABASE))?;
     let inspection = Inspection::open(&Options::to_look(temp.path().to_owned()))?;
 
-    let mut making =
-        Making { body: Body::new(temp.path()).map_err(unwritable)?, left_out: Vec::new(), count: 0, progress };
+    let mut making = Making {
+        body: Body::new(temp.path()).map_err(unwritable)?,
+        left_out: Vec::new(),
+        count: 0,
+        incomplete: 0,
+        progress,
+    };
     let mut image = File::open(temp.path().join(DATABASE)).map_err(unwritable)?;
     let mut hashed = Hashed::new(&image);
     io::copy(&mut hashed, &mut io::sink()).map_err(unwritable)?;
@@ -161,7 +168,7 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &
         let (Some(storage), Some(path), true) = (storage, path, has_directory) else { return Ok(()) };
         let goes_to = if is_trashed { Storage::relative_trash(id) } else { Storage::relative(&path) };
         if !storage.read_user(id, &path, &goes_to, |item| making.take(item))? {
-            making.leave_out(goes_to, "the directory is missing".to_owned());
+            making.leave_out(goes_to, "the directory is missing".to_owned(), true);
         }
         Ok(())
     })?;
@@ -186,7 +193,7 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &
         _ => unwritable(failed.error),
     })?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
-    Ok(Backup { manifest, archive_bytes, left_out: making.left_out })
+    Ok(Backup { manifest, archive_bytes, left_out: making.left_out, incomplete: making.incomplete })
 }
 
 /// A backup while it is made.
@@ -195,15 +202,17 @@ struct Making<'p> {
     left_out: Vec<(PathBuf, String)>,
     /// Of what was left out, named or not.
     count: u64,
+    /// Of what ought not to have been.
+    incomplete: u64,
     progress: &'p dyn Fn(u64, u64),
 }
 
 impl Making<'_> {
     fn take(&mut self, item: Item<'_>) -> Result<()> {
         match item {
-            Item::LeftOut { path, why } => self.leave_out(path, why),
+            Item::LeftOut { path, why, ought_to_be_in } => self.leave_out(path, why, ought_to_be_in),
             Item::Directory { path, .. } | Item::File { path, .. } if path.as_os_str().len() > PATH_OCTETS_MAX => {
-                self.leave_out(path, "the path is too long for a backup".to_owned());
+                self.leave_out(path, "the path is too long for a backup".to_owned(), true);
             }
             Item::Directory { path, mode } => self.body.directory(&path, mode).map_err(unwritable)?,
             Item::File { path, mode, modified_at, content, octets } => {
@@ -214,8 +223,9 @@ impl Making<'_> {
         Ok(())
     }
 
-    fn leave_out(&mut self, path: PathBuf, why: String) {
+    fn leave_out(&mut self, path: PathBuf, why: String, ought_to_be_in: bool) {
         self.count += 1;
+        self.incomplete += u64::from(ought_to_be_in);
         if self.left_out.len() < LEFT_OUT_NAMED_MAX {
             self.left_out.push((path, why));
         }

@@ -27,6 +27,10 @@ fn describe(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
         _ => return (ErrorKind::Internal, "a statement was used in a way that the database doesn't allow"),
     };
     match code.code {
+        // The file beside the database that readers need can't be extended: a file system tells so in no other way.
+        ErrorCode::SystemIoFailure if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
+            (ErrorKind::Full, "the disk is full: there is no room for the file beside the database that readers need")
+        }
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
             (ErrorKind::Busy, "another process is writing to the store: try again")
         }
@@ -78,6 +82,12 @@ impl Fault {
     pub(super) fn of(error: &Error) -> Self {
         let mut sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
         let source = sources.find_map(|source| source.downcast_ref::<rusqlite::Error>());
+        if source
+            .and_then(rusqlite::Error::sqlite_error)
+            .is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_SHMSIZE)
+        {
+            return Self::OfTheTransaction;
+        }
         match source.and_then(rusqlite::Error::sqlite_error_code) {
             Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::OfTheFiles,
             Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory | ErrorCode::CannotOpen) => Self::OfTheTransaction,

@@ -23,7 +23,7 @@ pub(crate) struct Inspection {
 /// A row of `users` or of the trash.
 pub(crate) struct Row {
     pub(crate) id: UserId,
-    /// Whether the row is as the program writes it: see [`Row::key_fits`].
+    /// Whether the address is acceptable, and the key the one that is made of it.
     pub(crate) key_fits: bool,
     /// `None` if the column holds no storage path.
     pub(crate) path: Option<StoragePath>,

@@ -133,7 +133,8 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Intent> {
             Action::Discard { user: user()?, path, name: row.get(4)? }
         }
         "quarantine" => Action::Quarantine { path: std::ffi::OsString::from_vec(path()?).into(), name: row.get(4)? },
-        _ => Action::Erase,
+        "erase" => Action::Erase,
+        _ => return Err(damaged(1, Type::Text, "no action that this version knows")),
     };
     let recorded_at = Timestamp::from_unix_us(row.get(5)?).map_err(|error| damaged(5, Type::Integer, error))?;
     Ok(Intent { seq: row.get(0)?, action, recorded_at })

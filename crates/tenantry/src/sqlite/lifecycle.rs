@@ -125,7 +125,7 @@ pub(super) fn restore(
             return Err(email_taken(&other));
         }
         if has_directory {
-            directories.storage()?.check_can_restore(&trashed.storage_path)?;
+            directories.storage()?.check_is_free(&trashed.storage_path)?;
         }
         // With another address at once: the old one may be taken.
         let user = match email {
@@ -168,7 +168,8 @@ pub(super) fn begin_purge(
             return Ok(None);
         }
         if !has_begun {
-            directories.storage()?;
+            // What somebody has put back there would stay, though everybody were told that it is gone.
+            directories.storage()?.check_is_free(&path)?;
             record(conn, directories, &Action::Purge(id), now)?;
         }
         Ok(Some(path))
@@ -268,7 +269,7 @@ pub(super) fn retire_path(conn: &Connection, path: &str) -> Result<()> {
         "INSERT INTO tenantry_retired_paths (digest, is_whole) VALUES (?1, ?2)
          ON CONFLICT (digest) DO UPDATE SET is_whole = max(is_whole, excluded.is_whole)",
     )?;
-    for ancestor in lineage(path) {
+    for ancestor in StoragePath::lineage_of(path) {
         insert.execute(params![digest(store_id, ancestor), ancestor.len() == path.len()])?;
     }
     Ok(())
@@ -291,11 +292,6 @@ pub(super) fn is_retired(conn: &Connection, path: &StoragePath) -> Result<bool> 
 pub(super) fn is_above_retired(conn: &Connection, path: &str) -> Result<bool> {
     let mut find = conn.prepare_cached("SELECT 1 FROM tenantry_retired_paths WHERE digest = ?1 AND is_whole = 0")?;
     Ok(find.exists([digest(store_id(conn)?, path)])?)
-}
-
-fn lineage(path: &str) -> impl Iterator<Item = &str> {
-    let ends = path.match_indices('/').map(|(index, _)| index).chain([path.len()]);
-    ends.map(|end| &path[..end])
 }
 
 fn digest(store_id: Uuid, path: &str) -> [u8; 16] {
@@ -336,6 +332,11 @@ pub(super) fn list_trash(conn: &Connection, query: &TrashQuery) -> Result<TrashP
     Ok(TrashPage { users: rows.into_iter().map(|(user, _)| user).collect(), next_cursor })
 }
 
+/// Whether a user with this id was purged.
+pub(super) fn was_purged(conn: &Connection, id: UserId) -> Result<bool> {
+    Ok(conn.prepare_cached("SELECT 1 FROM tenantry_retired_users WHERE id = ?1")?.exists([blob(id)])?)
+}
+
 pub(super) fn get_trashed(conn: &Connection, id: UserId) -> Result<Option<TrashedUser>> {
     let mut statement = conn.prepare_cached(concat!(
         "SELECT ",
@@ -351,7 +352,7 @@ fn trashed(row: &Row<'_>) -> rusqlite::Result<TrashedUser> {
     Ok(TrashedUser { user: from_row(row)?, deleted_at, is_being_purged: row.get(9)? })
 }
 
-/// Ids and paths of users who have a directory, in the order of creation, with the place to go on at.
+/// Ids of users who have a directory, in the order of creation, with the place to go on at.
 pub(super) fn with_directory(conn: &Connection, after: i64, limit: usize) -> Result<(Vec<UserId>, Option<i64>)> {
     let mut statement =
         conn.prepare_cached("SELECT id, seq FROM users WHERE seq > ?1 AND has_directory = 1 ORDER BY seq LIMIT ?2")?;

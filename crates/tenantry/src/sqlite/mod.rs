@@ -65,7 +65,7 @@ use writer::Writer;
 /// The connection behind a transaction, for tables of the application's own in the same file.
 ///
 /// Tenantry's tables are `users` and those that begin with `tenantry_`. They can be read; the columns `users.id`,
-/// `users.email`, `users.email_key` and `users.created_at` stay as they are for as long as there is a schema version 1. A
+/// `users.email`, `users.email_key` and `users.created_at` stay as they are in every schema version. A
 /// statement that would change one of them, end the transaction, make temporary tables or change the settings of the
 /// connection is refused, as is a foreign key to a column other than `users (id)`, at the end of the transaction.
 ///

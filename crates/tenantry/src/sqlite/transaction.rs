@@ -59,6 +59,13 @@ impl ReadTx<'_> {
         lifecycle::get_trashed(&self.conn.unguarded(), id)
     }
 
+    /// Whether a user with this id was purged.
+    ///
+    /// Errors: `Busy`, `Io`, `Corrupt`.
+    pub fn was_purged(&self, id: UserId) -> Result<bool> {
+        lifecycle::was_purged(&self.conn.unguarded(), id)
+    }
+
     /// A page of the trash, as [`Store::list_trash`](crate::Store::list_trash) answers it.
     ///
     /// Errors: `InvalidQuery`, `Busy`, `Io`, `Corrupt`.

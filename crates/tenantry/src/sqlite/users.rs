@@ -149,7 +149,7 @@ fn check_id_free(conn: &Connection, id: UserId) -> Result<()> {
     if conn.prepare_cached("SELECT 1 FROM tenantry_trash WHERE id = ?1")?.exists([blob(id)])? {
         return Err(Error::new(ErrorKind::IdTaken, "a user in the trash has this id"));
     }
-    if conn.prepare_cached("SELECT 1 FROM tenantry_retired_users WHERE id = ?1")?.exists([blob(id)])? {
+    if lifecycle::was_purged(conn, id)? {
         return Err(Error::new(
             ErrorKind::IdTaken,
             "a user who was purged had this id; neither an id nor a storage path is ever used again",

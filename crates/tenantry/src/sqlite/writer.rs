@@ -454,17 +454,18 @@ impl WriterThread {
             acted = self.sync_log();
         }
         let mut erasing = None;
-        for some in seqs.chunks(ACTS_MAX) {
-            if acted.is_ok() {
-                acted = self.act_on(some, &mut erasing, &mut failures);
-            }
-            if let Err(error) = &acted {
-                self.roll_back();
-                self.latch(error);
-                let message = "the change was made, but whether its directories have followed is known only after the store is opened again";
-                let error = Error::new(ErrorKind::Unfinished, message).with_source(error.clone());
-                failures.extend(some.iter().map(|seq| (*seq, error.clone())));
-            }
+        let mut done = 0;
+        while acted.is_ok() && done < seqs.len() {
+            let some = &seqs[done..seqs.len().min(done + ACTS_MAX)];
+            acted = self.act_on(some, &mut erasing, &mut failures);
+            done += if acted.is_ok() { some.len() } else { 0 };
+        }
+        if let Err(error) = &acted {
+            self.roll_back();
+            self.latch(error);
+            let message = "the change was made, but what is to follow in the file system may still be to be done: it is tried again when the store is opened";
+            let error = Error::new(ErrorKind::Unfinished, message).with_source(error.clone());
+            failures.extend(seqs[done..].iter().map(|seq| (*seq, error.clone())));
         }
         if let (Some(intent), Ok(())) = (erasing, acted)
             && let Err(error) = self.erase(&intent)

@@ -74,10 +74,10 @@ impl Storage {
     pub(crate) fn open(data_dir: &Path, store_id: Uuid, is_marked: bool) -> Result<Self> {
         let failed = |error| unavailable("the storage directory can't be used").with_source(error);
         let data = open_data_dir(data_dir).map_err(failed)?;
-        for (name, must_exist) in [(STORAGE, is_marked), (TRASH, false)] {
+        for name in [STORAGE, TRASH] {
             match stat(&data, name).map_err(failed)? {
                 Some(_) => {}
-                None if must_exist => return Err(unavailable("storage/ is missing")),
+                None if is_marked => return Err(unavailable("storage/ or trash/ is missing")),
                 None => {
                     make_dir(&data, name, "open: make a directory of the store").map_err(failed)?;
                     sync(&data, "open: sync the data directory").map_err(failed)?;
@@ -89,6 +89,9 @@ impl Storage {
                 unavailable(match errno(&error) {
                     Some(Errno::XDEV) => {
                         "a file system is mounted on storage/ or trash/: mount one for the whole data directory"
+                    }
+                    Some(Errno::ACCESS) => {
+                        "no permission to use storage/ or trash/: run it as the owner of tenantry.db"
                     }
                     _ => "storage/ and trash/ have to be directories",
                 })
@@ -236,7 +239,7 @@ impl Storage {
             opened => drop(opened.map_err(refused)?),
         }
         if stat(&self.trash, &*id.to_string()).map_err(refused)?.is_some() {
-            return Err(blocked("something stands in the user's place in the trash already: see `tenantry check`"));
+            return Err(blocked("something stands in the user's place in the trash already"));
         }
         Ok(())
     }
@@ -266,10 +269,10 @@ impl Storage {
         self.sync_both(&self.trash, parent.as_ref(), "trash: sync").map_err(refused)
     }
 
-    /// Makes sure that a user's directory can be moved back from the trash.
-    pub(crate) fn check_can_restore(&self, path: &StoragePath) -> Result<()> {
+    /// Makes sure that nothing stands at the storage path of a user in the trash.
+    pub(crate) fn check_is_free(&self, path: &StoragePath) -> Result<()> {
         if self.exists(path)? {
-            return Err(blocked("something stands at the user's storage path: see `tenantry check`"));
+            return Err(blocked("something stands at the user's storage path"));
         }
         Ok(())
     }
@@ -316,7 +319,7 @@ impl Storage {
         if removal.is_complete() {
             if matches!(self.exists(path), Ok(true)) {
                 // Put back by somebody while the user was in the trash: it isn't gone, and nobody would know.
-                let why = "it stands in storage/, not in trash/: see `tenantry check`";
+                let why = "something stands at the user's storage path, which somebody has put there: `tenantry check`";
                 removal.left.push((PathBuf::new(), io::Error::other(why)));
             }
             sync(&self.trash, "remove: sync the trash").map_err(refused)?;

@@ -62,7 +62,7 @@ impl Storage {
             Ok(dir) => return Ok(Look::Directory(Rights::of(&fs::fstat(&dir)?))),
             Err(error) => match errno(&error) {
                 Some(Errno::NOENT) => return Ok(Look::Missing),
-                // Nobody but the owner can't open it, and a check by the wrong user isn't one.
+                // Where it ends, and at what, is looked for below.
                 Some(Errno::ACCESS | Errno::LOOP | Errno::NOTDIR) => {}
                 _ => return Err(error),
             },

@@ -30,7 +30,7 @@ pub(crate) enum Item<'i> {
     /// A file as it was at one moment.
     File { path: PathBuf, mode: u32, modified_at: u64, content: Content, octets: &'i mut dyn Read },
     /// Something that can't be in a backup, and why.
-    LeftOut { path: PathBuf, why: String },
+    LeftOut { path: PathBuf, why: String, ought_to_be_in: bool },
 }
 
 /// Keeps purges or backups away, in every process, for as long as it lives.
@@ -89,7 +89,11 @@ impl Storage {
             match open_dir(root, name, Mounts::Enter) {
                 Err(error) if errno(&error) == Some(Errno::NOENT) => {}
                 Err(error) => {
-                    take(Item::LeftOut { path: goes_to.to_owned(), why: refused(error).to_string() })?;
+                    take(Item::LeftOut {
+                        path: goes_to.to_owned(),
+                        why: refused(error).to_string(),
+                        ought_to_be_in: true,
+                    })?;
                     return Ok(true);
                 }
                 Ok(dir) => {
@@ -141,7 +145,7 @@ fn read_tree(dir: OwnedFd, goes_to: &Path, take: &mut dyn FnMut(Item<'_>) -> Res
         let item = match visit {
             Visit::Unreadable { above, name } => {
                 let path = goes_to.join(above).join(shown(name));
-                take(Item::LeftOut { path, why: "the directory can't be entered".to_owned() })
+                take(Item::LeftOut { path, why: "the directory can't be entered".to_owned(), ought_to_be_in: true })
             }
             Visit::Entry { dir, above, name, stat } => {
                 let path = goes_to.join(above).join(shown(name));
@@ -155,10 +159,14 @@ fn read_tree(dir: OwnedFd, goes_to: &Path, take: &mut dyn FnMut(Item<'_>) -> Res
                             take(Item::File { path, mode, modified_at, content, octets })
                         }
                         Ok(None) => Ok(()),
-                        Err(error) => take(Item::LeftOut { path, why: error.to_string() }),
+                        Err(error) => take(Item::LeftOut { path, why: error.to_string(), ought_to_be_in: true }),
                     }
                 } else {
-                    take(Item::LeftOut { path, why: "it is neither a file nor a directory".to_owned() })
+                    take(Item::LeftOut {
+                        path,
+                        why: "it is neither a file nor a directory".to_owned(),
+                        ought_to_be_in: false,
+                    })
                 }
             }
         };
