@@ -367,7 +367,7 @@ impl<'s> Survey<'s> {
     fn intents(&mut self, storage: Option<&Storage>) -> Result<Vec<i64>> {
         let intents = self.inspection.intents()?;
         // What belongs to a purge is no finding while somebody is at it.
-        let no_purge = storage.map(Storage::with_no_purge);
+        let no_purge = storage.map(|storage| storage.with_no_purge(Duration::ZERO));
         for intent in &intents {
             let user = intent.action.user();
             self.unfinished.extend(user);

@@ -11,7 +11,7 @@ use tracing::instrument;
 
 use crate::ambient::SystemAmbient;
 use crate::sqlite::{Engine, Listing, Options};
-use crate::storage::{Measured, Storage};
+use crate::storage::{KeptAway, Measured, Storage};
 use crate::{
     Ambient, Email, Error, ErrorKind, ListQuery, NewUser, Page, Purge, Purged, ReadTx, Result, SignIn, StoragePath,
     TrashPage, TrashQuery, Usage, User, UserId, UserUpdate, WriteTx,
@@ -174,14 +174,14 @@ impl Store {
         let progress = Arc::new(progress);
         let mut purged = Purged::default();
         // Without directories there is nothing that a backup could miss.
-        let _no_backups = match self.engine.storage() {
-            Ok(storage) => Some(storage.keep_backups_away(self.engine.patience())?),
+        let no_backups = match self.engine.storage() {
+            Ok(storage) => Some(Arc::new(storage.keep_backups_away(self.engine.patience())?)),
             Err(_) => None,
         };
         match whom {
             Purge::User(id) => {
                 let path = self.engine.operate(move |tx| tx.begin_purge(id)).await?;
-                self.end_purge(vec![(id, Ok(path))], &mut purged, &progress).await?;
+                self.end_purge(vec![(id, Ok(path))], &mut purged, &progress, &no_backups).await?;
             }
             Purge::DeletedBefore(moment) => {
                 let mut query =
@@ -190,7 +190,7 @@ impl Store {
                     let page = self.engine.read_one(|tx| tx.list_trash(&query))?;
                     let ids: Vec<UserId> = page.users.into_iter().map(|trashed| trashed.user.id).collect();
                     let begun = self.engine.operate(move |tx| begin_purges(tx, &ids)).await?;
-                    self.end_purge(begun, &mut purged, &progress).await?;
+                    self.end_purge(begun, &mut purged, &progress, &no_backups).await?;
                     if page.next_cursor.is_none() {
                         break;
                     }
@@ -208,6 +208,7 @@ impl Store {
         begun: Vec<(UserId, Result<Option<StoragePath>>)>,
         purged: &mut Purged,
         progress: &Arc<impl Fn(u64) + Send + Sync + 'static>,
+        no_backups: &Option<Arc<KeptAway>>,
     ) -> Result<()> {
         let mut with_files = Vec::new();
         for (user, path) in begun {
@@ -219,7 +220,10 @@ impl Store {
             }
         }
         let (engine, progress, mut files) = (Arc::clone(&self.engine), Arc::clone(progress), purged.files);
+        let no_backups = no_backups.clone();
         let removals = on_thread(move || {
+            // Also if nobody waits any more.
+            let _no_backups = no_backups;
             let remove = |(id, path)| {
                 let progress = |removed| progress(files + removed);
                 let removal = engine.storage().and_then(|storage| storage.remove(id, &path, &progress));
@@ -604,7 +608,12 @@ fn begin_purges(tx: &mut WriteTx<'_>, ids: &[UserId]) -> Result<Vec<(UserId, Res
         match tx.begin_purge(*id) {
             // Restored, or purged by somebody else, since they were listed.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) if error.kind() == ErrorKind::StorageBlocked => begun.push((*id, Err(error))),
+            // The others are not concerned.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::StorageBlocked | ErrorKind::Unfinished) && !tx.is_too_early() =>
+            {
+                begun.push((*id, Err(error)));
+            }
             path => begun.push((*id, Ok(path?))),
         }
     }

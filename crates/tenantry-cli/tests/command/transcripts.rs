@@ -96,6 +96,7 @@ transcripts! {
     readme: "../../README.md",
     users: "tests/command/transcripts/users.md",
     lifecycle: "tests/command/transcripts/lifecycle.md",
+    backup: "tests/command/transcripts/backup.md",
     checks: "tests/command/transcripts/checks.md",
     listing: "tests/command/transcripts/listing.md",
     import_and_export: "tests/command/transcripts/import_and_export.md",

@@ -35,6 +35,9 @@ const WINDOW_LOG_MAX: u32 = 27;
 /// Slower is hardly smaller: <https://facebook.github.io/zstd/#benchmarks>.
 const LEVEL: i32 = 3;
 const BLOCK: u64 = 512;
+/// How many octets may follow the last entry: tar programs fill up to 20 blocks.
+const END_OCTETS_MAX: u64 = 20 * BLOCK;
+const UNREADABLE: &str = "the archive is damaged or no backup of a store";
 
 /// The first line of the manifest: what the backup is as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,9 +222,11 @@ pub(super) fn read(
     if manifest.path_bytes() != MANIFEST.as_bytes() || manifest.header().entry_type() != EntryType::Regular {
         return Err(damaged("the archive does not begin with a manifest: it is no backup of a store"));
     }
-    let spool = tempfile::tempfile_in(temp_dir).map_err(unwritable)?;
-    let mut spool = BufWriter::new(spool);
-    io::copy(&mut manifest, &mut spool).map_err(unreadable)?;
+    let mut spool = BufWriter::new(tempfile::tempfile_in(temp_dir).map_err(unwritable)?);
+    let mut lines = Lines { input: BufReader::new(&mut manifest) };
+    while let Some(line) = lines.next_octets()? {
+        spool.write_all(&line).map_err(unwritable)?;
+    }
     let mut lines = Lines { input: BufReader::new(rewound(spool).map_err(unwritable)?) };
     let manifest: Manifest = lines.next()?.ok_or_else(|| damaged("the manifest is empty"))?;
     if manifest.format != FORMAT {
@@ -259,14 +264,24 @@ pub(super) fn read(
             return Err(damaged("the archive holds something else than its manifest announces"));
         }
         let modified_at = found.header().mtime().unwrap_or_default();
+        let mut octets = Noted { input: &mut found, has_failed: false };
+        match visit(&manifest, &path, &entry, modified_at, &mut octets) {
+            Err(error) if octets.has_failed => return Err(damaged(UNREADABLE).with_source(error)),
+            visited => visited?,
+        }
         if let Some(content) = &entry.content {
             files += 1;
             bytes += content.size;
         }
-        visit(&manifest, &path, &entry, modified_at, &mut found)?;
     }
     if entries.next().is_some() {
         return Err(damaged("the archive holds more than its manifest announces"));
+    }
+    // To the end, where the checksum of all that was read stands. What ends a tar archive is zeroes.
+    let mut rest = Vec::new();
+    archive.into_inner().take(END_OCTETS_MAX + 1).read_to_end(&mut rest).map_err(unreadable)?;
+    if rest.len() as u64 > END_OCTETS_MAX || rest.iter().any(|octet| *octet != 0) {
+        return Err(damaged("there is something after the end of the archive"));
     }
     if (files, bytes) != (manifest.files, manifest.bytes) {
         return Err(damaged("the manifest announces another number of files than it lists"));
@@ -274,19 +289,39 @@ pub(super) fn read(
     Ok(manifest)
 }
 
-/// The lines of a manifest.
-struct Lines {
-    input: BufReader<File>,
+/// Notes whether reading failed, so that this is told from a failure to write what was read.
+struct Noted<R> {
+    input: R,
+    has_failed: bool,
 }
 
-impl Lines {
-    fn next<T: for<'de> Deserialize<'de>>(&mut self) -> Result<Option<T>> {
+impl<R: Read> Read for Noted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer);
+        self.has_failed |= read.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Interrupted);
+        read
+    }
+}
+
+/// The lines of a manifest.
+struct Lines<R> {
+    input: BufReader<R>,
+}
+
+impl<R: Read> Lines<R> {
+    fn next_octets(&mut self) -> Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
         let limit = LINE_OCTETS_MAX as u64;
         self.input.by_ref().take(limit).read_until(b'\n', &mut line).map_err(unreadable)?;
-        if line.is_empty() {
-            return Ok(None);
+        match line.last() {
+            None => Ok(None),
+            Some(b'\n') => Ok(Some(line)),
+            Some(_) => Err(damaged("a line of the manifest is too long or cut off")),
         }
+    }
+
+    fn next<T: for<'de> Deserialize<'de>>(&mut self) -> Result<Option<T>> {
+        let Some(line) = self.next_octets()? else { return Ok(None) };
         let understood = serde_json::from_slice(&line);
         Ok(Some(understood.map_err(|error| damaged("a line of the manifest can't be understood").with_source(error))?))
     }
@@ -297,7 +332,7 @@ pub(super) fn damaged(message: &'static str) -> Error {
 }
 
 fn unreadable(error: io::Error) -> Error {
-    damaged("the archive is damaged or no backup of a store").with_source(error)
+    damaged(UNREADABLE).with_source(error)
 }
 
 pub(super) fn unwritable(error: io::Error) -> Error {

@@ -2,10 +2,12 @@
 
 mod archive;
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -121,8 +123,9 @@ pub async fn restore_backup(
     };
     let data_dir = place.path().join("data");
     // Opening it brings the database into its usual form, and finishes what was under way when it was backed up.
-    Store::builder(&data_dir).create_if_missing(false).open().await?.close().await?;
-    let report = check(&data_dir).await?;
+    let opened = Store::builder(&data_dir).create_if_missing(false).open().await;
+    opened.map_err(of_image)?.close().await?;
+    let report = check(&data_dir).await.map_err(of_image)?;
     let named = on_thread(move || {
         std::fs::rename(&data_dir, &into).and_then(|()| File::open(&beside)?.sync_all()).map_err(|error| {
             match error.kind() {
@@ -144,7 +147,7 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &
     let storage = if options.database_only { None } else { Some(engine.storage()?) };
     let _no_purges = storage.map(|storage| storage.keep_purges_away(engine.patience())).transpose()?;
     let dir = parent(file);
-    let temp = tempfile::Builder::new().prefix(".tenantry-backup-").tempdir_in(dir).map_err(unwritable)?;
+    let temp = private_dir(".tenantry-backup-", dir)?;
     let created_at = engine.now();
     engine.write_image(&temp.path().join(DATABASE))?;
     let inspection = Inspection::open(&Options::to_look(temp.path().to_owned()))?;
@@ -233,56 +236,103 @@ impl Making<'_> {
 }
 
 fn verify(file: &Path, progress: &dyn Fn(u64, u64)) -> Result<Verified> {
-    let temp = tempfile::tempdir().map_err(unwritable)?;
-    let mut image = Image::Expected;
+    let temp = private_dir(".tenantry-verify-", &std::env::temp_dir())?;
+    let mut contents = Contents::default();
     let mut reading = Reading { files: 0, bytes: 0, progress };
-    let mut directories: u64 = 0;
     let manifest = archive::read(open(file)?, temp.path(), |_, path, entry, _, octets| {
-        let Some(content) = &entry.content else {
-            directories += u64::from(image.get()?.is_of_user(path)?);
-            return Ok(());
-        };
-        if path == Path::new(DATABASE) {
-            let mut output = create_private(&temp.path().join(DATABASE))?;
-            reading.copy(content, octets, &mut output)?;
-            image = Image::There(Inspection::open(&Options::to_look(temp.path().to_owned()))?);
-            return Ok(());
+        match &entry.content {
+            Some(content) if path == Path::new(DATABASE) => {
+                return contents.take_database(temp.path(), |output| reading.copy(content, octets, output));
+            }
+            _ => contents.admit(path, entry.content.is_none())?,
         }
-        image.get()?;
-        reading.copy(content, octets, &mut io::sink())
+        entry.content.as_ref().map_or(Ok(()), |content| reading.copy(content, octets, &mut io::sink()))
     })?;
-    let inspection = image.get()?;
+    let inspection = contents.image()?;
     check_against(&manifest, inspection)?;
-    let report = check_database(inspection)?;
-    let mut expected = 0;
+    let report = check_database(inspection).map_err(of_image)?;
+    let mut expected: u64 = 0;
     inspection.each_row(|row| {
         expected += u64::from(row.has_directory);
         Ok(())
     })?;
-    let missing_directories = if manifest.database_only { expected } else { expected.saturating_sub(directories) };
+    let missing_directories =
+        if manifest.database_only { expected } else { expected.saturating_sub(contents.directories) };
     Ok(Verified { manifest, findings: report.findings, missing_directories })
 }
 
-/// The image of the database, which comes before everything else.
-enum Image {
-    Expected,
-    There(Inspection),
+/// What an archive has held so far.
+#[derive(Default)]
+struct Contents {
+    /// The image of the database, which comes before everything else.
+    image: Option<Inspection>,
+    /// The paths that there were, as digests (so some 20 bytes for each), and whether they are directories.
+    met: HashMap<[u8; 16], bool>,
+    /// How many of these are the directories of users.
+    directories: u64,
 }
 
-impl Image {
-    fn get(&self) -> Result<&Inspection> {
-        match self {
-            Self::Expected => Err(damaged("the backup does not begin with the database")),
-            Self::There(inspection) => Ok(inspection),
+impl Contents {
+    fn image(&self) -> Result<&Inspection> {
+        self.image.as_ref().ok_or_else(|| damaged("the backup does not begin with the database"))
+    }
+
+    fn take_database(&mut self, dir: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+        if self.image.is_some() {
+            return Err(damaged("there is more than one database in the archive"));
         }
+        write(&mut create_private(&dir.join(DATABASE))?)?;
+        self.image = Some(Inspection::open(&Options::to_look(dir.to_owned())).map_err(of_image)?);
+        Ok(())
+    }
+
+    /// Lets nothing pass but the directories of users and what is in them, each directory before what is in it, and
+    /// nothing twice.
+    fn admit(&mut self, path: &Path, is_dir: bool) -> Result<()> {
+        let is_in_dir = path.parent().is_some_and(|above| self.met.get(&digest(above)) == Some(&true));
+        if !is_in_dir {
+            if !(is_dir && self.image()?.is_of_user(path).map_err(of_image)?) {
+                return Err(damaged("the archive holds something that is in no user's directory"));
+            }
+            self.directories += 1;
+        }
+        if self.met.insert(digest(path), is_dir).is_some() {
+            return Err(damaged("the archive holds something twice"));
+        }
+        Ok(())
+    }
+}
+
+fn digest(path: &Path) -> [u8; 16] {
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&blake3::hash(path.as_os_str().as_bytes()).as_bytes()[..16]);
+    digest
+}
+
+/// The failure to use the database of an archive, which anybody may have made.
+fn of_image(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Corrupt | ErrorKind::Incompatible | ErrorKind::Io | ErrorKind::Full | ErrorKind::ReadOnly => error,
+        _ => damaged("the database in the archive can't be used").with_source(error),
     }
 }
 
 /// Whether the manifest and the image are about the same.
 fn check_against(manifest: &Manifest, image: &Inspection) -> Result<()> {
-    let store_id = image.identity()?.map(|(id, _)| id).unwrap_or_default();
-    if store_id != manifest.store_id || image.schema_version()? != manifest.schema_version {
+    let store_id = image.identity().map_err(of_image)?.map(|(id, _)| id);
+    if store_id != Some(manifest.store_id) || image.schema_version()? != manifest.schema_version {
         return Err(damaged("the manifest and the database in the archive belong to different stores"));
+    }
+    // What is to be done when the store is opened.
+    image.intents().map_err(of_image)?;
+    let (mut users, mut trashed) = (0, 0);
+    let counted = image.each_row(|row| {
+        *if row.is_trashed { &mut trashed } else { &mut users } += 1;
+        Ok(())
+    });
+    counted.map_err(of_image)?;
+    if (users, trashed) != (manifest.users, manifest.trashed) {
+        return Err(damaged("the manifest announces another number of users than the database holds"));
     }
     Ok(())
 }
@@ -323,17 +373,19 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tem
         Err(error) => return Err(unwritable(error)),
     }
     let archive = open(file)?;
-    let place = tempfile::Builder::new().prefix(".tenantry-restore-").tempdir_in(parent(into)).map_err(unwritable)?;
+    let place = private_dir(".tenantry-restore-", parent(into))?;
     let data_dir = place.path().join("data");
     DirBuilder::new().mode(0o700).create(&data_dir).map_err(unwritable)?;
     let mut reading = Reading { files: 0, bytes: 0, progress };
+    let mut contents = Contents::default();
     let mut storage = None;
     let mut last: Option<(PathBuf, OwnedFd)> = None;
     let manifest = archive::read(archive, place.path(), |manifest, path, entry, modified_at, octets| {
-        if path == Path::new(DATABASE) {
-            let Some(content) = &entry.content else { return Err(damaged("the database is no file")) };
-            let mut output = create_private(&data_dir.join(DATABASE))?;
-            return reading.copy(content, octets, &mut output);
+        match &entry.content {
+            Some(content) if path == Path::new(DATABASE) => {
+                return contents.take_database(&data_dir, |output| reading.copy(content, octets, output));
+            }
+            _ => contents.admit(path, entry.content.is_none())?,
         }
         let storage = match &mut storage {
             Some(storage) => storage,
@@ -360,9 +412,14 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tem
         None => Storage::open(&data_dir, manifest.store_id, false)?,
     };
     storage.sync_all()?;
-    let inspection = Inspection::open(&Options::to_look(data_dir))?;
-    check_against(&manifest, &inspection)?;
-    if check_database(&inspection)?.findings.iter().any(|finding| finding.kind == FindingKind::DatabaseDamaged) {
+    let inspection = contents.image()?;
+    check_against(&manifest, inspection)?;
+    if check_database(inspection)
+        .map_err(of_image)?
+        .findings
+        .iter()
+        .any(|finding| finding.kind == FindingKind::DatabaseDamaged)
+    {
         return Err(damaged("the database in the archive is damaged"));
     }
     Ok((place, manifest))
@@ -373,6 +430,12 @@ fn open(file: &Path) -> Result<File> {
         io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, "there is no such backup").with_source(error),
         _ => file_error(error, "the backup can't be read"),
     })
+}
+
+/// A temporary directory that nobody else can look into, whatever the umask is.
+fn private_dir(prefix: &str, beside: &Path) -> Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir_in(beside).map_err(unwritable)
 }
 
 fn create_private(path: &Path) -> Result<File> {

@@ -31,8 +31,8 @@ use crate::{Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 /// What a transaction has to do with directories.
 pub(super) struct Directories<'s> {
     pub(super) storage: &'s Result<Storage>,
-    /// Whether intents of earlier transactions are certainly on the disk, so that they may be acted on in this one.
-    may_act: bool,
+    /// Up to which number intents of earlier transactions are certainly on the disk, so that they may be acted on in this one.
+    on_disk: i64,
     /// The intents that were recorded in this transaction, to be acted on when it is committed.
     pub(super) recorded: RefCell<Vec<i64>>,
     /// Those of earlier transactions that were met, to be acted on likewise.
@@ -42,8 +42,8 @@ pub(super) struct Directories<'s> {
 }
 
 impl<'s> Directories<'s> {
-    pub(super) fn new(storage: &'s Result<Storage>, may_act: bool) -> Self {
-        Self { storage, may_act, recorded: RefCell::default(), met: RefCell::default(), is_too_early: Cell::new(false) }
+    pub(super) fn new(storage: &'s Result<Storage>, on_disk: i64) -> Self {
+        Self { storage, on_disk, recorded: RefCell::default(), met: RefCell::default(), is_too_early: Cell::new(false) }
     }
 
     pub(super) fn storage(&self) -> Result<&'s Storage> {
@@ -122,6 +122,15 @@ macro_rules! columns {
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Intent> {
     let user = || Ok::<_, rusqlite::Error>(UserId::from_random(Uuid::from_bytes(row.get(2)?)));
     let path = || row.get::<_, Vec<u8>>(3);
+    // It becomes the name of a directory, and the database may come from a backup that somebody has made.
+    let name = || {
+        let name: String = row.get(4)?;
+        if matches!(&*name, "" | "." | "..") || name.contains(['/', '\0']) {
+            let error = Error::new(ErrorKind::Corrupt, "an intent has a name that no file can have");
+            return Err(damaged(4, Type::Text, error));
+        }
+        Ok(name)
+    };
     let action = match row.get_ref(1)?.as_str()? {
         "make" => Action::Make(user()?),
         "trash" => Action::Trash(user()?),
@@ -130,9 +139,9 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Intent> {
         "discard" => {
             let path = String::from_utf8(path()?).map_err(|error| damaged(3, Type::Blob, error))?;
             let path = path.parse().map_err(|error: Error| damaged(3, Type::Blob, error))?;
-            Action::Discard { user: user()?, path, name: row.get(4)? }
+            Action::Discard { user: user()?, path, name: name()? }
         }
-        "quarantine" => Action::Quarantine { path: std::ffi::OsString::from_vec(path()?).into(), name: row.get(4)? },
+        "quarantine" => Action::Quarantine { path: std::ffi::OsString::from_vec(path()?).into(), name: name()? },
         "erase" => Action::Erase,
         _ => return Err(damaged(1, Type::Text, "no action that this version knows")),
     };
@@ -164,7 +173,7 @@ pub(super) fn settle(conn: &Connection, directories: &Directories<'_>, user: Use
         return Ok(Some(intent));
     }
     let is_of_this_transaction = directories.recorded.borrow().contains(&intent.seq);
-    if is_of_this_transaction || !directories.may_act {
+    if is_of_this_transaction || intent.seq > directories.on_disk {
         if !is_of_this_transaction {
             directories.met.borrow_mut().push(intent.seq);
         }
@@ -189,8 +198,25 @@ pub(super) fn get(conn: &Connection, seq: i64) -> Result<Option<Intent>> {
     Ok(statement.query_row([seq], from_row).optional()?)
 }
 
-pub(super) fn are_any(conn: &Connection) -> Result<bool> {
-    Ok(conn.prepare_cached("SELECT 1 FROM tenantry_intents")?.exists([])?)
+/// Whether there are intents that [`settle`] may act on.
+pub(super) fn are_any_quick(conn: &Connection) -> Result<bool> {
+    let sql = "SELECT 1 FROM tenantry_intents WHERE action NOT IN ('purge', 'erase')";
+    Ok(conn.prepare_cached(sql)?.exists([])?)
+}
+
+/// The number of the last intent, 0 if there is none.
+pub(super) fn last(conn: &Connection) -> Result<i64> {
+    let mut statement = conn.prepare_cached("SELECT coalesce(max(seq), 0) FROM tenantry_intents")?;
+    Ok(statement.query_row([], |row| row.get(0))?)
+}
+
+/// Stands for the intent to erase in a list of numbers. There is one at the most, but its number changes.
+pub(super) const ERASE: i64 = -1;
+
+pub(super) fn erase(conn: &Connection) -> Result<Option<Intent>> {
+    let mut statement =
+        conn.prepare_cached(concat!("SELECT ", columns!(), " FROM tenantry_intents WHERE action = 'erase'"))?;
+    Ok(statement.query_row([], from_row).optional()?)
 }
 
 /// All intents, in the order in which they were recorded.

@@ -7,7 +7,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-use super::intents::{Action, Directories, of_user, record, remove, settle};
+use super::intents::{self, Action, Directories, of_user, record, remove, settle};
 use super::users::{self, blob, columns, damaged, email_taken, from_row, get, get_by_email, not_found, whole};
 use crate::{
     Cursor, Email, Error, ErrorKind, Result, StoragePath, Timestamp, TrashPage, TrashQuery, TrashedUser, Usage, User,
@@ -38,9 +38,11 @@ pub(super) fn make_directory(
 ) -> Result<()> {
     if let Err(error) = settle(conn, directories, id) {
         // If it is just being made, that is what was wanted.
-        let is_being_made = of_user(conn, id)?.is_some_and(|intent| intent.action == Action::Make(id));
-        if directories.is_too_early.get() && is_being_made {
+        let making = of_user(conn, id)?.filter(|intent| intent.action == Action::Make(id));
+        if let (Some(intent), true) = (making, directories.is_too_early.get()) {
             directories.is_too_early.set(false);
+            // If that fails, it is this caller's failure too.
+            directories.recorded.borrow_mut().push(intent.seq);
             return Ok(());
         }
         return Err(error);
@@ -161,13 +163,16 @@ pub(super) fn begin_purge(
     now: Timestamp,
 ) -> Result<Option<StoragePath>> {
     whole(conn, || {
-        let has_begun = settle(conn, directories, id)?.is_some();
+        let begun = settle(conn, directories, id)?;
         let Directory { path, is_made } = trashed_directory(conn, id)?.ok_or_else(not_in_trash)?;
         if !is_made {
             end_purge(conn, id, now)?;
             return Ok(None);
         }
-        if !has_begun {
+        if let Some(intent) = begun {
+            // Perhaps not on the disk yet.
+            directories.met.borrow_mut().push(intent.seq);
+        } else {
             // What somebody has put back there would stay, though everybody were told that it is gone.
             directories.storage()?.check_is_free(&path)?;
             record(conn, directories, &Action::Purge(id), now)?;
@@ -209,8 +214,9 @@ pub(super) fn end_purge(conn: &Connection, id: UserId, now: Timestamp) -> Result
 
 /// Has the database rewritten after this transaction, if users were purged since the last time.
 pub(super) fn erase(conn: &Connection, directories: &Directories<'_>) -> Result<()> {
-    let mut statement = conn.prepare_cached("SELECT seq FROM tenantry_intents WHERE action = 'erase'")?;
-    directories.recorded.borrow_mut().extend(statement.query_row([], |row| row.get::<_, i64>(0)).optional()?);
+    if intents::erase(conn)?.is_some() {
+        directories.recorded.borrow_mut().push(intents::ERASE);
+    }
     Ok(())
 }
 

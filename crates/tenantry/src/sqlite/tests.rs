@@ -199,7 +199,7 @@ fn statements(conn: &Connection) -> BTreeSet<String> {
 fn run_every_operation(conn: &GuardedConnection, storage: &Result<Storage>) -> Result<()> {
     let ambient = SystemAmbient;
     let new_id = || ambient.new_id();
-    let directories = Directories::new(storage, true);
+    let directories = Directories::new(storage, i64::MAX);
     let mut tx = WriteTx::new(conn, ambient.now(), &new_id, &directories);
     let chosen = |address, path: &str| NewUser { storage_path: Some(path.parse().unwrap()), ..new_user(address) };
     let ada = tx.create(&chosen("ada@example.com", "files/ada"))?;

@@ -114,7 +114,8 @@ impl<'c> WriteTx<'c> {
         Self { read: ReadTx { conn }, now, new_id, directories, fault: None }
     }
 
-    pub(super) fn is_too_early(&self) -> bool {
+    /// Whether an operation has met what is to be done first, after which the job is run again.
+    pub(crate) fn is_too_early(&self) -> bool {
         self.directories.is_too_early.get()
     }
 

@@ -34,7 +34,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender, TrySendError};
 use futures_channel::oneshot;
@@ -56,6 +56,8 @@ const WAITING_MAX: usize = 16_384;
 /// How many intents are acted on in one transaction, so that other processes aren't kept from writing for long: each
 /// waits for the disk a few times.
 const ACTS_MAX: usize = 64;
+/// How long a check may keep an opening from seeing that nobody purges.
+const CHECK_MAX: Duration = Duration::from_millis(100);
 /// How many operations one transaction takes, so that the first of them isn't kept waiting by those behind it.
 const GROUP_MAX: usize = 1_024;
 
@@ -85,7 +87,7 @@ impl Writer {
                 let _alive: Sender<()> = alive;
                 let thread = open_writer(&options, &*ambient).and_then(|opened| {
                     // `begin` does the waiting.
-                    opened.conn.busy_timeout(std::time::Duration::ZERO)?;
+                    opened.conn.busy_timeout(Duration::ZERO)?;
                     let conn = GuardedConnection::new(opened.conn)?;
                     let storage = Arc::new(opened.storage);
                     let thread = WriterThread { conn, options, ambient, storage, jobs, next_job: None, refusing: None };
@@ -333,7 +335,7 @@ impl WriterThread {
             return first.answer(Err(error), true);
         }
         let storage = Arc::clone(&self.storage);
-        let directories = Directories::new(&storage, false);
+        let directories = Directories::new(&storage, 0);
         let mut group = vec![Member::new(first)];
         let ended = match self.run_group(&mut group, &directories) {
             Ok(()) => self.commit(),
@@ -353,16 +355,22 @@ impl WriterThread {
         // It may not come to another run, and what it found in the group is no answer.
         job.forget();
         let queued_at = job.queued_at();
-        let mut member = Member::new(job);
+        let mut group = vec![Member::new(job)];
         let storage = Arc::clone(&self.storage);
+        let mut met = Vec::new();
         let ended = match self.begin_alone(queued_at) {
             Err(error) => Ended::Undone(Some(error)),
-            Ok(()) => match self.run_job(&mut member, true, &Directories::new(&storage, true)) {
-                Ok(()) => self.commit(),
-                Err(ended) => self.undo(ended),
-            },
+            Ok(on_disk) => {
+                let directories = Directories::new(&storage, on_disk);
+                let ran = group.iter_mut().try_for_each(|member| self.run_job(member, true, &directories));
+                met = directories.met.take();
+                match ran {
+                    Ok(()) => self.commit(),
+                    Err(ended) => self.undo(ended),
+                }
+            }
         };
-        self.end(vec![member], &[], &ended, true);
+        self.end(group, &met, &ended, true);
     }
 
     /// Does what is to follow a transaction in the file system, with what it met of earlier ones, and answers.
@@ -451,7 +459,7 @@ impl WriterThread {
         }
         let mut acted = Ok(());
         if sync || self.options.durability == Durability::Normal {
-            acted = self.sync_log();
+            acted = self.sync_log(Instant::now()).map(drop);
         }
         let mut erasing = None;
         let mut done = 0;
@@ -467,13 +475,14 @@ impl WriterThread {
             let error = Error::new(ErrorKind::Unfinished, message).with_source(error.clone());
             failures.extend(seqs[done..].iter().map(|seq| (*seq, error.clone())));
         }
-        if let (Some(intent), Ok(())) = (erasing, acted)
-            && let Err(error) = self.erase(&intent)
-        {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the database could not be rewritten");
-            self.roll_back();
-            self.latch(&error);
-            failures.push((intent.seq, unfinished(&intent.action, error)));
+        if let Some(intent) = erasing {
+            let erased = acted.and_then(|()| self.erase(&intent));
+            if let Err(error) = erased {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the database could not be rewritten");
+                self.roll_back();
+                self.latch(&error);
+                failures.push((intents::ERASE, unfinished(&intent.action, error)));
+            }
         }
         failures
     }
@@ -482,12 +491,17 @@ impl WriterThread {
     fn act_on(&mut self, seqs: &[i64], erasing: &mut Option<Intent>, failures: &mut Vec<(i64, Error)>) -> Result<()> {
         self.begin(Instant::now())?;
         for seq in seqs {
+            let conn = self.conn.unguarded();
+            if *seq == intents::ERASE {
+                *erasing = intents::erase(&conn)?;
+                continue;
+            }
             // If it isn't there, another process was faster.
-            let Some(intent) = intents::get(&self.conn.unguarded(), *seq)? else { continue };
+            let Some(intent) = intents::get(&conn, *seq)? else { continue };
+            drop(conn);
             match intent.action {
-                Action::Erase => *erasing = Some(intent),
                 // That it is on the disk is all that is wanted here.
-                Action::Purge(_) => {}
+                Action::Purge(_) | Action::Erase => {}
                 _ => {
                     if let Err(error) = self.act_on_one(&intent) {
                         if Fault::of(&error) != Fault::Local {
@@ -510,27 +524,35 @@ impl WriterThread {
     }
 
     /// Has everything that was committed on the disk, whatever the durability: what follows in the file system mustn't
-    /// get there first. A commit with `synchronous=FULL` waits for all that is in the log before it.
-    fn sync_log(&mut self) -> Result<()> {
+    /// get there first. A commit with `synchronous=FULL` waits for all that is in the log before it. Answers the number of
+    /// the last intent that is there then.
+    fn sync_log(&mut self, waiting_since: Instant) -> Result<i64> {
         self.conn.unguarded().execute_batch("PRAGMA synchronous = FULL")?;
-        let synced = self.begin(Instant::now()).and_then(|()| {
+        let synced = self.begin(waiting_since).and_then(|()| {
+            let last = intents::last(&self.conn.unguarded())?;
             self.conn.unguarded().execute_batch("UPDATE tenantry_store SET log_syncs = log_syncs + 1")?;
             point::reach("commit: what came before is on the disk");
-            Ok(self.conn.commit()?)
+            self.conn.commit()?;
+            Ok(last)
         });
-        self.roll_back();
+        if let Err(error) = &synced {
+            self.roll_back();
+            self.latch(error);
+        }
         if self.options.durability == Durability::Normal {
             self.conn.unguarded().execute_batch("PRAGMA synchronous = NORMAL")?;
         }
         synced
     }
 
-    /// Takes the write lock for a job that may act on intents itself, which are on the disk then.
-    fn begin_alone(&mut self, waiting_since: Instant) -> Result<()> {
-        if self.refusing.is_none() && intents::are_any(&self.conn.unguarded())? {
-            self.sync_log()?;
+    /// Takes the write lock for a job that may act on intents itself, and answers up to which number.
+    fn begin_alone(&mut self, waiting_since: Instant) -> Result<i64> {
+        let mut on_disk = 0;
+        if self.refusing.is_none() && intents::are_any_quick(&self.conn.unguarded())? {
+            on_disk = self.sync_log(waiting_since)?;
         }
-        self.begin(waiting_since)
+        self.begin(waiting_since)?;
+        Ok(on_disk)
     }
 
     /// Rewrites the database, so that nothing is left in it of rows that are gone: `secure_delete` doesn't reach the
@@ -565,22 +587,23 @@ impl WriterThread {
         self.act(&quick, true);
         // If somebody is purging, that is theirs to finish.
         let storage = Arc::clone(&self.storage);
-        let Some(_alone) = storage.as_ref().as_ref().ok().and_then(Storage::with_no_purge) else { return };
-        if let Err(error) = self.sync_log() {
+        let alone = storage.as_ref().as_ref().map(|storage| storage.with_no_purge(CHECK_MAX));
+        if matches!(alone, Ok(None)) {
+            return;
+        }
+        if let Err(error) = self.sync_log(Instant::now()) {
             return tracing::warn!(error = &error as &dyn std::error::Error, "purges could not be finished");
         }
         for intent in &left {
-            if let Action::Purge(user) = intent.action
-                && let Err(error) = self.finish_purge(user)
+            if let (Action::Purge(user), Ok(_)) = (&intent.action, &alone)
+                && let Err(error) = self.finish_purge(*user)
             {
                 self.roll_back();
                 self.latch(&error);
                 tracing::warn!(error = &error as &dyn std::error::Error, "a purge could not be finished");
             }
         }
-        let all = intents::all(&self.conn.unguarded()).unwrap_or_default();
-        let erasing = all.iter().filter(|intent| intent.action == Action::Erase).map(|intent| intent.seq);
-        self.act(&erasing.collect::<Vec<_>>(), false);
+        self.act(&[intents::ERASE], false);
     }
 
     fn finish_purge(&self, user: UserId) -> Result<()> {

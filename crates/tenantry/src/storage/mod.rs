@@ -33,7 +33,7 @@ use crate::check::Stray;
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 use beneath::{Mounts, errno, make_dir, open_dir, rename, stat, sync};
 pub(crate) use survey::{EntryKind, Look, Rights, is_own_file};
-pub(crate) use transfer::Item;
+pub(crate) use transfer::{Item, KeptAway};
 pub(crate) use tree::{Measured, Removal};
 
 const STORAGE: &str = "storage";

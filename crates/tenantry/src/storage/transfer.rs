@@ -53,8 +53,8 @@ impl Storage {
     }
 
     /// If nobody is purging just now, nor making a backup: for as long as the answer lives, nobody does.
-    pub(crate) fn with_no_purge(&self) -> Option<KeptAway> {
-        self.lock_trash(FlockOperation::NonBlockingLockExclusive, Duration::ZERO).ok().flatten()
+    pub(crate) fn with_no_purge(&self, patience: Duration) -> Option<KeptAway> {
+        self.lock_trash(FlockOperation::NonBlockingLockExclusive, patience).ok().flatten()
     }
 
     /// `None` if somebody else has the lock.
@@ -177,7 +177,13 @@ fn read_tree(dir: OwnedFd, goes_to: &Path, take: &mut dyn FnMut(Item<'_>) -> Res
     });
     match (failure, walked) {
         (Some(error), _) => Err(error),
-        (None, walked) => walked.map_err(refused),
+        (None, Ok(())) => Ok(()),
+        // One user who rearranges their directories, or whose can't be read, doesn't keep all others out of the backup.
+        (None, Err(error)) => take(Item::LeftOut {
+            path: goes_to.to_owned(),
+            why: format!("not all of it could be read: {error}"),
+            ought_to_be_in: true,
+        }),
     }
 }
 

@@ -92,15 +92,19 @@ pub(super) fn walk(top: OwnedFd, visit: &mut dyn FnMut(Visit<'_>) -> io::Result<
             match open_dir(&here, &*name, Mounts::Refuse) {
                 Ok(dir) => {
                     above.push(shown(&name));
-                    match Level::visit(&dir, &above, visit)? {
-                        Some(level) => {
-                            levels.push(level);
-                            here = dir;
-                        }
-                        None => {
-                            above.pop();
-                            visit(Visit::Unreadable { above: &above, name: &name })?;
-                        }
+                    match Level::visit(&dir, &above, visit) {
+                        // It was removed since it was opened.
+                        Err(error) if errno(&error) == Some(Errno::NOENT) => drop(above.pop()),
+                        level => match level? {
+                            Some(level) => {
+                                levels.push(level);
+                                here = dir;
+                            }
+                            None => {
+                                above.pop();
+                                visit(Visit::Unreadable { above: &above, name: &name })?;
+                            }
+                        },
                     }
                 }
                 Err(error) => match errno(&error) {

@@ -928,3 +928,22 @@ fn a_check_finds_nothing_while_everything_is_in_motion() {
     block_on(store.close()).unwrap();
     fixture.assert_found(&[]);
 }
+
+/// A directory that can't be made is an error each time it is asked for, however often, and stands in nobody's way.
+#[test]
+fn a_directory_that_cannot_be_made_is_an_error_each_time() {
+    let place = SqlitePlace::new();
+    let store = place.open();
+    let users: Vec<User> =
+        ["ada@example.com", "bob@example.com"].map(|address| block_on(store.create(new_user(address))).unwrap()).into();
+    // As an operator might: the open store still holds the directory that is gone.
+    fs::remove_dir_all(place.data_dir().join("storage")).unwrap();
+    for _ in 0..2 {
+        for user in &users {
+            assert_eq!(kind(block_on(store.storage(user.id))), ErrorKind::StorageUnavailable);
+        }
+    }
+    // Who is to be deleted needs none.
+    block_on(store.delete(users[0].id)).unwrap();
+    block_on(store.close()).unwrap();
+}

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
-use crate::{concurrency, file, hostile, logs};
+use crate::{backup, concurrency, file, hostile, logs};
 
 const ROLE: &str = "TENANTRY_TEST_ROLE";
 const DIR: &str = "TENANTRY_TEST_DIR";
@@ -31,6 +31,10 @@ fn child_process_entry() {
         "mounts" => hostile::child_mounts(&dir),
         "purges" => hostile::child_purges(&dir),
         "opens under a umask" => hostile::child_opens_under_a_umask(&dir),
+        "backs up" => backup::child_backs_up(&dir),
+        "can't read" => backup::child_cannot_read(&dir),
+        "on a full disk" => backup::child_on_a_full_disk(&dir),
+        "reads bombs" => backup::child_reads_bombs(&dir),
         _ => panic!("there is no role {role:?}"),
     }
 }

@@ -21,6 +21,9 @@ mod concurrency;
 // The files: their creation, the refusal of those of others, and locks.
 mod file;
 
+// Backups: that everything comes back, and hostile archives.
+mod backup;
+
 // Checks and repairs: everything that can be wrong, and that neither loses a byte.
 mod check;
 

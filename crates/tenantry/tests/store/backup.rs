@@ -1,0 +1,1334 @@
+//! Backups: that all of a store comes back, what others do meanwhile, and archives that somebody made to do harm.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::{self, File, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use tar::{EntryType, Header};
+use tenantry::sqlite::rusqlite::Connection;
+use tenantry::{
+    Backup, BackupOptions, ErrorKind, FindingKind, ListQuery, Purge, Restored, Result, Store, TrashQuery, UserId,
+    Verified, check, create_backup, restore_backup, verify_backup,
+};
+
+use crate::child::{self, Process};
+use crate::support::{SqlitePlace, all, block_on, kind, new_user, new_user_at, to_email};
+
+const WHOLE: BackupOptions = BackupOptions { database_only: false };
+const DATABASE_ONLY: BackupOptions = BackupOptions { database_only: true };
+
+fn back_up(store: &Store, file: &Path) -> Result<Backup> {
+    block_on(create_backup(store, file, WHOLE, |_, _| {}))
+}
+
+fn verify(file: &Path) -> Result<Verified> {
+    block_on(verify_backup(file, |_, _| {}))
+}
+
+fn restore(file: &Path, into: &Path) -> Result<Restored> {
+    block_on(restore_backup(file, into, |_, _| {}))
+}
+
+/// The names in a directory.
+fn names(dir: &Path) -> BTreeSet<String> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn names_are(dir: &Path, expected: &[&str]) {
+    assert_eq!(names(dir), expected.iter().map(|name| (*name).to_owned()).collect());
+}
+
+/// The directory of a user, for file calls with which an application is not content.
+fn dir_of(store: &Store, id: UserId) -> PathBuf {
+    block_on(store.storage_path(id)).unwrap()
+}
+
+/// Something in a user's directory: a directory, or a file with its content and the time of its last change.
+#[derive(Debug, PartialEq, Eq)]
+struct Met {
+    content: Option<(Vec<u8>, i64)>,
+    mode: u32,
+}
+
+/// What lies in a directory and below it.
+fn tree(dir: &Path) -> BTreeMap<PathBuf, Met> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let (path, stat) = (entry.path(), entry.metadata().unwrap());
+        let mode = stat.mode() & 0o7777;
+        let mut content = None;
+        if stat.is_dir() {
+            found.extend(tree(&path).into_iter().map(|(inner, met)| (Path::new(&entry.file_name()).join(inner), met)));
+        } else {
+            content = Some((fs::read(&path).unwrap(), stat.mtime()));
+        }
+        found.insert(entry.file_name().into(), Met { content, mode });
+    }
+    found
+}
+
+/// The files of all users, in the trash or not, without the modes.
+fn files(data_dir: &Path) -> BTreeMap<PathBuf, Option<(Vec<u8>, i64)>> {
+    let mut files: BTreeMap<_, _> = tree(data_dir).into_iter().map(|(path, met)| (path, met.content)).collect();
+    files.retain(|path, _| (path.starts_with("storage") || path.starts_with("trash")) && !path.ends_with(MARKER));
+    files
+}
+
+const MARKER: &str = ".tenantry-store";
+
+fn set_time(path: &Path, unix_s: u64) {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(unix_s);
+    File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// Bytes that don't compress.
+fn noise(length: usize) -> Vec<u8> {
+    let mut noise = vec![0; length];
+    blake3::Hasher::new().update(b"noise").finalize_xof().fill(&mut noise);
+    noise
+}
+
+/// What a test can't do without. Without it, a person is told; CI fails.
+fn missing(what: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{what}");
+    eprintln!("SKIPPED: {what}");
+}
+
+#[test]
+fn everything_comes_back() {
+    let place = SqlitePlace::new();
+    let store = place.open();
+    let ada = block_on(store.create(new_user("Ada@example.com"))).unwrap();
+    let bob = block_on(store.create(new_user_at("bob@example.com", "customers/bob ü"))).unwrap();
+    let without_files = block_on(store.create(new_user("carol@example.com"))).unwrap();
+    let deleted = block_on(store.create(new_user_at("dave@example.com", "customers/dave"))).unwrap();
+    block_on(store.record_login(ada.id)).unwrap();
+    block_on(store.update(bob.id, to_email("bob2@example.com"))).unwrap();
+
+    let of_ada = dir_of(&store, ada.id);
+    let long = "n".repeat(255);
+    for name in [&b"plain.txt"[..], b"two\nlines", b"not \xff UTF-8 \x80", long.as_bytes(), b"-", b"\\", b" ", b"a:b"] {
+        fs::write(of_ada.join(OsStr::from_bytes(name)), name).unwrap();
+    }
+    let mut deep = of_ada.join("deep");
+    for _ in 0..12 {
+        deep.push(&long);
+    }
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("down here"), "deep").unwrap();
+    fs::create_dir_all(of_ada.join("empty/within")).unwrap();
+    fs::write(of_ada.join("empty file"), "").unwrap();
+    let of_bob = dir_of(&store, bob.id);
+    // Beyond what is kept in memory.
+    fs::write(of_bob.join("large"), noise(20 << 20)).unwrap();
+    fs::write(of_bob.join("program"), "#!/bin/sh\n").unwrap();
+    fs::write(of_bob.join("before 1970, for all to see"), "").unwrap();
+    set_mode(&of_bob.join("program"), 0o4755);
+    set_mode(&of_bob.join("before 1970, for all to see"), 0o666);
+    set_mode(&of_ada.join("deep"), 0o777);
+    set_time(&of_bob.join("program"), 1_000_000_000);
+    set_time(&of_ada.join("plain.txt"), 0xFFFF_FFFF);
+    fs::write(dir_of(&store, deleted.id).join("kept.txt"), "kept").unwrap();
+    block_on(store.delete(deleted.id)).unwrap();
+
+    let file = place.as_ref().join("a.tar.zst");
+    let backup = back_up(&store, &file).unwrap();
+    assert_eq!(backup.left_out, []);
+    assert_eq!(backup.archive_bytes, fs::metadata(&file).unwrap().len());
+    let manifest = backup.manifest;
+    assert_eq!((manifest.users, manifest.trashed, manifest.left_out, manifest.database_only), (3, 1, 0, false));
+    let verified = verify(&file).unwrap();
+    assert_eq!((verified.manifest, verified.findings, verified.missing_directories), (manifest.clone(), vec![], 0));
+
+    let into = place.as_ref().join("restored");
+    let restored = restore(&file, &into).unwrap();
+    assert_eq!((restored.manifest, restored.report.findings), (manifest.clone(), vec![]));
+    assert_eq!(block_on(check(&into)).unwrap().findings, []);
+    names_are(&into, &["storage", "tenantry.db", "trash"]);
+    let (before, after) = (files(&place.data_dir()), files(&into));
+    assert!(before == after, "{:?}", before.keys().zip(after.keys()).find(|(before, after)| before != after));
+    assert_eq!(manifest.files, 1 + before.values().flatten().count() as u64);
+    for (path, Met { content, mode }) in tree(&into) {
+        let expected = if content.is_none() || path.ends_with("program") { 0o700 } else { 0o600 };
+        assert_eq!(mode, expected, "{}", path.display());
+    }
+    assert_eq!(fs::metadata(&into).unwrap().mode() & 0o7777, 0o700);
+    let marker = Path::new("storage").join(MARKER);
+    assert_eq!(fs::read(into.join(&marker)).unwrap(), fs::read(place.data_dir().join(&marker)).unwrap());
+
+    let copy = block_on(Store::builder(&into).create_if_missing(false).open()).unwrap();
+    assert_eq!(block_on(all(&copy, ListQuery::default())), block_on(all(&store, ListQuery::default())));
+    let trash = |store: &Store| block_on(store.list_trash(&TrashQuery::default())).unwrap().users;
+    assert_eq!(trash(&copy), trash(&store));
+    // Nor is anything lost on the way that only a second trip would show.
+    let second = place.as_ref().join("b.tar.zst");
+    let again = back_up(&copy, &second).unwrap().manifest;
+    assert_eq!((again.store_id, again.users, again.trashed), (manifest.store_id, manifest.users, manifest.trashed));
+    let into_again = place.as_ref().join("restored again");
+    restore(&second, &into_again).unwrap();
+    assert!(files(&into_again) == before);
+    // The copy is a store like any other.
+    block_on(copy.restore(deleted.id, None)).unwrap();
+    assert_eq!(fs::read(dir_of(&copy, deleted.id).join("kept.txt")).unwrap(), b"kept");
+    block_on(copy.storage(without_files.id)).unwrap();
+    block_on(copy.close()).unwrap();
+    block_on(store.close()).unwrap();
+}
+
+#[test]
+fn a_backup_of_the_database_alone_says_so() {
+    let (place, store, _) = small_store();
+    let file = place.as_ref().join("a.tar.zst");
+    let backup = block_on(create_backup(&store, &file, DATABASE_ONLY, |_, _| {})).unwrap();
+    assert!(backup.manifest.database_only);
+    assert_eq!((backup.manifest.files, backup.manifest.users, backup.manifest.trashed), (1, 1, 1));
+    let verified = verify(&file).unwrap();
+    assert_eq!((verified.findings, verified.missing_directories), (vec![], 2));
+    let into = place.as_ref().join("restored");
+    let found: Vec<FindingKind> =
+        restore(&file, &into).unwrap().report.findings.iter().map(|finding| finding.kind).collect();
+    assert_eq!(found, [FindingKind::DirectoryLost, FindingKind::TrashLost]);
+    let copy = block_on(Store::open(&into)).unwrap();
+    assert_eq!(block_on(all(&copy, ListQuery::default())), block_on(all(&store, ListQuery::default())));
+}
+
+/// A store with a user and one in the trash, who have a few files.
+fn small_store() -> (SqlitePlace, Store, UserId) {
+    let place = SqlitePlace::new();
+    let store = place.open();
+    let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
+    let of_ada = dir_of(&store, ada.id);
+    fs::create_dir(of_ada.join("sub")).unwrap();
+    fs::write(of_ada.join("a.txt"), "a file of Ada's").unwrap();
+    fs::write(of_ada.join("sub/b.txt"), "b".repeat(1_000)).unwrap();
+    fs::write(of_ada.join("l".repeat(200)), "of a long name").unwrap();
+    let bob = block_on(store.create(new_user_at("bob@example.com", "customers/bob"))).unwrap();
+    fs::write(dir_of(&store, bob.id).join("c.txt"), "c").unwrap();
+    block_on(store.delete(bob.id)).unwrap();
+    (place, store, ada.id)
+}
+
+#[test]
+fn the_archive_is_for_nobody_else_and_not_there_before_it_is_complete() {
+    for umask in ["000", "077", "022"] {
+        let dir = tempfile::tempdir().unwrap();
+        let child = Process::start("backs up", dir.path(), &format!("umask {umask}"));
+        assert_eq!(child.end(), ["nobody else can read it"], "umask {umask}");
+    }
+}
+
+pub(crate) fn child_backs_up(dir: &Path) {
+    let (_place, store, _) = small_store();
+    let file = dir.join("a.tar.zst");
+    let looks = Arc::new(AtomicU64::new(0));
+    let callback = {
+        let (dir, file, looks) = (dir.to_owned(), file.clone(), Arc::clone(&looks));
+        move |_, _| {
+            assert!(!file.exists());
+            for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+                // The image of the database is in there.
+                assert_eq!(entry.metadata().unwrap().mode() & 0o077, 0, "{:?}", entry.file_name());
+            }
+            looks.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let backup = block_on(create_backup(&store, &file, WHOLE, callback)).unwrap();
+    assert_eq!(looks.load(Ordering::SeqCst), backup.manifest.files);
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
+    names_are(dir, &["a.tar.zst"]);
+
+    let into = dir.join("restored");
+    let callback = {
+        let dir = dir.to_owned();
+        move |_, _| {
+            for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+                assert_eq!(entry.metadata().unwrap().mode() & 0o077, 0, "{:?}", entry.file_name());
+            }
+        }
+    };
+    block_on(restore_backup(&file, &into, callback)).unwrap();
+    for (path, Met { mode, .. }) in tree(&into) {
+        assert_eq!(mode & 0o677, 0o600, "{}", path.display());
+    }
+    names_are(dir, &["a.tar.zst", "restored"]);
+    child::say("nobody else can read it");
+}
+
+#[test]
+fn what_is_there_is_never_replaced_by_a_backup() {
+    let (place, store, _) = small_store();
+    let dir = place.as_ref().join("backups");
+    fs::create_dir(&dir).unwrap();
+    let file = dir.join("a.tar.zst");
+    fs::write(&file, "mine").unwrap();
+    assert_eq!(kind(back_up(&store, &file)), ErrorKind::Exists);
+    assert_eq!(fs::read(&file).unwrap(), b"mine");
+    fs::remove_file(&file).unwrap();
+    // A link that leads nowhere is something, too.
+    std::os::unix::fs::symlink("elsewhere", &file).unwrap();
+    assert_eq!(kind(back_up(&store, &file)), ErrorKind::Exists);
+    names_are(&dir, &["a.tar.zst"]);
+    fs::remove_file(&file).unwrap();
+    // Somebody comes first.
+    let faster = file.clone();
+    let failed = block_on(create_backup(&store, &file, WHOLE, move |_, _| fs::write(&faster, "mine").unwrap()));
+    assert_eq!(kind(failed), ErrorKind::Exists);
+    assert_eq!(fs::read(&file).unwrap(), b"mine");
+    names_are(&dir, &["a.tar.zst"]);
+
+    assert_eq!(kind(back_up(&store, &dir)), ErrorKind::Exists);
+    assert_eq!(kind(back_up(&store, &dir.join("nowhere/a.tar.zst"))), ErrorKind::Io);
+    assert_eq!(kind(back_up(&store, &file.join("a.tar.zst"))), ErrorKind::Io);
+    names_are(&dir, &["a.tar.zst"]);
+}
+
+#[test]
+fn a_purge_and_a_backup_keep_each_other_away() {
+    let (place, store, _) = small_store();
+    let trashed = block_on(store.list_trash(&TrashQuery::default())).unwrap().users.remove(0).user.id;
+    let other = place.open();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let callback = {
+        let (stores, seen) = ([store.clone(), other.clone()], Arc::clone(&seen));
+        let (trash, second) = (place.data_dir().join("trash"), place.as_ref().join("second.tar.zst"));
+        move |files, _| {
+            if files == 1 {
+                let mut seen = seen.lock().unwrap();
+                for store in &stores {
+                    seen.push(kind(block_on(store.purge(Purge::User(trashed), |_| {}))));
+                    seen.push(kind(back_up(store, &second)));
+                }
+                // As another process sees it: `flock` ends with 1 if somebody has the lock.
+                let flock = Command::new("flock").args(["-n", "-s"]).arg(&trash).arg("true").status();
+                match flock {
+                    Ok(status) => assert_eq!(status.code(), Some(1)),
+                    Err(error) => missing(&format!("no `flock` to look from another process: {error}")),
+                }
+            }
+        }
+    };
+    let file = place.as_ref().join("a.tar.zst");
+    assert_eq!(block_on(create_backup(&store, &file, WHOLE, callback)).unwrap().left_out, []);
+    assert_eq!(*seen.lock().unwrap(), [ErrorKind::Busy; 4]);
+    assert!(!place.as_ref().join("second.tar.zst").exists());
+
+    // The other way round: a purge reports after 1,000 files.
+    let crowd = block_on(store.create(new_user("crowd@example.com"))).unwrap().id;
+    let of_crowd = dir_of(&store, crowd);
+    for number in 0..1_000 {
+        fs::write(of_crowd.join(number.to_string()), "").unwrap();
+    }
+    block_on(store.delete(crowd)).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let callback = {
+        let (stores, seen, second) = ([store.clone(), other], Arc::clone(&seen), place.as_ref().join("second.tar.zst"));
+        move |_| seen.lock().unwrap().extend(stores.iter().map(|store| kind(back_up(store, &second))))
+    };
+    assert_eq!(block_on(store.purge(Purge::User(crowd), callback)).unwrap().users, 1);
+    assert_eq!(*seen.lock().unwrap(), [ErrorKind::Busy; 2]);
+    // Afterwards nobody is kept away any more.
+    back_up(&store, &place.as_ref().join("second.tar.zst")).unwrap();
+    block_on(store.purge(Purge::User(trashed), |_| {})).unwrap();
+}
+
+#[test]
+fn a_backup_that_is_made_while_everybody_goes_on_is_whole() {
+    const USERS: usize = 6;
+    let place = SqlitePlace::new();
+    let store = place.open();
+    let lasting: Vec<UserId> = (0..USERS)
+        .map(|number| {
+            let id = block_on(store.create(new_user(&format!("lasting{number}@example.com")))).unwrap().id;
+            let dir = dir_of(&store, id);
+            fs::write(dir.join("lasting"), noise(100_000 + number)).unwrap();
+            fs::create_dir(dir.join("sub")).unwrap();
+            fs::write(dir.join("sub/lasting"), id.to_string()).unwrap();
+            id
+        })
+        .collect();
+    let stop = AtomicBool::new(false);
+    let rounds: [AtomicU64; 4] = Default::default();
+    let go_on = |round: usize| {
+        rounds[round].fetch_add(1, Ordering::SeqCst);
+        !stop.load(Ordering::SeqCst)
+    };
+    thread::scope(|scope| {
+        // New users with files.
+        let creator = scope.spawn(|| {
+            for number in 0.. {
+                let id = block_on(store.create(new_user(&format!("new{number}@example.com")))).unwrap().id;
+                block_on(store.storage(id)).unwrap().write("new", "new").unwrap();
+                if !go_on(0) {
+                    break;
+                }
+            }
+        });
+        // Users on their way to the trash and back.
+        let mover = scope.spawn(|| {
+            for id in lasting[..USERS / 2].iter().cycle() {
+                block_on(store.delete(*id)).unwrap();
+                block_on(store.restore(*id, None)).unwrap();
+                if !go_on(1) {
+                    break;
+                }
+            }
+        });
+        // Files that are written to, replaced and removed.
+        let writer = scope.spawn(|| {
+            let dirs: Vec<_> = lasting[USERS / 2..].iter().map(|id| block_on(store.storage(*id)).unwrap()).collect();
+            for number in 0_u64.. {
+                let dir = &dirs[usize::try_from(number).unwrap() % dirs.len()];
+                dir.write("hot new", number.to_string().repeat(1_000)).unwrap();
+                dir.rename("hot new", dir, "hot").unwrap();
+                dir.write("hot short-lived", "x").unwrap();
+                dir.remove_file("hot short-lived").unwrap();
+                if !go_on(2) {
+                    break;
+                }
+            }
+        });
+        // Directories that come and go.
+        let digger = scope.spawn(|| {
+            let dir = block_on(store.storage(lasting[USERS - 1])).unwrap();
+            loop {
+                for number in 0..20 {
+                    dir.create_dir_all(format!("hot dirs/{number}/within")).unwrap();
+                    dir.write(format!("hot dirs/{number}/within/file"), "x").unwrap();
+                }
+                for number in 0..20 {
+                    dir.remove_dir_all(format!("hot dirs/{number}")).unwrap();
+                }
+                if !go_on(3) {
+                    break;
+                }
+            }
+        });
+        let backups = || {
+            for number in 0..4 {
+                let before: Vec<u64> = rounds.iter().map(|rounds| rounds.load(Ordering::SeqCst)).collect();
+                let busy = |(rounds, before): (&AtomicU64, &u64)| rounds.load(Ordering::SeqCst) > before + 1;
+                while !rounds.iter().zip(&before).all(busy) {
+                    thread::yield_now();
+                }
+                let file = place.as_ref().join(format!("{number}.tar.zst"));
+                let backup = back_up(&store, &file).unwrap();
+                for (path, why) in &backup.left_out {
+                    assert!(path.to_str().unwrap().contains("hot"), "{}: {why}", path.display());
+                }
+                let verified = verify(&file).unwrap();
+                assert_eq!((verified.findings, verified.missing_directories), (vec![], 0));
+                let into = place.as_ref().join(format!("restored {number}"));
+                assert_eq!(restore(&file, &into).unwrap().report.findings, []);
+                let copy = block_on(Store::open(&into)).unwrap();
+                for (number, id) in lasting.iter().enumerate() {
+                    if block_on(copy.get(*id)).unwrap().is_none() {
+                        block_on(copy.restore(*id, None)).unwrap();
+                    }
+                    let dir = dir_of(&copy, *id);
+                    assert!(fs::read(dir.join("lasting")).unwrap() == noise(100_000 + number));
+                    assert_eq!(fs::read(dir.join("sub/lasting")).unwrap(), id.to_string().as_bytes());
+                }
+                assert_eq!(block_on(check(&into)).unwrap().findings, []);
+                block_on(copy.close()).unwrap();
+            }
+        };
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(backups));
+        stop.store(true, Ordering::SeqCst);
+        for thread in [creator, mover, writer, digger] {
+            thread.join().unwrap();
+        }
+        outcome.unwrap();
+    });
+}
+
+/// One user who rearranges their files can't keep those of all others out of the backup.
+#[test]
+fn a_directory_that_is_moved_while_it_is_read_is_named_and_the_others_are_there() {
+    let (place, store, _) = small_store();
+    let bob = block_on(store.create(new_user("bob@example.com"))).unwrap().id;
+    let of_bob = dir_of(&store, bob);
+    fs::create_dir_all(of_bob.join("a/b")).unwrap();
+    fs::write(of_bob.join("a/b/moving"), "x").unwrap();
+    let file = place.as_ref().join("a.tar.zst");
+    let (from, to) = (of_bob.join("a/b"), of_bob.join("c"));
+    // The last of the files, wherever they are, is on the way to there or has been met.
+    let callback = move |files, _| {
+        if files == 5 && from.exists() {
+            fs::rename(&from, &to).unwrap();
+        }
+    };
+    let backup = block_on(create_backup(&store, &file, WHOLE, callback)).unwrap();
+    let left_out: Vec<&Path> = backup.left_out.iter().map(|(path, _)| path.as_path()).collect();
+    assert_eq!(left_out, [of_bob.strip_prefix(place.data_dir()).unwrap()], "{:?}", backup.left_out);
+    assert_eq!(verify(&file).unwrap().missing_directories, 0);
+    let into = place.as_ref().join("restored");
+    assert_eq!(restore(&file, &into).unwrap().report.findings, []);
+    let (before, after) = (files(&place.data_dir()), files(&into));
+    let is_there = |(path, content): (&PathBuf, &Option<_>)| content.is_none() || after.get(path) == Some(content);
+    assert!(before.iter().filter(|(path, _)| !path.starts_with(left_out[0])).all(is_there));
+}
+
+#[test]
+fn what_no_archive_holds_is_left_out_and_named() {
+    let (place, store, ada) = small_store();
+    let of_ada = dir_of(&store, ada);
+    let outside = place.as_ref().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("secret"), "the secret outside").unwrap();
+    let lost = block_on(store.create(new_user_at("lost@example.com", "lost"))).unwrap().id;
+    fs::remove_dir(dir_of(&store, lost)).unwrap();
+    for (target, name) in [(outside.join("secret"), "to a file"), (outside.clone(), "sub/to a directory")] {
+        std::os::unix::fs::symlink(target, of_ada.join(name)).unwrap();
+    }
+    // A user's directory that was replaced by a link.
+    let linked = block_on(store.create(new_user_at("linked@example.com", "linked"))).unwrap().id;
+    fs::remove_dir(dir_of(&store, linked)).unwrap();
+    std::os::unix::fs::symlink(&outside, place.data_dir().join("storage/linked")).unwrap();
+    assert!(Command::new("mkfifo").arg(of_ada.join("pipe")).status().unwrap().success());
+    let _socket = std::os::unix::net::UnixListener::bind(of_ada.join("socket")).unwrap();
+
+    let file = place.as_ref().join("a.tar.zst");
+    let backup = back_up(&store, &file).unwrap();
+    let data_dir = place.data_dir();
+    let of_ada = of_ada.strip_prefix(&data_dir).unwrap();
+    let mut expected: Vec<PathBuf> =
+        ["pipe", "socket", "sub/to a directory", "to a file"].map(|name| of_ada.join(name)).into();
+    expected.extend(["storage/linked", "storage/lost"].map(PathBuf::from));
+    expected.sort();
+    let mut left_out: Vec<PathBuf> = backup.left_out.iter().map(|(path, _)| path.clone()).collect();
+    left_out.sort();
+    assert_eq!(left_out, expected, "{:?}", backup.left_out);
+    assert_eq!(backup.manifest.left_out, 6);
+
+    let unpacked = zstd::decode_all(File::open(&file).unwrap()).unwrap();
+    assert!(!unpacked.windows(10).any(|window| window == b"the secret"));
+    assert_eq!(verify(&file).unwrap().missing_directories, 2);
+    let into = place.as_ref().join("restored");
+    let found: Vec<FindingKind> =
+        restore(&file, &into).unwrap().report.findings.iter().map(|finding| finding.kind).collect();
+    assert_eq!(found, [FindingKind::DirectoryLost; 2]);
+    let restored = tree(&into);
+    assert!(restored.contains_key(&of_ada.join("sub/b.txt")));
+    assert!(expected.iter().all(|path| !restored.contains_key(path)));
+}
+
+#[test]
+fn what_may_not_be_read_is_left_out_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    // For root there is no such thing.
+    let is_root = fs::metadata(dir.path()).unwrap().uid() == 0;
+    let shell = if is_root {
+        let as_nobody = Command::new("setpriv")
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "test", "-x"])
+            .arg(std::env::current_exe().unwrap())
+            .status();
+        if !as_nobody.is_ok_and(|status| status.success()) {
+            return missing("root may read everything, and nobody else can be asked to run this test");
+        }
+        std::os::unix::fs::chown(dir.path(), Some(65_534), Some(65_534)).unwrap();
+        "exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$0\" --exact child::child_process_entry --nocapture"
+    } else {
+        ""
+    };
+    assert_eq!(Process::start("can't read", dir.path(), shell).end(), ["named"]);
+}
+
+pub(crate) fn child_cannot_read(dir: &Path) {
+    let store = block_on(Store::open(dir.join("data"))).unwrap();
+    let ada = block_on(store.create(new_user_at("ada@example.com", "ada"))).unwrap().id;
+    let bob = block_on(store.create(new_user_at("bob@example.com", "bob"))).unwrap().id;
+    let of_ada = dir_of(&store, ada);
+    fs::create_dir(of_ada.join("closed")).unwrap();
+    for name in ["closed/within", "open", "secret"] {
+        fs::write(of_ada.join(name), "x").unwrap();
+    }
+    fs::write(dir_of(&store, bob).join("b"), "b").unwrap();
+    let closed = [of_ada.join("closed"), of_ada.join("secret"), dir_of(&store, bob)];
+    closed.iter().for_each(|path| set_mode(path, 0o000));
+    let backup = back_up(&store, &dir.join("a.tar.zst")).unwrap();
+    let left_out: BTreeSet<&str> = backup.left_out.iter().map(|(path, _)| path.to_str().unwrap()).collect();
+    assert_eq!(left_out, BTreeSet::from(["storage/ada/closed", "storage/ada/secret", "storage/bob"]));
+    // The files that there are, are the database and the one that is open.
+    assert_eq!((backup.manifest.left_out, backup.manifest.files), (3, 2));
+    verify(&dir.join("a.tar.zst")).unwrap();
+    closed.iter().for_each(|path| set_mode(path, 0o700));
+    child::say("named");
+}
+
+#[test]
+fn a_restore_wants_a_directory_that_is_new_or_empty() {
+    let (place, store, _) = small_store();
+    let file = place.as_ref().join("a.tar.zst");
+    back_up(&store, &file).unwrap();
+    let dir = place.as_ref().join("targets");
+    fs::create_dir_all(dir.join("full")).unwrap();
+    fs::create_dir(dir.join("empty")).unwrap();
+    fs::write(dir.join("full/mine"), "mine").unwrap();
+    fs::write(dir.join("file"), "mine").unwrap();
+    let before = tree(&dir);
+    for name in ["full", "file"] {
+        assert_eq!(kind(restore(&file, &dir.join(name))), ErrorKind::NotEmpty, "{name}");
+    }
+    assert_eq!(kind(restore(&file, &place.data_dir())), ErrorKind::NotEmpty);
+    assert_eq!(kind(restore(&file, &dir.join("nowhere/new"))), ErrorKind::Io);
+    assert_eq!(kind(restore(&dir.join("nothing"), &dir.join("new"))), ErrorKind::NotFound);
+    assert_eq!(kind(verify(&dir.join("nothing"))), ErrorKind::NotFound);
+    assert!(tree(&dir) == before);
+
+    for name in ["empty", "new"] {
+        assert_eq!(restore(&file, &dir.join(name)).unwrap().report.findings, []);
+    }
+    names_are(&dir, &["empty", "file", "full", "new"]);
+    // Somebody comes first.
+    let late = dir.join("late");
+    let faster = late.clone();
+    let failed = block_on(restore_backup(&file, &late, move |files, _| {
+        if files == 1 {
+            fs::create_dir(&faster).unwrap();
+            fs::write(faster.join("mine"), "mine").unwrap();
+        }
+    }));
+    assert_eq!(kind(failed), ErrorKind::NotEmpty);
+    names_are(&late, &["mine"]);
+    names_are(&dir, &["empty", "file", "full", "late", "new"]);
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("disk")).unwrap();
+    let mount = "mount -t tmpfs -o size=2m tmpfs";
+    let probe = Command::new("unshare").args(["-rm", "sh", "-c", &format!("{mount} \"$0\"")]).arg(dir.path()).status();
+    if !probe.is_ok_and(|status| status.success()) {
+        return missing("a full disk needs `unshare` and permission to mount a tmpfs in a namespace");
+    }
+    let shell = format!(
+        "exec unshare -rm sh -c '{mount} \"$TENANTRY_TEST_DIR/disk\" && exec \"$0\" --exact child::child_process_entry --nocapture' \"$0\""
+    );
+    assert_eq!(Process::start("on a full disk", dir.path(), &shell).end(), ["nothing is left"]);
+}
+
+pub(crate) fn child_on_a_full_disk(dir: &Path) {
+    let (_place, store, ada) = small_store();
+    fs::write(dir_of(&store, ada).join("large"), noise(4 << 20)).unwrap();
+    let disk = dir.join("disk");
+    assert_eq!(kind(back_up(&store, &disk.join("a.tar.zst"))), ErrorKind::Full);
+    names_are(&disk, &[]);
+    let file = dir.join("a.tar.zst");
+    back_up(&store, &file).unwrap();
+    assert_eq!(kind(restore(&file, &disk.join("new"))), ErrorKind::Full);
+    names_are(&disk, &[]);
+    child::say("nothing is left");
+}
+
+/// An archive that is taken apart, to be put together otherwise.
+#[derive(Clone)]
+struct Forged {
+    manifest: Value,
+    /// The lines of the manifest, one for each of the entries unless somebody forges them.
+    lines: Vec<Value>,
+    entries: Vec<Forgery>,
+    /// Instead of what the fields above come to.
+    manifest_octets: Option<Vec<u8>>,
+    manifest_name: &'static str,
+    /// After the end of the tar archive, and after the end of the compressed one.
+    after_tar: Vec<u8>,
+    after_all: Vec<u8>,
+    /// Instead of a manifest that comes first.
+    manifest_is_last: bool,
+}
+
+#[derive(Clone)]
+struct Forgery {
+    name: Vec<u8>,
+    kind: EntryType,
+    /// If it isn't that of the content.
+    size: Option<u64>,
+    mode: u32,
+    content: Vec<u8>,
+}
+
+impl Forged {
+    fn of(file: &Path) -> Self {
+        let mut archive = tar::Archive::new(zstd::Decoder::new(File::open(file).unwrap()).unwrap());
+        let mut entries: Vec<Forgery> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let mut entry = entry.unwrap();
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content).unwrap();
+                let (kind, mode) = (entry.header().entry_type(), entry.header().mode().unwrap());
+                Forgery { name: entry.path_bytes().into_owned(), kind, size: None, mode, content }
+            })
+            .collect();
+        let manifest = String::from_utf8(entries.remove(0).content).unwrap();
+        let mut lines: Vec<Value> = manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        Self {
+            manifest: lines.remove(0),
+            lines,
+            entries,
+            manifest_octets: None,
+            manifest_name: "manifest.jsonl",
+            after_tar: Vec::new(),
+            after_all: Vec::new(),
+            manifest_is_last: false,
+        }
+    }
+
+    /// The place of the entry whose name ends so.
+    fn at(&self, suffix: &str) -> usize {
+        self.entries.iter().position(|entry| entry.name.ends_with(suffix.as_bytes())).unwrap()
+    }
+
+    /// The directory of the user who isn't in the trash.
+    fn of_user(&self) -> String {
+        let line = self.lines.iter().find(|line| line.get("size").is_none()).unwrap();
+        line["path"].as_str().unwrap().to_owned()
+    }
+
+    /// Puts an entry at a place, announced as it is.
+    fn insert(&mut self, at: usize, path: &str, content: Option<&[u8]>) {
+        let kind = if content.is_some() { EntryType::Regular } else { EntryType::Directory };
+        let mut line = json!({ "path": path, "mode": 0o777 });
+        if let Some(content) = content {
+            line["size"] = content.len().into();
+            line["blake3"] = blake3::hash(content).to_hex().to_string().into();
+            self.count(1, content.len());
+        }
+        self.lines.insert(at, line);
+        let content = content.unwrap_or_default().to_owned();
+        self.entries.insert(at, Forgery { name: path.into(), kind, size: None, mode: 0o777, content });
+    }
+
+    fn push(&mut self, path: &str, content: Option<&[u8]>) {
+        self.insert(self.entries.len(), path, content);
+    }
+
+    /// Has the first line announce more.
+    fn count(&mut self, files: u64, bytes: usize) {
+        self.manifest["files"] = (self.manifest["files"].as_u64().unwrap() + files).into();
+        self.manifest["bytes"] = (self.manifest["bytes"].as_u64().unwrap() + bytes as u64).into();
+    }
+
+    /// Gives a file other content, announced as it is.
+    fn replace(&mut self, at: usize, content: Vec<u8>) {
+        let old = std::mem::replace(&mut self.entries[at].content, content);
+        let content = &self.entries[at].content;
+        self.lines[at]["size"] = content.len().into();
+        self.lines[at]["blake3"] = blake3::hash(content).to_hex().to_string().into();
+        let bytes = self.manifest["bytes"].as_u64().unwrap() - old.len() as u64 + content.len() as u64;
+        self.manifest["bytes"] = bytes.into();
+    }
+
+    /// Changes the database, announced as it is then.
+    fn with_database(&mut self, change: impl FnOnce(&Connection)) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        fs::write(&path, &self.entries[0].content).unwrap();
+        let conn = Connection::open(&path).unwrap();
+        change(&conn);
+        conn.close().unwrap();
+        self.replace(0, fs::read(&path).unwrap());
+    }
+
+    fn manifest(&self) -> Vec<u8> {
+        self.manifest_octets.clone().unwrap_or_else(|| {
+            let lines = std::iter::once(&self.manifest).chain(&self.lines);
+            lines.map(|line| format!("{line}\n")).collect::<String>().into_bytes()
+        })
+    }
+
+    fn write(&self, file: &Path) {
+        let mut output = zstd::Encoder::new(File::create(file).unwrap(), 1).unwrap();
+        output.include_checksum(true).unwrap();
+        let manifest = Forgery::file(self.manifest_name, self.manifest());
+        let (first, last) = if self.manifest_is_last { (None, Some(&manifest)) } else { (Some(&manifest), None) };
+        for entry in first.into_iter().chain(&self.entries).chain(last) {
+            entry.write(&mut output);
+        }
+        output.write_all(&[0; 1024]).unwrap();
+        output.write_all(&self.after_tar).unwrap();
+        output.finish().unwrap().write_all(&self.after_all).unwrap();
+    }
+}
+
+impl Forgery {
+    fn file(name: &str, content: Vec<u8>) -> Self {
+        Self { name: name.into(), kind: EntryType::Regular, size: None, mode: 0o600, content }
+    }
+
+    fn long_name(name: &[u8]) -> Self {
+        let content = [name, b"\0"].concat();
+        Self { name: b"././@LongLink".into(), kind: EntryType::GNULongName, size: None, mode: 0, content }
+    }
+
+    fn write(&self, output: &mut impl Write) {
+        if self.name.len() > 100 {
+            Self::long_name(&self.name).write(output);
+        }
+        let length = self.size.unwrap_or(self.content.len() as u64);
+        header(&self.name, self.kind, length, self.mode).write(output);
+        output.write_all(&self.content).unwrap();
+        output.write_all(&vec![0; self.content.len().next_multiple_of(512) - self.content.len()]).unwrap();
+    }
+}
+
+struct Octets(Header);
+
+impl Octets {
+    fn write(&self, output: &mut impl Write) {
+        output.write_all(self.0.as_bytes()).unwrap();
+    }
+}
+
+/// A header of whatever it is told to be.
+fn header(name: &[u8], kind: EntryType, size: u64, mode: u32) -> Octets {
+    let mut header = Header::new_gnu();
+    let length = name.len().min(100);
+    header.as_old_mut().name[..length].copy_from_slice(&name[..length]);
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_mtime(1_700_000_000);
+    header.set_cksum();
+    Octets(header)
+}
+
+fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Corrupt | ErrorKind::Incompatible)
+}
+
+/// A file in a directory of its own, beside which nothing may change, and what was wrong with that.
+struct Hostile {
+    dir: tempfile::TempDir,
+    wrong: Vec<String>,
+}
+
+impl Hostile {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        Self { dir, wrong: Vec::new() }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("x.tar.zst")
+    }
+
+    fn target(&self) -> PathBuf {
+        self.dir.path().join("a/b/restored")
+    }
+
+    /// Makes sure that the archive is neither found good nor restored, and that nothing comes of the attempt.
+    fn is_refused(&mut self, what: &str) {
+        self.is_not_verified(what);
+        self.is_not_restored(what);
+    }
+
+    fn is_not_verified(&mut self, what: &str) {
+        match verify(&self.file()) {
+            Err(error) if is_refusal(error.kind()) => {}
+            // What is wrong within the database is what a verification is there to tell.
+            Ok(verified) if verified.findings.iter().any(|found| found.kind == FindingKind::DatabaseDamaged) => {}
+            other => self.wrong.push(format!("{what}, verified: {other:?}")),
+        }
+    }
+
+    fn is_not_restored(&mut self, what: &str) {
+        match restore(&self.file(), &self.target()) {
+            Err(error) if is_refusal(error.kind()) => {}
+            other => self.wrong.push(format!("{what}, restored: {other:?}")),
+        }
+        let left: Vec<PathBuf> = tree(self.dir.path()).into_keys().collect();
+        if left != ["a", "a/b", "x.tar.zst"].map(PathBuf::from) {
+            self.wrong.push(format!("{what}: there is {left:?}"));
+            self.dir = Self::new().dir;
+        }
+    }
+
+    #[track_caller]
+    fn end(self) {
+        assert!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
+    }
+}
+
+/// Changes of an honest archive, each with what it is.
+#[derive(Default)]
+struct Forgeries(Vec<(String, Change)>);
+
+type Change = Box<dyn Fn(&mut Forged)>;
+
+impl Forgeries {
+    fn add(&mut self, what: impl Into<String>, change: impl Fn(&mut Forged) + 'static) {
+        self.0.push((what.into(), Box::new(change)));
+    }
+}
+
+fn forgeries() -> Forgeries {
+    let mut forgeries = Forgeries::default();
+    // The manifest.
+    forgeries.add("a manifest of another name", |x| x.manifest_name = "manifest.json");
+    forgeries.add("a manifest at the end", |x| x.manifest_is_last = true);
+    for octets in ["", "\n", "{}\n", "[]\n", "Dear diary,\n", "\0", "{\"format\":1"] {
+        forgeries.add(format!("the manifest {octets:?}"), move |x| x.manifest_octets = Some(octets.into()));
+    }
+    forgeries.add("a manifest that ends within a line", |x| {
+        let mut octets = x.manifest();
+        octets.truncate(octets.len() - 20);
+        x.manifest_octets = Some(octets);
+    });
+    forgeries.add("a line that is too long", |x| x.lines[1]["comment"] = "x".repeat(1 << 20).into());
+    forgeries.add("a line that is too long by nothing but spaces", |x| {
+        x.manifest_octets = Some([x.manifest(), vec![b' '; 1 << 20]].concat());
+    });
+    for format in [json!(0), json!(2), json!(u32::MAX), json!(-1), json!("1"), json!(null)] {
+        forgeries.add(format!("the format {format}"), move |x| x.manifest["format"] = format.clone());
+    }
+    for field in ["files", "bytes", "users", "trashed"] {
+        forgeries.add(format!("another number of {field}"), move |x| {
+            x.manifest[field] = (x.manifest[field].as_u64().unwrap() + 1).into();
+        });
+    }
+    forgeries.add("a store id that isn't the database's", |x| {
+        x.manifest["store_id"] = "3fa2b1c4-0000-4000-8000-000000000001".into();
+    });
+    forgeries.add("another schema version", |x| x.manifest["schema_version"] = 1.into());
+    // Paths.
+    for path in [
+        "",
+        ".",
+        "..",
+        "/",
+        "../x",
+        "/etc/x",
+        "storage/../../x",
+        "storage/../x",
+        "storage/..",
+        "storage//x",
+        "storage/./x",
+        "storage/x/",
+        "storage/x\0y",
+        "x",
+        "tenantry.db/x",
+        "tenantry.db-wal",
+        "tenantry.db-journal",
+        "tenantry.lock",
+        "quarantine/x",
+        "storage",
+        "trash",
+        // The store writes it, and nobody else.
+        "storage/.tenantry-store",
+        "storage/.tenantry-store/x",
+        // Nobody's.
+        "storage/x",
+        "storage/3f/x",
+        "trash/x",
+        "trash/3fa2b1c4-0000-4000-8000-000000000001",
+        "storage/customers/bob",
+    ] {
+        for content in [Some(&b"content"[..]), None] {
+            let what = if content.is_some() { "file" } else { "directory" };
+            forgeries.add(format!("the {what} {path:?}"), move |x| x.push(path, content));
+        }
+    }
+    for name in ["..", ".", "/x", "./x", "../x", "sub/../x", "x/", "x\0y"] {
+        for content in [Some(&b"content"[..]), None] {
+            let what = if content.is_some() { "file" } else { "directory" };
+            forgeries.add(format!("the {what} {name:?} of a user"), move |x| {
+                x.push(&format!("{}/{name}", x.of_user()), content);
+            });
+        }
+    }
+    forgeries.add("a path of 4,001 bytes", |x| {
+        let path = format!("{}/{}", x.of_user(), "x/".repeat(2_500));
+        x.push(&path[..4_001], None);
+    });
+    forgeries.add("a path in both notations", |x| x.lines[1]["path_hex"] = "61".into());
+    for hex in ["6", "6g", "ÿ", "+1"] {
+        forgeries.add(format!("the hexadecimal path {hex:?}"), move |x| {
+            x.lines[1].as_object_mut().unwrap().remove("path");
+            x.lines[1]["path_hex"] = hex.into();
+        });
+    }
+    // What is there twice, or is two things.
+    for name in ["a.txt", "sub", "sub/b.txt"] {
+        forgeries.add(format!("{name} twice"), move |x| {
+            let (entry, line) = (x.entries[x.at(name)].clone(), x.lines[x.at(name)].clone());
+            if entry.kind == EntryType::Regular {
+                x.count(1, entry.content.len());
+            }
+            x.entries.push(entry);
+            x.lines.push(line);
+        });
+    }
+    forgeries.add("a file where a directory is", |x| x.push(&format!("{}/sub", x.of_user()), Some(b"x")));
+    forgeries.add("a directory where a file is", |x| x.push(&format!("{}/a.txt", x.of_user()), None));
+    forgeries.add("a file beneath a file", |x| x.push(&format!("{}/a.txt/x", x.of_user()), Some(b"x")));
+    forgeries.add("a directory beneath a file", |x| x.push(&format!("{}/a.txt/x", x.of_user()), None));
+    forgeries.add("a file beneath nothing", |x| x.push(&format!("{}/nowhere/x", x.of_user()), Some(b"x")));
+    forgeries.add("a user's directory that is a file", |x| {
+        let path = x.of_user();
+        x.entries.truncate(1);
+        x.lines.truncate(1);
+        (x.manifest["files"], x.manifest["bytes"]) = (1.into(), x.entries[0].content.len().into());
+        x.push(&path, Some(b"x"));
+    });
+    // The entries.
+    for (what, kind) in [
+        ("a link", EntryType::Symlink),
+        ("a hard link", EntryType::Link),
+        ("a character device", EntryType::Char),
+        ("a block device", EntryType::Block),
+        ("a pipe", EntryType::Fifo),
+        ("a sparse file", EntryType::GNUSparse),
+        ("a contiguous file", EntryType::Continuous),
+        ("a PAX header", EntryType::XHeader),
+        ("a global PAX header", EntryType::XGlobalHeader),
+        ("a long link name", EntryType::GNULongLink),
+        ("a directory", EntryType::Directory),
+        ("an unknown thing", EntryType::new(b'?')),
+    ] {
+        forgeries.add(format!("{what} instead of a file"), move |x| {
+            let at = x.at("/a.txt");
+            x.entries[at].kind = kind;
+        });
+        if kind != EntryType::Directory {
+            forgeries.add(format!("{what} instead of a directory"), move |x| {
+                let at = x.at("/sub");
+                x.entries[at].kind = kind;
+            });
+            forgeries.add(format!("{what} before a file"), move |x| {
+                let at = x.at("/a.txt");
+                let entry = Forgery { kind, content: b"../../../x".into(), ..x.entries[at].clone() };
+                x.entries.insert(at, entry);
+            });
+        }
+    }
+    forgeries.add("a PAX header that gives a file another name", |x| {
+        let at = x.at("/a.txt");
+        let record = b"17 path=../../x\n\n".to_vec();
+        x.entries.insert(at, Forgery { kind: EntryType::XHeader, ..Forgery::file("pax", record) });
+    });
+    forgeries.add("two long names", |x| {
+        let at = x.at(&"l".repeat(200));
+        let name = Forgery::long_name(&x.entries[at].name);
+        x.entries.insert(at, name);
+    });
+    forgeries.add("a file instead of a directory", |x| {
+        let at = x.at("/sub");
+        x.entries[at].kind = EntryType::Regular;
+    });
+    forgeries.add("another name", |x| {
+        let at = x.at("/a.txt");
+        *x.entries[at].name.last_mut().unwrap() = b'!';
+    });
+    forgeries.add("another long name", |x| {
+        let at = x.at(&"l".repeat(200));
+        *x.entries[at].name.last_mut().unwrap() = b'!';
+    });
+    forgeries.add("entries in another order", |x| {
+        let last = x.entries.len() - 1;
+        x.entries.swap(last, last - 1);
+    });
+    forgeries.add("an entry more than announced", |x| {
+        let at = x.at("/a.txt");
+        x.entries.push(Forgery { name: b"storage/more".into(), ..x.entries[at].clone() });
+    });
+    forgeries.add("an empty entry more than announced", |x| {
+        x.entries.push(Forgery::file("storage/more", Vec::new()));
+    });
+    forgeries.add("an entry that isn't announced, in between", |x| {
+        let at = x.at("/a.txt");
+        x.entries.insert(at, Forgery { name: b"storage/more".into(), ..x.entries[at].clone() });
+    });
+    forgeries.add("an entry less than announced", |x| drop(x.entries.pop()));
+    forgeries.add("no entry at all", |x| x.entries.clear());
+    forgeries.add("nothing but a manifest", |x| {
+        x.entries.clear();
+        x.lines.clear();
+        (x.manifest["files"], x.manifest["bytes"]) = (0.into(), 0.into());
+    });
+    forgeries.add("another size", |x| {
+        let at = x.at("/a.txt");
+        x.lines[at]["size"] = (x.entries[at].content.len() + 1).into();
+        x.count(0, 1);
+    });
+    forgeries.add("another content", |x| {
+        let at = x.at("/a.txt");
+        x.entries[at].content[0] ^= 1;
+    });
+    for hash in ["", "00", "x"] {
+        forgeries.add(format!("the hash {hash:?}"), move |x| {
+            let at = x.at("/a.txt");
+            x.lines[at]["blake3"] = hash.into();
+        });
+    }
+    for size in [1 << 40, u64::MAX, u64::MAX - 4_095, i64::MAX as u64] {
+        forgeries.add(format!("the size {size}"), move |x| {
+            let at = x.at("/a.txt");
+            x.lines[at]["size"] = size.into();
+            x.entries[at].size = Some(size);
+        });
+    }
+    forgeries.add("something after the end of the archive", |x| x.after_tar = vec![1; 512]);
+    forgeries.add("a second archive after the end", |x| {
+        x.after_tar = vec![0; 1024];
+        header(b"storage/x", EntryType::Regular, 0, 0o600).write(&mut x.after_tar);
+    });
+    forgeries.add("something after the end of the compression", |x| x.after_all = b"garbage".into());
+    // The database.
+    forgeries.add("no database", |x| {
+        let length = x.entries.remove(0).content.len() as u64;
+        x.lines.remove(0);
+        x.manifest["files"] = (x.manifest["files"].as_u64().unwrap() - 1).into();
+        x.manifest["bytes"] = (x.manifest["bytes"].as_u64().unwrap() - length).into();
+    });
+    forgeries.add("a database that comes later", |x| {
+        x.entries.swap(0, 1);
+        x.lines.swap(0, 1);
+    });
+    forgeries.add("a database at the end", |x| {
+        x.entries.rotate_left(1);
+        x.lines.rotate_left(1);
+    });
+    forgeries.add("two databases", |x| {
+        let content = x.entries[0].content.clone();
+        x.insert(1, "tenantry.db", Some(&content));
+    });
+    forgeries.add("a database that is none", |x| x.replace(0, "Dear diary,\n".repeat(1_000).into()));
+    forgeries.add("an empty database", |x| x.replace(0, Vec::new()));
+    forgeries.add("half a database", |x| {
+        let mut content = x.entries[0].content.clone();
+        content.truncate(content.len() / 2);
+        x.replace(0, content);
+    });
+    forgeries.add("a damaged database", |x| {
+        let mut content = x.entries[0].content.clone();
+        content[4_096..].chunks_mut(512).for_each(|chunk| chunk.fill(0x55));
+        x.replace(0, content);
+    });
+    for (what, sql) in [
+        ("another application's database", "PRAGMA application_id = 42"),
+        ("a newer schema", "PRAGMA user_version = 1000"),
+        ("an older schema", "PRAGMA user_version = 1"),
+        ("a schema that lies about its version", "DROP TABLE tenantry_trash"),
+        ("another store's id", "UPDATE tenantry_store SET id = randomblob(16)"),
+        ("no store's id", "DELETE FROM tenantry_store"),
+    ] {
+        forgeries.add(what, move |x| x.with_database(|conn| conn.execute_batch(sql).unwrap()));
+    }
+    forgeries.add("no store's id, as the manifest has it", |x| {
+        x.with_database(|conn| conn.execute_batch("DELETE FROM tenantry_store").unwrap());
+        x.manifest["store_id"] = "00000000-0000-0000-0000-000000000000".into();
+    });
+    forgeries
+}
+
+#[test]
+fn an_archive_that_isn_t_what_its_manifest_announces_is_refused() {
+    let (place, store, _) = small_store();
+    let honest = place.as_ref().join("honest.tar.zst");
+    back_up(&store, &honest).unwrap();
+    let honest = Forged::of(&honest);
+    // Put together as it was, it is good; so it is the one change for which it is refused.
+    let mut hostile = Hostile::new();
+    honest.write(&hostile.file());
+    verify(&hostile.file()).unwrap();
+    assert_eq!(restore(&hostile.file(), &hostile.target()).unwrap().report.findings, []);
+    fs::remove_dir_all(hostile.target()).unwrap();
+    for (what, forge) in forgeries().0 {
+        let mut forged = honest.clone();
+        forge(&mut forged);
+        forged.write(&hostile.file());
+        hostile.is_refused(&what);
+    }
+    for (what, octets) in [
+        ("an empty file", Vec::new()),
+        ("a text", b"Dear diary,\n".repeat(1_000)),
+        ("an empty archive", zstd::encode_all(&[][..], 1).unwrap()),
+        ("an archive of nothing", zstd::encode_all(&[0; 1024][..], 1).unwrap()),
+        ("something compressed", zstd::encode_all(&noise(10_000)[..], 1).unwrap()),
+    ] {
+        fs::write(hostile.file(), octets).unwrap();
+        hostile.is_refused(what);
+    }
+    hostile.end();
+}
+
+/// What a store is to do when it is opened next stands in its database, so in a backup's too.
+#[test]
+fn a_database_that_wants_something_done_elsewhere_is_refused() {
+    let (place, store, _) = small_store();
+    let honest = place.as_ref().join("honest.tar.zst");
+    back_up(&store, &honest).unwrap();
+    let mut hostile = Hostile::new();
+    for (path, name) in [
+        ("storage/customers", "../../../evil"),
+        ("storage/customers", "../../../../evil"),
+        ("storage/customers", "../evil"),
+        ("storage/customers", ".."),
+        ("storage/customers", ""),
+        ("storage/customers", "a/b"),
+        ("storage/customers", "nul\0"),
+    ] {
+        let mut forged = Forged::of(&honest);
+        forged.with_database(|conn| {
+            let sql = "INSERT INTO tenantry_intents (action, path, name, recorded_at) VALUES ('quarantine', ?1, ?2, 0)";
+            conn.execute(sql, (path.as_bytes(), name)).unwrap();
+        });
+        forged.write(&hostile.file());
+        hostile.is_refused(&format!("{name:?}"));
+    }
+    hostile.end();
+}
+
+/// A store, and a backup of it that has many compressed blocks, and files that are read in many steps.
+fn larger_backup() -> (SqlitePlace, Vec<u8>) {
+    let (place, store, ada) = small_store();
+    fs::write(dir_of(&store, ada).join("noise"), noise(400_000)).unwrap();
+    let file = place.as_ref().join("honest.tar.zst");
+    back_up(&store, &file).unwrap();
+    let octets = fs::read(file).unwrap();
+    block_on(store.close()).unwrap();
+    (place, octets)
+}
+
+/// A restore reads as a verification does, but makes directories that last, which takes long: it is tried less often.
+const RESTORE_EACH: usize = 5;
+
+#[test]
+fn an_archive_that_was_cut_off_is_refused() {
+    let (_place, octets) = larger_backup();
+    let mut hostile = Hostile::new();
+    // The end is where a cut is most easily overlooked.
+    let cuts = (0..octets.len()).step_by(octets.len() / 180).chain(octets.len() - 20..octets.len());
+    for (index, length) in cuts.enumerate() {
+        fs::write(hostile.file(), &octets[..length]).unwrap();
+        let what = format!("{length} of {} bytes", octets.len());
+        hostile.is_not_verified(&what);
+        if index % RESTORE_EACH == 0 || length > octets.len() - 6 {
+            hostile.is_not_restored(&what);
+        }
+    }
+    hostile.end();
+}
+
+#[test]
+fn an_archive_in_which_a_bit_has_changed_is_refused_unless_it_means_nothing() {
+    let (place, octets) = larger_backup();
+    let mut hostile = Hostile::new();
+    let expected = files(&place.data_dir());
+    let mut random = blake3::Hasher::new().update(b"flips").finalize_xof();
+    let mut overlooked = 0;
+    for index in 0..300 {
+        let mut number = [0; 8];
+        random.fill(&mut number);
+        // Most of it is noise: every other time it is at the beginning, where the manifest and the database are.
+        let octets_meant = if index % 2 == 0 { octets.len() } else { 5_000 };
+        let bit = usize::try_from(u64::from_le_bytes(number) >> 8).unwrap() % (octets_meant * 8);
+        let mut flipped = octets.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(hostile.file(), flipped).unwrap();
+        let what = format!("the bit {bit}");
+        if let Err(error) = verify(&hostile.file()) {
+            assert!(is_refusal(error.kind()), "{what}: {error:?}");
+            if index % RESTORE_EACH == 0 {
+                hostile.is_not_restored(&what);
+            }
+            continue;
+        }
+        overlooked += 1;
+        assert_eq!(restore(&hostile.file(), &hostile.target()).unwrap().report.findings, [], "{what}");
+        assert!(files(&hostile.target()) == expected, "{what}");
+        fs::remove_dir_all(hostile.target()).unwrap();
+    }
+    assert!(overlooked < 10, "{overlooked} of 300");
+    hostile.end();
+}
+
+#[test]
+fn what_is_small_in_the_archive_and_huge_outside_takes_no_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let heard = Process::start("reads bombs", dir.path(), "").end();
+    let mib: u64 = heard[0].parse().unwrap();
+    assert!(mib < 100, "{mib} MiB");
+}
+
+pub(crate) fn child_reads_bombs(dir: &Path) {
+    const MIB: usize = 1 << 20;
+    let (_place, store, _) = small_store();
+    let honest = dir.join("honest.tar.zst");
+    back_up(&store, &honest).unwrap();
+    let honest = Forged::of(&honest);
+    let mut hostile = Hostile::new();
+    let zeroes = vec![0; MIB];
+
+    // A manifest of one line, and a name.
+    for (what, name, kind, mib) in [
+        ("a huge line", &b"manifest.jsonl"[..], EntryType::Regular, 512),
+        ("a huge name", b"././@LongLink", EntryType::GNULongName, 100),
+        ("a huge PAX header", b"pax", EntryType::XHeader, 100),
+    ] {
+        let mut output = zstd::Encoder::new(File::create(hostile.file()).unwrap(), 1).unwrap();
+        if kind != EntryType::Regular {
+            let manifest = honest.manifest();
+            let first = Forgery::file("manifest.jsonl", manifest);
+            first.write(&mut output);
+            honest.entries[0].write(&mut output);
+        }
+        header(name, kind, (mib * MIB) as u64, 0o600).write(&mut output);
+        for _ in 0..mib {
+            output.write_all(if kind == EntryType::Regular { &[b' '; MIB] } else { &zeroes }).unwrap();
+        }
+        output.finish().unwrap();
+        assert!(fs::metadata(hostile.file()).unwrap().len() < MIB as u64);
+        hostile.is_refused(what);
+    }
+
+    // A gigabyte of zeroes that is announced is a file like any other.
+    let mut output = zstd::Encoder::new(File::create(hostile.file()).unwrap(), 1).unwrap();
+    let mut forged = honest.clone();
+    let path = format!("{}/zeroes", forged.of_user());
+    let mut hasher = blake3::Hasher::new();
+    for _ in 0..1024 {
+        hasher.update(&zeroes);
+    }
+    let size = 1024 * MIB;
+    forged
+        .lines
+        .push(json!({ "path": path, "mode": 0o600, "size": size, "blake3": hasher.finalize().to_hex().to_string() }));
+    forged.count(1, size);
+    let manifest = Forgery::file("manifest.jsonl", forged.manifest());
+    for entry in [&manifest].into_iter().chain(&forged.entries) {
+        entry.write(&mut output);
+    }
+    header(path.as_bytes(), EntryType::Regular, size as u64, 0o600).write(&mut output);
+    for _ in 0..1024 {
+        output.write_all(&zeroes).unwrap();
+    }
+    output.write_all(&[0; 1024]).unwrap();
+    output.finish().unwrap();
+    assert_eq!(verify(&hostile.file()).unwrap().manifest.bytes, forged.manifest["bytes"].as_u64().unwrap());
+
+    hostile.end();
+
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kib: u64 = peak.trim().trim_end_matches("kB").trim().parse().unwrap();
+    child::say(kib / 1024);
+}
