@@ -1,7 +1,6 @@
 //! Checking a store against its directories, and repairing what can be repaired without losing anything.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use serde::{Serialize, Serializer};
 use tracing::instrument;
 
 use crate::sqlite::{Action, Inspection, Options, Owner, Row};
-use crate::storage::{EntryKind, Look, Marker, Storage, is_own_file};
+use crate::storage::{EntryKind, Look, Marker, Storage, Stray, is_own_file};
 use crate::store::on_thread;
 use crate::{Error, ErrorKind, Result, StoragePath, Store, UserId};
 
@@ -147,15 +146,6 @@ const LOOKS: u32 = 4;
 const HOLDING_MAX: Duration = Duration::from_millis(250);
 /// How long a check waits for somebody to finish what it has seen them at.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Something that belongs to nobody.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Stray {
-    /// A path below `storage/`.
-    InStorage(PathBuf),
-    /// A name in `trash/`.
-    InTrash(OsString),
-}
 
 /// Reads everything in the store in this data directory, and changes nothing. Others may use it meanwhile.
 ///

@@ -11,8 +11,7 @@ use super::intents::{self, Directories, Intent};
 use super::open::{LOCK_POLL, Options, open_reader, with_suffix};
 use super::users::{blob, storage_path};
 use super::{lifecycle, open};
-use crate::check::Stray;
-use crate::storage::Storage;
+use crate::storage::{Storage, Stray};
 use crate::{Builder, Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 
 /// A store that is looked at as it is: nothing in it is finished, upgraded or made.

@@ -400,6 +400,34 @@ fn deletes_that_are_queued_are_two_commits_together() {
     block_on(store.close()).unwrap();
 }
 
+/// The intent to erase is renewed with each user who is purged, and whoever waits for it waits for the last.
+#[test]
+fn an_erasure_that_meets_another_purge_in_its_group_is_of_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = block_on(Store::open(dir.path())).unwrap();
+    let purge = |user: &User| {
+        let id = user.id;
+        store.engine().operate(move |tx| tx.begin_purge(id))
+    };
+    let users: Vec<User> = ["ada@example.com", "bob@example.com"]
+        .map(|address| {
+            let user = block_on(store.create(new_user(address))).unwrap();
+            block_on(store.delete(user.id)).unwrap()
+        })
+        .into();
+    block_on(purge(&users[0])).unwrap();
+    let (release, blocker) = block_writer(&store);
+    let erasing = queue(store.engine().operate(|tx| tx.erase()));
+    let purging = queue(purge(&users[1]));
+    drop(release);
+    blocker.join().unwrap();
+    block_on(erasing).unwrap();
+    block_on(purging).unwrap();
+    let left = block_on(store.read(|tx| super::intents::all(&tx.conn.unguarded()))).unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    block_on(store.close()).unwrap();
+}
+
 /// None of the store's operations writes before it fails. One that did would be undone all the same.
 #[test]
 fn what_an_operation_wrote_before_it_failed_is_undone_and_the_rest_of_the_group_stays() {

@@ -8,7 +8,7 @@ use super::intents::{self, Directories};
 use super::lifecycle::{self, Directory};
 use super::listing::Listing;
 use super::users;
-use crate::check::Stray;
+use crate::storage::Stray;
 use crate::{
     Email, Error, Imported, ListQuery, NewUser, OnConflict, Page, Result, SignIn, StoragePath, Timestamp, TrashPage,
     TrashQuery, TrashedUser, Usage, User, UserId, UserUpdate,

@@ -19,6 +19,7 @@ mod survey;
 mod transfer;
 mod tree;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,7 +30,6 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 use uuid::Uuid;
 
-use crate::check::Stray;
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 use beneath::{Mounts, errno, make_dir, open_dir, rename, stat, sync};
 pub(crate) use survey::{EntryKind, Look, Rights, is_own_file};
@@ -55,6 +55,15 @@ pub(crate) struct Storage {
     data: OwnedFd,
     storage: OwnedFd,
     trash: OwnedFd,
+}
+
+/// Something that belongs to nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stray {
+    /// A path below `storage/`.
+    InStorage(PathBuf),
+    /// A name in `trash/`.
+    InTrash(OsString),
 }
 
 /// What the marker in `storage/` says.
