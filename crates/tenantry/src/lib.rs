@@ -52,7 +52,8 @@
 //! # Modules, in reading order
 //!
 //! The domain: `email`, `storage_path`, `timestamp`, `user`, `list`, `lifecycle`, `error`, `ambient` (time and randomness).
-//! The contract: `store`, and `check` beside it. What is behind it: [`sqlite`], the engine, and `storage`, the directories.
+//! The contract: `store`, with `check` and `backup` beside it. What is behind it: [`sqlite`], the engine, and `storage`, the
+//! directories.
 
 mod ambient;
 mod backup;
