@@ -111,8 +111,8 @@ impl Report {
         self.findings.push(Finding { kind, user, path, detail: detail.into() });
     }
 
-    fn count(&self, counted: impl Fn(FindingKind) -> bool) -> u64 {
-        self.findings.iter().filter(|finding| counted(finding.kind)).count() as u64
+    fn has(&self, kind: FindingKind) -> bool {
+        self.findings.iter().any(|finding| finding.kind == kind)
     }
 }
 
@@ -282,14 +282,15 @@ fn check_once(inspection: &Inspection, data_dir: &Path, holding: bool) -> Result
     inspection.look_anew(holding)?;
     let mut report = Report::default();
     look_at_database(inspection, &mut report)?;
-    if report.count(|kind| kind == FindingKind::DatabaseDamaged) > 0 {
+    if report.has(FindingKind::DatabaseDamaged) {
         return Ok((report, Vec::new()));
     }
     let storage = look_at_identity(inspection, data_dir, &mut report)?;
-    if report.count(|kind| kind == FindingKind::IdentityDiffers) > 0 {
+    if report.has(FindingKind::IdentityDiffers) {
         return Ok((report, Vec::new()));
     }
-    let mut survey = Survey::new(inspection, report);
+    let owner = storage.as_ref().map(Storage::owner).transpose().map_err(failed)?;
+    let mut survey = Survey { owner: owner.unwrap_or_default(), ..Survey::new(inspection, report) };
     let intents = survey.intents(storage.as_ref())?;
     survey.rows(storage.as_ref())?;
     if !holding {
@@ -297,12 +298,11 @@ fn check_once(inspection: &Inspection, data_dir: &Path, holding: bool) -> Result
         inspection.end_look()?;
     }
     if let Some(storage) = &storage {
-        let owner = storage.owner().map_err(failed)?;
         for root in storage.roots().map_err(failed)? {
-            survey.rights(root.kind, owner, None, || PathBuf::from(&root.name));
+            survey.rights(root.kind, None, || PathBuf::from(&root.name));
         }
-        survey.walk(storage, owner)?;
-        survey.trash(storage, owner)?;
+        survey.walk(storage)?;
+        survey.trash(storage)?;
     }
     Ok((survey.report, intents))
 }
@@ -340,6 +340,8 @@ fn look_at_identity(inspection: &Inspection, data_dir: &Path, report: &mut Repor
 /// A look at all rows and directories, as they are at one moment, or nearly.
 struct Survey<'s> {
     inspection: &'s Inspection,
+    /// Whose everything ought to be, as the system numbers its users.
+    owner: u32,
     /// Users with an unfinished intent: that is the finding, and not what it leaves in the wrong place.
     unfinished: HashSet<UserId>,
     /// Those of them who are just being purged.
@@ -351,7 +353,7 @@ struct Survey<'s> {
 
 impl<'s> Survey<'s> {
     fn new(inspection: &'s Inspection, report: Report) -> Self {
-        Self { inspection, unfinished: HashSet::new(), purging: HashSet::new(), told: HashSet::new(), report }
+        Self { inspection, owner: 0, unfinished: HashSet::new(), purging: HashSet::new(), told: HashSet::new(), report }
     }
 
     fn intents(&mut self, storage: Option<&Storage>) -> Result<Vec<i64>> {
@@ -377,7 +379,6 @@ impl<'s> Survey<'s> {
     /// Every row, and the directory that it says is there.
     fn rows(&mut self, storage: Option<&Storage>) -> Result<()> {
         let mut chosen: HashMap<String, UserId> = HashMap::new();
-        let owner = storage.map(Storage::owner).transpose().map_err(failed)?.unwrap_or_default();
         let inspection = self.inspection;
         inspection.each_row(|Row { id, key_fits, path, has_directory, is_trashed }| {
             *if is_trashed { &mut self.report.trashed } else { &mut self.report.users } += 1;
@@ -402,7 +403,7 @@ impl<'s> Survey<'s> {
                     if is_trashed {
                         self.trashed_directory(storage, id)
                     } else {
-                        self.directory(storage, owner, id, &path)
+                        self.directory(storage, id, &path)
                     }
                 }
                 _ => Ok(()),
@@ -423,11 +424,11 @@ impl<'s> Survey<'s> {
         Ok(())
     }
 
-    fn directory(&mut self, storage: &Storage, owner: u32, id: UserId, path: &StoragePath) -> Result<()> {
+    fn directory(&mut self, storage: &Storage, id: UserId, path: &StoragePath) -> Result<()> {
         match storage.look_at(path).map_err(failed)? {
             Look::Directory(rights) => {
                 self.report.directories += 1;
-                self.rights(EntryKind::Directory(rights), owner, Some(id), || Storage::relative(path));
+                self.rights(EntryKind::Directory(rights), Some(id), || Storage::relative(path));
             }
             Look::Missing => {
                 let detail = "the user's directory was made and is missing: a backup may have it";
@@ -448,7 +449,7 @@ impl<'s> Survey<'s> {
         if storage.is_in_trash(id).map_err(failed)? {
             self.report.directories += 1;
         } else {
-            let path = Storage::relative_stray(&Stray::InTrash(id.to_string().into()));
+            let path = Storage::relative_trash(id);
             let detail = "the directory of a user in the trash was made and is missing: a backup may have it";
             self.report.add(FindingKind::TrashLost, Some(id), Some(path), detail);
         }
@@ -456,18 +457,19 @@ impl<'s> Survey<'s> {
     }
 
     /// Everything in `storage/`, down to the users' directories.
-    fn walk(&mut self, storage: &Storage, owner: u32) -> Result<()> {
+    fn walk(&mut self, storage: &Storage) -> Result<()> {
         let mut above = vec![String::new()];
         while let Some(parent) = above.pop() {
             for entry in storage.list(&parent).map_err(failed)? {
                 if parent.is_empty() && is_own_file(&entry.name) {
                     continue;
                 }
-                let path = Path::new(&parent).join(&entry.name);
-                if self.told.contains(&Storage::relative_stray(&Stray::InStorage(path.clone()))) {
+                let in_storage = Path::new(&parent).join(&entry.name);
+                let path = Storage::relative_stray(&Stray::InStorage(in_storage.clone()));
+                if self.told.contains(&path) {
                     continue;
                 }
-                let text = path.to_str();
+                let text = in_storage.to_str();
                 let belongs_to = text.map_or(Ok(Owner::Nobody), |text| self.inspection.owner(text))?;
                 match (belongs_to, entry.kind) {
                     // What the row says is looked at with the row.
@@ -484,15 +486,12 @@ impl<'s> Survey<'s> {
                         } else {
                             (FindingKind::DirectoryUnadopted, "the store did not make it: adopt it, or move it away")
                         };
-                        let path = Storage::relative_stray(&Stray::InStorage(path));
                         // Once it is recorded, this would be found of it.
-                        self.rights(entry.kind, owner, Some(id), || path.clone());
+                        self.rights(entry.kind, Some(id), || path.clone());
                         self.report.add(kind, Some(id), Some(path), detail);
                     }
                     (Owner::Above, EntryKind::Directory(_)) => {
-                        self.rights(entry.kind, owner, None, || {
-                            Storage::relative_stray(&Stray::InStorage(path.clone()))
-                        });
+                        self.rights(entry.kind, None, || path.clone());
                         above.extend(text.map(ToOwned::to_owned));
                     }
                     (belongs_to, _) => {
@@ -501,7 +500,6 @@ impl<'s> Survey<'s> {
                             Owner::User { id, .. } => (Some(id), "it is no directory, and not the user's"),
                             Owner::Above | Owner::Nobody => (None, "it belongs to no user"),
                         };
-                        let path = Storage::relative_stray(&Stray::InStorage(path));
                         self.count_orphan(storage.weight(&path));
                         self.report.add(FindingKind::DirectoryOrphaned, user, Some(path), detail);
                     }
@@ -511,15 +509,15 @@ impl<'s> Survey<'s> {
         Ok(())
     }
 
-    fn trash(&mut self, storage: &Storage, owner: u32) -> Result<()> {
+    fn trash(&mut self, storage: &Storage) -> Result<()> {
         for entry in storage.list_trash().map_err(failed)? {
             let path = || Storage::relative_stray(&Stray::InTrash(entry.name.clone()));
             let id: Option<UserId> = entry.name.to_str().and_then(|name| name.parse().ok());
             if id.is_some_and(|id| self.unfinished.contains(&id)) || self.told.contains(&path()) {
                 continue;
             }
-            match id.map(|id| self.inspection.trashed(id)).transpose()?.flatten() {
-                Some(true) if matches!(entry.kind, EntryKind::Directory(_)) => self.rights(entry.kind, owner, id, path),
+            match self.inspection.is_of_trashed(&entry.name)? {
+                true if matches!(entry.kind, EntryKind::Directory(_)) => self.rights(entry.kind, id, path),
                 _ => {
                     self.count_orphan(1);
                     let detail = "it belongs to no user in the trash";
@@ -536,7 +534,7 @@ impl<'s> Survey<'s> {
     }
 
     /// Whether a directory is private to its owner, and the owner is the right one.
-    fn rights(&mut self, kind: EntryKind, owner: u32, user: Option<UserId>, path: impl Fn() -> PathBuf) {
+    fn rights(&mut self, kind: EntryKind, user: Option<UserId>, path: impl Fn() -> PathBuf) {
         let EntryKind::Directory(rights) = kind else {
             return self.report.add(FindingKind::PathBlocked, user, Some(path()), "not a directory");
         };
@@ -544,6 +542,7 @@ impl<'s> Survey<'s> {
             let detail = format!("the mode is {:04o}, not 0700", rights.mode);
             self.report.add(FindingKind::WrongMode, user, Some(path()), detail);
         }
+        let owner = self.owner;
         if rights.owner != owner {
             let detail = format!("it belongs to the user {} of the system, the database to {owner}", rights.owner);
             self.report.add(FindingKind::WrongOwner, user, Some(path()), detail);

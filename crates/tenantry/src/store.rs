@@ -166,9 +166,9 @@ impl Store {
     /// The disk may keep what was overwritten, and backups and exports keep what they hold.
     ///
     /// Errors: `NotFound` if there is no such user in the trash; `StorageBlocked` if something stands at their storage path;
-    /// `Busy` while a backup is made; `StorageUnavailable`; `Unfinished` if their directory can't be brought to the trash. Files that
-    /// could not be removed are no error but in [`Purged::left`], and that the database could not be rewritten yet is in
-    /// [`Purged::not_erased`].
+    /// `Busy` while a backup is made; `StorageUnavailable`; `Unfinished` if their directory can't be brought to the trash.
+    /// Files that could not be removed are no error but in [`Purged::left`], and that the database could not be rewritten
+    /// yet is in [`Purged::not_erased`].
     #[instrument(level = "debug", skip_all)]
     pub async fn purge(&self, whom: Purge, progress: impl Fn(u64) + Send + Sync + 'static) -> Result<Purged> {
         let progress = Arc::new(progress);
@@ -268,8 +268,8 @@ impl Store {
     /// # Ok(()) }
     /// ```
     ///
-    /// Errors: `NotFound`; `Unfinished` if it is on its way and can't be moved; `StorageLost` if it was made once and is missing; `StorageBlocked` if a symbolic
-    /// link or something else stands on the way, or if there is a directory at a chosen path that the store didn't make
+    /// Errors: `NotFound`; `Unfinished` if it is on its way and can't be moved; `StorageLost` if it was made once and is
+    /// missing; `StorageBlocked` if a symbolic link or something else stands on the way, or if there is a directory at a chosen path that the store didn't make
     /// (see [`adopt`](Store::adopt)); `StorageUnavailable`; `Full`, `ReadOnly`, `Io` if it can't be made.
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn storage(&self, id: UserId) -> Result<Dir> {

@@ -1,5 +1,6 @@
 //! The SQL of a check: it reads everything, through a connection that changes nothing.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,8 +9,8 @@ use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
 use super::intents::{self, Directories, Intent};
-use super::open::{LOCK_POLL, Options, open_reader, with_suffix};
-use super::users::{blob, storage_path};
+use super::open::{LOCK_POLL, Options, open_reader, wait_while_busy, with_suffix};
+use super::users::{self, blob, storage_path};
 use super::{lifecycle, open};
 use crate::storage::{Storage, Stray};
 use crate::{Builder, Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
@@ -71,12 +72,10 @@ impl Inspection {
     fn lock(&self) -> Result<bool> {
         self.conn.execute_batch("PRAGMA query_only = OFF; PRAGMA busy_timeout = 0")?;
         let deadline = Instant::now() + Builder::DEFAULT_BUSY_TIMEOUT;
-        let locked = loop {
-            match self.conn.execute_batch("BEGIN IMMEDIATE").map_err(Error::from) {
-                Err(error) if error.kind() == ErrorKind::Busy && Instant::now() >= deadline => break Ok(false),
-                Err(error) if error.kind() == ErrorKind::Busy => thread::sleep(LOCK_POLL),
-                locked => break locked.map(|()| true),
-            }
+        let begun = wait_while_busy(deadline, || Ok(self.conn.execute_batch("BEGIN IMMEDIATE")?));
+        let locked = match begun {
+            Err(error) if error.kind() == ErrorKind::Busy => Ok(false),
+            begun => begun.map(|()| true),
         };
         self.conn.execute_batch("PRAGMA query_only = ON")?;
         self.conn.busy_timeout(Builder::DEFAULT_BUSY_TIMEOUT)?;
@@ -117,10 +116,7 @@ impl Inspection {
     pub(crate) fn is_of_user(&self, path: &Path) -> Result<bool> {
         let owner = match Storage::stray(path) {
             Some(Stray::InStorage(path)) => path.to_str().map(|path| self.owner(path)).transpose()?,
-            Some(Stray::InTrash(name)) => {
-                let id = name.to_str().and_then(|name| name.parse().ok());
-                return Ok(id.map(|id| self.trashed(id)).transpose()?.flatten() == Some(true));
-            }
+            Some(Stray::InTrash(name)) => return is_of_trashed(&self.conn, &name),
             None => None,
         };
         Ok(matches!(owner, Some(Owner::User { has_directory: true, .. })))
@@ -175,15 +171,16 @@ impl Inspection {
         owner(&self.conn, path)
     }
 
-    /// The user in the trash with this id: whether there is one, and had a directory.
-    pub(crate) fn trashed(&self, id: UserId) -> Result<Option<bool>> {
-        trashed(&self.conn, id)
+    /// Whether this name in `trash/` is that of a user who is there with a directory.
+    pub(crate) fn is_of_trashed(&self, name: &OsStr) -> Result<bool> {
+        is_of_trashed(&self.conn, name)
     }
 }
 
-fn trashed(conn: &Connection, id: UserId) -> Result<Option<bool>> {
-    let mut statement = conn.prepare_cached("SELECT has_directory FROM tenantry_trash WHERE id = ?1")?;
-    Ok(statement.query_row([blob(id)], |row| row.get(0)).optional()?)
+fn is_of_trashed(conn: &Connection, name: &OsStr) -> Result<bool> {
+    let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { return Ok(false) };
+    let mut statement = conn.prepare_cached("SELECT 1 FROM tenantry_trash WHERE id = ?1 AND has_directory = 1")?;
+    Ok(statement.exists([blob(id)])?)
 }
 
 fn owner(conn: &Connection, path: &str) -> Result<Owner> {
@@ -204,12 +201,9 @@ fn owner(conn: &Connection, path: &str) -> Result<Owner> {
     if let Some(owner) = of_users.optional()? {
         return Ok(owner);
     }
-    let mut below = conn.prepare_cached(
-        "SELECT 1 FROM users WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'
-         UNION ALL SELECT 1 FROM tenantry_trash WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'",
-    )?;
-    let is_above =
-        StoragePath::is_above_derived(path) || below.exists([path])? || lifecycle::is_above_retired(conn, path)?;
+    let is_above = StoragePath::is_above_derived(path)
+        || users::is_above_chosen(conn, path)?
+        || lifecycle::is_above_retired(conn, path)?;
     Ok(if is_above { Owner::Above } else { Owner::Nobody })
 }
 
@@ -255,11 +249,7 @@ pub(super) fn belongs_to_nobody(conn: &Connection, storage: &Storage, path: &Pat
                 Owner::User { has_directory: true, .. } => false,
             })
         }
-        Some(Stray::InTrash(name)) => {
-            let id = name.to_str().and_then(|name| name.parse().ok());
-            let is_theirs = id.map(|id| trashed(conn, id)).transpose()?.flatten() == Some(true);
-            Ok(!(is_theirs && is_dir))
-        }
+        Some(Stray::InTrash(name)) => Ok(!(is_dir && is_of_trashed(conn, &name)?)),
         None => Ok(false),
     }
 }

@@ -24,6 +24,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::inspect;
+use super::lifecycle::{self, Directory};
 use super::users::{blob, damaged};
 use crate::storage::Storage;
 use crate::{Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
@@ -230,15 +231,14 @@ pub(super) fn all(conn: &Connection) -> Result<Vec<Intent>> {
 pub(super) fn act(conn: &Connection, storage: &Storage, intent: &Intent) -> Result<()> {
     match &intent.action {
         Action::Make(user) => {
-            storage.make(&path(conn, "SELECT id, storage_path FROM users WHERE id = ?1", *user)?)?;
+            storage.make(&path_of(lifecycle::directory(conn, *user)?)?)?;
             conn.prepare_cached("UPDATE users SET has_directory = 1 WHERE id = ?1")?.execute([blob(*user)])?;
         }
         Action::Trash(user) => {
-            storage
-                .to_trash(*user, &path(conn, "SELECT id, storage_path FROM tenantry_trash WHERE id = ?1", *user)?)?;
+            storage.to_trash(*user, &path_of(lifecycle::trashed_directory(conn, *user)?)?)?;
         }
         Action::Restore(user) => {
-            storage.restore(*user, &path(conn, "SELECT id, storage_path FROM users WHERE id = ?1", *user)?)?;
+            storage.restore(*user, &path_of(lifecycle::directory(conn, *user)?)?)?;
         }
         Action::Discard { path, name, .. } => {
             if !storage.discard(path)? {
@@ -256,12 +256,9 @@ pub(super) fn act(conn: &Connection, storage: &Storage, intent: &Intent) -> Resu
     remove(conn, intent.seq)
 }
 
-/// Where a user's directory is in `storage/`.
-fn path(conn: &Connection, sql: &str, user: UserId) -> Result<StoragePath> {
-    let path = conn
-        .prepare_cached(sql)?
-        .query_row([blob(user)], |row| super::users::storage_path(user, row.get_ref(1)?, 1))
-        .optional()?;
+/// The storage path of the user whom an intent is about.
+fn path_of(directory: Option<Directory>) -> Result<StoragePath> {
+    let path = directory.map(|directory| directory.path);
     path.ok_or_else(|| Error::new(ErrorKind::Corrupt, "an intent is about a user who isn't there"))
 }
 

@@ -22,8 +22,11 @@ pub(crate) struct Directory {
 }
 
 pub(super) fn directory(conn: &Connection, id: UserId) -> Result<Option<Directory>> {
-    let mut statement = conn.prepare_cached("SELECT storage_path, has_directory FROM users WHERE id = ?1")?;
-    let found = statement.query_row([blob(id)], |row| {
+    directory_in(conn, "SELECT storage_path, has_directory FROM users WHERE id = ?1", id)
+}
+
+fn directory_in(conn: &Connection, sql: &str, id: UserId) -> Result<Option<Directory>> {
+    let found = conn.prepare_cached(sql)?.query_row([blob(id)], |row| {
         Ok(Directory { path: users::storage_path(id, row.get_ref(0)?, 0)?, is_made: row.get(1)? })
     });
     Ok(found.optional()?)
@@ -183,11 +186,7 @@ pub(super) fn begin_purge(
 
 /// Where the directory of a user in the trash was, and whether it was made.
 pub(super) fn trashed_directory(conn: &Connection, id: UserId) -> Result<Option<Directory>> {
-    let mut statement = conn.prepare_cached("SELECT storage_path, has_directory FROM tenantry_trash WHERE id = ?1")?;
-    let found = statement.query_row([blob(id)], |row| {
-        Ok(Directory { path: users::storage_path(id, row.get_ref(0)?, 0)?, is_made: row.get(1)? })
-    });
-    Ok(found.optional()?)
+    directory_in(conn, "SELECT storage_path, has_directory FROM tenantry_trash WHERE id = ?1", id)
 }
 
 /// Forgets a user whose files are gone, except for the id and a digest of the path. Says whether it was still to be done.

@@ -402,6 +402,17 @@ fn lock(options: &Options) -> Result<File> {
     }
 }
 
+/// Tries until another process isn't in the way any more, or the time is over. SQLite's own waiting backs off to steps of
+/// 100 ms, in which it hardly ever meets the short gaps that a busy writer leaves.
+pub(super) fn wait_while_busy(deadline: Instant, attempt: impl Fn() -> Result<()>) -> Result<()> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => thread::sleep(LOCK_POLL),
+            ended => return ended,
+        }
+    }
+}
+
 /// The path of a file that belongs to the database file at `path`.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

@@ -176,12 +176,20 @@ pub(super) fn check_path_free(conn: &Connection, path: &StoragePath) -> Result<(
             return Err(path_taken());
         }
     }
+    if is_above_chosen(conn, path.as_str())? || lifecycle::is_retired(conn, path)? {
+        return Err(path_taken());
+    }
+    Ok(())
+}
+
+/// Whether a path lies above one that somebody chose.
+pub(super) fn is_above_chosen(conn: &Connection, path: &str) -> Result<bool> {
     // '0' is the character after '/': what lies between is below the path.
     let mut below = conn.prepare_cached(
         "SELECT 1 FROM users WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'
          UNION ALL SELECT 1 FROM tenantry_trash WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'",
     )?;
-    if below.exists([path.as_str()])? || lifecycle::is_retired(conn, path)? { Err(path_taken()) } else { Ok(()) }
+    Ok(below.exists([path])?)
 }
 
 pub(super) fn update(conn: &Connection, id: UserId, update: &UserUpdate, now: Timestamp) -> Result<User> {

@@ -43,7 +43,7 @@ use super::error::Fault;
 use super::guard::{Belongings, GuardedConnection};
 use super::intents::{self, Action, Directories, Intent, unfinished};
 use super::lifecycle;
-use super::open::{LOCK_POLL, Options, open_writer};
+use super::open::{Options, open_writer, wait_while_busy};
 use super::readers::Readers;
 use super::transaction::WriteTx;
 use crate::storage::Storage;
@@ -519,8 +519,11 @@ impl WriterThread {
     }
 
     fn act_on_one(&self, intent: &Intent) -> Result<()> {
-        let storage = self.storage.as_ref().as_ref().map_err(Error::clone)?;
-        intents::act(&self.conn.unguarded(), storage, intent)
+        intents::act(&self.conn.unguarded(), self.storage()?, intent)
+    }
+
+    fn storage(&self) -> Result<&Storage> {
+        self.storage.as_ref().as_ref().map_err(Error::clone)
     }
 
     /// Has everything that was committed on the disk, whatever the durability: what follows in the file system mustn't
@@ -607,7 +610,7 @@ impl WriterThread {
     }
 
     fn finish_purge(&self, user: UserId) -> Result<()> {
-        let storage = self.storage.as_ref().as_ref().map_err(Error::clone)?;
+        let storage = self.storage()?;
         let Some(directory) = lifecycle::trashed_directory(&self.conn.unguarded(), user)? else { return Ok(()) };
         if !storage.remove(user, &directory.path, &|_| {})?.is_complete() {
             return Ok(());
@@ -626,18 +629,8 @@ impl WriterThread {
         self.wait_while_busy(waiting_since, || Ok(self.conn.begin()?))
     }
 
-    /// Tries until another process isn't in the way any more, or the busy timeout is over. SQLite's own waiting backs off to
-    /// steps of 100 ms, in which it hardly ever meets the short gaps that a busy writer leaves.
     fn wait_while_busy(&self, waiting_since: Instant, attempt: impl Fn() -> Result<()>) -> Result<()> {
-        let deadline = waiting_since + self.options.busy_timeout;
-        loop {
-            match attempt() {
-                Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => {
-                    thread::sleep(LOCK_POLL);
-                }
-                ended => return ended,
-            }
-        }
+        wait_while_busy(waiting_since + self.options.busy_timeout, attempt)
     }
 
     fn commit(&mut self) -> Ended {
