@@ -35,6 +35,12 @@ pub(crate) struct Global {
     /// $XDG_DATA_HOME/tenantry, which is usually ~/.local/share/tenantry]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Don't keep the database in backups/ before a store of an older version is upgraded
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) no_snapshot: bool,
+    /// Use a store on a network file system, where its promises don't hold and data is lost
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) allow_network_fs: bool,
     /// How to print data [default: table on a terminal, else jsonl]
     #[arg(long, global = true, value_name = "FORMAT", help_heading = "Global options")]
     pub(crate) format: Option<Format>,

@@ -31,7 +31,11 @@ pub(crate) async fn run(place: &Place, format: Format, args: Check) -> Result<()
         };
         return conclude(&report, &advice);
     }
-    let options = RepairOptions { dry_run: args.dry_run, even_if_many: args.even_if_many };
+    let options = RepairOptions {
+        dry_run: args.dry_run,
+        even_if_many: args.even_if_many,
+        allow_network_fs: place.allow_network_fs(),
+    };
     let repaired = tenantry::repair(place.data_dir(), options).await.map_err(|error| place.explain(error))?;
     let Repaired { before, refusal, failures, after, .. } = repaired;
     let Some(after) = after else {

@@ -40,7 +40,11 @@ impl Exit {
             | ErrorKind::InvalidQuery
             | ErrorKind::InvalidUser => Self::Invalid,
             ErrorKind::Busy => Self::Busy,
-            ErrorKind::Corrupt | ErrorKind::Incompatible | ErrorKind::StorageUnavailable => Self::Unusable,
+            ErrorKind::Corrupt
+            | ErrorKind::Incompatible
+            | ErrorKind::NetworkFileSystem
+            | ErrorKind::Replaced
+            | ErrorKind::StorageUnavailable => Self::Unusable,
             _ => Self::Failure,
         }
     }
@@ -94,7 +98,9 @@ impl From<tenantry::Error> for Failure {
                 "look with `tenantry user get` before you repeat, or repeat an import with --on-conflict skip"
             }
             ErrorKind::Full => "make space, then repeat",
-            ErrorKind::ReadOnly => "check the permissions of the data directory",
+            ErrorKind::ReadOnly => "run it as the owner of the data directory, on a file system that can be written",
+            ErrorKind::NetworkFileSystem => "--allow-network-fs overrides this at your own risk",
+            ErrorKind::Replaced => "stop the program, and look what is in the data directory before you start it again",
             ErrorKind::Io => "check the disk and the system's log",
             ErrorKind::Corrupt => "stop using it, and restore a backup into a new directory",
             ErrorKind::Internal => "please report this",

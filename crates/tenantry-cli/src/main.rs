@@ -67,8 +67,10 @@ fn color_of_help(arguments: std::env::ArgsOs) -> clap::ColorChoice {
 async fn run(cli: Cli) -> Result<(), Failure> {
     let default = if io::stdout().is_terminal() { Format::Table } else { Format::Jsonl };
     let format = cli.global.format.unwrap_or(default);
-    let place = || Place::find(cli.global.data_dir);
-    if cli.global.format.is_some() && matches!(cli.command, Command::Import(_) | Command::Export(_)) {
+    let is_format_given = cli.global.format.is_some();
+    let global = cli.global;
+    let place = || Place::find(global.data_dir, !global.no_snapshot, global.allow_network_fs);
+    if is_format_given && matches!(cli.command, Command::Import(_) | Command::Export(_)) {
         return Err(Failure::new(
             Exit::Usage,
             "--format is for what is printed: the format of a file is --from of an import and --to of an export",
@@ -85,7 +87,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             exported
         }
         Command::Trash(command) => trash::run(&place()?, format, command).await,
-        Command::Storage(command) => storage::run(&place()?, format, cli.global.format.is_some(), command).await,
+        Command::Storage(command) => storage::run(&place()?, format, is_format_given, command).await,
         Command::Backup(BackupCommand::Create { file, database_only, keep }) => {
             backup::create(&place()?, format, file, database_only, keep).await
         }
@@ -116,6 +118,7 @@ async fn status(place: &Place, format: Format) -> Result<(), Failure> {
             ("schema_version", json!(status.schema_version)),
             ("sqlite_version", json!(status.sqlite_version)),
             ("journal_mode", json!(status.journal_mode)),
+            ("read_only", json!(status.read_only)),
             ("user_count", json!(status.user_count)),
             ("database_bytes", json!(status.database_bytes)),
             ("wal_bytes", json!(status.wal_bytes)),

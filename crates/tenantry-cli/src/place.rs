@@ -11,11 +11,17 @@ use crate::failure::{Exit, Failure};
 /// The data directory that the command works on.
 pub(crate) struct Place {
     data_dir: PathBuf,
+    snapshot_before_upgrade: bool,
+    allow_network_fs: bool,
 }
 
 impl Place {
     /// The directory that was named, or else the first that the environment names. An empty variable names none.
-    pub(crate) fn find(named: Option<PathBuf>) -> Result<Self, Failure> {
+    pub(crate) fn find(
+        named: Option<PathBuf>,
+        snapshot_before_upgrade: bool,
+        allow_network_fs: bool,
+    ) -> Result<Self, Failure> {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         // systemd separates several by colons.
         let of_service = || variable("STATE_DIRECTORY").and_then(|dirs| env::split_paths(&dirs).next());
@@ -27,12 +33,16 @@ impl Place {
             .or_else(|| variable("TENANTRY_DATA_DIR"))
             .or_else(of_service)
             .or_else(of_person)
-            .map(|data_dir| Self { data_dir })
+            .map(|data_dir| Self { data_dir, snapshot_before_upgrade, allow_network_fs })
             .ok_or_else(|| Failure::new(Exit::Usage, "no home directory: name the data directory with --data-dir"))
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    pub(crate) fn allow_network_fs(&self) -> bool {
+        self.allow_network_fs
     }
 
     /// A directory as it is named within `storage/`, also if it was named with its whole path, as shells complete it.
@@ -53,15 +63,38 @@ impl Place {
 
     /// Opens the store that is there.
     pub(crate) async fn open(&self) -> Result<Store, Failure> {
-        let opened = Store::builder(&self.data_dir).create_if_missing(false).open().await;
-        opened.map_err(|error| self.explain(error))
+        self.open_with(false).await
     }
 
     /// Opens the store, and creates it and says so if there is none.
     pub(crate) async fn open_or_create(&self) -> Result<Store, Failure> {
-        let store = Store::open(&self.data_dir).await.map_err(|error| self.explain(error))?;
+        self.open_with(true).await
+    }
+
+    /// Opens the store, and says what there is to know of that.
+    async fn open_with(&self, create_if_missing: bool) -> Result<Store, Failure> {
+        let opening = Store::builder(&self.data_dir)
+            .create_if_missing(create_if_missing)
+            .snapshot_before_upgrade(self.snapshot_before_upgrade)
+            .allow_network_fs(self.allow_network_fs);
+        let store = opening.open().await.map_err(|error| self.explain(error))?;
+        let dir = self.data_dir.display();
         if store.was_created() {
-            anstream::eprintln!("created a new store in {}", self.data_dir.display());
+            anstream::eprintln!("created a new store in {dir}");
+        }
+        if let Some(upgrade) = store.upgrade() {
+            let snapshot = match &upgrade.snapshot {
+                Some(snapshot) => format!("the database as it was before is {}", snapshot.display()),
+                None => "no snapshot was taken".to_owned(),
+            };
+            anstream::eprintln!(
+                "upgraded the store in {dir} from schema {} to {}; {snapshot}",
+                upgrade.from,
+                upgrade.to
+            );
+        }
+        if store.is_read_only() {
+            anstream::eprintln!("the file system is read-only: {dir} is opened for reading only");
         }
         Ok(store)
     }

@@ -123,6 +123,8 @@ pub struct RepairOptions {
     pub dry_run: bool,
     /// Move what belongs to nobody to quarantine even if it is more than 10 % of all directories.
     pub even_if_many: bool,
+    /// [Open](crate::Builder::allow_network_fs) the store also on a network file system.
+    pub allow_network_fs: bool,
 }
 
 /// What a [repair](repair) came to.
@@ -178,7 +180,8 @@ pub async fn repair(data_dir: impl Into<PathBuf>, options: RepairOptions) -> Res
         return Err(refusal);
     }
     // Opening it finishes what can be finished.
-    let store = Store::builder(&data_dir).create_if_missing(false).open().await?;
+    let opening = Store::builder(&data_dir).create_if_missing(false).allow_network_fs(options.allow_network_fs);
+    let store = opening.open().await?;
     let mut failures = Vec::new();
     for finding in &before.findings {
         if let Err(error) = repair_one(&store, finding).await {

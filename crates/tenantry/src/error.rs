@@ -73,6 +73,11 @@ pub enum ErrorKind {
     Corrupt,
     /// The file isn't a Tenantry store, or one that this version can't use. It was not changed.
     Incompatible,
+    /// The data directory lies on a network file system, which was not [allowed](crate::Builder::allow_network_fs).
+    NetworkFileSystem,
+    /// The database's files were removed or replaced while the store was open. It accepts no writes any more; what it
+    /// answered before went to the files that are gone.
+    Replaced,
     /// The user's directory was made once and is missing now: a backup may have it.
     StorageLost,
     /// A symbolic link, a mounted file system or something else that is no directory stands on the way to a user's

@@ -10,7 +10,7 @@ use futures_channel::oneshot;
 use tracing::instrument;
 
 use crate::ambient::SystemAmbient;
-use crate::sqlite::{Engine, Listing, Options};
+use crate::sqlite::{Engine, Listing, Options, Upgrade};
 use crate::storage::{KeptAway, Measured, Storage};
 use crate::{
     Ambient, Email, Error, ErrorKind, ListQuery, NewUser, Page, Purge, Purged, ReadTx, Result, SignIn, StoragePath,
@@ -51,21 +51,25 @@ impl Store {
 
     /// A builder, to open the store in this data directory with other settings than the defaults.
     pub fn builder(data_dir: impl Into<PathBuf>) -> Builder {
-        Builder {
-            options: Options {
-                data_dir: data_dir.into(),
-                create_if_missing: true,
-                durability: Durability::Full,
-                busy_timeout: Builder::DEFAULT_BUSY_TIMEOUT,
-            },
-            ambient: Arc::new(SystemAmbient),
-        }
+        Builder { options: Options::new(data_dir.into()), ambient: Arc::new(SystemAmbient) }
     }
 
     /// Whether opening it created the store.
     #[must_use]
     pub fn was_created(&self) -> bool {
-        self.engine.created()
+        self.engine.outcome().created
+    }
+
+    /// What opening it did to a store of an older version, if it was one.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<&Upgrade> {
+        self.engine.outcome().upgraded.as_ref()
+    }
+
+    /// Whether the store is open for reading only, because its file system is read-only. Every write is `ReadOnly` then.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.engine.outcome().read_only
     }
 
     /// Creates a user.
@@ -543,6 +547,23 @@ impl Builder {
         self
     }
 
+    /// Whether to keep the database as it was, in `backups/` in the data directory, before a store of an older version is upgraded,
+    /// which is the default. It takes as much space again; if there is none, the store isn't upgraded. Nobody removes the
+    /// snapshot but you, and it holds also whom a later purge destroys.
+    #[must_use]
+    pub fn snapshot_before_upgrade(mut self, snapshot: bool) -> Self {
+        self.options.snapshot_before_upgrade = snapshot;
+        self
+    }
+
+    /// Whether to open a store on a network file system (NFS, SMB and the like), which is refused by default: SQLite's
+    /// locks and its log [don't hold there](https://sqlite.org/faq.html#q5), and nothing of what Tenantry promises does.
+    #[must_use]
+    pub fn allow_network_fs(mut self, allow: bool) -> Self {
+        self.options.allow_network_fs = allow;
+        self
+    }
+
     /// Where the time and new ids come from; the operating system by default.
     #[must_use]
     pub fn ambient(mut self, ambient: Arc<dyn Ambient>) -> Self {
@@ -554,10 +575,18 @@ impl Builder {
     /// of many files.
     ///
     /// If the users' directories are missing (not mounted), it opens all the same: what needs them is `StorageUnavailable`.
+    /// On a read-only file system it opens [for reading only](Store::is_read_only).
+    ///
+    /// Any number of programs on the same machine may have a store open at once. While it is open anywhere, a newer version
+    /// of Tenantry that wants to upgrade it waits, and then gives up with `Busy`.
+    ///
+    /// Unless the program handles SIGXFSZ itself it is ignored from then on, so that a file size limit (`ulimit -f`)
+    /// is an error, `Full`, and not the end of the program.
     ///
     /// Errors: `StoreMissing`; `Incompatible` if the file is of another application or of a newer version, or the
-    /// directories are those of another store, in which case nothing is changed; `Busy` if another process takes too long to create or upgrade it; `Corrupt`, `ReadOnly`,
-    /// `Full`, `Io`.
+    /// directories are those of another store, in which case nothing is changed; `Busy` if another process takes too long to
+    /// create or upgrade it, or has it open while it has to be upgraded; `NetworkFileSystem`; `ReadOnly` if there is no
+    /// permission to write to the directory, or something has to be written on a read-only file system; `Corrupt`, `Full`, `Io`.
     pub async fn open(self) -> Result<Store> {
         Ok(Store { engine: Arc::new(Engine::open(self.options, self.ambient).await?) })
     }

@@ -123,7 +123,9 @@ pub async fn restore_backup(
     };
     let data_dir = place.path().join("data");
     // Opening it brings the database into its usual form, and finishes what was under way when it was backed up.
-    let opened = Store::builder(&data_dir).create_if_missing(false).open().await;
+    let opening = Store::builder(&data_dir).create_if_missing(false).snapshot_before_upgrade(false);
+    // Nobody else knows of it yet. Whoever opens it where it is to be is told.
+    let opened = opening.allow_network_fs(true).open().await;
     opened.map_err(of_image)?.close().await?;
     let report = check(&data_dir).await.map_err(of_image)?;
     let named = on_thread(move || {

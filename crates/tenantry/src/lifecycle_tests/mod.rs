@@ -33,19 +33,19 @@ const POINTS: &[(&str, &str)] = &[
     ("create: make the data directory", "open_*"),
     ("create: make the database", "open_*"),
     ("create: name the database", "open_*"),
-    ("create: sync a directory", "open_*"),
+    ("create: sync a directory", "open_* upgrade"),
     ("erase: cut the log", "purge* recover_purge"),
     ("erase: rewrite the database", "purge* recover_purge"),
     ("make: a directory", "make_* restore* recover_make recover_restore repair"),
     ("make: change a mode", "make_masked"),
     ("make: sync a directory", "make_* restore* recover_make recover_restore repair"),
-    ("open: make a directory of the store", "open_*"),
-    ("open: name the marker", "open_*"),
-    ("open: record that there is a marker", "open_*"),
-    ("open: record the id of the store", "open_*"),
-    ("open: sync the data directory", "open_*"),
-    ("open: sync the marker", "open_*"),
-    ("open: write the marker", "open_*"),
+    ("open: make a directory of the store", "open_* upgrade"),
+    ("open: name the marker", "open_* upgrade"),
+    ("open: record that there is a marker", "open_* upgrade"),
+    ("open: record the id of the store", "open_* upgrade"),
+    ("open: sync the data directory", "open_* upgrade"),
+    ("open: sync the marker", "open_* upgrade"),
+    ("open: write the marker", "open_* upgrade"),
     ("quarantine: make a place", "adopt_late repair"),
     ("quarantine: make its directory", "adopt_late repair"),
     ("quarantine: move", "adopt_late repair"),
@@ -62,6 +62,9 @@ const POINTS: &[(&str, &str)] = &[
     ("restore: sync", "restore* recover_restore"),
     ("trash: move the directory", "delete* recover_delete"),
     ("trash: sync", "delete* recover_delete"),
+    ("upgrade: change the schema", "upgrade"),
+    ("upgrade: make a directory for snapshots", "upgrade"),
+    ("upgrade: name the snapshot", "upgrade"),
 ];
 
 /// More points than any scenario passes.
@@ -249,6 +252,11 @@ macro_rules! scenarios {
 
 scenarios! {
     open_first a_crash_in_the_first_opening_leaves_a_store_that_opens Scenario {
+        orders: Orders { is_opening_armed: true, ..Orders::default() },
+        ..Scenario::default()
+    };
+    upgrade a_crash_in_an_upgrade_leaves_a_store_of_the_old_version_or_the_new Scenario {
+        setup_more: Some(|place, model| place.make_version_1(model)),
         orders: Orders { is_opening_armed: true, ..Orders::default() },
         ..Scenario::default()
     };

@@ -39,7 +39,9 @@ const WITHOUT_POINT: &[(&str, &str)] = &[
     // What it removes has a name that nobody looks for, before and after.
     ("sqlite/open.rs", "remove_database"),
     // An empty file, which stays for good.
-    ("sqlite/open.rs", "lock"),
+    ("sqlite/place.rs", "try_take"),
+    // Has a temporary name until it is whole.
+    ("sqlite/upgrade.rs", "write_image"),
     // A backup, or a store that is restored from one, has a temporary name until it is whole.
     ("backup/mod.rs", "create"),
     ("backup/mod.rs", "create_private"),

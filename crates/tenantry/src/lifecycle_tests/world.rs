@@ -454,6 +454,16 @@ impl Place {
         other
     }
 
+    /// A store of schema version 1 with a user.
+    pub(super) fn make_version_1(&self, model: &mut Model) {
+        fs::create_dir(self.data()).unwrap();
+        let conn = crate::sqlite::tests::of_version_1(&self.data().join("tenantry.db"));
+        let insert =
+            "INSERT INTO users (id, email_key, email, created_at, updated_at, version) VALUES (?1, ?2, ?2, 1, 1, 1)";
+        conn.execute(insert, (id(0).as_uuid().as_bytes(), email(0).as_str())).unwrap();
+        model.apply(&Op::Create { user: 0, email: 0, path: None }).unwrap();
+    }
+
     /// Does these operations without a crash, here and in the model.
     pub(super) fn prepare(&self, model: &mut Model, ops: &[Op]) {
         if !ops.is_empty() {

@@ -1,7 +1,7 @@
 //! SQLite's result codes as kinds of errors: matched by code, never by text.
 
-use rusqlite::ErrorCode;
 use rusqlite::ffi;
+use rusqlite::{Connection, ErrorCode};
 
 use crate::{Error, ErrorKind};
 
@@ -54,6 +54,28 @@ fn describe(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
     }
 }
 
+/// The failure of a write that ran into a quota or the size limit of a file is one of a full disk, whatever SQLite calls
+/// it: it takes only `ENOSPC` for that. To be asked before the connection is used again.
+pub(super) fn with_quota_as_full(conn: &Connection, error: Error) -> Error {
+    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<rusqlite::Error>());
+    let code = source.and_then(rusqlite::Error::sqlite_error).map(|failure| failure.extended_code);
+    if code != Some(ffi::SQLITE_IOERR_WRITE) {
+        return error;
+    }
+    #[allow(unsafe_code, reason = "rusqlite has no safe interface to this function")]
+    // SAFETY: the handle belongs to a connection that is borrowed, and the function only reads a number from it.
+    let errno = unsafe { ffi::sqlite3_system_errno(conn.handle()) };
+    match errno {
+        libc::EDQUOT => {
+            Error::new(ErrorKind::Full, "the disk quota is used up: nothing was written").with_source(error)
+        }
+        libc::EFBIG => {
+            Error::new(ErrorKind::Full, "a file may grow no further (ulimit): nothing was written").with_source(error)
+        }
+        _ => error,
+    }
+}
+
 /// Whether a UNIQUE constraint, or that of a primary key, refused the statement.
 pub(super) fn is_unique_violation(error: &rusqlite::Error) -> bool {
     matches!(
@@ -80,17 +102,16 @@ pub(super) enum Fault {
 
 impl Fault {
     pub(super) fn of(error: &Error) -> Self {
+        match error.kind() {
+            ErrorKind::Replaced => return Self::OfTheFiles,
+            ErrorKind::Full => return Self::OfTheTransaction,
+            _ => {}
+        }
         let mut sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
         let source = sources.find_map(|source| source.downcast_ref::<rusqlite::Error>());
-        if source
-            .and_then(rusqlite::Error::sqlite_error)
-            .is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_SHMSIZE)
-        {
-            return Self::OfTheTransaction;
-        }
         match source.and_then(rusqlite::Error::sqlite_error_code) {
             Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::OfTheFiles,
-            Some(ErrorCode::DiskFull | ErrorCode::OutOfMemory | ErrorCode::CannotOpen) => Self::OfTheTransaction,
+            Some(ErrorCode::OutOfMemory | ErrorCode::CannotOpen) => Self::OfTheTransaction,
             _ => Self::Local,
         }
     }

@@ -74,7 +74,8 @@ impl Inspection {
         let deadline = Instant::now() + Builder::DEFAULT_BUSY_TIMEOUT;
         let begun = wait_while_busy(deadline, || Ok(self.conn.execute_batch("BEGIN IMMEDIATE")?));
         let locked = match begun {
-            Err(error) if error.kind() == ErrorKind::Busy => Ok(false),
+            // Where nothing can be written nobody writes meanwhile.
+            Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::ReadOnly) => Ok(false),
             begun => begun.map(|()| true),
         };
         self.conn.execute_batch("PRAGMA query_only = ON")?;

@@ -35,13 +35,15 @@ mod intents;
 mod lifecycle;
 mod listing;
 mod open;
+mod place;
 mod readers;
 mod transaction;
+mod upgrade;
 mod users;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,7 +60,9 @@ pub(crate) use intents::Action;
 pub(crate) use listing::Listing;
 pub(crate) use open::Options;
 pub use transaction::{ReadTx, WriteTx};
+pub use upgrade::Upgrade;
 
+use place::Watch;
 use readers::Readers;
 use writer::Writer;
 
@@ -93,6 +97,8 @@ pub struct Status {
     pub sqlite_version: &'static str,
     /// The journal mode, `wal`.
     pub journal_mode: String,
+    /// Whether the store is open for reading only, because its file system is read-only.
+    pub read_only: bool,
     /// How many users there are.
     pub user_count: u64,
     /// The size of the database file in bytes.
@@ -115,15 +121,27 @@ pub(crate) struct Engine {
     readers: Arc<Readers>,
     storage: Arc<Result<Storage>>,
     ambient: Arc<dyn Ambient>,
-    created: bool,
+    outcome: Outcome,
+}
+
+/// What opening a store came to.
+pub(crate) struct Outcome {
+    pub(crate) created: bool,
+    pub(crate) upgraded: Option<Upgrade>,
+    pub(crate) read_only: bool,
 }
 
 impl Engine {
     pub(crate) async fn open(options: Options, ambient: Arc<dyn Ambient>) -> Result<Self> {
-        let readers = Arc::new(Readers::new(options.clone()));
-        let (writer, storage, created) =
-            Writer::start(options.clone(), Arc::clone(&ambient), Arc::clone(&readers)).await?;
-        Ok(Self { options, writer, readers, storage, ambient, created })
+        let watch = Arc::new(Watch::new(&options));
+        let readers = Arc::new(Readers::new(options.clone(), Arc::clone(&watch)));
+        let (writer, storage, outcome) =
+            Writer::start(options.clone(), Arc::clone(&ambient), Arc::clone(&readers), watch).await?;
+        Ok(Self { options, writer, readers, storage, ambient, outcome })
+    }
+
+    pub(crate) fn outcome(&self) -> &Outcome {
+        &self.outcome
     }
 
     /// The users' directories, if they can be used.
@@ -138,10 +156,6 @@ impl Engine {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.ambient.now()
-    }
-
-    pub(crate) fn created(&self) -> bool {
-        self.created
     }
 
     /// Runs one statement that reads, on this thread.
@@ -195,6 +209,7 @@ impl Engine {
                 schema_version: conn.query_row("PRAGMA user_version", [], |row| row.get(0))?,
                 sqlite_version: rusqlite::version(),
                 journal_mode: conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?,
+                read_only: self.outcome.read_only,
                 user_count: users::count(&conn)?,
                 path,
                 database_bytes,

@@ -1,11 +1,13 @@
 //! Finding, creating, migrating and connecting to the database file.
 //!
 //! An existing file is looked at through a read-only connection first, so that one that isn't ours, or is newer
-//! than this program, is refused without a byte of it changed. Only if it needs work (it is missing, empty or older)
-//! is the lock taken that keeps other processes out, and the look taken again. A new database is made under another
-//! name, and renamed when it is whole.
+//! than this program, is refused without a byte of it changed. Only if it needs work (it is missing, empty, older or was
+//! never opened to the end) is the lock taken that keeps other processes out, and the look taken again. A new database is
+//! made under another name, and renamed when it is whole.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fmt::Write as _;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -17,18 +19,15 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use uuid::Uuid;
 
 use super::error::is_left_in_transaction;
+use super::place::{self, Access, Lock, Watch};
+use super::upgrade::{self, Upgrade, migrate, upgrade};
 use crate::storage::{Marker, Storage, file_error};
 use crate::{Ambient, Builder, Durability, Error, ErrorKind, Result, point};
-
-pub(super) mod embedded {
-    refinery::embed_migrations!("src/sqlite/migrations");
-}
 
 /// 'Tnry', as V1 of the schema sets it.
 const APPLICATION_ID: i32 = 0x546E_7279;
 /// The schema version that the newest migration leaves in `user_version`.
 pub(super) const SCHEMA_VERSION: i32 = 2;
-const MIGRATIONS_TABLE: &str = "tenantry_migrations";
 /// Older ones can lose a committed transaction: <https://sqlite.org/wal.html#walresetbug>.
 const OLDEST_SQLITE: i32 = 3_051_003;
 /// How many different statements a connection keeps prepared: more than there are.
@@ -46,17 +45,25 @@ pub(crate) struct Options {
     pub(crate) create_if_missing: bool,
     pub(crate) durability: Durability,
     pub(crate) busy_timeout: Duration,
+    pub(crate) snapshot_before_upgrade: bool,
+    pub(crate) allow_network_fs: bool,
 }
 
 impl Options {
-    /// To look at a store that is there.
-    pub(crate) fn to_look(data_dir: PathBuf) -> Self {
+    pub(crate) fn new(data_dir: PathBuf) -> Self {
         Self {
             data_dir,
-            create_if_missing: false,
+            create_if_missing: true,
             durability: Durability::Full,
             busy_timeout: Builder::DEFAULT_BUSY_TIMEOUT,
+            snapshot_before_upgrade: true,
+            allow_network_fs: false,
         }
+    }
+
+    /// To look at a store that is there.
+    pub(crate) fn to_look(data_dir: PathBuf) -> Self {
+        Self { create_if_missing: false, ..Self::new(data_dir) }
     }
 
     pub(super) fn database(&self) -> PathBuf {
@@ -64,24 +71,79 @@ impl Options {
     }
 }
 
-/// A store that is open for writing.
+/// A store that is open: the connection that writes, if that is possible, and the directories.
 pub(super) struct Opened {
     pub(super) conn: Connection,
     pub(super) storage: Result<Storage>,
+    pub(super) access: Access,
     pub(super) created: bool,
+    pub(super) upgraded: Option<Upgrade>,
+    /// To be given up when the connection is closed.
+    pub(super) lock: Option<Lock>,
 }
 
 /// Opens the connection that writes and the directories, after creating or migrating what needs it.
-pub(super) fn open_writer(options: &Options, ambient: &dyn Ambient) -> Result<Opened> {
+pub(super) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watch) -> Result<Opened> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         return Err(Error::new(ErrorKind::Incompatible, "the program is linked with an SQLite older than 3.51.3"));
     }
-    let created = match look_at(options)? {
-        Found::Current => false,
-        Found::Nothing if !options.create_if_missing => return Err(store_missing()),
-        Found::Nothing | Found::Older => prepare(options)?,
-    };
+    place::ignore_size_signal();
+    if !options.allow_network_fs {
+        place::refuse_network_fs(&options.data_dir)?;
+    }
+    let deadline = Instant::now() + options.busy_timeout;
+    loop {
+        let found = look_at(options)?;
+        let access = place::access(&options.database())?;
+        match found {
+            Found::Nothing if !options.create_if_missing => return Err(store_missing()),
+            Found::Current => {}
+            _ if access == Access::Read => {
+                return Err(Error::new(
+                    ErrorKind::ReadOnly,
+                    "the file system is read-only, and the store has to be created, upgraded or opened for the first time",
+                ));
+            }
+            Found::Nothing => create_data_dir(&options.data_dir)?,
+            Found::Older | Found::Unmarked => {}
+        }
+        let alone = found != Found::Current;
+        if let Some(lock) = Lock::try_take(options, alone, access)? {
+            let opened = open_locked(options, ambient, access, alone, lock)?;
+            watch.begin();
+            return Ok(opened);
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                match found {
+                    Found::Older => "other programs have the store open, and it has to be upgraded: stop them first",
+                    Found::Unmarked => {
+                        "other programs have the store open, and its directories were never set up: stop them first"
+                    }
+                    _ => "another process is creating or upgrading the store: try again",
+                },
+            ));
+        }
+        thread::sleep(LOCK_POLL);
+    }
+}
+
+/// Opens the store under the lock. What changes more than rows is done alone; then the lock is shared.
+fn open_locked(
+    options: &Options,
+    ambient: &dyn Ambient,
+    access: Access,
+    alone: bool,
+    lock: Option<Lock>,
+) -> Result<Opened> {
+    // Whoever had the lock before may have done what was to be done.
+    let found = if alone { look_at(options)? } else { Found::Current };
+    if found == Found::Nothing {
+        create(options)?;
+    }
     let mut conn = connect(&options.database(), options, Role::Writer)?;
+    let upgraded = if found == Found::Older { Some(upgrade(&mut conn, options, ambient)?) } else { None };
     // What is done here in the file system relies on what was committed before it, which has to wait for the disk.
     let storage = match open_storage(&mut conn, options, ambient) {
         // What needs no directories works without them.
@@ -91,35 +153,46 @@ pub(super) fn open_writer(options: &Options, ambient: &dyn Ambient) -> Result<Op
         }
         storage => Ok(storage?),
     };
-    if options.durability == Durability::Normal {
+    if options.durability == Durability::Normal && access == Access::Write {
         conn.execute_batch("PRAGMA synchronous = NORMAL")?;
     }
-    Ok(Opened { conn, storage, created })
+    if let (true, Some(lock)) = (alone, &lock) {
+        lock.share()?;
+    }
+    // A newer program may have had the lock since the store was looked at.
+    let version: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version != SCHEMA_VERSION {
+        return Err(Error::new(ErrorKind::Incompatible, "a newer tenantry is upgrading the store"));
+    }
+    Ok(Opened { conn, storage, access, created: found == Found::Nothing, upgraded, lock })
 }
 
-/// Opens the directories of the store.
+/// Opens the directories of the store. The first time, when nobody else has it open, the store gets its id and `storage/`
+/// its marker.
 fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient) -> Result<Storage> {
-    if let Some((store_id, true)) = identity(conn)? {
-        return Storage::open(&options.data_dir, store_id, true);
-    }
-    // The first time: the store gets its id, and storage/ too. One process does that.
-    let _lock = lock(options)?;
-    if identity(conn)?.is_none() && !matches!(Storage::marker_in(&options.data_dir), Ok(Marker::Missing)) {
-        return Err(Error::new(
-            ErrorKind::Incompatible,
-            "the database is older than storage/, which belongs to a store: if it is this one, remove storage/.tenantry-store",
-        ));
-    }
-    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if identity(&tx)?.is_none() {
-        let store_id = ambient.new_id().as_uuid();
-        tx.execute("INSERT INTO tenantry_store (only_row, id, is_marked) VALUES (1, ?1, 0)", [store_id.as_bytes()])?;
-        super::lifecycle::retire_paths_of_v1(&tx)?;
-    }
-    point::reach("open: record the id of the store");
-    tx.commit()?;
-    let (store_id, is_marked) = identity(conn)?.ok_or_else(|| Error::new(ErrorKind::Corrupt, "the store has no id"))?;
-    let storage = Storage::open(&options.data_dir, store_id, is_marked)?;
+    let store_id = match identity(conn)? {
+        Some((store_id, true)) => return Storage::open(&options.data_dir, store_id, true),
+        Some((store_id, false)) => store_id,
+        None if !matches!(Storage::marker_in(&options.data_dir), Ok(Marker::Missing)) => {
+            return Err(Error::new(
+                ErrorKind::Incompatible,
+                "the database is older than storage/, which belongs to a store: if it is this one, remove storage/.tenantry-store",
+            ));
+        }
+        None => {
+            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let store_id = ambient.new_id().as_uuid();
+            tx.execute(
+                "INSERT INTO tenantry_store (only_row, id, is_marked) VALUES (1, ?1, 0)",
+                [store_id.as_bytes()],
+            )?;
+            super::lifecycle::retire_paths_of_v1(&tx)?;
+            point::reach("open: record the id of the store");
+            tx.commit()?;
+            store_id
+        }
+    };
+    let storage = Storage::open(&options.data_dir, store_id, false)?;
     point::reach("open: record that there is a marker");
     conn.execute("UPDATE tenantry_store SET is_marked = 1", [])?;
     Ok(storage)
@@ -138,6 +211,7 @@ pub(super) fn check_current(options: &Options) -> Result<()> {
     match look_at(options)? {
         Found::Current => Ok(()),
         Found::Nothing => Err(store_missing()),
+        Found::Unmarked => Ok(()),
         Found::Older => Err(Error::new(
             ErrorKind::Incompatible,
             "the store is of an older version: open it once to upgrade it, with any other command",
@@ -152,12 +226,8 @@ fn store_missing() -> Error {
 /// Writes an image of the database as it is now to a file that isn't there yet.
 pub(super) fn write_image(options: &Options, image: &Path) -> Result<()> {
     let conn = open_reader(options)?;
-    // It attaches the image, and writes to that.
-    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
     conn.execute_batch("PRAGMA query_only = OFF")?;
-    let image = image.to_str().ok_or_else(|| Error::new(ErrorKind::Io, "the path of the image isn't UTF-8"))?;
-    conn.execute("VACUUM INTO ?1", [image])?;
-    Ok(())
+    upgrade::write_image(&conn, image)
 }
 
 /// Opens a connection that can't write.
@@ -165,11 +235,13 @@ pub(super) fn open_reader(options: &Options) -> Result<Connection> {
     connect(&options.database(), options, Role::Reader)
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     /// No file, or one that holds nothing.
     Nothing,
     Older,
+    /// Its directories were never set up: the first opening didn't come to its end.
+    Unmarked,
     Current,
 }
 
@@ -186,9 +258,8 @@ fn look_at(options: &Options) -> Result<Found> {
         }
         Err(error) => return Err(file_error(error, "the database file can't be reached")),
     }
-    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let conn = connect_to_look(&path)?;
     conn.busy_timeout(options.busy_timeout)?;
-    harden(&conn)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
 
     // One snapshot, so that what another process does between two of the looks isn't taken for something else.
@@ -204,7 +275,10 @@ fn look_at(options: &Options) -> Result<Found> {
     let objects: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     match (application_id, version) {
         (0, 0) if objects == 0 => Ok(Found::Nothing),
-        (APPLICATION_ID, SCHEMA_VERSION) => Ok(Found::Current),
+        (APPLICATION_ID, SCHEMA_VERSION) => match identity(&conn)? {
+            Some((_, true)) => Ok(Found::Current),
+            _ => Ok(Found::Unmarked),
+        },
         (APPLICATION_ID, _) if (1..SCHEMA_VERSION).contains(&version) => Ok(Found::Older),
         (APPLICATION_ID, ..) if version > SCHEMA_VERSION => incompatible(format!(
             "the store has schema version {version} and this program knows up to {SCHEMA_VERSION}: use a newer tenantry; nothing was changed"
@@ -214,24 +288,12 @@ fn look_at(options: &Options) -> Result<Found> {
     }
 }
 
-/// Creates or migrates the database under a lock that holds across processes. Says whether it was created.
-fn prepare(options: &Options) -> Result<bool> {
-    create_data_dir(&options.data_dir)?;
-    let _lock = lock(options)?;
-    // Another process may have been faster.
-    match look_at(options)? {
-        Found::Current => Ok(false),
-        Found::Older => migrate(&mut connect(&options.database(), options, Role::Writer)?).map(|()| false),
-        Found::Nothing => create(options).map(|()| true),
-    }
-}
-
 /// Makes the database under another name, and gives it its own when it is whole: so there never is half a one, whenever
 /// the program ends or the disk is full. What an earlier attempt left is removed.
 fn create(options: &Options) -> Result<()> {
     for suffix in ["-wal", "-journal"] {
         // SQLite would take it for the log of the new database. And it may hold what is nowhere else.
-        if std::fs::metadata(with_suffix(&options.database(), suffix)).is_ok_and(|log| log.len() > 0) {
+        if has_content(&options.database(), suffix) {
             return Err(Error::new(
                 ErrorKind::Incompatible,
                 format!(
@@ -296,34 +358,6 @@ fn remove_database(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// All pending migrations, with the record of them, in one transaction: a crash leaves the old schema or the new one.
-fn migrate(conn: &mut Connection) -> Result<()> {
-    conn.execute_batch(&format!(
-        "CREATE TABLE IF NOT EXISTS {MIGRATIONS_TABLE} (
-            version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_on TEXT NOT NULL, checksum TEXT NOT NULL
-        ) STRICT"
-    ))?;
-    let mut runner = embedded::migrations::runner().set_grouped(true);
-    runner.set_migration_table_name(MIGRATIONS_TABLE);
-    let Err(error) = runner.run(conn) else { return Ok(()) };
-    Err(match cause(&error) {
-        Some(failure) => Error::new(failure.kind(), failure.to_string()).with_source(error),
-        None => Error::new(ErrorKind::Corrupt, "the record of the store's migrations is damaged").with_source(error),
-    })
-}
-
-/// SQLite's part in the failure of a migration.
-fn cause(error: &refinery::Error) -> Option<Error> {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(rusqlite::Error::SqliteFailure(failure, _)) = error.downcast_ref() {
-            return Some(rusqlite::Error::SqliteFailure(*failure, None).into());
-        }
-        source = error.source();
-    }
-    None
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     Writer,
@@ -331,23 +365,70 @@ enum Role {
 }
 
 fn connect(path: &Path, options: &Options, role: Role) -> Result<Connection> {
-    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let access = place::access(path)?;
+    let conn = match access {
+        Access::Write => {
+            let conn =
+                Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+            harden(&conn)?;
+            conn
+        }
+        Access::Read => connect_to_look(path)?,
+    };
     conn.busy_timeout(options.busy_timeout)?;
-    harden(&conn)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     conn.execute_batch("PRAGMA foreign_keys = ON")?;
-    match role {
-        Role::Reader => conn.execute_batch("PRAGMA query_only = ON")?,
-        Role::Writer => {
-            conn.execute_batch(&format!(
-                "PRAGMA journal_mode = WAL;
-                 PRAGMA synchronous = FULL;
-                 PRAGMA journal_size_limit = {WAL_KEPT_BYTES};
-                 PRAGMA secure_delete = ON"
-            ))?;
-        }
+    if role == Role::Reader || access == Access::Read {
+        conn.execute_batch("PRAGMA query_only = ON")?;
+    } else {
+        conn.execute_batch(&format!(
+            "PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = FULL;
+             PRAGMA journal_size_limit = {WAL_KEPT_BYTES};
+             PRAGMA secure_delete = ON"
+        ))?;
     }
     Ok(conn)
+}
+
+/// Opens a connection that changes nothing, not even which files there are if the file system is read-only.
+pub(super) fn connect_to_look(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = if place::access(path)? == Access::Write {
+        Connection::open_with_flags(path, flags)?
+    } else if has_content(path, "-wal") {
+        if !has_content(path, "-shm") {
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "the file system is read-only, and the store's log (tenantry.db-wal) was not moved into the database before: mount it writable once, or copy both files elsewhere",
+            ));
+        }
+        Connection::open_with_flags(path, flags)?
+    } else {
+        // SQLite would make a log to read, and a file to share its index; where nobody writes it can do without
+        // (<https://sqlite.org/wal.html>, section 9).
+        Connection::open_with_flags(immutable(path), flags | OpenFlags::SQLITE_OPEN_URI)?
+    };
+    harden(&conn)?;
+    Ok(conn)
+}
+
+fn has_content(path: &Path, suffix: &str) -> bool {
+    std::fs::metadata(with_suffix(path, suffix)).is_ok_and(|metadata| metadata.len() > 0)
+}
+
+/// The [URI](https://sqlite.org/uri.html) of a database that nobody changes.
+fn immutable(path: &Path) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'~' => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            // Writing to a String can't fail.
+            byte => drop(write!(uri, "%{byte:02X}")),
+        }
+    }
+    uri + "?immutable=1"
 }
 
 /// What keeps a hostile or damaged file from doing more than failing: <https://sqlite.org/security.html>.
@@ -380,28 +461,6 @@ fn create_data_dir(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A lock in a file of its own, since SQLite's own locks end with each of the migrations' steps.
-/// It ends with the process at the latest.
-fn lock(options: &Options) -> Result<File> {
-    let failed = |error| file_error(error, "the lock file of the store can't be used");
-    let path = options.data_dir.join("tenantry.lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
-    let deadline = Instant::now() + options.busy_timeout;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOCK_POLL),
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    "another process is creating or upgrading the store: try again",
-                ));
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
-    }
-}
-
 /// Tries until another process isn't in the way any more, or the time is over. SQLite's own waiting backs off to steps of
 /// 100 ms, in which it hardly ever meets the short gaps that a busy writer leaves.
 pub(super) fn wait_while_busy(deadline: Instant, attempt: impl Fn() -> Result<()>) -> Result<()> {
@@ -420,7 +479,7 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn sync_dir(dir: &Path) -> Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> Result<()> {
     point::reach("create: sync a directory");
     File::open(dir)
         .and_then(|dir| dir.sync_all())

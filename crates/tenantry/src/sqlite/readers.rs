@@ -12,11 +12,14 @@
 //! wait for an fsync).
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use rusqlite::config::DbConfig;
 
 use super::guard::GuardedConnection;
 use super::open::{Options, open_reader};
+use super::place::Watch;
 use super::transaction::ReadTx;
 use crate::{Error, ErrorKind, Result};
 
@@ -26,6 +29,7 @@ const READERS_MAX: usize = 32;
 
 pub(super) struct Readers {
     options: Options,
+    watch: Arc<Watch>,
     state: Mutex<State>,
     returned: Condvar,
 }
@@ -39,8 +43,8 @@ struct State {
 }
 
 impl Readers {
-    pub(super) fn new(options: Options) -> Self {
-        Self { options, state: Mutex::default(), returned: Condvar::new() }
+    pub(super) fn new(options: Options, watch: Arc<Watch>) -> Self {
+        Self { options, watch, state: Mutex::default(), returned: Condvar::new() }
     }
 
     /// Runs one statement, which is a snapshot by itself.
@@ -87,9 +91,7 @@ impl Readers {
             if state.in_use < READERS_MAX {
                 state.in_use += 1;
                 drop(state);
-                return open_reader(&self.options)
-                    .and_then(GuardedConnection::new)
-                    .inspect_err(|_| self.give_back(None));
+                return self.open().inspect_err(|_| self.give_back(None));
             }
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.options.busy_timeout);
             let left = deadline.saturating_duration_since(Instant::now());
@@ -98,6 +100,16 @@ impl Readers {
             }
             state = self.returned.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    fn open(&self) -> Result<GuardedConnection> {
+        self.watch.check()?;
+        let conn = GuardedConnection::new(open_reader(&self.options)?)?;
+        // The log is the writer's affair.
+        conn.unguarded().set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        // It must be the database that the others read.
+        self.watch.check()?;
+        Ok(conn)
     }
 
     /// Takes a connection back, or the place of one that is lost.

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, mpsc};
@@ -11,27 +12,24 @@ use rusqlite::{Connection, ffi};
 use super::guard::GuardedConnection;
 use super::intents::Directories;
 use super::listing::Listing;
-use super::open::{self, Options, SCHEMA_VERSION, embedded};
+use super::open::{self, Options, SCHEMA_VERSION};
+use super::place::Watch;
 use super::transaction::WriteTx;
+use super::upgrade::embedded;
 use super::{ReadTx, connection};
 use crate::ambient::SystemAmbient;
 use crate::storage::Storage;
 use crate::{
-    Ambient, Builder, Durability, Email, Error, ErrorKind, Filter, Imported, ListQuery, NewUser, OnConflict, Result,
-    Store, TrashQuery, Usage, User, UserUpdate,
+    Ambient, Durability, Email, Error, ErrorKind, Filter, Imported, ListQuery, NewUser, OnConflict, Result, Store,
+    TrashQuery, Usage, User, UserUpdate,
 };
 
 fn options(data_dir: &Path, durability: Durability) -> Options {
-    Options {
-        data_dir: data_dir.to_owned(),
-        create_if_missing: true,
-        durability,
-        busy_timeout: Builder::DEFAULT_BUSY_TIMEOUT,
-    }
+    Options { durability, ..Options::new(data_dir.to_owned()) }
 }
 
 fn open_writer(options: &Options) -> open::Opened {
-    open::open_writer(options, &SystemAmbient).unwrap()
+    open::open_writer(options, &SystemAmbient, &Watch::new(options)).unwrap()
 }
 
 fn email(text: &str) -> Email {
@@ -95,14 +93,20 @@ fn a_shipped_migration_is_never_edited() {
     assert_eq!(found, shipped, "a migration was edited, or a new one isn't listed here");
 }
 
+/// A new database of schema version 1.
+pub(crate) fn of_version_1(path: &Path) -> Connection {
+    let mut conn = Connection::open(path).unwrap();
+    conn.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    let mut runner = embedded::migrations::runner().set_target(refinery::Target::Version(1));
+    runner.set_migration_table_name("tenantry_migrations").run(&mut conn).unwrap();
+    conn
+}
+
 #[test]
 fn a_store_of_schema_version_1_is_upgraded_with_all_that_is_in_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tenantry.db");
-    let mut conn = Connection::open(&path).unwrap();
-    conn.execute_batch("PRAGMA journal_mode = WAL").unwrap();
-    let mut runner = embedded::migrations::runner().set_target(refinery::Target::Version(1));
-    runner.set_migration_table_name("tenantry_migrations").run(&mut conn).unwrap();
+    let conn = of_version_1(&path);
     conn.execute_batch(
         "INSERT INTO users (id, email_key, email, created_at, updated_at, version, storage_path) VALUES
             (x'3fa2b1c4000040008000000000000001', 'ada@example.com', 'Ada@example.com', 1, 2, 3, NULL),
@@ -115,6 +119,8 @@ fn a_store_of_schema_version_1_is_upgraded_with_all_that_is_in_it() {
 
     let store = block_on(Store::open(dir.path())).unwrap();
     assert!(!store.was_created());
+    let upgrade = store.upgrade().unwrap().clone();
+    assert_eq!((upgrade.from, upgrade.to), (1, 2));
     let ada = block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap();
     assert_eq!((ada.email.as_str(), ada.version, ada.updated_at.as_unix_us()), ("Ada@example.com", 3, 2));
     block_on(store.storage(ada.id)).unwrap();
@@ -132,6 +138,96 @@ fn a_store_of_schema_version_1_is_upgraded_with_all_that_is_in_it() {
     let conn = Connection::open(&path).unwrap();
     let kept = "SELECT count(*) FROM tenantry_retired_users WHERE storage_path IS NOT NULL";
     assert_eq!(conn.query_row(kept, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+
+    // But the snapshot is the database as it was, for nobody else, and is itself a store.
+    let snapshot = upgrade.snapshot.unwrap();
+    let name = snapshot.file_name().unwrap().to_str().unwrap().to_owned();
+    assert!(name.starts_with("before-v2-2") && name.ends_with("Z.db"), "{name}");
+    assert_eq!(std::fs::metadata(&snapshot).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::metadata(dir.path().join("backups")).unwrap().permissions().mode() & 0o777, 0o700);
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::copy(&snapshot, elsewhere.path().join("tenantry.db")).unwrap();
+    let conn = Connection::open(&snapshot).unwrap();
+    assert_eq!(
+        conn.query_row("SELECT count(*) FROM tenantry_retired_users WHERE storage_path IS NOT NULL", [], |row| row
+            .get::<_, i64>(0))
+            .unwrap(),
+        1
+    );
+    assert_eq!(pragma(&conn, "user_version"), "1");
+    let store = block_on(Store::builder(elsewhere.path()).snapshot_before_upgrade(false).open()).unwrap();
+    assert_eq!(block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap().version, 3);
+    assert_eq!(store.upgrade().unwrap().snapshot, None);
+    assert!(!elsewhere.path().join("backups").exists());
+    block_on(store.close()).unwrap();
+}
+
+/// Whoever has it open goes on with the schema that they know.
+#[test]
+fn a_store_that_another_program_has_open_is_not_upgraded() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(of_version_1(&dir.path().join("tenantry.db")));
+    // What an older version that knows of the lock holds while it has the store open.
+    let lock = std::fs::File::create(dir.path().join("tenantry.lock")).unwrap();
+    lock.lock_shared().unwrap();
+    let impatient = || Store::builder(dir.path()).busy_timeout(std::time::Duration::from_millis(20));
+    let error = block_on(impatient().open()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert!(error.to_string().contains("upgraded"), "{error}");
+    assert!(!dir.path().join("backups").exists());
+    let conn = Connection::open(dir.path().join("tenantry.db")).unwrap();
+    assert_eq!(pragma(&conn, "user_version"), "1");
+    drop((conn, lock));
+    let store = block_on(impatient().open()).unwrap();
+    assert!(store.upgrade().is_some());
+    // And whoever has this version open keeps newer ones from upgrading, but not this one from opening it.
+    let lock = std::fs::File::create(dir.path().join("tenantry.lock")).unwrap();
+    assert!(lock.try_lock().is_err());
+    let second = block_on(impatient().open()).unwrap();
+    assert!(second.upgrade().is_none());
+    block_on(store.close()).unwrap();
+    assert!(lock.try_lock().is_err());
+    block_on(second.close()).unwrap();
+    lock.try_lock().unwrap();
+}
+
+#[test]
+fn an_upgrade_that_fails_leaves_the_store_as_it_was_and_no_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let conn = of_version_1(&dir.path().join("tenantry.db"));
+    // In the way of the migration.
+    conn.execute_batch("CREATE TABLE tenantry_trash (id)").unwrap();
+    drop(conn);
+    for _ in 0..2 {
+        block_on(Store::open(dir.path())).unwrap_err();
+        assert_eq!(std::fs::read_dir(dir.path().join("backups")).unwrap().count(), 0);
+    }
+    let conn = Connection::open(dir.path().join("tenantry.db")).unwrap();
+    assert_eq!(pragma(&conn, "user_version"), "1");
+    conn.execute_batch("DROP TABLE tenantry_trash").unwrap();
+    drop(conn);
+    block_on(block_on(Store::open(dir.path())).unwrap().close()).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path().join("backups")).unwrap().count(), 1);
+}
+
+/// A damaged database is not upgraded: its snapshot would be damaged too.
+#[test]
+fn a_damaged_store_is_not_upgraded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tenantry.db");
+    let conn = of_version_1(&path);
+    conn.execute_batch(
+        "PRAGMA foreign_keys = OFF; PRAGMA writable_schema = ON;
+         INSERT INTO users (id, email_key, email, created_at, updated_at, version) VALUES
+            (x'3fa2b1c4000040008000000000000001', 'ada@example.com', 'Ada@example.com', 1, 2, 3);
+         DELETE FROM sqlite_schema WHERE name = 'sqlite_autoindex_users_1'",
+    )
+    .unwrap();
+    drop(conn);
+    let before = std::fs::read(&path).unwrap();
+    let error = block_on(Store::open(dir.path())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
 #[test]

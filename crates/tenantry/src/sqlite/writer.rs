@@ -17,14 +17,16 @@
 //! | an operation | its own error; its savepoint is rolled back, the others go on |
 //! | `BEGIN IMMEDIATE`, because another process writes | `Busy`, each after having waited for the busy timeout |
 //! | the transaction while it runs (disk full, I/O) | that error, all of the group; nothing was done |
-//! | the commit | `OutcomeUnknown`, all of the group: it may be there after all |
+//! | the commit, because the disk is full | `Full`, all of the group; nothing was done |
+//! | the commit otherwise | `OutcomeUnknown`, all of the group: it may be there after all |
+//! | the files, which have gone | `Replaced`, all of the group: it is nowhere where anybody looks |
 //! | what is to follow in the file system | `Unfinished`, the operation that it belongs to: it is recorded |
 //!
 //! An operation on a user's directory records what is to follow in the file system ([`intents`]). The thread does that
 //! after the commit, before it answers the group. An operation that meets an intent of its own group runs after that.
 //!
-//! After an I/O failure or damage the thread rolls back and refuses every further write until the store is opened
-//! anew: what a failed fsync left on the disk is not known, and to go on would build on it. Reads go on.
+//! After an I/O failure, damage or the loss of the files the thread rolls back and refuses every further write until the store
+//! is opened anew: what a failed fsync left on the disk is not known, and to go on would build on it. Reads go on.
 //!
 //! Rejected: a pool of writing connections (they wait for each other in SQLite's busy handler, and each commit pays for
 //! its own fsync), a mutex around one connection (no groups), a delay to gather larger groups (a lone caller pays).
@@ -38,14 +40,16 @@ use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender, TrySendError};
 use futures_channel::oneshot;
+use rusqlite::config::DbConfig;
 
-use super::error::Fault;
+use super::error::{Fault, with_quota_as_full};
 use super::guard::{Belongings, GuardedConnection};
 use super::intents::{self, Action, Directories, Intent, unfinished};
-use super::lifecycle;
 use super::open::{Options, open_writer, wait_while_busy};
+use super::place::{Access, Lock, Watch};
 use super::readers::Readers;
 use super::transaction::WriteTx;
+use super::{Outcome, lifecycle};
 use crate::storage::Storage;
 use crate::{Ambient, Durability, Error, ErrorKind, Result, UserId, point};
 
@@ -71,12 +75,13 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread, which opens the store and finishes what a crash left. Answers with the directories, and
-    /// whether the store was created.
+    /// what opening came to.
     pub(super) async fn start(
         options: Options,
         ambient: Arc<dyn Ambient>,
         readers: Arc<Readers>,
-    ) -> Result<(Self, Arc<Result<Storage>>, bool)> {
+        watch: Arc<Watch>,
+    ) -> Result<(Self, Arc<Result<Storage>>, Outcome)> {
         let (queue, jobs) = async_channel::bounded(QUEUE_MAX);
         let (alive, ended) = async_channel::bounded(1);
         let (opened_sender, opened) = oneshot::channel();
@@ -85,19 +90,37 @@ impl Writer {
             .spawn(move || {
                 // Dropped last, after the connection is closed.
                 let _alive: Sender<()> = alive;
-                let thread = open_writer(&options, &*ambient).and_then(|opened| {
+                let thread = open_writer(&options, &*ambient, &watch).and_then(|opened| {
                     // `begin` does the waiting.
                     opened.conn.busy_timeout(Duration::ZERO)?;
-                    let conn = GuardedConnection::new(opened.conn)?;
-                    let storage = Arc::new(opened.storage);
-                    let thread = WriterThread { conn, options, ambient, storage, jobs, next_job: None, refusing: None };
-                    Ok((thread, opened.created))
+                    let read_only = opened.access == Access::Read;
+                    let thread = WriterThread {
+                        conn: GuardedConnection::new(opened.conn)?,
+                        options,
+                        ambient,
+                        watch,
+                        storage: Arc::new(opened.storage),
+                        jobs,
+                        next_job: None,
+                        refusing: read_only.then(|| {
+                            Error::new(
+                                ErrorKind::ReadOnly,
+                                "the store is open for reading only: its file system is read-only",
+                            )
+                        }),
+                        was_full: false,
+                        _lock: opened.lock,
+                    };
+                    Ok((thread, Outcome { created: opened.created, upgraded: opened.upgraded, read_only }))
                 });
                 match thread {
-                    Ok((mut thread, created)) => {
-                        thread.finish_intents();
-                        if opened_sender.send(Ok((Arc::clone(&thread.storage), created))).is_ok() {
-                            thread.run(&readers);
+                    Ok((mut thread, outcome)) => {
+                        let is_for_reading = outcome.read_only;
+                        if !is_for_reading {
+                            thread.finish_intents();
+                        }
+                        if opened_sender.send(Ok((Arc::clone(&thread.storage), outcome))).is_ok() {
+                            thread.run(&readers, is_for_reading);
                         }
                     }
                     Err(error) => {
@@ -106,8 +129,8 @@ impl Writer {
                 }
             })
             .map_err(|error| Error::new(ErrorKind::Io, "the writer's thread can't be started").with_source(error))?;
-        let (storage, created) = opened.await.unwrap_or_else(|_| Err(died()))?;
-        Ok((Self { queue, waiting: AtomicUsize::new(0), ended }, storage, created))
+        let (storage, outcome) = opened.await.unwrap_or_else(|_| Err(died()))?;
+        Ok((Self { queue, waiting: AtomicUsize::new(0), ended }, storage, outcome))
     }
 
     /// Runs an operation of the store's own. It may be run more than once; the last run counts.
@@ -301,16 +324,21 @@ struct WriterThread {
     conn: GuardedConnection,
     options: Options,
     ambient: Arc<dyn Ambient>,
+    watch: Arc<Watch>,
     storage: Arc<Result<Storage>>,
     jobs: Receiver<Box<dyn Job>>,
     /// A job that was taken from the queue for the transaction after this one.
     next_job: Option<Box<dyn Job>>,
-    /// Why no write is accepted any more.
+    /// Why no write is accepted, or none any more.
     refusing: Option<Error>,
+    /// Whether the disk was full at the last write.
+    was_full: bool,
+    /// Dropped after the connection is closed.
+    _lock: Option<Lock>,
 }
 
 impl WriterThread {
-    fn run(mut self, readers: &Readers) {
+    fn run(mut self, readers: &Readers, is_for_reading: bool) {
         while let Some(job) = self.next_job.take().or_else(|| self.jobs.recv_blocking().ok()) {
             // What panics here is foreign: an `Ambient`, or a value that is dropped because nobody waits for it. Those
             // who were not answered by then get `OutcomeUnknown`, and the thread goes on for the others.
@@ -320,10 +348,17 @@ impl WriterThread {
             }
         }
         readers.close();
-        // A reader that is still under way may keep the log from being cut; then the next to open the store does it.
-        if let Err(error) = self.conn.unguarded().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
-            tracing::warn!(error = &error as &dyn std::error::Error, "no checkpoint at the close");
+        if is_for_reading {
+            return;
         }
+        if let Err(error) = self.watch.check() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "closed without a checkpoint");
+            // It would remove the log of whatever has the name now.
+            let _ = self.conn.unguarded().set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+            return;
+        }
+        // A reader that is still under way may keep it from being cut; then the next to open the store does it.
+        self.cut_log();
     }
 
     /// Runs a job, with all that are there and may run beside it, in one transaction, and answers them.
@@ -416,7 +451,7 @@ impl WriterThread {
     /// Runs a job: alone in the transaction, or else in a savepoint, which is rolled back if it fails. An error is of the
     /// whole transaction.
     fn run_job(&self, member: &mut Member, alone: bool, directories: &Directories<'_>) -> Result<(), Ended> {
-        let fatal = |error| Ended::Undone(Some(error));
+        let fatal = |error| Ended::Undone(Some(self.told_by_system(error)));
         let conn = &self.conn;
         let before = if alone { Some(Belongings::of(conn).map_err(fatal)?) } else { None };
         if !alone {
@@ -468,6 +503,7 @@ impl WriterThread {
             acted = self.act_on(some, &mut erasing, &mut failures);
             done += if acted.is_ok() { some.len() } else { 0 };
         }
+        acted = acted.map_err(|error| self.told_by_system(error));
         if let Err(error) = &acted {
             self.roll_back();
             self.latch(error);
@@ -538,6 +574,7 @@ impl WriterThread {
             self.conn.commit()?;
             Ok(last)
         });
+        let synced = synced.map_err(|error| self.told_by_system(error));
         if let Err(error) = &synced {
             self.roll_back();
             self.latch(error);
@@ -560,7 +597,7 @@ impl WriterThread {
 
     /// Rewrites the database, so that nothing is left in it of rows that are gone: `secure_delete` doesn't reach the
     /// copies that pages leave behind when they are rearranged. Then cuts the log, and says so in the database.
-    fn erase(&self, intent: &Intent) -> Result<()> {
+    fn erase(&mut self, intent: &Intent) -> Result<()> {
         point::reach("erase: rewrite the database");
         self.wait_while_busy(Instant::now(), || Ok(self.conn.vacuum()?))?;
         point::reach("erase: cut the log");
@@ -609,7 +646,7 @@ impl WriterThread {
         self.act(&[intents::ERASE], false);
     }
 
-    fn finish_purge(&self, user: UserId) -> Result<()> {
+    fn finish_purge(&mut self, user: UserId) -> Result<()> {
         let storage = self.storage()?;
         let Some(directory) = lifecycle::trashed_directory(&self.conn.unguarded(), user)? else { return Ok(()) };
         if !storage.remove(user, &directory.path, &|_| {})?.is_complete() {
@@ -622,11 +659,19 @@ impl WriterThread {
     }
 
     /// Takes the write lock, waiting for other processes up to the busy timeout.
-    fn begin(&self, waiting_since: Instant) -> Result<()> {
+    fn begin(&mut self, waiting_since: Instant) -> Result<()> {
         if let Some(error) = &self.refusing {
             return Err(error.clone());
         }
-        self.wait_while_busy(waiting_since, || Ok(self.conn.begin()?))
+        if std::mem::take(&mut self.was_full) {
+            // A log that can't grow has to begin anew, and SQLite sees to that only after a write that worked.
+            self.cut_log();
+        }
+        self.wait_while_busy(waiting_since, || Ok(self.conn.begin()?))?;
+        self.watch.check().inspect_err(|error| {
+            self.roll_back();
+            self.latch(error);
+        })
     }
 
     fn wait_while_busy(&self, waiting_since: Instant, attempt: impl Fn() -> Result<()>) -> Result<()> {
@@ -636,20 +681,35 @@ impl WriterThread {
     fn commit(&mut self) -> Ended {
         point::reach("commit: the rows");
         let error = match self.conn.commit() {
-            Ok(()) => return Ended::Committed,
-            Err(error) => Error::from(error),
+            // An answer is worth nothing if the files went away meanwhile.
+            Ok(()) => match self.watch.check() {
+                Ok(()) => return Ended::Committed,
+                Err(error) => {
+                    self.latch(&error);
+                    return Ended::Undone(Some(error));
+                }
+            },
+            Err(error) => self.told_by_system(error.into()),
         };
         self.roll_back();
-        if error.kind() == ErrorKind::Constraint {
-            return Ended::Refused(error);
+        match error.kind() {
+            ErrorKind::Constraint => return Ended::Refused(error),
+            // The frame that makes it a transaction is the last to be written, and it wasn't.
+            ErrorKind::Full => {
+                self.latch(&error);
+                return Ended::Undone(Some(error));
+            }
+            _ => {}
         }
         tracing::error!(error = &error as &dyn std::error::Error, "a commit failed");
         self.latch(&error);
-        let message = match error.kind() {
-            ErrorKind::Full => "the disk is full; whether the change was written is not known",
-            _ => "the commit failed; whether the change was written is known only after the store is opened again",
-        };
+        let message = "the commit failed; whether the change was written is known only after the store is opened again";
         Ended::Unknown(Error::new(ErrorKind::OutcomeUnknown, message).with_source(error))
+    }
+
+    /// The failure of a statement, with what the system said of it.
+    fn told_by_system(&self, error: Error) -> Error {
+        with_quota_as_full(&self.conn.unguarded(), error)
     }
 
     fn undo(&mut self, ended: Ended) -> Ended {
@@ -671,6 +731,14 @@ impl WriterThread {
     fn latch(&mut self, error: &Error) {
         if Fault::of(error) == Fault::OfTheFiles {
             self.refuse_writes(error);
+        }
+        self.was_full = error.kind() == ErrorKind::Full;
+    }
+
+    /// Moves the log into the database and cuts it, if no reader is in the way. If it fails, nothing is lost.
+    fn cut_log(&self) {
+        if let Err(error) = self.conn.unguarded().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+            tracing::warn!(error = &error as &dyn std::error::Error, "no checkpoint");
         }
     }
 

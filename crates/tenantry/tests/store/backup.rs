@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use tenantry::{
 };
 
 use crate::child::{self, Process};
-use crate::support::{SqlitePlace, all, block_on, kind, new_user, new_user_at, to_email};
+use crate::support::{SqlitePlace, all, block_on, kind, new_user, new_user_at, set_mode, skipped, to_email};
 
 const WHOLE: BackupOptions = BackupOptions { database_only: false };
 const DATABASE_ONLY: BackupOptions = BackupOptions { database_only: true };
@@ -91,21 +91,11 @@ fn set_time(path: &Path, unix_s: u64) {
     File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
 }
 
-fn set_mode(path: &Path, mode: u32) {
-    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
-}
-
 /// Bytes that don't compress.
 fn noise(length: usize) -> Vec<u8> {
     let mut noise = vec![0; length];
     blake3::Hasher::new().update(b"noise").finalize_xof().fill(&mut noise);
     noise
-}
-
-/// What a test can't do without. Without it, a person is told; CI fails.
-fn missing(what: &str) {
-    assert!(std::env::var_os("CI").is_none(), "{what}");
-    eprintln!("SKIPPED: {what}");
 }
 
 #[test]
@@ -137,9 +127,9 @@ fn everything_comes_back() {
     fs::write(of_bob.join("large"), noise(20 << 20)).unwrap();
     fs::write(of_bob.join("program"), "#!/bin/sh\n").unwrap();
     fs::write(of_bob.join("before 1970, for all to see"), "").unwrap();
-    set_mode(&of_bob.join("program"), 0o4755);
-    set_mode(&of_bob.join("before 1970, for all to see"), 0o666);
-    set_mode(&of_ada.join("deep"), 0o777);
+    set_mode(of_bob.join("program"), 0o4755);
+    set_mode(of_bob.join("before 1970, for all to see"), 0o666);
+    set_mode(of_ada.join("deep"), 0o777);
     set_time(&of_bob.join("program"), 1_000_000_000);
     set_time(&of_ada.join("plain.txt"), 0xFFFF_FFFF);
     fs::write(dir_of(&store, deleted.id).join("kept.txt"), "kept").unwrap();
@@ -158,7 +148,7 @@ fn everything_comes_back() {
     let restored = restore(&file, &into).unwrap();
     assert_eq!((restored.manifest, restored.report.findings), (manifest.clone(), vec![]));
     assert_eq!(block_on(check(&into)).unwrap().findings, []);
-    names_are(&into, &["storage", "tenantry.db", "trash"]);
+    names_are(&into, &["storage", "tenantry.db", "tenantry.lock", "trash"]);
     let (before, after) = (files(&place.data_dir()), files(&into));
     assert!(before == after, "{:?}", before.keys().zip(after.keys()).find(|(before, after)| before != after));
     assert_eq!(manifest.files, 1 + before.values().flatten().count() as u64);
@@ -316,7 +306,7 @@ fn a_purge_and_a_backup_keep_each_other_away() {
                 let flock = Command::new("flock").args(["-n", "-s"]).arg(&trash).arg("true").status();
                 match flock {
                     Ok(status) => assert_eq!(status.code(), Some(1)),
-                    Err(error) => missing(&format!("no `flock` to look from another process: {error}")),
+                    Err(error) => skipped(&format!("no `flock` to look from another process: {error}")),
                 }
             }
         }
@@ -529,22 +519,8 @@ fn what_no_archive_holds_is_left_out_and_named() {
 #[test]
 fn what_may_not_be_read_is_left_out_and_named() {
     let dir = tempfile::tempdir().unwrap();
-    // For root there is no such thing.
-    let is_root = fs::metadata(dir.path()).unwrap().uid() == 0;
-    let shell = if is_root {
-        let as_nobody = Command::new("setpriv")
-            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "test", "-x"])
-            .arg(std::env::current_exe().unwrap())
-            .status();
-        if !as_nobody.is_ok_and(|status| status.success()) {
-            return missing("root may read everything, and nobody else can be asked to run this test");
-        }
-        std::os::unix::fs::chown(dir.path(), Some(65_534), Some(65_534)).unwrap();
-        "exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$0\" --exact child::child_process_entry --nocapture"
-    } else {
-        ""
-    };
-    assert_eq!(Process::start("can't read", dir.path(), shell).end(), ["named"]);
+    let child = Process::start_without_privileges("can't read", dir.path(), dir.path(), "");
+    assert_eq!(child.end(), ["named"]);
 }
 
 pub(crate) fn child_cannot_read(dir: &Path) {
@@ -614,7 +590,7 @@ fn on_a_full_disk_nothing_is_left() {
     let mount = "mount -t tmpfs -o size=2m tmpfs";
     let probe = Command::new("unshare").args(["-rm", "sh", "-c", &format!("{mount} \"$0\"")]).arg(dir.path()).status();
     if !probe.is_ok_and(|status| status.success()) {
-        return missing("a full disk needs `unshare` and permission to mount a tmpfs in a namespace");
+        return skipped("a full disk needs `unshare` and permission to mount a tmpfs in a namespace");
     }
     let shell = format!(
         "exec unshare -rm sh -c '{mount} \"$TENANTRY_TEST_DIR/disk\" && exec \"$0\" --exact child::child_process_entry --nocapture' \"$0\""

@@ -124,7 +124,7 @@ impl Fixture {
     fn assert_repaired(&self) -> Repaired {
         let before = contents(&self.at(""));
         let report = self.check();
-        let dry = self.repair(RepairOptions { dry_run: true, even_if_many: false }).unwrap();
+        let dry = self.repair(RepairOptions { dry_run: true, ..RepairOptions::default() }).unwrap();
         assert_eq!((dry.before, dry.after.is_none()), (report.clone(), true));
         assert_eq!(contents(&self.at("")), before);
 
@@ -176,7 +176,7 @@ impl Fixture {
     }
 }
 
-const EVEN_IF_MANY: RepairOptions = RepairOptions { dry_run: false, even_if_many: true };
+const EVEN_IF_MANY: RepairOptions = RepairOptions { dry_run: false, even_if_many: true, allow_network_fs: false };
 
 fn derived(user: &User) -> PathBuf {
     Path::new("storage").join(StoragePath::derived(user.id).as_str())

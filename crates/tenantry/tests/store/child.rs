@@ -1,11 +1,13 @@
 //! This test binary runs itself where a second process is needed: with a role, it does that role's part.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
-use crate::{backup, concurrency, file, hostile, logs};
+use crate::{backup, concurrency, file, hostile, logs, place};
 
 const ROLE: &str = "TENANTRY_TEST_ROLE";
 const DIR: &str = "TENANTRY_TEST_DIR";
@@ -24,7 +26,10 @@ fn child_process_entry() {
         "opens" => file::child_opens(&dir),
         "looks at modes" => file::child_looks_at_modes(&dir),
         "logs" => logs::child_logs(&dir),
-        "fails to write" => file::child_fails_to_write(&dir),
+        "fails to write" => place::child_fails_to_write(&dir),
+        "may not write" => place::child_may_not_write(&dir),
+        "on a network file system" => place::child_on_a_network_file_system(&dir),
+        "on a read-only file system" => place::child_on_a_read_only_file_system(&dir),
         "goes deep" => hostile::child_goes_deep(&dir),
         "has no rights" => hostile::child_has_no_rights(&dir),
         "meets what is another's" => hostile::child_meets_what_is_anothers(&dir),
@@ -62,18 +67,28 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a child in its role. `shell` is run before it, in the same process.
     pub(crate) fn start(role: &str, dir: &Path, shell: &str) -> Self {
-        Self::start_as(None, role, dir, shell)
+        Self::spawn(Command::new("sh"), &std::env::current_exe().unwrap(), role, dir, shell)
     }
 
-    /// The same as another user of the system.
-    pub(crate) fn start_as(user: Option<u32>, role: &str, dir: &Path, shell: &str) -> Self {
-        let mut command = Command::new("sh");
-        if let Some(user) = user {
-            command.uid(user).gid(user);
+    /// The same as somebody for whom permissions count, who gets the directory `place` for that.
+    pub(crate) fn start_without_privileges(role: &str, place: &Path, dir: &Path, shell: &str) -> Self {
+        const NOBODY: u32 = 65_534;
+        if !rustix::process::geteuid().is_root() {
+            return Self::start(role, dir, shell);
         }
-        let mut child = command
+        // The checkout may be where nobody else can go.
+        let program = place.join("test-program");
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        chown(place, Some(NOBODY), Some(NOBODY)).unwrap();
+        let mut sh = Command::new("sh");
+        sh.uid(NOBODY).gid(NOBODY);
+        Self::spawn(sh, &program, role, dir, shell)
+    }
+
+    fn spawn(mut sh: Command, program: &Path, role: &str, dir: &Path, shell: &str) -> Self {
+        let mut child = sh
             .args(["-c", &format!("{shell}\nexec \"$0\" --exact child::child_process_entry --nocapture")])
-            .arg(std::env::current_exe().unwrap())
+            .arg(program)
             .env(ROLE, role)
             .env(DIR, dir)
             .stdin(Stdio::piped())

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -17,17 +17,10 @@ use tenantry::{ErrorKind, FindingKind, LeftFile, Purge, Purged, RepairOptions, S
 
 use crate::child::{self, Process};
 use crate::races::Outside;
-use crate::support::{SqlitePlace, block_on, kind, new_user, new_user_at};
-
-/// The user `nobody`, for whom permissions count.
-const NOBODY: u32 = 65534;
+use crate::support::{SqlitePlace, block_on, kind, new_user, new_user_at, set_mode, skipped};
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-fn skipped(what: &str) {
-    eprintln!("SKIPPED: {what}");
 }
 
 fn check(data_dir: &Path) -> Vec<FindingKind> {
@@ -36,10 +29,6 @@ fn check(data_dir: &Path) -> Vec<FindingKind> {
 
 fn entries(dir: &Path) -> usize {
     fs::read_dir(dir).unwrap().count()
-}
-
-fn set_mode(path: impl AsRef<Path>, mode: u32) {
-    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
 fn mode(path: impl AsRef<Path>) -> u32 {
@@ -354,27 +343,13 @@ fn a_link_on_the_way_to_a_user_is_refused_wherever_it_leads() {
     assert_eq!(check(&place.data_dir()), []);
 }
 
-/// Starts a child for whom permissions count, in a directory of its own. `None` if that isn't possible.
-fn start_without_privileges(role: &str, place: &SqlitePlace, shell: &str) -> Option<Process> {
-    if !is_root() {
-        return Some(Process::start(role, &place.data_dir(), shell));
-    }
-    chown(place, Some(NOBODY), Some(NOBODY)).unwrap();
-    let mut can_run = Command::new("test");
-    std::os::unix::process::CommandExt::uid(&mut can_run, NOBODY);
-    let can_run = can_run.arg("-x").arg(std::env::current_exe().unwrap()).status().unwrap();
-    if !can_run.success() {
-        skipped("permissions don't count for root, and nobody else may run this program");
-        return None;
-    }
-    Some(Process::start_as(Some(NOBODY), role, &place.data_dir(), shell))
-}
-
 #[test]
 fn missing_rights_are_counted_when_measuring_and_taken_when_removing() {
     let place = SqlitePlace::new();
-    let Some(child) = start_without_privileges("has no rights", &place, "") else { return };
-    assert_eq!(child.end(), ["all worked"]);
+    assert_eq!(
+        Process::start_without_privileges("has no rights", place.as_ref(), &place.data_dir(), "").end(),
+        ["all worked"]
+    );
 }
 
 pub(crate) fn child_has_no_rights(data_dir: &Path) {
@@ -438,7 +413,7 @@ fn a_purge_says_what_it_could_not_remove_of_another_s() {
         return skipped("only root can put a directory of its own into another's");
     }
     let place = SqlitePlace::new();
-    let Some(mut child) = start_without_privileges("meets what is another's", &place, "") else { return };
+    let mut child = Process::start_without_privileges("meets what is another's", place.as_ref(), &place.data_dir(), "");
     let dir = PathBuf::from(child.hear().unwrap());
     child.await_ready();
     for (name, mode) in [("open", 0o755), ("a/b/open", 0o755), ("shut", 0o700), ("a/b/shut", 0o700)] {
@@ -739,9 +714,12 @@ pub(crate) fn child_purges(data_dir: &Path) {
 fn directories_are_private_whatever_the_umask() {
     for umask in ["0000", "0077"] {
         let place = SqlitePlace::new();
-        let Some(child) = start_without_privileges("opens under a umask", &place, &format!("umask {umask}")) else {
-            return;
-        };
+        let child = Process::start_without_privileges(
+            "opens under a umask",
+            place.as_ref(),
+            &place.data_dir(),
+            &format!("umask {umask}"),
+        );
         assert_eq!(child.end(), ["all worked"], "{umask}");
     }
 }

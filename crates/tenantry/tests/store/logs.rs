@@ -72,7 +72,7 @@ pub(crate) fn child_logs(dir: &Path) {
     for span in ["create", "create_many", "get_by_email", "update", "delete", "sign_in", "list", "write", "read"] {
         assert!(log.contains(&format!("{span}{{")) || log.contains(&format!("{span}:")), "{span} left no trace");
     }
-    assert!(log.contains("ERROR"), "the failed commit left no trace");
+    assert!(log.contains("ERROR"), "the failed write left no trace");
     let line = log.lines().find(|line| telltale(line).is_some());
     assert_eq!(line, None);
     assert!(errors.len() > 15);
@@ -149,6 +149,7 @@ async fn every_operation(data_dir: &Path) -> Vec<Error> {
 /// Writes until the file system refuses.
 async fn a_failing_disk(data_dir: &Path) -> Vec<Error> {
     let store = Store::open(data_dir).await.unwrap();
+    assert_eq!(store.count().await.unwrap(), 0);
     let mut number = 0;
     let error = loop {
         let row = move |at| new_user(&format!("zyxlove{}@zyxdomain.example", number * 1_000 + at));
@@ -158,10 +159,11 @@ async fn a_failing_disk(data_dir: &Path) -> Vec<Error> {
         }
         assert!(number < 100, "100,000 users fit into files of 1 MiB");
     };
-    assert!(matches!(error.kind(), ErrorKind::OutcomeUnknown | ErrorKind::Io), "{error:?}");
-    // Whatever failed, no further write is accepted; reads go on.
+    assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
+    // This is for good: no further write is accepted.
+    std::fs::remove_file(data_dir.join("tenantry.db-wal")).unwrap();
     let refused = store.create(new_user(BYRON)).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Io, "{refused:?}");
+    assert_eq!(refused.kind(), ErrorKind::Replaced, "{refused:?}");
     assert!(store.count().await.unwrap() >= number * 1_000);
     store.close().await.unwrap();
     vec![error, refused]

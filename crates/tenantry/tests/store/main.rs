@@ -21,6 +21,9 @@ mod concurrency;
 // The files: their creation, the refusal of those of others, and locks.
 mod file;
 
+// Where they lie: file systems, permissions, files that go away, limits.
+mod place;
+
 // Backups: that everything comes back, and hostile archives.
 mod backup;
 

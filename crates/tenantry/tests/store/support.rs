@@ -266,3 +266,9 @@ pub(crate) fn mode(path: impl AsRef<Path>) -> u32 {
 pub(crate) fn set_mode(path: impl AsRef<Path>, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
+
+/// What a test can't do without. Without it, a person is told; CI fails.
+pub(crate) fn skipped(what: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{what}");
+    eprintln!("SKIPPED: {what}");
+}

@@ -1,0 +1,210 @@
+//! The place where the database lies: what its file system allows, who else has the store open, and whether its files are
+//! still those that were opened.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Once, OnceLock};
+
+use rustix::fs::{self, AtFlags, CWD};
+use rustix::io::Errno;
+
+use super::open::{Options, with_suffix};
+use crate::storage::file_error;
+use crate::{Error, ErrorKind, Result};
+
+/// File systems on which locks and shared memory don't reach from one machine to the other, by the number that
+/// [statfs](https://man7.org/linux/man-pages/man2/statfs.2.html) answers. SQLite's log needs both:
+/// <https://sqlite.org/wal.html>, section 1.
+const NETWORK: [(u32, &str); 15] = [
+    (0x6969, "NFS"),
+    (0x517B, "SMB"),
+    (0xFE53_4D42, "SMB"),
+    (0xFF53_4D42, "CIFS"),
+    (0x564C, "NCP"),
+    (0x0102_1997, "9P"),
+    (0x5346_414F, "AFS"),
+    (0x6B41_4653, "AFS"),
+    (0x7375_7245, "Coda"),
+    (0x00C3_6400, "Ceph"),
+    (0x0BD0_0BD0, "Lustre"),
+    (0x4750_4653, "GPFS"),
+    (0x0116_1970, "GFS2"),
+    (0x7461_636F, "OCFS2"),
+    (0x786F_4256, "a shared folder of VirtualBox"),
+];
+/// All that run as a program have this number. Which they are stands in the table of mounts.
+const FUSE: u32 = 0x6573_5546;
+/// Of these, what goes over a network.
+const NETWORK_OF_FUSE: [&str; 10] =
+    ["sshfs", "glusterfs", "s3fs", "rclone", "davfs", "ceph-fuse", "curlftpfs", "gcsfuse", "juicefs", "mount.davfs"];
+
+/// What the file system lets us do with a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Write,
+    /// It is mounted read-only.
+    Read,
+}
+
+/// Tells what can be done with the database in this directory, be it there or not.
+///
+/// `ReadOnly` if somebody may write, but not we: SQLite needs to write beside the database also for reading, and a store
+/// that others write can't be read without.
+pub(super) fn access(database: &Path) -> Result<Access> {
+    let dir = database.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for (path, wanted, message) in [
+        (
+            dir,
+            fs::Access::WRITE_OK | fs::Access::EXEC_OK,
+            "no permission to write to the data directory, where SQLite keeps its log, also for reading",
+        ),
+        (database, fs::Access::READ_OK | fs::Access::WRITE_OK, "no permission to write to the database file"),
+    ] {
+        match fs::accessat(CWD, path, wanted, AtFlags::EACCESS) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::ROFS) => return Ok(Access::Read),
+            Err(error @ (Errno::ACCESS | Errno::PERM)) => {
+                return Err(Error::new(ErrorKind::ReadOnly, message).with_source(std::io::Error::from(error)));
+            }
+            Err(error) => return Err(file_error(error.into(), "the data directory can't be reached")),
+        }
+    }
+    Ok(Access::Write)
+}
+
+/// Refuses a network file system, on which two machines would write over each other.
+pub(super) fn refuse_network_fs(data_dir: &Path) -> Result<()> {
+    let is_there = |dir: &&Path| dir.as_os_str().is_empty() || dir.exists();
+    let dir = data_dir.ancestors().find(is_there).filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = |error| file_error(error, "it can't be told on what file system the data directory lies");
+    let found = fs::statfs(dir).map_err(|error| failed(error.into()))?;
+    // The number has 32 bits, whatever the type it comes in.
+    let name = match found.f_type as u32 {
+        FUSE => fuse_of(dir).map_err(failed)?.filter(|name| NETWORK_OF_FUSE.contains(&name.as_str())),
+        number => NETWORK.iter().find(|(network, _)| *network == number).map(|(_, name)| (*name).to_owned()),
+    };
+    match name {
+        None => Ok(()),
+        Some(name) => Err(Error::new(
+            ErrorKind::NetworkFileSystem,
+            format!(
+                "the data directory lies on a network file system ({name}), where SQLite's locks and log don't hold and data is lost: move it to a local disk"
+            ),
+        )),
+    }
+}
+
+/// The program behind the file system on which this directory lies, from the
+/// [table of mounts](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html): `fuse.sshfs` is `sshfs`.
+fn fuse_of(dir: &Path) -> std::io::Result<Option<String>> {
+    let device = std::fs::metadata(dir)?.dev();
+    let device = format!("{}:{}", fs::major(device), fs::minor(device));
+    for line in BufReader::new(File::open("/proc/self/mountinfo")?).lines() {
+        let line = line?;
+        if line.split(' ').nth(2) == Some(&device) {
+            let kind = line.split(" - ").nth(1).and_then(|rest| rest.split(' ').next());
+            return Ok(kind.and_then(|kind| kind.strip_prefix("fuse.")).map(str::to_owned));
+        }
+    }
+    Ok(None)
+}
+
+/// `tenantry.lock`: whoever has the store open holds it together with others; whoever creates or upgrades it, alone. So
+/// no program goes on with a store that a newer one has changed. SQLite's own locks end with each
+/// transaction. It ends with the process at the latest.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Lock {
+    /// `None` if others are in the way. On a read-only file system, where nobody writes, it is nobody's.
+    pub(super) fn try_take(options: &Options, alone: bool, access: Access) -> Result<Option<Option<Self>>> {
+        let failed = |error| file_error(error, "the lock file of the store can't be used");
+        let path = options.data_dir.join("tenantry.lock");
+        if access == Access::Read {
+            return Ok(Some(None));
+        }
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+        match if alone { file.try_lock() } else { file.try_lock_shared() } {
+            Ok(()) => Ok(Some(Some(Self(file)))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Lets others in, after one who may get it in between
+    /// ([flock](https://man7.org/linux/man-pages/man2/flock.2.html) gives up one kind of lock before it takes the other).
+    pub(super) fn share(&self) -> Result<()> {
+        self.0.lock_shared().map_err(|error| file_error(error, "the lock file of the store can't be used"))
+    }
+}
+
+/// Which file has a name: its device and its number there.
+type FileId = (u64, u64);
+
+/// Tells whether the files of a database that is open still have their names. A file without a name goes on to take writes,
+/// which nobody sees; and without a common `-shm` two processes don't see each other's locks.
+#[derive(Debug)]
+pub(super) struct Watch {
+    paths: [PathBuf; 3],
+    opened: OnceLock<[Option<FileId>; 3]>,
+}
+
+impl Watch {
+    pub(super) fn new(options: &Options) -> Self {
+        let database = options.database();
+        Self { paths: ["", "-wal", "-shm"].map(|suffix| with_suffix(&database, suffix)), opened: OnceLock::new() }
+    }
+
+    /// From now on they are to stay as they are.
+    pub(super) fn begin(&self) {
+        self.opened.get_or_init(|| self.look());
+    }
+
+    /// `Replaced` if they aren't.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.opened.get() {
+            Some(opened) if *opened != self.look() => Err(Error::new(
+                ErrorKind::Replaced,
+                "the database's files were removed or replaced while the store was open: nothing more is written to them",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn look(&self) -> [Option<FileId>; 3] {
+        self.paths.each_ref().map(|path| fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino)))
+    }
+}
+
+/// Has a file that reaches its size limit (`ulimit -f`) fail to grow with an error, as any other that can't, instead of ending
+/// the program by a signal. Only if the program hasn't decided on that signal itself.
+pub(super) fn ignore_size_signal() {
+    static IGNORED: Once = Once::new();
+    IGNORED.call_once(|| {
+        let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+        #[allow(unsafe_code, reason = "there is no safe interface to the disposition of a signal")]
+        // SAFETY: `action` is written by the first call before it is read, and SIG_IGN runs no code of ours.
+        unsafe {
+            if libc::sigaction(libc::SIGXFSZ, std::ptr::null(), action.as_mut_ptr()) == 0
+                && action.assume_init().sa_sigaction == libc::SIG_DFL
+            {
+                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_as_a_program_is_looked_up_in_the_table_of_mounts() {
+        // Nothing here is of that kind, but the root is found.
+        assert_eq!(fuse_of(Path::new("/")).unwrap(), None);
+        assert!(refuse_network_fs(Path::new("/nowhere/at/all")).is_ok());
+    }
+}

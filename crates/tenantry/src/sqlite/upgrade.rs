@@ -1,0 +1,146 @@
+//! Migrations, and what is kept of a store from before them.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use rusqlite::limits::Limit;
+
+use super::open::{Options, SCHEMA_VERSION, connect_to_look, sync_dir};
+use crate::storage::file_error;
+use crate::{Ambient, Error, ErrorKind, Result, point};
+
+pub(super) mod embedded {
+    refinery::embed_migrations!("src/sqlite/migrations");
+}
+
+const MIGRATIONS_TABLE: &str = "tenantry_migrations";
+/// In the data directory.
+const SNAPSHOTS: &str = "backups";
+
+/// What was done to a store of an older version when it was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Upgrade {
+    /// The version of the schema before.
+    pub from: u32,
+    /// The version of the schema now.
+    pub to: u32,
+    /// The database as it was before, unless that was [declined](crate::Builder::snapshot_before_upgrade).
+    pub snapshot: Option<PathBuf>,
+}
+
+/// All pending migrations, with the record of them, in one transaction: a crash leaves the old schema or the new one.
+pub(super) fn migrate(conn: &mut Connection) -> Result<()> {
+    conn.execute_batch(&format!(
+        "CREATE TABLE IF NOT EXISTS {MIGRATIONS_TABLE} (
+            version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_on TEXT NOT NULL, checksum TEXT NOT NULL
+        ) STRICT"
+    ))?;
+    let mut runner = embedded::migrations::runner().set_grouped(true);
+    runner.set_migration_table_name(MIGRATIONS_TABLE);
+    let Err(error) = runner.run(conn) else { return Ok(()) };
+    Err(match cause(&error) {
+        Some(failure) => Error::new(failure.kind(), failure.to_string()).with_source(error),
+        None => Error::new(ErrorKind::Corrupt, "the record of the store's migrations is damaged").with_source(error),
+    })
+}
+
+/// SQLite's part in the failure of a migration.
+fn cause(error: &refinery::Error) -> Option<Error> {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(rusqlite::Error::SqliteFailure(failure, _)) = error.downcast_ref() {
+            return Some(rusqlite::Error::SqliteFailure(*failure, None).into());
+        }
+        source = error.source();
+    }
+    None
+}
+
+/// Brings an existing store, which nobody else has open, to the schema of this program.
+pub(super) fn upgrade(conn: &mut Connection, options: &Options, ambient: &dyn Ambient) -> Result<Upgrade> {
+    let version = |conn: &Connection| conn.query_row("PRAGMA user_version", [], |row| row.get(0));
+    let from = version(conn)?;
+    let snapshot = if options.snapshot_before_upgrade {
+        let taken = take_snapshot(conn, options, ambient).map_err(|error| {
+            let message = format!("no snapshot could be taken before the upgrade, and nothing was changed: {error}");
+            Error::new(error.kind(), message).with_source(error)
+        });
+        Some(taken?)
+    } else {
+        None
+    };
+    point::reach("upgrade: change the schema");
+    if let Err(error) = migrate(conn) {
+        // Nothing was changed, and whoever tries it again and again doesn't want a snapshot each time.
+        if let Some(snapshot) = &snapshot {
+            let _ = std::fs::remove_file(snapshot);
+        }
+        return Err(error);
+    }
+    tracing::info!(from, to = SCHEMA_VERSION, "upgraded the store");
+    Ok(Upgrade { from, to: version(conn)?, snapshot })
+}
+
+/// Keeps the database as it is now in `backups/`, and makes sure that it can be read from there. It has a temporary
+/// name until it is whole and on the disk.
+fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) -> Result<PathBuf> {
+    let failed = |error| file_error(error, "the snapshot can't be written");
+    let dir = options.data_dir.join(SNAPSHOTS);
+    point::reach("upgrade: make a directory for snapshots");
+    match DirBuilder::new().mode(0o700).create(&dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(failed)?,
+    }
+    sync_dir(&options.data_dir)?;
+    // As in an RFC 3339 timestamp, but without what some file systems don't take in a name.
+    let time = ambient.now().to_string().replace([':', '-'], "");
+    let path = dir.join(format!("before-v{SCHEMA_VERSION}-{time}.db"));
+    let unfinished = dir.join("unfinished.db");
+    match std::fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let written = write_image(conn, &unfinished).and_then(|()| verify(conn, &unfinished)).and_then(|()| {
+        // It is nobody's but ours, and SQLite has closed it.
+        File::open(&unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
+        point::reach("upgrade: name the snapshot");
+        std::fs::rename(&unfinished, &path).map_err(failed)
+    });
+    if written.is_err() {
+        let _ = std::fs::remove_file(&unfinished);
+    }
+    written?;
+    sync_dir(&dir)?;
+    Ok(path)
+}
+
+/// Writes an image of the database as it is now to a file that isn't there yet, readable by nobody else.
+pub(super) fn write_image(conn: &Connection, image: &Path) -> Result<()> {
+    let failed = |error| file_error(error, "the image of the database can't be written");
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(image).map_err(failed)?;
+    let image = image.to_str().ok_or_else(|| Error::new(ErrorKind::Io, "the path of the image isn't UTF-8"))?;
+    // It attaches the image, and writes to that.
+    let attached = conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
+    let written = conn.execute("VACUUM INTO ?1", [image]);
+    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, attached)?;
+    written?;
+    Ok(())
+}
+
+/// Makes sure that an image is whole and holds as much as the database that it was made of.
+fn verify(conn: &Connection, image: &Path) -> Result<()> {
+    let image = connect_to_look(image)?;
+    let found: String = image.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    let mut is_good = found == "ok";
+    for sql in ["PRAGMA user_version", "SELECT count(*) FROM users"] {
+        let of = |conn: &Connection| conn.query_row(sql, [], |row| row.get::<_, i64>(0));
+        is_good &= of(conn)? == of(&image)?;
+    }
+    if !is_good {
+        return Err(Error::new(ErrorKind::Corrupt, "what was written can't be read back, or the database is damaged"));
+    }
+    Ok(())
+}
