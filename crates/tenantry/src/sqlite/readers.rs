@@ -105,7 +105,7 @@ impl Readers {
     fn open(&self) -> Result<GuardedConnection> {
         self.watch.check()?;
         let conn = GuardedConnection::new(open_reader(&self.options)?)?;
-        // The log is the writer's affair.
+        // Also if it is closed last: the log is the writer's affair.
         conn.unguarded().set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         // It must be the database that the others read.
         self.watch.check()?;

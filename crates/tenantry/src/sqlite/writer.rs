@@ -353,7 +353,7 @@ impl WriterThread {
         }
         if let Err(error) = self.watch.check() {
             tracing::warn!(error = &error as &dyn std::error::Error, "closed without a checkpoint");
-            // It would remove the log of whatever has the name now.
+            // What others have written since to what has these names now would be overwritten.
             let _ = self.conn.unguarded().set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
             return;
         }

@@ -201,6 +201,29 @@ fn a_database_that_took_the_name_of_an_open_one_is_left_alone_by_it() {
     assert_eq!(block_on(place.open().get(bob.id)).unwrap(), Some(bob));
 }
 
+/// Whoever opens it then doesn't see what is in the log that is gone, and makes another. What they write is not overwritten.
+#[test]
+fn a_database_whose_log_was_removed_is_left_to_those_who_opened_it_since() {
+    let place = SqlitePlace::new();
+    filled(&place);
+    let store = place.open();
+    let users: Vec<_> = (0..500).map(|number| new_user(&format!("u{number}@example.com"))).collect();
+    assert!(block_on(store.create_many(users)).unwrap().iter().all(Result::is_ok));
+    for suffix in ["-wal", "-shm"] {
+        fs::remove_file(place.data_dir().join(format!("tenantry.db{suffix}"))).unwrap();
+    }
+    let mut child = Process::start("opens", &place.data_dir(), "");
+    child.await_ready();
+    child.start_now();
+    assert_eq!(child.end(), ["ready", "found"][1..]);
+    block_on(store.close()).unwrap();
+
+    let store = place.open();
+    assert_eq!(block_on(store.count()).unwrap(), 2);
+    block_on(store.close()).unwrap();
+    assert_eq!(block_on(tenantry::check(place.data_dir())).unwrap().findings, []);
+}
+
 /// The answer to a write is worth nothing if the file went away before the commit.
 #[test]
 fn a_write_during_which_the_file_goes_away_is_not_acknowledged() {
