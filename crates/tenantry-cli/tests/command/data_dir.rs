@@ -82,3 +82,62 @@ fn a_creation_on_a_full_disk_leaves_nothing_in_the_way() {
     }
     assert!(0 < failed && failed < attempts, "{failed} of {attempts} failed: the limit is not where it matters");
 }
+
+/// A store of schema version 1, as the version that made it left it.
+fn make_version_1(session: &Session) {
+    std::fs::create_dir(session.path("data")).unwrap();
+    let conn = tenantry::sqlite::rusqlite::Connection::open(session.path("data/tenantry.db")).unwrap();
+    conn.execute_batch(include_str!("../../../tenantry/src/sqlite/migrations/V1__users.sql")).unwrap();
+    conn.execute_batch(
+        "CREATE TABLE tenantry_migrations (
+            version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_on TEXT NOT NULL, checksum TEXT NOT NULL
+         ) STRICT;
+         INSERT INTO tenantry_migrations VALUES (1, 'users', '2026-01-01T00:00:00Z', '2837392614996719911');
+         INSERT INTO users (id, email_key, email, created_at, updated_at, version)
+            VALUES (x'3fa2b1c4000040008000000000000001', 'ada@example.com', 'ada@example.com', 0, 0, 1)",
+    )
+    .unwrap();
+    conn.close().unwrap();
+}
+
+#[test]
+fn an_upgrade_is_told_and_so_is_where_the_database_of_before_is() {
+    let session = Session::new();
+    make_version_1(&session);
+    let (code, _, stderr) = session.run(&["user", "get", "ada@example.com"]);
+    assert_eq!(code, 0, "{stderr}");
+    let told = "upgraded the store in data from schema 1 to 2; the database as it was before is ";
+    let snapshot = stderr.strip_prefix(told).unwrap().trim_end();
+    assert!(snapshot.starts_with("data/backups/before-v2-"), "{snapshot}");
+    // Once.
+    assert_eq!(session.run(&["user", "get", "ada@example.com"]).2, "");
+    // It can be gone back to: alone in a new directory it is a store.
+    let sh = format!("mkdir old && cp {snapshot} old/tenantry.db && tenantry --data-dir old --no-snapshot status");
+    let (code, _, stderr) = super::told(session.in_dir("sh").args(["-c", &sh]).output().unwrap());
+    assert_eq!((code, &*stderr), (0, "upgraded the store in old from schema 1 to 2; no snapshot was taken\n"));
+    assert!(!session.path("old/backups").exists());
+}
+
+#[test]
+fn a_read_only_file_system_is_told() {
+    let session = Session::new();
+    let script = "
+        mkdir disk && mount -t tmpfs disk disk || exit 99
+        tenantry --data-dir disk/data user create ada@example.com --format csv > /dev/null || exit 1
+        mount -o remount,ro disk || exit 99
+        tenantry --data-dir disk/data user get ada@example.com --format csv | cut -d, -f2
+        tenantry --data-dir disk/data check
+        tenantry --data-dir disk/data user delete ada@example.com --yes";
+    let namespace = session.in_dir("unshare").args(["-rm", "sh", "-c", script]).output().map(super::told);
+    let Some((code, stdout, stderr)) = namespace.ok().filter(|(code, ..)| *code != 99) else {
+        return super::missing("a read-only disk needs `unshare` and permission to mount a tmpfs in a namespace");
+    };
+    assert_eq!((code, &*stdout), (1, "email\nada@example.com\n"), "{stderr}");
+    let lines: Vec<&str> = stderr.lines().collect();
+    let told = "the file system is read-only: disk/data is opened for reading only";
+    assert_eq!([lines[1], lines[3]], [told, told], "{stderr}");
+    assert!(
+        lines[4].starts_with("error: the store is open for reading only: its file system is read-only"),
+        "{stderr}"
+    );
+}
