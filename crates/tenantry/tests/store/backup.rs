@@ -21,7 +21,7 @@ use tenantry::{
     Verified, check, create_backup, restore_backup, verify_backup,
 };
 
-use crate::child::{self, Process};
+use crate::process::{self, Process};
 use crate::support::{SqlitePlace, all, block_on, kind, new_user, new_user_at, set_mode, skipped, to_email};
 
 const WHOLE: BackupOptions = BackupOptions { database_only: false };
@@ -255,7 +255,7 @@ pub(crate) fn child_backs_up(dir: &Path) {
         assert_eq!(mode & 0o677, 0o600, "{}", path.display());
     }
     names_are(dir, &["a.tar.zst", "restored"]);
-    child::say("nobody else can read it");
+    process::say("nobody else can read it");
 }
 
 #[test]
@@ -542,7 +542,7 @@ pub(crate) fn child_cannot_read(dir: &Path) {
     assert_eq!((backup.manifest.left_out, backup.manifest.files), (3, 2));
     verify(&dir.join("a.tar.zst")).unwrap();
     closed.iter().for_each(|path| set_mode(path, 0o700));
-    child::say("named");
+    process::say("named");
 }
 
 #[test]
@@ -608,7 +608,7 @@ pub(crate) fn child_on_a_full_disk(dir: &Path) {
     back_up(&store, &file).unwrap();
     assert_eq!(kind(restore(&file, &disk.join("new"))), ErrorKind::Full);
     names_are(&disk, &[]);
-    child::say("nothing is left");
+    process::say("nothing is left");
 }
 
 /// An archive that is taken apart, to be put together otherwise.
@@ -1309,5 +1309,5 @@ pub(crate) fn child_reads_bombs(dir: &Path) {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let kib: u64 = peak.trim().trim_end_matches("kB").trim().parse().unwrap();
-    child::say(kib / 1024);
+    process::say(kib / 1024);
 }

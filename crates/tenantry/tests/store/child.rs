@@ -1,26 +1,10 @@
-//! This test binary runs itself where a second process is needed: with a role, it does that role's part.
+//! What this binary does when it is run as a second process.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-
-use crate::{backup, concurrency, file, hostile, logs, place};
-
-const ROLE: &str = "TENANTRY_TEST_ROLE";
-const DIR: &str = "TENANTRY_TEST_DIR";
-/// What a child writes before what it has to say.
-const SAYS: &str = "child says: ";
+use crate::{backup, concurrency, file, hostile, logs, place, process};
 
 #[test]
 fn child_process_entry() {
-    let Ok(role) = std::env::var(ROLE) else {
-        println!("no role is given, so there is nothing to do: this is the entrance for child processes");
-        return;
-    };
-    let dir = PathBuf::from(std::env::var_os(DIR).expect("a directory comes with a role"));
+    let Some((role, dir)) = process::role() else { return };
     match role.as_str() {
         "writes" => concurrency::child_writes(&dir),
         "opens" => file::child_opens(&dir),
@@ -41,87 +25,5 @@ fn child_process_entry() {
         "on a full disk" => backup::child_on_a_full_disk(&dir),
         "reads bombs" => backup::child_reads_bombs(&dir),
         _ => panic!("there is no role {role:?}"),
-    }
-}
-
-/// Says something to the process that started this one.
-pub(crate) fn say(text: impl std::fmt::Display) {
-    // Below the test harness, which has written the beginning of a line.
-    println!("\n{SAYS}{text}");
-}
-
-/// Says that everything is prepared, and waits until the parent has heard that of every child.
-pub(crate) fn wait_for_the_start() {
-    say("ready");
-    std::io::stdin().read_line(&mut String::new()).unwrap();
-}
-
-/// A child that was started.
-pub(crate) struct Process {
-    child: Child,
-    /// Closed by the start.
-    stdin: Option<ChildStdin>,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
-}
-
-impl Process {
-    /// Starts a child in its role. `shell` is run before it, in the same process.
-    pub(crate) fn start(role: &str, dir: &Path, shell: &str) -> Self {
-        Self::spawn(Command::new("sh"), &std::env::current_exe().unwrap(), role, dir, shell)
-    }
-
-    /// The same as somebody for whom permissions count, who gets the directory `place` for that.
-    pub(crate) fn start_without_privileges(role: &str, place: &Path, dir: &Path, shell: &str) -> Self {
-        const NOBODY: u32 = 65_534;
-        if !rustix::process::geteuid().is_root() {
-            return Self::start(role, dir, shell);
-        }
-        // The checkout may be where nobody else can go.
-        let program = place.join("test-program");
-        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-        chown(place, Some(NOBODY), Some(NOBODY)).unwrap();
-        let mut sh = Command::new("sh");
-        sh.uid(NOBODY).gid(NOBODY);
-        Self::spawn(sh, &program, role, dir, shell)
-    }
-
-    fn spawn(mut sh: Command, program: &Path, role: &str, dir: &Path, shell: &str) -> Self {
-        let mut child = sh
-            .args(["-c", &format!("{shell}\nexec \"$0\" --exact child::child_process_entry --nocapture")])
-            .arg(program)
-            .env(ROLE, role)
-            .env(DIR, dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, stdin, lines }
-    }
-
-    /// The next thing that the child says.
-    pub(crate) fn hear(&mut self) -> Option<String> {
-        self.lines.by_ref().map(Result::unwrap).find_map(|line| line.strip_prefix(SAYS).map(str::to_owned))
-    }
-
-    /// Waits until the child is prepared.
-    pub(crate) fn await_ready(&mut self) {
-        assert_eq!(self.hear().as_deref(), Some("ready"));
-    }
-
-    pub(crate) fn start_now(&mut self) {
-        self.stdin.take().unwrap().write_all(b"\n").unwrap();
-    }
-
-    /// Waits for the end, which must be a good one, and answers what the child said until then.
-    pub(crate) fn end(mut self) -> Vec<String> {
-        let mut heard = Vec::new();
-        while let Some(text) = self.hear() {
-            heard.push(text);
-        }
-        let status: ExitStatus = self.child.wait().unwrap();
-        assert!(status.success(), "{status}; the child said {heard:?}");
-        heard
     }
 }

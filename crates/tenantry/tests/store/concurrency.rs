@@ -9,7 +9,7 @@ use std::thread;
 
 use tenantry::{ErrorKind, ListQuery, Result, SignIn, Store, User};
 
-use crate::child::{self, Process};
+use crate::process::{self, Process};
 use crate::support::{BlockedWriter, Boxed, SqlitePlace, all, block_on, email, new_user, poll_once, queued, to_email};
 
 /// As the crate documents them.
@@ -354,11 +354,11 @@ fn processes_that_write_at_once_lose_nothing_and_lock_nobody_out() {
 
 pub(crate) fn child_writes(dir: &Path) {
     let store = block_on(Store::builder(dir).create_if_missing(false).open()).unwrap();
-    child::wait_for_the_start();
+    process::wait_for_the_start();
     let process = std::process::id();
     for number in 0..OF_EACH_CHILD {
         let user = block_on(store.create(new_user(&format!("child{process}-{number}@example.com")))).unwrap();
-        child::say(user.id);
+        process::say(user.id);
     }
     block_on(store.close()).unwrap();
 }

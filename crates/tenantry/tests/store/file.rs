@@ -10,7 +10,7 @@ use std::thread;
 use tenantry::sqlite::rusqlite::{Connection, ffi};
 use tenantry::{ErrorKind, Store};
 
-use crate::child::{self, Process};
+use crate::process::{self, Process};
 use crate::support::{SHORT, SqlitePlace, block_on, email, kind, new_user};
 
 /// The names of what lies in a directory and below it, each with its content; a directory with a slash after its name.
@@ -65,7 +65,7 @@ pub(crate) fn child_looks_at_modes(dir: &Path) {
     assert_eq!(files, expected);
     assert_eq!(mode(data_dir.join("storage/.tenantry-store")), 0o600);
     block_on(store.close()).unwrap();
-    child::say("the modes are right");
+    process::say("the modes are right");
 }
 
 #[test]
@@ -255,10 +255,10 @@ fn of_processes_that_open_a_missing_store_at_once_one_creates_it() {
 }
 
 pub(crate) fn child_opens(data_dir: &Path) {
-    child::wait_for_the_start();
+    process::wait_for_the_start();
     let store = block_on(Store::open(data_dir)).unwrap();
     block_on(store.create(new_user(&format!("child{}@example.com", std::process::id())))).unwrap();
-    child::say(if store.was_created() { "created" } else { "found" });
+    process::say(if store.was_created() { "created" } else { "found" });
     block_on(store.close()).unwrap();
 }
 

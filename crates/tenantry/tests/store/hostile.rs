@@ -15,7 +15,7 @@ use std::thread;
 use rustix::fs::{CWD, FileType, FlockOperation, IFlags, Mode, OFlags};
 use tenantry::{ErrorKind, FindingKind, LeftFile, Purge, Purged, RepairOptions, Store, Usage, UserId};
 
-use crate::child::{self, Process};
+use crate::process::{self, Process};
 use crate::races::Outside;
 use crate::support::{SqlitePlace, block_on, kind, new_user, new_user_at, set_mode, skipped};
 
@@ -208,7 +208,7 @@ pub(crate) fn child_goes_deep(data_dir: &Path) {
     let subject = Subject::new(data_dir);
     make_deep(&subject.dir, 5_000);
     subject.assert_all_works(1, 5);
-    child::say("all worked");
+    process::say("all worked");
 }
 
 #[test]
@@ -403,7 +403,7 @@ pub(crate) fn child_has_no_rights(data_dir: &Path) {
     let even_if_many = RepairOptions { even_if_many: true, ..RepairOptions::default() };
     let repaired = block_on(tenantry::repair(data_dir, even_if_many)).unwrap();
     assert_eq!(repaired.after.unwrap().findings, []);
-    child::say("all worked");
+    process::say("all worked");
 }
 
 /// What is another's in a user's directory can't be removed by whoever runs the store.
@@ -434,8 +434,8 @@ pub(crate) fn child_meets_what_is_anothers(data_dir: &Path) {
     let subject = Subject::new(data_dir);
     fs::create_dir_all(subject.dir.join("a/b/c")).unwrap();
     fs::write(subject.dir.join("a/b/c/file"), "12345").unwrap();
-    child::say(subject.dir.display());
-    child::wait_for_the_start();
+    process::say(subject.dir.display());
+    process::wait_for_the_start();
     let usage = subject.measure();
     assert_eq!((usage.files, usage.unreadable), (3, 2));
     subject.delete();
@@ -445,7 +445,7 @@ pub(crate) fn child_meets_what_is_anothers(data_dir: &Path) {
     // What is left, and what leads to it.
     assert_eq!(entries(&subject.in_trash()), 3);
     block_on(subject.store.close()).unwrap();
-    child::say(subject.id);
+    process::say(subject.id);
 }
 
 /// A file that even root can't remove, until this is dropped.
@@ -631,7 +631,7 @@ pub(crate) fn child_mounts(data_dir: &Path) {
         unmount(&trash);
         assert_eq!(block_on(subject.store.purge(Purge::User(id), |_| {})).unwrap().users, 1);
     }
-    child::say("all worked");
+    process::say("all worked");
 }
 
 /// A directory whose files another process is removing is left to it.
@@ -702,11 +702,11 @@ fn of_stores_and_processes_that_purge_the_same_user_at_once_one_does() {
 
 pub(crate) fn child_purges(data_dir: &Path) {
     let store = block_on(Store::open(data_dir)).unwrap();
-    child::wait_for_the_start();
+    process::wait_for_the_start();
     let everybody = Purge::DeletedBefore("9000-01-01T00:00:00Z".parse().unwrap());
     let purged = block_on(store.purge(everybody, |_| {})).unwrap();
     assert!(purged.left.is_empty(), "{purged:?}");
-    child::say(format_args!("{} {}", purged.users, purged.files));
+    process::say(format_args!("{} {}", purged.users, purged.files));
     block_on(store.close()).unwrap();
 }
 
@@ -742,5 +742,5 @@ pub(crate) fn child_opens_under_a_umask(data_dir: &Path) {
     make("two@example.com", "others/two");
     assert_eq!(check(data_dir), []);
     block_on(store.close()).unwrap();
-    child::say("all worked");
+    process::say("all worked");
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use tenantry::{Error, ErrorKind, Filter, ListQuery, NewUser, OnConflict, Store, UserUpdate, sqlite};
 use tracing_subscriber::fmt::format::FmtSpan;
 
-use crate::child::{self, Process};
+use crate::process::{self, Process};
 use crate::support::{block_on, email, new_user, new_user_at, numbered_id, only, to_email};
 
 /// Parts of addresses that can't get anywhere by chance.
@@ -79,7 +79,7 @@ pub(crate) fn child_logs(dir: &Path) {
     for error in errors {
         assert_eq!(telltale(&printed(&error)), None, "{}", printed(&error));
     }
-    child::say("no address was logged");
+    process::say("no address was logged");
 }
 
 /// Every operation, with every failure of it that can be had easily.

@@ -48,5 +48,8 @@ mod races;
 // The worst that can be found in a user's directory.
 mod hostile;
 
+// A second process: this binary again, in a role.
+mod process;
+
 // The entrance for tests that need a second process.
 mod child;

@@ -8,7 +8,7 @@ use std::process::Command;
 use tenantry::sqlite::{self, rusqlite::Connection};
 use tenantry::{BackupOptions, ErrorKind, Store, User, create_backup, verify_backup};
 
-use crate::child::{self, Process};
+use crate::process::{self, Process};
 use crate::support::{SqlitePlace, block_on, email, kind, new_user, set_mode, skipped};
 
 /// Runs a child that may mount file systems, which go with it. `None` if that isn't possible here.
@@ -113,7 +113,7 @@ pub(crate) fn child_on_a_read_only_file_system(dir: &Path) {
     let error = block_on(Store::open(&left)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ReadOnly);
     assert!(error.to_string().contains("tenantry.db-wal"), "{error}");
-    child::say("all worked");
+    process::say("all worked");
 }
 
 #[test]
@@ -140,7 +140,7 @@ pub(crate) fn child_may_not_write(data_dir: &Path) {
         assert_eq!(block_on(store.count()).unwrap(), 1);
         block_on(store.close()).unwrap();
     }
-    child::say("all worked");
+    process::say("all worked");
 }
 
 #[test]
@@ -275,7 +275,7 @@ pub(crate) fn child_fails_to_write(dir: &Path) {
     // The reader has gone, so the log can begin anew.
     block_on(store.create(new_user("after@example.com"))).unwrap();
     block_on(store.close()).unwrap();
-    child::say(answered + 1);
+    process::say(answered + 1);
 }
 
 /// The system is made to tell what file system it is by changing its answer.
@@ -308,5 +308,5 @@ pub(crate) fn child_on_a_network_file_system(data_dir: &Path) {
     block_on(store.create(new_user(&format!("u{}@example.com", std::process::id())))).unwrap();
     block_on(store.delete(block_on(store.list(&Default::default())).unwrap().users[1].id)).unwrap();
     block_on(store.close()).unwrap();
-    child::say("all worked");
+    process::say("all worked");
 }

@@ -1,0 +1,29 @@
+//! Harnesses: each makes one promise of `docs/reliability.md` true or finds where it isn't, many cases at a time.
+//!
+//! They are a binary of their own because they put a VFS beneath SQLite, which is the whole process's. Each runs a bounded
+//! share of its cases here, and many more with `TENANTRY_LONG=1`; each is run against planted bugs too, and has to
+//! catch them. What a harness prints is what the table in `docs/reliability.md` is filled with:
+//! `cargo test -p tenantry --test reliability -- --nocapture`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this crate is nothing but tests, and clippy knows only those inside of #[test] functions"
+)]
+
+// How many cases there are, and what is said of them.
+#[allow(dead_code)]
+mod share;
+
+// What the tests of the store lean on too.
+#[path = "../store/support.rs"]
+#[allow(dead_code, reason = "each of the two binaries uses its part")]
+mod support;
+
+// A second process: this binary again, in a role.
+#[path = "../store/process.rs"]
+#[allow(dead_code, reason = "each of the two binaries uses its part")]
+mod process;
+
+// The entrance for tests that need a second process.
+mod child;
