@@ -3,6 +3,7 @@ use std::str::FromStr;
 
 use icu_normalizer::ComposingNormalizerBorrowed;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::fmt::Hyphenated;
 
 use crate::{Error, ErrorKind, Result, UserId};
 
@@ -37,8 +38,14 @@ impl StoragePath {
     /// The path that a user has unless another was given: `3f/a2/3fa2b1c4-…` for the id `3fa2b1c4-…`.
     #[must_use]
     pub fn derived(id: UserId) -> Self {
-        let name = id.to_string();
-        Self(format!("{}/{}/{name}", &name[..2], &name[2..4]))
+        // Every user who is read has one, so it is made without formatting and with one allocation.
+        let mut name = [0; Hyphenated::LENGTH];
+        let name: &str = id.as_uuid().as_hyphenated().encode_lower(&mut name);
+        let mut path = String::with_capacity(6 + name.len());
+        for part in [&name[..2], "/", &name[2..4], "/", name] {
+            path.push_str(part);
+        }
+        Self(path)
     }
 
     /// The path as text, with `/` between segments.

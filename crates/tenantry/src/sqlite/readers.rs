@@ -39,6 +39,8 @@ struct State {
     /// The one that was used last is at the end.
     idle: Vec<GuardedConnection>,
     in_use: usize,
+    /// How many wait for a connection: to wake nobody is a system call too.
+    waiting: usize,
     closed: bool,
 }
 
@@ -98,7 +100,9 @@ impl Readers {
             if left.is_zero() {
                 return Err(Error::new(ErrorKind::Busy, "too many reads are under way: try again"));
             }
+            state.waiting += 1;
             state = self.returned.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
         }
     }
 
@@ -126,8 +130,11 @@ impl Readers {
             Some(conn) => state.idle.push(conn),
             None => {}
         }
+        let is_awaited = state.waiting > 0;
         drop(state);
-        self.returned.notify_one();
+        if is_awaited {
+            self.returned.notify_one();
+        }
     }
 
     /// A panic can't leave the state half changed, so a poisoned lock is as good as another.
