@@ -69,6 +69,12 @@ impl GuardedConnection {
         !self.conn.is_autocommit() && !self.flags.was_rolled_back.load(Ordering::Relaxed)
     }
 
+    /// How many rows were changed on this connection since it was opened, also by triggers; what was undone since counts too,
+    /// but not a statement that failed and was undone by itself (<https://sqlite.org/c3ref/total_changes.html>).
+    pub(super) fn total_changes(&self) -> u64 {
+        self.conn.total_changes()
+    }
+
     /// Commits the transaction that is open.
     pub(super) fn commit(&self) -> rusqlite::Result<()> {
         self.flags.may_commit.store(true, Ordering::Relaxed);

@@ -1,20 +1,22 @@
 //! The thread that writes.
 //!
 //! SQLite has one writer at a time, and a commit waits for the disk for longer than a statement takes. So all
-//! writes of a process go through one queue to one thread, which puts whatever is there into one transaction: each
-//! operation in a savepoint of its own, one commit and so one wait for the disk for all of them, and only then are they
+//! writes of a process go through one queue to one thread, which puts whatever is there into one transaction: one
+//! operation after the other, one commit and so one wait for the disk for all of them, and only then are they
 //! answered. The thread never waits for company: a lone caller's operation begins at once, and those that arrive while
 //! the disk works are the next group. The more callers, the larger the groups.
 //!
 //! A closure of the application's runs alone in its transaction. What it does is not ours to foresee: it may run
 //! for long, and its tables may have constraints that only fail at the commit. An operation of ours can meet such a
-//! constraint too; then the group is rolled back and each runs again by itself, and the culprit alone fails.
+//! constraint too; then the group is rolled back and each runs again by itself, and the culprit alone fails. The same is
+//! done if an operation fails when it has changed something already, which an application's trigger can bring about. That is
+//! rare, so no operation pays for a savepoint of its own.
 //!
 //! What a failure means for the callers:
 //!
 //! | what fails | what the callers get |
 //! |---|---|
-//! | an operation | its own error; its savepoint is rolled back, the others go on |
+//! | an operation | its own error; the others go on |
 //! | `BEGIN IMMEDIATE`, because another process writes | `Busy`, each after having waited for the busy timeout |
 //! | the transaction while it runs (disk full, I/O) | that error, all of the group; nothing was done |
 //! | the commit, because the disk is full | `Full`, all of the group; nothing was done |
@@ -379,7 +381,9 @@ impl WriterThread {
         tracing::debug!(operations = group.len(), "transaction ended");
         let ran_alone = group.len() == 1;
         match ended {
-            Ended::Refused(_) if !ran_alone => group.into_iter().for_each(|member| self.run_alone(member.job)),
+            Ended::Refused(_) if !ran_alone || group[0].is_too_early => {
+                group.into_iter().for_each(|member| self.run_alone(member.job))
+            }
             ended => self.end(group, &directories.met.borrow(), &ended, ran_alone),
         }
     }
@@ -448,15 +452,12 @@ impl WriterThread {
         }
     }
 
-    /// Runs a job: alone in the transaction, or else in a savepoint, which is rolled back if it fails. An error is of the
-    /// whole transaction.
+    /// Runs a job, alone in the transaction or with others. An error is of the whole transaction.
     fn run_job(&self, member: &mut Member, alone: bool, directories: &Directories<'_>) -> Result<(), Ended> {
         let fatal = |error| Ended::Undone(Some(self.told_by_system(error)));
         let conn = &self.conn;
         let before = if alone { Some(Belongings::of(conn).map_err(fatal)?) } else { None };
-        if !alone {
-            savepoint(conn, &[Savepoint::BEGIN]).map_err(fatal)?;
-        }
+        let changes_before = conn.total_changes();
         let new_id = || self.ambient.new_id();
         let recorded_before = directories.recorded.borrow().len();
         let ran = member.job.run(&mut WriteTx::new(conn, self.ambient.now(), &new_id, directories));
@@ -472,15 +473,15 @@ impl WriterThread {
                 recorded.truncate(recorded_before);
                 member.is_too_early = matches!(ran, Ran::TooEarly);
                 directories.is_too_early.set(false);
-                savepoint(conn, &[Savepoint::UNDO, Savepoint::KEEP]).map_err(fatal)
+                if conn.total_changes() == changes_before {
+                    return Ok(());
+                }
+                Err(Ended::Refused(Error::new(ErrorKind::Internal, "an operation failed halfway: nothing was written")))
             }
             Ran::Ok => {
                 member.intents = recorded.split_off(recorded_before);
                 recorded.extend_from_slice(&member.intents);
-                match before {
-                    None => savepoint(conn, &[Savepoint::KEEP]).map_err(fatal),
-                    Some(before) => before.check(conn).map_err(fatal),
-                }
+                before.map_or(Ok(()), |before| before.check(conn)).map_err(fatal)
             }
         }
     }
@@ -747,22 +748,6 @@ impl WriterThread {
         let message = "the store accepts no writes since an operation on its files failed: close it and open it again";
         self.refusing.get_or_insert_with(|| Error::new(error.kind(), message).with_source(error.clone()));
     }
-}
-
-/// The statements that begin and end a savepoint.
-struct Savepoint;
-
-impl Savepoint {
-    const BEGIN: &str = "SAVEPOINT tenantry_operation";
-    const UNDO: &str = "ROLLBACK TO tenantry_operation";
-    const KEEP: &str = "RELEASE tenantry_operation";
-}
-
-fn savepoint(conn: &GuardedConnection, statements: &[&str]) -> Result<()> {
-    for sql in statements {
-        conn.unguarded().prepare_cached(sql)?.execute([])?;
-    }
-    Ok(())
 }
 
 fn answer_of(ended: &Ended) -> Result<()> {

@@ -168,6 +168,30 @@ fn a_trigger_that_rolls_back_harms_nobody_else_in_the_group() {
     block_on(store.close()).unwrap();
 }
 
+/// RAISE(FAIL) fails an INSERT whose row stays in the transaction. Operations share one, without savepoints.
+#[test]
+fn an_operation_that_fails_after_it_wrote_leaves_nothing_of_it_in_the_group() {
+    let place = SqlitePlace::new();
+    let store = place.open();
+    let stranger = Connection::open(place.database()).unwrap();
+    stranger
+        .execute_batch(
+            "CREATE TRIGGER refuse AFTER INSERT ON users WHEN new.email = 'bob@example.com'
+             BEGIN SELECT RAISE(FAIL, 'refused'); END",
+        )
+        .unwrap();
+    let writer = BlockedWriter::block(&store);
+    let before = queued(store.create(new_user("ada@example.com")));
+    let culprit = queued(store.create(new_user("bob@example.com")));
+    let after = queued(store.sign_in(email("eve@example.com")));
+    writer.release();
+    block_on(before).unwrap();
+    assert_eq!(kind(block_on(culprit)), ErrorKind::Constraint);
+    assert!(block_on(after).unwrap().is_new);
+    assert_eq!(block_on(store.count()).unwrap(), 2);
+    block_on(store.close()).unwrap();
+}
+
 #[test]
 fn no_waiting_time_is_too_long() {
     let place = SqlitePlace::new();
