@@ -27,3 +27,6 @@ mod process;
 
 // The entrance for tests that need a second process.
 mod child;
+
+// Addresses, paths, cursors and archives that are not what they ought to be.
+mod malformed;
