@@ -119,18 +119,18 @@ fn mutation(seeds: &[Vec<u8>], number: u64) -> Vec<u8> {
     octets
 }
 
-/// splitmix64.
-struct Random(u64);
+/// Numbers that are the same for the same seed (splitmix64).
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         usize::try_from((z ^ (z >> 31)) % limit as u64).unwrap()
     }
 
-    fn one_of<'a, T>(&mut self, among: &'a [T]) -> &'a T {
+    pub(crate) fn one_of<'a, T>(&mut self, among: &'a [T]) -> &'a T {
         &among[self.below(among.len())]
     }
 }

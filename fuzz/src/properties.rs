@@ -190,7 +190,6 @@ impl Archives {
         let mut entries = archive.entries().unwrap();
         entries.next().unwrap().unwrap().read_to_end(&mut manifest).unwrap();
         entries.next().unwrap().unwrap().read_to_end(&mut image).unwrap();
-        drop(entries);
         let manifest = serde_json::Deserializer::from_slice(&manifest).into_iter().next().unwrap().unwrap();
         Self { packed, unpacked, image, manifest }
     }

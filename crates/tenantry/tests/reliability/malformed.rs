@@ -7,10 +7,10 @@ use tenantry::Store;
 use crate::share::{report, share};
 
 #[path = "../../../../fuzz/src/mutation.rs"]
-mod mutation;
+pub(crate) mod mutation;
 #[path = "../../../../fuzz/src/properties.rs"]
 #[allow(unreachable_pub, reason = "the fuzz targets are other crates")]
-mod properties;
+pub(crate) mod properties;
 
 /// Files of CSV and of JSON Lines are 2,000 more each.
 const CASES: u64 = 2_000;
