@@ -155,6 +155,8 @@ pub struct Archives {
     image: Vec<u8>,
     /// The first line of its manifest.
     manifest: serde_json::Value,
+    /// What the files of the users hold when it is restored.
+    contents: Vec<Vec<u8>>,
 }
 
 impl Archives {
@@ -191,7 +193,9 @@ impl Archives {
         entries.next().unwrap().unwrap().read_to_end(&mut manifest).unwrap();
         entries.next().unwrap().unwrap().read_to_end(&mut image).unwrap();
         let manifest = serde_json::Deserializer::from_slice(&manifest).into_iter().next().unwrap().unwrap();
-        Self { packed, unpacked, image, manifest }
+        block_on(restore_backup(dir.path().join("archive"), dir.path().join("into"), |_, _| {})).unwrap();
+        let contents = contents(&tree(dir.path()));
+        Self { packed, unpacked, image, manifest, contents }
     }
 
     /// The archive that an input stands for. After its first letter there are
@@ -285,7 +289,7 @@ fn replaced(text: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {
 }
 
 /// Octets with edits made to them: each has a letter for what to do, the place in three octets and a count, and what is
-/// written, if it is.
+/// written or looked for, if it is.
 fn edited(octets: &[u8], mut edits: &[u8]) -> Vec<u8> {
     let mut octets = octets.to_vec();
     while let [what, a, b, c, count, rest @ ..] = edits {
@@ -299,6 +303,11 @@ fn edited(octets: &[u8], mut edits: &[u8]) -> Vec<u8> {
             b'w' | b'i' => {
                 let until = if *what == b'w' { end(&octets, written.len()) } else { at };
                 octets.splice(at..until, written.iter().copied());
+                edits = &rest[written.len()..];
+            }
+            b'f' => {
+                let found = octets.windows(written.len().max(1)).rposition(|window| window == written);
+                found.into_iter().for_each(|at| octets[at] ^= 1);
                 edits = &rest[written.len()..];
             }
             b'x' => drop(octets.drain(at..end(&octets, count))),
@@ -332,12 +341,16 @@ pub fn archive(archives: &Archives, input: &[u8]) -> bool {
     let restored = block_on(restore_backup(&file, &into, |_, _| {}));
     let mut after = tree(sandbox.path());
     if let Ok(restored) = &restored {
+        let in_files = contents(&after);
         let inside: Vec<_> = after.keys().filter(|path| path.starts_with("into")).cloned().collect();
         for path in inside {
             let (mode, content) = after.remove(&path).unwrap();
             assert!(mode & 0o7077 == 0 && content.is_some(), "{path:?} has the mode {mode:o} or is a link");
         }
         assert_eq!(block_on(check(&into)).unwrap(), restored.report);
+        if let Some(b'r' | b't') = input.first() {
+            assert!(in_files == archives.contents, "what was restored isn't what was backed up");
+        }
     }
     assert!(before == after, "something outside was touched: {:?}", after.keys());
 
@@ -366,6 +379,15 @@ pub fn archive(archives: &Archives, input: &[u8]) -> bool {
 fn is_long_name(error: &Error) -> bool {
     let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     source.is_some_and(|source| source.kind() == io::ErrorKind::InvalidFilename)
+}
+
+/// The contents of the files of the users in a store that was restored, whatever their names are.
+fn contents(tree: &BTreeMap<PathBuf, (u32, Option<Vec<u8>>)>) -> Vec<Vec<u8>> {
+    let of_users = |path: &PathBuf| path.starts_with("into/storage") || path.starts_with("into/trash");
+    let files = tree.iter().filter(|(path, _)| of_users(path));
+    let mut contents: Vec<_> = files.filter_map(|(_, (_, content))| content.clone()).collect();
+    contents.sort();
+    contents
 }
 
 /// What there is: the mode of each, and the content of a file; `None` for a link or anything else.
