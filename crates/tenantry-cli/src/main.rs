@@ -7,6 +7,8 @@ mod export;
 mod failure;
 mod import;
 mod interrupt;
+#[cfg(test)]
+mod malformed;
 mod output;
 mod place;
 mod rows;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Serialize, Serializer};
 use tracing::instrument;
 
-use crate::sqlite::{Action, Inspection, Options, Owner, Row};
+use crate::sqlite::{Action, Inspection, Options, Owner, Row, of_schema};
 use crate::storage::{EntryKind, Look, Marker, Storage, Stray, is_own_file};
 use crate::store::on_thread;
 use crate::{Error, ErrorKind, Result, StoragePath, Store, UserId};
@@ -40,7 +40,8 @@ pub enum FindingKind {
     /// `storage/`, or the marker in it that says whose it is, is missing: it may not be mounted. The directories aren't
     /// looked at then.
     IdentityMissing,
-    /// SQLite's [integrity check](https://sqlite.org/pragma.html#pragma_integrity_check) found this.
+    /// SQLite's [integrity check](https://sqlite.org/pragma.html#pragma_integrity_check) found this, or an index holds what
+    /// its table doesn't.
     DatabaseDamaged,
     /// A row refers to another that isn't there.
     ReferenceDangling,
@@ -159,7 +160,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[instrument(level = "debug", skip_all)]
 pub async fn check(data_dir: impl Into<PathBuf>) -> Result<Report> {
     let data_dir = data_dir.into();
-    on_thread(move || check_repeatedly(data_dir)).await?
+    on_thread(move || check_repeatedly(data_dir)).await?.map_err(of_schema)
 }
 
 /// Does what loses nothing: finishes what was begun, sets modes, records directories that are there, and
@@ -258,7 +259,7 @@ fn check_repeatedly(data_dir: PathBuf) -> Result<Report> {
 /// What is wrong with a database, whatever its directories.
 pub(crate) fn check_database(inspection: &Inspection) -> Result<Report> {
     let mut report = Report::default();
-    look_at_database(inspection, &mut report)?;
+    look_at_database(inspection, &mut report).map_err(of_schema)?;
     if report.findings.is_empty() {
         let mut survey = Survey::new(inspection, report);
         survey.rows(None)?;

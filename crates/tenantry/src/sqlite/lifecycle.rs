@@ -329,7 +329,13 @@ pub(super) fn list_trash(conn: &Connection, query: &TrashQuery) -> Result<TrashP
     let after = query.cursor.map_or(0, Cursor::seq);
     let before = query.deleted_before.map_or(i64::MAX, Timestamp::as_unix_us);
     let one_more = i64::try_from(query.limit + 1).unwrap_or(i64::MAX);
-    let rows = statement.query_map([after, before, one_more], |row| Ok((trashed(row)?, row.get::<_, i64>(10)?)))?;
+    let mut walked_to = after;
+    let rows = statement.query_map([after, before, one_more], |row| {
+        let seq = row.get(10)?;
+        users::check_order(walked_to, seq, 10)?;
+        walked_to = seq;
+        Ok((trashed(row)?, seq))
+    })?;
     let mut rows: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
     let has_more = rows.len() > query.limit;
     rows.truncate(query.limit);
@@ -361,8 +367,12 @@ fn trashed(row: &Row<'_>) -> rusqlite::Result<TrashedUser> {
 pub(super) fn with_directory(conn: &Connection, after: i64, limit: usize) -> Result<(Vec<UserId>, Option<i64>)> {
     let mut statement =
         conn.prepare_cached("SELECT id, seq FROM users WHERE seq > ?1 AND has_directory = 1 ORDER BY seq LIMIT ?2")?;
+    let mut walked_to = after;
     let rows = statement.query_map(params![after, limit], |row| {
-        Ok((UserId::from_random(Uuid::from_bytes(row.get(0)?)), row.get::<_, i64>(1)?))
+        let seq = row.get(1)?;
+        users::check_order(walked_to, seq, 1)?;
+        walked_to = seq;
+        Ok((UserId::from_random(Uuid::from_bytes(row.get(0)?)), seq))
     })?;
     let rows: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
     let next = rows.last().filter(|_| rows.len() == limit).map(|(_, seq)| *seq);

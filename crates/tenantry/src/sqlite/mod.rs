@@ -58,7 +58,7 @@ use crate::{Ambient, Error, ErrorKind, Result, Store, Timestamp};
 pub(crate) use inspect::{Inspection, Owner, Row};
 pub(crate) use intents::Action;
 pub(crate) use listing::Listing;
-pub(crate) use open::Options;
+pub(crate) use open::{Options, of_schema};
 pub use transaction::{ReadTx, WriteTx};
 pub use upgrade::Upgrade;
 

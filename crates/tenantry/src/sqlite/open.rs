@@ -28,6 +28,19 @@ use crate::{Ambient, Builder, Durability, Error, ErrorKind, Result, point};
 const APPLICATION_ID: i32 = 0x546E_7279;
 /// The schema version that the newest migration leaves in `user_version`.
 pub(super) const SCHEMA_VERSION: i32 = 2;
+/// What that schema has to have. These are prepared and never run: what fails to be is damaged, and would make each statement
+/// look like a mistake.
+const SCHEMA: [&str; 7] = [
+    "SELECT seq, id, email_key, email, created_at, last_login_at, updated_at, version, storage_path, has_directory
+     FROM users",
+    "SELECT seq, deleted_at, user_seq, id, email_key, email, created_at, last_login_at, updated_at, version,
+     storage_path, has_directory FROM tenantry_trash",
+    "SELECT id, storage_path FROM tenantry_retired_users",
+    "SELECT digest, is_whole FROM tenantry_retired_paths",
+    "SELECT only_row, id, is_marked, log_syncs FROM tenantry_store",
+    "SELECT seq, user_id, action, path, name, recorded_at FROM tenantry_intents",
+    "SELECT user_id, measured_at, files, apparent_bytes, allocated_bytes, unreadable FROM tenantry_usage",
+];
 /// Older ones can lose a committed transaction: <https://sqlite.org/wal.html#walresetbug>.
 const OLDEST_SQLITE: i32 = 3_051_003;
 /// How many different statements a connection keeps prepared: more than there are.
@@ -273,22 +286,39 @@ fn look_at(options: &Options) -> Result<Found> {
         Err(error) if is_left_in_transaction(&error) => {
             return incompatible("another application has left the database in the middle of a transaction".to_owned());
         }
-        application_id => application_id?,
+        application_id => application_id.map_err(of_schema)?,
     };
-    let version: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let objects: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let version: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(of_schema)?;
+    let objects = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+    let objects = objects.map_err(of_schema)?;
     match (application_id, version) {
         (0, 0) if objects == 0 => Ok(Found::Nothing),
-        (APPLICATION_ID, SCHEMA_VERSION) => match identity(&conn)? {
-            Some((_, true)) => Ok(Found::Current),
-            _ => Ok(Found::Unmarked),
-        },
+        (APPLICATION_ID, SCHEMA_VERSION) => {
+            for columns in SCHEMA {
+                conn.prepare(columns).map_err(of_schema)?;
+            }
+            match identity(&conn)? {
+                Some((_, true)) => Ok(Found::Current),
+                _ => Ok(Found::Unmarked),
+            }
+        }
         (APPLICATION_ID, _) if (1..SCHEMA_VERSION).contains(&version) => Ok(Found::Older),
         (APPLICATION_ID, ..) if version > SCHEMA_VERSION => incompatible(format!(
             "the store has schema version {version} and this program knows up to {SCHEMA_VERSION}: use a newer tenantry; nothing was changed"
         )),
         (APPLICATION_ID, ..) => incompatible("the store's schema version is missing; nothing was changed".to_owned()),
         _ => incompatible("the database belongs to another application; nothing was changed".to_owned()),
+    }
+}
+
+/// The failure of a statement that fails on no database that is whole: SQLite has no code of its own for a schema that can
+/// be read and is another.
+pub(crate) fn of_schema(error: impl Into<Error>) -> Error {
+    match error.into() {
+        error if error.kind() == ErrorKind::Internal => {
+            Error::new(ErrorKind::Corrupt, "the schema of the database is damaged").with_source(error)
+        }
+        error => error,
     }
 }
 

@@ -55,6 +55,12 @@ pub(super) fn damaged(
     rusqlite::Error::FromSqlConversionFailure(column, kind, why.into())
 }
 
+/// Refuses a row whose number isn't higher than that of the row before it: the pages of the file are mixed up, and whoever
+/// goes on behind this row goes round in a circle.
+pub(super) fn check_order(before: i64, seq: i64, column: usize) -> rusqlite::Result<()> {
+    if seq > before { Ok(()) } else { Err(damaged(column, Type::Integer, "the rows are not in their order")) }
+}
+
 pub(super) fn blob(id: UserId) -> [u8; 16] {
     id.as_uuid().into_bytes()
 }

@@ -27,3 +27,9 @@ mod process;
 
 // The entrance for tests that need a second process.
 mod child;
+
+// Bytes of the database and its log that are not what was written.
+mod corruption;
+
+// Addresses, paths, cursors and archives that are not what they ought to be.
+mod malformed;

@@ -1,0 +1,173 @@
+//! What must hold for any file that is imported, beyond that nothing panics and nothing hangs. Each answers whether a row
+//! of it was accepted.
+
+use std::convert::Infallible;
+
+use pollster::block_on;
+use tenantry::{Error, ErrorKind, NewUser, Store, User};
+
+use crate::args::FileFormat;
+use crate::failure::{Exit, Failure};
+use crate::rows::{FIELDS, RowReader, write_csv};
+
+/// How many users of a file are written and read again.
+const WRITTEN_MAX: usize = 20;
+
+pub fn csv(store: &Store, input: &[u8]) -> bool {
+    file(store, FileFormat::Csv, input)
+}
+
+pub fn jsonl(store: &Store, input: &[u8]) -> bool {
+    file(store, FileFormat::Jsonl, input)
+}
+
+/// What is wrong is told with the line on which it is, a row that is rejected is kept as it stood there, and a user that
+/// is accepted is the same when it is written and read again.
+fn file(store: &Store, format: FileFormat, input: &[u8]) -> bool {
+    let lines: Vec<&[u8]> = input.split(|byte| *byte == b'\n').collect();
+    let (users, failure) = read(format, input, |line, original| {
+        assert!(line >= 1 && line <= lines.len(), "there is no line {line}");
+        let text = lines[line - 1];
+        let text = text.strip_prefix("\u{feff}".as_bytes()).filter(|_| line == 1).unwrap_or(text);
+        let as_it_stood = match format {
+            FileFormat::Jsonl => original.is_empty() || trimmed(text) == original,
+            // With quotes a row may be written in more than one way, and go on on the next line. But it begins here.
+            FileFormat::Csv if text.contains(&b'"') || original.contains(&b'"') => {
+                without_quotes(text).starts_with(&without_quotes(&beginning_of_row(original)))
+            }
+            FileFormat::Csv => text.strip_suffix(b"\r").unwrap_or(text) == original,
+        };
+        assert!(as_it_stood, "line {line} is {:?}, not {:?}", text.escape_ascii(), original.escape_ascii());
+    });
+    if let Some(failure) = failure {
+        let Failure::Told { exit: Exit::Invalid, message } = failure else { panic!("{failure:?}") };
+        let number = message.strip_prefix("line ").and_then(|rest| rest.split(':').next()).map(str::parse::<usize>);
+        assert!(matches!(number, Some(Ok(line)) if line >= 1 && line <= lines.len()), "{message:?}");
+        assert!(!message.contains(char::is_control), "{message:?}");
+    }
+    let has_users = !users.is_empty();
+    for new in users.into_iter().take(WRITTEN_MAX) {
+        let user = match try_to_create(store, new.clone()) {
+            Ok(user) => user,
+            Err(error) => {
+                assert!(matches!(error.kind(), ErrorKind::InvalidPath | ErrorKind::InvalidUser), "{error:?}");
+                continue;
+            }
+        };
+        assert!(is_same(&new, &user), "the user isn't what the row says");
+        for (format, text) in [(FileFormat::Csv, as_csv(&user)), (FileFormat::Jsonl, as_jsonl(&user))] {
+            let (users, failure) = read(format, &text, |_, _| {});
+            assert!(failure.is_none(), "{failure:?}");
+            assert!(users == [whole(&user)], "{:?} is read as another", text.escape_ascii());
+        }
+    }
+    has_users
+}
+
+/// Reads a file to its end, or to what can't be read.
+fn read(format: FileFormat, input: &[u8], mut meet: impl FnMut(usize, &[u8])) -> (Vec<NewUser>, Option<Failure>) {
+    let mut users = Vec::new();
+    let mut reader = match RowReader::new(format, input) {
+        Ok(reader) => reader,
+        Err(failure) => return (users, Some(failure)),
+    };
+    let mut last_line = 0;
+    loop {
+        let row = match reader.next() {
+            Ok(Some(row)) => row,
+            Ok(None) => break,
+            Err(failure) => return (users, Some(failure)),
+        };
+        let line = usize::try_from(row.line).unwrap();
+        assert!(line > last_line, "line {line} comes after line {last_line}");
+        last_line = line;
+        meet(line, &row.original());
+        match row.user {
+            Ok(user) => users.push(user),
+            Err(bad) => assert!(!bad.reason.is_empty() && !bad.reason.contains(char::is_control), "{:?}", bad.reason),
+        }
+    }
+    assert_eq!(reader.read_bytes(), input.len() as u64 + u64::from(format == FileFormat::Csv && lacks_end(input)));
+    (users, None)
+}
+
+/// The first line of the first field of a row.
+fn beginning_of_row(row: &[u8]) -> Vec<u8> {
+    let mut csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(row);
+    let record = csv.byte_records().next().map(Result::unwrap).unwrap_or_default();
+    let field = record.get(0).unwrap_or_default();
+    field.split(|byte| *byte == b'\n').next().unwrap_or_default().to_vec()
+}
+
+fn without_quotes(text: &[u8]) -> Vec<u8> {
+    text.iter().copied().filter(|byte| *byte != b'"').collect()
+}
+
+/// The reader of CSV is given the end of line that the last line lacks.
+fn lacks_end(input: &[u8]) -> bool {
+    input.last().is_some_and(|byte| *byte != b'\n')
+}
+
+fn trimmed(mut line: &[u8]) -> &[u8] {
+    while let Some(shorter) = line.strip_suffix(b"\r") {
+        line = shorter;
+    }
+    line
+}
+
+/// What a transaction came to that was rolled back.
+enum Attempt {
+    Created(Box<User>),
+    Refused(Error),
+}
+
+impl From<Error> for Attempt {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Creates a user in a transaction that leaves nothing.
+fn try_to_create(store: &Store, new: NewUser) -> Result<User, Error> {
+    let attempt = block_on(
+        store.write(move |tx| -> Result<Infallible, Attempt> { Err(Attempt::Created(Box::new(tx.create(&new)?))) }),
+    );
+    match attempt.unwrap_err() {
+        Attempt::Created(user) => Ok(*user),
+        Attempt::Refused(error) => Err(error),
+    }
+}
+
+fn is_same(new: &NewUser, user: &User) -> bool {
+    new.email == user.email
+        && new.id.is_none_or(|id| id == user.id)
+        && new.storage_path.as_ref().is_none_or(|path| *path == user.storage_path)
+        && new.created_at.is_none_or(|time| time == user.created_at)
+        && new.last_login_at == user.last_login_at
+        && new.updated_at.is_none_or(|time| time == user.updated_at)
+        && new.version.is_none_or(|version| version == user.version)
+}
+
+/// A user with nothing left to a default.
+fn whole(user: &User) -> NewUser {
+    NewUser {
+        email: user.email.clone(),
+        id: Some(user.id),
+        storage_path: Some(user.storage_path.clone()),
+        created_at: Some(user.created_at),
+        last_login_at: user.last_login_at,
+        updated_at: Some(user.updated_at),
+        version: Some(user.version),
+    }
+}
+
+fn as_csv(user: &User) -> Vec<u8> {
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    csv.write_record(FIELDS).unwrap();
+    write_csv(&mut csv, user).unwrap();
+    csv.into_inner().unwrap()
+}
+
+fn as_jsonl(user: &User) -> Vec<u8> {
+    serde_json::to_vec(user).unwrap()
+}
