@@ -101,9 +101,7 @@ pub(super) struct Opened {
 
 /// Opens the connection that writes and the directories, after creating or migrating what needs it.
 pub(super) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watch) -> Result<Opened> {
-    if rusqlite::version_number() < OLDEST_SQLITE {
-        return Err(Error::new(ErrorKind::Incompatible, "the program is linked with an SQLite older than 3.51.3"));
-    }
+    refuse_old_sqlite(rusqlite::version_number())?;
     place::ignore_size_signal();
     if !options.allow_network_fs {
         place::refuse_network_fs(&options.data_dir)?;
@@ -144,6 +142,15 @@ pub(super) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watc
         }
         thread::sleep(LOCK_POLL);
     }
+}
+
+/// An embedder may link another SQLite than the one that comes with Tenantry.
+pub(super) fn refuse_old_sqlite(version: i32) -> Result<()> {
+    if version >= OLDEST_SQLITE {
+        return Ok(());
+    }
+    let message = "the program is linked with an SQLite older than 3.51.3, which can lose what was committed";
+    Err(Error::new(ErrorKind::Incompatible, message))
 }
 
 /// Opens the store under the lock. What changes more than rows is done alone; then the lock is shared.

@@ -231,6 +231,12 @@ fn a_damaged_store_is_not_upgraded() {
 }
 
 #[test]
+fn an_sqlite_that_loses_commits_is_refused() {
+    assert_eq!(open::refuse_old_sqlite(3_051_002).unwrap_err().kind(), ErrorKind::Incompatible);
+    open::refuse_old_sqlite(3_051_003).unwrap();
+}
+
+#[test]
 fn the_file_bears_the_number_of_the_newest_migration() {
     let dir = tempfile::tempdir().unwrap();
     let conn = open_writer(&options(dir.path(), Durability::Full)).conn;
