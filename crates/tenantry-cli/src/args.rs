@@ -73,7 +73,7 @@ pub(crate) enum Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Create, look up, list, change, delete, restore and purge users
+    /// Create, look up, list, change, delete, restore and purge users, and move them between stores
     #[command(subcommand)]
     User(UserCommand),
     /// Create or update users from a file
@@ -170,6 +170,21 @@ pub(crate) enum UserCommand {
     },
     /// Destroy users in the trash for good, with their files
     Purge(Purge),
+    /// Write one user, with their files, to an archive (tar in zstd), for the same store or another
+    ExportArchive {
+        /// The id or the email address
+        user: String,
+        /// The new file
+        file: PathBuf,
+    },
+    /// Create the user who is in an archive, with their files, and the store if there is none
+    ///
+    /// The id, the address, the storage path, the times and the version are those of the user who was exported. Nothing is
+    /// imported if somebody has, or had, one of the first three.
+    ImportArchive {
+        /// The archive
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

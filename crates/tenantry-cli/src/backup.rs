@@ -103,8 +103,8 @@ pub(crate) async fn restore(format: Format, file: &Path, into: &Path) -> Result<
     Err(Failure::new(Exit::Failure, message))
 }
 
-/// The failure of a backup, which is neither the store's nor its disk's.
-fn explain(error: tenantry::Error, file: &Path, outcome: &str) -> Failure {
+/// The failure of an archive, which is neither the store's nor its disk's.
+pub(crate) fn explain(error: tenantry::Error, file: &Path, outcome: &str) -> Failure {
     let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
     let cause = causes.last().map(|root| format!(" ({root})")).unwrap_or_default();
     Failure::new(Exit::of(error.kind()), format!("{}: {error}{cause}; {outcome}", file.display()))
@@ -132,14 +132,14 @@ fn show(
     output::record(format, &fields)
 }
 
-struct Progress(indicatif::ProgressBar);
+pub(crate) struct Progress(pub(crate) indicatif::ProgressBar);
 
 impl Progress {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(output::progress(None, "{spinner} {human_pos} files, {msg}"))
     }
 
-    fn callback(&self) -> impl Fn(u64, u64) + Send + 'static {
+    pub(crate) fn callback(&self) -> impl Fn(u64, u64) + Send + 'static {
         let bar = self.0.clone();
         move |files, bytes| {
             bar.set_position(files);

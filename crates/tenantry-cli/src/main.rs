@@ -1,5 +1,6 @@
 //! `tenantry`: operates a Tenantry store. What it does to the data it does through the library's public face.
 
+mod archive;
 mod args;
 mod backup;
 mod check;

@@ -8,6 +8,7 @@ use tenantry::{
     Cursor, Email, ErrorKind, Filter, ListQuery, NewUser, ReadTx, Store, Timestamp, User, UserId, UserUpdate,
 };
 
+use crate::archive;
 use crate::args::{Format, List, UserCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, RecordList, USERS};
@@ -100,6 +101,8 @@ pub(crate) async fn run(place: &Place, format: Format, command: UserCommand) -> 
             };
             finish(&store, restored).await.and_then(|user| shown(format, &user))
         }
+        UserCommand::ExportArchive { user, file } => archive::export(place, format, &Who::parse(&user)?, &file).await,
+        UserCommand::ImportArchive { file } => archive::import(place, format, &file).await,
         UserCommand::Purge(args) => trash::purge(place, format, args).await,
     }
 }

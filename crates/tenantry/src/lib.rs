@@ -74,7 +74,10 @@ mod timestamp;
 mod user;
 
 pub use ambient::Ambient;
-pub use backup::{Backup, BackupOptions, Manifest, Restored, Verified, create_backup, restore_backup, verify_backup};
+pub use backup::{
+    Backup, BackupOptions, ExportedUser, Manifest, Restored, UserManifest, Verified, create_backup, export_user,
+    import_user, read_user_manifest, restore_backup, verify_backup,
+};
 pub use cap_std;
 pub use check::{Finding, FindingKind, RepairOptions, Repaired, Report, check, repair};
 pub use email::Email;

@@ -31,6 +31,13 @@ pub struct User {
 impl User {
     /// The highest version: what a JSON number holds exactly (RFC 8259, section 6).
     pub const MAX_VERSION: u64 = (1 << 53) - 1;
+
+    pub(crate) fn check_version(version: u64) -> Result<()> {
+        if !(1..=Self::MAX_VERSION).contains(&version) {
+            return Err(Error::new(ErrorKind::InvalidUser, "the version is not within 1 and 9007199254740991"));
+        }
+        Ok(())
+    }
 }
 
 /// The id of a user: a UUID of version 4 (RFC 9562), so neither guessable nor in any order.

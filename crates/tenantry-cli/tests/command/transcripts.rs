@@ -97,6 +97,7 @@ transcripts! {
     users: "tests/command/transcripts/users.md",
     lifecycle: "tests/command/transcripts/lifecycle.md",
     backup: "tests/command/transcripts/backup.md",
+    user_archive: "tests/command/transcripts/user_archive.md",
     checks: "tests/command/transcripts/checks.md",
     listing: "tests/command/transcripts/listing.md",
     import_and_export: "tests/command/transcripts/import_and_export.md",

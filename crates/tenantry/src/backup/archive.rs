@@ -1,12 +1,12 @@
-//! The format of a backup: a tar archive in zstd, whose first file is the manifest.
+//! The format of backups and of the archive of one user: a tar archive in zstd, whose first file is the manifest.
 //!
-//! The manifest, `manifest.jsonl`, has a line for the backup as a whole and then one for each entry that follows, in the order
+//! The manifest, `manifest.jsonl`, has a line for the archive as a whole and then one for each entry that follows, in the order
 //! in which they follow. So reading goes through both side by side, and holds neither in memory. It is written last, as its
 //! hashes are known only then: a zstd stream may consist of frames one after the other, and the frame with the manifest
 //! is put before the frame with the rest.
 //!
 //! An archive that is read may be made by anybody. So nothing is taken from it but what the manifest announces,
-//! regular files and directories at paths of the store's own layout, and no more octets than announced.
+//! regular files and directories at paths that an archive of its kind has, and no more octets than announced.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,16 +16,13 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tar::{EntryType, Header};
-use uuid::Uuid;
 
 use crate::content::Content;
-use crate::{Error, ErrorKind, Result, Timestamp};
+use crate::{Error, ErrorKind, Result};
 
-/// The version of the format.
-pub(super) const FORMAT: u32 = 1;
 const MANIFEST: &str = "manifest.jsonl";
-/// The image of the database.
-pub(super) const DATABASE: &str = "tenantry.db";
+/// The kind of the archive of one user.
+pub(super) const USER: &str = "user";
 /// The longest path of an entry: what one system call takes, with some room for what it is relative to.
 pub(super) const PATH_OCTETS_MAX: usize = 4_000;
 /// No honest line of a manifest is longer.
@@ -37,32 +34,36 @@ const LEVEL: i32 = 3;
 const BLOCK: u64 = 512;
 /// How many octets may follow the last entry: tar programs fill up to 20 blocks.
 const END_OCTETS_MAX: u64 = 20 * BLOCK;
-const UNREADABLE: &str = "the archive is damaged or no backup of a store";
+const UNREADABLE: &str = "the archive is damaged, or none of Tenantry's";
 
-/// The first line of the manifest: what the backup is as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Manifest {
-    /// The version of the archive's format, 1.
-    pub format: u32,
-    /// Which store it is of.
-    pub store_id: Uuid,
-    /// The version of the database's schema.
-    pub schema_version: u32,
-    /// The moment that the image of the database is of.
-    pub created_at: Timestamp,
-    /// Whether the users' files were left out.
-    pub database_only: bool,
-    /// How many users there were.
-    pub users: u64,
-    /// How many were in the trash.
-    pub trashed: u64,
-    /// How many files there are, the database among them.
-    pub files: u64,
-    /// The sum of their lengths.
-    pub bytes: u64,
-    /// How many files were left out: see [`Backup::left_out`](super::Backup::left_out).
-    pub left_out: u64,
+/// What an archive is of. A backup's manifest doesn't say so; every other does, in the field `kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Backup,
+    User,
+}
+
+/// The first line of a manifest: what the archive is as a whole.
+pub(super) trait Manifest: Serialize + Sized {
+    const KIND: Kind;
+    /// The version of the format of this kind that is written and read.
+    const FORMAT: u32;
+
+    /// Reads the line, of which it is known that it is of this kind and format.
+    fn parse(line: &[u8]) -> Result<Self>;
+
+    /// How many files there are, and the sum of their lengths.
+    fn totals(&self) -> (u64, u64);
+
+    /// Whether something may be at this path, which is relative and has neither `.` nor `..` in it.
+    fn is_place(path: &Path, is_dir: bool) -> bool;
+}
+
+/// As much of the first line as tells what it is.
+#[derive(Deserialize)]
+struct Head {
+    kind: Option<String>,
+    format: u32,
 }
 
 /// A further line of the manifest: an entry of the archive.
@@ -88,28 +89,20 @@ impl Entry {
         Self { path: text, path_hex: hex, mode, content }
     }
 
-    /// The path, if it is one that may be written to: of the database, or below `storage/` or `trash/`.
-    pub(super) fn path(&self) -> Option<PathBuf> {
+    /// The path, if it is one that an archive of this kind may hold.
+    fn path<M: Manifest>(&self) -> Option<PathBuf> {
         let path: PathBuf = match (&self.path, &self.path_hex) {
             (Some(text), None) => text.into(),
             (None, Some(hex)) => OsString::from_vec(unhex(hex)?).into(),
             _ => return None,
         };
         let bytes = path.as_os_str().as_bytes();
-        let mut components = path.components();
         let is_plain = path.components().all(|component| matches!(component, Component::Normal(_)))
             // `components` skips what it takes for superfluous.
             && path.components().collect::<PathBuf>().as_os_str() == path.as_os_str()
             && bytes.len() <= PATH_OCTETS_MAX
             && !bytes.contains(&0);
-        let is_ours = match components.next() {
-            Some(Component::Normal(first)) if first == DATABASE => {
-                components.next().is_none() && self.content.is_some()
-            }
-            Some(Component::Normal(first)) => first == "storage" || first == "trash",
-            _ => false,
-        };
-        (is_plain && is_ours).then_some(path)
+        (is_plain && M::is_place(&path, self.content.is_none())).then_some(path)
     }
 }
 
@@ -164,7 +157,7 @@ impl Body {
     }
 
     /// Writes the manifest and then everything else.
-    pub(super) fn finish(self, manifest: &Manifest, output: &mut File) -> io::Result<()> {
+    pub(super) fn finish(self, manifest: &impl Manifest, output: &mut File) -> io::Result<()> {
         let mut first_line = serde_json::to_vec(manifest)?;
         first_line.push(b'\n');
         let mut lines = rewound(self.lines)?;
@@ -206,39 +199,87 @@ fn header(kind: EntryType, mode: u32, size: u64, modified_at: u64) -> Header {
     header
 }
 
-/// Reads an archive from its beginning to its end, and hands over each entry once it is clear that the manifest announces it.
-/// The hash of a file is right only when the reader has come to its end.
-pub(super) fn read(
-    archive: File,
-    temp_dir: &Path,
-    mut visit: impl FnMut(&Manifest, &Path, &Entry, u64, &mut dyn Read) -> Result<()>,
-) -> Result<Manifest> {
+type Decoder = zstd::Decoder<'static, BufReader<File>>;
+
+fn open(archive: File) -> Result<tar::Archive<Decoder>> {
     let mut decoder = zstd::Decoder::new(archive).map_err(unreadable)?;
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(unreadable)?;
-    let mut archive = tar::Archive::new(decoder);
-    let mut entries = archive.entries().map_err(unreadable)?.raw(true);
+    Ok(tar::Archive::new(decoder))
+}
 
-    let mut manifest = entries.next().ok_or_else(|| damaged("the archive is empty"))?.map_err(unreadable)?;
+/// The first entry of an archive, which has to be a manifest.
+fn first<'a>(entries: &mut tar::Entries<'a, Decoder>) -> Result<tar::Entry<'a, Decoder>> {
+    let manifest = entries.next().ok_or_else(|| damaged("the archive is empty"))?.map_err(unreadable)?;
     if manifest.path_bytes() != MANIFEST.as_bytes() || manifest.header().entry_type() != EntryType::Regular {
-        return Err(damaged("the archive does not begin with a manifest: it is no backup of a store"));
+        return Err(damaged("the archive does not begin with a manifest: it is none of Tenantry's"));
     }
+    Ok(manifest)
+}
+
+/// Reads the first line of a manifest.
+fn parse<M: Manifest>(line: &[u8]) -> Result<M> {
+    let Head { kind, format } = understand(line)?;
+    let incompatible = |message| Err(Error::new(ErrorKind::Incompatible, message));
+    let kind = match kind.as_deref() {
+        None => Kind::Backup,
+        Some(USER) => Kind::User,
+        Some(_) => return incompatible("the archive is of a kind that this program does not know".to_owned()),
+    };
+    if kind != M::KIND {
+        return incompatible(match kind {
+            Kind::User => {
+                "it is the archive of one user and no backup: `tenantry user import-archive` takes it".to_owned()
+            }
+            Kind::Backup => {
+                "it is a backup of a whole store, not the archive of one user: `tenantry backup restore` takes it"
+                    .to_owned()
+            }
+        });
+    }
+    if format != M::FORMAT {
+        return incompatible(format!("the archive has the format {format}, and this program knows {}", M::FORMAT));
+    }
+    M::parse(line)
+}
+
+/// Reads the first line of the manifest alone. What comes of it is as good as the checksum of the manifest's frame.
+pub(super) fn peek<M: Manifest>(archive: File) -> Result<M> {
+    let mut archive = open(archive)?;
+    let mut entries = archive.entries().map_err(unreadable)?.raw(true);
+    let mut manifest = first(&mut entries)?;
+    let mut lines = Lines { input: BufReader::new(&mut manifest) };
+    let line = lines.next_octets()?.ok_or_else(|| damaged("the manifest is empty"))?;
+    while lines.next_octets()?.is_some() {}
+    entries.next().transpose().map_err(unreadable)?;
+    parse(&line)
+}
+
+/// Reads an archive from its beginning to its end, and hands over each entry once it is clear that the manifest announces it.
+/// The hash of a file is right only when the reader has come to its end.
+pub(super) fn read<M: Manifest>(
+    archive: File,
+    temp_dir: &Path,
+    mut visit: impl FnMut(&M, &Path, &Entry, u64, &mut dyn Read) -> Result<()>,
+) -> Result<M> {
+    let mut archive = open(archive)?;
+    let mut entries = archive.entries().map_err(unreadable)?.raw(true);
+    let mut manifest = first(&mut entries)?;
     let mut spool = BufWriter::new(tempfile::tempfile_in(temp_dir).map_err(unwritable)?);
     let mut lines = Lines { input: BufReader::new(&mut manifest) };
     while let Some(line) = lines.next_octets()? {
         spool.write_all(&line).map_err(unwritable)?;
     }
+    // The checksum of the manifest's frame is met on the way to what follows: before that, none of it is believed.
+    let second = entries.next().transpose().map_err(unreadable)?;
+    let mut entries = second.map(Ok).into_iter().chain(entries);
     let mut lines = Lines { input: BufReader::new(rewound(spool).map_err(unwritable)?) };
-    let manifest: Manifest = lines.next()?.ok_or_else(|| damaged("the manifest is empty"))?;
-    if manifest.format != FORMAT {
-        return Err(Error::new(
-            ErrorKind::Incompatible,
-            format!("the backup has the format {}, and this program knows {FORMAT}", manifest.format),
-        ));
-    }
+    let manifest: M = parse(&lines.next_octets()?.ok_or_else(|| damaged("the manifest is empty"))?)?;
 
-    let (mut files, mut bytes) = (0, 0);
+    let announced = manifest.totals();
+    let (mut files, mut bytes) = (0, 0_u64);
     while let Some(entry) = lines.next::<Entry>()? {
-        let path = entry.path().ok_or_else(|| damaged("the manifest announces a path that no backup has"))?;
+        let path =
+            entry.path::<M>().ok_or_else(|| damaged("the manifest announces a path that no such archive has"))?;
         let mut long_name = None;
         let mut found = loop {
             let mut found = entries.next().ok_or_else(|| damaged("the archive ends too early"))?.map_err(unreadable)?;
@@ -263,15 +304,19 @@ pub(super) fn read(
         if !is_announced {
             return Err(damaged("the archive holds something else than its manifest announces"));
         }
+        if let Some(content) = &entry.content {
+            files += 1;
+            bytes = bytes.saturating_add(content.size);
+            // Before anything of it is written.
+            if files > announced.0 || bytes > announced.1 {
+                return Err(damaged("the manifest lists more than it announces"));
+            }
+        }
         let modified_at = found.header().mtime().unwrap_or_default();
         let mut octets = Noted { input: &mut found, has_failed: false };
         match visit(&manifest, &path, &entry, modified_at, &mut octets) {
             Err(error) if octets.has_failed => return Err(damaged(UNREADABLE).with_source(error)),
             visited => visited?,
-        }
-        if let Some(content) = &entry.content {
-            files += 1;
-            bytes += content.size;
         }
     }
     if entries.next().is_some() {
@@ -283,7 +328,7 @@ pub(super) fn read(
     if rest.len() as u64 > END_OCTETS_MAX || rest.iter().any(|octet| *octet != 0) {
         return Err(damaged("there is something after the end of the archive"));
     }
-    if (files, bytes) != (manifest.files, manifest.bytes) {
+    if (files, bytes) != announced {
         return Err(damaged("the manifest announces another number of files than it lists"));
     }
     Ok(manifest)
@@ -322,9 +367,14 @@ impl<R: Read> Lines<R> {
 
     fn next<T: for<'de> Deserialize<'de>>(&mut self) -> Result<Option<T>> {
         let Some(line) = self.next_octets()? else { return Ok(None) };
-        let understood = serde_json::from_slice(&line);
-        Ok(Some(understood.map_err(|error| damaged("a line of the manifest can't be understood").with_source(error))?))
+        understand(&line).map(Some)
     }
+}
+
+/// A line of a manifest.
+pub(super) fn understand<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Result<T> {
+    let understood = serde_json::from_slice(line);
+    understood.map_err(|error| damaged("a line of the manifest can't be understood").with_source(error))
 }
 
 pub(super) fn damaged(message: &'static str) -> Error {
@@ -336,5 +386,5 @@ fn unreadable(error: io::Error) -> Error {
 }
 
 pub(super) fn unwritable(error: io::Error) -> Error {
-    crate::storage::file_error(error, "the backup can't be written")
+    crate::storage::file_error(error, "the archive can't be written")
 }

@@ -1,30 +1,84 @@
-//! Backups: one archive with an image of the database and the files of all users, and the way back.
+//! Backups: one archive with an image of the database and the files of all users, and the way back. (What is the same for
+//! the archive of [one user](user) is in [`making`] and [`reading`], and the format of both in [`archive`].)
 
 mod archive;
+mod making;
+mod reading;
+mod user;
 
-use std::collections::HashMap;
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Seek};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tracing::instrument;
+use uuid::Uuid;
 
 use crate::check::check_database;
-use crate::content::{Content, Hashed};
+use crate::content::Hashed;
 use crate::sqlite::{Engine, Inspection, Options, Row};
-use crate::storage::{Item, Storage, file_error};
+use crate::storage::{Item, Storage};
 use crate::store::on_thread;
-use crate::{Error, ErrorKind, Finding, FindingKind, Report, Result, Store, check};
-pub use archive::Manifest;
-use archive::{Body, DATABASE, FORMAT, PATH_OCTETS_MAX, damaged, unwritable};
+use crate::{Error, ErrorKind, Finding, FindingKind, Report, Result, Store, Timestamp, check};
+use archive::{Kind, damaged, unwritable};
+use making::{Making, finish, parent, private_dir, refuse_existing};
+use reading::{Met, Reading, open};
+pub use user::{ExportedUser, UserManifest, export_user, import_user, read_user_manifest};
 
-/// How many files that were left out are named.
-const LEFT_OUT_NAMED_MAX: usize = 100;
+/// The version of the format.
+const FORMAT: u32 = 1;
+/// The image of the database.
+const DATABASE: &str = "tenantry.db";
+/// How a missing archive is called.
+const MISSING: &str = "there is no such backup";
+
+/// What a backup is as a whole: the first line of its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Manifest {
+    /// The version of the archive's format, 1.
+    pub format: u32,
+    /// Which store it is of.
+    pub store_id: Uuid,
+    /// The version of the database's schema.
+    pub schema_version: u32,
+    /// The moment that the image of the database is of.
+    pub created_at: Timestamp,
+    /// Whether the users' files were left out.
+    pub database_only: bool,
+    /// How many users there were.
+    pub users: u64,
+    /// How many were in the trash.
+    pub trashed: u64,
+    /// How many files there are, the database among them.
+    pub files: u64,
+    /// The sum of their lengths.
+    pub bytes: u64,
+    /// How many files were left out: see [`Backup::left_out`].
+    pub left_out: u64,
+}
+
+impl archive::Manifest for Manifest {
+    const KIND: Kind = Kind::Backup;
+    const FORMAT: u32 = FORMAT;
+
+    fn parse(line: &[u8]) -> Result<Self> {
+        archive::understand(line)
+    }
+
+    fn totals(&self) -> (u64, u64) {
+        (self.files, self.bytes)
+    }
+
+    /// The database, and what is below `storage/` or `trash/`.
+    fn is_place(path: &Path, is_dir: bool) -> bool {
+        let is_below = |root| path.starts_with(root) && path != Path::new(root);
+        if path == Path::new(DATABASE) { !is_dir } else { is_below("storage") || is_below("trash") }
+    }
+}
 
 /// What goes into a backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,25 +196,16 @@ pub async fn restore_backup(
 }
 
 fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &dyn Fn(u64, u64)) -> Result<Backup> {
-    if std::fs::symlink_metadata(file).is_ok() {
-        return Err(Error::new(ErrorKind::Exists, "there is a file of that name already"));
-    }
+    refuse_existing(file)?;
     // From before the image on: a user who is in it and was purged would have no files.
     let storage = if options.database_only { None } else { Some(engine.storage()?) };
     let _no_purges = storage.map(|storage| storage.keep_purges_away(engine.patience())).transpose()?;
-    let dir = parent(file);
-    let temp = private_dir(".tenantry-backup-", dir)?;
+    let temp = private_dir(".tenantry-backup-", parent(file))?;
     let created_at = engine.now();
     engine.write_image(&temp.path().join(DATABASE))?;
     let inspection = Inspection::open(&Options::to_look(temp.path().to_owned()))?;
 
-    let mut making = Making {
-        body: Body::new(temp.path()).map_err(unwritable)?,
-        left_out: Vec::new(),
-        count: 0,
-        incomplete: 0,
-        progress,
-    };
+    let mut making = Making::new(temp.path(), progress)?;
     let mut image = File::open(temp.path().join(DATABASE)).map_err(unwritable)?;
     let mut hashed = Hashed::new(&image);
     io::copy(&mut hashed, &mut io::sink()).map_err(unwritable)?;
@@ -189,59 +234,15 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &
         bytes: making.body.bytes,
         left_out: making.count,
     };
-    let mut output = tempfile::Builder::new().prefix(".tenantry-backup-").tempfile_in(dir).map_err(unwritable)?;
-    making.body.finish(&manifest, output.as_file_mut()).map_err(unwritable)?;
-    output.as_file().sync_all().map_err(unwritable)?;
-    let archive_bytes = output.as_file().metadata().map_err(unwritable)?.len();
-    output.persist_noclobber(file).map_err(|failed| match failed.error.kind() {
-        io::ErrorKind::AlreadyExists => Error::new(ErrorKind::Exists, "there is a file of that name already"),
-        _ => unwritable(failed.error),
-    })?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
+    let archive_bytes = finish(making.body, &manifest, file, ".tenantry-backup-")?;
     Ok(Backup { manifest, archive_bytes, left_out: making.left_out, incomplete: making.incomplete })
-}
-
-/// A backup while it is made.
-struct Making<'p> {
-    body: Body,
-    left_out: Vec<(PathBuf, String)>,
-    /// Of what was left out, named or not.
-    count: u64,
-    /// Of what ought not to have been.
-    incomplete: u64,
-    progress: &'p dyn Fn(u64, u64),
-}
-
-impl Making<'_> {
-    fn take(&mut self, item: Item<'_>) -> Result<()> {
-        match item {
-            Item::LeftOut { path, why, ought_to_be_in } => self.leave_out(path, why, ought_to_be_in),
-            Item::Directory { path, .. } | Item::File { path, .. } if path.as_os_str().len() > PATH_OCTETS_MAX => {
-                self.leave_out(path, "the path is too long for a backup".to_owned(), true);
-            }
-            Item::Directory { path, mode } => self.body.directory(&path, mode).map_err(unwritable)?,
-            Item::File { path, mode, modified_at, content, octets } => {
-                self.body.file(&path, mode, modified_at, content, octets).map_err(unwritable)?;
-                (self.progress)(self.body.files, self.body.bytes);
-            }
-        }
-        Ok(())
-    }
-
-    fn leave_out(&mut self, path: PathBuf, why: String, ought_to_be_in: bool) {
-        self.count += 1;
-        self.incomplete += u64::from(ought_to_be_in);
-        if self.left_out.len() < LEFT_OUT_NAMED_MAX {
-            self.left_out.push((path, why));
-        }
-    }
 }
 
 fn verify(file: &Path, progress: &dyn Fn(u64, u64)) -> Result<Verified> {
     let temp = private_dir(".tenantry-verify-", &std::env::temp_dir())?;
     let mut contents = Contents::default();
-    let mut reading = Reading { files: 0, bytes: 0, progress };
-    let manifest = archive::read(open(file)?, temp.path(), |_, path, entry, _, octets| {
+    let mut reading = Reading::new(progress);
+    let manifest = archive::read(open(file, MISSING)?, temp.path(), |_: &Manifest, path, entry, _, octets| {
         match &entry.content {
             Some(content) if path == Path::new(DATABASE) => {
                 return contents.take_database(temp.path(), |output| reading.copy(content, octets, output));
@@ -268,9 +269,8 @@ fn verify(file: &Path, progress: &dyn Fn(u64, u64)) -> Result<Verified> {
 struct Contents {
     /// The image of the database, which comes before everything else.
     image: Option<Inspection>,
-    /// The paths that there were, as digests (so some 20 bytes for each), and whether they are directories.
-    met: HashMap<[u8; 16], bool>,
-    /// How many of these are the directories of users.
+    met: Met,
+    /// How many directories of users there were.
     directories: u64,
 }
 
@@ -291,24 +291,14 @@ impl Contents {
     /// Lets nothing pass but the directories of users and what is in them, each directory before what is in it, and
     /// nothing twice.
     fn admit(&mut self, path: &Path, is_dir: bool) -> Result<()> {
-        let is_in_dir = path.parent().is_some_and(|above| self.met.get(&digest(above)) == Some(&true));
-        if !is_in_dir {
+        if !self.met.is_in_directory(path) {
             if !(is_dir && self.image()?.is_of_user(path).map_err(of_image)?) {
                 return Err(damaged("the archive holds something that is in no user's directory"));
             }
             self.directories += 1;
         }
-        if self.met.insert(digest(path), is_dir).is_some() {
-            return Err(damaged("the archive holds something twice"));
-        }
-        Ok(())
+        self.met.add(path, is_dir)
     }
-}
-
-fn digest(path: &Path) -> [u8; 16] {
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&blake3::hash(path.as_os_str().as_bytes()).as_bytes()[..16]);
-    digest
 }
 
 /// The failure to use the database of an archive, which anybody may have made.
@@ -339,32 +329,6 @@ fn check_against(manifest: &Manifest, image: &Inspection) -> Result<()> {
     Ok(())
 }
 
-/// An archive while it is read.
-struct Reading<'p> {
-    files: u64,
-    bytes: u64,
-    progress: &'p dyn Fn(u64, u64),
-}
-
-impl Reading<'_> {
-    /// Passes a file on, and compares it with what was announced.
-    fn copy(&mut self, announced: &Content, octets: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
-        let mut hashed = Hashed::new(octets);
-        io::copy(&mut hashed, output).map_err(unwritable)?;
-        self.took(announced, &hashed.content())
-    }
-
-    fn took(&mut self, announced: &Content, found: &Content) -> Result<()> {
-        if announced != found {
-            return Err(damaged("a file in the archive is not what the manifest announces: its hash differs"));
-        }
-        self.files += 1;
-        self.bytes += found.size;
-        (self.progress)(self.files, self.bytes);
-        Ok(())
-    }
-}
-
 /// Unpacks a backup beside the place where it is to go.
 fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(TempDir, Manifest)> {
     match std::fs::read_dir(into).map(|mut entries| entries.next()) {
@@ -374,46 +338,35 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tem
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(not_empty()),
         Err(error) => return Err(unwritable(error)),
     }
-    let archive = open(file)?;
+    let archive = open(file, MISSING)?;
     let place = private_dir(".tenantry-restore-", parent(into))?;
     let data_dir = place.path().join("data");
     DirBuilder::new().mode(0o700).create(&data_dir).map_err(unwritable)?;
-    let mut reading = Reading { files: 0, bytes: 0, progress };
+    let mut reading = Reading::new(progress);
     let mut contents = Contents::default();
     let mut storage = None;
-    let mut last: Option<(PathBuf, OwnedFd)> = None;
-    let manifest = archive::read(archive, place.path(), |manifest, path, entry, modified_at, octets| {
+    let manifest = archive::read(archive, place.path(), |manifest: &Manifest, path, entry, modified_at, octets| {
         match &entry.content {
             Some(content) if path == Path::new(DATABASE) => {
                 return contents.take_database(&data_dir, |output| reading.copy(content, octets, output));
             }
             _ => contents.admit(path, entry.content.is_none())?,
         }
-        let storage = match &mut storage {
+        let (_, unpacking) = match &mut storage {
             Some(storage) => storage,
-            none => none.insert(Storage::open(&data_dir, manifest.store_id, false)?),
+            none => {
+                let storage = Storage::open(&data_dir, manifest.store_id, false)?;
+                let unpacking = storage.unpack()?;
+                none.insert((storage, unpacking))
+            }
         };
-        let Some(content) = &entry.content else {
-            last = Some((path.to_owned(), storage.write_directory(path)?));
-            return Ok(());
-        };
-        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(damaged("a file in the archive has no name"));
-        };
-        let dir = match last.take() {
-            Some((path, dir)) if path == above => dir,
-            _ => storage.write_directory(above)?,
-        };
-        let mut hashed = Hashed::new(octets);
-        Storage::write_file_in(&dir, name, entry.mode, modified_at, &mut hashed).map_err(unwritable)?;
-        last = Some((above.to_owned(), dir));
-        reading.took(content, &hashed.content())
+        reading.unpack(unpacking, path, entry, modified_at, octets)
     })?;
     let storage = match storage {
-        Some(storage) => storage,
+        Some((storage, _)) => storage,
         None => Storage::open(&data_dir, manifest.store_id, false)?,
     };
-    storage.sync_all()?;
+    storage.wait_for_disk("restore a backup: sync the files")?;
     let inspection = contents.image()?;
     check_against(&manifest, inspection)?;
     if check_database(inspection)
@@ -427,26 +380,8 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tem
     Ok((place, manifest))
 }
 
-fn open(file: &Path) -> Result<File> {
-    File::open(file).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, "there is no such backup").with_source(error),
-        _ => file_error(error, "the backup can't be read"),
-    })
-}
-
-/// A temporary directory that nobody else can look into, whatever the umask is.
-fn private_dir(prefix: &str, beside: &Path) -> Result<TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir_in(beside).map_err(unwritable)
-}
-
 fn create_private(path: &Path) -> Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(unwritable)
-}
-
-/// The directory in which a file is, or is to be.
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn not_empty() -> Error {

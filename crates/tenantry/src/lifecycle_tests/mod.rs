@@ -16,7 +16,10 @@ use std::path::Path;
 
 pub(crate) use child::reach;
 use child::{Crash, Orders, Ran};
-use world::{Model, Op, Place, World, derived, outcome};
+use futures_lite::future::block_on;
+use world::{ARCHIVE, Model, Op, Place, World, derived, id, outcome, stages};
+
+use crate::{ErrorKind, FindingKind, Store, check};
 
 /// Every point, with the scenarios in which it is passed. `delete*` are all whose names begin with `delete`.
 const POINTS: &[(&str, &str)] = &[
@@ -26,8 +29,11 @@ const POINTS: &[(&str, &str)] = &[
     ("adopt: sync the directory above", "adopt_other recover_adopt"),
     ("commit: a purge is done", "recover_purge"),
     ("commit: the database is rewritten", "purge* recover_purge"),
-    ("commit: the intents are done", "make_* delete* restore* purge* adopt_other adopt_late repair recover_*"),
-    ("commit: the rows", "make_* delete* restore* purge* adopt_first adopt_other adopt_new repair"),
+    (
+        "commit: the intents are done",
+        "make_* delete* restore* purge* adopt_other adopt_late import import_twice import_late repair recover_*",
+    ),
+    ("commit: the rows", "make_* delete* restore* purge* adopt_first adopt_other adopt_new import* repair"),
     ("commit: what came before is on the disk", "delete_normal adopt_late recover_*"),
     ("create: fill the database", "open_*"),
     ("create: make the data directory", "open_*"),
@@ -36,9 +42,18 @@ const POINTS: &[(&str, &str)] = &[
     ("create: sync a directory", "open_* upgrade"),
     ("erase: cut the log", "purge* recover_purge"),
     ("erase: rewrite the database", "purge* recover_purge"),
-    ("make: a directory", "make_* restore* recover_make recover_restore repair"),
+    ("import: make a stage", "import*"),
+    ("import: sync the files", "import import_twice import_late"),
+    ("import: write the files", "import import_twice import_late"),
+    (
+        "make: a directory",
+        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair",
+    ),
     ("make: change a mode", "make_masked"),
-    ("make: sync a directory", "make_* restore* recover_make recover_restore repair"),
+    (
+        "make: sync a directory",
+        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair",
+    ),
     ("open: make a directory of the store", "open_* upgrade"),
     ("open: name the marker", "open_* upgrade"),
     ("open: record that there is a marker", "open_* upgrade"),
@@ -52,14 +67,14 @@ const POINTS: &[(&str, &str)] = &[
     ("quarantine: sync", "adopt_late repair"),
     ("quarantine: sync the note", "adopt_late repair"),
     ("quarantine: write the note", "adopt_late repair"),
-    ("remove: a directory", "purge* recover_purge"),
-    ("remove: a file", "purge* recover_purge"),
+    ("remove: a directory", "purge* import_bare import_twice import_late recover_purge"),
+    ("remove: a file", "purge* import_twice import_late recover_purge"),
     ("remove: change a mode", "purge"),
-    ("remove: move a directory up", "purge* recover_purge"),
+    ("remove: move a directory up", "purge* import_late recover_purge"),
     ("remove: sync the trash", "purge* recover_purge"),
     ("repair: change a mode", "repair"),
-    ("restore: move the directory", "restore* recover_restore"),
-    ("restore: sync", "restore* recover_restore"),
+    ("restore: move the directory", "restore* import import_twice import_late recover_restore recover_import"),
+    ("restore: sync", "restore* import import_twice import_late recover_restore recover_import"),
     ("trash: move the directory", "delete* recover_delete"),
     ("trash: sync", "delete* recover_delete"),
     ("upgrade: change the schema", "upgrade"),
@@ -137,6 +152,7 @@ impl Judge {
             assert_eq!(World::find_sound(data, &self.ops[happened..]), last.world, "it can't be gone on with");
             last.check_erased(data);
         }
+        assert_eq!(stages(data), [""; 0], "what an import has left");
     }
 }
 
@@ -226,6 +242,29 @@ fn adopt() -> Op {
 
 fn to_do(ops: impl Into<Vec<Op>>) -> Orders {
     Orders { ops: ops.into(), ..Orders::default() }
+}
+
+/// Ada, who comes from another store.
+fn import(path: Option<&str>, files: Option<&[&str]>) -> Op {
+    let files = files.map(|files| files.iter().map(|file| (*file).to_owned()).collect());
+    Op::Import { user: ADA, email: ADA, path: path.map(str::to_owned), files }
+}
+
+fn import_nested() -> Op {
+    import(None, Some(&["a.txt", "b/c.txt", "b/d/e.txt"]))
+}
+
+fn import_chosen() -> Op {
+    import(Some(CHOSEN), Some(&["a.txt"]))
+}
+
+/// An import crashes when all of its files are there, and so do not their users.
+fn leave_a_stage(place: &Place, _: &mut Model) {
+    place.put_archive(&import_nested());
+    let crash = Crash::Point("import: sync the files".to_owned());
+    let ran = Orders { crash, ..to_do([import_nested()]) }.run(&place.data());
+    assert!(ran.has_crashed);
+    assert_eq!(stages(&place.data()).len(), 1);
 }
 
 /// An adoption crashes before it removes the directory that the user had, and somebody still writes into that.
@@ -337,6 +376,30 @@ scenarios! {
         orders: Orders { is_opening_armed: true, ..Orders::default() },
         ..Scenario::default()
     };
+    import a_crash_in_an_import_leaves_a_user_with_all_their_files_or_none Scenario {
+        setup: nested(BOB),
+        setup_more: Some(|place, _| place.put_archive(&import_nested())),
+        orders: to_do([import_nested()]),
+        ..Scenario::default()
+    };
+    import_bare a_crash_in_an_import_of_a_user_without_a_directory_leaves_a_user_or_none Scenario {
+        setup: nested(BOB),
+        setup_more: Some(|place, _| place.put_archive(&import(None, None))),
+        orders: to_do([import(None, None)]),
+        ..Scenario::default()
+    };
+    import_twice a_crash_in_a_second_import_leaves_the_first_one_done Scenario {
+        setup: nested(BOB),
+        setup_more: Some(|place, _| place.put_archive(&import_chosen())),
+        orders: to_do([import_chosen(), import_chosen()]),
+        ..Scenario::default()
+    };
+    import_late a_crash_in_an_import_that_clears_up_after_another_leaves_a_user_with_all_their_files_or_none Scenario {
+        setup: nested(BOB),
+        setup_more: Some(leave_a_stage),
+        orders: to_do([import_nested()]),
+        ..Scenario::default()
+    };
     repair a_crash_in_a_repair_loses_nothing_and_another_repair_ends_it Scenario {
         setup: [
             nested(ADA),
@@ -370,6 +433,12 @@ scenarios! {
         is_of_recovery: true,
         ..Scenario::default()
     };
+    recover_import a_crash_while_a_crashed_import_is_finished_changes_nothing_about_its_end Scenario {
+        setup: nested(BOB),
+        setup_more: Some(|place, _| place.put_archive(&import_chosen())),
+        orders: to_do([import_chosen()]),
+        is_of_recovery: true,
+    };
     recover_purge a_crash_while_a_crashed_purge_is_finished_changes_nothing_about_its_end Scenario {
         setup: trashed(ADA),
         orders: to_do([Op::Purge { user: ADA }]),
@@ -382,6 +451,37 @@ scenarios! {
         is_of_recovery: true,
         ..Scenario::default()
     };
+}
+
+/// The user is there, and what they brought can't get to its place: it must not be taken for what a crash has left.
+#[test]
+fn files_that_an_import_still_has_to_move_are_kept_whatever_is_imported_meanwhile() {
+    let (place, mut model) = (Place::new(), Model::default());
+    place.prepare(&mut model, &nested(BOB));
+    place.put_archive(&import_chosen());
+    let crash = Crash::Point("restore: move the directory".to_owned());
+    let ran = Orders { crash, ..to_do([import_chosen()]) }.run(&place.data());
+    assert!(ran.has_crashed);
+    // Somebody has put a file where there ought to be a directory.
+    let blocked = place.data().join("storage/customers");
+    std::fs::remove_dir_all(&blocked).unwrap();
+    std::fs::write(&blocked, "in the way").unwrap();
+    let store = block_on(Store::open(place.data())).unwrap();
+    assert_eq!(import_chosen().run(&store, &place.data()), Err(ErrorKind::EmailTaken));
+    let other = Op::Import { user: CYD, email: CYD, path: None, files: Some(vec!["x.txt".to_owned()]) };
+    std::fs::remove_file(place.data().join(ARCHIVE)).unwrap();
+    place.put_archive(&other);
+    assert_eq!(other.run(&store, &place.data()), Ok(()));
+    assert_eq!(stages(&place.data()).len(), 1);
+    assert_eq!(block_on(store.storage(id(ADA))).unwrap_err().kind(), ErrorKind::StorageBlocked);
+    block_on(store.close()).unwrap();
+    let findings = block_on(check(place.data())).unwrap().findings;
+    assert!(findings.iter().any(|finding| finding.kind == FindingKind::IntentUnfinished), "{findings:?}");
+
+    std::fs::remove_file(&blocked).unwrap();
+    [import_chosen(), other].iter().for_each(|op| model.apply(op).unwrap());
+    assert_eq!(World::find_sound(&place.data(), &[]), model.world);
+    assert_eq!(stages(&place.data()), [""; 0]);
 }
 
 #[test]

@@ -43,11 +43,10 @@ const WITHOUT_POINT: &[(&str, &str)] = &[
     // Has a temporary name until it is whole.
     ("sqlite/upgrade.rs", "write_image"),
     // A backup, or a store that is restored from one, has a temporary name until it is whole.
-    ("backup/mod.rs", "create"),
+    ("backup/making.rs", "finish"),
     ("backup/mod.rs", "create_private"),
     ("backup/mod.rs", "extract"),
     ("backup/mod.rs", "restore_backup"),
-    ("storage/transfer.rs", "write_file_in"),
 ];
 
 /// The functions of a file as pairs of name and text, without the tests.

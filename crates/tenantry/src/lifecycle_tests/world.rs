@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Email, Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, RepairOptions, Report, Result, StoragePath, Store,
-    Timestamp, TrashQuery, User, UserId, UserUpdate, check, repair, sqlite,
+    Timestamp, TrashQuery, User, UserId, UserUpdate, check, export_user, import_user, repair, sqlite,
 };
 
 /// An operation on a store, or on its files past the store. Users and addresses are numbered.
@@ -58,6 +58,14 @@ pub(super) enum Op {
         user: u8,
         email: u8,
     },
+    /// From the archive that [`Place::put_archive`] has put there.
+    Import {
+        user: u8,
+        email: u8,
+        path: Option<String>,
+        /// `None` if there is no directory in it.
+        files: Option<Vec<String>>,
+    },
     Check,
     Repair,
     /// Past the store: a directory with files, at a path within the data directory.
@@ -98,6 +106,8 @@ pub(super) fn outcome(result: Result<(), ErrorKind>) -> String {
     format!("{result:?}")
 }
 
+/// In the data directory, so that it is copied with it.
+pub(super) const ARCHIVE: &str = "user.tar.zst";
 const LINK: &str = "link";
 const LINK_TARGET: &str = "../../../..";
 
@@ -164,6 +174,9 @@ impl Op {
             }
             Self::Update { user, email: number } => {
                 store.update(id(*user), UserUpdate { email: Some(email(*number)), expected_version: None }).await?;
+            }
+            Self::Import { .. } => {
+                import_user(store, data.join(ARCHIVE), |_, _| {}).await?;
             }
             Self::Check => {
                 let report = check(data).await?;
@@ -288,6 +301,12 @@ impl Model {
                 self.apply(&Op::Create { user: *user, email: *email, path: None })?;
                 self.apply(&Op::Adopt { user: *user, path: path.clone() })?;
             }
+            Op::Import { user, email, path, files } => {
+                self.apply(&Op::Create { user: *user, email: *email, path: path.clone() })?;
+                let written = |file: &String| (file.clone(), written(*user, file));
+                let files = files.as_ref().map(|files| files.iter().map(written).collect());
+                self.world.people.get_mut(user).unwrap().files = files;
+            }
             Op::Update { user, email } => {
                 if people[user].email != *email && has(people, *email) {
                     return Err(ErrorKind::EmailTaken);
@@ -410,6 +429,12 @@ impl World {
     }
 }
 
+/// The stages of imports that are in a data directory.
+pub(super) fn stages(data: &Path) -> Vec<String> {
+    let names = fs::read_dir(data).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with(".tenantry-import-")).collect()
+}
+
 /// The files below a directory. A link is what it points to.
 fn files(top: &Path) -> Files {
     let mut files = Files::new();
@@ -452,6 +477,19 @@ impl Place {
             copy(&self.data(), &other.data());
         }
         other
+    }
+
+    /// Puts the archive there that this import takes: of a user of another store.
+    pub(super) fn put_archive(&self, import: &Op) {
+        let Op::Import { user, email, path, files } = import else { panic!("{import:?} is no import") };
+        let other = Self::new();
+        let mut ops = vec![Op::Create { user: *user, email: *email, path: path.clone() }];
+        ops.extend(files.iter().map(|_| Op::Open { user: *user }));
+        ops.extend(files.iter().flatten().map(|file| Op::Write { user: *user, file: file.clone() }));
+        other.prepare(&mut Model::default(), &ops);
+        let store = block_on(Store::open(other.data())).unwrap();
+        block_on(export_user(&store, id(*user), self.data().join(ARCHIVE), |_, _| {})).unwrap();
+        block_on(store.close()).unwrap();
     }
 
     /// A store of schema version 1 with a user.

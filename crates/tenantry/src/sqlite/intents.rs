@@ -26,7 +26,7 @@ use uuid::Uuid;
 use super::inspect;
 use super::lifecycle::{self, Directory};
 use super::users::{blob, damaged};
-use crate::storage::Storage;
+use crate::storage::{Storage, is_stage};
 use crate::{Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 
 /// What a transaction has to do with directories.
@@ -59,8 +59,8 @@ pub(crate) enum Action {
     Make(UserId),
     /// Move a user's directory to the trash.
     Trash(UserId),
-    /// Move it back.
-    Restore(UserId),
+    /// Move it back, or where it belongs from the stage in which an import has put it.
+    Restore { user: UserId, stage: Option<String> },
     /// Remove the files of a user in the trash, then the row.
     Purge(UserId),
     /// Remove the directory that a user had before an adoption, or put it into quarantine if it isn't empty.
@@ -76,7 +76,7 @@ impl Action {
         match self {
             Self::Make(_) => "make",
             Self::Trash(_) => "trash",
-            Self::Restore(_) => "restore",
+            Self::Restore { .. } => "restore",
             Self::Purge(_) => "purge",
             Self::Discard { .. } => "discard",
             Self::Quarantine { .. } => "quarantine",
@@ -86,8 +86,8 @@ impl Action {
 
     pub(crate) fn user(&self) -> Option<UserId> {
         match self {
-            Self::Make(user) | Self::Trash(user) | Self::Restore(user) | Self::Purge(user) => Some(*user),
-            Self::Discard { user, .. } => Some(*user),
+            Self::Make(user) | Self::Trash(user) | Self::Purge(user) => Some(*user),
+            Self::Restore { user, .. } | Self::Discard { user, .. } => Some(*user),
             Self::Quarantine { .. } | Self::Erase => None,
         }
     }
@@ -135,7 +135,15 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Intent> {
     let action = match row.get_ref(1)?.as_str()? {
         "make" => Action::Make(user()?),
         "trash" => Action::Trash(user()?),
-        "restore" => Action::Restore(user()?),
+        "restore" => {
+            let stage: Option<String> = row.get(4)?;
+            if stage.as_ref().is_some_and(|stage| !is_stage(stage)) {
+                let error =
+                    Error::new(ErrorKind::Corrupt, "an intent is about the stage of an import that can't be one");
+                return Err(damaged(4, Type::Text, error));
+            }
+            Action::Restore { user: user()?, stage }
+        }
         "purge" => Action::Purge(user()?),
         "discard" => {
             let path = String::from_utf8(path()?).map_err(|error| damaged(3, Type::Blob, error))?;
@@ -156,6 +164,7 @@ pub(super) fn record(conn: &Connection, directories: &Directories<'_>, action: &
     let (path, name) = match action {
         Action::Discard { path, name, .. } => (Some(path.as_str().as_bytes()), Some(name)),
         Action::Quarantine { path, name } => (Some(path.as_os_str().as_bytes()), Some(name)),
+        Action::Restore { stage, .. } => (None, stage.as_ref()),
         _ => (None, None),
     };
     conn.prepare_cached(
@@ -205,6 +214,12 @@ pub(super) fn are_any_quick(conn: &Connection) -> Result<bool> {
     Ok(conn.prepare_cached(sql)?.exists([])?)
 }
 
+/// Whether an intent is about this stage of an import.
+pub(super) fn is_about_stage(conn: &Connection, stage: &str) -> Result<bool> {
+    let sql = "SELECT 1 FROM tenantry_intents WHERE action = 'restore' AND name = ?1";
+    Ok(conn.prepare_cached(sql)?.exists([stage])?)
+}
+
 /// The number of the last intent, 0 if there is none.
 pub(super) fn last(conn: &Connection) -> Result<i64> {
     let mut statement = conn.prepare_cached("SELECT coalesce(max(seq), 0) FROM tenantry_intents")?;
@@ -237,8 +252,8 @@ pub(super) fn act(conn: &Connection, storage: &Storage, intent: &Intent) -> Resu
         Action::Trash(user) => {
             storage.to_trash(*user, &path_of(lifecycle::trashed_directory(conn, *user)?)?)?;
         }
-        Action::Restore(user) => {
-            storage.restore(*user, &path_of(lifecycle::directory(conn, *user)?)?)?;
+        Action::Restore { user, stage } => {
+            storage.restore(*user, &path_of(lifecycle::directory(conn, *user)?)?, stage.as_deref())?;
         }
         Action::Discard { path, name, .. } => {
             if !storage.discard(path)? {
@@ -280,7 +295,10 @@ pub(super) fn unfinished(action: &Action, error: Error) -> Error {
         // Without a directory nothing is half done.
         Action::Make(_) => return error,
         Action::Trash(_) => "the user is in the trash, but their directory could not be moved there yet",
-        Action::Restore(_) => "the user is restored, but their directory could not be moved back yet",
+        Action::Restore { stage: None, .. } => "the user is restored, but their directory could not be moved back yet",
+        Action::Restore { stage: Some(_), .. } => {
+            "the user is imported, but their files could not be moved in place yet"
+        }
         Action::Discard { .. } => "the directory was adopted, but the one before could not be removed yet",
         Action::Quarantine { .. } => "it could not be moved to quarantine yet",
         Action::Purge(_) => "not all files could be removed yet",

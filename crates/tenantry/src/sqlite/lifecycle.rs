@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::intents::{self, Action, Directories, of_user, record, remove, settle};
 use super::users::{self, blob, columns, damaged, email_taken, from_row, get, get_by_email, not_found, whole};
 use crate::{
-    Cursor, Email, Error, ErrorKind, Result, StoragePath, Timestamp, TrashPage, TrashQuery, TrashedUser, Usage, User,
-    UserId,
+    Cursor, Email, Error, ErrorKind, NewUser, Result, StoragePath, Timestamp, TrashPage, TrashQuery, TrashedUser,
+    Usage, User, UserId,
 };
 
 /// Where a user's directory is, and whether it was made.
@@ -152,7 +152,27 @@ pub(super) fn restore(
         ])?;
         conn.prepare_cached("DELETE FROM tenantry_trash WHERE id = ?1")?.execute([blob(id)])?;
         if has_directory {
-            record(conn, directories, &Action::Restore(id), now)?;
+            record(conn, directories, &Action::Restore { user: id, stage: None }, now)?;
+        }
+        Ok(user)
+    })
+}
+
+/// Creates a user whose files, if there are any, an archive has brought into a stage.
+pub(super) fn import(
+    conn: &Connection,
+    directories: &Directories<'_>,
+    new: &NewUser,
+    stage: Option<&str>,
+    now: Timestamp,
+    new_id: &dyn Fn() -> UserId,
+) -> Result<User> {
+    whole(conn, || {
+        let user = users::create(conn, new, now, new_id)?;
+        if let Some(stage) = stage {
+            directories.storage()?.check_is_free(&user.storage_path)?;
+            conn.prepare_cached("UPDATE users SET has_directory = 1 WHERE id = ?1")?.execute([blob(user.id)])?;
+            record(conn, directories, &Action::Restore { user: user.id, stage: Some(stage.to_owned()) }, now)?;
         }
         Ok(user)
     })

@@ -54,7 +54,7 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use crate::storage::Storage;
-use crate::{Ambient, Error, ErrorKind, Result, Store, Timestamp};
+use crate::{Ambient, Error, ErrorKind, Result, Store, Timestamp, UserId};
 pub(crate) use inspect::{Inspection, Owner, Row};
 pub(crate) use intents::Action;
 pub(crate) use listing::Listing;
@@ -156,6 +156,14 @@ impl Engine {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.ambient.now()
+    }
+
+    pub(crate) fn new_id(&self) -> UserId {
+        self.ambient.new_id()
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.options.data_dir
     }
 
     /// Runs one statement that reads, on this thread.

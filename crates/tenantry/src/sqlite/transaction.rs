@@ -1,6 +1,8 @@
 use std::fmt;
 use std::ops::Deref;
 
+use uuid::Uuid;
+
 use super::error::Fault;
 use super::guard::GuardedConnection;
 use super::inspect;
@@ -75,6 +77,15 @@ impl ReadTx<'_> {
 
     pub(crate) fn directory(&self, id: UserId) -> Result<Option<Directory>> {
         lifecycle::directory(&self.conn.unguarded(), id)
+    }
+
+    pub(crate) fn store_id(&self) -> Result<Uuid> {
+        lifecycle::store_id(&self.conn.unguarded())
+    }
+
+    /// Whether what lies in this stage of an import is still to be moved to its place.
+    pub(crate) fn needs_stage(&self, stage: &str) -> Result<bool> {
+        intents::is_about_stage(&self.conn.unguarded(), stage)
     }
 
     pub(crate) fn usage(&self, id: UserId) -> Result<Option<Usage>> {
@@ -178,6 +189,14 @@ impl<'c> WriteTx<'c> {
         let when: String = self.now.to_string().chars().take(19).filter(|char| *char != ':').collect();
         let random = (self.new_id)().to_string();
         format!("{when}Z-{}", &random[..8])
+    }
+
+    /// Creates a user who comes with files, in a stage from where they are moved when the transaction is committed.
+    pub(crate) fn import_with_files(&mut self, user: &NewUser, stage: Option<&str>) -> Result<User> {
+        let conn = self.read.conn.unguarded();
+        let result = lifecycle::import(&conn, self.directories, user, stage, self.now, self.new_id);
+        drop(conn);
+        self.note(result)
     }
 
     pub(crate) fn make_directory(&mut self, id: UserId) -> Result<()> {

@@ -81,9 +81,7 @@ pub(super) fn count(conn: &Connection) -> Result<u64> {
 
 pub(super) fn create(conn: &Connection, new: &NewUser, now: Timestamp, new_id: &dyn Fn() -> UserId) -> Result<User> {
     let version = new.version.unwrap_or(1);
-    if !(1..=User::MAX_VERSION).contains(&version) {
-        return Err(Error::new(ErrorKind::InvalidUser, "the version is not within 1 and 9007199254740991"));
-    }
+    User::check_version(version)?;
     let id = match new.id {
         None => new_id(),
         Some(id) => {

@@ -6,6 +6,7 @@
 //!     .tenantry-store  the id of the store, so that the two are never mistaken for another's
 //!   trash/ID           the directories of users in the trash
 //!   quarantine/NAME    what a repair or an adoption moved out of the way: note.json and content
+//!   .tenantry-import-NAME  the files of a user who is just being imported
 //! ```
 //!
 //! A [`Storage`] holds descriptors of these since the store was opened, and everything is looked up from them
@@ -15,6 +16,7 @@
 //! for the disk in any case. What is to be changed when is decided by the engine, which has recorded it before.
 
 mod beneath;
+mod stage;
 mod survey;
 mod transfer;
 mod tree;
@@ -32,8 +34,9 @@ use uuid::Uuid;
 
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 use beneath::{Mounts, errno, make_dir, open_dir, rename, stat, sync};
+pub(crate) use stage::{Stage, is_stage};
 pub(crate) use survey::{EntryKind, Look, Rights, is_own_file};
-pub(crate) use transfer::{Item, KeptAway};
+pub(crate) use transfer::{Item, KeptAway, Unpacking};
 pub(crate) use tree::{Measured, Removal};
 
 const STORAGE: &str = "storage";
@@ -286,25 +289,27 @@ impl Storage {
         Ok(())
     }
 
-    /// Moves a user's directory back from the trash, unless that has been done. What is lost stays so.
-    pub(crate) fn restore(&self, id: UserId, path: &StoragePath) -> Result<()> {
+    /// Moves a user's directory back from the trash, or to its place from the [stage] of an import, unless that has been
+    /// done. What is lost stays so.
+    pub(crate) fn restore(&self, id: UserId, path: &StoragePath, stage: Option<&str>) -> Result<()> {
         self.check_roots()?;
-        let name = id.to_string();
+        let in_trash = id.to_string();
+        let (from, name) = stage.map_or((&self.trash, &*in_trash), |stage| (&self.data, stage));
         let (above, last) = split(path);
         for _ in 0..ATTEMPTS_MAX {
             let parent = self.make_lineage(above).map_err(refused)?;
-            match move_dir(&self.trash, &*name, &parent, last, "restore: move the directory") {
+            match move_dir(from, name, &parent, last, "restore: move the directory") {
                 // It is there already, or lost; or somebody has removed the directories above it, which were empty.
                 Err(error) if errno(&error) == Some(Errno::NOENT) => {}
                 renamed => renamed.map_err(refused)?,
             }
             if stat(&parent, last).map_err(refused)?.is_none() {
-                if stat(&self.trash, &*name).map_err(refused)?.is_some() {
+                if stat(from, name).map_err(refused)?.is_some() {
                     continue;
                 }
                 tracing::warn!(user = %id, "the directory of a restored user is missing");
             }
-            return self.sync_both(&parent, Some(&self.trash), "restore: sync").map_err(refused);
+            return self.sync_both(&parent, Some(from), "restore: sync").map_err(refused);
         }
         Err(blocked("the directories above the user's are removed all the time"))
     }

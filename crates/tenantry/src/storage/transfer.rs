@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::beneath::{Mounts, errno, is_dir, make_dir, open_dir, shown};
 use super::tree::{Visit, walk};
-use super::{Storage, refused};
+use super::{Storage, file_error, refused};
 use crate::content::{Content, Hashed};
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 
@@ -42,13 +42,14 @@ pub(crate) struct KeptAway {
 impl Storage {
     /// Keeps purges away. `Busy` if one is under way for too long, or another backup.
     pub(crate) fn keep_purges_away(&self, patience: Duration) -> Result<KeptAway> {
-        let busy = || Error::new(ErrorKind::Busy, "a purge or another backup is under way: try again later");
+        let busy =
+            || Error::new(ErrorKind::Busy, "a purge, or another backup or export, is under way: try again later");
         self.lock_trash(FlockOperation::NonBlockingLockExclusive, patience)?.ok_or_else(busy)
     }
 
     /// Keeps backups away, but not other purges. `Busy` if a backup is under way for too long.
     pub(crate) fn keep_backups_away(&self, patience: Duration) -> Result<KeptAway> {
-        let busy = || Error::new(ErrorKind::Busy, "a backup is under way: try again later");
+        let busy = || Error::new(ErrorKind::Busy, "a backup or the export of a user is under way: try again later");
         self.lock_trash(FlockOperation::NonBlockingLockShared, patience)?.ok_or_else(busy)
     }
 
@@ -105,35 +106,68 @@ impl Storage {
         Ok(false)
     }
 
-    /// Makes a directory of a backup that is restored, with those above it.
-    pub(crate) fn write_directory(&self, path: &Path) -> Result<OwnedFd> {
-        let mut here = open_dir(&self.data, ".", Mounts::Enter).map_err(refused)?;
-        for name in path {
-            here = make_dir(&here, name, "restore a backup: make a directory").map_err(refused)?;
-        }
-        Ok(here)
-    }
-
-    /// Writes a file of a backup that is restored: for its owner alone, whatever mode is announced.
-    pub(crate) fn write_file_in(
-        dir: &OwnedFd,
-        name: &std::ffi::OsStr,
-        mode: u32,
-        modified_at: u64,
-        octets: &mut dyn Read,
-    ) -> io::Result<u64> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(mode & 0o100) | Mode::RUSR | Mode::WUSR;
-        let mut file = File::from(fs::openat(dir, name, flags, mode)?);
-        let count = io::copy(octets, &mut file)?;
-        let time = Timespec { tv_sec: i64::try_from(modified_at).unwrap_or_default(), tv_nsec: 0 };
-        fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?;
-        Ok(count)
+    /// What writes the directories of a backup that is restored.
+    pub(crate) fn unpack(&self) -> Result<Unpacking> {
+        let top = open_dir(&self.data, ".", Mounts::Enter).map_err(refused)?;
+        Ok(Unpacking::new(top, "restore a backup: write the files"))
     }
 
     /// Waits until everything that was written to the file system of the data directory is on the disk.
-    pub(crate) fn sync_all(&self) -> Result<()> {
+    pub(crate) fn wait_for_disk(&self, point: &'static str) -> Result<()> {
+        crate::point::reach(point);
         fs::syncfs(&self.data).map_err(|error| refused(error.into()))
+    }
+}
+
+/// Writes the files of an archive below a directory where nobody else writes. All of it is for its owner alone, whatever mode is
+/// announced.
+pub(crate) struct Unpacking {
+    top: OwnedFd,
+    point: &'static str,
+    /// The directory that was written to last, by its path: the next file is likely in it, too.
+    last: Option<(PathBuf, OwnedFd)>,
+}
+
+impl Unpacking {
+    pub(super) fn new(top: OwnedFd, point: &'static str) -> Self {
+        Self { top, point, last: None }
+    }
+
+    /// Makes a directory, with those above it.
+    pub(crate) fn directory(&mut self, path: &Path) -> Result<()> {
+        self.open(path).map(drop)
+    }
+
+    fn open(&mut self, path: &Path) -> Result<&OwnedFd> {
+        let dir = match self.last.take() {
+            Some((last, dir)) if last == path => dir,
+            _ => {
+                let mut here = open_dir(&self.top, ".", Mounts::Enter).map_err(refused)?;
+                for name in path {
+                    here = make_dir(&here, name, self.point).map_err(refused)?;
+                }
+                here
+            }
+        };
+        Ok(&self.last.insert((path.to_owned(), dir)).1)
+    }
+
+    /// Writes a file that isn't there yet, into a directory that is made if need be.
+    pub(crate) fn file(&mut self, path: &Path, mode: u32, modified_at: u64, octets: &mut dyn Read) -> Result<()> {
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Error::new(ErrorKind::Corrupt, "a file in the archive has no name"));
+        };
+        let (point, dir) = (self.point, self.open(above)?);
+        crate::point::reach(point);
+        let mut write = || -> io::Result<()> {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mode = Mode::from_raw_mode(mode & 0o100) | Mode::RUSR | Mode::WUSR;
+            let mut file = File::from(fs::openat(dir, name, flags, mode)?);
+            io::copy(octets, &mut file)?;
+            let time = Timespec { tv_sec: i64::try_from(modified_at).unwrap_or_default(), tv_nsec: 0 };
+            Ok(fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?)
+        };
+        write().map_err(|error| file_error(error, "the files of the archive can't be written"))
     }
 }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use super::beneath::{self, Mounts, entries, errno, is_dir, open_dir, shown};
 
@@ -156,6 +157,12 @@ pub(super) fn measure(top: OwnedFd, progress: &dyn Fn(u64)) -> io::Result<Measur
     Ok(measured)
 }
 
+/// Whether a name is that of this directory.
+pub(super) fn is_at(at: impl AsFd, name: impl Arg, dir: &OwnedFd) -> io::Result<bool> {
+    let found = beneath::stat(at, name)?;
+    Ok(found.is_some_and(|found| fs::fstat(dir).is_ok_and(|dir| identity(&dir) == identity(&found))))
+}
+
 fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
@@ -188,6 +195,16 @@ impl Removal {
 /// in it moved up to the top, where their turn comes. So no depth is too deep. Nothing that a crash interrupts makes a difference:
 /// another removal goes on with whatever there is.
 pub(super) fn remove(at: impl AsFd, name: &CStr, progress: &dyn Fn(u64)) -> io::Result<Removal> {
+    remove_if(at, name, &|_| Ok(true), progress)
+}
+
+/// The same if, once nobody else has the lock on the directory, it may go.
+pub(super) fn remove_if(
+    at: impl AsFd,
+    name: &CStr,
+    may_go: &dyn Fn(&OwnedFd) -> io::Result<bool>,
+    progress: &dyn Fn(u64),
+) -> io::Result<Removal> {
     let mut removal = Removal::default();
     let top = match open_accessible(&at, name) {
         Ok(top) => top,
@@ -209,6 +226,9 @@ pub(super) fn remove(at: impl AsFd, name: &CStr, progress: &dyn Fn(u64)) -> io::
     // Held for as long as the descriptor is open, and so not beyond the end of the process.
     if let Err(Errno::WOULDBLOCK) = fs::flock(&top, FlockOperation::NonBlockingLockExclusive) {
         removal.is_elsewhere = true;
+        return Ok(removal);
+    }
+    if !may_go(&top)? {
         return Ok(removal);
     }
     let mut emptying = Emptying { top, origins: HashMap::new(), moved: 0, removal, progress };

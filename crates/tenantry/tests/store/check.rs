@@ -97,7 +97,7 @@ impl Fixture {
     fn intend(&self, action: &str, user: Option<&User>, path: Option<&str>) {
         let conn = Connection::open(self.place.database()).unwrap();
         conn.execute(
-            "INSERT INTO tenantry_intents (action, user_id, path, name, recorded_at) VALUES (?1, ?2, ?3, 'name', 0)",
+            "INSERT INTO tenantry_intents (action, user_id, path, name, recorded_at) VALUES (?1, ?2, ?3, iif(?3 IS NULL, NULL, 'name'), 0)",
             params![action, user.map(|user| *user.id.as_uuid().as_bytes()), path.map(str::as_bytes)],
         )
         .unwrap();

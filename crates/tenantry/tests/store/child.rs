@@ -1,6 +1,6 @@
 //! What this binary does when it is run as a second process.
 
-use crate::{backup, concurrency, file, hostile, logs, place, process};
+use crate::{backup, concurrency, file, hostile, logs, place, process, user_archive};
 
 #[test]
 fn child_process_entry() {
@@ -23,6 +23,9 @@ fn child_process_entry() {
         "backs up" => backup::child_backs_up(&dir),
         "can't read" => backup::child_cannot_read(&dir),
         "on a full disk" => backup::child_on_a_full_disk(&dir),
+        "moves a user on a full disk" => user_archive::child_on_a_full_disk(&dir),
+        "can't move what it imports" => user_archive::child_cannot_move(&dir),
+        "imports bombs" => user_archive::child_imports_bombs(&dir),
         "reads bombs" => backup::child_reads_bombs(&dir),
         _ => panic!("there is no role {role:?}"),
     }

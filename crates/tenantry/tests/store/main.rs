@@ -24,8 +24,14 @@ mod file;
 // Where they lie: file systems, permissions, files that go away, limits.
 mod place;
 
+// Archives that are made by hand, for the two below.
+mod archives;
+
 // Backups: that everything comes back, and hostile archives.
 mod backup;
+
+// One user alone as an archive: the way out of one store and into another, and hostile archives.
+mod user_archive;
 
 // Checks and repairs: everything that can be wrong, and that neither loses a byte.
 mod check;

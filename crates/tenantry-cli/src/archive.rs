@@ -1,0 +1,87 @@
+//! `tenantry user export-archive` and `import-archive`.
+
+use std::path::Path;
+
+use serde_json::json;
+use tenantry::{ErrorKind, UserId, UserManifest, export_user, import_user, read_user_manifest};
+
+use crate::args::Format;
+use crate::backup::{Progress, explain};
+use crate::failure::{Exit, Failure};
+use crate::output::{self, counted};
+use crate::place::Place;
+use crate::rows::printable;
+use crate::user::{Who, finish};
+
+pub(crate) async fn export(place: &Place, format: Format, who: &Who, file: &Path) -> Result<(), Failure> {
+    let store = place.open().await?;
+    let id = match who {
+        // Whether they are in the trash is told by the export.
+        Who::Id(id) => *id,
+        Who::Email(_) => match store.read(|tx| who.find(tx)).await {
+            Ok(user) => user.id,
+            Err(failure) => return finish(&store, Err(failure)).await,
+        },
+    };
+    let progress = Progress::new();
+    let exported = export_user(&store, id, file, progress.callback()).await;
+    progress.0.finish_and_clear();
+    let exported = finish(&store, exported.map_err(|error| explain(error, file, "nothing was exported"))).await?;
+    show(format, file, &exported.manifest, &[("archive_bytes", json!(exported.archive_bytes))])?;
+    for (path, why) in &exported.left_out {
+        anstream::eprintln!("left out: {}: {why}", printable(&path.to_string_lossy()));
+    }
+    if exported.incomplete == 0 {
+        return Ok(());
+    }
+    let message = format!(
+        "the archive is there, but {} of the user's files or directories could not be taken",
+        exported.incomplete
+    );
+    Err(Failure::new(Exit::Failure, message))
+}
+
+pub(crate) async fn import(place: &Place, format: Format, file: &Path) -> Result<(), Failure> {
+    let explain = |error: tenantry::Error, who: Option<UserId>| match error.kind() {
+        ErrorKind::Unfinished | ErrorKind::OutcomeUnknown => Failure::from(error),
+        ErrorKind::EmailTaken if error.taken_by() == who => {
+            Failure::new(Exit::Conflict, format!("{}: the user is there already; nothing was imported", file.display()))
+        }
+        ErrorKind::EmailTaken => {
+            let by = error.taken_by().map(|other| format!(": {other}")).unwrap_or_default();
+            let message = format!("{}: another user has the email address{by}; nothing was imported", file.display());
+            Failure::new(Exit::Conflict, message)
+        }
+        _ => explain(error, file, "nothing was imported"),
+    };
+    // So that what is no such archive never creates a store.
+    let who = read_user_manifest(file).await.map_err(|error| explain(error, None))?.user.id;
+    let store = place.open_or_create().await?;
+    let progress = Progress::new();
+    let imported = import_user(&store, file, progress.callback()).await;
+    progress.0.finish_and_clear();
+    let manifest = finish(&store, imported.map_err(|error| explain(error, Some(who)))).await?;
+    show(format, file, &manifest, &[])?;
+    anstream::eprintln!("imported {} with {}", manifest.user.email, counted(manifest.files, "file"));
+    Ok(())
+}
+
+fn show(
+    format: Format,
+    file: &Path,
+    manifest: &UserManifest,
+    more: &[(&'static str, serde_json::Value)],
+) -> Result<(), Failure> {
+    let mut fields = vec![
+        ("file", json!(file.display().to_string())),
+        ("store_id", json!(manifest.store_id.to_string())),
+        ("exported_at", json!(manifest.exported_at)),
+        ("id", json!(manifest.user.id)),
+        ("email", json!(manifest.user.email)),
+        ("files", json!(manifest.files)),
+        ("bytes", json!(manifest.bytes)),
+        ("left_out", json!(manifest.left_out)),
+    ];
+    fields.extend_from_slice(more);
+    output::record(format, &fields)
+}

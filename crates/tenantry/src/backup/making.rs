@@ -1,0 +1,91 @@
+//! An archive while it is made.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::archive::{Body, Manifest, PATH_OCTETS_MAX, unwritable};
+use crate::storage::Item;
+use crate::{Error, ErrorKind, Result};
+
+/// How many files that were left out are named.
+const LEFT_OUT_NAMED_MAX: usize = 100;
+
+pub(super) struct Making<'p> {
+    pub(super) body: Body,
+    pub(super) left_out: Vec<(PathBuf, String)>,
+    /// Of what was left out, named or not.
+    pub(super) count: u64,
+    /// Of what ought not to have been.
+    pub(super) incomplete: u64,
+    progress: &'p dyn Fn(u64, u64),
+}
+
+impl<'p> Making<'p> {
+    /// What is written goes into temporary files in this directory.
+    pub(super) fn new(dir: &Path, progress: &'p dyn Fn(u64, u64)) -> Result<Self> {
+        let body = Body::new(dir).map_err(unwritable)?;
+        Ok(Self { body, left_out: Vec::new(), count: 0, incomplete: 0, progress })
+    }
+
+    pub(super) fn take(&mut self, item: Item<'_>) -> Result<()> {
+        match item {
+            Item::LeftOut { path, why, ought_to_be_in } => self.leave_out(path, why, ought_to_be_in),
+            Item::Directory { path, .. } | Item::File { path, .. } if path.as_os_str().len() > PATH_OCTETS_MAX => {
+                self.leave_out(path, "the path is too long for an archive".to_owned(), true);
+            }
+            Item::Directory { path, mode } => self.body.directory(&path, mode).map_err(unwritable)?,
+            Item::File { path, mode, modified_at, content, octets } => {
+                self.body.file(&path, mode, modified_at, content, octets).map_err(unwritable)?;
+                (self.progress)(self.body.files, self.body.bytes);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn leave_out(&mut self, path: PathBuf, why: String, ought_to_be_in: bool) {
+        self.count += 1;
+        self.incomplete += u64::from(ought_to_be_in);
+        if self.left_out.len() < LEFT_OUT_NAMED_MAX {
+            self.left_out.push((path, why));
+        }
+    }
+}
+
+/// Writes the archive under a temporary name that begins so, and gives it its own when it is on the disk. Answers its size.
+pub(super) fn finish<M: Manifest>(body: Body, manifest: &M, file: &Path, prefix: &str) -> Result<u64> {
+    let dir = parent(file);
+    let mut output = tempfile::Builder::new().prefix(prefix).tempfile_in(dir).map_err(unwritable)?;
+    body.finish(manifest, output.as_file_mut()).map_err(unwritable)?;
+    output.as_file().sync_all().map_err(unwritable)?;
+    let archive_bytes = output.as_file().metadata().map_err(unwritable)?.len();
+    output.persist_noclobber(file).map_err(|failed| match failed.error.kind() {
+        io::ErrorKind::AlreadyExists => exists(),
+        _ => unwritable(failed.error),
+    })?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
+    Ok(archive_bytes)
+}
+
+/// Before anything is done for it. Whoever comes first meanwhile is met at the end.
+pub(super) fn refuse_existing(file: &Path) -> Result<()> {
+    if std::fs::symlink_metadata(file).is_ok() { Err(exists()) } else { Ok(()) }
+}
+
+fn exists() -> Error {
+    Error::new(ErrorKind::Exists, "there is a file of that name already")
+}
+
+/// A temporary directory that nobody else can look into, whatever the umask is.
+pub(super) fn private_dir(prefix: &str, beside: &Path) -> Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir_in(beside).map_err(unwritable)
+}
+
+/// The directory in which a file is, or is to be.
+pub(super) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}

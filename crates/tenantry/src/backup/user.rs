@@ -1,0 +1,287 @@
+//! One user alone as an archive: their row and their files, out of one store and into the same or another.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tracing::instrument;
+use uuid::Uuid;
+
+use super::archive::{self, Kind, USER, damaged};
+use super::making::{Making, finish, parent, refuse_existing};
+use super::reading::{Met, Reading, open};
+use crate::sqlite::Engine;
+use crate::storage::Stage;
+use crate::store::on_thread;
+use crate::{Error, ErrorKind, NewUser, Result, StoragePath, Store, Timestamp, User, UserId};
+
+/// The version of the format.
+const FORMAT: u32 = 1;
+/// The user's directory in the archive.
+const FILES: &str = "files";
+/// How a missing archive is called.
+const MISSING: &str = "there is no such archive";
+
+/// What the archive of a user is as a whole: the first line of its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct UserManifest {
+    /// What it is: `user`.
+    pub kind: &'static str,
+    /// The version of the archive's format, 1.
+    pub format: u32,
+    /// Which store the user was exported from.
+    pub store_id: Uuid,
+    /// When that was.
+    pub exported_at: Timestamp,
+    /// The user as they were then.
+    pub user: User,
+    /// How many files there are.
+    pub files: u64,
+    /// The sum of their lengths.
+    pub bytes: u64,
+    /// How many files were left out: see [`ExportedUser::left_out`].
+    pub left_out: u64,
+}
+
+/// A user who was exported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExportedUser {
+    /// What is in the archive.
+    pub manifest: UserManifest,
+    /// The size of the archive in bytes.
+    pub archive_bytes: u64,
+    /// What could not be taken, the first 100 of it: links, pipes and the like, which no archive holds; files that could not be
+    /// read, or changed whenever they were read; the directory, if it is missing. With the path, as it would be in the archive
+    /// (`files/…`), and the reason.
+    pub left_out: Vec<(PathBuf, String)>,
+    /// How many of these ought to be in it, and aren't: all but links, pipes and the like.
+    pub incomplete: u64,
+}
+
+/// Writes one user, with their row and their files, to an archive that isn't there yet, readable by nobody else.
+/// [`import_user`] takes it into the same store or another.
+///
+/// Others may use the store meanwhile, also this user; but a purge is `Busy`, and so is a backup or another export. The row is of
+/// one moment, and a file as it was at some moment after that; one that changes while it is read is read again, up to three
+/// times. The archive is written under a temporary name in the same directory, and named when it is complete and on the disk. A
+/// crash may leave a file `.tenantry-export-…` there.
+///
+/// It is tar in zstd, as a backup is: `manifest.jsonl`, and the user's directory as `files`, if there was one. The archive
+/// keeps what it holds, whatever becomes of the user.
+///
+/// `progress` is called with the number of files and of bytes so far.
+///
+/// Errors: `NotFound` if there is no such user, also if they are in the trash: restore them first; `Exists` if the file is there;
+/// `Busy`; `StorageUnavailable`; `Full`, `ReadOnly`, `Io`, `Corrupt`.
+#[instrument(level = "debug", skip_all, fields(user = %id))]
+pub async fn export_user(
+    store: &Store,
+    id: UserId,
+    file: impl Into<PathBuf>,
+    progress: impl Fn(u64, u64) + Send + 'static,
+) -> Result<ExportedUser> {
+    let (engine, file) = (Arc::clone(store.engine()), file.into());
+    on_thread(move || export(&engine, id, &file, &progress)).await?
+}
+
+/// Creates the user whom [`export_user`] has put into an archive, with the same row and files: the same id, address, storage
+/// path, times and version. In the order of creation they come last.
+///
+/// Nothing is believed of the archive that isn't checked: the row is parsed as any other is, each file is compared with
+/// its hash, no more is written than announced, no link, owner or mode is taken over but an owner's right to execute.
+///
+/// The files are written into a directory of their own, `.tenantry-import-…` in the data directory. When all of it is on the disk,
+/// the row is created, and the files become the user's directory, as one step: whatever crashes, both are there once the store is
+/// opened again, or neither. What a crash leaves of such directories is removed by the next import. If the future is
+/// dropped, the user may be imported or not.
+///
+/// An id and a storage path are never given out again, so somebody who was purged can't be imported into the same store.
+///
+/// `progress` is called with the number of files and of bytes so far.
+///
+/// Errors: `EmailTaken`, `IdTaken` and `PathTaken`, as of a [creation](Store::create), also if the id or the path is that of a user
+/// in the trash or of one who was purged; `StorageBlocked` if something stands at the storage path; `InvalidEmail`, `InvalidId`,
+/// `InvalidPath`, `InvalidTimestamp`, `InvalidUser` if the row has a value that no user can have; `NotFound` if there is no such file;
+/// `Corrupt` if the archive differs from its manifest in anything; `Incompatible` if it is of another format or a backup;
+/// `StorageUnavailable`; `Full`, `ReadOnly`, `Io`. In all these cases nothing was done and nothing is left. `Unfinished` if the user
+/// is there, but their files could not be moved to their place yet.
+#[instrument(level = "debug", skip_all)]
+pub async fn import_user(
+    store: &Store,
+    file: impl Into<PathBuf>,
+    progress: impl Fn(u64, u64) + Send + 'static,
+) -> Result<UserManifest> {
+    let (engine, file) = (Arc::clone(store.engine()), file.into());
+    let (mut manifest, stage) = {
+        let engine = Arc::clone(&engine);
+        on_thread(move || extract(&engine, &file, &progress)).await??
+    };
+    let stage = stage.map(Arc::new);
+    let new = manifest.new_user();
+    let created = {
+        // Whoever runs it last sees to the files, also if nobody waits any more.
+        let stage = stage.clone();
+        engine.operate(move |tx| {
+            stage.iter().for_each(|stage| stage.hand_over());
+            tx.import_with_files(&new, stage.as_ref().map(|stage| stage.name()))
+        })
+    };
+    let created = created.await;
+    if let (Some(stage), Err(error)) = (stage, &created)
+        && !matches!(error.kind(), ErrorKind::Unfinished | ErrorKind::OutcomeUnknown)
+    {
+        // After any other failure no intent is about them.
+        on_thread(move || stage.remove()).await?;
+    }
+    manifest.user = created?;
+    Ok(manifest)
+}
+
+/// Reads who is in an archive, and nothing else of it: whether the rest is whole is seen when it is [imported](import_user).
+///
+/// Errors: those of [`import_user`] that are about the file and the row's own values.
+#[instrument(level = "debug", skip_all)]
+pub async fn read_user_manifest(file: impl Into<PathBuf>) -> Result<UserManifest> {
+    let file = file.into();
+    on_thread(move || archive::peek(open(&file, MISSING)?)).await?
+}
+
+fn export(engine: &Engine, id: UserId, file: &Path, progress: &dyn Fn(u64, u64)) -> Result<ExportedUser> {
+    refuse_existing(file)?;
+    let storage = engine.storage()?;
+    // From before the row is read on: a user who was purged since would have no files.
+    let _no_purges = storage.keep_purges_away(engine.patience())?;
+    let exported_at = engine.now();
+    let (store_id, user, directory) = engine.read(|tx| {
+        let (Some(user), Some(directory)) = (tx.get(id)?, tx.directory(id)?) else {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                match tx.get_trashed(id)? {
+                    Some(_) => "the user is in the trash: restore them first",
+                    None => "there is no such user",
+                },
+            ));
+        };
+        Ok((tx.store_id()?, user, directory))
+    })?;
+    let mut making = Making::new(parent(file), progress)?;
+    // What is at the derived path is theirs, even if the row doesn't know, as after an older backup of the database was restored.
+    if directory.is_made || user.storage_path == StoragePath::derived(id) {
+        let is_found = storage.read_user(id, &user.storage_path, Path::new(FILES), |item| making.take(item))?;
+        if directory.is_made && !is_found {
+            making.leave_out(FILES.into(), "the directory is missing".to_owned(), true);
+        }
+    }
+    let manifest = UserManifest {
+        kind: USER,
+        format: FORMAT,
+        store_id,
+        exported_at,
+        user,
+        files: making.body.files,
+        bytes: making.body.bytes,
+        left_out: making.count,
+    };
+    let archive_bytes = finish(making.body, &manifest, file, ".tenantry-export-")?;
+    Ok(ExportedUser { manifest, archive_bytes, left_out: making.left_out, incomplete: making.incomplete })
+}
+
+/// Unpacks the files of an archive into a stage, where all of them are on the disk then. `None` if the user had no directory.
+fn extract(engine: &Engine, file: &Path, progress: &dyn Fn(u64, u64)) -> Result<(UserManifest, Option<Stage>)> {
+    let archive = open(file, MISSING)?;
+    let storage = engine.storage()?;
+    let is_needed = |stage: &str| engine.read_one(|tx| tx.needs_stage(stage));
+    if let Err(error) = storage.clear_stages(&is_needed) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "what an import has left could not be removed");
+    }
+    let stage = storage.stage(|| engine.new_id().to_string())?;
+    let mut unpacking = stage.unpack()?;
+    let mut reading = Reading::new(progress);
+    let mut met = Met::default();
+    let mut has_directory = false;
+    let stage_dir = engine.data_dir().join(stage.name());
+    let manifest = archive::read(archive, &stage_dir, |_: &UserManifest, path, entry, modified_at, octets| {
+        let below =
+            path.strip_prefix(FILES).map_err(|_| damaged("the archive holds something that is no file of the user"))?;
+        // The directory itself comes first, and each other before what is in it.
+        if !(below.as_os_str().is_empty() || met.is_in_directory(path)) {
+            return Err(damaged("the archive holds something that is in no directory"));
+        }
+        met.add(path, entry.content.is_none())?;
+        has_directory = true;
+        reading.unpack(&mut unpacking, below, entry, modified_at, octets)
+    })?;
+    if !has_directory {
+        return Ok((manifest, None));
+    }
+    storage.wait_for_disk("import: sync the files")?;
+    Ok((manifest, Some(stage)))
+}
+
+impl UserManifest {
+    fn new_user(&self) -> NewUser {
+        let User { id, email, created_at, last_login_at, storage_path, updated_at, version } = self.user.clone();
+        NewUser {
+            email,
+            id: Some(id),
+            storage_path: Some(storage_path),
+            created_at: Some(created_at),
+            last_login_at,
+            updated_at: Some(updated_at),
+            version: Some(version),
+        }
+    }
+}
+
+impl archive::Manifest for UserManifest {
+    const KIND: Kind = Kind::User;
+    const FORMAT: u32 = FORMAT;
+
+    /// What is wrong with a value of the row is told as such.
+    fn parse(line: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Line {
+            store_id: Uuid,
+            exported_at: Timestamp,
+            user: Row,
+            files: u64,
+            bytes: u64,
+            left_out: u64,
+        }
+        // A value that isn't known must not be lost.
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Row {
+            id: String,
+            email: String,
+            created_at: String,
+            last_login_at: Option<String>,
+            storage_path: String,
+            updated_at: String,
+            version: u64,
+        }
+        let Line { store_id, exported_at, user, files, bytes, left_out } = archive::understand(line)?;
+        let user = User {
+            id: user.id.parse()?,
+            email: user.email.parse()?,
+            created_at: user.created_at.parse()?,
+            last_login_at: user.last_login_at.map(|time| time.parse()).transpose()?,
+            storage_path: user.storage_path.parse()?,
+            updated_at: user.updated_at.parse()?,
+            version: user.version,
+        };
+        User::check_version(user.version)?;
+        Ok(Self { kind: USER, format: FORMAT, store_id, exported_at, user, files, bytes, left_out })
+    }
+
+    fn totals(&self) -> (u64, u64) {
+        (self.files, self.bytes)
+    }
+
+    /// The directory `files`, and what is in it.
+    fn is_place(path: &Path, is_dir: bool) -> bool {
+        path.starts_with(FILES) && (is_dir || path != Path::new(FILES))
+    }
+}

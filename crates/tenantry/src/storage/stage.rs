@@ -1,0 +1,130 @@
+//! Where the files of a user who is imported lie until the user is there.
+//!
+//! A stage, `.tenantry-import-NAME` in the data directory, becomes the user's directory as it is, by one rename. Whoever fills
+//! it holds a lock on it. One that nobody holds and no intent is about is what a crash left, and is removed by the next import.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{self, FileType, FlockOperation};
+use rustix::io::Errno;
+
+use super::beneath::{Mounts, entries, errno, make_dir, open_dir};
+use super::transfer::Unpacking;
+use super::{ATTEMPTS_MAX, Storage, blocked, refused, tree};
+use crate::Result;
+
+const PREFIX: &str = ".tenantry-import-";
+
+/// Whether a stage may have this name. It stands in intents, and a database may come from a backup that somebody has made.
+pub(crate) fn is_stage(name: &str) -> bool {
+    name.starts_with(PREFIX) && !name.contains(['/', '\0'])
+}
+
+/// A stage that is being filled. It is removed when this is dropped, unless it was handed over.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    name: String,
+    data: OwnedFd,
+    /// The stage itself, with the lock on it, until it is removed.
+    dir: Mutex<Option<OwnedFd>>,
+    is_handed_over: AtomicBool,
+}
+
+impl Stage {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// From now on an intent may be about it, so it isn't removed any more.
+    pub(crate) fn hand_over(&self) {
+        self.is_handed_over.store(true, Ordering::SeqCst);
+    }
+
+    /// Removes it with all that is in it. There is certainly no such intent.
+    pub(crate) fn remove(&self) {
+        // The removal takes the lock itself.
+        self.unlock();
+        if let Err(error) = remove(&self.data, &self.name, &|_| Ok(true)) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the files of an import could not be removed");
+        }
+    }
+
+    /// Lets go of the lock. To close the descriptor isn't enough: a child process that is just being started has it, too.
+    fn unlock(&self) {
+        if let Some(dir) = self.dir.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = fs::flock(&dir, FlockOperation::Unlock);
+        }
+    }
+
+    /// What writes files into it.
+    pub(crate) fn unpack(&self) -> Result<Unpacking> {
+        // A descriptor of its own: one that is only cloned would hold the lock as well.
+        let dir = open_dir(&self.data, &*self.name, Mounts::Refuse).map_err(refused)?;
+        Ok(Unpacking::new(dir, "import: write the files"))
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if self.is_handed_over.load(Ordering::SeqCst) {
+            self.unlock();
+        } else {
+            self.remove();
+        }
+    }
+}
+
+impl Storage {
+    /// Makes an empty stage.
+    pub(crate) fn stage(&self, new_name: impl Fn() -> String) -> Result<Stage> {
+        self.check_roots()?;
+        for _ in 0..ATTEMPTS_MAX {
+            let name = format!("{PREFIX}{}", new_name());
+            if super::stat(&self.data, &*name).map_err(refused)?.is_some() {
+                continue;
+            }
+            let dir = match make_dir(&self.data, &*name, "import: make a stage") {
+                // Another import has taken it for one that was left.
+                Err(error) if errno(&error) == Some(Errno::NOENT) => continue,
+                dir => dir.map_err(refused)?,
+            };
+            match fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => continue,
+                locked => locked.map_err(|error| refused(error.into()))?,
+            }
+            if !tree::is_at(&self.data, &*name, &dir).map_err(refused)? {
+                continue;
+            }
+            let data = self.data.try_clone().map_err(refused)?;
+            return Ok(Stage { name, data, dir: Mutex::new(Some(dir)), is_handed_over: AtomicBool::new(false) });
+        }
+        Err(blocked("the place for the files of an import is removed all the time"))
+    }
+
+    /// Removes the stages that crashes have left. `is_needed` says whether an intent is about one.
+    pub(crate) fn clear_stages(&self, is_needed: &dyn Fn(&str) -> Result<bool>) -> Result<()> {
+        for entry in entries(&self.data).map_err(refused)? {
+            let (name, kind) = entry.map_err(refused)?;
+            let Some(name) = name.to_str().ok().filter(|name| is_stage(name)) else { continue };
+            if kind == FileType::Directory {
+                // Nobody has the lock any more, so whether there is an intent is settled. What it was about may just have been
+                // moved to its place: so in this order.
+                let may_go = |dir: &OwnedFd| {
+                    Ok(!is_needed(name).map_err(io::Error::other)? && tree::is_at(&self.data, name, dir)?)
+                };
+                remove(&self.data, name, &may_go).map_err(refused)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes a stage, unless it is in use.
+fn remove(data: &OwnedFd, name: &str, may_go: &dyn Fn(&OwnedFd) -> io::Result<bool>) -> io::Result<()> {
+    let name = std::ffi::CString::new(name)?;
+    let removal = tree::remove_if(data, &name, may_go, &|_| {})?;
+    removal.left.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+}
