@@ -27,3 +27,6 @@ mod process;
 
 // The entrance for tests that need a second process.
 mod child;
+
+// A process that is killed under load, and again while it recovers.
+mod kill;
