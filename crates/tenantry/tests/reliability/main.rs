@@ -30,3 +30,6 @@ mod child;
 
 // A process that is killed under load, and again while it recovers.
 mod kill;
+
+// Many processes on one store: nothing is lost, and each combination works or is refused.
+mod processes;
