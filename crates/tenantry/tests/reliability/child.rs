@@ -1,6 +1,6 @@
 //! What this binary does when it is run as a second process.
 
-use crate::{kill, process, processes};
+use crate::{full_disk, kill, process, processes};
 
 #[test]
 fn child_process_entry() {
@@ -12,6 +12,8 @@ fn child_process_entry() {
         "owns" => processes::child_owns(&dir),
         "is an older version" => processes::child_is_an_older_version(&dir),
         "writes once" => processes::child_writes_once(&dir),
+        "fills disks" => full_disk::child_fills_disks(&dir),
+        "meets a quota" => full_disk::child_meets_a_quota(&dir),
         role => panic!("there is no role {role:?}"),
     }
 }

@@ -33,3 +33,6 @@ mod kill;
 
 // Many processes on one store: nothing is lost, and each combination works or is refused.
 mod processes;
+
+// Disks of many sizes that get full, and quotas.
+mod full_disk;
