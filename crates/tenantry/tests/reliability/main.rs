@@ -36,3 +36,6 @@ mod processes;
 
 // Disks of many sizes that get full, and quotas.
 mod full_disk;
+
+// Clocks that are set back, and forward, by decades.
+mod clock;

@@ -733,7 +733,7 @@ fn a_long_lived_owner_and_short_programs_share_a_store_or_are_refused() {
 }
 
 /// A database as version 1 of the schema made it.
-fn of_version_1(place: &SqlitePlace) {
+pub(crate) fn of_version_1(place: &SqlitePlace) {
     fs::create_dir(place.data_dir()).unwrap();
     let conn = Connection::open(place.database()).unwrap();
     conn.execute_batch(include_str!("../../src/sqlite/migrations/V1__users.sql")).unwrap();
