@@ -356,6 +356,38 @@ fn add_up(place: &SqlitePlace, tallies: &[Tally]) {
     assert_eq!(block_on(check(place.data_dir())).unwrap().findings, []);
 }
 
+/// A check of a store that takes it long to look at can't keep others from writing for as long. What is moved to and fro
+/// meanwhile is no finding all the same.
+#[test]
+fn a_long_check_beside_deletes_and_restores_finds_nothing() {
+    let place = filled();
+    let store = place.open();
+    for part in 0..12 {
+        let rows = (0..2_000).map(|row| new_user(&format!("row{part}-{row}@example.com"))).collect();
+        assert!(block_on(store.create_many(rows)).unwrap().iter().all(Result::is_ok));
+    }
+    let is_enough = AtomicBool::new(false);
+    let checks = share(4, 100);
+    thread::scope(|scope| {
+        for number in 0..MOVED {
+            let (store, is_enough) = (&store, &is_enough);
+            scope.spawn(move || {
+                while !is_enough.load(Ordering::Relaxed) {
+                    block_on(store.delete(moved(number))).unwrap();
+                    block_on(store.restore(moved(number), None)).unwrap();
+                }
+            });
+        }
+        let found: Vec<_> = (0..checks).map(|_| block_on(check(place.data_dir()))).collect();
+        is_enough.store(true, Ordering::Relaxed);
+        for report in found {
+            assert_eq!(report.unwrap().findings, []);
+        }
+    });
+    block_on(store.close()).unwrap();
+    report("checks that take long beside deletes and restores", format!("{checks} checks without a finding"));
+}
+
 /// Without an expected version updates are lost, and the sums tell.
 #[test]
 fn a_planted_lost_update_is_noticed() {
