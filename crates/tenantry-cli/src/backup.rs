@@ -39,8 +39,8 @@ pub(crate) async fn create(
     let created = create_backup(&store, &file, BackupOptions { database_only }, progress.callback()).await;
     progress.0.finish_and_clear();
     let backup = finish(&store, created.map_err(|error| explain(error, &file, "no backup was made"))).await?;
-    if let (Some(keep), Some(dir), 0) = (keep, file.parent(), backup.incomplete) {
-        rotate(dir, keep)?;
+    if let (Some(keep), Some(dir), Some(name), 0) = (keep, file.parent(), file.file_name(), backup.incomplete) {
+        rotate(dir, keep, &name.to_string_lossy())?;
     }
     show(format, &file, &backup.manifest, &[("archive_bytes", json!(backup.archive_bytes))])?;
     for (path, why) in &backup.left_out {
@@ -169,8 +169,9 @@ fn is_backup(name: &str) -> bool {
     })
 }
 
-/// Removes all but the newest backups from a directory.
-fn rotate(dir: &Path, keep: u32) -> Result<(), Failure> {
+/// Removes all but the newest backups from a directory, of which the newest is the one that was just made. Those that bear
+/// a later time are neither counted nor removed: the clock was wrong then or is wrong now, and nobody can tell which.
+fn rotate(dir: &Path, keep: u32, made: &str) -> Result<(), Failure> {
     let failed = |error| {
         Failure::io(format!("the backup is there, but older ones in {} can't be removed", dir.display()), &error)
     };
@@ -178,10 +179,17 @@ fn rotate(dir: &Path, keep: u32) -> Result<(), Failure> {
     for entry in fs::read_dir(dir).map_err(failed)? {
         names.extend(entry.map_err(failed)?.file_name().into_string().ok().filter(|name| is_backup(name)));
     }
+    let found = names.len();
+    names.retain(|name| name.as_str() <= made);
     names.sort_unstable();
+    let later = found - names.len();
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
     for name in names.iter().rev().skip(keep) {
         fs::remove_file(dir.join(name)).map_err(failed)?;
+    }
+    if later > 0 {
+        let later = counted(later as u64, "backup");
+        anstream::eprintln!("not removed, since named later than the one just made: {later}; is the clock right?");
     }
     Ok(())
 }

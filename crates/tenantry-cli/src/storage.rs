@@ -32,7 +32,8 @@ impl UsageRow {
     #[allow(clippy::disallowed_methods, reason = "the person's now; the store has its own")]
     fn new(user: &User, usage: Usage) -> Self {
         let now = Timestamp::from(SystemTime::now());
-        let age_seconds = (now.as_unix_us() - usage.measured_at.as_unix_us()) / 1_000_000;
+        // The clock may have been set back since.
+        let age_seconds = (now.as_unix_us() - usage.measured_at.as_unix_us()).max(0) / 1_000_000;
         Self { id: user.id, email: user.email.to_string(), usage, age_seconds }
     }
 }

@@ -252,8 +252,42 @@ fn check_repeatedly(data_dir: PathBuf) -> Result<Report> {
         let seen_again = |finding: &Finding| again.findings.contains(finding);
         report = Report { findings: report.findings.into_iter().filter(seen_again).collect(), ..again };
     }
+    confirm(&inspection, &options.data_dir, &mut report)?;
     report.findings.sort_by(|one, other| (one.kind, &one.path, one.user).cmp(&(other.kind, &other.path, other.user)));
     Ok(report)
+}
+
+/// Looks at each thing again that may have been moved to and fro during the looks, and meanwhile nobody writes. That takes
+/// a moment, also where a whole look takes too long for that.
+fn confirm(inspection: &Inspection, data_dir: &Path, report: &mut Report) -> Result<()> {
+    let moves = |finding: &Finding| {
+        use FindingKind::{DirectoryLost, DirectoryOrphaned, DirectoryUnrecorded, TrashLost, TrashOrphaned};
+        matches!(finding.kind, DirectoryLost | TrashLost | DirectoryUnrecorded | DirectoryOrphaned | TrashOrphaned)
+    };
+    if !report.findings.iter().any(moves) {
+        return Ok(());
+    }
+    inspection.look_anew(true)?;
+    let Some(storage) = Storage::look(data_dir).map_err(failed)? else { return Ok(()) };
+    let began = Instant::now();
+    let mut confirmed = Vec::new();
+    for finding in report.findings.drain(..) {
+        let still = match (finding.kind, finding.user, &finding.path) {
+            // Where so much is wrong, nobody was just moving it.
+            _ if !moves(&finding) || began.elapsed() > HOLDING_MAX => Ok(true),
+            (FindingKind::DirectoryLost | FindingKind::TrashLost, Some(user), _) => inspection.is_lost(&storage, user),
+            (FindingKind::DirectoryUnrecorded, Some(user), _) => inspection.is_unrecorded(user),
+            (_, _, Some(path)) => inspection.is_orphaned(&storage, path),
+            _ => Ok(true),
+        };
+        // What can't be looked at again was seen all the same.
+        let is_so = still.unwrap_or(true);
+        if is_so {
+            confirmed.push(finding);
+        }
+    }
+    report.findings = confirmed;
+    inspection.end_look()
 }
 
 /// What is wrong with a database, whatever its directories.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
+/// Clocks that are wrong by decades.
+mod clock;
 /// Which data directory is used.
 mod data_dir;
 /// Ctrl-C, and readers that go away.

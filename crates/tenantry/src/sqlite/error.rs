@@ -1,5 +1,7 @@
 //! SQLite's result codes as kinds of errors: matched by code, never by text.
 
+use std::path::Path;
+
 use rusqlite::ffi;
 use rusqlite::{Connection, ErrorCode};
 
@@ -54,26 +56,37 @@ fn describe(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
     }
 }
 
-/// The failure of a write that ran into a quota or the size limit of a file is one of a full disk, whatever SQLite calls
-/// it: it takes only `ENOSPC` for that. To be asked before the connection is used again.
+/// A write that ran into a quota or the size limit of a file failed because of a full disk, whatever SQLite calls
+/// it: it takes only `ENOSPC` for that, and not even that if a file can't be made. To be asked before the connection is
+/// used again.
 pub(super) fn with_quota_as_full(conn: &Connection, error: Error) -> Error {
-    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<rusqlite::Error>());
+    let mut sources = std::iter::successors(std::error::Error::source(&error), |source| source.source());
+    let source = sources.find_map(|source| source.downcast_ref::<rusqlite::Error>());
     let code = source.and_then(rusqlite::Error::sqlite_error).map(|failure| failure.extended_code);
-    if code != Some(ffi::SQLITE_IOERR_WRITE) {
-        return error;
-    }
-    #[allow(unsafe_code, reason = "rusqlite has no safe interface to this function")]
-    // SAFETY: the handle belongs to a connection that is borrowed, and the function only reads a number from it.
-    let errno = unsafe { ffi::sqlite3_system_errno(conn.handle()) };
-    match errno {
-        libc::EDQUOT => {
-            Error::new(ErrorKind::Full, "the disk quota is used up: nothing was written").with_source(error)
+    let message = match code {
+        Some(ffi::SQLITE_IOERR_WRITE) => {
+            #[allow(unsafe_code, reason = "rusqlite has no safe interface to this function")]
+            // SAFETY: the handle belongs to a connection that is borrowed, and the function only reads a number from it.
+            let errno = unsafe { ffi::sqlite3_system_errno(conn.handle()) };
+            match errno {
+                libc::EDQUOT => "the disk quota is used up: nothing was written",
+                libc::EFBIG => "a file may grow no further (ulimit): nothing was written",
+                _ => return error,
+            }
         }
-        libc::EFBIG => {
-            Error::new(ErrorKind::Full, "a file may grow no further (ulimit): nothing was written").with_source(error)
+        // The number is by then that of a second attempt, to open what could not be made.
+        Some(ffi::SQLITE_CANTOPEN) if conn.path().is_some_and(|path| has_no_room(Path::new(path))) => {
+            "the disk is full: there is no room for another file"
         }
-        _ => error,
-    }
+        _ => return error,
+    };
+    Error::new(ErrorKind::Full, message).with_source(error)
+}
+
+/// Whether no file can be made beside this one. Some file systems don't count their files, and say that there may be none.
+fn has_no_room(file: &Path) -> bool {
+    let found = rustix::fs::statvfs(file.parent().unwrap_or(file));
+    found.is_ok_and(|found| found.f_bavail == 0 || (found.f_favail == 0 && found.f_files > 0))
 }
 
 /// Whether a UNIQUE constraint, or that of a primary key, refused the statement.

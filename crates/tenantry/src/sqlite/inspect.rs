@@ -12,7 +12,7 @@ use super::intents::{self, Directories, Intent};
 use super::open::{LOCK_POLL, Options, open_reader, wait_while_busy, with_suffix};
 use super::users::{self, blob, storage_path};
 use super::{lifecycle, open};
-use crate::storage::{Storage, Stray};
+use crate::storage::{Storage, Stray, file_error};
 use crate::{Builder, Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 
 /// With their tables. SQLite's integrity check looks for each row in the index, but not whether a partial index holds more.
@@ -192,6 +192,43 @@ impl Inspection {
 
     pub(crate) fn owner(&self, path: &str) -> Result<Owner> {
         owner(&self.conn, path)
+    }
+
+    /// Whether a user's directory isn't where it has to be now, nor on its way.
+    pub(crate) fn is_lost(&self, storage: &Storage, id: UserId) -> Result<bool> {
+        let live = lifecycle::directory(&self.conn, id)?;
+        let is_trashed = live.is_none();
+        let directory = if is_trashed { lifecycle::trashed_directory(&self.conn, id)? } else { live };
+        let Some(directory) = directory.filter(|directory| directory.is_made) else { return Ok(false) };
+        let is_on_its_way = intents::of_user(&self.conn, id)?.is_some();
+        let is_in_place = matches!(storage.exists(&directory.path), Ok(true));
+        let is_in_trash = storage.is_in_trash(id).map_err(|error| file_error(error, "the trash can't be looked at"))?;
+        Ok(!match (is_on_its_way, is_trashed) {
+            (true, _) => is_in_place || is_in_trash,
+            (false, true) => is_in_trash,
+            (false, false) => is_in_place,
+        })
+    }
+
+    /// Whether something at this path within the data directory belongs to nobody now, and isn't on its way.
+    pub(crate) fn is_orphaned(&self, storage: &Storage, path: &Path) -> Result<bool> {
+        let user = match Storage::stray(path) {
+            Some(Stray::InTrash(name)) => name.to_str().and_then(|name| name.parse().ok()),
+            Some(Stray::InStorage(path)) => match path.to_str().map(|path| self.owner(path)).transpose()? {
+                Some(Owner::Trashed(id)) => Some(id),
+                _ => None,
+            },
+            None => None,
+        };
+        let is_on_its_way = user.map(|user| intents::of_user(&self.conn, user)).transpose()?.flatten().is_some();
+        Ok(!is_on_its_way && belongs_to_nobody(&self.conn, storage, path)?)
+    }
+
+    /// Whether a user's directory is there though their row doesn't know, and nobody is about to tell it.
+    pub(crate) fn is_unrecorded(&self, id: UserId) -> Result<bool> {
+        let directory = lifecycle::directory(&self.conn, id)?;
+        let is_known = directory.is_none_or(|directory| directory.is_made);
+        Ok(!is_known && intents::of_user(&self.conn, id)?.is_none())
     }
 
     /// Whether this name in `trash/` is that of a user who is there with a directory.

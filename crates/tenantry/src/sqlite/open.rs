@@ -18,7 +18,7 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use uuid::Uuid;
 
-use super::error::is_left_in_transaction;
+use super::error::{is_left_in_transaction, with_quota_as_full};
 use super::place::{self, Access, Lock, Watch};
 use super::upgrade::{self, Upgrade, migrate, upgrade};
 use crate::storage::{Marker, Storage, file_error};
@@ -167,9 +167,15 @@ fn open_locked(
         create(options)?;
     }
     let mut conn = connect(&options.database(), options, Role::Writer)?;
-    let upgraded = if found == Found::Older { Some(upgrade(&mut conn, options, ambient)?) } else { None };
+    let upgraded = if found == Found::Older {
+        let upgraded = upgrade(&mut conn, options, ambient);
+        Some(upgraded.map_err(|error| with_quota_as_full(&conn, error))?)
+    } else {
+        None
+    };
     // What is done here in the file system relies on what was committed before it, which has to wait for the disk.
-    let storage = match open_storage(&mut conn, options, ambient) {
+    let storage = open_storage(&mut conn, options, ambient).map_err(|error| with_quota_as_full(&conn, error));
+    let storage = match storage {
         // What needs no directories works without them.
         Err(error) if error.kind() == ErrorKind::StorageUnavailable => {
             tracing::warn!(error = &error as &dyn std::error::Error, "the users' directories can't be used");
@@ -251,7 +257,7 @@ fn store_missing() -> Error {
 pub(super) fn write_image(options: &Options, image: &Path) -> Result<()> {
     let conn = open_reader(options)?;
     conn.execute_batch("PRAGMA query_only = OFF")?;
-    upgrade::write_image(&conn, image)
+    upgrade::write_image(&conn, image).map_err(|error| with_quota_as_full(&conn, error))
 }
 
 /// Opens a connection that can't write.
@@ -283,6 +289,12 @@ fn look_at(options: &Options) -> Result<Found> {
         Err(error) => return Err(file_error(error, "the database file can't be reached")),
     }
     let conn = connect_to_look(&path)?;
+    identify(&conn, options).map_err(|error| with_quota_as_full(&conn, error))
+}
+
+/// The part of it that SQLite has in it.
+fn identify(conn: &Connection, options: &Options) -> Result<Found> {
+    let incompatible = |message| Err(Error::new(ErrorKind::Incompatible, message));
     conn.busy_timeout(options.busy_timeout)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
 
@@ -304,7 +316,7 @@ fn look_at(options: &Options) -> Result<Found> {
             for columns in SCHEMA {
                 conn.prepare(columns).map_err(of_schema)?;
             }
-            match identity(&conn)? {
+            match identity(conn)? {
                 Some((_, true)) => Ok(Found::Current),
                 _ => Ok(Found::Unmarked),
             }
@@ -377,9 +389,11 @@ fn create_at(path: &Path, options: &Options) -> Result<()> {
         .map_err(|error| file_error(error, "the database file can't be created"))?;
     let mut conn = connect(path, options, Role::Writer)?;
     point::reach("create: fill the database");
-    migrate(&mut conn)?;
-    // Closing would do this too, but not tell if it failed.
-    let is_incomplete: bool = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    let filled = migrate(&mut conn).and_then(|()| {
+        // Closing would do this too, but not tell if it failed.
+        Ok(conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?)
+    });
+    let is_incomplete: bool = filled.map_err(|error| with_quota_as_full(&conn, error))?;
     conn.close().map_err(|(_, error)| error)?;
     if is_incomplete || with_suffix(path, "-wal").exists() {
         return Err(Error::new(ErrorKind::Io, "the new database could not be completed"));
@@ -419,8 +433,8 @@ fn connect(path: &Path, options: &Options, role: Role) -> Result<Connection> {
     conn.busy_timeout(options.busy_timeout)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     conn.execute_batch("PRAGMA foreign_keys = ON")?;
-    if role == Role::Reader || access == Access::Read {
-        conn.execute_batch("PRAGMA query_only = ON")?;
+    let set_up = if role == Role::Reader || access == Access::Read {
+        conn.execute_batch("PRAGMA query_only = ON")
     } else {
         conn.execute_batch(&format!(
             "PRAGMA journal_mode = WAL;
@@ -428,8 +442,9 @@ fn connect(path: &Path, options: &Options, role: Role) -> Result<Connection> {
              PRAGMA journal_size_limit = {WAL_KEPT_BYTES};
              PRAGMA cache_size = -{WRITER_CACHE_KIB};
              PRAGMA secure_delete = ON"
-        ))?;
-    }
+        ))
+    };
+    set_up.map_err(|error| with_quota_as_full(&conn, error.into()))?;
     Ok(conn)
 }
 

@@ -84,7 +84,11 @@ impl Storage {
     ///
     /// `Incompatible` if the marker is another store's; `StorageUnavailable` if `storage/` or the marker is missing.
     pub(crate) fn open(data_dir: &Path, store_id: Uuid, is_marked: bool) -> Result<Self> {
-        let failed = |error| unavailable("the storage directory can't be used").with_source(error);
+        let failed = |error| match errno(&error) {
+            // As long as they are being made. Once they are, that needs no room.
+            Some(Errno::NOSPC | Errno::DQUOT) => refused(error),
+            _ => unavailable("the storage directory can't be used").with_source(error),
+        };
         let data = open_data_dir(data_dir).map_err(failed)?;
         for name in [STORAGE, TRASH] {
             match stat(&data, name).map_err(failed)? {

@@ -1,12 +1,20 @@
 //! What this binary does when it is run as a second process.
 
-use crate::{corruption, process};
+use crate::{corruption, full_disk, kill, process, processes};
 
 #[test]
 fn child_process_entry() {
     let Some((role, dir)) = process::role() else { return };
     match role.as_str() {
         "writes and ends without closing" => corruption::child_writes_and_ends(&dir),
+        "is killed" => kill::child_is_killed(&dir),
+        "works with others" => processes::child_works_with_others(&dir),
+        "keeps company" => processes::child_keeps_company(&dir),
+        "owns" => processes::child_owns(&dir),
+        "is an older version" => processes::child_is_an_older_version(&dir),
+        "writes once" => processes::child_writes_once(&dir),
+        "fills disks" => full_disk::child_fills_disks(&dir),
+        "meets a quota" => full_disk::child_meets_a_quota(&dir),
         role => panic!("there is no role {role:?}"),
     }
 }

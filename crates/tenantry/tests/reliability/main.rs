@@ -33,3 +33,15 @@ mod corruption;
 
 // Addresses, paths, cursors and archives that are not what they ought to be.
 mod malformed;
+
+// A process that is killed under load, and again while it recovers.
+mod kill;
+
+// Many processes on one store: nothing is lost, and each combination works or is refused.
+mod processes;
+
+// Disks of many sizes that get full, and quotas.
+mod full_disk;
+
+// Clocks that are set back, and forward, by decades.
+mod clock;

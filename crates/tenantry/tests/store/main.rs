@@ -55,6 +55,7 @@ mod races;
 mod hostile;
 
 // A second process: this binary again, in a role.
+#[allow(dead_code, reason = "each of the two binaries uses its part")]
 mod process;
 
 // The entrance for tests that need a second process.

@@ -34,6 +34,15 @@ pub(crate) fn wait_for_the_start() {
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
+/// Ends this process when the one that started it has ended, or wants it to end by dropping it: a child that works until
+/// it is killed mustn't outlive a test that failed.
+pub(crate) fn end_with_the_parent() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
+}
+
 /// A child that was started.
 pub(crate) struct Process {
     child: Child,
@@ -90,6 +99,20 @@ impl Process {
 
     pub(crate) fn start_now(&mut self) {
         self.stdin.take().unwrap().write_all(b"\n").unwrap();
+    }
+
+    /// Kills the child as it stands, and answers what it said until then and nobody has heard. The last of it may be
+    /// half a line.
+    pub(crate) fn kill(mut self) -> Vec<String> {
+        self.child.kill().unwrap();
+        let heard: Vec<String> = std::iter::from_fn(|| self.hear()).collect();
+        self.child.wait().unwrap();
+        heard
+    }
+
+    /// Tells the child something, which it reads from its standard input.
+    pub(crate) fn tell(&mut self, line: &str) {
+        writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
     /// Waits for the end, which must be a good one, and answers what the child said until then.

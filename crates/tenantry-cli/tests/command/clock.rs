@@ -1,0 +1,208 @@
+//! The command on a machine whose clock is wrong by 25 years (libfaketime): whatever writes or prints a time works, and
+//! nothing is lost by it.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{Session, missing, told};
+
+/// A year in seconds, as libfaketime counts it.
+const YEAR: i64 = 365 * 86_400;
+
+/// Whether `faketime` is there.
+fn can_fake() -> bool {
+    let works = Command::new("faketime").args(["-f", "-1y", "true"]).output();
+    let works = works.is_ok_and(|output| output.status.success());
+    if !works {
+        missing("a clock that is wrong needs `faketime`");
+    }
+    works
+}
+
+/// Runs the command with its clock set by so much.
+fn run_at(session: &Session, offset: &str, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = session.in_dir("faketime");
+    // A clock that is set leaves the one alone that measures how long something takes.
+    command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
+    command.args(["-f", offset, env!("CARGO_BIN_EXE_tenantry")]).args(arguments);
+    told(command.output().unwrap())
+}
+
+/// The same, where it must succeed: its standard output.
+fn output_at(session: &Session, offset: &str, arguments: &[&str]) -> String {
+    let (code, stdout, stderr) = run_at(session, offset, arguments);
+    assert_eq!(code, 0, "{offset} {arguments:?}: {stdout}{stderr}");
+    stdout
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The year of a time.
+fn year(time: &Value) -> i64 {
+    time.as_str().unwrap()[..4].parse().unwrap()
+}
+
+fn id(user: &Value) -> &str {
+    user["id"].as_str().unwrap()
+}
+
+fn backups(session: &Session, dir: &str) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(session.path(dir)).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn every_command_works_whatever_the_clock_says() {
+    if !can_fake() {
+        return;
+    }
+    for (offset, years) in [("-25y", -25), ("+25y", 25)] {
+        let session = Session::new();
+        let create = |name: &str| json(&session.output(&["user", "create", &format!("{name}@example.com")]));
+        let (ada, bob, cat) = (create("ada"), create("bob"), create("cat"));
+        for user in [&ada, &bob] {
+            let dir = session.output(&["storage", "path", id(user)]);
+            std::fs::write(session.path(dir.trim_end()).join("note.txt"), "hello").unwrap();
+        }
+        session.output(&["user", "login", id(&ada)]);
+        session.output(&["user", "delete", id(&cat), "--yes"]);
+        session.output(&["storage", "usage"]);
+        let then = year(&ada["created_at"]);
+        // A year of libfaketime's has 365 days, so that it may be another in the days around New Year.
+        let is_now = |time: &Value| (year(time) - then - years).abs() <= 1;
+        let is_then = |time: &Value| (year(time) - then).abs() <= 1;
+        let run = |arguments: &[&str]| output_at(&session, offset, arguments);
+        let run_json = |arguments: &[&str]| json(&run(arguments));
+
+        let eve = run_json(&["user", "create", "eve@example.com"]);
+        assert!(is_now(&eve["created_at"]) && is_now(&eve["updated_at"]), "{eve}");
+        assert_eq!(run_json(&["user", "get", id(&bob)]), bob);
+        // What was recorded doesn't move back.
+        let logged_in = run_json(&["user", "login", id(&ada)]);
+        assert!(if years > 0 { is_now(&logged_in["last_login_at"]) } else { is_then(&logged_in["last_login_at"]) });
+        let updated = run_json(&["user", "update", id(&ada), "--email", "ada2@example.com", "--expect-version", "1"]);
+        assert!(if years > 0 { is_now(&updated["updated_at"]) } else { is_then(&updated["updated_at"]) });
+        assert!(updated["version"] == 2 && is_then(&updated["created_at"]), "{updated}");
+        let fay = run_json(&["user", "login", "fay@example.com", "--create"]);
+        assert!(is_now(&fay["created_at"]) && is_now(&fay["last_login_at"]), "{fay}");
+
+        // In the order of creation; ages go by the clock.
+        let emails = |text: &str| -> Vec<String> {
+            let users = json(text)["users"].as_array().unwrap().clone();
+            users.iter().map(|user| user["email"].as_str().unwrap().split('@').next().unwrap().to_owned()).collect()
+        };
+        let list = |more: &[&str]| emails(&run(&[&["user", "list", "--format", "json"][..], more].concat()));
+        assert_eq!(list(&[]), ["ada2", "bob", "eve", "fay"]);
+        let inactive = list(&["--inactive-for", "180d"]);
+        assert_eq!(inactive, if years > 0 { vec!["bob"] } else { vec![] });
+        assert_eq!(list(&["--created-after", "0001-01-01", "--all"]).len(), 4);
+
+        run(&["user", "delete", id(&bob), "--yes"]);
+        let trashed = run_json(&["trash", "list", "--format", "json"]);
+        let trashed = trashed["users"].as_array().unwrap();
+        assert_eq!(trashed.iter().map(id).collect::<Vec<_>>(), [id(&cat), id(&bob)]);
+        assert!(is_then(&trashed[0]["deleted_at"]) && is_now(&trashed[1]["deleted_at"]), "{trashed:?}");
+        // Who was deleted a moment ago is never old; by a clock that is 25 years fast Cat is.
+        let old = run(&["user", "purge", "--older-than", "30d", "--dry-run", "--format", "json"]);
+        assert_eq!(emails(&old), if years > 0 { vec!["cat"] } else { vec![] });
+        run(&["user", "purge", "--older-than", "30d", "--yes"]);
+        let left = if years > 0 { 1 } else { 2 };
+        assert_eq!(run_json(&["trash", "list", "--format", "json"])["users"].as_array().unwrap().len(), left);
+        let restored = run_json(&["user", "restore", id(&bob)]);
+        assert_eq!(restored, bob);
+
+        // Not measured in the future.
+        for arguments in [&["storage", "usage", "--stored"][..], &["storage", "usage"], &["storage", "usage", id(&ada)]]
+        {
+            let usages = run_json(&[arguments, &["--format", "json"]].concat());
+            for usage in usages["usages"].as_array().unwrap() {
+                let age = usage["age_seconds"].as_i64().unwrap();
+                let is_old = arguments.contains(&"--stored") && years > 0;
+                assert!(if is_old { age > 24 * YEAR } else { (0..YEAR).contains(&age) }, "{arguments:?}: {usage}");
+            }
+        }
+        // And when the clock is right again, what was measured in the future is new.
+        let usages = json(&session.output(&["storage", "usage", "--stored", "--format", "json"]));
+        let ages = usages["usages"].as_array().unwrap().iter().map(|usage| usage["age_seconds"].as_i64().unwrap());
+        assert!(ages.clone().all(|age| age >= 0) && ages.count() == 2, "{usages}");
+
+        std::fs::create_dir_all(session.path("data/storage/customers/eve")).unwrap();
+        let adopted = run_json(&["storage", "adopt", id(&eve), "customers/eve"]);
+        assert_eq!(adopted["storage_path"], "customers/eve");
+        run(&["check"]);
+        std::fs::create_dir_all(session.path("data/storage/stray")).unwrap();
+        run(&["check", "--repair", "--even-if-many"]);
+        let quarantined = backups(&session, "data/quarantine").pop_first().unwrap();
+        let note = std::fs::read_to_string(session.path("data/quarantine").join(quarantined).join("note.json"));
+        assert!(is_now(&json(&note.unwrap())["moved_at"]));
+
+        let made = run_json(&["backup", "create", "a.tar.zst", "--format", "json"]);
+        assert!(is_now(&made["created_at"]), "{made}");
+        run(&["backup", "verify", "a.tar.zst"]);
+        run(&["backup", "restore", "a.tar.zst", "--into", "restored"]);
+        let named = run_json(&["backup", "create", "--format", "json"]);
+        let named = named["file"].as_str().unwrap().to_owned();
+        assert!(is_now(&Value::from(&named["tenantry-".len()..])), "{named}");
+        run(&["backup", "verify", &named]);
+
+        run(&["export", "users.jsonl"]);
+        for offset in ["-25y", "+25y"] {
+            let imported = ["--data-dir", "imported", "import", "users.jsonl", "--on-conflict", "skip"];
+            output_at(&session, offset, &imported);
+        }
+        output_at(&session, offset, &["--data-dir", "imported", "export", "again.jsonl"]);
+        let exported = |name: &str| std::fs::read_to_string(session.path(name)).unwrap();
+        // But for the path, which is adopted in the one.
+        assert_eq!(exported("users.jsonl"), exported("again.jsonl"));
+        assert_eq!(run_json(&["status", "--format", "json"])["user_count"], 4);
+    }
+}
+
+/// Rotation removes neither the backup that was just made nor one of a time that is later by the clock.
+#[test]
+fn a_wrong_clock_makes_rotation_remove_no_newer_backup() {
+    if !can_fake() {
+        return;
+    }
+    let session = Session::new();
+    session.output(&["user", "create", "ada@example.com"]);
+    std::fs::create_dir(session.path("daily")).unwrap();
+    // Makes a backup, of which one is to be kept, and answers its name and what was said.
+    let back_up = |offset: &str| {
+        let before = backups(&session, "daily");
+        let (code, stdout, stderr) =
+            run_at(&session, offset, &["backup", "create", "--keep", "1", "daily", "--format", "json"]);
+        assert_eq!(code, 0, "{stderr}");
+        let file = json(&stdout)["file"].as_str().unwrap().strip_prefix("daily/").unwrap().to_owned();
+        assert!(!before.contains(&file));
+        (file, stderr)
+    };
+    let there = |expected: &[&String]| {
+        assert_eq!(backups(&session, "daily"), expected.iter().map(|name| (*name).clone()).collect());
+    };
+    let (real, told) = back_up("+0d");
+    assert_eq!(told, "");
+    there(&[&real]);
+    let (slow, told) = back_up("-25y");
+    assert!(told.contains("1 backup; is the clock right?"), "{told}");
+    there(&[&slow, &real]);
+    let (slower, _) = back_up("-24y");
+    there(&[&slower, &real]);
+    // When the clock is right again, the newest stays.
+    let (real, told) = back_up("+1d");
+    assert_eq!(told, "");
+    there(&[&real]);
+    let (fast, told) = back_up("+25y");
+    assert_eq!(told, "");
+    there(&[&fast]);
+    let (real, told) = back_up("+2d");
+    assert!(told.contains("1 backup; is the clock right?"), "{told}");
+    there(&[&real, &fast]);
+    let (real, _) = back_up("+3d");
+    there(&[&real, &fast]);
+    session.output(&["backup", "verify", &format!("daily/{real}")]);
+}
