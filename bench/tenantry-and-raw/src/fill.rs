@@ -67,8 +67,19 @@ fn bytes(job: &Job) -> Result<()> {
             "{{\"name\":\"{name}\",\"pages\":{pages},\"bytes\":{bytes},\"payload\":{payload},\"unused\":{unused},\"cells\":{cells}}}"
         );
     }
-    let of_email = "SELECT avg(length(email)), avg(length(email_key)) FROM users";
-    let (email, key) = conn.query_row(of_email, [], |row| Ok((row.get::<_, f64>(0)?, row.get::<_, f64>(1)?)))?;
-    println!("{{\"email\":{email:.2},\"email_key\":{key:.2}}}");
+    // What each column takes in a row (<https://sqlite.org/fileformat2.html#record_format>); the key of the table stands
+    // outside.
+    let mut columns = conn.prepare("SELECT name FROM pragma_table_info('users') WHERE pk = 0")?;
+    for name in columns.query_map([], |row| row.get::<_, String>(0))? {
+        let name = name?;
+        let average = format!(
+            "SELECT avg(CASE typeof({name}) WHEN 'null' THEN 0 WHEN 'integer' THEN
+                CASE WHEN {name} IN (0, 1) THEN 0 WHEN abs({name}) < 1 << 7 THEN 1 WHEN abs({name}) < 1 << 15 THEN 2
+                WHEN abs({name}) < 1 << 23 THEN 3 WHEN abs({name}) < 1 << 31 THEN 4 WHEN abs({name}) < 1 << 47 THEN 6 ELSE 8 END
+                ELSE length(CAST({name} AS BLOB)) END) FROM users"
+        );
+        let bytes: f64 = conn.query_row(&average, [], |row| row.get(0))?;
+        println!("{{\"column\":\"{name}\",\"bytes\":{bytes:.1}}}");
+    }
     Ok(())
 }

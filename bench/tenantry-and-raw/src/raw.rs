@@ -6,7 +6,11 @@ use tenantry::sqlite::rusqlite::{self, Connection, OptionalExtension, Result, Ro
 /// How many rows are in a transaction of the bound for writing.
 const BULK_ROWS: u64 = 10_000;
 
-const COLUMNS: &str = "id, email_key, email, created_at, last_login_at, updated_at, version, storage_path";
+macro_rules! columns {
+    () => {
+        "id, email_key, email, created_at, last_login_at, updated_at, version, storage_path"
+    };
+}
 
 /// A user as a program wants to have one.
 #[allow(dead_code, reason = "what is read is to be there, and not looked at")]
@@ -47,9 +51,9 @@ pub(crate) fn insert(conn: &Connection, number: u64) -> Result<()> {
 }
 
 fn insert_at(conn: &Connection, number: u64, now: i64, login: Option<i64>) -> Result<()> {
-    let (address, sql) =
-        (email(number), format!("INSERT INTO users ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?4, 1, NULL)"));
-    conn.prepare_cached(&sql)?.execute(params![id(number), address.to_ascii_lowercase(), address, now, login])?;
+    let address = email(number);
+    let sql = concat!("INSERT INTO users (", columns!(), ") VALUES (?1, ?2, ?3, ?4, ?5, ?4, 1, NULL)");
+    conn.prepare_cached(sql)?.execute(params![id(number), address.to_ascii_lowercase(), address, now, login])?;
     Ok(())
 }
 
@@ -59,22 +63,22 @@ pub(crate) fn insert_prepared(conn: &Connection, number: u64) -> Result<()> {
 }
 
 pub(crate) fn sign_in(conn: &Connection, number: u64) -> Result<User> {
-    let sql = format!("UPDATE users SET last_login_at = ?2 WHERE email_key = ?1 RETURNING {COLUMNS}");
-    conn.prepare_cached(&sql)?.query_row(params![email(number).to_ascii_lowercase(), now_us()], from_row)
+    let sql = concat!("UPDATE users SET last_login_at = ?2 WHERE email_key = ?1 RETURNING ", columns!());
+    conn.prepare_cached(sql)?.query_row(params![email(number).to_ascii_lowercase(), now_us()], from_row)
 }
 
 pub(crate) fn get_by_id(conn: &Connection, number: u64) -> Result<Option<User>> {
-    let sql = "SELECT id, email_key, email, created_at, last_login_at, updated_at, version, storage_path FROM users WHERE id = ?1";
+    let sql = concat!("SELECT ", columns!(), " FROM users WHERE id = ?1");
     conn.prepare_cached(sql)?.query_row([id(number)], from_row).optional()
 }
 
 pub(crate) fn get_by_email(conn: &Connection, number: u64) -> Result<Option<User>> {
-    let sql = "SELECT id, email_key, email, created_at, last_login_at, updated_at, version, storage_path FROM users WHERE email_key = ?1";
+    let sql = concat!("SELECT ", columns!(), " FROM users WHERE email_key = ?1");
     conn.prepare_cached(sql)?.query_row([email(number).to_ascii_lowercase()], from_row).optional()
 }
 
 fn page(conn: &Connection, after: i64) -> Result<Vec<User>> {
-    let sql = "SELECT id, email_key, email, created_at, last_login_at, updated_at, version, storage_path FROM users WHERE seq > ?1 ORDER BY seq LIMIT 101";
+    let sql = concat!("SELECT ", columns!(), " FROM users WHERE seq > ?1 ORDER BY seq LIMIT 101");
     let mut users: Vec<User> = conn.prepare_cached(sql)?.query_map([after], from_row)?.collect::<Result<_>>()?;
     users.truncate(100);
     Ok(users)
