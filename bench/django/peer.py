@@ -106,16 +106,16 @@ def run(caller, ready, measured):
     ready.wait()
     counts_from = time.perf_counter() + args.seconds * WARM_UP
     ends_at, begun, turn, operations, latencies = counts_from + args.seconds, time.perf_counter(), 0, [], []
-    while begun < ends_at:
+    late = []
+    while begun < ends_at or not latencies:
         call(caller, turn)
         now = time.perf_counter()
         if begun >= counts_from:
             latencies.append(now - begun)
             # What ends too late is no operation of the run, but it had to be waited for.
-            if now <= ends_at:
-                operations.append((begun, now))
+            (operations if now <= ends_at else late).append((begun, now))
         begun, turn = now, turn + 1
-    measured.append((operations, latencies))
+    measured.append((operations or late, latencies))
     connection.close()
 
 

@@ -57,8 +57,8 @@ impl Job {
             counts_from: now + warm,
             ends_at: now + warm + Duration::from_secs_f64(self.seconds),
             begun: None,
-            first: None,
-            last: None,
+            counted: None,
+            late: None,
             operations: 0,
             latencies: Vec::with_capacity(1 << 16),
         }
@@ -88,9 +88,15 @@ impl Job {
 
     /// Prints the line of JSON. What one call does counts as `each` operations.
     pub fn report(&self, callers: Vec<Caller>, each: u64, sqlite: &str, extra: &str) {
-        let first = callers.iter().filter_map(|caller| caller.first).min().expect("a call that was counted");
-        let last = callers.iter().filter_map(|caller| caller.last).max().expect("a call that was counted");
-        let operations = callers.iter().map(|caller| caller.operations).sum::<u64>() * each;
+        let mut operations = callers.iter().map(|caller| caller.operations).sum::<u64>() * each;
+        let mut spans: Vec<_> = callers.iter().filter_map(|caller| caller.counted).collect();
+        if spans.is_empty() {
+            // So slow that nothing ended in time: then what ended late is all there is.
+            spans = callers.iter().filter_map(|caller| caller.late).collect();
+            operations = spans.len() as u64 * each;
+        }
+        let first = spans.iter().map(|span| span.0).min().expect("a call");
+        let last = spans.iter().map(|span| span.1).max().expect("a call");
         let mut latencies: Vec<u64> = callers.into_iter().flat_map(|caller| caller.latencies).collect();
         latencies.sort_unstable();
         let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize] as f64 / 1_000.0;
@@ -117,29 +123,31 @@ pub struct Caller {
     /// When the call began that is under way.
     begun: Option<Instant>,
     /// When the first call began that counts, and when the last ended.
-    first: Option<Instant>,
-    last: Option<Instant>,
+    counted: Option<(Instant, Instant)>,
+    /// When the call began and ended that ended too late.
+    late: Option<(Instant, Instant)>,
     operations: u64,
     latencies: Vec<u64>,
 }
 
 impl Caller {
     /// Ends one call and begins the next, or says that the time is over. What ends too late is no operation of the run,
-    /// but its latency is one: it had to be waited for. (One caller alone has one operation at the least.)
+    /// but its latency is one: it had to be waited for.
     pub fn goes_on(&mut self) -> bool {
         let now = Instant::now();
-        let is_alone = self.step <= 1;
-        if let Some(begun) = self.begun.replace(now)
-            && begun >= self.counts_from
-        {
-            self.latencies.push((now - begun).as_nanos() as u64);
-            if now <= self.ends_at || (is_alone && self.operations == 0) {
-                self.first.get_or_insert(begun);
-                self.last = Some(now);
+        let is_over = now >= self.ends_at;
+        if let Some(begun) = self.begun.replace(now) {
+            if is_over {
+                self.late = Some((begun, now));
+            } else if begun >= self.counts_from {
+                self.counted = Some((self.counted.map_or(begun, |(first, _)| first), now));
                 self.operations += 1;
             }
+            if is_over || begun >= self.counts_from {
+                self.latencies.push((now - begun).as_nanos() as u64);
+            }
         }
-        now < self.ends_at || (is_alone && self.operations == 0)
+        !is_over
     }
 
     /// The number of a user who is there, each as likely as the others.
