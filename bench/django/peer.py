@@ -105,17 +105,19 @@ def run(caller, ready, measured):
     connection.ensure_connection()
     ready.wait()
     counts_from = time.perf_counter() + args.seconds * WARM_UP
-    ends_at, begun, turn, operations, latencies = counts_from + args.seconds, time.perf_counter(), 0, [], []
-    late = []
-    while begun < ends_at or not latencies:
+    ends_at, begun, turn, counted, late, latencies = counts_from + args.seconds, time.perf_counter(), 0, [], [], []
+    while begun < ends_at:
         call(caller, turn)
         now = time.perf_counter()
-        if begun >= counts_from:
+        # What ends too late is no operation of the run, but it had to be waited for.
+        if now > ends_at:
+            late.append((begun, now))
+        elif begun >= counts_from:
+            counted.append((begun, now))
+        if now > ends_at or begun >= counts_from:
             latencies.append(now - begun)
-            # What ends too late is no operation of the run, but it had to be waited for.
-            (operations if now <= ends_at else late).append((begun, now))
         begun, turn = now, turn + 1
-    measured.append((operations or late, latencies))
+    measured.append((counted, late, latencies))
     connection.close()
 
 
@@ -126,8 +128,9 @@ for thread in threads:
 for thread in threads:
     thread.join()
 assert len(measured) == args.callers, "a caller failed"
-operations = [operation for some, _ in measured for operation in some]
-latencies = sorted(latency for _, some in measured for latency in some)
+# So slow that nothing ended in time: then what ended late is all there is.
+operations = [span for counted, _, _ in measured for span in counted] or [span for _, late, _ in measured for span in late]
+latencies = sorted(latency for _, _, some in measured for latency in some)
 at = {name: round(latencies[int((len(latencies) - 1) * part)] * 1e6, 2) for name, part in
       {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1}.items()}
 print(json.dumps({
