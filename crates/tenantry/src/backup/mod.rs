@@ -129,12 +129,17 @@ pub async fn restore_backup(
     opened.map_err(of_image)?.close().await?;
     let report = check(&data_dir).await.map_err(of_image)?;
     let named = on_thread(move || {
-        std::fs::rename(&data_dir, &into).and_then(|()| File::open(&beside)?.sync_all()).map_err(|error| {
-            match error.kind() {
+        let sync = |dir: &Path| File::open(dir)?.sync_all();
+        // What SQLite removed mustn't come back beside the database: neither its log nor the journal with which it went over
+        // to a log. And the old name has to be gone on the disk before what is around it is removed.
+        sync(&data_dir)
+            .and_then(|()| std::fs::rename(&data_dir, &into))
+            .and_then(|()| sync(&beside))
+            .and_then(|()| sync(parent(&data_dir)))
+            .map_err(|error| match error.kind() {
                 io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(),
                 _ => unwritable(error),
-            }
-        })
+            })
     });
     named.await??;
     drop(place);
