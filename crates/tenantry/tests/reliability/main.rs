@@ -27,3 +27,6 @@ mod process;
 
 // The entrance for tests that need a second process.
 mod child;
+
+// A power cut with everything that is in a data directory, and system calls that fail.
+mod system_calls;

@@ -1,0 +1,261 @@
+//! A power cut, with directories.
+//!
+//! A child does operations on a store under strace, which records every system call that changes the file system or waits
+//! for the disk. The record is replayed onto [a model of a disk](disk) that keeps only what it has to, and at each
+//! step the power fails: what may then be found on the disk is written out as a real directory, the store in it is opened,
+//! checked and compared. What was answered has to be there, what was under way has to be as before or as after.
+//!
+//! Then calls are left out of the record, as by a program that doesn't make them, and the harness has to notice.
+
+mod disk;
+mod faults;
+mod planted;
+mod steps;
+mod trace;
+mod world;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+
+use tempfile::TempDir;
+
+use crate::share::{report, share};
+use disk::{Dice, Disk, Image, Variant};
+use steps::{Follower, Step};
+use world::{ARCHIVES, Op, State, TOP, judge};
+
+pub(crate) use world::child;
+
+/// The role of the child, in `child.rs`.
+const ROLE: &str = "has its system calls recorded";
+/// How many states are judged at once.
+const JUDGES: usize = 2;
+
+/// What is done from which beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Scenario {
+    /// From nothing on, through every operation on users and directories.
+    Life,
+    /// What belongs to nobody goes to quarantine.
+    Repair,
+    Upgrade,
+    Backup,
+}
+
+impl Scenario {
+    const ALL: [Self; 4] = [Self::Life, Self::Repair, Self::Upgrade, Self::Backup];
+
+    /// Prepares the top, and says what is to be done.
+    fn begin(self, top: &Path) -> (State, Vec<Op>) {
+        let nothing = State::default();
+        let file = |user, file: &str| Op::Write { user, file: file.to_owned() };
+        let create = |user| Op::Create { user, path: None };
+        let create_at = |user, path: &str| Op::Create { user, path: Some(path.to_owned()) };
+        let place = |path: &str, is_certain| Op::Place { path: path.to_owned(), is_certain };
+        let adopt = |user, path: &str| Op::Adopt { user, path: path.to_owned() };
+        let person = |user| vec![create(user), Op::Storage { user }, file(user, "a.txt"), file(user, "b/c.txt")];
+        match self {
+            Self::Life => {
+                let chosen = [create_at(1, "customers/x/bob"), Op::Storage { user: 1 }, file(1, "a.txt")];
+                let to_and_fro = [
+                    Op::Delete { user: 0 },
+                    Op::Restore { user: 0 },
+                    Op::Delete { user: 0 },
+                    Op::Delete { user: 1 },
+                    Op::Restore { user: 1 },
+                    Op::Close,
+                    Op::Open,
+                    Op::Purge { user: 0 },
+                ];
+                let adopted = [
+                    create(2),
+                    place("customers/y/cyd", false),
+                    adopt(2, "customers/y/cyd"),
+                    create(3),
+                    Op::Storage { user: 3 },
+                    place("customers/y/dan", true),
+                    adopt(3, "customers/y/dan"),
+                ];
+                let end = [Op::Delete { user: 1 }, Op::Delete { user: 2 }, Op::PurgeAll, Op::Close];
+                let ops = [vec![Op::Open], person(0), chosen.into(), to_and_fro.into(), adopted.into(), end.into()];
+                (nothing, ops.concat())
+            }
+            Self::Repair => {
+                let ops = [vec![Op::Open], person(0), vec![place("nobody", true), Op::Close, Op::Repair]];
+                (nothing, ops.concat())
+            }
+            Self::Upgrade => (State::of_version_1(top), vec![Op::Open, Op::Storage { user: 0 }, Op::Close]),
+            Self::Backup => {
+                std::fs::create_dir_all(top.join(ARCHIVES)).unwrap();
+                let archive = || "first.tar.zst".to_owned();
+                let end = [
+                    Op::Delete { user: 1 },
+                    Op::Backup { name: archive() },
+                    Op::RestoreBackup { name: archive(), into: "restored".to_owned() },
+                    Op::Close,
+                ];
+                (nothing, [vec![Op::Open], person(0), person(1), end.into()].concat())
+            }
+        }
+    }
+
+    /// What a child has done, with each step. `None` if nothing can be recorded here.
+    fn record(self) -> Option<&'static Record> {
+        static RECORDS: [OnceLock<Option<Record>>; 4] = [const { OnceLock::new() }; 4];
+        let at = Self::ALL.iter().position(|scenario| *scenario == self).unwrap();
+        RECORDS[at].get_or_init(|| trace::is_possible().then(|| Record::of(self))).as_ref()
+    }
+}
+
+/// A place for files that need not last, and so had better be in memory.
+fn place() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+struct Record {
+    ops: Vec<Op>,
+    /// What ought to be there after so many of them.
+    states: Vec<State>,
+    steps: Vec<Step>,
+}
+
+impl Record {
+    fn of(scenario: Scenario) -> Self {
+        let dir = place();
+        let top = dir.path().canonicalize().unwrap().join(TOP);
+        std::fs::create_dir(&top).unwrap();
+        let (start, ops) = scenario.begin(&top);
+        world::order(dir.path(), &ops);
+        let follower = Follower::new(&top);
+        let (calls, said) = trace::record(ROLE, top.parent().unwrap(), None);
+        assert_eq!(said, ["done"]);
+        let steps = follower.follow(&calls);
+        let answers = steps.iter().filter(|step| matches!(step, Step::Answered)).count();
+        assert_eq!(answers, ops.len());
+        Self { states: start.all(&ops), ops, steps }
+    }
+}
+
+/// What is looked at of a record.
+struct Look {
+    /// How many of the disks that are possible after a step are drawn, besides those that are always looked at.
+    drawn: u64,
+    seed: u64,
+    /// At which moments, by the number of operations that were answered.
+    moments: Option<HashSet<usize>>,
+    /// How many states are enough.
+    states_max: u64,
+    /// How many bad ones are enough.
+    bad_max: u64,
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self { drawn: 1, seed: 1, moments: None, states_max: u64::MAX, bad_max: u64::MAX }
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    /// Different ones, each as a tree of files and what was answered by then.
+    states: u64,
+    bad: u64,
+    first: Option<String>,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bad of {} states", self.bad, self.states)
+    }
+}
+
+/// A power cut at every step, and what is found then.
+fn cut_power(record: &Record, steps: &[Step], look: &Look) -> Tally {
+    let tally = Mutex::new(Tally::default());
+    let (sender, receiver) = sync_channel(2 * JUDGES);
+    let receiver = Mutex::new(receiver);
+    thread::scope(|scope| {
+        for _ in 0..JUDGES {
+            scope.spawn(|| judge_all(record, &receiver, &tally));
+        }
+        let is_enough = || tally.lock().unwrap().bad >= look.bad_max;
+        draw(steps, look, |image, answered| sender.send((image, answered)).is_ok() && !is_enough());
+        drop(sender);
+    });
+    tally.into_inner().unwrap()
+}
+
+/// Replays the steps, and hands over each state that the disk may be in then, once.
+fn draw(steps: &[Step], look: &Look, mut take: impl FnMut(Image, usize) -> bool) {
+    let mut disk = Disk::default();
+    let mut dice = Dice(look.seed);
+    let mut met = HashSet::new();
+    let (mut answered, mut count) = (0, 0);
+    // What was there before comes first.
+    let start = steps.iter().position(|step| matches!(step, Step::SyncAll)).unwrap();
+    for (index, step) in steps.iter().enumerate() {
+        disk.take(step);
+        answered += usize::from(matches!(step, Step::Answered));
+        if index < start || look.moments.as_ref().is_some_and(|moments| !moments.contains(&answered)) {
+            continue;
+        }
+        let drawn = (0..look.drawn).map(|_| Variant::Any(dice.next())).collect::<Vec<_>>();
+        let always = [Variant::OnlySynced, Variant::All, Variant::Names, Variant::Contents];
+        for variant in always.into_iter().chain(drawn) {
+            let image = disk.image(variant);
+            if met.insert((image.digest(), answered)) {
+                count += 1;
+                if count > look.states_max || !take(image, answered) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn judge_all(record: &Record, states: &Mutex<Receiver<(Image, usize)>>, tally: &Mutex<Tally>) {
+    let dir = place();
+    for number in 0.. {
+        let Ok((image, answered)) = states.lock().unwrap().recv() else { return };
+        let top: PathBuf = dir.path().join(number.to_string());
+        std::fs::create_dir(&top).unwrap();
+        image.write_to(&top);
+        let judged = catch_unwind(AssertUnwindSafe(|| judge(&record.ops, &record.states, answered, &top)));
+        let judged = judged.unwrap_or_else(|_| Err("a panic".to_owned()));
+        std::fs::remove_dir_all(&top).unwrap();
+        let mut tally = tally.lock().unwrap();
+        tally.states += 1;
+        if let Err(why) = judged {
+            tally.bad += 1;
+            let next = record.ops.get(answered);
+            tally.first.get_or_insert_with(|| format!("{answered} answered, then {next:?}: {why}"));
+        }
+    }
+}
+
+/// How many states of each scenario are judged, at the least.
+fn survive(scenario: Scenario, drawn: u64) -> Option<Tally> {
+    let record = scenario.record()?;
+    let tally = cut_power(record, &record.steps, &Look { drawn, ..Look::default() });
+    assert_eq!(tally.bad, 0, "{tally}: {}", tally.first.as_deref().unwrap_or_default());
+    Some(tally)
+}
+
+#[test]
+fn a_power_cut_loses_nothing_that_was_answered() {
+    let mut states = 0;
+    for scenario in Scenario::ALL {
+        let began = std::time::Instant::now();
+        let Some(tally) = survive(scenario, share(1, 12)) else { return };
+        println!("{scenario:?}: {} steps, {tally}, {:?}", scenario.record().unwrap().steps.len(), began.elapsed());
+        states += tally.states;
+    }
+    report("a power cut, with directories", format!("0 bad of {states} states"));
+    assert!(states >= share(2_000, 20_000), "only {states} states");
+}
