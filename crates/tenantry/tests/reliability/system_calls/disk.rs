@@ -283,7 +283,7 @@ mod tests {
     }
 
     fn sync(object: Object) -> Step {
-        Step::Sync { object, path: "x".into(), is_dir: true }
+        Step::Sync { object, path: "any".into() }
     }
 
     fn found(disk: &Disk, variant: Variant) -> Vec<(String, Option<String>)> {

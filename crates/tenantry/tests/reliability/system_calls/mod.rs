@@ -16,6 +16,7 @@ mod world;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -33,6 +34,8 @@ pub(crate) use world::child;
 
 /// The role of the child, in `child.rs`.
 const ROLE: &str = "has its system calls recorded";
+/// Where the dice begin.
+const SEED: u64 = 1;
 /// How many states are judged at once.
 const JUDGES: usize = 2;
 
@@ -123,6 +126,8 @@ struct Record {
     /// What ought to be there after so many of them.
     states: Vec<State>,
     steps: Vec<Step>,
+    /// The states that are always looked at.
+    known: HashSet<Digest>,
 }
 
 impl Record {
@@ -138,27 +143,25 @@ impl Record {
         let steps = follower.follow(&calls);
         let answers = steps.iter().filter(|step| matches!(step, Step::Answered)).count();
         assert_eq!(answers, ops.len());
-        Self { states: start.all(&ops), ops, steps }
+        let mut known = HashSet::new();
+        let look = Look { drawn: 0, seed: SEED, moments: None, known: None };
+        draw(&steps, &look, |_, digest, _| known.extend([digest]));
+        Self { states: start.all(&ops), ops, steps, known }
     }
 }
 
+/// Stands for a state of the disk and how many operations were answered by then.
+type Digest = ([u8; 32], usize);
+
 /// What is looked at of a record.
-struct Look {
+struct Look<'k> {
     /// How many of the disks that are possible after a step are drawn, besides those that are always looked at.
     drawn: u64,
     seed: u64,
     /// At which moments, by the number of operations that were answered.
-    moments: Option<HashSet<usize>>,
-    /// How many states are enough.
-    states_max: u64,
-    /// How many bad ones are enough.
-    bad_max: u64,
-}
-
-impl Default for Look {
-    fn default() -> Self {
-        Self { drawn: 1, seed: 1, moments: None, states_max: u64::MAX, bad_max: u64::MAX }
-    }
+    moments: Option<Range<usize>>,
+    /// What needn't be judged.
+    known: Option<&'k HashSet<Digest>>,
 }
 
 #[derive(Default)]
@@ -176,7 +179,7 @@ impl fmt::Display for Tally {
 }
 
 /// A power cut at every step, and what is found then.
-fn cut_power(record: &Record, steps: &[Step], look: &Look) -> Tally {
+fn cut_power(record: &Record, steps: &[Step], look: &Look<'_>) -> Tally {
     let tally = Mutex::new(Tally::default());
     let (sender, receiver) = sync_channel(2 * JUDGES);
     let receiver = Mutex::new(receiver);
@@ -184,19 +187,18 @@ fn cut_power(record: &Record, steps: &[Step], look: &Look) -> Tally {
         for _ in 0..JUDGES {
             scope.spawn(|| judge_all(record, &receiver, &tally));
         }
-        let is_enough = || tally.lock().unwrap().bad >= look.bad_max;
-        draw(steps, look, |image, answered| sender.send((image, answered)).is_ok() && !is_enough());
+        draw(steps, look, |image, _, answered| sender.send((image, answered)).unwrap());
         drop(sender);
     });
     tally.into_inner().unwrap()
 }
 
 /// Replays the steps, and hands over each state that the disk may be in then, once.
-fn draw(steps: &[Step], look: &Look, mut take: impl FnMut(Image, usize) -> bool) {
+fn draw(steps: &[Step], look: &Look<'_>, mut take: impl FnMut(Image, Digest, usize)) {
     let mut disk = Disk::default();
     let mut dice = Dice(look.seed);
     let mut met = HashSet::new();
-    let (mut answered, mut count) = (0, 0);
+    let mut answered = 0;
     // What was there before comes first.
     let start = steps.iter().position(|step| matches!(step, Step::SyncAll)).unwrap();
     for (index, step) in steps.iter().enumerate() {
@@ -209,11 +211,9 @@ fn draw(steps: &[Step], look: &Look, mut take: impl FnMut(Image, usize) -> bool)
         let always = [Variant::OnlySynced, Variant::All, Variant::Names, Variant::Contents];
         for variant in always.into_iter().chain(drawn) {
             let image = disk.image(variant);
-            if met.insert((image.digest(), answered)) {
-                count += 1;
-                if count > look.states_max || !take(image, answered) {
-                    return;
-                }
+            let digest = (image.digest(), answered);
+            if met.insert(digest) && !look.known.is_some_and(|known| known.contains(&digest)) {
+                take(image, digest, answered);
             }
         }
     }
@@ -242,7 +242,7 @@ fn judge_all(record: &Record, states: &Mutex<Receiver<(Image, usize)>>, tally: &
 /// How many states of each scenario are judged, at the least.
 fn survive(scenario: Scenario, drawn: u64) -> Option<Tally> {
     let record = scenario.record()?;
-    let tally = cut_power(record, &record.steps, &Look { drawn, ..Look::default() });
+    let tally = cut_power(record, &record.steps, &Look { drawn, seed: SEED, moments: None, known: None });
     assert_eq!(tally.bad, 0, "{tally}: {}", tally.first.as_deref().unwrap_or_default());
     Some(tally)
 }

@@ -53,7 +53,6 @@ pub(super) enum Step {
     Sync {
         object: Object,
         path: PathBuf,
-        is_dir: bool,
     },
     SyncAll,
     /// The child has answered its next operation.
@@ -177,9 +176,8 @@ impl Follower {
             "sendfile" => self.copy(args[1], args[2], args[0], "NULL", call.answer as u64),
             "fsync" | "fdatasync" => {
                 if let Some(object) = self.object_at(args[0]) {
-                    let is_dir = matches!(self.nodes[object], Node::Dir { .. });
                     let path = self.path_of(object);
-                    self.steps.push(Step::Sync { object, path, is_dir });
+                    self.steps.push(Step::Sync { object, path });
                 }
             }
             "syncfs" if self.object_at(args[0]).is_some() => self.steps.push(Step::SyncAll),
