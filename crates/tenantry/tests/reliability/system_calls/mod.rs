@@ -138,7 +138,7 @@ impl Record {
         let (start, ops) = scenario.begin(&top);
         world::order(dir.path(), &ops);
         let follower = Follower::new(&top);
-        let (calls, said) = trace::record(ROLE, top.parent().unwrap(), None);
+        let (calls, said) = trace::record(ROLE, top.parent().unwrap(), "");
         assert_eq!(said, ["done"]);
         let steps = follower.follow(&calls);
         let answers = steps.iter().filter(|step| matches!(step, Step::Answered)).count();

@@ -41,13 +41,12 @@ pub(super) fn is_possible() -> bool {
     })
 }
 
-/// Runs a child in its role, and answers its system calls in the order in which they ended, with what it said. `inject` is
-/// strace's word for a call that is to fail.
-pub(super) fn record(role: &str, dir: &Path, inject: Option<&str>) -> (Vec<Call>, Vec<String>) {
-    let inject = inject.map(|inject| format!("-e inject={inject}")).unwrap_or_default();
+/// Runs a child in its role, and answers its system calls in the order in which they ended, with what it said. `more` goes to
+/// strace: which call is to fail.
+pub(super) fn record(role: &str, dir: &Path, more: &str) -> (Vec<Call>, Vec<String>) {
     // In the place of the child itself, which strace then starts.
     let strace = format!(
-        "exec strace -f --seccomp-bpf -qq -xx -s 100000000 -e signal=none -e trace={RECORDED} {inject} \
+        "exec strace -f --seccomp-bpf -qq -xx -s 100000000 -e signal=none -e trace={RECORDED} {more} \
          -o \"$TENANTRY_TEST_DIR/trace\" \"$0\" --exact child::child_process_entry --nocapture"
     );
     let said = Process::start(role, dir, &strace).end();
@@ -63,7 +62,8 @@ fn parse(text: &str) -> Vec<Call> {
     for line in text.lines() {
         let (thread, rest) = line.split_once(' ').unwrap_or_else(|| panic!("no thread: {line:.200}"));
         let rest = rest.trim_start();
-        if rest.starts_with("+++") || rest.starts_with("---") || rest.starts_with("???") {
+        // Of a thread that ended: strace may not even know with what.
+        if rest.starts_with(['+', '-', '?']) || rest.ends_with("<detached ...>") {
             continue;
         }
         if let Some(begun) = rest.strip_suffix("<unfinished ...>") {

@@ -176,7 +176,8 @@ impl Hands {
             }
             Op::Backup { name } => {
                 let file = self.top.join(ARCHIVES).join(name);
-                create_backup(self.store(), file, BackupOptions::default(), |_, _| {}).await?;
+                let backup = create_backup(self.store(), file, BackupOptions::default(), |_, _| {}).await?;
+                return Ok(backup.incomplete);
             }
             Op::RestoreBackup { name, into } => {
                 let into = self.top.join(DATA).with_file_name(into);
