@@ -13,7 +13,7 @@ struct Planted {
     what: &'static str,
     scenario: Scenario,
     /// In which operations.
-    of: fn(&Op) -> bool,
+    of: Kind,
     left_out: fn(&Waits<'_>) -> bool,
     /// Why it makes no difference, if it doesn't.
     made_up_for: Option<&'static str>,
@@ -57,22 +57,25 @@ impl Waits<'_> {
     }
 }
 
-const CREATION: fn(&Op) -> bool = |op| matches!(op, Op::Open);
-const MAKING: fn(&Op) -> bool = |op| matches!(op, Op::Storage { user: 0 });
-const MAKING_CHOSEN: fn(&Op) -> bool = |op| matches!(op, Op::Storage { user: 1 });
-const DELETION: fn(&Op) -> bool = |op| matches!(op, Op::Delete { .. });
-const RESTORE: fn(&Op) -> bool = |op| matches!(op, Op::Restore { .. });
-const PURGE: fn(&Op) -> bool = |op| matches!(op, Op::Purge { .. } | Op::PurgeAll);
-const ADOPTION: fn(&Op) -> bool = |op| matches!(op, Op::Adopt { .. });
-const REPAIR: fn(&Op) -> bool = |op| matches!(op, Op::Repair);
-const BACKUP: fn(&Op) -> bool = |op| matches!(op, Op::Backup { .. });
-const BACKUP_RESTORE: fn(&Op) -> bool = |op| matches!(op, Op::RestoreBackup { .. });
+/// Operations of a kind.
+type Kind = fn(&Op) -> bool;
+
+const CREATION: Kind = |op| matches!(op, Op::Open);
+const MAKING: Kind = |op| matches!(op, Op::Storage { user: 0 });
+const MAKING_CHOSEN: Kind = |op| matches!(op, Op::Storage { user: 1 });
+const DELETION: Kind = |op| matches!(op, Op::Delete { .. });
+const RESTORE: Kind = |op| matches!(op, Op::Restore { .. });
+const PURGE: Kind = |op| matches!(op, Op::Purge { .. } | Op::PurgeAll);
+const ADOPTION: Kind = |op| matches!(op, Op::Adopt { .. });
+const REPAIR: Kind = |op| matches!(op, Op::Repair);
+const BACKUP: Kind = |op| matches!(op, Op::Backup { .. });
+const BACKUP_RESTORE: Kind = |op| matches!(op, Op::RestoreBackup { .. });
 
 fn planted() -> Vec<Planted> {
     let noticed = |what, scenario, of, left_out| Planted { what, scenario, of, left_out, made_up_for: None };
     let made_up_for =
         |why, what, scenario, of, left_out| Planted { what, scenario, of, left_out, made_up_for: Some(why) };
-    use Scenario::{Backup, Life, Repair, Upgrade};
+    use Scenario::{Backup, Life, Normal, Repair, Upgrade};
     vec![
         noticed(
             "create: the log's sync",
@@ -129,6 +132,12 @@ fn planted() -> Vec<Planted> {
         noticed("repair: quarantine/", Repair, REPAIR, |waits| waits.is_quarantine(0)),
         noticed("repair: the data directory", Repair, REPAIR, |waits| waits.path == DATA),
         noticed("repair: where it was", Repair, REPAIR, |waits| waits.is_in_data("storage")),
+        noticed("with Durability::Normal, before a deletion: the log", Normal, DELETION, |waits| {
+            waits.is_in_data("tenantry.db-wal")
+        }),
+        noticed("with Durability::Normal, before a restore: the log", Normal, RESTORE, |waits| {
+            waits.is_in_data("tenantry.db-wal")
+        }),
         noticed("upgrade: the snapshot", Upgrade, CREATION, |waits| waits.is_in_data("backups/unfinished.db")),
         noticed("upgrade: the snapshot's name", Upgrade, CREATION, |waits| waits.is_in_data("backups")),
         noticed("upgrade: the data directory", Upgrade, CREATION, |waits| waits.path == DATA),
@@ -153,7 +162,7 @@ fn operations(steps: &[Step]) -> Vec<Range<usize>> {
 }
 
 /// Which operation a bug is planted in: the first of its kind.
-fn target<'r>(record: &'r Record, of: fn(&Op) -> bool) -> (usize, Range<usize>) {
+fn target(record: &Record, of: Kind) -> (usize, Range<usize>) {
     let number = record.ops.iter().position(of).unwrap();
     (number, operations(&record.steps)[number].clone())
 }
@@ -169,8 +178,8 @@ fn waits(steps: &[Step], range: Range<usize>) -> Vec<(usize, Waits<'_>)> {
     let mut waits: Vec<(usize, Waits<'_>)> = Vec::new();
     // What was there before has no operation of its own.
     let start = steps.iter().position(|step| matches!(step, Step::SyncAll)).unwrap() + 1;
-    for at in range.start.max(start)..range.end {
-        let (path, is_all) = match &steps[at] {
+    for (at, step) in steps.iter().enumerate().take(range.end).skip(range.start.max(start)) {
+        let (path, is_all) = match step {
             Step::Sync { path, .. } => (path.to_str().unwrap(), false),
             Step::SyncAll => ("(all)", true),
             _ => continue,
@@ -203,7 +212,7 @@ fn a_wait_for_the_disk_that_is_left_out_is_noticed() {
 
 #[test]
 fn an_answer_before_the_wait_for_the_disk_is_noticed() {
-    let kinds: [(&str, Scenario, fn(&Op) -> bool); 7] = [
+    let kinds: [(&str, Scenario, Kind); 7] = [
         ("create", Scenario::Life, |op| matches!(op, Op::Create { .. })),
         ("storage", Scenario::Life, |op| matches!(op, Op::Storage { .. })),
         // Of those that the next operation doesn't undo.
