@@ -210,11 +210,14 @@ fn carry_out(things: &mut [Thing], step: &Move) {
     }
 }
 
+/// A path, its mode and what a file holds; `None` for a directory.
+type Entry = (String, u32, Option<Arc<Vec<u8>>>);
+
 /// A tree of files as it is found after a power cut.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Image {
     /// Each directory before what is in it.
-    entries: Vec<(String, u32, Option<Arc<Vec<u8>>>)>,
+    entries: Vec<Entry>,
 }
 
 impl Image {

@@ -50,10 +50,27 @@ enum Scenario {
     Repair,
     Upgrade,
     Backup,
+    /// The opening of a store that a power cut has stopped when it was just to act on what was on the disk by then.
+    RecoverStorage,
+    RecoverDelete,
+    RecoverRestore,
+    RecoverPurge,
+    RecoverAdopt,
 }
 
 impl Scenario {
-    const ALL: [Self; 5] = [Self::Life, Self::Normal, Self::Repair, Self::Upgrade, Self::Backup];
+    const ALL: [Self; 10] = [
+        Self::Life,
+        Self::Normal,
+        Self::Repair,
+        Self::Upgrade,
+        Self::Backup,
+        Self::RecoverStorage,
+        Self::RecoverDelete,
+        Self::RecoverRestore,
+        Self::RecoverPurge,
+        Self::RecoverAdopt,
+    ];
 
     /// Prepares the top, and says what is to be done.
     fn begin(self, top: &Path) -> (State, Vec<Op>) {
@@ -108,6 +125,11 @@ impl Scenario {
                 let ops = [vec![Op::Open], person(0), vec![place("nobody", true), Op::Close, Op::Repair]];
                 (nothing, ops.concat())
             }
+            Self::RecoverStorage => Self::interrupted(top, |op| matches!(op, Op::Storage { .. })),
+            Self::RecoverDelete => Self::interrupted(top, |op| matches!(op, Op::Delete { .. })),
+            Self::RecoverRestore => Self::interrupted(top, |op| matches!(op, Op::Restore { .. })),
+            Self::RecoverPurge => Self::interrupted(top, |op| matches!(op, Op::Purge { .. })),
+            Self::RecoverAdopt => Self::interrupted(top, |op| matches!(op, Op::Adopt { user: 3, .. })),
             Self::Upgrade => (State::of_version_1(top), vec![Op::Open, Op::Storage { user: 0 }, Op::Close]),
             Self::Backup => {
                 std::fs::create_dir_all(top.join(ARCHIVES)).unwrap();
@@ -121,6 +143,23 @@ impl Scenario {
                 (nothing, [vec![Op::Open], person(0), person(1), end.into()].concat())
             }
         }
+    }
+
+    /// A store in which a power cut has stopped the first operation of a kind, with what it ought to come to.
+    fn interrupted(top: &Path, of: fn(&Op) -> bool) -> (State, Vec<Op>) {
+        let life = Self::Life.record().unwrap();
+        let number = life.ops.iter().position(of).unwrap();
+        let (mut disk, mut answered) = (Disk::default(), 0);
+        for step in &life.steps {
+            let acts = matches!(step, Step::Link { .. } | Step::Unlink { .. } | Step::Rename { .. });
+            if answered == number && acts {
+                break;
+            }
+            disk.take(step);
+            answered += usize::from(matches!(step, Step::Answered));
+        }
+        disk.image(Variant::OnlySynced).write_to(top);
+        (life.states[number + 1].clone(), vec![Op::Open, Op::Close])
     }
 
     /// What a child has done, with each step. `None` if nothing can be recorded here.

@@ -75,7 +75,10 @@ fn planted() -> Vec<Planted> {
     let noticed = |what, scenario, of, left_out| Planted { what, scenario, of, left_out, made_up_for: None };
     let made_up_for =
         |why, what, scenario, of, left_out| Planted { what, scenario, of, left_out, made_up_for: Some(why) };
-    use Scenario::{Backup, Life, Normal, Repair, Upgrade};
+    use Scenario::{
+        Backup, Life, Normal, RecoverAdopt, RecoverDelete, RecoverPurge, RecoverRestore, RecoverStorage, Repair,
+        Upgrade,
+    };
     vec![
         noticed(
             "create: the log's sync",
@@ -138,6 +141,13 @@ fn planted() -> Vec<Planted> {
         noticed("with Durability::Normal, before a restore: the log", Normal, RESTORE, |waits| {
             waits.is_in_data("tenantry.db-wal")
         }),
+        noticed("recovery of a directory to be made: the first level", RecoverStorage, CREATION, |waits| {
+            waits.is_level(1)
+        }),
+        noticed("recovery of a deletion: the trash", RecoverDelete, CREATION, |waits| waits.is_in_data("trash")),
+        noticed("recovery of a restore: the trash", RecoverRestore, CREATION, |waits| waits.is_in_data("trash")),
+        noticed("recovery of a purge: the trash", RecoverPurge, CREATION, |waits| waits.is_in_data("trash")),
+        noticed("recovery of an adoption: the directory above", RecoverAdopt, CREATION, |waits| waits.is_level(2)),
         noticed("upgrade: the snapshot", Upgrade, CREATION, |waits| waits.is_in_data("backups/unfinished.db")),
         noticed("upgrade: the snapshot's name", Upgrade, CREATION, |waits| waits.is_in_data("backups")),
         noticed("upgrade: the data directory", Upgrade, CREATION, |waits| waits.path == DATA),
