@@ -43,6 +43,10 @@ pub(super) enum Variant {
     /// As of a file system that keeps a journal of names alone.
     Names,
     Contents,
+    /// All contents, and of the names this change alone, with what has to go before it.
+    Only(usize),
+    /// All but this change of names.
+    Without(usize),
     /// Any, by this seed.
     Any(u64),
 }
@@ -128,7 +132,7 @@ impl Disk {
         }
     }
 
-    /// Which of the moves are there, if these are: what came before at the same name is there too.
+    /// Which of the moves are there, if these are, asked from the last to the first: what came before at the same name is there too.
     fn with_those_before(&self, mut is_there: impl FnMut(&Move) -> bool) -> Vec<bool> {
         let mut names: BTreeSet<&Name> = BTreeSet::new();
         let mut chosen = vec![false; self.moves.len()];
@@ -144,6 +148,11 @@ impl Disk {
         chosen
     }
 
+    /// How many changes of names aren't certain.
+    pub(super) fn uncertain(&self) -> usize {
+        self.moves.len()
+    }
+
     /// What is found on the disk if the power fails now.
     pub(super) fn image(&self, variant: Variant) -> Image {
         let mut dice = Dice(match variant {
@@ -156,6 +165,13 @@ impl Disk {
         let chosen = match variant {
             Variant::OnlySynced | Variant::Contents => vec![false; self.moves.len()],
             Variant::All | Variant::Names => vec![true; self.moves.len()],
+            Variant::Only(this) | Variant::Without(this) => {
+                let mut index = self.moves.len();
+                self.with_those_before(|_| {
+                    index -= 1;
+                    (index == this) == matches!(variant, Variant::Only(_))
+                })
+            }
             Variant::Any(_) => self.with_those_before(|_| dice.below(8) < odds),
         };
         for (step, _) in self.moves.iter().zip(chosen).filter(|(_, is_chosen)| *is_chosen) {
@@ -166,7 +182,7 @@ impl Disk {
             for mut change in std::mem::take(&mut thing.pending) {
                 let is_kept = match variant {
                     Variant::OnlySynced | Variant::Names => false,
-                    Variant::All | Variant::Contents => true,
+                    Variant::All | Variant::Contents | Variant::Only(_) | Variant::Without(_) => true,
                     Variant::Any(_) => dice.below(8) < odds,
                 };
                 if let (Variant::Any(_), Change::Write { at, octets }) = (variant, &mut change)
@@ -331,6 +347,8 @@ mod tests {
     fn what_is_certain_takes_what_came_before_at_the_same_name_with_it() {
         let mut disk = disk();
         disk.take(&Step::Rename { from: (DIR, "f".to_owned()), to: (TOP, "g".to_owned()), object: FILE });
+        assert_eq!(found(&disk, Variant::Only(0)), found(&disk, Variant::All));
+        assert_eq!(found(&disk, Variant::Without(0)), found(&disk, Variant::OnlySynced));
         disk.take(&Step::Unlink { name: (TOP, "g".to_owned()) });
         // So that the file isn't at its old place either.
         disk.take(&sync(TOP));

@@ -200,7 +200,7 @@ impl Record {
         let answers = steps.iter().filter(|step| matches!(step, Step::Answered)).count();
         assert_eq!(answers, ops.len());
         let mut known = HashSet::new();
-        let look = Look { drawn: 0, seed: SEED, moments: None, known: None };
+        let look = Look { drawn: 0, seed: SEED, each: false, moments: None, from: 0, known: None };
         draw(&steps, &look, |_, digest, _| known.extend([digest]));
         Self { states: start.all(&ops), ops, steps, known }
     }
@@ -214,8 +214,12 @@ struct Look<'k> {
     /// How many of the disks that are possible after a step are drawn, besides those that are always looked at.
     drawn: u64,
     seed: u64,
+    /// Whether each change of names is also looked at without the others, and the others without it.
+    each: bool,
     /// At which moments, by the number of operations that were answered.
     moments: Option<Range<usize>>,
+    /// From which step on.
+    from: usize,
     /// What needn't be judged.
     known: Option<&'k HashSet<Digest>>,
 }
@@ -260,12 +264,14 @@ fn draw(steps: &[Step], look: &Look<'_>, mut take: impl FnMut(Image, Digest, usi
     for (index, step) in steps.iter().enumerate() {
         disk.take(step);
         answered += usize::from(matches!(step, Step::Answered));
-        if index < start || look.moments.as_ref().is_some_and(|moments| !moments.contains(&answered)) {
+        if index < start.max(look.from) || look.moments.as_ref().is_some_and(|moments| !moments.contains(&answered)) {
             continue;
         }
         let drawn = (0..look.drawn).map(|_| Variant::Any(dice.next())).collect::<Vec<_>>();
+        let each = 0..if look.each { disk.uncertain() } else { 0 };
+        let each = each.flat_map(|this| [Variant::Only(this), Variant::Without(this)]);
         let always = [Variant::OnlySynced, Variant::All, Variant::Names, Variant::Contents];
-        for variant in always.into_iter().chain(drawn) {
+        for variant in always.into_iter().chain(each).chain(drawn) {
             let image = disk.image(variant);
             let digest = (image.digest(), answered);
             if met.insert(digest) && !look.known.is_some_and(|known| known.contains(&digest)) {
@@ -300,8 +306,10 @@ fn a_power_cut_loses_nothing_that_was_answered() {
     let mut states = 0;
     for scenario in Scenario::ALL {
         let Some(record) = scenario.record() else { return };
-        let drawn = share(1, 14);
-        let tally = cut_power(record, &record.steps, &Look { drawn, seed: SEED, moments: None, known: None });
+        let drawn = share(1, 16);
+        let each = share(0, 1) == 1;
+        let tally =
+            cut_power(record, &record.steps, &Look { drawn, seed: SEED, each, moments: None, from: 0, known: None });
         report("a power cut, with directories", format!("{scenario:?}: {} steps, {tally}", record.steps.len()));
         assert_eq!(tally.bad, 0, "{}", tally.first.unwrap_or_default());
         states += tally.states;
