@@ -46,7 +46,7 @@ const WITHOUT_POINT: &[(&str, &str)] = &[
     ("backup/mod.rs", "create"),
     ("backup/mod.rs", "create_private"),
     ("backup/mod.rs", "extract"),
-    ("backup/mod.rs", "restore_backup"),
+    ("backup/mod.rs", "name_restored"),
     ("storage/transfer.rs", "write_file_in"),
 ];
 

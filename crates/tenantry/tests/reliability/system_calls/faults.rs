@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::world::{self, Hands, LEFT, Op, State, TOP, judge};
+use super::world::{self, DATA, Hands, LEFT, Op, State, TOP, judge};
 use super::{ARCHIVES, ROLE, place, trace};
 use crate::share::{report, share};
 use crate::support::block_on;
@@ -172,6 +172,13 @@ fn fail(case: &Case, before: &State, prepared: &Path, call: &str, error: &str, n
     let [said] = &said[..] else { panic!("{said:?}") };
     let about = format!("{}, with {error} for the {nth}. {call}: {said}", case.what);
     assert!(is_right(said, &case.op, call, error), "{about}");
+    // What was only for the time being has gone, whatever happened.
+    for dir in [top.join(ARCHIVES), top.join(DATA).parent().unwrap().to_owned()] {
+        let entries = fs::read_dir(dir).into_iter().flatten();
+        let left =
+            entries.map(|entry| entry.unwrap().file_name()).find(|name| name.as_encoded_bytes().starts_with(b"."));
+        assert_eq!(left, None, "{about}");
+    }
     let states = before.clone().all(std::slice::from_ref(&case.op));
     if let (LEFT, Op::Backup { name }) = (&**said, &case.op) {
         // It is one all the same, and says what is missing.

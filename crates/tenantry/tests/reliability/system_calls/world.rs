@@ -372,8 +372,8 @@ fn find(data: &Path, ought: &Ought<'_>) -> Result<World, String> {
     let store = block_on(opening).map_err(|error| said("it doesn't open", error))?;
     let is_upgraded_now = store.upgrade().is_some();
     let rows = block_on(store.read(|tx| {
-        let count = |sql: &str| sqlite::connection(tx).query_row(sql, [], |row| row.get::<_, u64>(0)).unwrap();
-        let intents = count("SELECT count(*) FROM tenantry_intents");
+        let sql = "SELECT count(*) FROM tenantry_intents";
+        let intents: u64 = sqlite::connection(tx).query_row(sql, [], |row| row.get(0))?;
         let users = tx.list(&ListQuery { limit: ListQuery::MAX_LIMIT, ..ListQuery::default() })?.users;
         let trash = tx.list_trash(&TrashQuery { limit: ListQuery::MAX_LIMIT, ..TrashQuery::default() })?.users;
         let users = users.into_iter().map(|user| (user, false));
