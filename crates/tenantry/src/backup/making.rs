@@ -66,7 +66,11 @@ pub(super) fn finish<M: Manifest>(body: Body, manifest: &M, file: &Path, prefix:
         io::ErrorKind::AlreadyExists => exists(),
         _ => unwritable(failed.error),
     })?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| {
+        // Whether the name lasts is not known, and whoever tries again would be told that it is there.
+        let _ = std::fs::remove_file(file);
+        unwritable(error)
+    })?;
     Ok(archive_bytes)
 }
 

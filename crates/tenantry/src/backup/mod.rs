@@ -170,7 +170,6 @@ pub async fn restore_backup(
     progress: impl Fn(u64, u64) + Send + 'static,
 ) -> Result<Restored> {
     let (file, into) = (file.into(), into.into());
-    let beside = parent(&into).to_owned();
     let (place, manifest) = {
         let into = into.clone();
         on_thread(move || extract(&file, &into, &progress)).await??
@@ -182,17 +181,28 @@ pub async fn restore_backup(
     let opened = opening.allow_network_fs(true).open().await;
     opened.map_err(of_image)?.close().await?;
     let report = check(&data_dir).await.map_err(of_image)?;
-    let named = on_thread(move || {
-        std::fs::rename(&data_dir, &into).and_then(|()| File::open(&beside)?.sync_all()).map_err(|error| {
-            match error.kind() {
-                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(),
-                _ => unwritable(error),
-            }
-        })
-    });
+    let named = on_thread(move || name_restored(&data_dir, &into));
     named.await??;
     drop(place);
     Ok(Restored { manifest, report })
+}
+
+/// Gives a store that was restored its name, or leaves it where it is.
+fn name_restored(data_dir: &Path, into: &Path) -> Result<()> {
+    let sync = |dir: &Path| File::open(dir)?.sync_all();
+    // What SQLite removed mustn't come back beside the database: neither its log nor the journal with which it went over
+    // to a log.
+    sync(data_dir).map_err(unwritable)?;
+    std::fs::rename(data_dir, into).map_err(|error| match error.kind() {
+        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(),
+        _ => unwritable(error),
+    })?;
+    // The old name has to be gone on the disk too, before what is around it is removed.
+    sync(parent(into)).and_then(|()| sync(parent(data_dir))).map_err(|error| {
+        // Whether the name lasts is not known, and whoever is told of a failure expects nothing there.
+        let _ = std::fs::rename(into, data_dir);
+        unwritable(error)
+    })
 }
 
 fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &dyn Fn(u64, u64)) -> Result<Backup> {
@@ -355,7 +365,7 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tem
         let (_, unpacking) = match &mut storage {
             Some(storage) => storage,
             none => {
-                let storage = Storage::open(&data_dir, manifest.store_id, false)?;
+                let storage = make_storage(&data_dir, manifest)?;
                 let unpacking = storage.unpack()?;
                 none.insert((storage, unpacking))
             }
@@ -364,7 +374,7 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tem
     })?;
     let storage = match storage {
         Some((storage, _)) => storage,
-        None => Storage::open(&data_dir, manifest.store_id, false)?,
+        None => make_storage(&data_dir, &manifest)?,
     };
     storage.wait_for_disk("restore a backup: sync the files")?;
     let inspection = contents.image()?;
@@ -378,6 +388,18 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tem
         return Err(damaged("the database in the archive is damaged"));
     }
     Ok((place, manifest))
+}
+
+/// Makes the directories of a store that is being restored. It can't do without them, as one that is opened can: so what
+/// is told is why.
+fn make_storage(data_dir: &Path, manifest: &Manifest) -> Result<Storage> {
+    Storage::open(data_dir, manifest.store_id, false).map_err(|error| {
+        let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+        match source.and_then(io::Error::raw_os_error) {
+            Some(code) => unwritable(io::Error::from_raw_os_error(code)),
+            None => error,
+        }
+    })
 }
 
 fn create_private(path: &Path) -> Result<File> {

@@ -46,7 +46,7 @@ const WITHOUT_POINT: &[(&str, &str)] = &[
     ("backup/making.rs", "finish"),
     ("backup/mod.rs", "create_private"),
     ("backup/mod.rs", "extract"),
-    ("backup/mod.rs", "restore_backup"),
+    ("backup/mod.rs", "name_restored"),
 ];
 
 /// The functions of a file as pairs of name and text, without the tests.

@@ -115,14 +115,14 @@ pub(super) enum Fault {
 
 impl Fault {
     pub(super) fn of(error: &Error) -> Self {
-        match error.kind() {
-            ErrorKind::Replaced => return Self::OfTheFiles,
-            ErrorKind::Full => return Self::OfTheTransaction,
-            _ => {}
+        if error.kind() == ErrorKind::Replaced {
+            return Self::OfTheFiles;
         }
         let mut sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
         let source = sources.find_map(|source| source.downcast_ref::<rusqlite::Error>());
         match source.and_then(rusqlite::Error::sqlite_error_code) {
+            // Where a directory can't be made for want of room, SQLite hasn't said so, and the transaction goes on.
+            Some(_) if error.kind() == ErrorKind::Full => Self::OfTheTransaction,
             Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::OfTheFiles,
             Some(ErrorCode::OutOfMemory | ErrorCode::CannotOpen) => Self::OfTheTransaction,
             _ => Self::Local,

@@ -203,7 +203,7 @@ fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient)
     let store_id = match identity(conn)? {
         Some((store_id, true)) => return Storage::open(&options.data_dir, store_id, true),
         Some((store_id, false)) => store_id,
-        None if !matches!(Storage::marker_in(&options.data_dir), Ok(Marker::Missing)) => {
+        None if marker(options)? != Marker::Missing => {
             return Err(Error::new(
                 ErrorKind::Incompatible,
                 "the database is older than storage/, which belongs to a store: if it is this one, remove storage/.tenantry-store",
@@ -226,6 +226,12 @@ fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient)
     point::reach("open: record that there is a marker");
     conn.execute("UPDATE tenantry_store SET is_marked = 1", [])?;
     Ok(storage)
+}
+
+/// Which store `storage/` belongs to, where the database doesn't say.
+fn marker(options: &Options) -> Result<Marker> {
+    Storage::marker_in(&options.data_dir)
+        .map_err(|error| file_error(error, "it can't be told whether storage/ belongs to a store"))
 }
 
 /// The store's id, and whether `storage/` has it; `None` if the store was never opened to the end.
@@ -355,9 +361,7 @@ fn create(options: &Options) -> Result<()> {
             ));
         }
     }
-    let marker = Storage::marker_in(&options.data_dir)
-        .map_err(|error| file_error(error, "it can't be told whether storage/ belongs to a store"))?;
-    if marker != Marker::Missing {
+    if marker(options)? != Marker::Missing {
         return Err(Error::new(
             ErrorKind::Incompatible,
             "tenantry.db is missing, but storage/ belongs to a store: bring back its database, or move storage/ and trash/ away",

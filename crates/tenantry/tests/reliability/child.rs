@@ -1,6 +1,6 @@
 //! What this binary does when it is run as a second process.
 
-use crate::{corruption, full_disk, kill, process, processes};
+use crate::{corruption, full_disk, kill, process, processes, system_calls};
 
 #[test]
 fn child_process_entry() {
@@ -15,6 +15,7 @@ fn child_process_entry() {
         "writes once" => processes::child_writes_once(&dir),
         "fills disks" => full_disk::child_fills_disks(&dir),
         "meets a quota" => full_disk::child_meets_a_quota(&dir),
+        "has its system calls recorded" => system_calls::child(&dir),
         role => panic!("there is no role {role:?}"),
     }
 }

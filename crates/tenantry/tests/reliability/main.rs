@@ -45,3 +45,6 @@ mod full_disk;
 
 // Clocks that are set back, and forward, by decades.
 mod clock;
+
+// A power cut with everything that is in a data directory, and system calls that fail.
+mod system_calls;

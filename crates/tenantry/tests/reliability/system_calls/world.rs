@@ -1,0 +1,561 @@
+//! What is done to a store, what it ought to hold then, and what it does hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tenantry::{
+    BackupOptions, Durability, Error, FindingKind, ListQuery, NewUser, Purge, RepairOptions, Result, Store, Timestamp,
+    TrashQuery, UserId, check, create_backup, repair, restore_backup, sqlite, verify_backup,
+};
+
+use super::steps::{ANSWERED, MARKS};
+use crate::process;
+use crate::support::{TestClock, block_on, email, numbered_id};
+
+/// Where the store is, below the top. Nothing of it is there at first but what a scenario prepares.
+pub(super) const DATA: &str = "srv/app/data";
+/// Where the backups go.
+pub(super) const ARCHIVES: &str = "srv/archives";
+/// The top, in the directory of a child.
+pub(super) const TOP: &str = "top";
+const ORDERS: &str = "orders";
+
+/// An operation. Users are numbered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Op {
+    /// Creates the store if there is none, and upgrades it if it is older.
+    Open,
+    /// With `Durability::Normal`: what was answered may be lost.
+    OpenNormal,
+    Close,
+    Create {
+        user: u8,
+        path: Option<String>,
+    },
+    /// Makes the user's directory.
+    Storage {
+        user: u8,
+    },
+    /// Past the store: a file in the user's directory, made to last with the directories above it.
+    Write {
+        user: u8,
+        file: String,
+    },
+    Delete {
+        user: u8,
+    },
+    Restore {
+        user: u8,
+    },
+    Purge {
+        user: u8,
+    },
+    PurgeAll,
+    /// Past the store: a directory with files below `storage/`. The files and what is in it is made to last, the way
+    /// to it only if `is_certain`.
+    Place {
+        path: String,
+        is_certain: bool,
+    },
+    Adopt {
+        user: u8,
+        path: String,
+    },
+    /// With the store closed.
+    Repair,
+    Backup {
+        name: String,
+    },
+    /// Into a directory beside that of the store.
+    RestoreBackup {
+        name: String,
+        into: String,
+    },
+}
+
+fn id(user: u8) -> UserId {
+    // Past those that the clock gives to a store.
+    numbered_id(1_000 + u64::from(user))
+}
+
+fn number(id: UserId) -> u8 {
+    let bytes = *id.as_uuid().as_bytes();
+    u8::try_from(u16::from_be_bytes([bytes[14], bytes[15]]) - 1_000).unwrap()
+}
+
+fn address(user: u8) -> String {
+    format!("user{user}@example.com")
+}
+
+fn written(user: u8, file: &str) -> String {
+    // More than one sector, so that it can be torn.
+    format!("{file} of {user}. ").repeat(80)
+}
+
+fn placed(path: &str) -> Files {
+    ["own.txt", "deep/er.txt"].map(|file| (file.to_owned(), format!("{path}/{file} "))).into()
+}
+
+fn sync_dir(path: &Path) {
+    File::open(path).unwrap().sync_all().unwrap();
+}
+
+fn write_and_sync(path: &Path, text: &str) {
+    let mut file = File::create(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.sync_all().unwrap();
+}
+
+/// Whoever does the operations.
+pub(super) struct Hands {
+    top: PathBuf,
+    clock: TestClock,
+    store: Option<Store>,
+}
+
+impl Hands {
+    pub(super) fn new(top: &Path) -> Self {
+        Self { top: top.to_owned(), clock: TestClock::new(), store: None }
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().expect("the store is open")
+    }
+
+    /// Otherwise says what has happened.
+    pub(super) fn run(&mut self, op: &Op) -> Result<(), String> {
+        self.clock.forward(1);
+        match block_on(self.run_async(op)) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(LEFT.to_owned()),
+            Err(error) => Err(format!("{:?}", error.kind())),
+        }
+    }
+
+    /// Answers how much was left open.
+    async fn run_async(&mut self, op: &Op) -> Result<u64> {
+        let data = self.top.join(DATA);
+        match op {
+            Op::Open | Op::OpenNormal => {
+                let durability = if *op == Op::Open { Durability::Full } else { Durability::Normal };
+                let opening = Store::builder(data).durability(durability).ambient(Arc::new(self.clock.clone()));
+                self.store = Some(opening.open().await?);
+            }
+            Op::Close => self.store.take().expect("the store is open").close().await?,
+            Op::Create { user, path } => {
+                let path = path.as_ref().map(|path| path.parse()).transpose()?;
+                let new = NewUser { id: Some(id(*user)), storage_path: path, ..NewUser::new(email(&address(*user))) };
+                self.store().create(new).await?;
+            }
+            Op::Storage { user } => drop(self.store().storage(id(*user)).await?),
+            Op::Write { user, file } => {
+                let top = self.store().storage_path(id(*user)).await?;
+                let path = top.join(file);
+                DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap()).unwrap();
+                write_and_sync(&path, &written(*user, file));
+                path.ancestors().skip(1).take_while(|dir| dir.starts_with(&top)).for_each(sync_dir);
+            }
+            Op::Delete { user } => drop(self.store().delete(id(*user)).await?),
+            Op::Restore { user } => drop(self.store().restore(id(*user), None).await?),
+            Op::Purge { user } => return Ok(left(&self.store().purge(Purge::User(id(*user)), |_| {}).await?)),
+            Op::PurgeAll => return Ok(left(&self.store().purge(Purge::DeletedBefore(Timestamp::MAX), |_| {}).await?)),
+            Op::Place { path, is_certain } => {
+                let storage = data.join("storage");
+                let dir = storage.join(path);
+                for (file, text) in placed(path) {
+                    let file = dir.join(file);
+                    DirBuilder::new().recursive(true).mode(0o700).create(file.parent().unwrap()).unwrap();
+                    write_and_sync(&file, &text);
+                    let until = if *is_certain { &storage } else { &dir };
+                    file.ancestors().skip(1).take_while(|dir| dir.starts_with(until)).for_each(sync_dir);
+                }
+            }
+            Op::Adopt { user, path } => drop(self.store().adopt(id(*user), path.parse()?).await?),
+            Op::Repair => {
+                let repaired = repair(data, RepairOptions { even_if_many: true, ..RepairOptions::default() }).await?;
+                return Ok(repaired.failures.len() as u64);
+            }
+            Op::Backup { name } => {
+                let file = self.top.join(ARCHIVES).join(name);
+                let backup = create_backup(self.store(), file, BackupOptions::default(), |_, _| {}).await?;
+                return Ok(backup.incomplete);
+            }
+            Op::RestoreBackup { name, into } => {
+                let into = self.top.join(DATA).with_file_name(into);
+                restore_backup(self.top.join(ARCHIVES).join(name), into, |_, _| {}).await?;
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// What is said of an operation that was done but for something that it names.
+pub(super) const LEFT: &str = "something is left";
+
+fn left(purged: &tenantry::Purged) -> u64 {
+    purged.left.len() as u64 + purged.elsewhere + u64::from(purged.not_erased.is_some())
+}
+
+/// A child does what its orders say, and marks each answer in the record.
+pub(crate) fn child(dir: &Path) {
+    let ops: Vec<Op> = serde_json::from_slice(&fs::read(dir.join(ORDERS)).unwrap()).unwrap();
+    let mut marks = File::create(dir.join(MARKS)).unwrap();
+    let mut hands = Hands::new(&dir.join(TOP));
+    for op in ops {
+        if let Err(what) = hands.run(&op) {
+            // For whoever has made it fail.
+            process::say(what);
+            return;
+        }
+        marks.write_all(ANSWERED.as_bytes()).unwrap();
+    }
+    process::say("done");
+}
+
+pub(super) fn order(dir: &Path, ops: &[Op]) {
+    fs::write(dir.join(ORDERS), serde_json::to_vec(ops).unwrap()).unwrap();
+}
+
+mod embedded {
+    refinery::embed_migrations!("src/sqlite/migrations");
+}
+
+/// What files hold, by their paths. Directories don't count.
+type Files = BTreeMap<String, String>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Person {
+    path: String,
+    is_trashed: bool,
+    /// `None` if there is no directory.
+    files: Option<Files>,
+}
+
+/// What a store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct World {
+    people: BTreeMap<u8, Person>,
+    /// What is in `storage/` and `trash/` and belongs to nobody.
+    loose: Files,
+    /// By where it came from.
+    quarantine: BTreeMap<String, Files>,
+}
+
+/// What there ought to be after an operation.
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    /// Whether there is a store at all.
+    is_made: bool,
+    was_version_1: bool,
+    world: World,
+    /// What was placed and not made to last.
+    uncertain: Option<String>,
+    /// Of whom nothing may be left.
+    purged: BTreeSet<u8>,
+    archives: BTreeMap<String, World>,
+    restored: BTreeMap<String, World>,
+}
+
+impl State {
+    /// A store of schema version 1 with a user.
+    pub(super) fn of_version_1(top: &Path) -> Self {
+        DirBuilder::new().recursive(true).mode(0o700).create(top.join(DATA)).unwrap();
+        let mut conn = sqlite::rusqlite::Connection::open(top.join(DATA).join("tenantry.db")).unwrap();
+        conn.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+        let mut runner = embedded::migrations::runner().set_target(refinery::Target::Version(1));
+        runner.set_migration_table_name("tenantry_migrations").run(&mut conn).unwrap();
+        let insert =
+            "INSERT INTO users (id, email_key, email, created_at, updated_at, version) VALUES (?1, ?2, ?2, 1, 1, 1)";
+        conn.execute(insert, (id(0).as_uuid().as_bytes(), address(0))).unwrap();
+        // A crash has left the log. So SQLite doesn't make one, which it would sync the directory for.
+        conn.set_db_config(sqlite::rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        conn.close().unwrap();
+        let mut state = Self { is_made: true, was_version_1: true, ..Self::default() };
+        state.apply(&Op::Create { user: 0, path: None });
+        state
+    }
+
+    pub(super) fn apply(&mut self, op: &Op) {
+        let people = &mut self.world.people;
+        match op {
+            Op::Open | Op::OpenNormal => self.is_made = true,
+            Op::Close => {}
+            Op::Create { user, path } => {
+                let path = path.clone().unwrap_or_else(|| tenantry::StoragePath::derived(id(*user)).to_string());
+                people.insert(*user, Person { path: format!("storage/{path}"), is_trashed: false, files: None });
+            }
+            Op::Storage { user } => drop(people.get_mut(user).unwrap().files.get_or_insert_default()),
+            Op::Write { user, file } => {
+                people.get_mut(user).unwrap().files.as_mut().unwrap().insert(file.clone(), written(*user, file));
+            }
+            Op::Delete { user } => people.get_mut(user).unwrap().is_trashed = true,
+            Op::Restore { user } => people.get_mut(user).unwrap().is_trashed = false,
+            Op::Purge { user } => {
+                people.remove(user).unwrap();
+                self.purged.insert(*user);
+            }
+            Op::PurgeAll => {
+                let purged = people.extract_if(.., |_, person| person.is_trashed);
+                self.purged.extend(purged.map(|(user, _)| user));
+            }
+            Op::Place { path, is_certain } => {
+                let path = format!("storage/{path}");
+                let files = placed(path.strip_prefix("storage/").unwrap()).into_iter();
+                self.world.loose.extend(files.map(|(file, text)| (format!("{path}/{file}"), text)));
+                self.uncertain = (!is_certain).then_some(path);
+            }
+            Op::Adopt { user, path } => {
+                let path = format!("storage/{path}");
+                let files = take(&mut self.world.loose, &path);
+                people.insert(*user, Person { path, is_trashed: false, files: Some(files) });
+                self.uncertain = None;
+            }
+            Op::Repair => {
+                let paths: Vec<String> = self.world.loose.keys().map(|file| stray(file)).collect();
+                for path in paths {
+                    let files = take(&mut self.world.loose, &path);
+                    if !files.is_empty() {
+                        self.world.quarantine.insert(path, files);
+                    }
+                }
+            }
+            Op::Backup { name } => drop(self.archives.insert(name.clone(), self.world.clone())),
+            Op::RestoreBackup { name, into } => {
+                drop(self.restored.insert(into.clone(), self.archives[name].clone()));
+            }
+        }
+    }
+
+    /// The states from this one on.
+    pub(super) fn all(self, ops: &[Op]) -> Vec<Self> {
+        let mut states = vec![self];
+        for op in ops {
+            let mut next = states.last().unwrap().clone();
+            next.apply(op);
+            states.push(next);
+        }
+        states
+    }
+}
+
+/// The directory that a repair moves: the first below `storage/` that is nobody's.
+fn stray(file: &str) -> String {
+    file.split('/').take(2).collect::<Vec<_>>().join("/")
+}
+
+/// Takes the files below a path, which become relative to it.
+fn take(files: &mut Files, path: &str) -> Files {
+    let below = |file: &str| file.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
+    files.extract_if(.., |file, _| below(file)).map(|(file, text)| (file[path.len() + 1..].to_owned(), text)).collect()
+}
+
+/// What has to be so, whatever a store holds.
+#[derive(Clone, Copy, Default)]
+struct Ought<'p> {
+    /// It has been created. Otherwise it may be.
+    be_made: bool,
+    have_been_version_1: bool,
+    /// A path at which somebody has placed directories, past the store, of which some may be there.
+    have_placed: Option<&'p str>,
+}
+
+/// Opens the store that ought to be there, which finishes what was under way, and looks at everything.
+fn find(data: &Path, ought: &Ought<'_>) -> Result<World, String> {
+    let said = |what: &str, error: Error| format!("{what}: {error} ({:?})", error.kind());
+    let is_kept = snapshots(data)? > 0;
+    let opening = Store::builder(data).create_if_missing(!ought.be_made).open();
+    let store = block_on(opening).map_err(|error| said("it doesn't open", error))?;
+    let is_upgraded_now = store.upgrade().is_some();
+    let rows = block_on(store.read(|tx| {
+        let sql = "SELECT count(*) FROM tenantry_intents";
+        let intents: u64 = sqlite::connection(tx).query_row(sql, [], |row| row.get(0))?;
+        let users = tx.list(&ListQuery { limit: ListQuery::MAX_LIMIT, ..ListQuery::default() })?.users;
+        let trash = tx.list_trash(&TrashQuery { limit: ListQuery::MAX_LIMIT, ..TrashQuery::default() })?.users;
+        let users = users.into_iter().map(|user| (user, false));
+        let rows: Vec<_> = users.chain(trash.into_iter().map(|trashed| (trashed.user, true))).collect();
+        Ok::<_, Error>((intents, rows))
+    }));
+    let (intents, rows) = rows.map_err(|error| said("its rows can't be read", error))?;
+    block_on(store.close()).map_err(|error| said("it doesn't close", error))?;
+    if ought.have_been_version_1 && !is_kept && !is_upgraded_now {
+        return Err("it was upgraded, and there is no snapshot of it".to_owned());
+    }
+    snapshots(data)?;
+    if intents > 0 {
+        return Err("what was under way is not finished".to_owned());
+    }
+
+    let mut world = World::default();
+    for place in ["storage", "trash"] {
+        let found = files(&data.join(place)).into_iter();
+        world.loose.extend(found.map(|(file, text)| (format!("{place}/{file}"), text)));
+    }
+    world.loose.retain(|file, _| !file.starts_with("storage/.tenantry-store"));
+    for (user, is_trashed) in rows {
+        if user.email.as_str() != address(number(user.id)) {
+            return Err(format!("user {} has another's address", user.id));
+        }
+        let path = format!("storage/{}", user.storage_path);
+        let place = if is_trashed { format!("trash/{}", user.id) } else { path.clone() };
+        let found = take(&mut world.loose, &place);
+        let files = data.join(&place).is_dir().then_some(found);
+        world.people.insert(number(user.id), Person { path, is_trashed, files });
+    }
+    for entry in fs::read_dir(data.join("quarantine")).into_iter().flatten() {
+        let place = entry.unwrap().path();
+        let note = fs::read(place.join("note.json")).map_err(|error| format!("no note in quarantine: {error}"))?;
+        let note: serde_json::Value = serde_json::from_slice(&note).map_err(|error| format!("the note: {error}"))?;
+        let from = note["from"].as_str().unwrap().to_owned();
+        if world.quarantine.insert(from, files(&place.join("content"))).is_some() {
+            return Err("something is in quarantine twice".to_owned());
+        }
+    }
+    let report = block_on(check(data)).map_err(|error| said("it can't be checked", error))?;
+    let is_loose = |path: &Path| {
+        let mut loose = world.loose.keys().map(Path::new);
+        let is_placed = |placed: &str| path.starts_with(placed) || Path::new(placed).starts_with(path);
+        loose.any(|file| file.starts_with(path)) || ought.have_placed.is_some_and(is_placed)
+    };
+    let mut findings = report.findings;
+    findings.retain(|finding| {
+        finding.kind != FindingKind::DirectoryOrphaned || !finding.path.as_deref().is_some_and(is_loose)
+    });
+    if !findings.is_empty() {
+        return Err(format!("a check finds {findings:?}"));
+    }
+    Ok(world)
+}
+
+/// The files below a directory.
+fn files(top: &Path) -> Files {
+    let mut files = Files::new();
+    let mut dirs = vec![top.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+            files.insert(path.strip_prefix(top).unwrap().to_str().unwrap().to_owned(), text);
+        }
+    }
+    files
+}
+
+/// How many snapshots there are, each of which has to be a whole database of the version before.
+fn snapshots(data: &Path) -> Result<usize, String> {
+    let mut count = 0;
+    for entry in fs::read_dir(data.join("backups")).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if !path.file_name().unwrap().to_str().unwrap().starts_with("before-v2-") {
+            continue;
+        }
+        let look = || {
+            let flags = sqlite::rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+            let conn = sqlite::rusqlite::Connection::open_with_flags(&path, flags)?;
+            let found: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
+            let version: u32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            let users: u64 = conn.query_row("SELECT count(*) FROM users", [], |row| row.get(0))?;
+            Ok::<_, sqlite::rusqlite::Error>((found, version, users))
+        };
+        match look() {
+            Ok((found, 1, 1)) if found == "ok" => count += 1,
+            other => return Err(format!("a snapshot isn't whole: {other:?}")),
+        }
+    }
+    Ok(count)
+}
+
+/// Compares what a power cut has left with what ought to be there: after `answered` of the operations, or one more.
+pub(super) fn judge(ops: &[Op], states: &[State], answered: usize, top: &Path) -> Result<(), String> {
+    let before = &states[answered];
+    let after = states.get(answered + 1).unwrap_or(before);
+    let data = top.join(DATA);
+
+    for entry in fs::read_dir(top.join(ARCHIVES)).into_iter().flatten() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        // Under a name of its own it is none yet.
+        if name.starts_with(".tenantry-backup-") {
+            continue;
+        }
+        let verified = block_on(verify_backup(entry.path(), |_, _| {}))
+            .map_err(|error| format!("the backup {name} is none: {error}"))?;
+        let archived = after.archives.get(&name).ok_or_else(|| format!("nobody has made {name}"))?;
+        let people = &archived.people;
+        let users = people.values().filter(|person| !person.is_trashed).count() as u64;
+        if (verified.manifest.users, verified.missing_directories) != (users, 0) || !verified.findings.is_empty() {
+            return Err(format!("the backup {name} is not whole: {verified:?}"));
+        }
+    }
+    for name in before.archives.keys() {
+        if !top.join(ARCHIVES).join(name).exists() {
+            return Err(format!("the backup {name} is gone"));
+        }
+    }
+    for (name, expected) in &after.restored {
+        let place = data.with_file_name(name);
+        let is_empty = fs::read_dir(&place).map_or(true, |mut entries| entries.next().is_none());
+        if is_empty && !before.restored.contains_key(name) {
+            continue;
+        }
+        let found = find(&place, &Ought { be_made: true, ..Ought::default() })
+            .map_err(|error| format!("the restored store: {error}"))?;
+        if found != *expected {
+            return Err(format!("the restored store holds {found:#?}\nnot {expected:#?}"));
+        }
+    }
+
+    let placing = match ops.get(answered) {
+        Some(Op::Place { path, .. }) => Some(format!("storage/{path}")),
+        _ => before.uncertain.clone(),
+    };
+    let found = find(
+        &data,
+        &Ought { be_made: before.is_made, have_been_version_1: before.was_version_1, have_placed: placing.as_deref() },
+    )?;
+    let mut found_in_part = found.clone();
+    // What the child does itself and isn't at the end of may be there in part.
+    if let Some(Op::Write { user, file }) = ops.get(answered)
+        && let Some(files) = found_in_part.people.get_mut(user).and_then(|person| person.files.as_mut())
+    {
+        files.remove(file);
+    }
+    let is = |state: &&State| {
+        let mut expected = state.world.clone();
+        let mut in_part = found_in_part.clone();
+        if let Some(path) = &placing {
+            take(&mut in_part.loose, path);
+            take(&mut expected.loose, path);
+        }
+        found == state.world || in_part == expected
+    };
+    let certain = certain(ops, answered);
+    let candidates = &states[certain..states.len().min(answered + 2)];
+    let Some(state) = candidates.iter().find(is) else {
+        return Err(format!("it holds {found:#?}\nneither {:#?}\nnor {:#?}", before.world, after.world));
+    };
+    let database = fs::read(data.join("tenantry.db")).unwrap();
+    let is_left = |user: &&u8| database.windows(address(**user).len()).any(|text| text == address(**user).as_bytes());
+    if let Some(user) = state.purged.iter().find(is_left) {
+        return Err(format!("the address of user {user}, who was purged, is in the database"));
+    }
+    Ok(())
+}
+
+/// How many of the operations are certainly there, if so many were answered.
+fn certain(ops: &[Op], answered: usize) -> usize {
+    if !ops.contains(&Op::OpenNormal) {
+        return answered;
+    }
+    // What moves a directory waits for the disk before it does.
+    let waits = |op: &Op| !matches!(op, Op::Create { .. });
+    ops[..answered].iter().rposition(waits).map_or(0, |last| last + 1)
+}
