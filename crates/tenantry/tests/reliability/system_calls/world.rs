@@ -500,6 +500,13 @@ pub(super) fn judge(ops: &[Op], states: &[State], answered: usize, top: &Path) -
             return Err(format!("the backup {name} is gone"));
         }
     }
+    for entry in fs::read_dir(data.parent().unwrap()).into_iter().flatten() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let is_known = data.ends_with(&name) || name.starts_with(".tenantry-restore-");
+        if !is_known && !after.restored.contains_key(&name) {
+            return Err(format!("nobody has restored {name}"));
+        }
+    }
     for (name, expected) in &after.restored {
         let place = data.with_file_name(name);
         let is_empty = fs::read_dir(&place).map_or(true, |mut entries| entries.next().is_none());
