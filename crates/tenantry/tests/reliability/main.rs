@@ -12,7 +12,6 @@
 )]
 
 // How many cases there are, and what is said of them.
-#[allow(dead_code)]
 mod share;
 
 // What the tests of the store lean on too.
@@ -24,6 +23,13 @@ mod support;
 #[path = "../store/process.rs"]
 #[allow(dead_code, reason = "each of the two binaries uses its part")]
 mod process;
+
+// What lies beneath SQLite: it records and fails. What it recorded as the disk after a power cut.
+mod rebuilt;
+mod vfs;
+
+// A power cut at every event.
+mod power_cut;
 
 // The entrance for tests that need a second process.
 mod child;
