@@ -31,5 +31,8 @@ mod vfs;
 // A power cut at every event.
 mod power_cut;
 
+// A read, a write or a sync that fails, each of them.
+mod io_faults;
+
 // The entrance for tests that need a second process.
 mod child;

@@ -479,7 +479,7 @@ pub(crate) fn compare(data: &Path, at: usize, known: &Known) -> Result<(), (Wron
 }
 
 /// All users that the database knows of.
-fn rows(conn: &Connection) -> rusqlite::Result<BTreeMap<UserId, Row>> {
+pub(crate) fn rows(conn: &Connection) -> rusqlite::Result<BTreeMap<UserId, Row>> {
     let mut statement = conn.prepare_cached(
         "SELECT 0, id, email, created_at, last_login_at, updated_at, version, storage_path, lower(email) = email_key FROM users
          UNION ALL SELECT 1, id, email, created_at, last_login_at, updated_at, version, storage_path, lower(email) = email_key
