@@ -85,7 +85,7 @@ pub(crate) struct Fault {
     pub(crate) nth: u64,
     /// Whether those after it fail too.
     pub(crate) for_good: bool,
-    /// SQLite's code.
+    /// SQLite's code. `SQLITE_OK` if nobody is told of it.
     pub(crate) code: c_int,
 }
 
