@@ -34,5 +34,8 @@ mod power_cut;
 // A read, a write or a sync that fails, each of them.
 mod io_faults;
 
+// No descriptor left, no memory.
+mod shortage;
+
 // The entrance for tests that need a second process.
 mod child;

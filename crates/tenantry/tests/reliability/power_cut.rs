@@ -379,7 +379,7 @@ fn record(work: Work, plan: Plan, steps: u64, seed: u64) -> Recorded {
 }
 
 /// A store as version 1 of the schema left it, with users in it.
-fn make_version_1(path: &Path, known: &mut Known) {
+pub(crate) fn make_version_1(path: &Path, known: &mut Known) {
     let mut conn = Connection::open(path).unwrap();
     conn.execute_batch("PRAGMA journal_mode = WAL").unwrap();
     let mut runner = embedded::migrations::runner().set_target(refinery::Target::Version(1));
@@ -574,6 +574,10 @@ fn run(plan: Plan, works: &[Work], steps: u64, states: u64) -> Figures {
         figures.events += recorded.record.len();
         rebuild(plan, &recorded, &mut figures);
         figures.rounds += 1;
+        // Long runs may be cut short.
+        if figures.rounds.is_multiple_of(10) {
+            report("power cut, so far", &figures);
+        }
     }
     figures
 }

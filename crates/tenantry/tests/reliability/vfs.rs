@@ -179,11 +179,6 @@ impl Disk {
         state.counts.clear();
     }
 
-    /// How many of a kind there were since the last plan.
-    pub(crate) fn count(&self, kind: Kind) -> u64 {
-        self.lock().counts.get(&kind).copied().unwrap_or(0)
-    }
-
     /// How many failed since the last plan.
     pub(crate) fn fired(&self) -> u64 {
         self.lock().fired
