@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use tenantry::sqlite::rusqlite::{Connection, ffi};
-use tenantry::{Error, ErrorKind, NewUser, OnConflict, Result, Store, User, UserId, UserUpdate};
+use tenantry::{Error, ErrorKind, ListQuery, NewUser, OnConflict, Result, Store, User, UserId, UserUpdate};
 
 use crate::power_cut::{Case, Known, Row, Wrong, check, make_version_1, rows, values_of};
 use crate::rebuilt::{self, Files, Replay, Variant};
@@ -105,6 +105,8 @@ pub(crate) struct Callers {
     /// Who was there before.
     before: BTreeMap<UserId, Row>,
     pub(crate) told: Vec<Told>,
+    /// What reads in the middle of it have found.
+    reads: Vec<Result<usize>>,
     groups: usize,
     made: u64,
 }
@@ -193,6 +195,7 @@ impl Callers {
         ops.extend(self.new_users(1));
         self.group(store, disk, ops);
         self.import(store, disk, 8);
+        self.reads.push(block_on(store.list(&ListQuery::default())).map(|page| page.users.len()));
         // As another process may at any time; it may fail.
         if let Ok(conn) = Connection::open(data.join("tenantry.db")) {
             let _ = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
@@ -223,6 +226,15 @@ impl Callers {
 
     /// Whether everybody was told what the table in `writer.rs` says.
     fn judge(&self, fault: Fault, fired: u64) {
+        for read in &self.reads {
+            match read {
+                Ok(_) => {}
+                Err(error) => {
+                    assert!(matches!(fault.kind, Kind::Read | Kind::Open), "a read: {error:?}");
+                    assert_eq!(error.kind(), ErrorKind::Io, "{error:?}");
+                }
+            }
+        }
         let failed = |told: &&Told| told.answer.is_err();
         let Some(first) = self.told.iter().find(failed).map(|told| told.group) else { return };
         assert!(fired > 0, "nothing failed: {:?}", self.told.iter().find(failed).unwrap().answer);
