@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use tenantry::sqlite::rusqlite::{Connection, ffi};
-use tenantry::{Error, ErrorKind, ListQuery, NewUser, OnConflict, Result, Store, User, UserId, UserUpdate};
+use tenantry::{Error, ErrorKind, ListQuery, NewUser, OnConflict, Purge, Result, Store, User, UserId, UserUpdate};
 
 use crate::power_cut::{Case, Known, Row, Wrong, check, make_version_1, rows, values_of};
 use crate::rebuilt::{self, Files, Replay, Variant};
@@ -60,6 +60,7 @@ pub(crate) enum Op {
     SignIn(String),
     RecordLogin,
     Delete,
+    Purge,
 }
 
 impl Op {
@@ -72,6 +73,7 @@ impl Op {
             Self::SignIn(address) => Box::pin(async move { Ok(store.sign_in(email(&address)).await?.user) }),
             Self::RecordLogin => Box::pin(store.record_login(id)),
             Self::Delete => Box::pin(store.delete(id)),
+            Self::Purge => unreachable!("it answers no user"),
         }
     }
 
@@ -81,7 +83,7 @@ impl Op {
             (Self::Create(new), Row::Live(values)) => values.0 == new.email.as_str() && values.4 == 1,
             (Self::Update(address), Row::Live(values)) => values.0 == *address && values.4 == 2,
             (Self::SignIn(_) | Self::RecordLogin, Row::Live(values)) => values.2.is_some() && values.4 == 1,
-            (Self::Delete, Row::Trashed(_)) => true,
+            (Self::Delete, Row::Trashed(_)) | (Self::Purge, Row::Purged) => true,
             _ => false,
         }
     }
@@ -107,6 +109,8 @@ pub(crate) struct Callers {
     pub(crate) told: Vec<Told>,
     /// What reads in the middle of it have found.
     reads: Vec<Result<usize>>,
+    /// The purge whose traces could not be removed from the database yet, and why.
+    not_erased: Option<(usize, Error)>,
     groups: usize,
     made: u64,
 }
@@ -200,8 +204,22 @@ impl Callers {
         if let Ok(conn) = Connection::open(data.join("tenantry.db")) {
             let _ = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
         }
+        self.purge(store, disk, new[2].0);
         let new = self.new_users(3);
         self.group(store, disk, new);
+    }
+
+    /// More than one transaction, and a rewrite of the whole database. Of somebody who was deleted.
+    fn purge(&mut self, store: &Store, disk: Option<&Disk>, id: UserId) {
+        let deleted = |told: &&Told| told.id == id && matches!(told.op, Op::Delete);
+        let Some(Ok(user)) = self.told.iter().find(deleted).map(|told| told.answer.clone()) else { return };
+        self.groups += 1;
+        let answer = block_on(store.purge(Purge::User(id), |_| {})).map(|purged| {
+            self.not_erased = purged.not_erased.map(|error| (self.groups, error));
+            user
+        });
+        let at = disk.map_or(0, |disk| disk.note(Event::Answered));
+        self.told.push(Told { op: Op::Purge, id, answer, group: self.groups, at });
     }
 
     /// What the database is to say of each user: for certain, or else after an operation whose outcome isn't known.
@@ -212,6 +230,7 @@ impl Callers {
             let entry = expected.entry(told.id).or_insert((Row::Absent, None));
             match (&told.answer, &told.op) {
                 (Ok(user), Op::Delete) => entry.0 = Row::Trashed(values_of(user)),
+                (Ok(_), Op::Purge) => entry.0 = Row::Purged,
                 (Ok(user), _) => entry.0 = Row::Live(values_of(user)),
                 (Err(error), op) if error.kind() == ErrorKind::OutcomeUnknown => entry.1 = Some(op),
                 (Err(_), _) => {}
@@ -235,10 +254,14 @@ impl Callers {
                 }
             }
         }
-        let failed = |told: &&Told| told.answer.is_err();
-        let Some(first) = self.told.iter().find(failed).map(|told| told.group) else { return };
-        assert!(fired > 0, "nothing failed: {:?}", self.told.iter().find(failed).unwrap().answer);
-        for told in self.told.iter().filter(|told| told.group == first) {
+        let failed = self.told.iter().find(|told| told.answer.is_err()).map(|told| told.group);
+        let not_erased = self.not_erased.as_ref().map(|(group, _)| *group);
+        let Some(first) = failed.into_iter().chain(not_erased).min() else { return };
+        assert!(fired > 0, "nothing failed");
+        if let Some((_, error)) = &self.not_erased {
+            assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::Io | ErrorKind::Unfinished), "{error:?}");
+        }
+        for told in self.told.iter().filter(|told| told.group == first && not_erased != Some(first)) {
             let Err(error) = &told.answer else { panic!("a part of a transaction is done: {:?}", told.answer) };
             match fault.code {
                 ffi::SQLITE_FULL => assert_eq!(error.kind(), ErrorKind::Full, "{error:?}"),
@@ -312,6 +335,7 @@ impl Callers {
             let states = known.users.entry(told.id).or_insert_with(|| vec![(0, Row::Absent)]);
             match &told.answer {
                 Ok(user) if matches!(told.op, Op::Delete) => states.push((told.at, Row::Trashed(values_of(user)))),
+                Ok(_) if matches!(told.op, Op::Purge) => states.push((told.at, Row::Purged)),
                 Ok(user) => states.push((told.at, Row::Live(values_of(user)))),
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                     known.maybe.insert(told.id, told.op.clone());
