@@ -637,7 +637,7 @@ impl fmt::Display for Cuts {
 }
 
 impl Cuts {
-    /// Cuts the power at every how manieth event of a record.
+    /// Cuts the power at every n-th event of a record.
     fn cut(&mut self, replay: &mut Replay<'_>, from: usize, every: u64, known: &Known) {
         let place = scratch();
         let data = place.path().join("data");

@@ -1,6 +1,7 @@
 //! Harnesses: each makes one promise of `docs/reliability.md` true or finds where it isn't, many cases at a time.
 //!
-//! They are a binary of their own because they put a VFS beneath SQLite, which is the whole process's. Each runs a bounded
+//! They are a binary of their own because they put a VFS beneath SQLite and stand in for
+//! three functions of the C library (`vfs.rs`), which are the whole process's. Each runs a bounded
 //! share of its cases here, and many more with `TENANTRY_LONG=1`; each is run against planted bugs too, and has to
 //! catch them. What a harness prints is what the table in `docs/reliability.md` is filled with:
 //! `cargo test -p tenantry --test reliability -- --nocapture`.

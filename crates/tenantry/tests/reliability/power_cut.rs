@@ -66,7 +66,7 @@ struct Plan {
     answer: Answer,
     durability: Durability,
     disk: rebuilt::Disk,
-    /// At every how manieth event the power is cut.
+    /// The power is cut at every n-th event.
     every: usize,
 }
 

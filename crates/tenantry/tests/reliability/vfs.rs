@@ -81,7 +81,7 @@ pub(crate) enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fault {
     pub(crate) kind: Kind,
-    /// The how manieth from now on, from 0.
+    /// Which one from now on, counted from 0.
     pub(crate) nth: u64,
     /// Whether those after it fail too.
     pub(crate) for_good: bool,
