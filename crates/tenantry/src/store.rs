@@ -170,7 +170,8 @@ impl Store {
     /// The disk may keep what was overwritten, and backups and exports keep what they hold.
     ///
     /// Errors: `NotFound` if there is no such user in the trash; `StorageBlocked` if something stands at their storage path;
-    /// `Busy` while a backup is made; `StorageUnavailable`; `Unfinished` if their directory can't be brought to the trash.
+    /// `Busy` while a backup is made; `StorageUnavailable`; `Unfinished` if their directory can't be brought to the trash, or
+    /// if their files are removed and that can't be recorded.
     /// Files that could not be removed are no error but in [`Purged::left`], and that the database could not be rewritten
     /// yet is in [`Purged::not_erased`].
     #[instrument(level = "debug", skip_all)]
@@ -250,10 +251,17 @@ impl Store {
                 }
             }
         }
+        if ended.is_empty() {
+            return Ok(());
+        }
         let ended = self
             .engine
             .operate(move |tx| ended.iter().try_fold(0, |count, id| Ok(count + u64::from(tx.end_purge(*id)?))));
-        purged.users += ended.await?;
+        // Whatever the reason: their files are gone, and the intent to purge them stands.
+        purged.users += ended.await.map_err(|error| {
+            let message = "the files are removed, but the users are still in the trash: it is tried again when the store is opened";
+            Error::new(ErrorKind::Unfinished, message).with_source(error)
+        })?;
         Ok(())
     }
 

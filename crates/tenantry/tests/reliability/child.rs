@@ -1,6 +1,6 @@
 //! What this binary does when it is run as a second process.
 
-use crate::{corruption, full_disk, kill, process, processes, system_calls};
+use crate::{corruption, full_disk, kill, process, processes, shortage, system_calls};
 
 #[test]
 fn child_process_entry() {
@@ -16,6 +16,8 @@ fn child_process_entry() {
         "fills disks" => full_disk::child_fills_disks(&dir),
         "meets a quota" => full_disk::child_meets_a_quota(&dir),
         "has its system calls recorded" => system_calls::child(&dir),
+        "runs out of descriptors" => shortage::child_runs_out_of_descriptors(&dir),
+        "runs out of memory" => shortage::child_runs_out_of_memory(&dir),
         role => panic!("there is no role {role:?}"),
     }
 }

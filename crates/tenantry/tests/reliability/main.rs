@@ -1,6 +1,7 @@
 //! Harnesses: each makes one promise of `docs/reliability.md` true or finds where it isn't, many cases at a time.
 //!
-//! They are a binary of their own because they put a VFS beneath SQLite, which is the whole process's. Each runs a bounded
+//! They are a binary of their own because they put a VFS beneath SQLite and stand in for
+//! three functions of the C library (`vfs.rs`), which are the whole process's. Each runs a bounded
 //! share of its cases here, and many more with `TENANTRY_LONG=1`; each is run against planted bugs too, and has to
 //! catch them. What a harness prints is what the table in `docs/reliability.md` is filled with:
 //! `cargo test -p tenantry --test reliability -- --nocapture`.
@@ -12,7 +13,6 @@
 )]
 
 // How many cases there are, and what is said of them.
-#[allow(dead_code)]
 mod share;
 
 // What the tests of the store lean on too.
@@ -24,6 +24,19 @@ mod support;
 #[path = "../store/process.rs"]
 #[allow(dead_code, reason = "each of the two binaries uses its part")]
 mod process;
+
+// What lies beneath SQLite: it records and fails. What it recorded as the disk after a power cut.
+mod rebuilt;
+mod vfs;
+
+// A power cut at every event.
+mod power_cut;
+
+// A read, a write or a sync that fails, each of them.
+mod io_faults;
+
+// No descriptor left, no memory.
+mod shortage;
 
 // The entrance for tests that need a second process.
 mod child;
