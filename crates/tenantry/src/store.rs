@@ -259,7 +259,7 @@ impl Store {
             .operate(move |tx| ended.iter().try_fold(0, |count, id| Ok(count + u64::from(tx.end_purge(*id)?))));
         // Whatever the reason: their files are gone, and the intent to purge them stands.
         purged.users += ended.await.map_err(|error| {
-            let message = "the files are removed, but the users are still in the trash: it is tried again when the store is opened";
+            let message = "the files are removed, but the users may still be in the trash: it is tried again when the store is opened";
             Error::new(ErrorKind::Unfinished, message).with_source(error)
         })?;
         Ok(())

@@ -27,6 +27,8 @@ pub(super) const USER: &str = "user";
 pub(super) const PATH_OCTETS_MAX: usize = 4_000;
 /// No honest line of a manifest is longer.
 const LINE_OCTETS_MAX: usize = 64 << 10;
+/// The largest manifest: some 20 million entries. It is unpacked before anything in it is known.
+const MANIFEST_OCTETS_MAX: u64 = 4 << 30;
 /// Of an archive that is read: zstd's own limit for what a decoder has to hold, 128 MiB.
 const WINDOW_LOG_MAX: u32 = 27;
 /// Slower is hardly smaller: <https://facebook.github.io/zstd/#benchmarks>.
@@ -162,6 +164,9 @@ impl Body {
         first_line.push(b'\n');
         let mut lines = rewound(self.lines)?;
         let length = first_line.len() as u64 + lines.metadata()?.len();
+        if length > MANIFEST_OCTETS_MAX {
+            return Err(io::Error::other("there are more files than an archive can list"));
+        }
         let mut frame = encoder(output)?;
         let mut header = header(EntryType::Regular, 0o600, length, 0);
         header.set_path(MANIFEST)?;
@@ -212,6 +217,9 @@ fn first<'a>(entries: &mut tar::Entries<'a, Decoder>) -> Result<tar::Entry<'a, D
     let manifest = entries.next().ok_or_else(|| damaged("the archive is empty"))?.map_err(unreadable)?;
     if manifest.path_bytes() != MANIFEST.as_bytes() || manifest.header().entry_type() != EntryType::Regular {
         return Err(damaged("the archive does not begin with a manifest: it is none of Tenantry's"));
+    }
+    if manifest.header().entry_size().map_err(unreadable)? > MANIFEST_OCTETS_MAX {
+        return Err(damaged("the manifest is larger than any that Tenantry makes"));
     }
     Ok(manifest)
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::archive::{Body, Manifest, PATH_OCTETS_MAX, unwritable};
+use super::reading::Met;
 use crate::storage::Item;
 use crate::{Error, ErrorKind, Result};
 
@@ -21,6 +22,7 @@ pub(super) struct Making<'p> {
     pub(super) count: u64,
     /// Of what ought not to have been.
     pub(super) incomplete: u64,
+    met: Met,
     progress: &'p dyn Fn(u64, u64),
 }
 
@@ -28,10 +30,16 @@ impl<'p> Making<'p> {
     /// What is written goes into temporary files in this directory.
     pub(super) fn new(dir: &Path, progress: &'p dyn Fn(u64, u64)) -> Result<Self> {
         let body = Body::new(dir).map_err(unwritable)?;
-        Ok(Self { body, left_out: Vec::new(), count: 0, incomplete: 0, progress })
+        Ok(Self { body, left_out: Vec::new(), count: 0, incomplete: 0, met: Met::default(), progress })
     }
 
     pub(super) fn take(&mut self, item: Item<'_>) -> Result<()> {
+        match &item {
+            // Some file systems list a name twice if it is removed and made again meanwhile, and no reader takes anything twice.
+            Item::Directory { path, .. } if !self.met.insert(path, true) => return Ok(()),
+            Item::File { path, .. } if !self.met.insert(path, false) => return Ok(()),
+            _ => {}
+        }
         match item {
             Item::LeftOut { path, why, ought_to_be_in } => self.leave_out(path, why, ought_to_be_in),
             Item::Directory { path, .. } | Item::File { path, .. } if path.as_os_str().len() > PATH_OCTETS_MAX => {
@@ -92,4 +100,25 @@ pub(super) fn private_dir(prefix: &str, beside: &Path) -> Result<TempDir> {
 /// The directory in which a file is, or is to be.
 pub(super) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::Content;
+
+    /// XFS lists a name twice that is removed and made again while the directory is read. The archive could never be read.
+    #[test]
+    fn what_a_file_system_lists_twice_is_taken_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut making = Making::new(dir.path(), &|_, _| {}).unwrap();
+        for _ in 0..2 {
+            making.take(Item::Directory { path: "files".into(), mode: 0o700 }).unwrap();
+            let content = Content { size: 5, blake3: String::new() };
+            let octets = &mut &b"hello"[..];
+            let file = Item::File { path: "files/lock".into(), mode: 0o600, modified_at: 0, content, octets };
+            making.take(file).unwrap();
+        }
+        assert_eq!((making.body.files, making.body.bytes, making.count), (1, 5, 0));
+    }
 }

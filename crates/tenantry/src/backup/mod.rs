@@ -149,8 +149,8 @@ pub async fn create_backup(
 ///
 /// It needs room for that image in the directory for temporary files.
 ///
-/// Errors: `Corrupt` if the archive differs from its manifest in anything; `Incompatible` if it is of another format or of a
-/// newer store; `Io`, `Full`.
+/// Errors: `NotFound` if there is no such file, `ReadOnly` if there is no permission to read it; `Corrupt` if the archive
+/// differs from its manifest in anything; `Incompatible` if it is of another format or of a newer store; `Io`, `Full`.
 #[instrument(level = "debug", skip_all)]
 pub async fn verify_backup(file: impl Into<PathBuf>, progress: impl Fn(u64, u64) + Send + 'static) -> Result<Verified> {
     let file = file.into();

@@ -56,7 +56,7 @@ impl<'p> Reading<'p> {
     }
 }
 
-/// The paths that there were in an archive, as digests (so some 20 bytes for each), and whether they are directories.
+/// The paths that there are in an archive so far, as digests (so some 20 bytes for each), and whether they are directories.
 #[derive(Default)]
 pub(super) struct Met(HashMap<[u8; 16], bool>);
 
@@ -68,10 +68,12 @@ impl Met {
 
     /// Lets nothing pass twice.
     pub(super) fn add(&mut self, path: &Path, is_dir: bool) -> Result<()> {
-        match self.0.insert(digest(path), is_dir) {
-            None => Ok(()),
-            Some(_) => Err(damaged("the archive holds something twice")),
-        }
+        if self.insert(path, is_dir) { Ok(()) } else { Err(damaged("the archive holds something twice")) }
+    }
+
+    /// Says whether it is new.
+    pub(super) fn insert(&mut self, path: &Path, is_dir: bool) -> bool {
+        self.0.insert(digest(path), is_dir).is_none()
     }
 }
 

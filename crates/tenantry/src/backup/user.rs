@@ -129,11 +129,16 @@ pub async fn import_user(
         })
     };
     let created = created.await;
-    if let (Some(stage), Err(error)) = (stage, &created)
-        && !matches!(error.kind(), ErrorKind::Unfinished | ErrorKind::OutcomeUnknown)
-    {
-        // After any other failure no intent is about them.
-        on_thread(move || stage.remove()).await?;
+    if let (Some(stage), Err(error)) = (stage, &created) {
+        match error.kind() {
+            // They are about to be moved; or they are where the database is gone to, with the intent.
+            ErrorKind::Unfinished | ErrorKind::Replaced => {}
+            // There may be an intent that nobody can see before the store is opened again. Until then the lock has to keep
+            // other imports from taking the stage for one that was left, so it is never given up.
+            ErrorKind::OutcomeUnknown => std::mem::forget(stage),
+            // No intent is about them.
+            _ => on_thread(move || stage.remove()).await?,
+        }
     }
     manifest.user = created?;
     Ok(manifest)

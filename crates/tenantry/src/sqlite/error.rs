@@ -60,10 +60,7 @@ fn describe(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
 /// it: it takes only `ENOSPC` for that, and not even that if a file can't be made. To be asked before the connection is
 /// used again.
 pub(super) fn with_quota_as_full(conn: &Connection, error: Error) -> Error {
-    let mut sources = std::iter::successors(std::error::Error::source(&error), |source| source.source());
-    let source = sources.find_map(|source| source.downcast_ref::<rusqlite::Error>());
-    let code = source.and_then(rusqlite::Error::sqlite_error).map(|failure| failure.extended_code);
-    let message = match code {
+    let message = match extended_code(&error) {
         Some(ffi::SQLITE_IOERR_WRITE) => {
             #[allow(unsafe_code, reason = "rusqlite has no safe interface to this function")]
             // SAFETY: the handle belongs to a connection that is borrowed, and the function only reads a number from it.
@@ -81,6 +78,24 @@ pub(super) fn with_quota_as_full(conn: &Connection, error: Error) -> Error {
         _ => return error,
     };
     Error::new(ErrorKind::Full, message).with_source(error)
+}
+
+/// Whether a commit failed after it had written the log, because there was no room for the file beside it that readers need.
+pub(super) fn is_of_shared_memory(error: &Error) -> bool {
+    extended_code(error) == Some(ffi::SQLITE_IOERR_SHMSIZE)
+}
+
+/// Whether a trigger gave up the statement, perhaps with
+/// [RAISE(FAIL)](https://sqlite.org/lang_createtrigger.html#the_raise_function), which keeps what was done before.
+pub(super) fn is_of_trigger(error: &Error) -> bool {
+    extended_code(error) == Some(ffi::SQLITE_CONSTRAINT_TRIGGER)
+}
+
+/// What SQLite called the failure that is behind an error, if it is behind it.
+fn extended_code(error: &Error) -> Option<i32> {
+    let mut sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
+    let source = sources.find_map(|source| source.downcast_ref::<rusqlite::Error>());
+    source.and_then(rusqlite::Error::sqlite_error).map(|failure| failure.extended_code)
 }
 
 /// Whether no file can be made beside this one. Some file systems don't count their files, and say that there may be none.

@@ -10,7 +10,7 @@
 //! for long, and its tables may have constraints that only fail at the commit. An operation of ours can meet such a
 //! constraint too; then the group is rolled back and each runs again by itself, and the culprit alone fails. The same is
 //! done if an operation fails when it has changed something already, which an application's trigger can bring about. That is
-//! rare, so no operation pays for a savepoint of its own.
+//! rare, so an operation of one statement pays for no savepoint.
 //!
 //! What a failure means for the callers:
 //!
@@ -19,7 +19,7 @@
 //! | an operation | its own error; the others go on |
 //! | `BEGIN IMMEDIATE`, because another process writes | `Busy`, each after having waited for the busy timeout |
 //! | the transaction while it runs (disk full, I/O) | that error, all of the group; nothing was done |
-//! | the commit, because the disk is full | `Full`, all of the group; nothing was done |
+//! | the commit, because the disk is full for the log | `Full`, all of the group; nothing was done |
 //! | the commit otherwise | `OutcomeUnknown`, all of the group: it may be there after all |
 //! | the files, which have gone | `Replaced`, all of the group: it is nowhere where anybody looks |
 //! | what is to follow in the file system | `Unfinished`, the operation that it belongs to: it is recorded |
@@ -44,7 +44,7 @@ use async_channel::{Receiver, Sender, TrySendError};
 use futures_channel::oneshot;
 use rusqlite::config::DbConfig;
 
-use super::error::{Fault, with_quota_as_full};
+use super::error::{Fault, is_of_shared_memory, is_of_trigger, with_quota_as_full};
 use super::guard::{Belongings, GuardedConnection};
 use super::intents::{self, Action, Directories, Intent, unfinished};
 use super::open::{Options, open_writer, wait_while_busy};
@@ -234,8 +234,10 @@ enum Ran {
     Ok,
     /// The operation has to wait until an intent of this transaction is acted on; what it did is to be undone.
     TooEarly,
-    /// The operation failed; what it did is to be undone.
-    Failed,
+    /// The operation failed; what it did is to be undone. In a trigger it may have done something that nobody counts.
+    Failed {
+        in_trigger: bool,
+    },
     /// The transaction can't go on, because of this.
     Fatal(Error),
 }
@@ -275,9 +277,9 @@ where
             (None, Ok(Err(error))) => match (error as &dyn Any).downcast_ref::<Error>() {
                 Some(error) if Fault::of(error) != Fault::Local => Ran::Fatal(error.clone()),
                 _ if tx.is_too_early() && !self.alone => Ran::TooEarly,
-                _ => Ran::Failed,
+                error => Ran::Failed { in_trigger: error.is_some_and(is_of_trigger) },
             },
-            (None, Err(_)) => Ran::Failed,
+            (None, Err(_)) => Ran::Failed { in_trigger: false },
         };
         self.result = Some(result);
         ran
@@ -468,12 +470,13 @@ impl WriterThread {
                 ErrorKind::Constraint,
                 "the database gave up the transaction in the middle: nothing was written",
             ))),
-            Ran::Failed | Ran::TooEarly if alone => Err(Ended::Undone(None)),
-            Ran::Failed | Ran::TooEarly => {
+            Ran::Failed { .. } | Ran::TooEarly if alone => Err(Ended::Undone(None)),
+            Ran::Failed { .. } | Ran::TooEarly => {
                 recorded.truncate(recorded_before);
                 member.is_too_early = matches!(ran, Ran::TooEarly);
                 directories.is_too_early.set(false);
-                if conn.total_changes() == changes_before {
+                let in_trigger = matches!(ran, Ran::Failed { in_trigger: true });
+                if conn.total_changes() == changes_before && !in_trigger {
                     return Ok(());
                 }
                 Err(Ended::Refused(Error::new(ErrorKind::Internal, "an operation failed halfway: nothing was written")))
@@ -696,7 +699,7 @@ impl WriterThread {
         match error.kind() {
             ErrorKind::Constraint => return Ended::Refused(error),
             // The frame that makes it a transaction is the last to be written, and it wasn't.
-            ErrorKind::Full => {
+            ErrorKind::Full if !is_of_shared_memory(&error) => {
                 self.latch(&error);
                 return Ended::Undone(Some(error));
             }

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{self, FileType, FlockOperation};
 use rustix::io::Errno;
 
-use super::beneath::{Mounts, entries, errno, make_dir, open_dir};
+use super::beneath::{Mounts, entries, errno, is_dir, make_dir, open_dir};
 use super::transfer::Unpacking;
 use super::{ATTEMPTS_MAX, Storage, blocked, refused, tree};
 use crate::Result;
@@ -109,7 +109,11 @@ impl Storage {
         for entry in entries(&self.data).map_err(refused)? {
             let (name, kind) = entry.map_err(refused)?;
             let Some(name) = name.to_str().ok().filter(|name| is_stage(name)) else { continue };
-            if kind == FileType::Directory {
+            let is_directory = match kind {
+                FileType::Unknown => super::stat(&self.data, name).map_err(refused)?.is_some_and(|stat| is_dir(&stat)),
+                kind => kind == FileType::Directory,
+            };
+            if is_directory {
                 // Nobody has the lock any more, so whether there is an intent is settled. What it was about may just have been
                 // moved to its place: so in this order.
                 let may_go = |dir: &OwnedFd| {

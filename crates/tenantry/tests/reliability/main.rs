@@ -2,8 +2,8 @@
 //!
 //! They are a binary of their own because they put a VFS beneath SQLite and stand in for
 //! three functions of the C library (`vfs.rs`), which are the whole process's. Each runs a bounded
-//! share of its cases here, and many more with `TENANTRY_LONG=1`; each is run against planted bugs too, and has to
-//! catch them. What a harness prints is what the table in `docs/reliability.md` is filled with:
+//! share of its cases here, and many more with `TENANTRY_LONG=1`. Planted bugs, which they have to catch, are tests
+//! beside them. What a harness prints is what the table in `docs/reliability.md` is filled with:
 //! `cargo test -p tenantry --test reliability -- --nocapture`.
 #![allow(
     clippy::unwrap_used,

@@ -192,6 +192,29 @@ fn an_operation_that_fails_after_it_wrote_leaves_nothing_of_it_in_the_group() {
     block_on(store.close()).unwrap();
 }
 
+/// What a trigger's trigger has done before it fails is counted by nobody, SQLite's own count included.
+#[test]
+fn what_a_trigger_wrote_before_its_own_trigger_failed_is_undone_in_the_group() {
+    let place = SqlitePlace::new();
+    let store = place.open();
+    run(&store, "CREATE TABLE audit (what TEXT) STRICT");
+    run(&store, "CREATE TRIGGER full AFTER INSERT ON audit BEGIN SELECT RAISE(FAIL, 'full'); END");
+    let stranger = Connection::open(place.database()).unwrap();
+    let note = "CREATE TRIGGER note BEFORE INSERT ON users WHEN new.email = 'bob@example.com'
+                BEGIN INSERT INTO audit VALUES ('created'); END";
+    stranger.execute_batch(note).unwrap();
+    let writer = BlockedWriter::block(&store);
+    let before = queued(store.create(new_user("ada@example.com")));
+    let culprit = queued(store.create(new_user("bob@example.com")));
+    writer.release();
+    block_on(before).unwrap();
+    assert_eq!(kind(block_on(culprit)), ErrorKind::Constraint);
+    let noted: i64 = stranger.query_row("SELECT count(*) FROM audit", [], |row| row.get(0)).unwrap();
+    assert_eq!(noted, 0);
+    assert_eq!(block_on(store.count()).unwrap(), 1);
+    block_on(store.close()).unwrap();
+}
+
 #[test]
 fn no_waiting_time_is_too_long() {
     let place = SqlitePlace::new();

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tenantry::{Durability, ErrorKind, ListQuery, Purge, RepairOptions, Result, Store, UserId};
 
-use crate::support::{SqlitePlace, all, block_on, new_user, new_user_at};
+use crate::support::{SqlitePlace, all, block_on, new_user, new_user_at, say_loudly};
 
 /// How long each operation is raced against.
 const RACE: Duration = Duration::from_secs(2);
@@ -95,7 +95,7 @@ impl Outside {
         let path = self.root.join("notes.txt");
         fs::read(&path).unwrap();
         if fs::symlink_metadata(&path).unwrap().atime() == 0 {
-            eprintln!("SKIPPED: times of access aren't recorded here, so only what was read would show that it was");
+            say_loudly("times of access aren't recorded here, so only what was read would show that it was");
         }
         File::open(path).unwrap().set_times(FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH)).unwrap();
     }
