@@ -6,11 +6,10 @@ use serde_json::json;
 use tenantry::{ErrorKind, UserId, UserManifest, export_user, import_user, read_user_manifest};
 
 use crate::args::Format;
-use crate::backup::{Progress, explain};
+use crate::backup::{Progress, explain, name_left_out};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, counted};
 use crate::place::Place;
-use crate::rows::printable;
 use crate::user::{Who, finish};
 
 pub(crate) async fn export(place: &Place, format: Format, who: &Who, file: &Path) -> Result<(), Failure> {
@@ -28,9 +27,7 @@ pub(crate) async fn export(place: &Place, format: Format, who: &Who, file: &Path
     progress.0.finish_and_clear();
     let exported = finish(&store, exported.map_err(|error| explain(error, file, "nothing was exported"))).await?;
     show(format, file, &exported.manifest, &[("archive_bytes", json!(exported.archive_bytes))])?;
-    for (path, why) in &exported.left_out {
-        anstream::eprintln!("left out: {}: {why}", printable(&path.to_string_lossy()));
-    }
+    name_left_out(&exported.left_out);
     if exported.incomplete == 0 {
         return Ok(());
     }

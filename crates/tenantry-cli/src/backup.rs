@@ -43,9 +43,7 @@ pub(crate) async fn create(
         rotate(dir, keep, &name.to_string_lossy())?;
     }
     show(format, &file, &backup.manifest, &[("archive_bytes", json!(backup.archive_bytes))])?;
-    for (path, why) in &backup.left_out {
-        anstream::eprintln!("left out: {}: {why}", printable(&path.to_string_lossy()));
-    }
+    name_left_out(&backup.left_out);
     if backup.incomplete == 0 {
         return Ok(());
     }
@@ -55,6 +53,13 @@ pub(crate) async fn create(
         if keep.is_some() { "; no older one was removed" } else { "" }
     );
     Err(Failure::new(Exit::Failure, message))
+}
+
+/// Says what is not in an archive, and why.
+pub(crate) fn name_left_out(left_out: &[(PathBuf, String)]) {
+    for (path, why) in left_out {
+        anstream::eprintln!("left out: {}: {why}", printable(&path.to_string_lossy()));
+    }
 }
 
 pub(crate) async fn verify(format: Format, file: &Path) -> Result<(), Failure> {
