@@ -47,6 +47,7 @@
 //! | a page | 1,000 users ([`ListQuery::MAX_LIMIT`]) |
 //! | writes in the queue | 1,024, and 16,384 callers waiting for a place in it |
 //! | reads at once | 32 |
+//! | memory for pages of the database | 32 MB for writing, 2 MB for each read at once, as the store grows |
 //! | processes on one store | any number on one machine; never over a network file system |
 //!
 //! # Modules, in reading order
