@@ -91,11 +91,15 @@ pub(super) fn is_of_trigger(error: &Error) -> bool {
     extended_code(error) == Some(ffi::SQLITE_CONSTRAINT_TRIGGER)
 }
 
-/// What SQLite called the failure that is behind an error, if it is behind it.
 fn extended_code(error: &Error) -> Option<i32> {
+    failure_behind(error).map(|failure| failure.extended_code)
+}
+
+/// The failure of SQLite's that is behind an error, if there is one.
+fn failure_behind(error: &Error) -> Option<&ffi::Error> {
     let mut sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
     let source = sources.find_map(|source| source.downcast_ref::<rusqlite::Error>());
-    source.and_then(rusqlite::Error::sqlite_error).map(|failure| failure.extended_code)
+    source.and_then(rusqlite::Error::sqlite_error)
 }
 
 /// Whether no file can be made beside this one. Some file systems don't count their files, and say that there may be none.
@@ -133,9 +137,7 @@ impl Fault {
         if error.kind() == ErrorKind::Replaced {
             return Self::OfTheFiles;
         }
-        let mut sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
-        let source = sources.find_map(|source| source.downcast_ref::<rusqlite::Error>());
-        match source.and_then(rusqlite::Error::sqlite_error_code) {
+        match failure_behind(error).map(|failure| failure.code) {
             // Where a directory can't be made for want of room, SQLite hasn't said so, and the transaction goes on.
             Some(_) if error.kind() == ErrorKind::Full => Self::OfTheTransaction,
             Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::OfTheFiles,

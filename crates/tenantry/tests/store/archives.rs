@@ -240,6 +240,16 @@ impl Forgeries {
     pub(crate) fn add(&mut self, what: impl Into<String>, change: impl Fn(&mut Forged) + 'static) {
         self.0.push((what.into(), Box::new(change)));
     }
+
+    /// A file and a directory more, at each of these paths.
+    pub(crate) fn add_at(&mut self, paths: &[&'static str]) {
+        for path in paths.iter().copied() {
+            for content in [Some(&b"content"[..]), None] {
+                let what = if content.is_some() { "file" } else { "directory" };
+                self.add(format!("the {what} {path:?}"), move |x| x.push(path, content));
+            }
+        }
+    }
 }
 
 /// What is no archive of either kind, made of one of a user who has the files `a.txt`, `sub/b.txt` and one of a long name.

@@ -643,7 +643,7 @@ fn forgeries() -> Forgeries {
     });
     forgeries.add("another schema version", |x| x.manifest["schema_version"] = 1.into());
     // Paths.
-    for path in [
+    forgeries.add_at(&[
         "",
         ".",
         "..",
@@ -674,12 +674,7 @@ fn forgeries() -> Forgeries {
         "trash/x",
         "trash/3fa2b1c4-0000-4000-8000-000000000001",
         "storage/customers/bob",
-    ] {
-        for content in [Some(&b"content"[..]), None] {
-            let what = if content.is_some() { "file" } else { "directory" };
-            forgeries.add(format!("the {what} {path:?}"), move |x| x.push(path, content));
-        }
-    }
+    ]);
     forgeries.add("a user's directory that is a file", |x| {
         let path = x.of_user();
         x.entries.truncate(1);

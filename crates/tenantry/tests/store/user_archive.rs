@@ -468,7 +468,7 @@ fn forgeries() -> Forgeries {
     for given in [json!("backup"), json!("users"), json!(""), json!(null), json!(1)] {
         forgeries.add(format!("the kind {given}"), move |x| x.manifest["kind"] = given.clone());
     }
-    for path in [
+    forgeries.add_at(&[
         "",
         ".",
         "..",
@@ -489,12 +489,7 @@ fn forgeries() -> Forgeries {
         "tenantry.db",
         "manifest.jsonl",
         "files",
-    ] {
-        for content in [Some(&b"content"[..]), None] {
-            let what = if content.is_some() { "file" } else { "directory" };
-            forgeries.add(format!("the {what} {path:?}"), move |x| x.push(path, content));
-        }
-    }
+    ]);
     forgeries.add("no directory for the files", |x| {
         x.entries.remove(0);
         x.lines.remove(0);
