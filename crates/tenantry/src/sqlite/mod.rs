@@ -28,6 +28,7 @@
 //! copy them: POSIX ends all locks of a process on a file when it closes any descriptor of it
 //! (<https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_>).
 
+mod checkpoints;
 mod error;
 mod guard;
 mod inspect;

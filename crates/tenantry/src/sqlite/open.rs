@@ -52,9 +52,6 @@ pub(super) const LOCK_POLL: Duration = Duration::from_millis(1);
 /// with SQLite's own 2 MB an import of a million users writes each page to the log and reads it back many times.
 /// The import as a whole stays below 64 MiB with it.
 const WRITER_CACHE_KIB: u32 = 32 << 10;
-/// At how many pages in the log a commit moves them into the database, before its callers are answered: 8 MB. With SQLite's
-/// own 1,000 the pages of the indexes are moved more often; with more the callers whose turn it is wait longer.
-const CHECKPOINT_PAGES: u32 = 2_000;
 /// The write-ahead log is cut back to this size after it was larger.
 const WAL_KEPT_BYTES: u64 = 64 << 20;
 
@@ -447,7 +444,7 @@ fn connect(path: &Path, options: &Options, role: Role) -> Result<Connection> {
             "PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
              PRAGMA journal_size_limit = {WAL_KEPT_BYTES};
-             PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};
+             PRAGMA wal_autocheckpoint = 0;
              PRAGMA cache_size = -{WRITER_CACHE_KIB};
              PRAGMA secure_delete = ON"
         ))

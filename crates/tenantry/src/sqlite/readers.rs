@@ -106,7 +106,8 @@ impl Readers {
         }
     }
 
-    fn open(&self) -> Result<GuardedConnection> {
+    /// Opens a connection that is in no list.
+    pub(super) fn open(&self) -> Result<GuardedConnection> {
         self.watch.check()?;
         let conn = GuardedConnection::new(open_reader(&self.options)?)?;
         // Also if it is closed last: the log is the writer's affair.

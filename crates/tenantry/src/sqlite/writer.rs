@@ -44,6 +44,7 @@ use async_channel::{Receiver, Sender, TrySendError};
 use futures_channel::oneshot;
 use rusqlite::config::DbConfig;
 
+use super::checkpoints::Checkpoints;
 use super::error::{Fault, is_of_shared_memory, is_of_trigger, with_quota_as_full};
 use super::guard::{Belongings, GuardedConnection};
 use super::intents::{self, Action, Directories, Intent, unfinished};
@@ -111,6 +112,7 @@ impl Writer {
                             )
                         }),
                         was_full: false,
+                        checkpoints: Checkpoints::new(Arc::clone(&readers)),
                         _lock: opened.lock,
                     };
                     Ok((thread, Outcome { created: opened.created, upgraded: opened.upgraded, read_only }))
@@ -337,6 +339,7 @@ struct WriterThread {
     refusing: Option<Error>,
     /// Whether the disk was full at the last write.
     was_full: bool,
+    checkpoints: Checkpoints,
     /// Dropped after the connection is closed.
     _lock: Option<Lock>,
 }
@@ -355,9 +358,12 @@ impl WriterThread {
         if is_for_reading {
             return;
         }
-        if let Err(error) = self.watch.check() {
-            tracing::warn!(error = &error as &dyn std::error::Error, "closed without a checkpoint");
-            // What others have written since to what has these names now would be overwritten.
+        // If the files have gone, what others have written since to what has these names now would be overwritten.
+        let may_cut = self.checkpoints.end_round().and_then(|()| self.watch.check());
+        if let Err(error) = &may_cut {
+            tracing::warn!(error = error as &dyn std::error::Error, "closed without a checkpoint");
+        }
+        if may_cut.is_err() || self.checkpoints.has_failed() {
             let _ = self.conn.unguarded().set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
             return;
         }
@@ -388,6 +394,7 @@ impl WriterThread {
             }
             ended => self.end(group, &directories.met.borrow(), &ended, ran_alone),
         }
+        self.look_after_log();
     }
 
     /// Runs one job in a transaction of its own: an application's closure, or one of a group that was refused, or in which
@@ -412,6 +419,7 @@ impl WriterThread {
             }
         };
         self.end(group, &met, &ended, true);
+        self.look_after_log();
     }
 
     /// Does what is to follow a transaction in the file system, with what it met of earlier ones, and answers.
@@ -602,6 +610,7 @@ impl WriterThread {
     /// Rewrites the database, so that nothing is left in it of rows that are gone: `secure_delete` doesn't reach the
     /// copies that pages leave behind when they are rearranged. Then cuts the log, and says so in the database.
     fn erase(&mut self, intent: &Intent) -> Result<()> {
+        self.checkpoints.end_round()?;
         point::reach("erase: rewrite the database");
         self.wait_while_busy(Instant::now(), || Ok(self.conn.vacuum()?))?;
         point::reach("erase: cut the log");
@@ -739,10 +748,23 @@ impl WriterThread {
         self.was_full = error.kind() == ErrorKind::Full;
     }
 
+    /// Has the log moved into the database when it is long.
+    fn look_after_log(&mut self) {
+        if let Err(error) = self.checkpoints.after_commit(&self.conn) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the log could not be moved into the database");
+            self.latch(&error);
+        }
+    }
+
     /// Moves the log into the database and cuts it, if no reader is in the way. If it fails, nothing is lost.
-    fn cut_log(&self) {
-        if let Err(error) = self.conn.unguarded().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+    fn cut_log(&mut self) {
+        let cut = self
+            .checkpoints
+            .end_round()
+            .and_then(|()| Ok(self.conn.unguarded().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?));
+        if let Err(error) = cut {
             tracing::warn!(error = &error as &dyn std::error::Error, "no checkpoint");
+            self.latch(&error);
         }
     }
 
