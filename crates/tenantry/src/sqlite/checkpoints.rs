@@ -77,6 +77,13 @@ impl Checkpoints {
         self.note(moved)
     }
 
+    /// Waits for the round that is under way, and closes the connection: the writer's is to be the last, which removes the log.
+    pub(super) fn close(&mut self) -> Result<()> {
+        let ended = self.end_round();
+        self.conn = None;
+        ended
+    }
+
     /// Whether what is counted as moved may have been lost: then nobody may cut the log.
     pub(super) fn has_failed(&self) -> bool {
         self.has_failed

@@ -359,7 +359,7 @@ impl WriterThread {
             return;
         }
         // If the files have gone, what others have written since to what has these names now would be overwritten.
-        let may_cut = self.checkpoints.end_round().and_then(|()| self.watch.check());
+        let may_cut = self.checkpoints.close().and_then(|()| self.watch.check());
         if let Err(error) = &may_cut {
             tracing::warn!(error = error as &dyn std::error::Error, "closed without a checkpoint");
         }
