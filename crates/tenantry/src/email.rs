@@ -72,11 +72,13 @@ impl Email {
     /// It was parsed on its way in, and isn't again: its key must not change when a later version knows a newer Unicode.
     /// But another program may have written to the file, so what could do harm where it is shown is looked for.
     pub(crate) fn from_stored(address: &str, key: &str) -> Option<Self> {
-        let has_control = |text: &str| match text.is_ascii() {
-            true => text.bytes().any(|byte| byte.is_ascii_control()),
-            false => text.chars().any(is_control),
+        let is_plausible = |text: &str| {
+            // Without a branch, so that several octets are looked at together.
+            let (ats, has_control) = text.bytes().fold((0_usize, false), |(ats, has_control), byte| {
+                (ats + usize::from(byte == b'@'), has_control | byte.is_ascii_control())
+            });
+            ats == 1 && !has_control && (text.is_ascii() || !text.chars().any(is_control))
         };
-        let is_plausible = |text: &str| text.bytes().filter(|byte| *byte == b'@').count() == 1 && !has_control(text);
         let key_differs = key != address;
         (is_plausible(address) && (!key_differs || is_plausible(key)))
             .then(|| Self { address: address.to_owned(), key: key_differs.then(|| key.to_owned()) })

@@ -1,6 +1,9 @@
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
+use arrayvec::ArrayString;
 use icu_normalizer::ComposingNormalizerBorrowed;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::fmt::Hyphenated;
@@ -26,8 +29,18 @@ use crate::{Error, ErrorKind, Result, UserId};
 /// assert!("../etc".parse::<StoragePath>().is_err());
 /// # Ok::<(), tenantry::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StoragePath(String);
+#[derive(Clone)]
+pub struct StoragePath(Text);
+
+/// The octets of a derived path: two of each level, and the id.
+const DERIVED_OCTETS: usize = 6 + Hyphenated::LENGTH;
+
+#[derive(Clone)]
+enum Text {
+    /// Every user who is read has one, so it is made without formatting and without an allocation.
+    Derived(ArrayString<DERIVED_OCTETS>),
+    Chosen(Box<str>),
+}
 
 impl StoragePath {
     /// The longest path, in octets.
@@ -38,25 +51,27 @@ impl StoragePath {
     /// The path that a user has unless another was given: `3f/a2/3fa2b1c4-…` for the id `3fa2b1c4-…`.
     #[must_use]
     pub fn derived(id: UserId) -> Self {
-        // Every user who is read has one, so it is made without formatting and with one allocation.
         let mut name = [0; Hyphenated::LENGTH];
         let name: &str = id.as_uuid().as_hyphenated().encode_lower(&mut name);
-        let mut path = String::with_capacity(6 + name.len());
+        let mut path = ArrayString::new();
         for part in [&name[..2], "/", &name[2..4], "/", name] {
             path.push_str(part);
         }
-        Self(path)
+        Self(Text::Derived(path))
     }
 
     /// The path as text, with `/` between segments.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            Text::Derived(path) => path,
+            Text::Chosen(path) => path,
+        }
     }
 
     /// Whether the path lies where only derived paths or the store's own files may.
     pub(crate) fn is_reserved(&self) -> bool {
-        let first = self.0.split('/').next().unwrap_or_default();
+        let first = self.as_str().split('/').next().unwrap_or_default();
         let is_shard = first.len() == 2 && first.bytes().all(|byte| byte.is_ascii_hexdigit());
         is_shard || first.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(".tenantry"))
     }
@@ -73,7 +88,7 @@ impl StoragePath {
 
     /// The path itself and every directory above it, the topmost first.
     pub(crate) fn lineage(&self) -> impl Iterator<Item = &str> {
-        Self::lineage_of(&self.0)
+        Self::lineage_of(self.as_str())
     }
 
     /// The same of a path as text.
@@ -114,19 +129,51 @@ impl FromStr for StoragePath {
         if !ComposingNormalizerBorrowed::new_nfc().is_normalized(path) {
             return refuse("the storage path is not in Unicode normalization form C");
         }
-        Ok(Self(path.to_owned()))
+        Ok(Self(Text::Chosen(path.into())))
     }
 }
 
 impl fmt::Display for StoragePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for StoragePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StoragePath").field(&self.as_str()).finish()
+    }
+}
+
+impl PartialEq for StoragePath {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for StoragePath {}
+
+impl PartialOrd for StoragePath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for StoragePath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl Hash for StoragePath {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
     }
 }
 
 impl Serialize for StoragePath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
+        serializer.serialize_str(self.as_str())
     }
 }
 

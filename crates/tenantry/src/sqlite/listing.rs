@@ -22,6 +22,8 @@ pub(crate) struct Listing {
     /// ?1 is the place to begin at; the filter's come after.
     values: Vec<Value>,
     limit: usize,
+    /// Whether not every row that is looked at belongs to the page.
+    is_filtered: bool,
     users: Vec<User>,
     last_seq: i64,
     /// Where the walk has come to.
@@ -58,7 +60,8 @@ impl Listing {
         if filter.never_logged_in {
             conditions.push("last_login_at IS NULL".to_owned());
         }
-        if conditions.is_empty() {
+        let is_filtered = !conditions.is_empty();
+        if !is_filtered {
             conditions.push("1".to_owned());
         }
         let matches = conditions.join(" AND ");
@@ -86,6 +89,7 @@ impl Listing {
             sql,
             values,
             limit: query.limit,
+            is_filtered,
             users: Vec::new(),
             last_seq: after,
             walked_to: after,
@@ -102,7 +106,7 @@ impl Listing {
             let seq = row.get(SEQ)?;
             check_order(self.walked_to, seq, SEQ)?;
             self.walked_to = seq;
-            if row.get(MATCHES)? {
+            if !self.is_filtered || row.get(MATCHES)? {
                 if self.users.len() == self.limit {
                     self.has_more = true;
                     return Ok(true);

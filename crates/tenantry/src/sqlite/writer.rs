@@ -27,6 +27,8 @@
 //! An operation on a user's directory records what is to follow in the file system ([`intents`]). The thread does that
 //! after the commit, before it answers the group. An operation that meets an intent of its own group runs after that.
 //!
+//! After the callers are answered the thread sees to the log ([`Checkpoints`]), which another thread moves into the database.
+//!
 //! After an I/O failure, damage or the loss of the files the thread rolls back and refuses every further write until the store
 //! is opened anew: what a failed fsync left on the disk is not known, and to go on would build on it. Reads go on.
 //!
