@@ -19,13 +19,13 @@ use super::guard::GuardedConnection;
 use super::readers::Readers;
 use crate::{Error, ErrorKind, Result};
 
-/// From how many pages in the log on they are moved: 16 MB. With fewer, pages that change often are moved more often.
-const BEGIN_PAGES: u32 = 8000;
+/// After how many pages in the log they are moved: 32 MB. With fewer, pages that change often are moved more often.
+const PAGES: u32 = 8_000;
 /// How many rounds there are before the writer's thread moves the rest.
 const ROUNDS: u32 = 4;
-/// At how many pages the writer's thread waits for a round, and moves the rest whatever it is: 64 MB. So the log stays
+/// After how many pages more the writer's thread waits for a round, and moves the rest whatever it is. So the log is
 /// bounded where commits are faster than the disk moves pages.
-const PAGES_MAX: u32 = 16_000;
+const WAIT_PAGES: u32 = 8_000;
 
 pub(super) struct Checkpoints {
     /// Opens the connection, when it is needed for the first time.
@@ -33,14 +33,18 @@ pub(super) struct Checkpoints {
     conn: Option<GuardedConnection>,
     /// The thread of a round, which has the connection meanwhile.
     round: Option<JoinHandle<(GuardedConnection, Result<()>)>>,
-    /// How many rounds there were since the log was begun.
+    /// How many pages were in the log after the last commit.
+    pages: u32,
+    /// At how many the next are moved.
+    due_at: u32,
+    /// How many rounds there were since then.
     rounds: u32,
     has_failed: bool,
 }
 
 impl Checkpoints {
     pub(super) fn new(readers: Arc<Readers>) -> Self {
-        Self { readers, conn: None, round: None, rounds: 0, has_failed: false }
+        Self { readers, conn: None, round: None, pages: 0, due_at: PAGES, rounds: 0, has_failed: false }
     }
 
     /// Does what the log needs after a commit. The error is of the files, or tells that the disk is full: then nothing is
@@ -50,15 +54,22 @@ impl Checkpoints {
             self.end_round()?;
         }
         let pages = pages_in_log(writer)?;
-        if pages < BEGIN_PAGES {
+        if pages < self.pages {
+            // It was begun anew.
+            self.due_at = PAGES;
             self.rounds = 0;
+        }
+        self.pages = pages;
+        if pages < self.due_at {
             return Ok(());
         }
-        if pages >= PAGES_MAX {
+        if pages >= self.due_at.saturating_add(WAIT_PAGES) {
             self.end_round()?;
         } else if self.round.is_some() || (self.rounds < ROUNDS && self.begin_round()) {
             return Ok(());
         }
+        // A reader may need what is in the log for long, so that it goes on to grow: to try at every commit would be in vain.
+        self.due_at = pages.saturating_add(PAGES);
         self.rounds = 0;
         let moved = move_pages(writer);
         self.note(moved)

@@ -752,6 +752,9 @@ impl WriterThread {
 
     /// Has the log moved into the database when it is long.
     fn look_after_log(&mut self) {
+        if self.refusing.is_some() {
+            return;
+        }
         if let Err(error) = self.checkpoints.after_commit(&self.conn) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the log could not be moved into the database");
             self.latch(&error);
