@@ -1,6 +1,6 @@
 //! What this binary does when it is run as a second process.
 
-use crate::{corruption, full_disk, kill, process, processes, shortage, system_calls};
+use crate::{corruption, full_disk, kill, owner, process, processes, shortage, system_calls};
 
 #[test]
 fn child_process_entry() {
@@ -10,9 +10,9 @@ fn child_process_entry() {
         "is killed" => kill::child_is_killed(&dir),
         "works with others" => processes::child_works_with_others(&dir),
         "keeps company" => processes::child_keeps_company(&dir),
-        "owns" => processes::child_owns(&dir),
-        "is an older version" => processes::child_is_an_older_version(&dir),
-        "writes once" => processes::child_writes_once(&dir),
+        "owns" => owner::child_owns(&dir),
+        "is an older version" => owner::child_is_an_older_version(&dir),
+        "writes once" => owner::child_writes_once(&dir),
         "fills disks" => full_disk::child_fills_disks(&dir),
         "meets a quota" => full_disk::child_meets_a_quota(&dir),
         "has its system calls recorded" => system_calls::child(&dir),

@@ -11,7 +11,7 @@ use tenantry::{
     check, create_backup, repair, restore_backup, verify_backup,
 };
 
-use crate::processes::of_version_1;
+use crate::owner::of_version_1;
 use crate::share::report;
 use crate::support::{
     Place as _, SqlitePlace, TestClock, addresses, all, block_on, email, new_user, only, page_of, to_email, tree,

@@ -50,8 +50,11 @@ mod malformed;
 // A process that is killed under load, and again while it recovers.
 mod kill;
 
-// Many processes on one store: nothing is lost, and each combination works or is refused.
+// Many processes on one store: nothing is lost.
 mod processes;
+
+// Two programs on one store: each combination works or is refused.
+mod owner;
 
 // Disks of many sizes that get full, and quotas.
 mod full_disk;
