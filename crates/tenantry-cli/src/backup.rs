@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use indicatif::HumanBytes;
 use serde_json::json;
-use tenantry::{BackupOptions, Manifest, Timestamp, create_backup, restore_backup, verify_backup};
+use tenantry::{BackupManifest, BackupOptions, Timestamp, create_backup, restore_backup, verify_backup};
 
 use crate::args::Format;
 use crate::failure::{Exit, Failure};
@@ -118,7 +118,7 @@ pub(crate) fn explain(error: tenantry::Error, file: &Path, outcome: &str) -> Fai
 fn show(
     format: Format,
     file: &Path,
-    manifest: &Manifest,
+    manifest: &BackupManifest,
     more: &[(&'static str, serde_json::Value)],
 ) -> Result<(), Failure> {
     let mut fields = vec![

@@ -76,7 +76,7 @@ mod user;
 
 pub use ambient::Ambient;
 pub use backup::{
-    Backup, BackupOptions, ExportedUser, Manifest, Restored, UserManifest, Verified, create_backup, export_user,
+    Backup, BackupManifest, BackupOptions, ExportedUser, Restored, UserManifest, Verified, create_backup, export_user,
     import_user, read_user_manifest, restore_backup, verify_backup,
 };
 pub use cap_std;

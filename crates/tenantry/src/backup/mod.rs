@@ -38,7 +38,7 @@ const MISSING: &str = "there is no such backup";
 /// What a backup is as a whole: the first line of its manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Manifest {
+pub struct BackupManifest {
     /// The version of the archive's format, 1.
     pub format: u32,
     /// Which store it is of.
@@ -61,7 +61,7 @@ pub struct Manifest {
     pub left_out: u64,
 }
 
-impl archive::Manifest for Manifest {
+impl archive::Manifest for BackupManifest {
     const KIND: Kind = Kind::Backup;
     const FORMAT: u32 = FORMAT;
 
@@ -92,7 +92,7 @@ pub struct BackupOptions {
 #[non_exhaustive]
 pub struct Backup {
     /// What is in it.
-    pub manifest: Manifest,
+    pub manifest: BackupManifest,
     /// The size of the archive in bytes.
     pub archive_bytes: u64,
     /// What could not be taken, the first 100 of it: links, pipes and the like, which no archive holds; files that could not be
@@ -107,7 +107,7 @@ pub struct Backup {
 #[non_exhaustive]
 pub struct Verified {
     /// What is in it.
-    pub manifest: Manifest,
+    pub manifest: BackupManifest,
     /// What a check of the image of the database found.
     pub findings: Vec<Finding>,
     /// How many users have a directory according to the database, but none in the archive.
@@ -119,7 +119,7 @@ pub struct Verified {
 #[non_exhaustive]
 pub struct Restored {
     /// What was in it.
-    pub manifest: Manifest,
+    pub manifest: BackupManifest,
     /// What a check of the restored store found. Of a backup without the users' files, that they are lost.
     pub report: Report,
 }
@@ -232,7 +232,7 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &
         }
         Ok(())
     })?;
-    let manifest = Manifest {
+    let manifest = BackupManifest {
         format: FORMAT,
         store_id: inspection.identity()?.map(|(id, _)| id).unwrap_or_default(),
         schema_version: inspection.schema_version()?,
@@ -252,7 +252,7 @@ fn verify(file: &Path, progress: &dyn Fn(u64, u64)) -> Result<Verified> {
     let temp = private_dir(".tenantry-verify-", &std::env::temp_dir())?;
     let mut contents = Contents::default();
     let mut reading = Reading::new(progress);
-    let manifest = archive::read(open(file, MISSING)?, temp.path(), |_: &Manifest, path, entry, _, octets| {
+    let manifest = archive::read(open(file, MISSING)?, temp.path(), |_: &BackupManifest, path, entry, _, octets| {
         match &entry.content {
             Some(content) if path == Path::new(DATABASE) => {
                 return contents.take_database(temp.path(), |output| reading.copy(content, octets, output));
@@ -320,7 +320,7 @@ fn of_image(error: Error) -> Error {
 }
 
 /// Whether the manifest and the image are about the same.
-fn check_against(manifest: &Manifest, image: &Inspection) -> Result<()> {
+fn check_against(manifest: &BackupManifest, image: &Inspection) -> Result<()> {
     let store_id = image.identity().map_err(of_image)?.map(|(id, _)| id);
     if store_id != Some(manifest.store_id) || image.schema_version()? != manifest.schema_version {
         return Err(damaged("the manifest and the database in the archive belong to different stores"));
@@ -340,7 +340,7 @@ fn check_against(manifest: &Manifest, image: &Inspection) -> Result<()> {
 }
 
 /// Unpacks a backup beside the place where it is to go.
-fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(TempDir, Manifest)> {
+fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(TempDir, BackupManifest)> {
     match std::fs::read_dir(into).map(|mut entries| entries.next()) {
         Ok(None) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -355,23 +355,24 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tem
     let mut reading = Reading::new(progress);
     let mut contents = Contents::default();
     let mut storage = None;
-    let manifest = archive::read(archive, place.path(), |manifest: &Manifest, path, entry, modified_at, octets| {
-        match &entry.content {
-            Some(content) if path == Path::new(DATABASE) => {
-                return contents.take_database(&data_dir, |output| reading.copy(content, octets, output));
+    let manifest =
+        archive::read(archive, place.path(), |manifest: &BackupManifest, path, entry, modified_at, octets| {
+            match &entry.content {
+                Some(content) if path == Path::new(DATABASE) => {
+                    return contents.take_database(&data_dir, |output| reading.copy(content, octets, output));
+                }
+                _ => contents.admit(path, entry.content.is_none())?,
             }
-            _ => contents.admit(path, entry.content.is_none())?,
-        }
-        let (_, unpacking) = match &mut storage {
-            Some(storage) => storage,
-            none => {
-                let storage = make_storage(&data_dir, manifest)?;
-                let unpacking = storage.unpack()?;
-                none.insert((storage, unpacking))
-            }
-        };
-        reading.unpack(unpacking, path, entry, modified_at, octets)
-    })?;
+            let (_, unpacking) = match &mut storage {
+                Some(storage) => storage,
+                none => {
+                    let storage = make_storage(&data_dir, manifest)?;
+                    let unpacking = storage.unpack()?;
+                    none.insert((storage, unpacking))
+                }
+            };
+            reading.unpack(unpacking, path, entry, modified_at, octets)
+        })?;
     let storage = match storage {
         Some((storage, _)) => storage,
         None => make_storage(&data_dir, &manifest)?,
@@ -392,7 +393,7 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tem
 
 /// Makes the directories of a store that is being restored. It can't do without them, as one that is opened can: so what
 /// is told is why.
-fn make_storage(data_dir: &Path, manifest: &Manifest) -> Result<Storage> {
+fn make_storage(data_dir: &Path, manifest: &BackupManifest) -> Result<Storage> {
     Storage::open(data_dir, manifest.store_id, false).map_err(|error| {
         let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
         match source.and_then(io::Error::raw_os_error) {
