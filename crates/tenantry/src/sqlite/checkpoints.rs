@@ -5,50 +5,60 @@
 //! the log longer meanwhile, but each round has less left to move than the one before. After a few the writer's thread moves
 //! the rest between two commits, and the next begins the log anew.
 //!
-//! A round waits for the disk itself. SQLite doesn't when it has moved only a part, so that everything would be left to
-//! the last step. If the disk fails, then nothing may be moved any more: what is counted as moved may have been lost, and
-//! is still in the log, from which the next opening moves all of it again.
+//! Whoever moves pages waits for the disk too. SQLite itself does only when all of the log was moved, and would leave the whole
+//! wait to the last step. If that wait fails, what is counted as moved may never get to the disk: then no more is moved, and
+//! the log is kept, from which the next opening moves everything again.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use rusqlite::{Connection, ffi};
 
-use super::error::Fault;
+use super::error::with_quota_as_full;
 use super::guard::GuardedConnection;
 use super::readers::Readers;
 use crate::{Error, ErrorKind, Result};
 
 /// After how many pages in the log they are moved: 32 MB. With fewer, pages that change often are moved more often.
-const PAGES: u32 = 8_000;
+const PAGES: i64 = 8_000;
 /// How many rounds there are before the writer's thread moves the rest.
 const ROUNDS: u32 = 4;
 /// After how many pages more the writer's thread waits for a round, and moves the rest whatever it is. So the log is
 /// bounded where commits are faster than the disk moves pages.
-const WAIT_PAGES: u32 = 8_000;
+const WAIT_PAGES: i64 = 8_000;
+/// After how many pages more it is tried again if a reader needed what is in the log.
+const RETRY_PAGES: i64 = 1_000;
 
 pub(super) struct Checkpoints {
     /// Opens the connection, when it is needed for the first time.
     readers: Arc<Readers>,
     conn: Option<GuardedConnection>,
     /// The thread of a round, which has the connection meanwhile.
-    round: Option<JoinHandle<(GuardedConnection, Result<()>)>>,
+    round: Option<JoinHandle<(GuardedConnection, Result<(), Failed>)>>,
     /// How many pages were in the log after the last commit.
-    pages: u32,
+    pages: i64,
     /// At how many the next are moved.
-    due_at: u32,
+    due_at: i64,
     /// How many rounds there were since then.
     rounds: u32,
-    has_failed: bool,
+    is_in_doubt: bool,
+}
+
+/// Why pages weren't moved.
+enum Failed {
+    /// Nothing that wasn't moved is counted as moved.
+    ToMove(Error),
+    /// What is counted as moved may not get to the disk, though the next wait for it should succeed
+    /// (<https://lwn.net/Articles/752063/>).
+    ToSync(Error),
 }
 
 impl Checkpoints {
     pub(super) fn new(readers: Arc<Readers>) -> Self {
-        Self { readers, conn: None, round: None, pages: 0, due_at: PAGES, rounds: 0, has_failed: false }
+        Self { readers, conn: None, round: None, pages: 0, due_at: PAGES, rounds: 0, is_in_doubt: false }
     }
 
-    /// Does what the log needs after a commit. The error is of the files, or tells that the disk is full: then nothing is
-    /// lost and it is tried again.
+    /// Does what the log needs after a commit. An error that isn't of the files changes nothing: it is tried again.
     pub(super) fn after_commit(&mut self, writer: &GuardedConnection) -> Result<()> {
         if self.round.as_ref().is_some_and(JoinHandle::is_finished) {
             self.end_round()?;
@@ -63,16 +73,27 @@ impl Checkpoints {
         if pages < self.due_at {
             return Ok(());
         }
-        if pages >= self.due_at.saturating_add(WAIT_PAGES) {
+        if pages >= self.due_at + WAIT_PAGES {
             self.end_round()?;
-        } else if self.round.is_some() || (self.rounds < ROUNDS && self.begin_round()) {
+        } else if self.round.is_some() {
             return Ok(());
+        } else if self.rounds < ROUNDS {
+            self.rounds += 1;
+            // Another process may have failed to write what it has counted. The writer's descriptor is as old as the store.
+            self.judge(sync_database(&writer.unguarded()).map_err(Failed::ToSync))?;
+            if self.begin_round() {
+                return Ok(());
+            }
         }
-        // A reader may need what is in the log for long, so that it goes on to grow: to try at every commit would be in vain.
-        self.due_at = pages.saturating_add(PAGES);
+        self.due_at = pages + RETRY_PAGES;
         self.rounds = 0;
-        let moved = move_pages(writer);
-        self.note(moved)
+        self.judge(move_pages(writer, "PASSIVE"))
+    }
+
+    /// Moves all of the log into the database and cuts it. `Busy` if a reader is in the way, or another process.
+    pub(super) fn cut_log(&mut self, writer: &GuardedConnection) -> Result<()> {
+        self.end_round()?;
+        self.judge(move_pages(writer, "TRUNCATE"))
     }
 
     /// Waits for the round that is under way.
@@ -83,9 +104,12 @@ impl Checkpoints {
                 self.conn = Some(conn);
                 moved
             }
-            Err(_) => Err(Error::new(ErrorKind::Internal, "a panic while the log was moved into the database")),
+            Err(_) => Err(Failed::ToMove(Error::new(
+                ErrorKind::Internal,
+                "a panic while the log was moved into the database",
+            ))),
         };
-        self.note(moved)
+        self.judge(moved)
     }
 
     /// Waits for the round that is under way, and closes the connection: the writer's is to be the last, which removes the log.
@@ -95,41 +119,57 @@ impl Checkpoints {
         ended
     }
 
-    /// Whether what is counted as moved may have been lost: then nobody may cut the log.
-    pub(super) fn has_failed(&self) -> bool {
-        self.has_failed
+    /// Whether what is counted as moved may not be on the disk: then nobody may cut the log.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt
     }
 
     /// Answers `false` if there is no connection or no thread to be had.
     fn begin_round(&mut self) -> bool {
         let Some(conn) = self.conn.take().or_else(|| self.readers.open().ok()) else { return false };
         let round = move || {
-            let moved = move_pages(&conn).and_then(|()| sync_database(&conn.unguarded()));
+            let moved = move_pages(&conn, "PASSIVE");
             (conn, moved)
         };
         self.round = thread::Builder::new().name("tenantry-checkpoint".to_owned()).spawn(round).ok();
-        self.rounds += 1;
         self.round.is_some()
     }
 
-    fn note(&mut self, moved: Result<()>) -> Result<()> {
-        self.has_failed |= moved.as_ref().is_err_and(|error| Fault::of(error) == Fault::OfTheFiles);
-        moved
+    fn judge(&mut self, moved: Result<(), Failed>) -> Result<()> {
+        match moved {
+            Ok(()) => Ok(()),
+            Err(Failed::ToMove(error)) => Err(error),
+            Err(Failed::ToSync(error)) => {
+                self.is_in_doubt = true;
+                // Nor may another process begin the log anew for as long as this store is open: a reader keeps it from that.
+                self.conn = self.conn.take().or_else(|| self.readers.open().ok());
+                if let Some(conn) = &self.conn {
+                    let _ = conn.unguarded().execute_batch("BEGIN; SELECT count(*) FROM tenantry_store");
+                }
+                Err(error)
+            }
+        }
     }
 }
 
 /// How many pages are in the log, be they moved or not.
-fn pages_in_log(conn: &GuardedConnection) -> Result<u32> {
-    let conn = conn.unguarded();
-    let mut statement = conn.prepare_cached("PRAGMA wal_checkpoint(NOOP)")?;
-    Ok(statement.query_row([], |row| row.get(1))?)
+fn pages_in_log(conn: &GuardedConnection) -> Result<i64> {
+    Ok(conn.unguarded().query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))?)
 }
 
-/// Moves what no reader needs where it is. If another process is at it, it is left to that.
-fn move_pages(conn: &GuardedConnection) -> Result<()> {
+/// Moves pages in one of SQLite's ways, and waits for the disk. `PASSIVE` leaves what a reader needs where it is.
+fn move_pages(conn: &GuardedConnection, how: &str) -> Result<(), Failed> {
     let conn = conn.unguarded();
-    let mut statement = conn.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?;
-    Ok(statement.query_row([], |_| Ok(()))?)
+    let moved = conn.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| row.get(0));
+    let is_busy: bool =
+        moved.map_err(|error: rusqlite::Error| Failed::ToMove(with_quota_as_full(&conn, error.into())))?;
+    // A part may have been moved.
+    sync_database(&conn).map_err(Failed::ToSync)?;
+    if is_busy && how == "TRUNCATE" {
+        let message = "a read that is under way keeps the log from being cut";
+        return Err(Failed::ToMove(Error::new(ErrorKind::Busy, message)));
+    }
+    Ok(())
 }
 
 /// Waits until the database file is on the disk, through SQLite's own descriptor: to close one of our own would give up all

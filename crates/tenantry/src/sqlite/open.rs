@@ -525,7 +525,7 @@ fn create_data_dir(dir: &Path) -> Result<()> {
 
 /// Tries until another process isn't in the way any more, or the time is over. SQLite's own waiting backs off to steps of
 /// 100 ms, in which it hardly ever meets the short gaps that a busy writer leaves.
-pub(super) fn wait_while_busy(deadline: Instant, attempt: impl Fn() -> Result<()>) -> Result<()> {
+pub(super) fn wait_while_busy(deadline: Instant, mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
     loop {
         match attempt() {
             Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => thread::sleep(LOCK_POLL),

@@ -360,17 +360,24 @@ impl WriterThread {
         if is_for_reading {
             return;
         }
-        // If the files have gone, what others have written since to what has these names now would be overwritten.
-        let may_cut = self.checkpoints.close().and_then(|()| self.watch.check());
-        if let Err(error) = &may_cut {
-            tracing::warn!(error = error as &dyn std::error::Error, "closed without a checkpoint");
+        if let Err(error) = self.checkpoints.close() {
+            self.log_failed(&error);
         }
-        if may_cut.is_err() || self.checkpoints.has_failed() {
+        // If they have gone, what others have written since to what has these names now would be overwritten.
+        let may_cut = match self.watch.check() {
+            Ok(()) => !self.checkpoints.is_in_doubt(),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "closed without a checkpoint");
+                false
+            }
+        };
+        if may_cut {
+            // A reader that is still under way may keep it from being cut; then the next to open the store does it.
+            self.cut_log();
+        }
+        if !may_cut || self.checkpoints.is_in_doubt() {
             let _ = self.conn.unguarded().set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
-            return;
         }
-        // A reader that is still under way may keep it from being cut; then the next to open the store does it.
-        self.cut_log();
     }
 
     /// Runs a job, with all that are there and may run beside it, in one transaction, and answers them.
@@ -616,12 +623,8 @@ impl WriterThread {
         point::reach("erase: rewrite the database");
         self.wait_while_busy(Instant::now(), || Ok(self.conn.vacuum()?))?;
         point::reach("erase: cut the log");
-        self.wait_while_busy(Instant::now(), || {
-            let is_busy: bool =
-                self.conn.unguarded().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-            let busy = || Error::new(ErrorKind::Busy, "a read that is under way keeps the log from being cut");
-            if is_busy { Err(busy()) } else { Ok(()) }
-        })?;
+        let deadline = Instant::now() + self.options.busy_timeout;
+        wait_while_busy(deadline, || self.checkpoints.cut_log(&self.conn))?;
         self.begin(Instant::now())?;
         intents::remove(&self.conn.unguarded(), intent.seq)?;
         point::reach("commit: the database is rewritten");
@@ -675,12 +678,12 @@ impl WriterThread {
 
     /// Takes the write lock, waiting for other processes up to the busy timeout.
     fn begin(&mut self, waiting_since: Instant) -> Result<()> {
-        if let Some(error) = &self.refusing {
-            return Err(error.clone());
-        }
-        if std::mem::take(&mut self.was_full) {
+        if std::mem::take(&mut self.was_full) && self.refusing.is_none() {
             // A log that can't grow has to begin anew, and SQLite sees to that only after a write that worked.
             self.cut_log();
+        }
+        if let Some(error) = &self.refusing {
+            return Err(error.clone());
         }
         self.wait_while_busy(waiting_since, || Ok(self.conn.begin()?))?;
         self.watch.check().inspect_err(|error| {
@@ -756,20 +759,23 @@ impl WriterThread {
             return;
         }
         if let Err(error) = self.checkpoints.after_commit(&self.conn) {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the log could not be moved into the database");
-            self.latch(&error);
+            self.log_failed(&error);
         }
     }
 
     /// Moves the log into the database and cuts it, if no reader is in the way. If it fails, nothing is lost.
     fn cut_log(&mut self) {
-        let cut = self
-            .checkpoints
-            .end_round()
-            .and_then(|()| Ok(self.conn.unguarded().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?));
-        if let Err(error) = cut {
-            tracing::warn!(error = &error as &dyn std::error::Error, "no checkpoint");
-            self.latch(&error);
+        match self.checkpoints.cut_log(&self.conn) {
+            Err(error) if error.kind() != ErrorKind::Busy => self.log_failed(&error),
+            _ => {}
+        }
+    }
+
+    /// The log could not be moved into the database. What is in it was committed all the same.
+    fn log_failed(&mut self, error: &Error) {
+        tracing::warn!(error = error as &dyn std::error::Error, "the log could not be moved into the database");
+        if Fault::of(error) == Fault::OfTheFiles {
+            self.refuse_writes(error);
         }
     }
 
