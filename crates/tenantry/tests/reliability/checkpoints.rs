@@ -1,0 +1,360 @@
+//! The log is moved into the database beside the commits, round by round, and then begun anew: whatever happens in the middle
+//! of it, what was answered is there.
+//!
+//! One caller changes hundreds of pages in each transaction, until the log is long enough to be moved. The power is cut at
+//! all that matters: at the writes and syncs of the database file, and where the log begins anew. A sync of the database
+//! file fails, or a write to it. What was answered is compared as the other harnesses do it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use tenantry::sqlite::rusqlite::ffi;
+use tenantry::{Error, ErrorKind, ListQuery, NewUser, OnConflict, Result, Store, User, UserId};
+
+use crate::io_faults::{Cuts, Left, Watchdog};
+use crate::power_cut::{Known, Row, compare, values_of};
+use crate::rebuilt::{self, Files, Replay, Rng, Variant};
+use crate::share::{report, share};
+use crate::support::{Boxed, TestClock, block_on, new_user, numbered_id, poll_once};
+use crate::vfs::{Disk, Event, Fault, Kind, scratch};
+
+/// Enough for the rows to fill more than 500 pages.
+const USERS: usize = 4_000;
+/// At how many pages the log is moved, as `checkpoints.rs` of the store says.
+const BEGIN_PAGES: u64 = 8_000;
+/// How many the log has already when a test begins.
+const PREPARED_PAGES: u64 = 7_000;
+/// A page in the log, with the header that it has there.
+const FRAME_OCTETS: u64 = 24 + 4_096;
+/// More transactions than whatever is waited for can take.
+const TRANSACTIONS_MAX: u64 = 400;
+/// What becomes of each place in the record.
+const VARIANTS: [Variant; 4] = [Variant::Synced, Variant::Everything, Variant::Subset, Variant::Torn];
+
+/// Who writes one transaction after the other, and what they were told.
+#[derive(Clone)]
+struct Caller {
+    clock: TestClock,
+    rng: Rng,
+    live: Vec<UserId>,
+    made: u64,
+    known: Known,
+}
+
+/// How many pages a transaction changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pages {
+    /// Hundreds.
+    Many,
+    /// Dozens: beside a round, so that there are many transactions beside it.
+    Few,
+}
+
+impl Caller {
+    fn new() -> Self {
+        let known = Known { is_one_by_one: true, ..Known::default() };
+        Self { clock: TestClock::new(), rng: Rng(1), live: Vec::new(), made: 0, known }
+    }
+
+    fn open(&self, data: &Path) -> Store {
+        block_on(Store::builder(data).ambient(Arc::new(self.clock.clone())).open()).unwrap()
+    }
+
+    /// Somebody with an address that takes room.
+    fn new_user(&mut self) -> NewUser {
+        self.made += 1;
+        let label = "x".repeat(50);
+        let address = format!("User{}@{label}.{label}.{label}.{label}.example.com", self.made);
+        NewUser { id: Some(numbered_id(self.made)), ..new_user(&address) }
+    }
+
+    /// One transaction: of those who are there, some log in, and there are some more then.
+    fn transact(&mut self, store: &Store, disk: &Disk, logins: Vec<UserId>, imports: u64) -> Result<()> {
+        // So each transaction leaves something else of everybody.
+        self.clock.forward(1);
+        let news: Vec<NewUser> = (0..imports).map(|_| self.new_user()).collect();
+        let ids: Vec<UserId> = news.iter().map(|new| new.id.unwrap()).collect();
+        let written = block_on(store.write(move |tx| {
+            let mut users: Vec<User> = logins.into_iter().map(|id| tx.record_login(id)).collect::<Result<_>>()?;
+            for new in &news {
+                tx.import(new, OnConflict::Fail)?;
+                users.push(tx.get(new.id.unwrap())?.unwrap());
+            }
+            Ok::<_, Error>(users)
+        }));
+        let at = disk.note(Event::Answered);
+        for user in written? {
+            let states = self.known.users.entry(user.id).or_insert_with(|| vec![(0, Row::Absent)]);
+            states.push((at, Row::Live(values_of(&user))));
+        }
+        self.live.extend_from_slice(&ids);
+        self.known.batches.push(ids);
+        Ok(())
+    }
+
+    fn write(&mut self, store: &Store, disk: &Disk, pages: Pages) -> Result<()> {
+        // Those who were made one after the other lie beside each other, seven in a page.
+        let apart = match pages {
+            Pages::Many => 7 + self.rng.below(7),
+            Pages::Few => 50 + self.rng.below(150),
+        };
+        let first = usize::try_from(self.rng.below(apart)).unwrap();
+        let logins = self.live.iter().skip(first).step_by(usize::try_from(apart).unwrap()).copied().collect();
+        self.transact(store, disk, logins, 3)
+    }
+
+    /// What is known is there from now on, whatever else happens.
+    fn begin_anew(&mut self) {
+        for states in self.known.users.values_mut() {
+            let (_, last) = states.pop().unwrap();
+            *states = vec![(0, last)];
+        }
+        self.known.batches.clear();
+    }
+
+    /// Whether everybody is there as the caller knows them.
+    fn verify(&self, data: &Path) {
+        assert_eq!(compare(data, usize::MAX, &self.known), Ok(()));
+    }
+}
+
+/// A store with many users as a crash left it, with a log that is almost long enough to be moved.
+fn prepare() -> (Left, Caller) {
+    let scratch = scratch();
+    let data = scratch.path().join("data");
+    let disk = Disk::watch(&data, true);
+    let mut caller = Caller::new();
+    let store = caller.open(&data);
+    while caller.live.len() < USERS {
+        caller.transact(&store, &disk, Vec::new(), 500).unwrap();
+    }
+    let length = || fs::metadata(data.join("tenantry.db-wal")).unwrap().len();
+    while length() < PREPARED_PAGES * FRAME_OCTETS {
+        caller.write(&store, &disk, Pages::Many).unwrap();
+    }
+    assert!(length() < BEGIN_PAGES * FRAME_OCTETS, "the log was to be a bit shorter");
+    let record = disk.take_record();
+    caller.known.marker = fs::read(data.join("storage/.tenantry-store")).unwrap();
+    block_on(store.close()).unwrap();
+    let mut replay = Replay::new(&disk.base, &record, rebuilt::Disk::Honest, 0, 1);
+    while replay.advance() {}
+    caller.begin_anew();
+    let left =
+        Left { files: replay.cut(Variant::Everything), marker: Some(caller.known.marker.clone()), rows: BTreeMap::new() };
+    (left, caller)
+}
+
+/// How the log was moved, as a record tells it.
+#[derive(Clone, Debug)]
+struct Moved {
+    database: u32,
+    log: u32,
+    /// How many events were looked at.
+    seen: usize,
+    /// How many pages are in the log.
+    pages: u64,
+    /// How often the log was begun anew.
+    begun_anew: u64,
+    /// How many syncs of the database there were after which there were commits before the log was begun anew.
+    rounds: u64,
+    /// How many syncs since the last commit.
+    syncs: u64,
+    /// How many commits came between two writes to the database, or a write and the sync that ends a round.
+    beside: u64,
+    /// How many came since the last write to the database that no sync followed.
+    beside_so_far: Option<u64>,
+}
+
+impl Moved {
+    /// Of a store that was just opened, before anything was written.
+    fn new(disk: &Disk) -> Self {
+        let log = disk.number_of("tenantry.db-wal").unwrap();
+        let pages = disk.base["tenantry.db-wal"].len() as u64 / FRAME_OCTETS;
+        let database = disk.number_of("tenantry.db").unwrap();
+        Self { database, log, seen: 0, pages, begun_anew: 0, rounds: 0, syncs: 0, beside: 0, beside_so_far: None }
+    }
+
+    /// Looks at what came since.
+    fn look(&mut self, disk: &Disk) {
+        disk.look(|record| {
+            for event in &record[self.seen..] {
+                self.see(event);
+            }
+            self.seen = record.len();
+        });
+    }
+
+    fn see(&mut self, event: &Event) {
+        match event {
+            event if begins_log(event, self.log) => {
+                self.begun_anew += 1;
+                self.pages = 0;
+                self.syncs = 0;
+            }
+            // The header of a page; that of the last of a transaction has the size of the database in it.
+            Event::Write { file, data, .. } if *file == self.log && data.len() == 24 => {
+                self.pages += 1;
+                if data[4..8] != [0; 4] {
+                    self.rounds += std::mem::take(&mut self.syncs);
+                    self.beside_so_far = self.beside_so_far.map(|commits| commits + 1);
+                }
+            }
+            Event::Write { file, .. } if *file == self.database => {
+                self.beside += self.beside_so_far.replace(0).unwrap_or(0);
+            }
+            Event::Sync { file, .. } if *file == self.database => {
+                self.beside += self.beside_so_far.take().unwrap_or(0);
+                self.syncs += 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether this writes the header of the log, which is done when it begins.
+fn begins_log(event: &Event, log: u32) -> bool {
+    matches!(event, Event::Write { file, offset: 0, data } if *file == log && data.len() == 32)
+}
+
+/// A record, and what its caller knows.
+struct Recorded {
+    base: Files,
+    record: Vec<Event>,
+    known: Known,
+    moved: Moved,
+}
+
+/// Has the log moved and begun anew so many times, and closes the store.
+fn record(cycles: u64) -> Recorded {
+    let watchdog = Watchdog::new();
+    watchdog.begin("the log is moved");
+    let (left, mut caller) = prepare();
+    let scratch = scratch();
+    let data = scratch.path().join("data");
+    left.put(&data);
+    drop(left);
+    let disk = Disk::watch(&data, true);
+    let store = caller.open(&data);
+    let mut moved = Moved::new(&disk);
+    let mut held_in = None;
+    for transaction in 0.. {
+        let is_long = moved.pages >= BEGIN_PAGES;
+        caller.write(&store, &disk, if is_long { Pages::Few } else { Pages::Many }).unwrap();
+        moved.look(&disk);
+        if moved.begun_anew >= cycles && moved.rounds >= 2 * cycles {
+            break;
+        }
+        assert!(transaction < TRANSACTIONS_MAX, "{moved:?}");
+        // The first round after each beginning stands still until there are commits in the middle of it.
+        if held_in != Some(moved.begun_anew) && moved.pages < BEGIN_PAGES {
+            disk.hold_up(Kind::WriteOfDatabase, 100);
+        } else if held_in != Some(moved.begun_anew) {
+            disk.wait_until_held();
+            for _ in 0..2 {
+                caller.write(&store, &disk, Pages::Few).unwrap();
+            }
+            disk.release();
+            held_in = Some(moved.begun_anew);
+        }
+    }
+    disk.release();
+    for _ in 0..3 {
+        caller.write(&store, &disk, Pages::Few).unwrap();
+    }
+    block_on(store.close()).unwrap();
+    Recorded { base: disk.base.clone(), record: disk.take_record(), known: caller.known, moved }
+}
+
+/// Where the power is cut in a record: around each sync of the database, where the log is begun, and at some of the writes
+/// to the database, of which there are thousands.
+fn places(record: &[Event], moved: &Moved, one_write_of: u64) -> BTreeSet<usize> {
+    let mut rng = Rng(1);
+    let mut places = BTreeSet::new();
+    for (number, event) in record.iter().enumerate() {
+        match event {
+            event if begins_log(event, moved.log) => {
+                // Before it, after it, and after its first transaction is there, or not yet.
+                let synced = record[number..].iter().position(|event| is_sync_of(event, moved.log));
+                let synced = number + synced.unwrap_or(0);
+                places.extend([number, number + 1, number + 3, synced, synced + 1]);
+            }
+            Event::Sync { file, .. } | Event::SyncFailed { file, .. } if *file == moved.database => {
+                places.extend([number, number + 1]);
+            }
+            Event::Truncate { .. } | Event::Remove { .. } => places.extend([number, number + 1]),
+            Event::Write { file, .. } if *file == moved.database && rng.below(one_write_of) == 0 => {
+                places.insert(number);
+            }
+            _ => {}
+        }
+    }
+    places.insert(record.len());
+    places
+}
+
+fn is_sync_of(event: &Event, of: u32) -> bool {
+    matches!(event, Event::Sync { file, .. } if *file == of)
+}
+
+impl Recorded {
+    /// Cuts the power at these places.
+    fn cut(&self, disk: rebuilt::Disk, places: &BTreeSet<usize>) -> Cuts {
+        let mut cuts = Cuts::default();
+        self.cut_into(&mut cuts, disk, places);
+        cuts
+    }
+
+    fn cut_into(&self, cuts: &mut Cuts, disk: rebuilt::Disk, places: &BTreeSet<usize>) {
+        let watchdog = Watchdog::new();
+        let scratch = scratch();
+        let data = scratch.path().join("data");
+        let mut replay = Replay::new(&self.base, &self.record, disk, 0, 1);
+        for place in places {
+            watchdog.begin((disk, place));
+            while replay.at() < *place && replay.advance() {}
+            for variant in VARIANTS {
+                cuts.cut_here(&data, &mut replay, variant, &self.known);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_while_the_log_is_moved_loses_nothing_that_was_answered() {
+    let recorded = record(2);
+    let moved = &recorded.moved;
+    let octets: usize =
+        recorded.record.iter().map(|event| if let Event::Write { data, .. } = event { data.len() } else { 0 }).sum();
+    assert!(moved.begun_anew >= 2 && moved.rounds >= 4, "{moved:?}");
+    // Two in the first round of each cycle, which stood still for them.
+    assert!(moved.beside >= 4, "{moved:?}");
+    let places = places(&recorded.record, moved, share(400, 10));
+    let cuts = recorded.cut(rebuilt::Disk::Honest, &places);
+    report(
+        "a power cut while the log is moved",
+        format!(
+            "{} states of the disk, of {} events with {} MB; the log begun anew {} times, {} rounds before commits, {} \
+             commits in the middle of rounds; wrong: {:?}",
+            cuts.states,
+            recorded.record.len(),
+            octets / 1_000_000,
+            moved.begun_anew,
+            moved.rounds,
+            moved.beside,
+            cuts.wrong
+        ),
+    );
+    assert_eq!(cuts.wrong, BTreeMap::new(), "{:?}", cuts.example);
+    assert!(cuts.states > 0);
+}
+
+#[test]
+fn a_disk_that_ignores_syncs_of_the_database_is_caught() {
+    let recorded = record(1);
+    let places = places(&recorded.record, &recorded.moved, 1_000);
+    let cuts = recorded.cut(rebuilt::Disk::IgnoresSyncOfDatabase, &places);
+    report("a power cut while the log is moved, no sync of the database", format!("{} states; wrong: {:?}", cuts.states, cuts.wrong));
+    assert!(!cuts.wrong.is_empty());
+}
