@@ -141,8 +141,11 @@ fn prepare() -> (Left, Caller) {
     let mut replay = Replay::new(&disk.base, &record, rebuilt::Disk::Honest, 0, 1);
     while replay.advance() {}
     caller.begin_anew();
-    let left =
-        Left { files: replay.cut(Variant::Everything), marker: Some(caller.known.marker.clone()), rows: BTreeMap::new() };
+    let left = Left {
+        files: replay.cut(Variant::Everything),
+        marker: Some(caller.known.marker.clone()),
+        rows: BTreeMap::new(),
+    };
     (left, caller)
 }
 
@@ -355,6 +358,220 @@ fn a_disk_that_ignores_syncs_of_the_database_is_caught() {
     let recorded = record(1);
     let places = places(&recorded.record, &recorded.moved, 1_000);
     let cuts = recorded.cut(rebuilt::Disk::IgnoresSyncOfDatabase, &places);
-    report("a power cut while the log is moved, no sync of the database", format!("{} states; wrong: {:?}", cuts.states, cuts.wrong));
+    report(
+        "a power cut while the log is moved, no sync of the database",
+        format!("{} states of the disk; wrong: {:?}", cuts.states, cuts.wrong),
+    );
     assert!(!cuts.wrong.is_empty());
+}
+
+/// What an error of a failed round says: that no write is accepted, though reads are.
+fn assert_refused(error: &Error) {
+    assert_eq!(error.kind(), ErrorKind::Io, "{error:?}");
+    assert!(error.to_string().contains("accepts no writes"), "{error}");
+}
+
+/// Some of the places, chosen by chance.
+fn some_of(places: BTreeSet<usize>, count: usize, rng: &mut Rng) -> BTreeSet<usize> {
+    let mut left: Vec<usize> = places.into_iter().collect();
+    while left.len() > count {
+        left.swap_remove(usize::try_from(rng.below(left.len() as u64)).unwrap());
+    }
+    left.into_iter().collect()
+}
+
+/// Has something of the database fail when the log is moved. Every write is refused from when it is noticed on, and all
+/// that was answered is there: after closing and opening again, and after a power cut at some places since it failed.
+fn fail(left: &Left, caller: &Caller, fault: Fault, places_max: usize, cuts: &mut Cuts) {
+    let mut caller = caller.clone();
+    let scratch = scratch();
+    let data = scratch.path().join("data");
+    left.put(&data);
+    let disk = Disk::watch(&data, true);
+    let store = caller.open(&data);
+    let mut moved = Moved::new(&disk);
+    disk.plan(Some(fault));
+    let mut transactions = 0;
+    let error = loop {
+        let is_long = moved.pages >= BEGIN_PAGES;
+        let written = caller.write(&store, &disk, if is_long { Pages::Few } else { Pages::Many });
+        moved.look(&disk);
+        transactions += 1;
+        match written {
+            Ok(()) => assert!(transactions < TRANSACTIONS_MAX, "{fault:?} isn't noticed: {moved:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(disk.fired() > 0, "nothing failed: {error:?}");
+    assert_refused(&error);
+    let new = caller.new_user();
+    assert_refused(&block_on(store.create(new)).unwrap_err());
+    assert_refused(&caller.write(&store, &disk, Pages::Few).unwrap_err());
+    // Reads go on.
+    for id in caller.live.iter().step_by(100) {
+        let user = block_on(store.get(*id)).unwrap().unwrap();
+        assert_eq!(caller.known.users[id].last().unwrap().1, Row::Live(values_of(&user)));
+    }
+    assert!(!block_on(store.list(&ListQuery::default())).unwrap().users.is_empty());
+    block_on(store.close()).unwrap();
+    disk.plan(None);
+    let closed_at = disk.note(Event::Answered);
+    // It is opened by the same system, which takes for written what it holds.
+    let again = caller.open(&data);
+    caller.verify(&data);
+    for _ in 0..3 {
+        caller.write(&again, &disk, Pages::Few).unwrap();
+    }
+    block_on(again.close()).unwrap();
+    let record = disk.take_record();
+    let recorded = Recorded { base: disk.base.clone(), record, known: caller.known, moved };
+    let failed_at = recorded.record.iter().position(|event| matches!(event, Event::SyncFailed { .. }));
+    // A write that failed is no event, but it comes after the log was begun, at which this test begins.
+    let from = failed_at.unwrap_or(0);
+    let all = places(&recorded.record, &recorded.moved, 400);
+    let mut places = some_of(all.into_iter().filter(|place| *place > from).collect(), places_max, &mut caller.rng);
+    places.insert(closed_at);
+    cuts.syncs += 1;
+    let disks: &[rebuilt::Disk] = match failed_at {
+        Some(_) => &[rebuilt::Disk::ForgetsWhatFailed, rebuilt::Disk::ForgetsSomeOfWhatFailed],
+        None => &[rebuilt::Disk::Honest],
+    };
+    for disk in disks {
+        recorded.cut_into(cuts, *disk, &places);
+    }
+}
+
+#[test]
+fn a_sync_of_the_database_that_fails_is_noticed_and_loses_nothing_that_was_answered() {
+    let watchdog = Watchdog::new();
+    watchdog.begin("a sync of the database fails");
+    let (left, caller) = prepare();
+    let mut cuts = Cuts::default();
+    for nth in 0..share(3, 8) {
+        for for_good in [false, true] {
+            let fault = Fault { kind: Kind::SyncOfDatabase, nth, for_good, code: ffi::SQLITE_IOERR_FSYNC };
+            fail(&left, &caller, fault, usize::try_from(share(2, 30)).unwrap(), &mut cuts);
+        }
+    }
+    report("a sync of the database that fails in a round, and then a power cut", &cuts);
+    assert_eq!(cuts.wrong, BTreeMap::new(), "{:?}", cuts.example);
+    assert!(cuts.states > 0);
+}
+
+#[test]
+fn a_write_to_the_database_that_fails_in_a_round_is_noticed_and_loses_nothing_that_was_answered() {
+    let watchdog = Watchdog::new();
+    watchdog.begin("a write to the database fails");
+    let (left, caller) = prepare();
+    let mut cuts = Cuts::default();
+    for (nth, for_good) in [(0, false), (0, true), (300, false), (300, true)] {
+        let fault = Fault { kind: Kind::WriteOfDatabase, nth, for_good, code: ffi::SQLITE_IOERR_WRITE };
+        fail(&left, &caller, fault, usize::try_from(share(1, 30)).unwrap(), &mut cuts);
+    }
+    report("a write to the database that fails in a round, and then a power cut", &cuts);
+    assert_eq!(cuts.wrong, BTreeMap::new(), "{:?}", cuts.example);
+    assert!(cuts.states > 0);
+}
+
+#[test]
+fn a_disk_that_is_full_for_the_database_in_a_round_refuses_no_write() {
+    let watchdog = Watchdog::new();
+    watchdog.begin("the disk is full for the database");
+    let (left, caller) = prepare();
+    for (nth, for_good) in [(0, false), (0, true), (300, true)] {
+        let mut caller = caller.clone();
+        let scratch = scratch();
+        let data = scratch.path().join("data");
+        left.put(&data);
+        let disk = Disk::watch(&data, true);
+        let store = caller.open(&data);
+        let mut moved = Moved::new(&disk);
+        let fault = Fault { kind: Kind::WriteOfDatabase, nth, for_good, code: ffi::SQLITE_FULL };
+        disk.plan(Some(fault));
+        let (mut transactions, mut since) = (0, 0);
+        // The log has room: so there are writes while the disk is full for the database, and they are answered.
+        while since < 10 {
+            caller.write(&store, &disk, if disk.fired() > 0 { Pages::Few } else { Pages::Many }).unwrap();
+            since += u64::from(disk.fired() > 0);
+            transactions += 1;
+            assert!(transactions < TRANSACTIONS_MAX, "nothing failed: {fault:?}");
+        }
+        moved.look(&disk);
+        assert!(
+            !for_good || moved.begun_anew == 0,
+            "the log was begun anew, though it can't have been moved: {moved:?}"
+        );
+        // There is space again: the log is moved, and begun anew.
+        disk.plan(None);
+        while moved.begun_anew == 0 {
+            caller.write(&store, &disk, Pages::Few).unwrap();
+            moved.look(&disk);
+            transactions += 1;
+            assert!(transactions < TRANSACTIONS_MAX, "{moved:?}");
+        }
+        caller.verify(&data);
+        block_on(store.close()).unwrap();
+        assert_no_log(&data);
+        let again = caller.open(&data);
+        caller.verify(&data);
+        block_on(again.close()).unwrap();
+    }
+}
+
+fn assert_no_log(data: &Path) {
+    let log = data.join("tenantry.db-wal");
+    assert!(!log.exists(), "there is a log of {} octets", fs::metadata(&log).unwrap().len());
+}
+
+#[test]
+fn no_log_is_left_after_closing_a_store_whose_log_was_moved_in_rounds() {
+    let watchdog = Watchdog::new();
+    watchdog.begin("the store is closed");
+    let (left, caller) = prepare();
+    // Closed when a round has begun to write, when it waits for the disk, and when the rounds are over.
+    for held_up in [Some((Kind::WriteOfDatabase, 100)), Some((Kind::SyncOfDatabase, 0)), None] {
+        let mut caller = caller.clone();
+        let scratch = scratch();
+        let data = scratch.path().join("data");
+        left.put(&data);
+        let disk = Disk::watch(&data, true);
+        let store = caller.open(&data);
+        let mut moved = Moved::new(&disk);
+        if let Some((kind, nth)) = held_up {
+            disk.hold_up(kind, nth);
+        }
+        let mut transactions = 0;
+        while if held_up.is_some() { moved.pages < BEGIN_PAGES } else { moved.begun_anew == 0 } {
+            caller.write(&store, &disk, Pages::Many).unwrap();
+            moved.look(&disk);
+            transactions += 1;
+            assert!(transactions < TRANSACTIONS_MAX, "{moved:?}");
+        }
+        let mut close: Boxed<'_, Result<()>> = Box::pin(store.close());
+        if held_up.is_some() {
+            disk.wait_until_held();
+            assert!(poll_once(&mut close).is_pending(), "closed before the round has ended");
+            disk.release();
+        }
+        block_on(close).unwrap();
+        let at_end = disk.look(<[Event]>::len);
+        assert_no_log(&data);
+        moved.look(&disk);
+        let record = disk.take_record();
+        assert_eq!(record.len(), at_end, "something happened to the files after closing");
+        if held_up.is_some() {
+            let synced = record.iter().position(|event| is_sync_of(event, moved.database)).unwrap();
+            let cut = record.iter().position(|event| {
+                matches!(event, Event::Truncate { file, .. } if *file == moved.log)
+                    || matches!(event, Event::Remove { .. })
+            });
+            assert!(cut.is_some_and(|cut| cut > synced), "the log was cut before the round had ended");
+        }
+        let again = caller.open(&data);
+        let id = caller.live[caller.live.len() / 2];
+        let user = block_on(again.get(id)).unwrap().unwrap();
+        assert_eq!(caller.known.users[&id].last().unwrap().1, Row::Live(values_of(&user)));
+        caller.verify(&data);
+        block_on(again.close()).unwrap();
+    }
 }

@@ -489,7 +489,8 @@ pub(crate) fn compare(data: &Path, at: usize, known: &Known) -> Result<(), (Wron
         return Err((Wrong::Torn, format!("nobody made {id}: {row:?}")));
     }
     if known.is_one_by_one && first_missing <= last_there {
-        let what = format!("of the transaction answered at {first_missing} something is missing, but not of {last_there}");
+        let what =
+            format!("of the transaction answered at {first_missing} something is missing, but not of {last_there}");
         return Err((Wrong::Torn, what));
     }
     // What was made in one transaction is there or not.
