@@ -7,9 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tempfile::TempDir;
 use tenantry::sqlite::rusqlite::ffi;
 use tenantry::{Error, ErrorKind, ListQuery, NewUser, OnConflict, Result, Store, User, UserId};
 
@@ -18,7 +19,7 @@ use crate::power_cut::{Known, Row, compare, values_of};
 use crate::rebuilt::{self, Files, Replay, Rng, Variant};
 use crate::share::{report, share};
 use crate::support::{Boxed, TestClock, block_on, new_user, numbered_id, poll_once};
-use crate::vfs::{Disk, Event, Fault, Kind, scratch};
+use crate::vfs::{Disk, Event, Fault, Kind, Watched, scratch};
 
 /// Enough for the rows to fill more than 500 pages.
 const USERS: usize = 4_000;
@@ -221,6 +222,69 @@ fn begins_log(event: &Event, log: u32) -> bool {
     matches!(event, Event::Write { file, offset: 0, data } if *file == log && data.len() == 32)
 }
 
+/// A store that is used until its log is moved.
+struct Session {
+    scratch: TempDir,
+    disk: Watched,
+    store: Store,
+    caller: Caller,
+    moved: Moved,
+    transactions: u64,
+    /// In which life of the log a round was held up last.
+    held_up_in: Option<u64>,
+}
+
+impl Session {
+    fn begin(left: &Left, caller: &Caller) -> Self {
+        let scratch = scratch();
+        let data = scratch.path().join("data");
+        left.put(&data);
+        let disk = Disk::watch(&data, true);
+        let store = caller.open(&data);
+        let moved = Moved::new(&disk);
+        Self { scratch, disk, store, caller: caller.clone(), moved, transactions: 0, held_up_in: None }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.scratch.path().join("data")
+    }
+
+    fn write(&mut self) -> Result<()> {
+        self.transactions += 1;
+        assert!(self.transactions < TRANSACTIONS_MAX, "what is waited for doesn't come: {:?}", self.moved);
+        let pages = if self.moved.pages < BEGIN_PAGES { Pages::Many } else { Pages::Few };
+        let written = self.caller.write(&self.store, &self.disk, pages);
+        self.moved.look(&self.disk);
+        written
+    }
+
+    /// The same, and when the first round has begun, it stands still until there are commits in the middle of it. So it
+    /// moves a part of the log and no more, and doesn't wait for the disk but by itself.
+    fn write_beside_rounds(&mut self) -> Result<()> {
+        if self.held_up_in != Some(self.moved.begun_anew) {
+            if self.moved.pages < BEGIN_PAGES {
+                self.disk.hold_up(Kind::WriteOfDatabase, 0);
+            } else {
+                self.held_up_in = Some(self.moved.begun_anew);
+                self.disk.wait_until_held();
+                let written = self.write().and_then(|()| self.write());
+                self.disk.release();
+                return written;
+            }
+        }
+        self.write()
+    }
+
+    fn recorded(self) -> Recorded {
+        Recorded {
+            base: self.disk.base.clone(),
+            record: self.disk.take_record(),
+            known: self.caller.known,
+            moved: self.moved,
+        }
+    }
+}
+
 /// A record, and what its caller knows.
 struct Recorded {
     base: Files,
@@ -233,41 +297,18 @@ struct Recorded {
 fn record(cycles: u64) -> Recorded {
     let watchdog = Watchdog::new();
     watchdog.begin("the log is moved");
-    let (left, mut caller) = prepare();
-    let scratch = scratch();
-    let data = scratch.path().join("data");
-    left.put(&data);
+    let (left, caller) = prepare();
+    let mut session = Session::begin(&left, &caller);
     drop(left);
-    let disk = Disk::watch(&data, true);
-    let store = caller.open(&data);
-    let mut moved = Moved::new(&disk);
-    let mut held_in = None;
-    for transaction in 0.. {
-        let is_long = moved.pages >= BEGIN_PAGES;
-        caller.write(&store, &disk, if is_long { Pages::Few } else { Pages::Many }).unwrap();
-        moved.look(&disk);
-        if moved.begun_anew >= cycles && moved.rounds >= 2 * cycles {
-            break;
-        }
-        assert!(transaction < TRANSACTIONS_MAX, "{moved:?}");
-        // The first round after each beginning stands still until there are commits in the middle of it.
-        if held_in != Some(moved.begun_anew) && moved.pages < BEGIN_PAGES {
-            disk.hold_up(Kind::WriteOfDatabase, 100);
-        } else if held_in != Some(moved.begun_anew) {
-            disk.wait_until_held();
-            for _ in 0..2 {
-                caller.write(&store, &disk, Pages::Few).unwrap();
-            }
-            disk.release();
-            held_in = Some(moved.begun_anew);
-        }
+    while session.moved.begun_anew < cycles || session.moved.rounds < 2 * cycles {
+        session.write_beside_rounds().unwrap();
     }
-    disk.release();
+    session.disk.release();
     for _ in 0..3 {
-        caller.write(&store, &disk, Pages::Few).unwrap();
+        session.write().unwrap();
     }
-    block_on(store.close()).unwrap();
-    Recorded { base: disk.base.clone(), record: disk.take_record(), known: caller.known, moved }
+    block_on(session.store.close()).unwrap();
+    session.recorded()
 }
 
 /// Where the power is cut in a record: around each sync of the database, where the log is begun, and at some of the writes
@@ -383,53 +424,41 @@ fn some_of(places: BTreeSet<usize>, count: usize, rng: &mut Rng) -> BTreeSet<usi
 /// Has something of the database fail when the log is moved. Every write is refused from when it is noticed on, and all
 /// that was answered is there: after closing and opening again, and after a power cut at some places since it failed.
 fn fail(left: &Left, caller: &Caller, fault: Fault, places_max: usize, cuts: &mut Cuts) {
-    let mut caller = caller.clone();
-    let scratch = scratch();
-    let data = scratch.path().join("data");
-    left.put(&data);
-    let disk = Disk::watch(&data, true);
-    let store = caller.open(&data);
-    let mut moved = Moved::new(&disk);
-    disk.plan(Some(fault));
-    let mut transactions = 0;
+    let mut session = Session::begin(left, caller);
+    session.disk.plan(Some(fault));
     let error = loop {
-        let is_long = moved.pages >= BEGIN_PAGES;
-        let written = caller.write(&store, &disk, if is_long { Pages::Few } else { Pages::Many });
-        moved.look(&disk);
-        transactions += 1;
-        match written {
-            Ok(()) => assert!(transactions < TRANSACTIONS_MAX, "{fault:?} isn't noticed: {moved:?}"),
-            Err(error) => break error,
+        if let Err(error) = session.write_beside_rounds() {
+            break error;
         }
     };
-    assert!(disk.fired() > 0, "nothing failed: {error:?}");
+    assert!(session.disk.fired() > 0, "nothing failed: {error:?}");
     assert_refused(&error);
-    let new = caller.new_user();
-    assert_refused(&block_on(store.create(new)).unwrap_err());
-    assert_refused(&caller.write(&store, &disk, Pages::Few).unwrap_err());
+    let new = session.caller.new_user();
+    assert_refused(&block_on(session.store.create(new)).unwrap_err());
+    assert_refused(&session.write().unwrap_err());
     // Reads go on.
-    for id in caller.live.iter().step_by(100) {
-        let user = block_on(store.get(*id)).unwrap().unwrap();
-        assert_eq!(caller.known.users[id].last().unwrap().1, Row::Live(values_of(&user)));
+    for id in session.caller.live.iter().step_by(100) {
+        let user = block_on(session.store.get(*id)).unwrap().unwrap();
+        assert_eq!(session.caller.known.users[id].last().unwrap().1, Row::Live(values_of(&user)));
     }
-    assert!(!block_on(store.list(&ListQuery::default())).unwrap().users.is_empty());
-    block_on(store.close()).unwrap();
-    disk.plan(None);
-    let closed_at = disk.note(Event::Answered);
+    assert!(!block_on(session.store.list(&ListQuery::default())).unwrap().users.is_empty());
+    block_on(session.store.close()).unwrap();
+    session.disk.plan(None);
+    let closed_at = session.disk.note(Event::Answered);
     // It is opened by the same system, which takes for written what it holds.
-    let again = caller.open(&data);
-    caller.verify(&data);
+    session.store = session.caller.open(&session.data());
+    session.caller.verify(&session.data());
     for _ in 0..3 {
-        caller.write(&again, &disk, Pages::Few).unwrap();
+        session.write().unwrap();
     }
-    block_on(again.close()).unwrap();
-    let record = disk.take_record();
-    let recorded = Recorded { base: disk.base.clone(), record, known: caller.known, moved };
+    block_on(session.store.close()).unwrap();
+    let mut rng = Rng(cuts.syncs);
+    let recorded = session.recorded();
     let failed_at = recorded.record.iter().position(|event| matches!(event, Event::SyncFailed { .. }));
     // A write that failed is no event, but it comes after the log was begun, at which this test begins.
     let from = failed_at.unwrap_or(0);
     let all = places(&recorded.record, &recorded.moved, 400);
-    let mut places = some_of(all.into_iter().filter(|place| *place > from).collect(), places_max, &mut caller.rng);
+    let mut places = some_of(all.into_iter().filter(|place| *place > from).collect(), places_max, &mut rng);
     places.insert(closed_at);
     cuts.syncs += 1;
     let disks: &[rebuilt::Disk] = match failed_at {
@@ -479,41 +508,29 @@ fn a_disk_that_is_full_for_the_database_in_a_round_refuses_no_write() {
     watchdog.begin("the disk is full for the database");
     let (left, caller) = prepare();
     for (nth, for_good) in [(0, false), (0, true), (300, true)] {
-        let mut caller = caller.clone();
-        let scratch = scratch();
-        let data = scratch.path().join("data");
-        left.put(&data);
-        let disk = Disk::watch(&data, true);
-        let store = caller.open(&data);
-        let mut moved = Moved::new(&disk);
+        let mut session = Session::begin(&left, &caller);
         let fault = Fault { kind: Kind::WriteOfDatabase, nth, for_good, code: ffi::SQLITE_FULL };
-        disk.plan(Some(fault));
-        let (mut transactions, mut since) = (0, 0);
+        session.disk.plan(Some(fault));
+        let mut since = 0;
         // The log has room: so there are writes while the disk is full for the database, and they are answered.
         while since < 10 {
-            caller.write(&store, &disk, if disk.fired() > 0 { Pages::Few } else { Pages::Many }).unwrap();
-            since += u64::from(disk.fired() > 0);
-            transactions += 1;
-            assert!(transactions < TRANSACTIONS_MAX, "nothing failed: {fault:?}");
+            session.write_beside_rounds().unwrap();
+            since += u64::from(session.disk.fired() > 0);
         }
-        moved.look(&disk);
-        assert!(
-            !for_good || moved.begun_anew == 0,
-            "the log was begun anew, though it can't have been moved: {moved:?}"
-        );
+        assert!(!for_good || session.moved.begun_anew == 0, "it was begun anew but can't have been moved");
         // There is space again: the log is moved, and begun anew.
-        disk.plan(None);
-        while moved.begun_anew == 0 {
-            caller.write(&store, &disk, Pages::Few).unwrap();
-            moved.look(&disk);
-            transactions += 1;
-            assert!(transactions < TRANSACTIONS_MAX, "{moved:?}");
+        session.disk.plan(None);
+        session.disk.release();
+        let before = session.moved.begun_anew;
+        while session.moved.begun_anew == before {
+            session.write().unwrap();
         }
-        caller.verify(&data);
-        block_on(store.close()).unwrap();
+        let data = session.data();
+        session.caller.verify(&data);
+        block_on(session.store.close()).unwrap();
         assert_no_log(&data);
-        let again = caller.open(&data);
-        caller.verify(&data);
+        let again = session.caller.open(&data);
+        session.caller.verify(&data);
         block_on(again.close()).unwrap();
     }
 }
@@ -530,23 +547,15 @@ fn no_log_is_left_after_closing_a_store_whose_log_was_moved_in_rounds() {
     let (left, caller) = prepare();
     // Closed when a round has begun to write, when it waits for the disk, and when the rounds are over.
     for held_up in [Some((Kind::WriteOfDatabase, 100)), Some((Kind::SyncOfDatabase, 0)), None] {
-        let mut caller = caller.clone();
-        let scratch = scratch();
-        let data = scratch.path().join("data");
-        left.put(&data);
-        let disk = Disk::watch(&data, true);
-        let store = caller.open(&data);
-        let mut moved = Moved::new(&disk);
+        let mut session = Session::begin(&left, &caller);
         if let Some((kind, nth)) = held_up {
-            disk.hold_up(kind, nth);
+            session.disk.hold_up(kind, nth);
         }
-        let mut transactions = 0;
-        while if held_up.is_some() { moved.pages < BEGIN_PAGES } else { moved.begun_anew == 0 } {
-            caller.write(&store, &disk, Pages::Many).unwrap();
-            moved.look(&disk);
-            transactions += 1;
-            assert!(transactions < TRANSACTIONS_MAX, "{moved:?}");
+        while if held_up.is_some() { session.moved.pages < BEGIN_PAGES } else { session.moved.begun_anew == 0 } {
+            session.write().unwrap();
         }
+        let data = session.data();
+        let Session { scratch: _scratch, disk, store, caller, mut moved, .. } = session;
         let mut close: Boxed<'_, Result<()>> = Box::pin(store.close());
         if held_up.is_some() {
             disk.wait_until_held();
