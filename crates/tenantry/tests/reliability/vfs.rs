@@ -223,6 +223,10 @@ impl Disk {
         }
     }
 
+    pub(crate) fn is_held(&self) -> bool {
+        self.lock_hold().is_held
+    }
+
     /// Lets go who is held up, and all who come later.
     pub(crate) fn release(&self) {
         *self.lock_hold() = Hold::default();
