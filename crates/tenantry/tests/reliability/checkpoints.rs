@@ -600,3 +600,55 @@ fn no_log_is_left_after_closing_a_store_whose_log_was_moved_in_rounds() {
         block_on(again.close()).unwrap();
     }
 }
+
+/// Has the first round's sync of the database fail, and answers when that is noticed.
+fn with_failed_round(left: &Left, caller: &Caller) -> Session {
+    let mut session = Session::begin(left, caller);
+    session.plan(Fault { kind: Kind::SyncOfDatabase, nth: 0, for_good: false, code: ffi::SQLITE_IOERR_FSYNC });
+    while session.write_beside_rounds().is_ok() {}
+    session.disk.release();
+    assert_eq!(session.disk.fired(), 1);
+    session
+}
+
+/// What `checkpoints.rs` says of itself: if the disk fails, nothing may be moved any more.
+#[test]
+fn nothing_is_moved_any_more_after_a_failed_round() {
+    let watchdog = Watchdog::new();
+    watchdog.begin("writes after a failed round");
+    let (left, caller) = prepare();
+    let mut session = with_failed_round(&left, &caller);
+    // What was under way is over, since the failure was noticed when it ended.
+    let before = session.disk.look(<[Event]>::len);
+    for _ in 0..20 {
+        assert_refused(&session.write().unwrap_err());
+    }
+    block_on(session.store.close()).unwrap();
+    let database = session.moved.database;
+    let record = session.disk.take_record();
+    let moved =
+        record[before..].iter().filter(|event| matches!(event, Event::Write { file, .. } if *file == database)).count();
+    assert_eq!(moved, 0, "so many pages were moved after the failure");
+}
+
+/// Another program that opens the store while the first has not closed it yet.
+#[test]
+fn another_store_beside_one_with_a_failed_round_loses_nothing_either() {
+    let watchdog = Watchdog::new();
+    watchdog.begin("another store beside a failed round");
+    let (left, caller) = prepare();
+    let mut session = with_failed_round(&left, &caller);
+    session.disk.plan(None);
+    let second = session.caller.open(&session.data());
+    let first = std::mem::replace(&mut session.store, second);
+    session.write().unwrap();
+    block_on(session.store.close()).unwrap();
+    block_on(first.close()).unwrap();
+    let recorded = session.recorded();
+    let places = BTreeSet::from([recorded.record.len()]);
+    let mut cuts = Cuts::default();
+    for disk in [rebuilt::Disk::ForgetsWhatFailed, rebuilt::Disk::ForgetsSomeOfWhatFailed] {
+        recorded.cut_into(&mut cuts, disk, &places);
+    }
+    assert_eq!(cuts.wrong, BTreeMap::new(), "{:?}", cuts.example);
+}
