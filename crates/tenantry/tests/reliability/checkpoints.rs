@@ -1,9 +1,9 @@
-//! The log is moved into the database beside the commits, round by round, and then begun anew: whatever happens in the middle
-//! of it, what was answered is there.
+//! The log is moved into the database beside the commits, round by round, and then begun anew: whatever happens in
+//! the middle of it, what was answered is there.
 //!
-//! One caller changes hundreds of pages in each transaction, until the log is long enough to be moved. The power is cut at
-//! all that matters: at the writes and syncs of the database file, and where the log begins anew. A sync of the database
-//! file fails, or a write to it. What was answered is compared as the other harnesses do it.
+//! One caller changes hundreds of pages in each transaction, until the log is long enough to be moved. The power is
+//! cut at all that matters: at the writes and syncs of the database file, and where the log begins anew. A sync of the
+//! database file fails, or a write to it. What was answered is compared as the other harnesses do it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -269,8 +269,8 @@ impl Session {
         written
     }
 
-    /// The same. The first round after each beginning of the log stands still until there are commits in the middle of it:
-    /// so it moves a part of the log and no more, and doesn't wait for the disk but by itself.
+    /// The same. The first round after each beginning of the log stands still until there are commits in the middle
+    /// of it: so it moves a part of the log and no more, and doesn't wait for the disk but by itself.
     fn write_beside_rounds(&mut self) -> Result<()> {
         if self.held_up_in != Some(self.moved.begun_anew) && self.moved.pages < BEGIN_PAGES {
             self.disk.hold_up(Kind::WriteOfDatabase, self.held_up_at);
@@ -329,8 +329,8 @@ fn record(cycles: u64) -> Recorded {
     session.recorded()
 }
 
-/// Where the power is cut in a record: around each sync of the database, where the log is begun, and at some of the writes
-/// to the database, of which there are thousands.
+/// Where the power is cut in a record: around each sync of the database, where the log is begun, and at some of the
+/// writes to the database, of which there are thousands.
 fn places(record: &[Event], moved: &Moved, one_write_of: u64) -> BTreeSet<usize> {
     let mut rng = Rng(1);
     let mut places = BTreeSet::new();

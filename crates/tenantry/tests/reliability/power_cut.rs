@@ -110,8 +110,8 @@ pub(crate) struct Known {
     pub(crate) batches: Vec<Vec<UserId>>,
     /// What may have become of users about whom nobody knows.
     pub(crate) maybe: BTreeMap<UserId, Op>,
-    /// Whether there was one transaction after the other, each answered before the next: then what is there is all of the
-    /// first few, and nothing of the others.
+    /// Whether there was one transaction after the other, each answered before the next: then what is there is all of
+    /// the first few, and nothing of the others.
     pub(crate) is_one_by_one: bool,
     /// How many users there were before the upgrade, if there was one.
     pub(crate) of_version_1: Option<u64>,
