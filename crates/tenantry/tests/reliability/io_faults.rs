@@ -396,11 +396,11 @@ const FAULTS: [(Kind, i32); 6] = [
 ];
 
 /// A store as somebody left it.
-struct Left {
-    files: Files,
+pub(crate) struct Left {
+    pub(crate) files: Files,
     /// If it was ever opened to the end.
-    marker: Option<Vec<u8>>,
-    rows: BTreeMap<UserId, Row>,
+    pub(crate) marker: Option<Vec<u8>>,
+    pub(crate) rows: BTreeMap<UserId, Row>,
 }
 
 impl Left {
@@ -435,7 +435,7 @@ impl Left {
         Self { files, marker: None, rows }
     }
 
-    fn put(&self, data: &Path) {
+    pub(crate) fn put(&self, data: &Path) {
         fs::create_dir(data).unwrap();
         if let Some(marker) = &self.marker {
             fs::create_dir(data.join("storage")).unwrap();
@@ -623,11 +623,11 @@ enum After {
 
 /// What the power cuts after failed syncs have come to.
 #[derive(Default)]
-struct Cuts {
-    syncs: u64,
-    states: u64,
-    wrong: BTreeMap<Wrong, u64>,
-    example: Option<String>,
+pub(crate) struct Cuts {
+    pub(crate) syncs: u64,
+    pub(crate) states: u64,
+    pub(crate) wrong: BTreeMap<Wrong, u64>,
+    pub(crate) example: Option<String>,
 }
 
 impl fmt::Display for Cuts {
@@ -646,15 +646,20 @@ impl Cuts {
                 continue;
             }
             for variant in [Variant::Synced, Variant::Everything, Variant::Subset, Variant::Torn] {
-                let files = replay.cut(variant);
-                let case = Case { files, at: replay.at(), variant, is_marked: true, is_new: true };
-                self.states += 1;
-                if let Err((wrong, what)) = check(&data, &case, known) {
-                    *self.wrong.entry(wrong).or_default() += 1;
-                    let place = format!("sync {}, event {}, {variant:?}", self.syncs, case.at);
-                    self.example.get_or_insert_with(|| format!("{place}: {wrong:?}: {what}"));
-                }
+                self.cut_here(&data, replay, variant, known);
             }
+        }
+    }
+
+    /// Cuts the power, and opens what is left of the store in this directory.
+    pub(crate) fn cut_here(&mut self, data: &Path, replay: &mut Replay<'_>, variant: Variant, known: &Known) {
+        let files = replay.cut(variant);
+        let case = Case { files, at: replay.at(), variant, is_marked: true, is_new: true };
+        self.states += 1;
+        if let Err((wrong, what)) = check(data, &case, known) {
+            *self.wrong.entry(wrong).or_default() += 1;
+            let place = format!("sync {}, event {}, {variant:?}", self.syncs, case.at);
+            self.example.get_or_insert_with(|| format!("{place}: {wrong:?}: {what}"));
         }
     }
 }

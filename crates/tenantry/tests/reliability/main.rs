@@ -35,6 +35,9 @@ mod power_cut;
 // A read, a write or a sync that fails, each of them.
 mod io_faults;
 
+// The log is moved into the database beside the commits.
+mod checkpoints;
+
 // No descriptor left, no memory.
 mod shortage;
 

@@ -100,7 +100,7 @@ pub(crate) fn values_of(user: &User) -> Values {
 }
 
 /// What the callers know.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Known {
     /// When the store was there for sure.
     pub(crate) opened_at: usize,
@@ -110,6 +110,9 @@ pub(crate) struct Known {
     pub(crate) batches: Vec<Vec<UserId>>,
     /// What may have become of users about whom nobody knows.
     pub(crate) maybe: BTreeMap<UserId, Op>,
+    /// Whether there was one transaction after the other, each answered before the next: then what is there is all of
+    /// the first few, and nothing of the others.
+    pub(crate) is_one_by_one: bool,
     /// How many users there were before the upgrade, if there was one.
     pub(crate) of_version_1: Option<u64>,
     pub(crate) marker: Vec<u8>,
@@ -465,11 +468,18 @@ pub(crate) fn compare(data: &Path, at: usize, known: &Known) -> Result<(), (Wron
     }
     let mut found = rows(&conn).map_err(corrupt)?;
     let present: HashSet<UserId> = found.keys().copied().collect();
+    // When the last transaction was answered that is there, and the first that isn't, as told by the users.
+    let (mut last_there, mut first_missing) = (0, usize::MAX);
     for (id, states) in &known.users {
         let row = found.remove(id).unwrap_or(Row::Absent);
         let answered = states.iter().rposition(|(answered_at, _)| *answered_at <= at).unwrap_or(0);
         let is_maybe = known.maybe.get(id).is_some_and(|op| op.is_done(&row));
-        if is_maybe || states[answered..].iter().any(|(_, state)| *state == row) {
+        let is = states[answered..].iter().position(|(_, state)| *state == row).map(|nth| answered + nth);
+        if let Some(nth) = is {
+            last_there = last_there.max(states[nth].0);
+            first_missing = states.get(nth + 1).map_or(first_missing, |(at, _)| first_missing.min(*at));
+        }
+        if is_maybe || is.is_some() {
             continue;
         }
         let wrong = if states.iter().any(|(_, state)| *state == row) { Wrong::Lost } else { Wrong::Torn };
@@ -477,6 +487,11 @@ pub(crate) fn compare(data: &Path, at: usize, known: &Known) -> Result<(), (Wron
     }
     if let Some((id, row)) = found.first_key_value() {
         return Err((Wrong::Torn, format!("nobody made {id}: {row:?}")));
+    }
+    if known.is_one_by_one && first_missing <= last_there {
+        let what =
+            format!("of the transaction answered at {first_missing} something is missing, but not of {last_there}");
+        return Err((Wrong::Torn, what));
     }
     // What was made in one transaction is there or not.
     for batch in &known.batches {

@@ -16,7 +16,7 @@ use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError, RwLock};
 
 use tempfile::TempDir;
 use tenantry::sqlite::rusqlite::ffi;
@@ -75,6 +75,10 @@ pub(crate) enum Kind {
     Sync,
     Truncate,
     Open,
+    /// A write to the database file itself, which counts as a write too.
+    WriteOfDatabase,
+    /// The same of a sync.
+    SyncOfDatabase,
 }
 
 /// The failure that is to come.
@@ -95,6 +99,18 @@ pub(crate) struct Disk {
     /// What was there before the first event.
     pub(crate) base: BTreeMap<String, Vec<u8>>,
     state: Mutex<State>,
+    hold: Mutex<Hold>,
+    hold_changed: Condvar,
+}
+
+/// Where a thread is to be held up, so that others can do something in the middle of what it does.
+#[derive(Default)]
+struct Hold {
+    /// Before what, of the database file.
+    kind: Option<Kind>,
+    /// How many go through before it.
+    left: u64,
+    is_held: bool,
 }
 
 #[derive(Default)]
@@ -155,7 +171,8 @@ impl Disk {
         // They have the first numbers, in the order of their names.
         state.next_file = u32::try_from(base.len()).unwrap();
         state.names = base.keys().cloned().zip(0..).collect();
-        let disk = Arc::new(Self { dir: dir.to_owned(), base, state: Mutex::new(state) });
+        let (hold, hold_changed) = Default::default();
+        let disk = Arc::new(Self { dir: dir.to_owned(), base, state: Mutex::new(state), hold, hold_changed });
         DISKS.write().unwrap().push(Arc::clone(&disk));
         Watched(disk)
     }
@@ -164,6 +181,16 @@ impl Disk {
     pub(crate) fn note(&self, event: Event) -> usize {
         let mut state = self.lock();
         self.record(&mut state, event)
+    }
+
+    /// Looks at what was recorded so far.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&[Event]) -> T) -> T {
+        look(&self.lock().record)
+    }
+
+    /// The number of the file that has this name, if there is one.
+    pub(crate) fn number_of(&self, name: &str) -> Option<u32> {
+        self.lock().names.get(name).copied()
     }
 
     /// Takes out what was recorded.
@@ -182,6 +209,53 @@ impl Disk {
     /// How many failed since the last plan.
     pub(crate) fn fired(&self) -> u64 {
         self.lock().fired
+    }
+
+    /// Holds up whoever comes to the n-th write or sync of the database file from now on, until it is released.
+    pub(crate) fn hold_up(&self, kind: Kind, nth: u64) {
+        *self.lock_hold() = Hold { kind: Some(kind), left: nth, is_held: false };
+    }
+
+    pub(crate) fn wait_until_held(&self) {
+        let mut hold = self.lock_hold();
+        while !hold.is_held {
+            hold = self.hold_changed.wait(hold).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.lock_hold().is_held
+    }
+
+    /// Lets go who is held up, and all who come later.
+    pub(crate) fn release(&self) {
+        *self.lock_hold() = Hold::default();
+        self.hold_changed.notify_all();
+    }
+
+    fn lock_hold(&self) -> MutexGuard<'_, Hold> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a thread is held up that is to be. The state isn't locked by it.
+    fn pass_hold(&self, kind: Kind, file: u32) {
+        if !self.lock().is_database(file) {
+            return;
+        }
+        let mut hold = self.lock_hold();
+        if hold.kind != Some(kind) {
+            return;
+        }
+        if hold.left > 0 {
+            hold.left -= 1;
+            return;
+        }
+        hold.kind = None;
+        hold.is_held = true;
+        self.hold_changed.notify_all();
+        while hold.is_held {
+            hold = self.hold_changed.wait(hold).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -212,6 +286,13 @@ impl Disk {
         })
     }
 
+    /// The same of one that counts by itself too if it is of the database file.
+    fn meet_in(&self, state: &mut State, kind: Kind, of_database: Kind, file: u32) -> Option<c_int> {
+        let code = self.meet(state, kind);
+        let of_database = if state.is_database(file) { self.meet(state, of_database) } else { None };
+        code.or(of_database)
+    }
+
     /// The number of the file that has this name, which it gets if it hasn't one.
     fn file_of(&self, state: &mut State, name: &str) -> u32 {
         if let Some(file) = state.names.get(name) {
@@ -232,11 +313,21 @@ impl Disk {
     }
 
     /// Syncs, with what was done before it on the disk, or not.
-    fn sync(&self, event: impl FnOnce(usize, bool) -> Event, sync: impl FnOnce() -> c_int, failure: Failure) -> c_int {
+    fn sync(
+        &self,
+        file: Option<u32>,
+        event: impl FnOnce(usize, bool) -> Event,
+        sync: impl FnOnce() -> c_int,
+        failure: Failure,
+    ) -> c_int {
         // Others may go on to write meanwhile: that isn't covered.
         let (before, code) = {
             let mut state = self.lock();
-            (state.record.len(), self.meet(&mut state, Kind::Sync))
+            let code = match file {
+                Some(file) => self.meet_in(&mut state, Kind::Sync, Kind::SyncOfDatabase, file),
+                None => self.meet(&mut state, Kind::Sync),
+            };
+            (state.record.len(), code)
         };
         let code = code.map_or_else(sync, |code| match failure {
             Failure::Code => code,
@@ -247,6 +338,12 @@ impl Disk {
         });
         self.note(event(before, code == 0));
         code
+    }
+}
+
+impl State {
+    fn is_database(&self, file: u32) -> bool {
+        self.names.get("tenantry.db") == Some(&file)
     }
 }
 
@@ -342,8 +439,9 @@ unsafe extern "C" fn x_read(file: *mut ffi::sqlite3_file, to: *mut c_void, len: 
 unsafe extern "C" fn x_write(file: *mut ffi::sqlite3_file, data: *const c_void, len: c_int, offset: i64) -> c_int {
     // SAFETY: the file is open.
     let (disk, number) = unsafe { disk(file) };
+    disk.pass_hold(Kind::WriteOfDatabase, number);
     let mut state = disk.lock();
-    let code = disk.meet(&mut state, Kind::Write);
+    let code = disk.meet_in(&mut state, Kind::Write, Kind::WriteOfDatabase, number);
     // What fails may have been done in part.
     let done = if code.is_some() { len / 2 } else { len };
     let written = if done > 0 { pass!(file, xWrite, data, done, offset) } else { 0 };
@@ -372,7 +470,9 @@ unsafe extern "C" fn x_truncate(file: *mut ffi::sqlite3_file, len: i64) -> c_int
 unsafe extern "C" fn x_sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
     // SAFETY: the file is open.
     let (disk, number) = unsafe { disk(file) };
-    disk.sync(|before, ok| sync_event(number, before, ok), || pass!(file, xSync, flags), Failure::Code)
+    disk.pass_hold(Kind::SyncOfDatabase, number);
+    let sync = || pass!(file, xSync, flags);
+    disk.sync(Some(number), |before, ok| sync_event(number, before, ok), sync, Failure::Code)
 }
 
 fn sync_event(file: u32, before: usize, ok: bool) -> Event {
@@ -577,6 +677,7 @@ extern "C" fn fsync(fd: c_int) -> c_int {
     let sync = || c_int::try_from(unsafe { libc::syscall(libc::SYS_fsync, fd) }).unwrap();
     match watched(fd) {
         Some((disk, dir, true)) => disk.sync(
+            None,
             // One that failed has done nothing that is known of.
             |before, ok| if ok { Event::SyncDir { dir, before } } else { Event::SyncDir { dir, before: 0 } },
             sync,
@@ -586,7 +687,7 @@ extern "C" fn fsync(fd: c_int) -> c_int {
             let file = disk.lock().names.get(&name).copied();
             // What SQLite has never opened is none of its files.
             let Some(file) = file else { return sync() };
-            disk.sync(|before, ok| sync_event(file, before, ok), sync, Failure::Errno)
+            disk.sync(Some(file), |before, ok| sync_event(file, before, ok), sync, Failure::Errno)
         }
         _ => sync(),
     }
