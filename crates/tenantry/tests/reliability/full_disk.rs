@@ -379,10 +379,14 @@ fn step(store: &Store, disk: &Disk, number: u64, model: &mut Model, random: &mut
     }
 }
 
+fn has_strace() -> bool {
+    Command::new("strace").arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
 /// A quota, and a limit on the size of files, at one write of many: SQLite calls both an I/O error.
 #[test]
 fn a_quota_is_a_full_disk_at_whatever_write_it_is_met() {
-    if !Command::new("strace").arg("--version").output().is_ok_and(|output| output.status.success()) {
+    if !has_strace() {
         return skipped("a quota needs `strace`, which has a write fail");
     }
     let writes: Vec<u64> = (0..share(4, 60)).map(|number| 3 + number * share(37, 4)).collect();
@@ -451,4 +455,49 @@ pub(crate) fn child_meets_a_quota(dir: &Path) {
     assert_eq!(block_on(store.count()).unwrap(), there);
     block_on(store.close()).unwrap();
     process::say(serde_json::json!({ "opening": 0, "writing": refused, "there": there }));
+}
+
+/// The same at the database file, which is written when the log is moved into it: nobody is refused for that, since the log
+/// has room.
+#[test]
+fn a_quota_that_is_met_when_the_log_is_moved_refuses_no_write() {
+    if !has_strace() {
+        return skipped("a quota needs `strace`, which has a write fail");
+    }
+    for (error, when) in [("EDQUOT", "1"), ("EDQUOT", "1+"), ("EFBIG", "1")] {
+        let dir = tempfile::tempdir().unwrap();
+        let (data_dir, failures) = (dir.path().join("data"), dir.path().join("failures"));
+        let shell = format!(
+            "exec strace -f -qq -o '{}' -P '{}' -e trace=pwrite64 -e inject=pwrite64:error={error}:when={when} \"$0\" --exact child::child_process_entry --nocapture",
+            failures.display(),
+            data_dir.join("tenantry.db").display(),
+        );
+        let there = Process::start("meets a quota when the log is moved", dir.path(), &shell).end();
+        assert!(fs::read_to_string(&failures).unwrap().contains("INJECTED"), "no write of the database failed");
+        let store = block_on(Store::open(&data_dir)).unwrap();
+        assert_eq!(block_on(store.count()).unwrap().to_string(), there[0]);
+        block_on(store.close()).unwrap();
+        assert_eq!(block_on(check(&data_dir)).unwrap().findings, []);
+    }
+}
+
+pub(crate) fn child_meets_a_quota_when_the_log_is_moved(dir: &Path) {
+    let store = block_on(Store::open(dir.join("data"))).unwrap();
+    // Long enough for a page to have no more than seven of them, so that each login of all is hundreds of pages.
+    let label = "x".repeat(60);
+    let address = |number: u32| format!("u{number}@{label}.{label}.{label}.example.com");
+    let news: Vec<NewUser> = (0..2_000).map(|number| new_user(&address(number))).collect();
+    let create = move |tx: &mut tenantry::WriteTx<'_>| news.iter().map(|new| tx.create(new)).collect();
+    let users: tenantry::Result<Vec<User>> = block_on(store.write(create));
+    let ids: Vec<UserId> = users.unwrap().iter().map(|user| user.id).collect();
+    // Half as many pages again as the log has when it is moved.
+    for _ in 0..45 {
+        let ids = ids.clone();
+        let log_in = move |tx: &mut tenantry::WriteTx<'_>| ids.iter().try_for_each(|id| tx.record_login(*id).map(drop));
+        block_on(store.write(log_in)).unwrap();
+    }
+    block_on(store.create(new_user("ada@example.com"))).unwrap();
+    let there = block_on(store.count()).unwrap();
+    block_on(store.close()).unwrap();
+    process::say(there);
 }
