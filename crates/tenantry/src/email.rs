@@ -104,11 +104,13 @@ impl FromStr for Email {
             return Err(refuse("the part before the @ is longer than 64 octets"));
         }
         let local_key = local_key(local, local_input)?;
-        let domain_start = input[..input.len() - domain_input.len()].chars().count() + 1;
-        let domain_key = domain_key(domain).map_err(|()| refuse_domain(domain_input, domain_start))?;
+        let domain_key = domain_key(domain).map_err(|()| {
+            let before = &input[..input.len() - domain_input.len()];
+            refuse_domain(domain_input, before.chars().count() + 1)
+        })?;
 
         let key_differs = local_key != local || domain_key != domain;
-        let key = key_differs.then(|| format!("{local_key}@{domain_key}"));
+        let key = key_differs.then(|| [&*local_key, "@", &*domain_key].concat());
         Ok(Self { address: address.into_owned(), key })
     }
 }
@@ -209,8 +211,10 @@ fn check_characters(input: &str) -> Result<(&str, &str)> {
 /// The key of a local part that is in NFC. `input` is the local part as it was given, to say where something is wrong.
 fn local_key<'a>(local: &'a str, input: &str) -> Result<Cow<'a, str>> {
     if local.is_ascii() {
-        // NFC makes ASCII of few characters, and a semicolon of U+037E.
-        check_folded(local, input)?;
+        if local != input {
+            // NFC makes ASCII of few characters, and a semicolon of U+037E.
+            check_folded(local, input)?;
+        }
         return Ok(match local.bytes().any(|byte| byte.is_ascii_uppercase()) {
             true => Cow::Owned(local.to_ascii_lowercase()),
             false => Cow::Borrowed(local),
