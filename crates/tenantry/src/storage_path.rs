@@ -32,7 +32,7 @@ use crate::{Error, ErrorKind, Result, UserId};
 #[derive(Clone)]
 pub struct StoragePath(Text);
 
-/// The octets of a derived path: two of each level, and the id.
+/// The octets of a derived path: two digits and a slash for each level, and the id.
 const DERIVED_OCTETS: usize = 6 + Hyphenated::LENGTH;
 
 #[derive(Clone)]
@@ -145,6 +145,7 @@ impl fmt::Debug for StoragePath {
     }
 }
 
+// By the text: a path that was parsed may be one that is derived.
 impl PartialEq for StoragePath {
     fn eq(&self, other: &Self) -> bool {
         self.as_str() == other.as_str()

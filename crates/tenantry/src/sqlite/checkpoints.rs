@@ -19,14 +19,17 @@ use super::guard::GuardedConnection;
 use super::readers::Readers;
 use crate::{Error, ErrorKind, Result};
 
-/// After how many pages in the log they are moved: 32 MB. With fewer, pages that change often are moved more often.
-const PAGES: i64 = 8_000;
-/// How many rounds there are before the writer's thread moves the rest.
+/// After how many pages in the log they are moved: 32 MB. With fewer, pages that change often are moved more often; with more the
+/// log takes more room, and longer to recover after a crash.
+const CHECKPOINT_PAGES: i64 = 8_000;
+/// How many rounds there are before the writer's thread moves the rest. Each has about a third of the one before, so that few
+/// pages are left then.
 const ROUNDS: u32 = 4;
 /// After how many pages more the writer's thread waits for a round, and moves the rest whatever it is. So the log is
-/// bounded where commits are faster than the disk moves pages.
+/// bounded where commits are faster than the disk moves pages. Both together are what is kept of the log's file.
 const WAIT_PAGES: i64 = 8_000;
-/// After how many pages more it is tried again if a reader needed what is in the log.
+/// After how many pages more it is tried again if a reader needed what is in the log: often enough for it not to get much
+/// longer than it has to, and not at every commit, since a reader may take an hour.
 const RETRY_PAGES: i64 = 1_000;
 
 pub(super) struct Checkpoints {
@@ -39,7 +42,7 @@ pub(super) struct Checkpoints {
     pages: i64,
     /// At how many the next are moved.
     due_at: i64,
-    /// How many rounds there were since then.
+    /// How many rounds there were since that was reached.
     rounds: u32,
     is_in_doubt: bool,
 }
@@ -55,7 +58,7 @@ enum Failed {
 
 impl Checkpoints {
     pub(super) fn new(readers: Arc<Readers>) -> Self {
-        Self { readers, conn: None, round: None, pages: 0, due_at: PAGES, rounds: 0, is_in_doubt: false }
+        Self { readers, conn: None, round: None, pages: 0, due_at: CHECKPOINT_PAGES, rounds: 0, is_in_doubt: false }
     }
 
     /// Does what the log needs after a commit. An error that isn't of the files changes nothing: it is tried again.
@@ -66,7 +69,7 @@ impl Checkpoints {
         let pages = pages_in_log(writer)?;
         if pages < self.pages {
             // It was begun anew.
-            self.due_at = PAGES;
+            self.due_at = CHECKPOINT_PAGES;
             self.rounds = 0;
         }
         self.pages = pages;
@@ -79,7 +82,8 @@ impl Checkpoints {
             return Ok(());
         } else if self.rounds < ROUNDS {
             self.rounds += 1;
-            // Another process may have failed to write what it has counted. The writer's descriptor is as old as the store.
+            // Another process may have failed to write what it has counted. A descriptor is told of failures since it was
+            // opened, and the writer's is as old as the store.
             self.judge(sync_database(&writer.unguarded()).map_err(Failed::ToSync))?;
             if self.begin_round() {
                 return Ok(());
@@ -87,17 +91,21 @@ impl Checkpoints {
         }
         self.due_at = pages + RETRY_PAGES;
         self.rounds = 0;
-        self.judge(move_pages(writer, "PASSIVE"))
+        self.judge(checkpoint(writer, "PASSIVE").map(drop))
     }
 
-    /// Moves all of the log into the database and cuts it. `Busy` if a reader is in the way, or another process.
-    pub(super) fn cut_log(&mut self, writer: &GuardedConnection) -> Result<()> {
+    /// Moves all of the log into the database and truncates it. `Busy` if a reader is in the way, or another process.
+    pub(super) fn truncate_log(&mut self, writer: &GuardedConnection) -> Result<()> {
         self.end_round()?;
-        self.judge(move_pages(writer, "TRUNCATE"))
+        let truncated = checkpoint(writer, "TRUNCATE").and_then(|is_complete| {
+            let busy = || Error::new(ErrorKind::Busy, "a read that is under way keeps the log from being cut");
+            if is_complete { Ok(()) } else { Err(Failed::ToMove(busy())) }
+        });
+        self.judge(truncated)
     }
 
     /// Waits for the round that is under way.
-    pub(super) fn end_round(&mut self) -> Result<()> {
+    fn end_round(&mut self) -> Result<()> {
         let Some(round) = self.round.take() else { return Ok(()) };
         let moved = match round.join() {
             Ok((conn, moved)) => {
@@ -119,7 +127,7 @@ impl Checkpoints {
         ended
     }
 
-    /// Whether what is counted as moved may not be on the disk: then nobody may cut the log.
+    /// Whether what is counted as moved may not be on the disk: then nobody may truncate the log.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.is_in_doubt
     }
@@ -128,7 +136,7 @@ impl Checkpoints {
     fn begin_round(&mut self) -> bool {
         let Some(conn) = self.conn.take().or_else(|| self.readers.open().ok()) else { return false };
         let round = move || {
-            let moved = move_pages(&conn, "PASSIVE");
+            let moved = checkpoint(&conn, "PASSIVE").map(drop);
             (conn, moved)
         };
         self.round = thread::Builder::new().name("tenantry-checkpoint".to_owned()).spawn(round).ok();
@@ -157,19 +165,16 @@ fn pages_in_log(conn: &GuardedConnection) -> Result<i64> {
     Ok(conn.unguarded().query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))?)
 }
 
-/// Moves pages in one of SQLite's ways, and waits for the disk. `PASSIVE` leaves what a reader needs where it is.
-fn move_pages(conn: &GuardedConnection, how: &str) -> Result<(), Failed> {
+/// Moves pages in one of SQLite's ways, and waits for the disk. Answers whether it did all that this way is to do: `PASSIVE` leaves
+/// what a reader needs where it is.
+fn checkpoint(conn: &GuardedConnection, how: &str) -> Result<bool, Failed> {
     let conn = conn.unguarded();
     let moved = conn.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| row.get(0));
     let is_busy: bool =
         moved.map_err(|error: rusqlite::Error| Failed::ToMove(with_quota_as_full(&conn, error.into())))?;
     // A part may have been moved.
     sync_database(&conn).map_err(Failed::ToSync)?;
-    if is_busy && how == "TRUNCATE" {
-        let message = "a read that is under way keeps the log from being cut";
-        return Err(Failed::ToMove(Error::new(ErrorKind::Busy, message)));
-    }
-    Ok(())
+    Ok(!is_busy)
 }
 
 /// Waits until the database file is on the disk, through SQLite's own descriptor: to close one of our own would give up all

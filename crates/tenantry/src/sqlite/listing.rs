@@ -22,7 +22,7 @@ pub(crate) struct Listing {
     /// ?1 is the place to begin at; the filter's come after.
     values: Vec<Value>,
     limit: usize,
-    /// Whether not every row that is looked at belongs to the page.
+    /// Whether rows may be left out.
     is_filtered: bool,
     users: Vec<User>,
     last_seq: i64,

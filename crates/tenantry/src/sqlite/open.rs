@@ -52,7 +52,8 @@ pub(super) const LOCK_POLL: Duration = Duration::from_millis(1);
 /// with SQLite's own 2 MB an import of a million users writes each page to the log and reads it back many times.
 /// The import as a whole stays below 64 MiB with it.
 const WRITER_CACHE_KIB: u32 = 32 << 10;
-/// The write-ahead log is cut back to this size after it was larger.
+/// The write-ahead log is cut back to this size after it was larger. It is no larger (`checkpoints.rs`) unless one commit or a long
+/// read makes it so.
 const WAL_KEPT_BYTES: u64 = 64 << 20;
 
 /// What a store is opened with.
@@ -440,6 +441,7 @@ fn connect(path: &Path, options: &Options, role: Role) -> Result<Connection> {
     let set_up = if role == Role::Reader || access == Access::Read {
         conn.execute_batch("PRAGMA query_only = ON")
     } else {
+        // The log is moved into the database by `checkpoints.rs`, not by the commit that fills it.
         conn.execute_batch(&format!(
             "PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;

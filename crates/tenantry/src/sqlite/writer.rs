@@ -22,6 +22,7 @@
 //! | the commit, because the disk is full for the log | `Full`, all of the group; nothing was done |
 //! | the commit otherwise | `OutcomeUnknown`, all of the group: it may be there after all |
 //! | the files, which have gone | `Replaced`, all of the group: it is nowhere where anybody looks |
+//! | moving the log into the database | nothing; if the files are at fault, those after it are refused |
 //! | what is to follow in the file system | `Unfinished`, the operation that it belongs to: it is recorded |
 //!
 //! An operation on a user's directory records what is to follow in the file system ([`intents`]). The thread does that
@@ -351,7 +352,11 @@ impl WriterThread {
         while let Some(job) = self.next_job.take().or_else(|| self.jobs.recv_blocking().ok()) {
             // What panics here is foreign: an `Ambient`, or a value that is dropped because nobody waits for it. Those
             // who were not answered by then get `OutcomeUnknown`, and the thread goes on for the others.
-            if catch_unwind(AssertUnwindSafe(|| self.group(job))).is_err() {
+            let group = || {
+                self.group(job);
+                self.look_after_log();
+            };
+            if catch_unwind(AssertUnwindSafe(group)).is_err() {
                 tracing::error!("a panic on the writer's thread");
                 self.roll_back();
             }
@@ -363,19 +368,16 @@ impl WriterThread {
         if let Err(error) = self.checkpoints.close() {
             self.log_failed(&error);
         }
-        // If they have gone, what others have written since to what has these names now would be overwritten.
-        let may_cut = match self.watch.check() {
-            Ok(()) => !self.checkpoints.is_in_doubt(),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "closed without a checkpoint");
-                false
-            }
-        };
-        if may_cut {
+        let are_there = self.watch.check().inspect_err(|error| {
+            tracing::warn!(error = error as &dyn std::error::Error, "closed without a checkpoint");
+        });
+        if are_there.is_ok() && !self.checkpoints.is_in_doubt() {
             // A reader that is still under way may keep it from being cut; then the next to open the store does it.
-            self.cut_log();
+            self.truncate_log();
         }
-        if !may_cut || self.checkpoints.is_in_doubt() {
+        // Where the files have gone, what others have written since to what has these names now would be overwritten. And
+        // to truncate the log may have failed just now.
+        if are_there.is_err() || self.checkpoints.is_in_doubt() {
             let _ = self.conn.unguarded().set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
     }
@@ -403,7 +405,6 @@ impl WriterThread {
             }
             ended => self.end(group, &directories.met.borrow(), &ended, ran_alone),
         }
-        self.look_after_log();
     }
 
     /// Runs one job in a transaction of its own: an application's closure, or one of a group that was refused, or in which
@@ -428,7 +429,6 @@ impl WriterThread {
             }
         };
         self.end(group, &met, &ended, true);
-        self.look_after_log();
     }
 
     /// Does what is to follow a transaction in the file system, with what it met of earlier ones, and answers.
@@ -619,12 +619,11 @@ impl WriterThread {
     /// Rewrites the database, so that nothing is left in it of rows that are gone: `secure_delete` doesn't reach the
     /// copies that pages leave behind when they are rearranged. Then cuts the log, and says so in the database.
     fn erase(&mut self, intent: &Intent) -> Result<()> {
-        self.checkpoints.end_round()?;
         point::reach("erase: rewrite the database");
         self.wait_while_busy(Instant::now(), || Ok(self.conn.vacuum()?))?;
         point::reach("erase: cut the log");
         let deadline = Instant::now() + self.options.busy_timeout;
-        wait_while_busy(deadline, || self.checkpoints.cut_log(&self.conn))?;
+        wait_while_busy(deadline, || self.checkpoints.truncate_log(&self.conn))?;
         self.begin(Instant::now())?;
         intents::remove(&self.conn.unguarded(), intent.seq)?;
         point::reach("commit: the database is rewritten");
@@ -680,7 +679,7 @@ impl WriterThread {
     fn begin(&mut self, waiting_since: Instant) -> Result<()> {
         if std::mem::take(&mut self.was_full) && self.refusing.is_none() {
             // A log that can't grow has to begin anew, and SQLite sees to that only after a write that worked.
-            self.cut_log();
+            self.truncate_log();
         }
         if let Some(error) = &self.refusing {
             return Err(error.clone());
@@ -763,9 +762,9 @@ impl WriterThread {
         }
     }
 
-    /// Moves the log into the database and cuts it, if no reader is in the way. If it fails, nothing is lost.
-    fn cut_log(&mut self) {
-        match self.checkpoints.cut_log(&self.conn) {
+    /// Moves the log into the database and truncates it, if no reader is in the way.
+    fn truncate_log(&mut self) {
+        match self.checkpoints.truncate_log(&self.conn) {
             Err(error) if error.kind() != ErrorKind::Busy => self.log_failed(&error),
             _ => {}
         }

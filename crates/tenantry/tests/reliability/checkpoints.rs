@@ -24,7 +24,9 @@ use crate::vfs::{Disk, Event, Fault, Kind, Watched, scratch};
 /// Enough for the rows to fill more than 500 pages.
 const USERS: usize = 4_000;
 /// At how many pages the log is moved, as `checkpoints.rs` of the store says.
-const BEGIN_PAGES: u64 = 8_000;
+const CHECKPOINT_PAGES: u64 = 8_000;
+/// After how many more the writer's thread waits for a round.
+const WAIT_PAGES: u64 = 8_000;
 /// How many the log has already when a test begins.
 const PREPARED_PAGES: u64 = 7_000;
 /// A page in the log, with the header that it has there.
@@ -135,7 +137,7 @@ fn prepare() -> (Left, Caller) {
     while length() < PREPARED_PAGES * FRAME_OCTETS {
         caller.write(&store, &disk, Pages::Many).unwrap();
     }
-    assert!(length() < BEGIN_PAGES * FRAME_OCTETS, "the log was to be a bit shorter");
+    assert!(length() < CHECKPOINT_PAGES * FRAME_OCTETS, "the log was to be a bit shorter");
     let record = disk.take_record();
     caller.known.marker = fs::read(data.join("storage/.tenantry-store")).unwrap();
     block_on(store.close()).unwrap();
@@ -194,7 +196,7 @@ impl Moved {
         match event {
             event if begins_log(event, self.log) => {
                 // A round that comes late finds a short log, which may be begun anew after it too.
-                self.begun_anew += u64::from(self.pages >= BEGIN_PAGES);
+                self.begun_anew += u64::from(self.pages >= CHECKPOINT_PAGES);
                 self.pages = 0;
                 self.syncs = 0;
             }
@@ -263,7 +265,7 @@ impl Session {
     fn write(&mut self) -> Result<()> {
         self.transactions += 1;
         assert!(self.transactions < TRANSACTIONS_MAX, "what is waited for doesn't come: {:?}", self.moved);
-        let pages = if self.moved.pages < BEGIN_PAGES { Pages::Many } else { Pages::Few };
+        let pages = if self.moved.pages < CHECKPOINT_PAGES { Pages::Many } else { Pages::Few };
         let written = self.caller.write(&self.store, &self.disk, pages);
         self.moved.look(&self.disk);
         written
@@ -272,7 +274,7 @@ impl Session {
     /// The same. The first round after each beginning of the log stands still until there are commits in the middle
     /// of it: so it moves a part of the log and no more, and doesn't wait for the disk but by itself.
     fn write_beside_rounds(&mut self) -> Result<()> {
-        if self.held_up_in != Some(self.moved.begun_anew) && self.moved.pages < BEGIN_PAGES {
+        if self.held_up_in != Some(self.moved.begun_anew) && self.moved.pages < CHECKPOINT_PAGES {
             self.disk.hold_up(Kind::WriteOfDatabase, self.held_up_at);
             self.held_up_in = Some(self.moved.begun_anew);
         }
@@ -283,7 +285,7 @@ impl Session {
             return written;
         }
         // Before the writer's thread waits for a round, which might stand still then.
-        if self.moved.pages >= BEGIN_PAGES + BEGIN_PAGES / 2 {
+        if self.moved.pages >= CHECKPOINT_PAGES + WAIT_PAGES / 2 {
             self.disk.release();
         }
         Ok(())
@@ -463,7 +465,7 @@ fn fail(left: &Left, caller: &Caller, fault: Fault, places_max: usize, cuts: &mu
     if fault.kind == Kind::SyncOfDatabase {
         // What is counted as moved may have been lost, so the log is still there to the next opening.
         let log = fs::metadata(session.data().join("tenantry.db-wal")).unwrap();
-        assert!(log.len() > BEGIN_PAGES * FRAME_OCTETS, "the log was cut at closing, though a sync failed");
+        assert!(log.len() > CHECKPOINT_PAGES * FRAME_OCTETS, "the log was cut at closing, though a sync failed");
     }
     session.disk.plan(None);
     let closed_at = session.disk.note(Event::Answered);
@@ -477,7 +479,7 @@ fn fail(left: &Left, caller: &Caller, fault: Fault, places_max: usize, cuts: &mu
     let mut rng = Rng(cuts.syncs);
     let recorded = session.recorded();
     let failed_at = recorded.record.iter().position(|event| matches!(event, Event::SyncFailed { .. }));
-    // A write that failed is no event, but it comes after the log was begun, at which this test begins.
+    // A write that failed isn't recorded: then all places count.
     let from = failed_at.unwrap_or(0);
     let all = places(&recorded.record, &recorded.moved, 400);
     let mut places = some_of(all.into_iter().filter(|place| *place > from).collect(), places_max, &mut rng);
@@ -573,7 +575,7 @@ fn no_log_is_left_after_closing_a_store_whose_log_was_moved_in_rounds() {
         if let Some((kind, nth)) = held_up {
             session.disk.hold_up(kind, nth);
         }
-        while if held_up.is_some() { session.moved.pages < BEGIN_PAGES } else { session.moved.begun_anew == 0 } {
+        while if held_up.is_some() { session.moved.pages < CHECKPOINT_PAGES } else { session.moved.begun_anew == 0 } {
             session.write().unwrap();
         }
         let data = session.data();

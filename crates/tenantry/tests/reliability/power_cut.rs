@@ -474,12 +474,12 @@ pub(crate) fn compare(data: &Path, at: usize, known: &Known) -> Result<(), (Wron
         let row = found.remove(id).unwrap_or(Row::Absent);
         let answered = states.iter().rposition(|(answered_at, _)| *answered_at <= at).unwrap_or(0);
         let is_maybe = known.maybe.get(id).is_some_and(|op| op.is_done(&row));
-        let is = states[answered..].iter().position(|(_, state)| *state == row).map(|nth| answered + nth);
-        if let Some(nth) = is {
+        let nth = states[answered..].iter().position(|(_, state)| *state == row).map(|nth| answered + nth);
+        if let Some(nth) = nth {
             last_there = last_there.max(states[nth].0);
             first_missing = states.get(nth + 1).map_or(first_missing, |(at, _)| first_missing.min(*at));
         }
-        if is_maybe || is.is_some() {
+        if is_maybe || nth.is_some() {
             continue;
         }
         let wrong = if states.iter().any(|(_, state)| *state == row) { Wrong::Lost } else { Wrong::Torn };

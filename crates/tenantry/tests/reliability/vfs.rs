@@ -171,7 +171,7 @@ impl Disk {
         // They have the first numbers, in the order of their names.
         state.next_file = u32::try_from(base.len()).unwrap();
         state.names = base.keys().cloned().zip(0..).collect();
-        let (hold, hold_changed) = Default::default();
+        let (hold, hold_changed) = (Mutex::default(), Condvar::new());
         let disk = Arc::new(Self { dir: dir.to_owned(), base, state: Mutex::new(state), hold, hold_changed });
         DISKS.write().unwrap().push(Arc::clone(&disk));
         Watched(disk)
