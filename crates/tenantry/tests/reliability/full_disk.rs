@@ -464,7 +464,7 @@ fn a_quota_that_is_met_when_the_log_is_moved_refuses_no_write() {
     if !has_strace() {
         return skipped("a quota needs `strace`, which has a write fail");
     }
-    for (error, when) in [("EDQUOT", "1"), ("EDQUOT", "1+"), ("EFBIG", "1")] {
+    for (error, when) in [("EDQUOT", "1"), ("EFBIG", "1+")] {
         let dir = tempfile::tempdir().unwrap();
         let (data_dir, failures) = (dir.path().join("data"), dir.path().join("failures"));
         let shell = format!(
@@ -475,7 +475,8 @@ fn a_quota_that_is_met_when_the_log_is_moved_refuses_no_write() {
         let there = Process::start("meets a quota when the log is moved", dir.path(), &shell).end();
         assert!(fs::read_to_string(&failures).unwrap().contains("INJECTED"), "no write of the database failed");
         let there: Value = serde_json::from_str(&there[0]).unwrap();
-        // All of it was written long before closing, unless that went on to fail.
+        // `strace` counts by thread. So each round fails at its first write, and the writer's own attempt, but not its
+        // second: all was moved long before closing, unless every write failed.
         let moved = there["database_octets"].as_u64().unwrap() > 1_000_000;
         assert_eq!(moved, when == "1", "{there}");
         let store = block_on(Store::open(&data_dir)).unwrap();
@@ -494,8 +495,8 @@ pub(crate) fn child_meets_a_quota_when_the_log_is_moved(dir: &Path) {
     let create = move |tx: &mut tenantry::WriteTx<'_>| news.iter().map(|new| tx.create(new)).collect();
     let users: tenantry::Result<Vec<User>> = block_on(store.write(create));
     let ids: Vec<UserId> = users.unwrap().iter().map(|user| user.id).collect();
-    // Half as many pages again as the log has when it is moved.
-    for _ in 0..45 {
+    // Twice as many pages as the log has when it is moved.
+    for _ in 0..80 {
         let ids = ids.clone();
         let log_in = move |tx: &mut tenantry::WriteTx<'_>| ids.iter().try_for_each(|id| tx.record_login(*id).map(drop));
         block_on(store.write(log_in)).unwrap();
