@@ -88,12 +88,9 @@ fn make_version_1(session: &Session) {
     std::fs::create_dir(session.path("data")).unwrap();
     let conn = tenantry::sqlite::rusqlite::Connection::open(session.path("data/tenantry.db")).unwrap();
     conn.execute_batch(include_str!("../../../tenantry/src/sqlite/migrations/V1__users.sql")).unwrap();
+    conn.execute_batch(include_str!("../../../tenantry/tests/version_1.sql")).unwrap();
     conn.execute_batch(
-        "CREATE TABLE tenantry_migrations (
-            version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_on TEXT NOT NULL, checksum TEXT NOT NULL
-         ) STRICT;
-         INSERT INTO tenantry_migrations VALUES (1, 'users', '2026-01-01T00:00:00Z', '2837392614996719911');
-         INSERT INTO users (id, email_key, email, created_at, updated_at, version)
+        "INSERT INTO users (id, email_key, email, created_at, updated_at, version)
             VALUES (x'3fa2b1c4000040008000000000000001', 'ada@example.com', 'ada@example.com', 0, 0, 1)",
     )
     .unwrap();

@@ -134,13 +134,17 @@ impl Checkpoints {
 
     /// Answers `false` if there is no connection or no thread to be had.
     fn begin_round(&mut self) -> bool {
-        let Some(conn) = self.conn.take().or_else(|| self.readers.open().ok()) else { return false };
+        let Some(conn) = self.take_connection() else { return false };
         let round = move || {
             let moved = checkpoint(&conn, "PASSIVE").map(drop);
             (conn, moved)
         };
         self.round = thread::Builder::new().name("tenantry-checkpoint".to_owned()).spawn(round).ok();
         self.round.is_some()
+    }
+
+    fn take_connection(&mut self) -> Option<GuardedConnection> {
+        self.conn.take().or_else(|| self.readers.open().ok())
     }
 
     fn judge(&mut self, moved: Result<(), Failed>) -> Result<()> {
@@ -150,7 +154,7 @@ impl Checkpoints {
             Err(Failed::ToSync(error)) => {
                 self.is_in_doubt = true;
                 // Nor may another process begin the log anew for as long as this store is open: a reader keeps it from that.
-                self.conn = self.conn.take().or_else(|| self.readers.open().ok());
+                self.conn = self.take_connection();
                 if let Some(conn) = &self.conn {
                     let _ = conn.unguarded().execute_batch("BEGIN; SELECT count(*) FROM tenantry_store");
                 }

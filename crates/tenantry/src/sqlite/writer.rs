@@ -744,11 +744,9 @@ impl WriterThread {
         }
     }
 
-    /// Refuses all further writes if this error leaves the state of the files unknown.
+    /// What the failure of a transaction means for those after it.
     fn latch(&mut self, error: &Error) {
-        if Fault::of(error) == Fault::OfTheFiles {
-            self.refuse_writes(error);
-        }
+        self.refuse_writes_if_of_the_files(error);
         self.was_full = error.kind() == ErrorKind::Full;
     }
 
@@ -773,6 +771,11 @@ impl WriterThread {
     /// The log could not be moved into the database. What is in it was committed all the same.
     fn log_failed(&mut self, error: &Error) {
         tracing::warn!(error = error as &dyn std::error::Error, "the log could not be moved into the database");
+        self.refuse_writes_if_of_the_files(error);
+    }
+
+    /// Refuses all further writes if this error leaves the state of the files unknown.
+    fn refuse_writes_if_of_the_files(&mut self, error: &Error) {
         if Fault::of(error) == Fault::OfTheFiles {
             self.refuse_writes(error);
         }

@@ -494,36 +494,32 @@ fn fail(left: &Left, caller: &Caller, fault: Fault, places_max: usize, cuts: &mu
     }
 }
 
-#[test]
-fn a_sync_of_the_database_that_fails_is_noticed_and_loses_nothing_that_was_answered() {
+/// Has each of these happen to a store of its own.
+fn fail_each(what: &str, faults: impl IntoIterator<Item = Fault>, places_max: u64) {
     let watchdog = Watchdog::new();
-    watchdog.begin("a sync of the database fails");
+    watchdog.begin(what);
     let (left, caller) = prepare();
     let mut cuts = Cuts::default();
-    for nth in 0..share(3, 8) {
-        for for_good in [false, true] {
-            let fault = Fault { kind: Kind::SyncOfDatabase, nth, for_good, code: ffi::SQLITE_IOERR_FSYNC };
-            fail(&left, &caller, fault, usize::try_from(share(2, 30)).unwrap(), &mut cuts);
-        }
+    for fault in faults {
+        fail(&left, &caller, fault, usize::try_from(places_max).unwrap(), &mut cuts);
     }
-    report("a sync of the database that fails in a round, and then a power cut", &cuts);
+    report(&format!("{what} that fails in a round, and then a power cut"), &cuts);
     assert_eq!(cuts.wrong, BTreeMap::new(), "{:?}", cuts.example);
     assert!(cuts.states > 0);
 }
 
 #[test]
+fn a_sync_of_the_database_that_fails_is_noticed_and_loses_nothing_that_was_answered() {
+    let fault = |nth, for_good| Fault { kind: Kind::SyncOfDatabase, nth, for_good, code: ffi::SQLITE_IOERR_FSYNC };
+    let faults = (0..share(3, 8)).flat_map(|nth| [fault(nth, false), fault(nth, true)]);
+    fail_each("a sync of the database", faults, share(2, 30));
+}
+
+#[test]
 fn a_write_to_the_database_that_fails_in_a_round_is_noticed_and_loses_nothing_that_was_answered() {
-    let watchdog = Watchdog::new();
-    watchdog.begin("a write to the database fails");
-    let (left, caller) = prepare();
-    let mut cuts = Cuts::default();
-    for (nth, for_good) in [(0, false), (0, true), (300, false), (300, true)] {
-        let fault = Fault { kind: Kind::WriteOfDatabase, nth, for_good, code: ffi::SQLITE_IOERR_WRITE };
-        fail(&left, &caller, fault, usize::try_from(share(1, 30)).unwrap(), &mut cuts);
-    }
-    report("a write to the database that fails in a round, and then a power cut", &cuts);
-    assert_eq!(cuts.wrong, BTreeMap::new(), "{:?}", cuts.example);
-    assert!(cuts.states > 0);
+    let fault = |nth, for_good| Fault { kind: Kind::WriteOfDatabase, nth, for_good, code: ffi::SQLITE_IOERR_WRITE };
+    let faults = [fault(0, false), fault(0, true), fault(300, false), fault(300, true)];
+    fail_each("a write to the database", faults, share(1, 30));
 }
 
 #[test]
@@ -639,7 +635,7 @@ fn nothing_is_moved_any_more_after_a_failed_round() {
     assert_eq!(moved, 0, "so many pages were moved after the failure");
 }
 
-/// Another program that opens the store while the first has not closed it yet.
+/// A second store on the same files, as another program has one, which is opened while the first isn't closed yet.
 #[test]
 fn another_store_beside_one_with_a_failed_round_loses_nothing_either() {
     let watchdog = Watchdog::new();

@@ -17,7 +17,7 @@ use tenantry::{
 
 use crate::process::{self, Process};
 use crate::share::{Random, report, share};
-use crate::support::{all, block_on, kind, new_user, skipped, to_email};
+use crate::support::{all, block_on, has_strace, kind, new_user, skipped, to_email};
 
 /// How many operations are tried on a disk that is full.
 const ON_A_FULL_DISK: u64 = 40;
@@ -377,10 +377,6 @@ fn step(store: &Store, disk: &Disk, number: u64, model: &mut Model, random: &mut
             }
         }
     }
-}
-
-fn has_strace() -> bool {
-    Command::new("strace").arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
 /// A quota, and a limit on the size of files, at one write of many: SQLite calls both an I/O error.

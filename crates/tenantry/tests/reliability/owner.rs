@@ -389,13 +389,9 @@ pub(crate) fn of_version_1(place: &SqlitePlace) {
     fs::create_dir(place.data_dir()).unwrap();
     let conn = Connection::open(place.database()).unwrap();
     conn.execute_batch(include_str!("../../src/sqlite/migrations/V1__users.sql")).unwrap();
-    // What the program records of a migration; the checksum is the one that a test of the library's holds.
+    conn.execute_batch(include_str!("../version_1.sql")).unwrap();
     conn.execute_batch(
-        "CREATE TABLE tenantry_migrations (
-            version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_on TEXT NOT NULL, checksum TEXT NOT NULL
-         ) STRICT;
-         INSERT INTO tenantry_migrations VALUES (1, 'users', '2026-01-01T00:00:00Z', '2837392614996719911');
-         INSERT INTO users (id, email_key, email, created_at, updated_at, version) VALUES
+        "INSERT INTO users (id, email_key, email, created_at, updated_at, version) VALUES
             (x'3fa2b1c4000040008000000000000001', 'ada@example.com', 'ada@example.com', 1, 1, 1)",
     )
     .unwrap();

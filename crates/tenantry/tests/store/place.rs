@@ -9,7 +9,7 @@ use tenantry::sqlite::{self, rusqlite::Connection};
 use tenantry::{BackupOptions, ErrorKind, Store, User, create_backup, verify_backup};
 
 use crate::process::{self, Process};
-use crate::support::{SqlitePlace, block_on, email, kind, new_user, set_mode, skipped};
+use crate::support::{SqlitePlace, block_on, email, has_strace, kind, new_user, set_mode, skipped};
 
 /// Runs a child that may mount file systems, which go with it. `None` if that isn't possible here.
 fn start_in_namespace(role: &str, dir: &Path) -> Option<Process> {
@@ -283,7 +283,7 @@ pub(crate) fn child_fails_to_write(dir: &Path) {
 fn a_network_file_system_is_refused_unless_it_is_allowed() {
     let place = SqlitePlace::new();
     filled(&place);
-    if !Command::new("strace").arg("--version").output().is_ok_and(|output| output.status.success()) {
+    if !has_strace() {
         return skipped("a network file system needs `strace`, which changes what the system answers");
     }
     // NFS, SMB and 9P, as the first word of the structure.

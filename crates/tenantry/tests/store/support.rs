@@ -274,6 +274,11 @@ pub(crate) fn skipped(what: &str) {
     say_loudly(what);
 }
 
+/// Whether there is `strace`, which has system calls fail or answer something else.
+pub(crate) fn has_strace() -> bool {
+    std::process::Command::new("strace").arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
 #[allow(clippy::explicit_write, reason = "what `eprintln!` says of a test that passes is kept from whoever runs it")]
 pub(crate) fn say_loudly(what: &str) {
     writeln!(io::stderr(), "SKIPPED: {what}").unwrap();
