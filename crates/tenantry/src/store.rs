@@ -268,8 +268,8 @@ impl Store {
     /// The directory of a user: a handle, beneath which nothing can escape. It is made when it is first asked for.
     ///
     /// The handle is opened from the store's own, in one step in which the kernel refuses every symbolic link
-    /// (`openat2`, <https://man7.org/linux/man-pages/man2/openat2.2.html>), and its methods follow links only within the
-    /// directory. It stays good while the user is deleted and restored; files that are written through it
+    /// (`openat2`, <https://man7.org/linux/man-pages/man2/openat2.2.html>), or where that call isn't allowed segment by
+    /// segment, each without following a link; and its methods follow links only within the directory. It stays good while the user is deleted and restored; files that are written through it
     /// after the user was deleted are in the trash with the others.
     ///
     /// ```

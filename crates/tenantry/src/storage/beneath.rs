@@ -3,15 +3,17 @@
 //! Nothing here takes a path from the root of the file system. A name is looked up from a descriptor of a directory
 //! by `openat2` (<https://man7.org/linux/man-pages/man2/openat2.2.html>), and the kernel refuses it if a symbolic link is
 //! met or the directory would be left: at the moment of opening, so that there is nothing to race against. To check a
-//! path first and to open it then loses that race.
+//! path first and to open it then loses that race. Where `openat2` is refused, as by the filters of a hardened service,
+//! a [walk] takes its place, which is as safe.
 //!
 //! What changes a directory is a step with a [point](crate::point) before it.
 
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -19,6 +21,13 @@ use crate::point;
 
 /// Who made a directory may use it, and nobody else.
 pub(super) const PRIVATE: Mode = Mode::RWXU;
+
+/// Who moves a directory without `RENAME_NOREPLACE` puts an empty one at the target first. Its mode, which no user's
+/// directory has, tells it from one that was there before if a crash leaves it.
+const PLACEHOLDER: Mode = Mode::SVTX;
+
+/// Whether the system has answered that it knows no `openat2`. That doesn't change while a process lives.
+static HAS_NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 
 /// Whether a file system that is mounted on the way may be entered.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,18 +42,91 @@ pub(super) fn open_dir(at: impl AsFd, path: impl Arg + Copy, mounts: Mounts) -> 
 }
 
 fn open(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mounts) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::CLOEXEC;
+    if !HAS_NO_OPENAT2.load(Ordering::Relaxed) {
+        match open_at_once(&at, path, flags, mounts) {
+            Err(Errno::NOSYS) => HAS_NO_OPENAT2.store(true, Ordering::Relaxed),
+            // A filter that refuses the call, or a kernel that doesn't know one of the flags. If it is the directory that is
+            // refused, the walk meets the same.
+            Err(Errno::PERM | Errno::INVAL) => {}
+            opened => return Ok(opened?),
+        }
+    }
+    Ok(path.into_with_c_str(|path| walk(&at, path, flags, mounts))?)
+}
+
+fn open_at_once(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mounts) -> rustix::io::Result<OwnedFd> {
     let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     if mounts == Mounts::Refuse {
         resolve |= ResolveFlags::NO_XDEV;
     }
-    let flags = flags | OFlags::CLOEXEC;
     loop {
         match fs::openat2(&at, path, flags, Mode::empty(), resolve) {
             // The kernel couldn't make sure in the face of a rename: it asks for another attempt.
             Err(Errno::AGAIN | Errno::INTR) => {}
-            opened => return Ok(opened?),
+            opened => return opened,
         }
     }
+}
+
+/// Opens a directory segment by segment, each from the descriptor of the one above and none over a link, so that no step leads
+/// anywhere but down. It answers the errors of `openat2`, but refuses any `..`.
+fn walk(at: impl AsFd, path: &CStr, flags: OFlags, mounts: Mounts) -> rustix::io::Result<OwnedFd> {
+    let octets = path.to_bytes();
+    if octets.is_empty() {
+        return Err(Errno::NOENT);
+    }
+    let mut names: Vec<&[u8]> = octets.split(|octet| *octet == b'/').collect();
+    if octets.starts_with(b"/") || names.contains(&&b".."[..]) {
+        return Err(Errno::XDEV);
+    }
+    names.retain(|name| !name.is_empty() && *name != b".");
+    let last = names.pop().unwrap_or(b".");
+    let mount = if mounts == Mounts::Refuse { Some(mount_of(&at)?) } else { None };
+    let mut above: Option<OwnedFd> = None;
+    for name in names {
+        let here = above.as_ref().map_or(at.as_fd(), |above| above.as_fd());
+        above = Some(step(here, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, mount)?);
+    }
+    step(above.as_ref().map_or(at.as_fd(), |above| above.as_fd()), last, flags, mount)
+}
+
+/// Opens what is directly in a directory.
+fn step(at: impl AsFd, name: &[u8], flags: OFlags, mount: Option<Mount>) -> rustix::io::Result<OwnedFd> {
+    let opened = loop {
+        match fs::openat(&at, name, flags | OFlags::NOFOLLOW, Mode::empty()) {
+            Err(Errno::INTR) => {}
+            // With O_DIRECTORY a link is only said to be no directory.
+            Err(Errno::NOTDIR) => {
+                let found = fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let is_link = FileType::from_raw_mode(found.st_mode) == FileType::Symlink;
+                return Err(if is_link { Errno::LOOP } else { Errno::NOTDIR });
+            }
+            opened => break opened?,
+        }
+    };
+    match mount {
+        Some(mount) if mount_of(&opened)? != mount => Err(Errno::XDEV),
+        _ => Ok(opened),
+    }
+}
+
+/// What a directory is on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Mount {
+    device: u64,
+    /// Tells a directory from one of the same file system that is mounted over it. Linux has it from 5.8 on.
+    id: Option<u64>,
+}
+
+fn mount_of(dir: impl AsFd) -> rustix::io::Result<Mount> {
+    let device = fs::fstat(&dir)?.st_dev;
+    let id = match fs::statx(&dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+        Ok(found) if found.stx_mask & StatxFlags::MNT_ID.bits() != 0 => Some(found.stx_mnt_id),
+        Ok(_) | Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(Mount { device, id })
 }
 
 /// What stands at a name in a directory, a symbolic link being itself; `None` if there is nothing.
@@ -100,13 +182,66 @@ pub(super) fn make_private(at: impl AsFd, name: impl Arg + Copy, point: &'static
 /// Moves what stands at one name to another, where nothing may stand.
 pub(super) fn rename(
     from: impl AsFd,
-    name: impl Arg,
+    name: impl Arg + Copy,
     to: impl AsFd,
-    new_name: impl Arg,
+    new_name: impl Arg + Copy,
     point: &'static str,
 ) -> io::Result<()> {
     point::reach(point);
-    Ok(fs::renameat_with(from, name, to, new_name, RenameFlags::NOREPLACE)?)
+    match fs::renameat_with(&from, name, &to, new_name, RenameFlags::NOREPLACE) {
+        // Some file systems don't know the flag, and some filters the call.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+        // An attempt without the flag may have been cut short.
+        Err(Errno::EXIST) if stat(&to, new_name)?.is_some_and(|found| is_placeholder(&found)) => {}
+        renamed => return Ok(renamed?),
+    }
+    rename_in_steps(from, name, to, new_name, point)
+}
+
+/// The same without `RENAME_NOREPLACE`, under the locks that keep others of the program away. A directory replaces an empty
+/// directory and nothing else, so one is put there that is known for what it is. After a crash between the
+/// steps the next attempt takes it up.
+fn rename_in_steps(
+    from: impl AsFd,
+    name: impl Arg + Copy,
+    to: impl AsFd,
+    new_name: impl Arg + Copy,
+    point: &'static str,
+) -> io::Result<()> {
+    let source = stat(&from, name)?.ok_or(Errno::NOENT)?;
+    let target = stat(&to, new_name)?;
+    if target.as_ref().is_some_and(|found| !is_placeholder(found)) {
+        return Err(Errno::EXIST.into());
+    }
+    point::reach(point);
+    if !is_dir(&source) {
+        if target.is_some() {
+            return Err(Errno::EXIST.into());
+        }
+        return Ok(fs::renameat(from, name, to, new_name)?);
+    }
+    if target.is_none() {
+        fs::mkdirat(&to, new_name, PLACEHOLDER)?;
+        if !stat(&to, new_name)?.is_some_and(|made| is_placeholder(&made)) {
+            // A file system that keeps no modes: after a crash nobody could say whether the move was made.
+            fs::unlinkat(&to, new_name, AtFlags::REMOVEDIR)?;
+            return Err(Errno::INVAL.into());
+        }
+        point::reach(point);
+    }
+    match fs::renameat(from, name, &to, new_name) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            // Empty, or it stays.
+            let _ = fs::unlinkat(&to, new_name, AtFlags::REMOVEDIR);
+            Err(if error == Errno::NOTEMPTY { Errno::EXIST } else { error }.into())
+        }
+    }
+}
+
+fn is_placeholder(found: &Stat) -> bool {
+    is_dir(found)
+        && Mode::from_raw_mode(found.st_mode) & (PLACEHOLDER | Mode::RWXU | Mode::RWXG | Mode::RWXO) == PLACEHOLDER
 }
 
 /// Removes an empty directory.
@@ -136,4 +271,118 @@ pub(super) fn errno(error: &io::Error) -> Option<Errno> {
 pub(super) fn shown(name: &CStr) -> std::path::PathBuf {
     use std::os::unix::ffi::OsStrExt;
     std::ffi::OsStr::from_bytes(name.to_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs as std_fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+    fn dir() -> (tempfile::TempDir, OwnedFd) {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = fs::open(dir.path(), FLAGS, Mode::empty()).unwrap();
+        (dir, opened)
+    }
+
+    #[test]
+    fn both_ways_of_opening_refuse_the_same_with_the_same_errors() {
+        let (dir, at) = dir();
+        std_fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std_fs::write(dir.path().join("a/file"), "").unwrap();
+        for (link, to) in [("link", "b"), ("outside", "/"), ("up", ".."), ("dangling", "nowhere")] {
+            symlink(to, dir.path().join("a").join(link)).unwrap();
+        }
+        let cases: &[(&CStr, Option<Errno>)] = &[
+            (c"a", None),
+            (c"a/b", None),
+            (c"./a//b/.", None),
+            (c"a/b/", None),
+            (c".", None),
+            (c"", Some(Errno::NOENT)),
+            (c"a/c", Some(Errno::NOENT)),
+            (c"c/b", Some(Errno::NOENT)),
+            (c"a/file", Some(Errno::NOTDIR)),
+            (c"a/file/b", Some(Errno::NOTDIR)),
+            (c"a/link", Some(Errno::LOOP)),
+            (c"a/outside", Some(Errno::LOOP)),
+            (c"a/outside/tmp", Some(Errno::LOOP)),
+            (c"a/up/a", Some(Errno::LOOP)),
+            (c"a/dangling", Some(Errno::LOOP)),
+            (c"..", Some(Errno::XDEV)),
+            (c"a/../..", Some(Errno::XDEV)),
+            (c"a/b/../../../etc", Some(Errno::XDEV)),
+            (c"/", Some(Errno::XDEV)),
+            (c"/etc", Some(Errno::XDEV)),
+        ];
+        for mounts in [Mounts::Enter, Mounts::Refuse] {
+            for (path, refusal) in cases {
+                let ways = [open_at_once(&at, *path, FLAGS, mounts), walk(&at, path, FLAGS, mounts)];
+                let inodes = ways.map(|opened| opened.map(|dir| fs::fstat(dir).unwrap().st_ino));
+                assert_eq!(inodes[0], inodes[1], "{path:?}");
+                assert_eq!(inodes[1].err(), *refusal, "{path:?}");
+            }
+        }
+        // What stays within the directory is refused as well: nobody has a reason to ask for it.
+        assert_eq!(walk(&at, c"a/../a", FLAGS, Mounts::Enter).unwrap_err(), Errno::XDEV);
+    }
+
+    #[test]
+    fn both_ways_of_opening_see_another_mount() {
+        let root = fs::open("/", FLAGS, Mode::empty()).unwrap();
+        for path in [c"proc", c"proc/self/fd"] {
+            let errors = [open_at_once(&root, path, FLAGS, Mounts::Refuse), walk(&root, path, FLAGS, Mounts::Refuse)];
+            // `self` is a link, behind the mount.
+            assert_eq!(errors.map(|opened| opened.unwrap_err()), [Errno::XDEV; 2], "{path:?}");
+        }
+        assert!(walk(&root, c"proc", FLAGS, Mounts::Enter).is_ok());
+    }
+
+    #[test]
+    fn a_directory_is_moved_in_steps_onto_nothing_or_what_an_earlier_attempt_left() {
+        let (dir, at) = dir();
+        let path = |name: &str| dir.path().join(name);
+        let filled = |name: &str| {
+            std_fs::create_dir(path(name)).unwrap();
+            std_fs::write(path(name).join("notes.txt"), name).unwrap();
+        };
+        let moved = |from: &str, to: &str| rename_in_steps(&at, from, &at, to, "move: change a mode");
+        filled("one");
+        moved("one", "two").unwrap();
+        assert_eq!(
+            (path("one").exists(), std_fs::read_to_string(path("two/notes.txt")).unwrap()),
+            (false, "one".into())
+        );
+        // The place is empty, but somebody's.
+        std_fs::create_dir(path("empty")).unwrap();
+        filled("three");
+        std_fs::write(path("file"), "").unwrap();
+        symlink("nowhere", path("link")).unwrap();
+        for taken in ["empty", "three", "file", "link"] {
+            assert_eq!(errno(&moved("two", taken).unwrap_err()), Some(Errno::EXIST), "{taken}");
+            assert!(path("two/notes.txt").exists());
+        }
+        // What isn't there leaves nothing.
+        assert_eq!(errno(&moved("gone", "four").unwrap_err()), Some(Errno::NOENT));
+        assert!(!path("four").exists());
+        // A crash after the first step: either way goes on.
+        for (from, to, at_once) in [("two", "four", false), ("three", "five", true)] {
+            fs::mkdirat(&at, to, PLACEHOLDER).unwrap();
+            if at_once { rename(&at, from, &at, to, "move: change a mode") } else { moved(from, to) }.unwrap();
+            assert!(path(to).join("notes.txt").exists() && !path(from).exists());
+            assert_ne!(std_fs::metadata(path(to)).unwrap().permissions().mode() & 0o7777, 0o1000);
+        }
+        // A failure of the last step takes back the first.
+        std_fs::create_dir(path("four/within")).unwrap();
+        let within = fs::open(path("four/within"), FLAGS, Mode::empty()).unwrap();
+        let error = rename_in_steps(&at, "four", &within, "new", "move: change a mode").unwrap_err();
+        assert_eq!(errno(&error), Some(Errno::INVAL));
+        assert!(!path("four/within/new").exists());
+        // A file replaces nothing.
+        assert_eq!(errno(&moved("file", "link").unwrap_err()), Some(Errno::EXIST));
+        moved("file", "elsewhere").unwrap();
+    }
 }

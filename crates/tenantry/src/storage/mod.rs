@@ -526,7 +526,6 @@ fn refused(error: io::Error) -> Error {
         Some(Errno::NOSPC | Errno::DQUOT) => (ErrorKind::Full, "the disk is full"),
         Some(Errno::ROFS) => (ErrorKind::ReadOnly, "the storage directory is read-only"),
         Some(Errno::ACCESS | Errno::PERM) => (ErrorKind::ReadOnly, "no permission to use the user's directory"),
-        Some(Errno::NOSYS) => (ErrorKind::Incompatible, "the system has no openat2: it takes Linux 5.6 or newer"),
         _ => (ErrorKind::Io, "an operation on the user's directory failed"),
     };
     Error::new(kind, message).with_source(error)

@@ -1,6 +1,6 @@
 //! What this binary does when it is run as a second process.
 
-use crate::{backup, concurrency, file, hostile, logs, place, process, user_archive};
+use crate::{backup, concurrency, file, hostile, logs, place, process, refused_calls, user_archive};
 
 #[test]
 fn child_process_entry() {
@@ -26,6 +26,7 @@ fn child_process_entry() {
         "moves a user on a full disk" => user_archive::child_on_a_full_disk(&dir),
         "can't move what it imports" => user_archive::child_cannot_move(&dir),
         "imports bombs" => user_archive::child_imports_bombs(&dir),
+        "is refused calls" => refused_calls::child_is_refused_calls(&dir),
         "reads bombs" => backup::child_reads_bombs(&dir),
         _ => panic!("there is no role {role:?}"),
     }

@@ -51,6 +51,9 @@ mod logs;
 // A symbolic link that is swapped with a directory, raced against every operation on it.
 mod races;
 
+// Systems that don't let directories be opened or moved in one step.
+mod refused_calls;
+
 // The worst that can be found in a user's directory.
 mod hostile;
 
