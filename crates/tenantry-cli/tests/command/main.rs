@@ -8,6 +8,8 @@ mod clock;
 mod data_dir;
 /// Ctrl-C, and readers that go away.
 mod interrupt;
+/// Kernels and file systems that lack a system call.
+mod kernel;
 /// A terminal: tables, questions.
 mod terminal;
 /// Sessions written down in Markdown, those of the README and of docs/ among them.
