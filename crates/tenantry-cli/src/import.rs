@@ -111,6 +111,7 @@ async fn in_one_transaction(
         .write(move |tx| {
             let mut chunk = first;
             loop {
+                importer.tally.empty = chunk.empty_rows;
                 importer.write(tx, chunk.rows).and_then(|()| importer.report()).map_err(Undo::Failed)?;
                 importer.progress.set_position(chunk.read_bytes);
                 if chunk.is_last {
@@ -139,6 +140,7 @@ async fn chunk_by_chunk(store: &Store, importer: Importer, first: Chunk, mut chu
         let written = store
             .write(move |tx| {
                 let mut importer = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                importer.tally.empty = chunk.empty_rows;
                 importer.write(tx, chunk.rows).map(|()| importer.tally)
             })
             .await;
@@ -176,13 +178,16 @@ struct Tally {
     unchanged: u64,
     skipped: u64,
     rejected: u64,
+    /// Rows without any value, which were passed over.
+    empty: u64,
 }
 
 impl Tally {
     fn summary(&self, verb: &str) -> String {
-        let Self { created, updated, unchanged, skipped, rejected } = self;
+        let Self { created, updated, unchanged, skipped, rejected, empty } = self;
+        let empty = if *empty > 0 { format!(", {} passed over", counted(*empty, "empty row")) } else { String::new() };
         format!(
-            "{verb}: {created} created, {updated} updated, {unchanged} unchanged, {skipped} skipped, {rejected} rejected"
+            "{verb}: {created} created, {updated} updated, {unchanged} unchanged, {skipped} skipped, {rejected} rejected{empty}"
         )
     }
 }
@@ -282,6 +287,8 @@ fn named(row: &Row) -> String {
 struct Chunk {
     rows: Vec<Row>,
     read_bytes: u64,
+    /// How many rows without any value came up to its end, since the beginning of the file.
+    empty_rows: u64,
     is_last: bool,
 }
 
@@ -384,7 +391,8 @@ fn read_rows(
             end => end,
         };
         let is_last = matches!(end, Some(Ok(())));
-        if sender.send(Ok(Chunk { rows, read_bytes: reader.read_bytes(), is_last })).is_err() {
+        let (read_bytes, empty_rows) = (reader.read_bytes(), reader.empty_rows());
+        if sender.send(Ok(Chunk { rows, read_bytes, empty_rows, is_last })).is_err() {
             return Ok(());
         }
         if let Some(end) = end {

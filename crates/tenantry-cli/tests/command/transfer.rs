@@ -246,3 +246,37 @@ fn a_file_that_cant_be_used_makes_nothing() {
         assert!(!session.path("data").exists() && !session.path("rejects").exists(), "{arguments:?}: {stderr}");
     }
 }
+
+/// It had been imported as ada@example.comx.
+#[test]
+fn text_after_a_closing_quote_imports_nothing_and_names_the_line() {
+    let session = Session::new();
+    session.write("users.csv", "email\n\"ada@example.com\"x\nbob@example.com\n");
+    let (code, _, stderr) = session.run(&["import", "users.csv"]);
+    assert_eq!(code, 5, "{stderr}");
+    assert!(stderr.contains("line 2: ") && stderr.contains("text after a closing quote"), "{stderr}");
+    assert!(!session.path("data").exists());
+    let (code, _, stderr) = session.run(&["import", "users.csv", "--on-conflict", "skip"]);
+    assert_eq!(code, 5, "{stderr}");
+    assert!(stderr.contains("imported: 1 created") && stderr.contains("1 rejected"), "{stderr}");
+}
+
+#[test]
+fn files_of_spreadsheets_are_imported_or_named() {
+    let session = Session::new();
+    let utf16: Vec<u8> =
+        "\u{feff}Email,,\r\nada@example.com,,\r\n,,\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    session.write("utf16.csv", utf16);
+    let (code, _, stderr) = session.run(&["import", "utf16.csv"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        stderr.contains("1 created, 0 updated, 0 unchanged, 0 skipped, 0 rejected, 1 empty row passed over"),
+        "{stderr}"
+    );
+    for (octets, what) in [(&b"PK\x03\x04rest"[..], ".xlsx"), (b"\x1f\x8b\x08rest", "gzip")] {
+        session.write("foreign.csv", octets);
+        let (code, _, stderr) = session.run(&["--data-dir", "other", "import", "foreign.csv"]);
+        assert_eq!(code, 5, "{stderr}");
+        assert!(stderr.contains(what) && !session.path("other").exists(), "{stderr}");
+    }
+}
