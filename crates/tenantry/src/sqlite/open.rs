@@ -351,6 +351,13 @@ pub(crate) fn of_schema(error: impl Into<Error>) -> Error {
 /// Makes the database under another name, and gives it its own when it is whole: so there never is half a one, whenever
 /// the program ends or the disk is full. What an earlier attempt left is removed.
 fn create(options: &Options) -> Result<()> {
+    if std::fs::symlink_metadata(options.database()).is_ok_and(|found| found.is_symlink()) {
+        // To where the database is when its volume is mounted, perhaps: a new one would take the link's place.
+        return Err(Error::new(
+            ErrorKind::Incompatible,
+            "tenantry.db is a symbolic link that leads to no database: mount what it leads to, or remove it; nothing was changed",
+        ));
+    }
     for suffix in ["-wal", "-journal"] {
         // SQLite would take it for the log of the new database. And it may hold what is nowhere else.
         if has_content(&options.database(), suffix) {

@@ -310,3 +310,24 @@ pub(crate) fn child_on_a_network_file_system(data_dir: &Path) {
     block_on(store.close()).unwrap();
     process::say("all worked");
 }
+
+#[test]
+fn a_link_to_a_database_that_is_not_there_is_left_alone() {
+    let place = SqlitePlace::new();
+    fs::create_dir_all(place.data_dir()).unwrap();
+    let link = place.data_dir().join("tenantry.db");
+    let target = place.data_dir().with_extension("elsewhere");
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let assert_refused = || {
+        let error = block_on(Store::open(place.data_dir())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
+        assert!(error.to_string().contains("tenantry.db is a symbolic link"), "{error}");
+        assert_eq!(fs::read_link(&link).unwrap(), target);
+    };
+    assert_refused();
+    assert!(!target.exists());
+    // Nor is what it leads to taken for a new store.
+    fs::write(&target, "").unwrap();
+    assert_refused();
+    assert_eq!(fs::read(&target).unwrap(), b"");
+}
