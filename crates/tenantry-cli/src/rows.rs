@@ -357,7 +357,7 @@ impl Fields<'_> {
     fn into_user(self) -> Result<NewUser, String> {
         let email = self.email.ok_or("email: missing")?;
         let email: Email = parse("email", &email)?;
-        let time = |name, value: Option<Cow<'_, str>>| value.map(|value| parse::<Timestamp>(name, &value)).transpose();
+        let time = |name, value: Option<Cow<'_, str>>| value.map(|value| parse_time(name, &value)).transpose();
         Ok(NewUser {
             id: self.id.map(|id| parse("id", &id)).transpose()?,
             storage_path: self.storage_path.map(|path| parse("storage_path", &path)).transpose()?,
@@ -372,6 +372,14 @@ impl Fields<'_> {
 
 fn parse<T: FromStr<Err: std::fmt::Display>>(name: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|error| format!("{name}: {error}"))
+}
+
+fn parse_time(name: &str, value: &str) -> Result<Timestamp, String> {
+    parse(name, value).map_err(|reason| {
+        let is_leap_second =
+            value.get(16..19) == Some(":60") && value.replacen(":60", ":59", 1).parse::<Timestamp>().is_ok();
+        if is_leap_second { format!("{name}: a leap second, which can't be stored") } else { reason }
+    })
 }
 
 /// Text of a file that may be anything, as it can do no harm on a terminal.
@@ -666,6 +674,14 @@ mod tests {
             assert!(rows.len() == 1 && rows[0].1.is_err(), "{text:?}");
         }
         assert!(CsvRows::new(&b"email,,id\n"[..]).is_err(), "a nameless column between others");
+    }
+
+    #[test]
+    fn a_leap_second_is_named() {
+        let text = b"email,created_at\na@x,2016-12-31T23:59:60Z\nb@x,2016-13-31T23:59:60Z\n";
+        let rows = rows(FileFormat::Csv, text);
+        assert_eq!(rows[0].1.as_ref().unwrap_err(), "created_at: a leap second, which can't be stored");
+        assert!(rows[1].1.as_ref().unwrap_err().contains("not an RFC 3339 time"));
     }
 
     #[test]
