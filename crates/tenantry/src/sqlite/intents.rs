@@ -150,7 +150,16 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Intent> {
             let path = path.parse().map_err(|error: Error| damaged(3, Type::Blob, error))?;
             Action::Discard { user: user()?, path, name: name()? }
         }
-        "quarantine" => Action::Quarantine { path: std::ffi::OsString::from_vec(path()?).into(), name: name()? },
+        "quarantine" => {
+            let path = path()?;
+            // Path traversal: what is moved lies beneath the data directory. Compared as bytes, since a foreign
+            // directory's name need not be UTF-8 and `Path` overlooks `.` and doubled slashes.
+            let is_beneath = |part: &[u8]| !matches!(part, b"" | b"." | b"..") && !part.contains(&0);
+            if !path.split(|byte| *byte == b'/').all(is_beneath) {
+                return Err(damaged(3, Type::Blob, "not a path beneath the data directory"));
+            }
+            Action::Quarantine { path: std::ffi::OsString::from_vec(path).into(), name: name()? }
+        }
         "erase" => Action::Erase,
         _ => return Err(damaged(1, Type::Text, "no action that this version knows")),
     };

@@ -781,6 +781,13 @@ fn a_database_that_wants_something_done_elsewhere_is_refused() {
         ("storage/customers", ""),
         ("storage/customers", "a/b"),
         ("storage/customers", "nul\0"),
+        ("storage/../../victim", "name"),
+        ("../victim", "name"),
+        ("/victim", "name"),
+        ("storage/./customers", "name"),
+        ("storage//customers", "name"),
+        ("storage/nul\0", "name"),
+        ("", "name"),
     ] {
         let mut forged = Forged::of(&honest);
         forged.with_database(|conn| {
@@ -788,7 +795,7 @@ fn a_database_that_wants_something_done_elsewhere_is_refused() {
             conn.execute(sql, (path.as_bytes(), name)).unwrap();
         });
         forged.write(&hostile.file());
-        hostile.is_refused(&format!("{name:?}"));
+        hostile.is_refused(&format!("{path:?} to {name:?}"));
     }
     hostile.end();
 }
