@@ -1,8 +1,7 @@
 use std::fmt;
-use std::future::poll_fn;
+use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use cap_std::fs::Dir;
@@ -10,7 +9,7 @@ use futures_channel::oneshot;
 use tracing::instrument;
 
 use crate::ambient::SystemAmbient;
-use crate::sqlite::{Engine, Listing, Options, Upgrade};
+use crate::sqlite::{Engine, Options, Upgrade};
 use crate::storage::{KeptAway, Measured, Storage};
 use crate::{
     Ambient, Email, Error, ErrorKind, ListQuery, NewUser, Page, Purge, Purged, ReadTx, Result, SignIn, StoragePath,
@@ -27,10 +26,17 @@ use crate::{
 /// [`Durability::Normal`] was chosen. A write whose future is dropped after its first poll may happen or not.
 ///
 /// **Reads** run on the thread that polls them, because the usual one is over sooner than any hand-over to another
-/// thread: a few microseconds for one user, about 1 ms for a page of 1,000. A page with a filter is searched in steps of
-/// about 1 ms, between which the executor gets its turn; [`count`](Store::count) and [`read`](Store::read) take as
-/// long as they take. A read sees every write that was answered before it began. (The figures are those of
-/// `cargo run --release -p tenantry --example figures`.)
+/// thread: a few microseconds for one user, about 1 ms for a page of 1,000. A read sees every write that was answered
+/// before it began. (The figures are those of `cargo run --release -p tenantry --example figures`.)
+///
+/// **Searches** are reads that inspect many users: a [`list`](Store::list) or [`pages`](Store::pages) with a filter,
+/// [`count`](Store::count) and [`users_with_directory`](Store::users_with_directory). They run on two threads of the
+/// store's own, started for the first of them, so they keep no executor from its sockets and timers. Further ones
+/// wait in a queue, and get `Busy` if it is full. A search whose future is dropped ends at its next step.
+///
+/// **Blocking**: [`read`](Store::read) runs its closure on the thread that polls it, for as long as the closure takes.
+/// A long one belongs on a thread for blocking work, as does what is done with the handles from
+/// [`storage`](Store::storage), whose methods are blocking file calls.
 ///
 /// Every operation can fail with these [kinds of errors](crate::ErrorKind), which the methods don't repeat: `Closed`
 /// after [`close`](Store::close); `Busy` when another process holds the write lock, or when too many callers wait; `Full`
@@ -392,21 +398,25 @@ impl Store {
     /// [measure](Store::measure_usage).
     #[instrument(level = "debug", skip_all)]
     pub async fn users_with_directory(&self) -> Result<Vec<UserId>> {
-        let mut users = Vec::new();
-        let mut place = Some(0);
-        while let Some(after) = place {
-            let (mut some, next) = self.engine.read_one(|tx| tx.with_directory(after, ListQuery::MAX_LIMIT))?;
+        let (mut users, mut after) = (Vec::new(), 0);
+        let search = self.engine.search(move |tx| {
+            let (mut some, next) = tx.with_directory(after, ListQuery::MAX_LIMIT)?;
             users.append(&mut some);
-            place = next;
-            yield_now().await;
-        }
-        Ok(users)
+            Ok(match next {
+                Some(next) => {
+                    after = next;
+                    None
+                }
+                None => Some(mem::take(&mut users)),
+            })
+        });
+        search.await
     }
 
-    /// How many users there are. It counts them, on the calling thread: about 15 ms for a million.
+    /// How many users there are. It counts them, on a thread of the store's own: about 15 ms for a million.
     #[instrument(level = "debug", skip_all)]
     pub async fn count(&self) -> Result<u64> {
-        self.engine.read_one(|tx| tx.count())
+        self.engine.search(|tx| tx.count().map(Some)).await
     }
 
     /// Finds the user with this address or creates them, and records the login, in one step: however many sign in
@@ -430,14 +440,13 @@ impl Store {
     /// Following [`next_cursor`](Page::next_cursor) from page to page meets every user once who was there all the time,
     /// whatever is created and deleted meanwhile, and in the end those who were created meanwhile.
     ///
+    /// A page without a filter is read on the calling thread. One with a filter is searched for on a thread of the
+    /// store's own, and the search ends when the future is dropped.
+    ///
     /// Errors: `InvalidQuery`.
     #[instrument(level = "debug", skip_all)]
     pub async fn list(&self, query: &ListQuery) -> Result<Page> {
-        let mut listing = Listing::new(query)?;
-        while !self.engine.advance(&mut listing)? {
-            yield_now().await;
-        }
-        Ok(listing.into_page())
+        self.engine.list(query).await
     }
 
     /// All pages from the one that `query` asks for to the last.
@@ -669,17 +678,4 @@ pub(crate) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send
         })
         .map_err(|error| Error::new(ErrorKind::Io, "a thread can't be started").with_source(error))?;
     answered.await.map_err(|_| failed("a panic on the thread that works on files"))
-}
-
-/// Gives the executor a turn.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

@@ -1,8 +1,12 @@
 //! The SQL of a page.
 //!
 //! Without an email prefix a page is a walk along the table in the order of creation, which the filter picks from. With
-//! a filter that few users meet the walk may be long, so it goes in bounded steps, between which the caller's executor
-//! gets its turn. A prefix is looked up in the index of the keys, and what it finds is put in order.
+//! a filter that few users meet the walk may be long, so it goes in bounded steps, between which it can be given up.
+//! A step is a statement over a window of places in the order. SQLite leaves out the rows that the filter doesn't
+//! match, since handing each of them to Rust would take longer than the match. A prefix is looked up in the index of
+//! the keys, and what it finds is put in order.
+
+use std::mem;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
@@ -10,11 +14,10 @@ use rusqlite::{Connection, params_from_iter};
 use super::users::{check_order, columns, from_row};
 use crate::{Cursor, ListQuery, Page, Result, User, email};
 
-/// How many rows one step of a walk looks at: with a filter, about 1 ms of work.
-const STEP_ROWS: usize = 4_096;
-/// The columns after those of a user.
+/// How many places one step of a walk spans, and so the most rows it inspects: about 1 ms of work.
+const STEP_PLACES: i64 = 4_096;
+/// The column after those of a user.
 const SEQ: usize = 8;
-const MATCHES: usize = 9;
 
 /// A page in the making.
 pub(crate) struct Listing {
@@ -22,8 +25,8 @@ pub(crate) struct Listing {
     /// ?1 is the place to begin at; the filter's come after.
     values: Vec<Value>,
     limit: usize,
-    /// Whether rows may be left out.
-    is_filtered: bool,
+    /// If the page is made in steps: the index among the values of the last place of a step.
+    step_end: Option<usize>,
     users: Vec<User>,
     last_seq: i64,
     /// Where the walk has come to.
@@ -46,7 +49,9 @@ impl Listing {
         if let Some(text) = filter.email_contains.as_deref().filter(|text| !text.is_empty()) {
             let (in_key, in_address) = email::key_fragment(text)?;
             let (key, address) = (bind(Value::Text(in_key)), bind(Value::Text(in_address)));
-            conditions.push(format!("(instr(email_key, ?{key}) OR instr(email, ?{key}) OR instr(email, ?{address}))"));
+            // Most addresses are their own keys, and aren't searched twice.
+            let in_key = format!("instr(email_key, ?{key}) OR (email <> email_key AND instr(email, ?{key}))");
+            conditions.push(format!("({in_key} OR (?{address} <> ?{key} AND instr(email, ?{address})))"));
         }
         if let Some(moment) = filter.created_after {
             conditions.push(format!("created_at >= ?{}", bind(moment.as_unix_us().into())));
@@ -60,16 +65,19 @@ impl Listing {
         if filter.never_logged_in {
             conditions.push("last_login_at IS NULL".to_owned());
         }
-        let is_filtered = !conditions.is_empty();
-        if !is_filtered {
-            conditions.push("1".to_owned());
-        }
-        let matches = conditions.join(" AND ");
-
         let columns = columns!();
+        let mut step_end = None;
         let sql = match filter.email_prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
-            None => format!("SELECT {columns}, seq, {matches} FROM users WHERE seq > ?1 ORDER BY seq"),
+            None if conditions.is_empty() => format!("SELECT {columns}, seq FROM users WHERE seq > ?1 ORDER BY seq"),
+            None => {
+                let end = bind(Value::Null);
+                step_end = Some(end - 1);
+                let matches = conditions.join(" AND ");
+                format!("SELECT {columns}, seq FROM users WHERE seq > ?1 AND seq <= ?{end} AND {matches} ORDER BY seq")
+            }
             Some(prefix) => {
+                conditions.push("+seq > ?1".to_owned());
+                let matches = conditions.join(" AND ");
                 let prefix = email::key_prefix(prefix)?;
                 // Above every text with this prefix: no address holds this code point, which is never assigned.
                 let end = bind(Value::Text(format!("{prefix}\u{10FFFF}")));
@@ -77,9 +85,9 @@ impl Listing {
                 let one_more = bind(Value::Integer(i64::try_from(query.limit + 1).unwrap_or(i64::MAX)));
                 // The plus signs keep the planner from walking the table instead of the index.
                 format!(
-                    "SELECT {columns}, seq, 1 FROM users WHERE seq IN (
+                    "SELECT {columns}, seq FROM users WHERE seq IN (
                         SELECT seq FROM users
-                        WHERE email_key >= ?{start} AND email_key < ?{end} AND +seq > ?1 AND {matches}
+                        WHERE email_key >= ?{start} AND email_key < ?{end} AND {matches}
                         ORDER BY +seq LIMIT ?{one_more}
                     ) ORDER BY seq"
                 )
@@ -89,7 +97,7 @@ impl Listing {
             sql,
             values,
             limit: query.limit,
-            is_filtered,
+            step_end,
             users: Vec::new(),
             last_seq: after,
             walked_to: after,
@@ -97,34 +105,50 @@ impl Listing {
         })
     }
 
-    /// Goes on by a step, and says whether the page is complete.
-    pub(crate) fn advance(&mut self, conn: &Connection) -> Result<bool> {
+    /// Runs the next step, and returns the page if it is complete.
+    pub(super) fn advance(&mut self, conn: &Connection) -> Result<Option<Page>> {
+        if let Some(end) = self.step_end
+            && !self.begin_step(conn, end)?
+        {
+            return Ok(Some(self.page()));
+        }
         let mut statement = conn.prepare_cached(&self.sql)?;
         let mut rows = statement.query(params_from_iter(&self.values))?;
-        let mut looked_at = 0;
         while let Some(row) = rows.next()? {
             let seq = row.get(SEQ)?;
             check_order(self.walked_to, seq, SEQ)?;
             self.walked_to = seq;
-            if !self.is_filtered || row.get(MATCHES)? {
-                if self.users.len() == self.limit {
-                    self.has_more = true;
-                    return Ok(true);
-                }
-                self.users.push(from_row(row)?);
-                self.last_seq = seq;
+            if self.users.len() == self.limit {
+                self.has_more = true;
+                return Ok(Some(self.page()));
             }
-            looked_at += 1;
-            if looked_at == STEP_ROWS {
-                self.values[0] = seq.into();
-                return Ok(false);
-            }
+            self.users.push(from_row(row)?);
+            self.last_seq = seq;
         }
+        Ok(if self.step_end.is_some() { None } else { Some(self.page()) })
+    }
+
+    /// Moves the window of places to the next user. Returns whether there is one.
+    ///
+    /// A window that began where the last one ended could be empty, and a gap in the places is as long as it likes.
+    fn begin_step(&mut self, conn: &Connection, end: usize) -> Result<bool> {
+        let before = match self.values[end] {
+            Value::Integer(end) => end,
+            _ => self.walked_to,
+        };
+        let mut statement = conn.prepare_cached("SELECT min(seq) FROM users WHERE seq > ?1")?;
+        let Some(first) = statement.query_row([before], |row| row.get::<_, Option<i64>>(0))? else {
+            return Ok(false);
+        };
+        check_order(before, first, 0)?;
+        self.walked_to = first - 1;
+        self.values[0] = self.walked_to.into();
+        self.values[end] = first.saturating_add(STEP_PLACES - 1).into();
         Ok(true)
     }
 
-    pub(crate) fn into_page(self) -> Page {
-        Page { users: self.users, next_cursor: self.has_more.then(|| Cursor::after(self.last_seq)) }
+    fn page(&mut self) -> Page {
+        Page { users: mem::take(&mut self.users), next_cursor: self.has_more.then(|| Cursor::after(self.last_seq)) }
     }
 
     #[cfg(test)]

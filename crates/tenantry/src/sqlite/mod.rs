@@ -38,6 +38,7 @@ mod listing;
 mod open;
 mod place;
 mod readers;
+mod searches;
 mod transaction;
 mod upgrade;
 mod users;
@@ -55,16 +56,17 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use crate::storage::Storage;
-use crate::{Ambient, Error, ErrorKind, Result, Store, Timestamp, UserId};
+use crate::{Ambient, Error, ErrorKind, Filter, ListQuery, Page, Result, Store, Timestamp, UserId};
 pub(crate) use inspect::{Inspection, Owner, Row};
 pub(crate) use intents::Action;
-pub(crate) use listing::Listing;
 pub(crate) use open::{Options, of_schema};
 pub use transaction::{ReadTx, WriteTx};
 pub use upgrade::Upgrade;
 
+use listing::Listing;
 use place::Watch;
 use readers::Readers;
+use searches::Searches;
 use writer::Writer;
 
 /// The connection behind a transaction, for tables of the application's own in the same file.
@@ -115,11 +117,12 @@ pub async fn status(store: &Store) -> Result<Status> {
     store.engine().status()
 }
 
-/// A database that is open: the writer's thread and the readers.
+/// A database that is open: the writer's thread, the readers and the threads that search.
 pub(crate) struct Engine {
     options: Options,
     writer: Writer,
     readers: Arc<Readers>,
+    searches: Searches,
     storage: Arc<Result<Storage>>,
     ambient: Arc<dyn Ambient>,
     outcome: Outcome,
@@ -138,7 +141,8 @@ impl Engine {
         let readers = Arc::new(Readers::new(options.clone(), Arc::clone(&watch)));
         let (writer, storage, outcome) =
             Writer::start(options.clone(), Arc::clone(&ambient), Arc::clone(&readers), watch).await?;
-        Ok(Self { options, writer, readers, storage, ambient, outcome })
+        let searches = Searches::new(Arc::clone(&readers));
+        Ok(Self { options, writer, readers, searches, storage, ambient, outcome })
     }
 
     pub(crate) fn outcome(&self) -> &Outcome {
@@ -177,9 +181,21 @@ impl Engine {
         self.readers.read(f)
     }
 
-    /// Goes on with a page by a bounded step, on this thread.
-    pub(crate) fn advance(&self, listing: &mut Listing) -> Result<bool> {
-        self.readers.read_one(|tx| listing.advance(&tx.conn.unguarded()))
+    /// Returns a page: without a filter on this thread, with one by a search.
+    pub(crate) async fn list(&self, query: &ListQuery) -> Result<Page> {
+        if query.filter == Filter::default() {
+            return self.readers.read_one(|tx| tx.list(query));
+        }
+        let mut listing = Listing::new(query)?;
+        self.search(move |tx| listing.advance(&tx.conn.unguarded())).await
+    }
+
+    /// Runs a read that takes long on a thread of the store's own, by bounded steps until one returns a result.
+    pub(crate) async fn search<T: Send + 'static>(
+        &self,
+        step: impl FnMut(&ReadTx<'_>) -> Result<Option<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.searches.run(step).await
     }
 
     /// Runs an operation of the store's on the writer's thread, in one transaction with others.
@@ -204,6 +220,9 @@ impl Engine {
     }
 
     pub(crate) async fn close(&self) {
+        self.searches.close();
+        self.writer.refuse();
+        self.searches.ended().await;
         self.writer.close().await;
     }
 

@@ -1,6 +1,6 @@
 //! The connections that read.
 //!
-//! A read runs on the thread of its caller: handing a point read of a few microseconds to another thread would cost
+//! A read runs on the thread of its caller, unless it is one of the [searches](super::searches): handing a point read of a few microseconds to another thread would cost
 //! several times what it takes. So there are at most as many connections as threads read at once, and each thread
 //! takes the one that was used last, whose page cache is warm, and whose statements are prepared.
 //!
@@ -52,9 +52,10 @@ impl Readers {
     /// Runs one statement, which is a snapshot by itself.
     pub(super) fn read_one<T>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
         let conn = self.take()?;
-        let answer = f(&ReadTx { conn: &conn });
-        self.give_back(Some(conn));
-        answer
+        let answer = catch_unwind(AssertUnwindSafe(|| f(&ReadTx { conn: &conn })));
+        // After a panic the place of the connection is free again; its state isn't known.
+        self.give_back(answer.is_ok().then_some(conn));
+        answer.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Runs a closure that may read more than once, in one snapshot.

@@ -50,8 +50,11 @@ impl ReadTx<'_> {
     /// Errors: `InvalidQuery`, `Busy`, `Io`, `Corrupt`.
     pub fn list(&self, query: &ListQuery) -> Result<Page> {
         let mut listing = Listing::new(query)?;
-        while !listing.advance(&self.conn.unguarded())? {}
-        Ok(listing.into_page())
+        loop {
+            if let Some(page) = listing.advance(&self.conn.unguarded())? {
+                return Ok(page);
+            }
+        }
     }
 
     /// The user in the trash with this id, if there is one.

@@ -189,9 +189,14 @@ impl Writer {
         self.queue.send(job).await.map_err(|_| super::closed())
     }
 
+    /// Refuses new writes. Those in the queue are answered, and then the database is closed.
+    pub(super) fn refuse(&self) {
+        self.queue.close();
+    }
+
     /// Refuses new writes, and waits until those in the queue are answered and the database is closed.
     pub(super) async fn close(&self) {
-        self.queue.close();
+        self.refuse();
         // Nothing is ever sent: this ends when the thread does.
         let _ = self.ended.recv().await;
     }

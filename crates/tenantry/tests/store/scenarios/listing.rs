@@ -22,6 +22,7 @@ scenarios! {
     a_listing_of_the_inactive_counts_from_the_creation_for_who_never_logged_in,
     conditions_are_met_all_of_them,
     a_filter_that_few_users_meet_finds_them_behind_many_others,
+    a_search_finds_what_a_walk_through_all_users_finds,
     a_filter_that_no_address_can_meet_is_refused,
 }
 
@@ -324,6 +325,24 @@ async fn a_filter_that_few_users_meet_finds_them_behind_many_others(bench: &mut 
     expected.clear();
     let nobody = Filter { email_contains: Some("nobody".to_owned()), ..Filter::default() };
     assert_eq!(addresses(&all(store, only(nobody)).await), expected);
+}
+
+async fn a_search_finds_what_a_walk_through_all_users_finds(bench: &mut Bench) {
+    let store = &bench.store;
+    // More than one step, with addresses that are their own keys and others that aren't.
+    let name = |n: usize| if n.is_multiple_of(3) { format!("Ada.{n:x}") } else { format!("bob.{n:x}") };
+    let users = (0..5_000).map(|n| new_user(&format!("{}@example.com", name(n)))).collect();
+    store.create_many(users).await.unwrap();
+    let everybody = all(store, page_of(1_000)).await;
+    assert_eq!(everybody.len(), 5_000);
+    for part in ["ada", "Ada", "ADA.1", "b.F", "B.f", "ff@", "FF@", ".0@", "@Example", "nobody"] {
+        let is_match = |user: &&User| user.email.to_string().to_lowercase().contains(&part.to_lowercase());
+        let expected: Vec<User> = everybody.iter().filter(is_match).cloned().collect();
+        let filter = Filter { email_contains: Some(part.to_owned()), ..Filter::default() };
+        for limit in [97, 1_000] {
+            assert_eq!(all(store, ListQuery { limit, ..only(filter.clone()) }).await, expected, "{part}");
+        }
+    }
 }
 
 async fn a_filter_that_no_address_can_meet_is_refused(bench: &mut Bench) {
