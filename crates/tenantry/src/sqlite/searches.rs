@@ -25,8 +25,8 @@ use crate::{Error, ErrorKind, Result};
 /// How many searches run at once: enough that a short one rarely waits behind a long one, and few enough that
 /// searches leave cores and readers to everything else.
 const THREADS: usize = 2;
-/// How many searches may wait for a thread. Callers beyond that get `Busy`: at a few milliseconds a search, those
-/// that wait already take seconds.
+/// How many searches may wait for a thread. Callers beyond that get `Busy`, because those that wait already keep the
+/// threads busy for seconds.
 const WAITING_MAX: usize = 1_024;
 
 type Search = Box<dyn FnOnce(&Searcher) + Send>;
@@ -320,6 +320,44 @@ mod tests {
         }
         assert_eq!(block_on(store.count()).unwrap_err().kind(), ErrorKind::Closed);
         assert_eq!(block_on(store.list(&containing("u"))).unwrap_err().kind(), ErrorKind::Closed);
+    }
+
+    #[test]
+    fn closing_ends_a_search_before_the_queued_writes_are_done() {
+        let (_dir, store) = new_store(1);
+        let wakes = Wakes::new();
+        let (release, held) = mpsc::channel::<()>();
+        let mut write = pin!(store.write(move |_| {
+            let _ = held.recv();
+            Ok::<_, Error>(())
+        }));
+        assert!(poll(write.as_mut(), &wakes).is_pending());
+        let (sender, steps) = mpsc::channel();
+        let mut search = pin!(store.engine().search(endless(sender)));
+        assert!(poll(search.as_mut(), &wakes).is_pending());
+        steps.recv().unwrap();
+
+        let mut close = pin!(store.close());
+        assert!(poll(close.as_mut(), &wakes).is_pending());
+        assert_eq!(block_on(store.write(|_| Ok::<_, Error>(()))).unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(wait_for(search, &wakes).unwrap_err().kind(), ErrorKind::Closed);
+        assert!(poll(write.as_mut(), &wakes).is_pending());
+        drop(release);
+        wait_for(write, &wakes).unwrap();
+        wait_for(close, &wakes).unwrap();
+    }
+
+    #[test]
+    fn closing_waits_for_the_step_that_runs() {
+        let (_dir, store) = new_store(1);
+        let wakes = Wakes::new();
+        let occupied = occupy(&store);
+        store.engine().searches.close();
+        block_on(store.engine().writer.close());
+        let mut close = pin!(store.close());
+        assert!(poll(close.as_mut(), &wakes).is_pending());
+        drop(occupied);
+        wait_for(close, &wakes).unwrap();
     }
 
     #[test]

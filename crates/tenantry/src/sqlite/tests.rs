@@ -478,6 +478,29 @@ fn a_delete_is_two_commits_and_one_more_if_commits_do_not_wait_for_the_disk() {
     }
 }
 
+#[test]
+fn of_ten_updates_with_one_version_in_one_group_the_first_alone_succeeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = block_on(Store::open(dir.path())).unwrap();
+    let id = block_on(store.create(new_user("ada@example.com"))).unwrap().id;
+    let before = commits_in_log(dir.path());
+    let (release, blocker) = block_writer(&store);
+    let address = |number: usize| email(&format!("ada{number}@example.com"));
+    let update = |number| UserUpdate { email: Some(address(number)), expected_version: Some(1) };
+    let queued: Vec<Queued<'_, User>> = (0..10).map(|number| queue(store.update(id, update(number)))).collect();
+    drop(release);
+    blocker.join().unwrap();
+    let mut results = queued.into_iter().map(block_on);
+    let updated = results.next().unwrap().unwrap();
+    assert_eq!((updated.version, &updated.email), (2, &address(0)));
+    for refused in results {
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::VersionMismatch { current: 2 });
+    }
+    assert_eq!(commits_in_log(dir.path()) - before, 1);
+    assert_eq!(block_on(store.get(id)).unwrap(), Some(updated));
+    block_on(store.close()).unwrap();
+}
+
 /// Deletes that are queued share both of their commits.
 #[test]
 fn deletes_that_are_queued_are_two_commits_together() {

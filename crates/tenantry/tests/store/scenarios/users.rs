@@ -22,6 +22,7 @@ scenarios! {
     an_update_that_changes_nothing_makes_no_version,
     the_same_address_in_another_spelling_is_an_update,
     an_update_with_an_old_version_is_refused_and_says_the_current_one,
+    of_two_updates_with_one_version_in_one_closure_the_second_is_refused,
     an_update_to_a_taken_address_is_refused_and_changes_nothing,
     the_last_change_never_goes_back,
     the_highest_version_is_the_last,
@@ -288,6 +289,24 @@ async fn an_update_with_an_old_version_is_refused_and_says_the_current_one(bench
         assert_eq!(kind(refused), ErrorKind::VersionMismatch { current: 3 }, "{version}");
     }
     assert_eq!(store.get(user.id).await.unwrap(), Some(current));
+}
+
+async fn of_two_updates_with_one_version_in_one_closure_the_second_is_refused(bench: &mut Bench) {
+    let user = create(&bench.store, "ada@example.com").await;
+    let expecting = |address| UserUpdate { expected_version: Some(1), ..to_email(address) };
+    let (first, second) = (expecting("ada2@example.com"), expecting("ada3@example.com"));
+    let id = user.id;
+    let updated = bench
+        .store
+        .write(move |tx| {
+            let updated = tx.update(id, &first)?;
+            assert_eq!(kind(tx.update(id, &second)), ErrorKind::VersionMismatch { current: 2 });
+            Ok::<_, tenantry::Error>(updated)
+        })
+        .await
+        .unwrap();
+    assert_eq!((updated.version, updated.email.to_string().as_str()), (2, "ada2@example.com"));
+    assert_eq!(bench.store.get(id).await.unwrap(), Some(updated));
 }
 
 async fn an_update_to_a_taken_address_is_refused_and_changes_nothing(bench: &mut Bench) {
