@@ -55,13 +55,14 @@ pub fn address(input: &[u8]) -> bool {
     assert!(again == email && again.key() == email.key(), "it is another when it is read again");
     let in_json: Email = serde_json::from_str(&serde_json::to_string(&email).unwrap()).unwrap();
     assert!(in_json == email);
-    // Folding may make a local part longer than an address may have it.
+    // Folding may make a local part longer than an address may have it, and puts a dot above the i of İ, which nobody may
+    // write.
     match email.key().parse::<Email>() {
         Ok(key) => assert_eq!(key.key(), email.key()),
         Err(error) => {
             let (local, _) = email.key().split_once('@').unwrap();
             let is_long = local.len() > Email::MAX_LOCAL_OCTETS || email.key().len() > Email::MAX_OCTETS;
-            assert!(is_long, "the key {:?} is no address: {error}", email.key());
+            assert!(is_long || local.contains('\u{307}'), "the key {:?} is no address: {error}", email.key());
         }
     }
     true

@@ -66,6 +66,7 @@ mod lifecycle;
 #[cfg(test)]
 mod lifecycle_tests;
 mod list;
+mod lookalike;
 mod point;
 pub mod sqlite;
 mod storage;

@@ -13,7 +13,7 @@ use super::reading::{Met, Reading, open};
 use crate::sqlite::Engine;
 use crate::storage::Stage;
 use crate::store::on_thread;
-use crate::{Error, ErrorKind, NewUser, Result, StoragePath, Store, Timestamp, User, UserId};
+use crate::{Email, Error, ErrorKind, NewUser, Result, StoragePath, Store, Timestamp, User, UserId};
 
 /// The version of the format.
 const FORMAT: u32 = 1;
@@ -270,7 +270,8 @@ impl archive::Manifest for UserManifest {
         let Line { store_id, exported_at, user, files, bytes, left_out } = archive::understand(line)?;
         let user = User {
             id: user.id.parse()?,
-            email: user.email.parse()?,
+            // It was in a store before, and has to come back.
+            email: Email::parse_accepted(&user.email)?,
             created_at: user.created_at.parse()?,
             last_login_at: user.last_login_at.map(|time| time.parse()).transpose()?,
             storage_path: user.storage_path.parse()?,

@@ -157,6 +157,32 @@ fn everything_of_a_user_comes_over() {
     assert_eq!(block_on(check(place_there.data_dir())).unwrap().findings, []);
 }
 
+/// Addresses that were accepted before their look-alikes were known: the user must not be locked in, nor taken for damage.
+#[test]
+fn a_user_whose_address_is_refused_by_now_is_read_checked_and_comes_over() {
+    let (place, store, ada, file) = small_store();
+    fs::remove_file(&file).unwrap();
+    block_on(store.close()).unwrap();
+    let address = "ada@g\u{43e}\u{43e}gle.example";
+    assert_eq!(kind(address.parse::<tenantry::Email>()), ErrorKind::InvalidEmail);
+    let conn = tenantry::sqlite::rusqlite::Connection::open(place.database()).unwrap();
+    let of_earlier = [address, "ada@xn--ggle-55da.example"];
+    assert_eq!(conn.execute("UPDATE users SET email = ?1, email_key = ?2", of_earlier).unwrap(), 1);
+    conn.close().unwrap();
+
+    let store = place.open();
+    let ada = block_on(store.get(ada.id)).unwrap().unwrap();
+    assert_eq!((ada.email.as_str(), ada.email.key()), (of_earlier[0], of_earlier[1]));
+    assert_eq!(block_on(check(place.data_dir())).unwrap().findings, []);
+    assert_eq!(export(&store, ada.id, &file).unwrap().incomplete, 0);
+    let (place_there, there) = other_store();
+    assert_eq!(import(&there, &file).unwrap().user, ada);
+    assert_eq!(world(&place_there, &there).0, std::slice::from_ref(&ada));
+    block_on(store.delete(ada.id)).unwrap();
+    block_on(store.restore(ada.id, None)).unwrap();
+    assert_eq!(block_on(store.get(ada.id)).unwrap().map(|user| user.email), Some(ada.email));
+}
+
 #[test]
 fn a_user_without_a_directory_or_with_an_empty_one_comes_over_so() {
     let (place, store) = other_store();
