@@ -168,41 +168,6 @@ impl<'de> Deserialize<'de> for Email {
     }
 }
 
-/// The beginning of an address as it stands at the beginning of a key, for filters.
-///
-/// The domain of a prefix is compared letter by letter, so one that isn't ASCII must be whole.
-pub(crate) fn key_prefix(prefix: &str) -> Result<String> {
-    let refuse = |message: &'static str| Error::new(ErrorKind::InvalidQuery, message);
-    if prefix.len() > Email::MAX_OCTETS {
-        return Err(refuse("the email prefix is longer than 254 octets"));
-    }
-    if prefix.chars().any(|c| why_unreadable(c).is_some()) {
-        return Err(refuse("the email prefix holds a character that no address can hold"));
-    }
-    let Some((local, domain)) = prefix.split_once('@') else {
-        return Ok(fold(prefix));
-    };
-    let domain = if domain.is_ascii() {
-        domain.to_ascii_lowercase()
-    } else {
-        domain_key(domain)
-            .map_err(|()| refuse("a domain that isn't ASCII must be whole in an email prefix"))?
-            .into_owned()
-    };
-    Ok(format!("{}@{domain}", fold(local)))
-}
-
-/// A piece of an address as it stands in a key, and as it stands in an address, for filters.
-pub(crate) fn key_fragment(fragment: &str) -> Result<(String, String)> {
-    if fragment.len() > Email::MAX_OCTETS || fragment.chars().any(|c| why_unreadable(c).is_some()) {
-        return Err(Error::new(
-            ErrorKind::InvalidQuery,
-            "the text to look for is longer than 254 octets or holds a character that no address can hold",
-        ));
-    }
-    Ok((fold(fragment), nfc(fragment).into_owned()))
-}
-
 /// Goes once through the input and refuses what is wrong with a single character or with the order of two.
 /// Answers the local part and the domain.
 fn check_characters(input: &str) -> Result<(&str, &str)> {
@@ -321,7 +286,7 @@ fn domain_key(domain: &str) -> Result<Cow<'_, str>, ()> {
     if ends_in_number(&ascii) { Err(()) } else { Ok(ascii) }
 }
 
-fn to_ascii(domain: &str) -> Result<Cow<'_, str>, ()> {
+pub(crate) fn to_ascii(domain: &str) -> Result<Cow<'_, str>, ()> {
     Uts46::new()
         .to_ascii(domain.as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast, DnsLength::Verify)
         .map_err(|_| ())
@@ -356,12 +321,12 @@ fn label_start(domain: &str, index: usize, start: usize) -> usize {
 
 /// The full stops that IDNA takes for the one of ASCII
 /// ([UTS 46, section 4.5](https://www.unicode.org/reports/tr46/#Implementation_Notes)).
-fn is_label_separator(c: char) -> bool {
+pub(crate) fn is_label_separator(c: char) -> bool {
     matches!(c, '.' | '\u{3002}' | '\u{FF0E}' | '\u{FF61}')
 }
 
 /// `text` in NFKC and case folded, to the point where doing it again changes nothing, and without joiners.
-fn fold(text: &str) -> String {
+pub(crate) fn fold(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
     }
@@ -381,7 +346,7 @@ fn fold(text: &str) -> String {
     folded
 }
 
-fn nfc(text: &str) -> Cow<'_, str> {
+pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
     if text.is_ascii() { Cow::Borrowed(text) } else { ComposingNormalizerBorrowed::new_nfc().normalize(text) }
 }
 
@@ -409,7 +374,7 @@ fn is_combining(c: char) -> bool {
 }
 
 /// Why this character can stand nowhere in an address, or `None` if it can.
-fn why_unreadable(c: char) -> Option<&'static str> {
+pub(crate) fn why_unreadable(c: char) -> Option<&'static str> {
     if c.is_ascii_graphic() {
         return None;
     }
@@ -730,15 +695,6 @@ mod tests {
     fn no_address_shows_in_debug_output() {
         let email: Email = "ada@example.com".parse().unwrap();
         assert_eq!(format!("{email:?}"), "Email(…)");
-    }
-
-    #[test]
-    fn a_prefix_is_folded_as_the_key_is() {
-        assert_eq!(key_prefix("ADA").unwrap(), "ada");
-        assert_eq!(key_prefix("Ada@Exam").unwrap(), "ada@exam");
-        assert_eq!(key_prefix("ada@B\u{dc}CHER.example").unwrap(), "ada@xn--bcher-kva.example");
-        assert_eq!(key_prefix("a b").unwrap_err().kind(), ErrorKind::InvalidQuery);
-        assert_eq!(key_prefix(&"a".repeat(255)).unwrap_err().kind(), ErrorKind::InvalidQuery);
     }
 
     proptest! {

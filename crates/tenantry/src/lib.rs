@@ -68,6 +68,7 @@ mod lifecycle_tests;
 mod list;
 mod lookalike;
 mod point;
+mod search_text;
 pub mod sqlite;
 mod storage;
 mod storage_path;

@@ -53,9 +53,11 @@ impl Default for ListQuery {
 /// `Debug` leaves out the texts, which may be addresses.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// The canonical key of the address begins with the canonical form of this text. Served from an index.
+    /// The address begins with this text, both folded as keys are. The labels of a domain that isn't ASCII may be in Unicode or
+    /// be `xn--…`, and the text may end within one. Served from an index.
     pub email_prefix: Option<String>,
-    /// The address as it was written holds this text, or the address or its canonical key holds the text case folded.
+    /// The address holds this text, both as they are or folded as keys are, with the labels of the domain in Unicode or as
+    /// `xn--…`.
     pub email_contains: Option<String>,
     /// Created at this moment or later.
     pub created_after: Option<Timestamp>,

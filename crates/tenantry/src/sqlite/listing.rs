@@ -11,8 +11,10 @@ use std::mem;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
+use super::functions::SHOWN;
 use super::users::{check_order, columns, from_row};
-use crate::{Cursor, ListQuery, Page, Result, User, email};
+use crate::search_text::{Fragment, KeyPrefix};
+use crate::{Cursor, ListQuery, Page, Result, User};
 
 /// How many places one step of a walk spans, and so the most rows it inspects: about 1 ms of work.
 const STEP_PLACES: i64 = 4_096;
@@ -47,11 +49,14 @@ impl Listing {
         let mut conditions = Vec::new();
         let filter = &query.filter;
         if let Some(text) = filter.email_contains.as_deref().filter(|text| !text.is_empty()) {
-            let (in_key, in_address) = email::key_fragment(text)?;
-            let (key, address) = (bind(Value::Text(in_key)), bind(Value::Text(in_address)));
+            let Fragment { in_key, in_address, in_shown } = Fragment::new(text)?;
+            let [key, address, shown] = [in_key, in_address, in_shown].map(|text| bind(Value::Text(text)));
             // Most addresses are their own keys, and aren't searched twice.
             let in_key = format!("instr(email_key, ?{key}) OR (email <> email_key AND instr(email, ?{key}))");
-            conditions.push(format!("({in_key} OR (?{address} <> ?{key} AND instr(email, ?{address})))"));
+            let in_address = format!("(?{address} <> ?{key} AND instr(email, ?{address}))");
+            // Only keys with such labels are shown in another form. GLOB is faster than instr.
+            let in_shown = format!("(email_key GLOB '*xn--*' AND instr({SHOWN}(email_key), ?{shown}))");
+            conditions.push(format!("({in_key} OR {in_address} OR {in_shown})"));
         }
         if let Some(moment) = filter.created_after {
             conditions.push(format!("created_at >= ?{}", bind(moment.as_unix_us().into())));
@@ -78,16 +83,26 @@ impl Listing {
             Some(prefix) => {
                 conditions.push("+seq > ?1".to_owned());
                 let matches = conditions.join(" AND ");
-                let prefix = email::key_prefix(prefix)?;
-                // Above every text with this prefix: no address holds this code point, which is never assigned.
-                let end = bind(Value::Text(format!("{prefix}\u{10FFFF}")));
-                let start = bind(Value::Text(prefix));
+                let mut begins_with = |prefix: String| {
+                    // Above every text with this prefix: no address holds this code point, which is never assigned.
+                    let end = bind(Value::Text(format!("{prefix}\u{10FFFF}")));
+                    let start = bind(Value::Text(prefix));
+                    format!("email_key >= ?{start} AND email_key < ?{end}")
+                };
+                let has_prefix = match KeyPrefix::new(prefix)? {
+                    KeyPrefix::Key(prefix) => begins_with(prefix),
+                    KeyPrefix::Shown { near, shown } => {
+                        let near = near.map(begins_with).join(" OR ");
+                        let shown = bind(Value::Text(shown));
+                        format!("({near}) AND substr({SHOWN}(email_key), 1, length(?{shown})) = ?{shown}")
+                    }
+                };
                 let one_more = bind(Value::Integer(i64::try_from(query.limit + 1).unwrap_or(i64::MAX)));
                 // The plus signs keep the planner from walking the table instead of the index.
                 format!(
                     "SELECT {columns}, seq FROM users WHERE seq IN (
                         SELECT seq FROM users
-                        WHERE email_key >= ?{start} AND email_key < ?{end} AND {matches}
+                        WHERE {has_prefix} AND {matches}
                         ORDER BY +seq LIMIT ?{one_more}
                     ) ORDER BY seq"
                 )

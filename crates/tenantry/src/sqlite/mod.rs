@@ -30,6 +30,7 @@
 
 mod checkpoints;
 mod error;
+mod functions;
 mod guard;
 mod inspect;
 mod intents;

@@ -19,6 +19,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use uuid::Uuid;
 
 use super::error::{is_left_in_transaction, with_quota_as_full};
+use super::functions;
 use super::place::{self, Access, Lock, Watch};
 use super::upgrade::{self, Upgrade, migrate, upgrade};
 use crate::storage::{Marker, Storage, file_error};
@@ -442,6 +443,7 @@ fn connect(path: &Path, options: &Options, role: Role) -> Result<Connection> {
         }
         Access::Read => connect_to_look(path)?,
     };
+    functions::register(&conn)?;
     conn.busy_timeout(options.busy_timeout)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     conn.execute_batch("PRAGMA foreign_keys = ON")?;

@@ -349,7 +349,8 @@ fn every_read(tx: &ReadTx<'_>) -> Result<()> {
     };
     let with_prefix = Filter { email_prefix: Some("bob".into()), ..all_conditions.clone() };
     let prefix_alone = Filter { email_prefix: Some("bob".into()), ..Filter::default() };
-    for filter in [Filter::default(), all_conditions, with_prefix, prefix_alone] {
+    let with_domain = Filter { email_prefix: Some("bob@ex".into()), ..Filter::default() };
+    for filter in [Filter::default(), all_conditions, with_prefix, prefix_alone, with_domain] {
         tx.list(&ListQuery { filter, ..ListQuery::default() })?;
     }
     Ok(())

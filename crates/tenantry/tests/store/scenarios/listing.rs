@@ -170,6 +170,12 @@ async fn a_listing_by_prefix_takes_it_literally_and_folds_it(bench: &mut Bench) 
     assert_eq!(found_by_prefix(store, "bob@").await, ["bob@b\u{fc}cher.example", "bob@example.com"]);
     assert_eq!(found_by_prefix(store, "Bob@B\u{dc}CHER.example").await, ["bob@b\u{fc}cher.example"]);
     assert_eq!(found_by_prefix(store, "bob@xn--").await, ["bob@b\u{fc}cher.example"]);
+    for part in ["bob@b", "bob@B\u{fc}", "bob@b\u{fc}cher.ex", "bob@xn--bcher-kva.EX"] {
+        assert_eq!(found_by_prefix(store, part).await, ["bob@b\u{fc}cher.example"], "{part}");
+    }
+    for part in ["bob@x", "bob@xn-", "bob@b\u{fc}-"] {
+        assert!(found_by_prefix(store, part).await.is_empty(), "{part}");
+    }
     assert_eq!(found_by_prefix(store, "\u{7530}").await, ["\u{7530}\u{4e2d}@example.com"]);
     for nobody in ["_", "%", "b_b", "da@", "ada@example.com.", "\\"] {
         assert!(found_by_prefix(store, nobody).await.is_empty(), "{nobody}");
@@ -218,6 +224,10 @@ async fn a_listing_by_a_part_looks_at_the_key_and_at_the_address(bench: &mut Ben
     assert_eq!(found("\u{df}e@").await, ["stra\u{df}e@example.com"]);
     assert_eq!(found("xn--").await, ["bob@b\u{fc}cher.example"]);
     assert_eq!(found("\u{fc}cher").await, ["bob@b\u{fc}cher.example"]);
+    assert_eq!(found("BOB@B\u{dc}CH").await, ["bob@b\u{fc}cher.example"]);
+    let capital = create(store, "cyd@B\u{fc}cher.example").await;
+    assert_eq!(found("d@b\u{fc}").await, ["cyd@B\u{fc}cher.example"]);
+    store.delete(capital.id).await.unwrap();
     assert!(found("%").await.is_empty());
     assert_eq!(found("").await.len(), 4, "an empty part is no condition");
 }
@@ -354,6 +364,4 @@ async fn a_filter_that_no_address_can_meet_is_refused(bench: &mut Bench) {
             assert_eq!(kind(store.list(&only(filter)).await), ErrorKind::InvalidQuery, "{text:?}");
         }
     }
-    let half_a_domain = Filter { email_prefix: Some("ada@b\u{fc}-".into()), ..Filter::default() };
-    assert_eq!(kind(store.list(&only(half_a_domain)).await), ErrorKind::InvalidQuery);
 }

@@ -1,0 +1,188 @@
+//! Texts to search addresses for, as they stand in a key and as people read it.
+
+use std::borrow::Cow;
+
+use crate::email::{fold, is_label_separator, nfc, to_ascii, why_unreadable};
+use crate::lookalike::{is_joiner, shown_domain};
+use crate::{Email, Error, ErrorKind, Result};
+
+/// How a key with labels of another script than Latin begins them.
+const ACE: &str = "xn--";
+
+/// The keys of the addresses that begin with a text.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum KeyPrefix {
+    /// The keys that begin with this.
+    Key(String),
+    /// Of the keys that begin with one of these two, those that [`shown`] gives this beginning.
+    Shown { near: [String; 2], shown: String },
+}
+
+impl KeyPrefix {
+    /// Folds the beginning of an address. A label that it ends within is compared in Unicode, unless it begins with `xn--`.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::InvalidQuery`] if no address can hold the text.
+    pub(crate) fn new(prefix: &str) -> Result<Self> {
+        if prefix.len() > Email::MAX_OCTETS {
+            return Err(refuse("the email prefix is longer than 254 octets"));
+        }
+        if is_unreadable(prefix) {
+            return Err(refuse("the email prefix holds a character that no address can hold"));
+        }
+        let Some((local, domain)) = prefix.split_once('@').filter(|(_, domain)| !domain.is_empty()) else {
+            return Ok(Self::Key(fold(prefix)));
+        };
+        let local = fold(local);
+        let domain = nfc(domain).to_lowercase();
+        let labels: Vec<&str> = domain.split(is_label_separator).collect();
+        let last = labels[labels.len() - 1];
+        if last.starts_with(ACE) {
+            let in_key = labels.iter().map(|label| to_ascii(label).unwrap_or(Cow::Borrowed(label)));
+            let in_key: Vec<_> = in_key.take(labels.len() - 1).chain([Cow::Borrowed(last)]).collect();
+            return Ok(Self::Key(format!("{local}@{}", in_key.join("."))));
+        }
+        let shown: Vec<String> = labels.iter().map(|label| fold(&shown_domain(label))).collect();
+        // The first label may be one in ASCII, whole or not, or one that isn't.
+        let first = if labels.len() == 1 { shown[0].clone() } else { format!("{}.", shown[0]) };
+        let near = [format!("{local}@{first}"), format!("{local}@{ACE}")];
+        Ok(Self::Shown { near, shown: format!("{local}@{}", shown.join(".")) })
+    }
+}
+
+/// A piece of an address.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Fragment {
+    /// As it stands in a key.
+    pub(crate) in_key: String,
+    /// As it stands in an address.
+    pub(crate) in_address: String,
+    /// As it stands in what [`shown`] returns.
+    pub(crate) in_shown: String,
+}
+
+impl Fragment {
+    /// Folds a piece of an address.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::InvalidQuery`] if no address can hold the text.
+    pub(crate) fn new(text: &str) -> Result<Self> {
+        if text.len() > Email::MAX_OCTETS || is_unreadable(text) {
+            return Err(refuse(
+                "the text to look for is longer than 254 octets or holds a character that no address can hold",
+            ));
+        }
+        let lower = nfc(text).to_lowercase();
+        let (local, domain) = lower.rsplit_once('@').map_or(("", &*lower), |(local, domain)| (local, domain));
+        // A label that is there in part isn't one of Punycode, and stays as it is.
+        let as_shown = |label: &str| match to_ascii(label) {
+            Ok(ascii) => fold(&shown_domain(&ascii)),
+            Err(()) => fold(label),
+        };
+        let labels: Vec<String> = domain.split(is_label_separator).map(as_shown).collect();
+        let at = if lower.contains('@') { "@" } else { "" };
+        let in_shown = format!("{}{at}{}", fold(local), labels.join("."));
+        Ok(Self { in_key: fold(text), in_address: nfc(text).into_owned(), in_shown })
+    }
+}
+
+/// Returns a key as people read it, folded as the texts are that it is searched for.
+pub(crate) fn shown(key: &str) -> Cow<'_, str> {
+    match key.split_once('@') {
+        Some((local, domain)) if domain.contains(ACE) => Cow::Owned(format!("{local}@{}", fold(&shown_domain(domain)))),
+        _ => Cow::Borrowed(key),
+    }
+}
+
+fn is_unreadable(text: &str) -> bool {
+    text.chars().any(|c| !is_joiner(c) && why_unreadable(c).is_some())
+}
+
+fn refuse(message: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidQuery, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn begins(prefix: &str, address: &str) -> bool {
+        let email: Email = address.parse().unwrap();
+        match KeyPrefix::new(prefix).unwrap() {
+            KeyPrefix::Key(prefix) => email.key().starts_with(&prefix),
+            KeyPrefix::Shown { near, shown: prefix } => {
+                near.iter().any(|near| email.key().starts_with(near)) && shown(email.key()).starts_with(&prefix)
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_folded_as_the_key_is() {
+        for prefix in ["ADA", "ada@", "Ada@b", "ada@B\u{dc}C", "ada@b\u{fc}cher", "ada@XN--", "ada@xn--bcher-kva.ex"] {
+            assert!(begins(prefix, "ada@B\u{fc}cher.Example"), "{prefix}");
+        }
+        for prefix in ["ada@x", "ada@xn", "ada@xn-", "ada@bu", "ada@b\u{fc}-", "ada@b.", "ada@xn--b\u{fc}", "ad@"] {
+            assert!(!begins(prefix, "ada@b\u{fc}cher.example"), "{prefix}");
+        }
+        for prefix in ["ada@mail.xn--bcher", "ada@Mail.b\u{fc}", "ada@mail\u{3002}b", "ada@m"] {
+            assert!(begins(prefix, "ada@mail.b\u{fc}cher.example"), "{prefix}");
+        }
+        assert!(begins("ada@b\u{fc}cher.xn--", "ada@b\u{fc}cher.\u{440}\u{444}"));
+        assert!(begins("ada@x", "ada@x.example") && begins("ada@xn", "ada@xn.example"));
+        assert!(
+            begins("ada@stra\u{df}e.e", "ada@strasse.example") && begins("ada@strasse.e", "ada@stra\u{df}e.example")
+        );
+        assert_eq!(KeyPrefix::new("a b").unwrap_err().kind(), ErrorKind::InvalidQuery);
+        assert_eq!(KeyPrefix::new(&"a".repeat(255)).unwrap_err().kind(), ErrorKind::InvalidQuery);
+    }
+
+    #[test]
+    fn a_fragment_is_found_in_the_key_or_in_what_is_shown() {
+        let holds = |text: &str, address: &str| {
+            let email: Email = address.parse().unwrap();
+            let Fragment { in_key, in_address, in_shown } = Fragment::new(text).unwrap();
+            email.key().contains(&in_key) || address.contains(&in_address) || shown(email.key()).contains(&in_shown)
+        };
+        let address = "Ada@B\u{fc}cher.\u{440}\u{444}";
+        for text in [
+            "b\u{fc}cher",
+            "B\u{dc}CH",
+            "\u{fc}",
+            "\u{fc}cher.\u{420}",
+            "da@b\u{fc}",
+            "xn--bcher-kva.\u{440}",
+            "@XN--BCHER-KVA",
+            "bcher-kva",
+            "b\u{fc}cher\u{3002}",
+            "cher.\u{440}\u{444}",
+            "@",
+        ] {
+            assert!(holds(text, address), "{text}");
+        }
+        for text in ["bucher", "b\u{fc}cher@", "\u{fc}b"] {
+            assert!(!holds(text, address), "{text}");
+        }
+    }
+
+    proptest! {
+        /// Whatever somebody has typed of an address so far.
+        #[test]
+        fn every_beginning_of_an_address_finds_it(
+            text in "[a-z\u{e0}-\u{ff}]{1,4}@([a-zA-Z\u{e0}-\u{ff}\u{3b1}-\u{3c9}]{1,5}\\.){1,2}(com|\u{440}\u{444})"
+        ) {
+            if let Ok(email) = text.parse::<Email>() {
+                for (index, c) in email.as_str().char_indices() {
+                    let prefix = &email.as_str()[..index + c.len_utf8()];
+                    prop_assert!(begins(prefix, email.as_str()), "{} of {}", prefix, email.as_str());
+                }
+                let local = email.key().split('@').next().unwrap_or_default();
+                let as_ace = format!("{local}@xn--");
+                prop_assert_eq!(begins(&as_ace, email.as_str()), email.key().starts_with(&as_ace));
+            }
+        }
+    }
+}
