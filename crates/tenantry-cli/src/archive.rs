@@ -10,6 +10,7 @@ use crate::backup::{Progress, explain, name_left_out};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, counted};
 use crate::place::Place;
+use crate::rows::printable;
 use crate::user::{Who, finish};
 
 pub(crate) async fn export(place: &Place, format: Format, who: &Who, file: &Path) -> Result<(), Failure> {
@@ -59,7 +60,11 @@ pub(crate) async fn import(place: &Place, format: Format, file: &Path) -> Result
     progress.0.finish_and_clear();
     let manifest = finish(&store, imported.map_err(|error| explain(error, Some(who)))).await?;
     show(format, file, &manifest, &[])?;
-    anstream::eprintln!("imported {} with {}", manifest.user.email, counted(manifest.files, "file"));
+    anstream::eprintln!(
+        "imported {} with {}",
+        printable(manifest.user.email.as_str()),
+        counted(manifest.files, "file")
+    );
     Ok(())
 }
 

@@ -276,7 +276,7 @@ fn failure_of(row: &Row, reason: &str, exit: Exit) -> Failure {
 /// The address of a row, for messages, as far as there is one.
 fn named(row: &Row) -> String {
     let address = match &row.user {
-        Ok(user) => user.email.to_string(),
+        Ok(user) => printable(user.email.as_str()),
         // It may be anything, so it is shown as no terminal could misunderstand.
         Err(bad) => printable(&bad.address),
     };

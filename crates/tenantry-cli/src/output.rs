@@ -194,6 +194,7 @@ impl Output {
         let bold = Style::new().bold();
         for (name, value) in fields {
             let width = if value.is_empty() { 0 } else { 16 };
+            let value = rows::printable(&value);
             self.text(&format!("{bold}{name:<width$}{bold:#}{value}\n"))?;
         }
         Ok(())

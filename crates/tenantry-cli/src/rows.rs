@@ -17,6 +17,9 @@ use crate::failure::{Exit, Failure};
 #[path = "decode.rs"]
 mod decode;
 use decode::Decoder;
+#[path = "printable.rs"]
+mod printable;
+pub(crate) use printable::printable;
 
 /// The fields of a user, in the order in which they are written everywhere.
 pub(crate) const FIELDS: [&str; 7] =
@@ -380,18 +383,6 @@ fn parse_time(name: &str, value: &str) -> Result<Timestamp, String> {
             value.get(16..19) == Some(":60") && value.replacen(":60", ":59", 1).parse::<Timestamp>().is_ok();
         if is_leap_second { format!("{name}: a leap second, which can't be stored") } else { reason }
     })
-}
-
-/// Text of a file that may be anything, as it can do no harm on a terminal.
-pub(crate) fn printable(text: &str) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '"' | '\'' | '\\' => printable.push(c),
-            _ => printable.extend(c.escape_debug()),
-        }
-    }
-    printable
 }
 
 /// What is wrong with a row whose quoted field goes on behind its quotes: which part is the value, nobody can tell.

@@ -97,7 +97,9 @@ async fn purge_one(store: &Store, format: Format, args: &Purge, id: UserId) -> R
         list.add(&[trashed])?;
         return list.finish(&[]);
     }
-    confirm(args.yes, "purged", || format!("Destroy {} ({id}) for good, with their files?", trashed.user.email))?;
+    confirm(args.yes, "purged", || {
+        format!("Destroy {} ({id}) for good, with their files?", printable(trashed.user.email.as_str()))
+    })?;
     destroy(store, tenantry::Purge::User(id)).await
 }
 

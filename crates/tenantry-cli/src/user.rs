@@ -161,11 +161,11 @@ impl Who {
 
 async fn delete(store: &Store, who: &Who, yes: bool) -> Result<(), Failure> {
     let user = store.read(|tx| who.find(tx)).await?;
-    confirm(yes, "deleted", || format!("Move {} ({}) to the trash?", user.email, user.id))?;
+    confirm(yes, "deleted", || format!("Move {} ({}) to the trash?", printable(user.email.as_str()), user.id))?;
     match store.delete(user.id).await {
         Ok(user) => anstream::eprintln!(
             "moved {} ({}) to the trash; `tenantry user restore {}` brings them back",
-            user.email,
+            printable(user.email.as_str()),
             user.id,
             user.id
         ),

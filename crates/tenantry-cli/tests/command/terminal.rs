@@ -45,6 +45,33 @@ fn people_get_a_table_and_colours_unless_they_say_otherwise() {
     assert!(session.output(&["user", "list"]).starts_with('{'));
 }
 
+/// Marks of Devanagari had been escaped, and controls of the bidirectional text in a storage path had not, if it was of one user.
+#[test]
+fn a_table_shows_the_letters_of_every_script_and_nothing_that_reorders_it() {
+    let session = Session::new();
+    let address = "\u{938}\u{902}\u{92a}\u{930}\u{94d}\u{915}@example.com";
+    session.output(&["user", "create", address, "--storage-path", "x\u{202e}y"]);
+    let of_one = ["user", "get", address, "--format", "table"];
+    let id = session
+        .output(&["user", "get", address, "--format", "csv"])
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split(',')
+        .next()
+        .unwrap()
+        .to_owned();
+    let shows = |shown: &str| {
+        assert!(shown.contains(address), "{shown}");
+        assert!(shown.contains("x\\u{202e}y") && !shown.contains('\u{202e}'), "{shown}");
+    };
+    shows(&session.output(&of_one));
+    shows(&session.output(&["user", "list", "--format", "table"]));
+    session.output(&["user", "delete", address, "--yes"]);
+    shows(&session.output(&["trash", "list", "--format", "table"]));
+    shows(&session.output(&["user", "purge", &id, "--dry-run", "--format", "table"]));
+}
+
 #[test]
 fn deleting_asks_and_only_yes_is_yes() {
     let session = Session::new();

@@ -1,0 +1,119 @@
+//! Text that may be anything, for people to read.
+
+/// Returns a text as a terminal shows all of it in its order: every letter of every script as it is, and escaped what is
+/// a control, reorders the line or can't be seen.
+pub(crate) fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    let mut previous = None;
+    while let Some(c) = rest.next() {
+        if is_shown(c, previous, rest.clone().next()) {
+            printable.push(c);
+        } else {
+            printable.extend(c.escape_default());
+        }
+        previous = Some(c);
+    }
+    printable
+}
+
+fn is_shown(c: char, previous: Option<char>, next: Option<char>) -> bool {
+    match c {
+        '"' | '\'' | '\\' => true,
+        // A script that is written with joiners looks otherwise without them.
+        '\u{200C}' | '\u{200D}' => previous.is_some_and(has_joiners) && next.is_some_and(has_joiners),
+        // It would be shown on what is before the text.
+        _ if previous.is_none() && c.escape_debug().len() > 1 => false,
+        _ => has_ink(c),
+    }
+}
+
+/// Whether `escape_debug` leaves a character as it is, which it does with combining marks behind the first one only.
+fn has_ink(c: char) -> bool {
+    !is_blank(c) && format!("x{c}").escape_debug().eq(['x', c])
+}
+
+/// Whether a character is of the blocks of Arabic, the scripts of South and Southeast Asia, and Mongolian.
+fn has_joiners(c: char) -> bool {
+    matches!(c, '\u{600}'..='\u{1CFF}') && has_ink(c)
+}
+
+/// The letters, marks and symbols without any ink: those of Unicode's property Default_Ignorable_Code_Point that
+/// `escape_debug` doesn't escape, and the blank of Braille.
+fn is_blank(c: char) -> bool {
+    matches!(
+        c,
+        '\u{34F}'
+            | '\u{115F}'..='\u{1160}'
+            | '\u{17B4}'..='\u{17B5}'
+            | '\u{180B}'..='\u{180F}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{FE00}'..='\u{FE0F}'
+            | '\u{FFA0}'
+            | '\u{E0100}'..='\u{E01EF}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_of_every_script_are_shown_with_their_marks() {
+        for text in [
+            "\u{938}\u{902}\u{92a}\u{930}\u{94d}\u{915}",
+            "\u{e17}\u{e35}\u{e48}",
+            "\u{5e9}\u{5c1}",
+            "e\u{301}",
+            "\u{646}\u{645}\u{6cc}\u{200c}\u{62e}\u{648}",
+            "\u{dc1}\u{dca}\u{200d}\u{dbb}\u{dd3}",
+            "\u{4f8b}\u{3048}",
+            "it's \"a\\b\"",
+            "\u{1f600}",
+        ] {
+            assert_eq!(printable(text), text);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_seen_or_reorders_the_line_is_escaped() {
+        for c in [
+            '\0',
+            '\u{7}',
+            '\n',
+            '\t',
+            '\u{1b}',
+            '\u{7f}',
+            '\u{85}',
+            '\u{a0}',
+            '\u{ad}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{115f}',
+            '\u{180e}',
+            '\u{200b}',
+            '\u{200c}',
+            '\u{200e}',
+            '\u{202e}',
+            '\u{2028}',
+            '\u{2060}',
+            '\u{2067}',
+            '\u{2800}',
+            '\u{3000}',
+            '\u{3164}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{ffa0}',
+            '\u{e000}',
+            '\u{e0041}',
+            '\u{e0100}',
+            '\u{378}',
+        ] {
+            assert_eq!(printable(&format!("x{c}y")), format!("x{}y", c.escape_default()), "{c:?}");
+        }
+        assert_eq!(printable("\u{301}x"), "\\u{301}x");
+        assert_eq!(printable("\u{646}\u{200c}"), "\u{646}\\u{200c}");
+        assert_eq!(printable("\u{646}\u{202e}\u{200c}\u{645}"), "\u{646}\\u{202e}\\u{200c}\u{645}");
+    }
+}
