@@ -69,8 +69,13 @@ fn csv_plain(value: &str) -> &str {
     value.strip_prefix('\'').filter(|rest| looks_like_formula(rest)).unwrap_or(value)
 }
 
+/// The characters that make a formula of a field, the full-width forms among them, which some spreadsheets take for the
+/// others (<https://owasp.org/www-community/attacks/CSV_Injection>).
+const FORMULA_STARTS: [char; 11] =
+    ['=', '+', '-', '@', '\t', '\r', '\n', '\u{FF1D}', '\u{FF0B}', '\u{FF0D}', '\u{FF20}'];
+
 fn looks_like_formula(value: &str) -> bool {
-    value.trim_start_matches('\'').starts_with(['=', '+', '-', '@', '\t', '\r'])
+    value.trim_start_matches('\'').starts_with(FORMULA_STARTS)
 }
 
 /// A row that was read, good or bad.
@@ -535,7 +540,22 @@ mod tests {
 
     #[test]
     fn what_a_spreadsheet_would_run_is_made_safe_and_back() {
-        for value in ["=1+1", "+ada@example.com", "-a@b", "@x", "'+ada@example.com", "''=x", "\tx", "\rx"] {
+        for value in [
+            "=1+1",
+            "+ada@example.com",
+            "-a@b",
+            "@x",
+            "'+ada@example.com",
+            "''=x",
+            "\tx",
+            "\rx",
+            "\nx",
+            "\u{ff1d}1",
+            "\u{ff0b}1",
+            "\u{ff0d}1",
+            "\u{ff20}x",
+            "'\u{ff1d}1",
+        ] {
             let safe = csv_safe(value);
             assert!(safe.starts_with('\''), "{value}");
             assert_eq!(csv_plain(&safe), value);

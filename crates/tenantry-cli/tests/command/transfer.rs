@@ -194,6 +194,36 @@ fn what_comes_before_a_row_that_ends_the_file_lands() {
     assert_eq!(session.output(&["--data-dir", "other", "export"]), "");
 }
 
+/// Some spreadsheets take the full-width forms for those of ASCII.
+#[test]
+fn full_width_forms_are_no_formula_in_an_export_and_come_back() {
+    let session = Session::new();
+    for (number, start) in ["\u{ff1d}", "\u{ff0b}", "\u{ff0d}", "'\u{ff1d}", "="].into_iter().enumerate() {
+        session.output(&["user", "create", &format!("{start}cmd|{number}@example.com")]);
+    }
+    let csv = session.output(&["export", "--to", "csv"]);
+    let emails: Vec<_> = csv.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().to_owned()).collect();
+    assert!(emails.len() == 5 && emails.iter().all(|email| email.starts_with('\'')), "{csv}");
+    session.write("users.csv", &csv);
+    session.output(&["--data-dir", "other", "import", "users.csv"]);
+    let [before, after] = ["data", "other"].map(|dir| session.output(&["--data-dir", dir, "export"]));
+    assert_eq!(after, before);
+}
+
+#[test]
+fn a_rejected_row_is_no_formula_in_the_file_of_rejects() {
+    let session = Session::new();
+    session.write("users.csv", "email\n=1+1\n\u{ff1d}1+1\n@sum\n");
+    let (code, _, _) = session.run(&["import", "users.csv", "--on-conflict", "skip", "--rejects", "rejects.csv"]);
+    assert_ne!(code, 0);
+    let rows: Vec<String> = csv::Reader::from_path(session.path("rejects.csv"))
+        .unwrap()
+        .records()
+        .map(|record| record.unwrap()[2].to_owned())
+        .collect();
+    assert_eq!(rows, ["'=1+1", "'\u{ff1d}1+1", "'@sum"]);
+}
+
 #[test]
 fn a_reader_of_rejects_who_goes_away_is_told_and_holds_nobody_up() {
     let session = Session::new();
