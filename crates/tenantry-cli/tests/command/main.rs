@@ -6,6 +6,8 @@
 mod clock;
 /// Which data directory is used.
 mod data_dir;
+/// systemd's hardening.
+mod hardened;
 /// Ctrl-C, and readers that go away.
 mod interrupt;
 /// Kernels and file systems that lack a system call.
