@@ -5,15 +5,14 @@ use std::path::Path;
 use serde_json::json;
 use tenantry::{ErrorKind, UserId, UserManifest, export_user, import_user, read_user_manifest};
 
-use crate::args::Format;
 use crate::backup::{Progress, explain, name_left_out};
 use crate::failure::{Exit, Failure};
-use crate::output::{self, counted};
+use crate::output::{self, Format, counted};
 use crate::place::Place;
 use crate::rows::printable;
 use crate::user::{Who, finish};
 
-pub(crate) async fn export(place: &Place, format: Format, who: &Who, file: &Path) -> Result<(), Failure> {
+pub(crate) async fn export(place: &Place, format: Format<'_>, who: &Who, file: &Path) -> Result<(), Failure> {
     let store = place.open().await?;
     let id = match who {
         // Whether they are in the trash is told by the export.
@@ -39,7 +38,7 @@ pub(crate) async fn export(place: &Place, format: Format, who: &Who, file: &Path
     Err(Failure::new(Exit::Failure, message))
 }
 
-pub(crate) async fn import(place: &Place, format: Format, file: &Path) -> Result<(), Failure> {
+pub(crate) async fn import(place: &Place, format: Format<'_>, file: &Path) -> Result<(), Failure> {
     let explain = |error: tenantry::Error, who: Option<UserId>| match error.kind() {
         ErrorKind::Unfinished | ErrorKind::OutcomeUnknown => Failure::from(error),
         ErrorKind::EmailTaken if error.taken_by() == who => {
@@ -69,7 +68,7 @@ pub(crate) async fn import(place: &Place, format: Format, file: &Path) -> Result
 }
 
 fn show(
-    format: Format,
+    format: Format<'_>,
     file: &Path,
     manifest: &UserManifest,
     more: &[(&'static str, serde_json::Value)],

@@ -42,8 +42,11 @@ pub(crate) struct Global {
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) allow_network_fs: bool,
     /// How to print data [default: table on a terminal, else jsonl]
-    #[arg(long, global = true, value_name = "FORMAT", help_heading = "Global options")]
-    pub(crate) format: Option<Format>,
+    #[arg(short = 'o', long, global = true, value_name = "FORMAT", help_heading = "Global options")]
+    pub(crate) format: Option<FormatName>,
+    /// Which fields of users, usages or findings to print, in this order
+    #[arg(long, global = true, value_name = "FIELD,…", value_delimiter = ',', help_heading = "Global options")]
+    pub(crate) columns: Option<Vec<String>>,
     /// When to use colours
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
     pub(crate) color: Color,
@@ -53,9 +56,11 @@ pub(crate) struct Global {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// Columns for people; a listing leaves out the less used fields
+pub(crate) enum FormatName {
+    /// For people: the most used fields, cut to the width of the terminal, with ages and rounded sizes
     Table,
+    /// For people: all fields, whole and exact
+    Wide,
     /// One JSON document
     Json,
     /// One JSON object a line

@@ -8,9 +8,8 @@ use indicatif::HumanBytes;
 use serde_json::json;
 use tenantry::{BackupManifest, BackupOptions, Timestamp, create_backup, restore_backup, verify_backup};
 
-use crate::args::Format;
 use crate::failure::{Exit, Failure};
-use crate::output::{self, counted};
+use crate::output::{self, Format, counted};
 use crate::place::Place;
 use crate::rows::printable;
 use crate::user::finish;
@@ -21,7 +20,7 @@ const SUFFIX: &str = ".tar.zst";
 
 pub(crate) async fn create(
     place: &Place,
-    format: Format,
+    format: Format<'_>,
     file: Option<PathBuf>,
     database_only: bool,
     keep: Option<u32>,
@@ -62,7 +61,7 @@ pub(crate) fn name_left_out(left_out: &[(PathBuf, String)]) {
     }
 }
 
-pub(crate) async fn verify(format: Format, file: &Path) -> Result<(), Failure> {
+pub(crate) async fn verify(format: Format<'_>, file: &Path) -> Result<(), Failure> {
     let progress = Progress::new();
     let verified = verify_backup(file, progress.callback()).await;
     progress.0.finish_and_clear();
@@ -89,7 +88,7 @@ pub(crate) async fn verify(format: Format, file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) async fn restore(format: Format, file: &Path, into: &Path) -> Result<(), Failure> {
+pub(crate) async fn restore(format: Format<'_>, file: &Path, into: &Path) -> Result<(), Failure> {
     let progress = Progress::new();
     let restored = restore_backup(file, into, progress.callback()).await;
     progress.0.finish_and_clear();
@@ -116,7 +115,7 @@ pub(crate) fn explain(error: tenantry::Error, file: &Path, outcome: &str) -> Fai
 }
 
 fn show(
-    format: Format,
+    format: Format<'_>,
     file: &Path,
     manifest: &BackupManifest,
     more: &[(&'static str, serde_json::Value)],

@@ -3,14 +3,14 @@
 use serde::Serialize;
 use tenantry::{Finding, RepairOptions, Repaired, Report};
 
-use crate::args::{Check, Format};
+use crate::args::Check;
 use crate::failure::{Exit, Failure};
-use crate::output::{Columns, RecordList, counted};
+use crate::output::{Columns, Format, RecordList, counted};
 use crate::place::Place;
 use crate::rows::printable;
 
 const FIELDS: &[&str] = &["kind", "user", "path", "detail", "repair"];
-const FINDINGS: Columns = Columns { name: "findings", fields: FIELDS, in_table: FIELDS };
+pub(crate) const FINDINGS: Columns = Columns { name: "findings", fields: FIELDS, in_table: FIELDS };
 
 #[derive(Serialize)]
 struct FindingRow<'r> {
@@ -20,7 +20,7 @@ struct FindingRow<'r> {
     repair: Option<&'static str>,
 }
 
-pub(crate) async fn run(place: &Place, format: Format, args: Check) -> Result<(), Failure> {
+pub(crate) async fn run(place: &Place, format: Format<'_>, args: Check) -> Result<(), Failure> {
     if !args.repair {
         let report = tenantry::check(place.data_dir()).await.map_err(|error| place.explain(error))?;
         print(format, &report)?;
@@ -56,7 +56,7 @@ pub(crate) async fn run(place: &Place, format: Format, args: Check) -> Result<()
     conclude(&after, "what is left takes a person")
 }
 
-fn print(format: Format, report: &Report) -> Result<(), Failure> {
+fn print(format: Format<'_>, report: &Report) -> Result<(), Failure> {
     let rows: Vec<_> =
         report.findings.iter().map(|finding| FindingRow { finding, repair: finding.kind.repair() }).collect();
     let mut list = RecordList::new(format, &FINDINGS);

@@ -6,6 +6,7 @@ mod backup;
 mod check;
 mod export;
 mod failure;
+mod human;
 mod import;
 mod interrupt;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod output;
 mod place;
 mod rows;
 mod storage;
+mod table;
 mod target;
 mod trash;
 mod user;
@@ -27,8 +29,9 @@ use clap::{CommandFactory, FromArgMatches};
 use serde_json::json;
 use tenantry::sqlite;
 
-use args::{BackupCommand, Cli, Color, Command, Format};
+use args::{BackupCommand, Cli, Color, Command, FormatName, StorageCommand, UserCommand};
 use failure::{Exit, Failure};
+use output::{Columns, Format};
 use place::Place;
 
 fn main() -> ExitCode {
@@ -68,11 +71,12 @@ fn color_of_help(arguments: std::env::ArgsOs) -> clap::ColorChoice {
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {
-    let default = if io::stdout().is_terminal() { Format::Table } else { Format::Jsonl };
-    let format = cli.global.format.unwrap_or(default);
+    let default = if io::stdout().is_terminal() { FormatName::Table } else { FormatName::Jsonl };
+    let name = cli.global.format.unwrap_or(default);
+    let format = Format::new(name, cli.global.columns.as_deref(), columns_of(&cli.command))?;
     let is_format_given = cli.global.format.is_some();
-    let global = cli.global;
-    let place = || Place::find(global.data_dir, !global.no_snapshot, global.allow_network_fs);
+    let global = &cli.global;
+    let place = || Place::find(global.data_dir.clone(), !global.no_snapshot, global.allow_network_fs);
     if is_format_given && matches!(cli.command, Command::Import(_) | Command::Export(_)) {
         return Err(Failure::new(
             Exit::Usage,
@@ -108,7 +112,22 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-async fn status(place: &Place, format: Format) -> Result<(), Failure> {
+/// The fields of what a command prints, if `--columns` can choose from them.
+fn columns_of(command: &Command) -> Option<&'static Columns> {
+    match command {
+        Command::User(
+            UserCommand::ExportArchive { .. } | UserCommand::ImportArchive { .. } | UserCommand::Delete { .. },
+        ) => None,
+        Command::User(UserCommand::Purge(purge)) => purge.dry_run.then_some(&trash::TRASHED),
+        Command::User(_) | Command::Storage(StorageCommand::Adopt { .. }) => Some(&output::USERS),
+        Command::Trash(_) => Some(&trash::TRASHED),
+        Command::Storage(StorageCommand::Usage { .. }) => Some(&storage::USAGES),
+        Command::Check(_) => Some(&check::FINDINGS),
+        _ => None,
+    }
+}
+
+async fn status(place: &Place, format: Format<'_>) -> Result<(), Failure> {
     let store = place.open().await?;
     let status = sqlite::status(&store).await;
     store.close().await?;

@@ -3,30 +3,91 @@
 use std::io::{self, BufWriter, Write};
 
 use anstyle::Style;
-use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tenantry::{Cursor, User};
+use serde_json::{Map, Value};
+use tenantry::{Cursor, Timestamp, User};
+use terminal_size::{Width, terminal_size_of};
 
-use crate::args::Format;
-use crate::failure::Failure;
-use crate::rows;
+use crate::args::FormatName;
+use crate::failure::{Exit, Failure};
+use crate::human::{self, Put};
+use crate::rows::{self, printable};
+use crate::table::{Kind, Table};
 
-/// Prints one user.
-pub(crate) fn user(format: Format, user: &User) -> Result<(), Failure> {
-    let mut out = Output::stdout();
-    match format {
-        Format::Table => {
-            let fields = rows::FIELDS.iter().zip(rows::values(user)).map(|(name, value)| (*name, value));
-            out.record(fields)?;
+/// How data is printed.
+#[derive(Clone, Copy)]
+pub(crate) struct Format<'c> {
+    pub(crate) name: FormatName,
+    /// The fields that were asked for, in their order.
+    columns: Option<&'c [String]>,
+}
+
+impl<'c> Format<'c> {
+    /// Checks the columns that were asked for against the fields of what a command prints.
+    pub(crate) fn new(
+        name: FormatName,
+        columns: Option<&'c [String]>,
+        printed: Option<&Columns>,
+    ) -> Result<Self, Failure> {
+        let Some(chosen) = columns else { return Ok(Self { name, columns }) };
+        let Some(printed) = printed else {
+            return Err(Failure::new(Exit::Usage, "--columns is for users, usages and findings"));
+        };
+        for (index, column) in chosen.iter().enumerate() {
+            if !printed.fields.contains(&column.as_str()) {
+                let (column, fields) = (printable(column), printed.fields.join(","));
+                let message = format!("there is no column \"{column}\": choose from {fields}");
+                return Err(Failure::new(Exit::Usage, message));
+            }
+            if chosen[..index].contains(column) {
+                return Err(Failure::new(Exit::Usage, format!("the column \"{column}\" is named twice")));
+            }
         }
-        Format::Json | Format::Jsonl => out.json_line(user)?,
-        Format::Csv => {
-            let mut csv = csv::Writer::from_writer(&mut out.writer);
-            csv.write_record(rows::FIELDS).and_then(|()| rows::write_csv(&mut csv, user)).map_err(csv_failure)?;
+        Ok(Self { name, columns })
+    }
+
+    /// The fields to print, of these.
+    fn fields(&self, all: &[&'static str]) -> Vec<&'static str> {
+        match self.columns {
+            Some(chosen) => {
+                chosen.iter().filter_map(|column| all.iter().find(|field| *field == column).copied()).collect()
+            }
+            None => all.to_vec(),
         }
     }
-    out.finish()
+
+    /// How the values of a table are put.
+    fn put(&self) -> Put {
+        match (self.name, self.columns) {
+            (FormatName::Wide, _) => Put::Exactly,
+            (_, Some(_)) => Put::Chosen,
+            (_, None) => Put::Briefly,
+        }
+    }
+}
+
+/// Prints one user.
+pub(crate) fn user(format: Format<'_>, user: &User) -> Result<(), Failure> {
+    let fields = format.fields(USERS.fields);
+    match format.name {
+        FormatName::Csv => {
+            let mut list = RecordList::new(format, &USERS);
+            list.add(std::slice::from_ref(user))?;
+            list.finish(&[])
+        }
+        FormatName::Json | FormatName::Jsonl if format.columns.is_none() => {
+            let mut out = Output::stdout();
+            out.json_line(user)?;
+            out.finish()
+        }
+        _ => {
+            let mut object = object(user)?;
+            let fields: Vec<_> =
+                fields.iter().map(|field| (*field, object.remove(*field).unwrap_or_default())).collect();
+            record(format, &fields)
+        }
+    }
 }
 
 /// How a list of records is printed.
@@ -45,87 +106,158 @@ pub(crate) const USERS: Columns = Columns {
     in_table: &["id", "email", "created_at", "last_login_at", "storage_path"],
 };
 
+/// The columns of a table that are left out where they say nothing of any row.
+const OPTIONAL: [&str; 3] = ["storage_path", "is_being_purged", "unreadable"];
+
 /// A list of records that is printed as it comes, page by page.
-pub(crate) struct RecordList {
-    format: Format,
+pub(crate) struct RecordList<'c> {
+    format: Format<'c>,
     columns: &'static Columns,
+    fields: Vec<&'static str>,
     out: Output,
     is_first_page: bool,
     /// The rows of a table, which can't be laid out before all are there.
     table: Table,
+    /// Whether a row that doesn't fit is printed as a record, since its texts are to be read whole.
+    has_sentences: bool,
+    now: Timestamp,
 }
 
-impl RecordList {
-    pub(crate) fn new(format: Format, columns: &'static Columns) -> Self {
-        Self { format, columns, out: Output::stdout(), is_first_page: true, table: Table::new() }
+impl<'c> RecordList<'c> {
+    pub(crate) fn new(format: Format<'c>, columns: &'static Columns) -> Self {
+        let fields = match format.name {
+            FormatName::Table => {
+                format.fields(if format.columns.is_some() { columns.fields } else { columns.in_table })
+            }
+            _ => format.fields(columns.fields),
+        };
+        let mut table = Table::new();
+        for field in &fields {
+            table.add_column(field, kind(field), format.put() == Put::Briefly && OPTIONAL.contains(field));
+        }
+        Self {
+            format,
+            columns,
+            fields,
+            out: Output::stdout(),
+            is_first_page: true,
+            table,
+            has_sentences: columns.fields.contains(&"detail"),
+            now: human::now(),
+        }
     }
 
     pub(crate) fn add<T: Serialize>(&mut self, records: &[T]) -> Result<(), Failure> {
-        let Columns { name, fields, in_table } = self.columns;
-        match self.format {
-            Format::Table => {
-                for record in records {
-                    self.table.add_row(values(in_table, record)?.iter().map(|value| rows::printable(value)));
-                }
-            }
-            Format::Json => {
+        match self.format.name {
+            FormatName::Table | FormatName::Wide => self.add_to_table(records)?,
+            FormatName::Json => {
                 if self.is_first_page {
-                    self.out.text(&format!("{{\"{name}\":["))?;
+                    self.out.text(&format!("{{\"{}\":[", self.columns.name))?;
                 }
                 for (index, record) in records.iter().enumerate() {
                     if index > 0 || !self.is_first_page {
                         self.out.text(",")?;
                     }
-                    self.out.json(record)?;
+                    self.add_json(record)?;
                 }
             }
-            Format::Jsonl => records.iter().try_for_each(|record| self.out.json_line(record))?,
-            Format::Csv => {
-                let mut csv = csv::Writer::from_writer(&mut self.out.writer);
-                if self.is_first_page {
-                    csv.write_record(*fields).map_err(csv_failure)?;
-                }
+            FormatName::Jsonl => {
                 for record in records {
-                    let values = values(fields, record)?;
-                    csv.write_record(values.iter().map(|value| rows::csv_safe(value).into_owned()))
-                        .map_err(csv_failure)?;
+                    self.add_json(record)?;
+                    self.out.text("\n")?;
                 }
-                csv.flush().map_err(failure)?;
             }
+            FormatName::Csv => self.add_csv(records)?,
         }
         self.is_first_page = false;
         Ok(())
     }
 
+    fn add_to_table<T: Serialize>(&mut self, records: &[T]) -> Result<(), Failure> {
+        let put = self.format.put();
+        for record in records {
+            let record = object(record)?;
+            let cell = |field: &&str| printable(&human::text(&record, field, put, self.now));
+            self.table.add_row(self.fields.iter().map(cell).collect());
+        }
+        Ok(())
+    }
+
+    fn add_json<T: Serialize>(&mut self, record: &T) -> Result<(), Failure> {
+        if self.format.columns.is_none() {
+            return self.out.json(record);
+        }
+        let mut object = object(record)?;
+        let members = self.fields.iter().map(|field| (*field, object.remove(*field).unwrap_or_default()));
+        let text = json_object(members);
+        self.out.text(&text)
+    }
+
+    fn add_csv<T: Serialize>(&mut self, records: &[T]) -> Result<(), Failure> {
+        let mut csv = csv::Writer::from_writer(&mut self.out.writer);
+        if self.is_first_page {
+            csv.write_record(&self.fields).map_err(csv_failure)?;
+        }
+        for record in records {
+            let record = object(record)?;
+            let value =
+                |field: &&str| rows::csv_safe(&human::text(&record, field, Put::Exactly, self.now)).into_owned();
+            csv.write_record(self.fields.iter().map(value)).map_err(csv_failure)?;
+        }
+        csv.flush().map_err(failure)
+    }
+
     /// Ends the list, of which a page was added at least, be it empty, with what else the JSON document holds.
-    pub(crate) fn finish(mut self, members: &[(&str, serde_json::Value)]) -> Result<(), Failure> {
-        match self.format {
-            Format::Table if !self.table.is_empty() => {
-                self.table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-                self.table.set_header(self.columns.in_table);
-                let bold = Style::new().bold();
-                for (index, line) in self.table.lines().enumerate() {
-                    // The table pads every cell with a space on either side.
-                    let line = line.trim_end().strip_prefix(' ').unwrap_or_default().to_owned();
-                    if index == 0 {
-                        self.out.text(&format!("{bold}{line}{bold:#}\n"))?;
-                    } else {
-                        self.out.text(&format!("{line}\n"))?;
-                    }
-                }
-            }
-            Format::Json => {
+    pub(crate) fn finish(mut self, members: &[(&str, Value)]) -> Result<(), Failure> {
+        match self.format.name {
+            FormatName::Table | FormatName::Wide => self.print_table()?,
+            FormatName::Json => {
                 let members: Vec<String> = members.iter().map(|(name, value)| format!(",\"{name}\":{value}")).collect();
                 self.out.text(&format!("]{}}}\n", members.concat()))?;
             }
-            Format::Table | Format::Jsonl | Format::Csv => {}
+            FormatName::Jsonl | FormatName::Csv => {}
         }
-        self.out.finish()
+        self.out.finish()?;
+        let is_table = matches!(self.format.name, FormatName::Table | FormatName::Wide);
+        if is_table && self.table.is_empty() && !self.has_sentences {
+            anstream::eprintln!("no {}", self.columns.name);
+        }
+        Ok(())
+    }
+
+    fn print_table(&mut self) -> Result<(), Failure> {
+        // That there are no findings is said in words.
+        if self.has_sentences && self.table.is_empty() {
+            return Ok(());
+        }
+        let available = match self.format.name {
+            FormatName::Table => terminal_size_of(io::stdout()).map(|(Width(columns), _)| usize::from(columns)),
+            _ => None,
+        };
+        if self.has_sentences && available.is_some_and(|available| !self.table.fits(available)) {
+            for (index, record) in self.table.records().enumerate() {
+                if index > 0 {
+                    self.out.text("\n")?;
+                }
+                self.out.record(record.filter(|(_, value)| !value.is_empty()))?;
+            }
+            return Ok(());
+        }
+        let bold = Style::new().bold();
+        for (index, line) in self.table.lines(available).enumerate() {
+            if index == 0 {
+                self.out.text(&format!("{bold}{line}{bold:#}\n"))?;
+            } else {
+                self.out.text(&line)?;
+                self.out.text("\n")?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends a list that may go on at a cursor.
     pub(crate) fn finish_page(self, next: Option<Cursor>) -> Result<(), Failure> {
-        let is_json = self.format == Format::Json;
+        let is_json = self.format.name == FormatName::Json;
         self.finish(&[("next_cursor", next.map(|cursor| cursor.to_string()).into())])?;
         if let Some(cursor) = next.filter(|_| !is_json) {
             anstream::eprintln!("more users follow: repeat with --cursor {cursor}, or use --all");
@@ -134,34 +266,53 @@ impl RecordList {
     }
 }
 
-/// The values of these fields of a record as texts. What is `null` or an empty list is empty.
-fn values<T: Serialize>(fields: &[&str], record: &T) -> Result<Vec<String>, Failure> {
-    let record = serde_json::to_value(record).map_err(|error| failure(error.into()))?;
-    let text = |field: &&str| match &record[*field] {
-        serde_json::Value::Null => String::new(),
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    Ok(fields.iter().map(text).collect())
+/// What a field holds, by its name.
+fn kind(field: &str) -> Kind {
+    match field {
+        "id" | "user" => Kind::Id,
+        "email" | "storage_path" | "path" | "detail" | "repair" => Kind::Text,
+        "files" | "unreadable" | "version" | "age_seconds" => Kind::Number,
+        _ if field.ends_with("_bytes") => Kind::Number,
+        _ => Kind::Word,
+    }
 }
 
-/// Prints one record that isn't a user, whose JSON is given.
-pub(crate) fn record(format: Format, fields: &[(&'static str, serde_json::Value)]) -> Result<(), Failure> {
+fn object<T: Serialize>(record: &T) -> Result<Map<String, Value>, Failure> {
+    match serde_json::to_value(record) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(failure(io::Error::other("a record that is no object"))),
+        Err(error) => Err(failure(error.into())),
+    }
+}
+
+/// A JSON object with its members in this order, by which a map of serde_json's would not have them.
+fn json_object(members: impl Iterator<Item = (&'static str, Value)>) -> String {
+    let members: Vec<String> = members.map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+/// Prints one record, whose JSON is given.
+pub(crate) fn record(format: Format<'_>, fields: &[(&'static str, Value)]) -> Result<(), Failure> {
     let mut out = Output::stdout();
-    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
-    match format {
-        Format::Table => out.record(fields.iter().map(|(name, value)| (*name, text(value))))?,
-        Format::Json | Format::Jsonl => {
-            // As a map of serde_json's it would be sorted by name.
-            let members: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
-            out.text(&format!("{{{}}}\n", members.join(",")))?;
+    match format.name {
+        FormatName::Table | FormatName::Wide => {
+            let put = if format.name == FormatName::Wide { Put::Exactly } else { Put::Fully };
+            let object: Map<String, Value> =
+                fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            let now = human::now();
+            let texts: Vec<_> = fields.iter().map(|(name, _)| (*name, human::text(&object, name, put, now))).collect();
+            out.record(texts.iter().map(|(name, text)| (*name, text.as_str())))?;
         }
-        Format::Csv => {
+        FormatName::Json | FormatName::Jsonl => {
+            let object = json_object(fields.iter().map(|(name, value)| (*name, value.clone())));
+            out.text(&object)?;
+            out.text("\n")?;
+        }
+        FormatName::Csv => {
             let mut csv = csv::Writer::from_writer(&mut out.writer);
+            let value = |(_, value): &(&str, Value)| rows::csv_safe(&human::plain(value)).into_owned();
             csv.write_record(fields.iter().map(|(name, _)| name))
-                .and_then(|()| {
-                    csv.write_record(fields.iter().map(|(_, value)| rows::csv_safe(&text(value)).into_owned()))
-                })
+                .and_then(|()| csv.write_record(fields.iter().map(value)))
                 .map_err(csv_failure)?;
         }
     }
@@ -190,11 +341,11 @@ impl Output {
         self.text("\n")
     }
 
-    fn record(&mut self, fields: impl Iterator<Item = (&'static str, String)>) -> Result<(), Failure> {
+    fn record<'t>(&mut self, fields: impl Iterator<Item = (&'static str, &'t str)>) -> Result<(), Failure> {
         let bold = Style::new().bold();
         for (name, value) in fields {
             let width = if value.is_empty() { 0 } else { 16 };
-            let value = rows::printable(&value);
+            let value = printable(value);
             self.text(&format!("{bold}{name:<width$}{bold:#}{value}\n"))?;
         }
         Ok(())

@@ -6,17 +6,18 @@ use std::time::SystemTime;
 use serde::Serialize;
 use tenantry::{ErrorKind, StoragePath, Store, Timestamp, Usage, User, UserId};
 
-use crate::args::{Format, StorageCommand};
+use crate::args::StorageCommand;
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
-use crate::output::{self, Columns, RecordList, counted};
+use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
 use crate::user::{Who, finish};
 
-const USAGES: Columns = Columns { name: "usages", fields: USAGE_FIELDS, in_table: USAGE_FIELDS };
-
-const USAGE_FIELDS: &[&str] =
-    &["id", "email", "files", "apparent_bytes", "allocated_bytes", "unreadable", "measured_at", "age_seconds"];
+pub(crate) const USAGES: Columns = Columns {
+    name: "usages",
+    fields: &["id", "email", "files", "apparent_bytes", "allocated_bytes", "unreadable", "measured_at", "age_seconds"],
+    in_table: &["id", "email", "files", "apparent_bytes", "allocated_bytes", "unreadable", "measured_at"],
+};
 
 #[derive(Serialize)]
 struct UsageRow {
@@ -40,7 +41,7 @@ impl UsageRow {
 
 pub(crate) async fn run(
     place: &Place,
-    format: Format,
+    format: Format<'_>,
     is_format_given: bool,
     command: StorageCommand,
 ) -> Result<(), Failure> {
@@ -87,7 +88,7 @@ async fn path(store: &Store, who: &Who) -> Result<std::path::PathBuf, Failure> {
     Ok(store.storage_path(user.id).await?)
 }
 
-async fn usage_of(store: &Store, format: Format, who: &Who, stored: bool) -> Result<(), Failure> {
+async fn usage_of(store: &Store, format: Format<'_>, who: &Who, stored: bool) -> Result<(), Failure> {
     let user = store.read(|tx| who.find(tx)).await?;
     let usage = if stored {
         store.usage(user.id).await?.ok_or_else(|| {
@@ -105,7 +106,7 @@ async fn usage_of(store: &Store, format: Format, who: &Who, stored: bool) -> Res
     list.finish(&[])
 }
 
-async fn usage_of_all(store: &Store, format: Format, top: u32, stored: bool) -> Result<(), Failure> {
+async fn usage_of_all(store: &Store, format: Format<'_>, top: u32, stored: bool) -> Result<(), Failure> {
     let failed = if stored { 0 } else { measure_all(store).await? };
     let rows: Vec<UsageRow> = store
         .top_usage(usize::try_from(top).unwrap_or(usize::MAX))

@@ -2,14 +2,14 @@
 
 use tenantry::{ListQuery, ReadTx, Store, Timestamp, TrashQuery, TrashedUser, UserId};
 
-use crate::args::{Format, Purge, TrashCommand};
+use crate::args::{Purge, TrashCommand};
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Columns, RecordList, counted};
+use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
 use crate::rows::printable;
 use crate::user::{ago, confirm, finish};
 
-const TRASHED: Columns = Columns {
+pub(crate) const TRASHED: Columns = Columns {
     name: "users",
     fields: &[
         "id",
@@ -25,7 +25,7 @@ const TRASHED: Columns = Columns {
     in_table: &["id", "email", "deleted_at", "storage_path", "is_being_purged"],
 };
 
-pub(crate) async fn run(place: &Place, format: Format, command: TrashCommand) -> Result<(), Failure> {
+pub(crate) async fn run(place: &Place, format: Format<'_>, command: TrashCommand) -> Result<(), Failure> {
     let TrashCommand::List = command;
     let store = place.open().await?;
     let listed = list(&store, format, None).await;
@@ -33,7 +33,7 @@ pub(crate) async fn run(place: &Place, format: Format, command: TrashCommand) ->
 }
 
 /// Lists the users who were deleted before this moment, or all.
-async fn list(store: &Store, format: Format, deleted_before: Option<Timestamp>) -> Result<(), Failure> {
+async fn list(store: &Store, format: Format<'_>, deleted_before: Option<Timestamp>) -> Result<(), Failure> {
     let mut list = RecordList::new(format, &TRASHED);
     store.read(|tx| each_page(tx, deleted_before, |users| list.add(users))).await?;
     list.finish(&[])
@@ -64,7 +64,7 @@ pub(crate) fn parse_id(text: &str) -> Result<UserId, Failure> {
     })
 }
 
-pub(crate) async fn purge(place: &Place, format: Format, args: Purge) -> Result<(), Failure> {
+pub(crate) async fn purge(place: &Place, format: Format<'_>, args: Purge) -> Result<(), Failure> {
     let whom = match (&args.id, &args.older_than) {
         (Some(id), _) => tenantry::Purge::User(parse_id(id)?),
         (None, Some(duration)) => tenantry::Purge::DeletedBefore(ago(duration)?),
@@ -78,7 +78,7 @@ pub(crate) async fn purge(place: &Place, format: Format, args: Purge) -> Result<
     finish(&store, purged).await
 }
 
-async fn purge_one(store: &Store, format: Format, args: &Purge, id: UserId) -> Result<(), Failure> {
+async fn purge_one(store: &Store, format: Format<'_>, args: &Purge, id: UserId) -> Result<(), Failure> {
     let (trashed, was_purged) = store.read(|tx| Ok::<_, Failure>((tx.get_trashed(id)?, tx.was_purged(id)?))).await?;
     let Some(trashed) = trashed else {
         // What an earlier purge could not finish may just have been finished by opening the store.
@@ -103,7 +103,7 @@ async fn purge_one(store: &Store, format: Format, args: &Purge, id: UserId) -> R
     destroy(store, tenantry::Purge::User(id)).await
 }
 
-async fn purge_older(store: &Store, format: Format, args: &Purge, moment: Timestamp) -> Result<(), Failure> {
+async fn purge_older(store: &Store, format: Format<'_>, args: &Purge, moment: Timestamp) -> Result<(), Failure> {
     if args.dry_run {
         return list(store, format, Some(moment)).await;
     }
@@ -114,6 +114,10 @@ async fn purge_older(store: &Store, format: Format, args: &Purge, moment: Timest
             Ok(())
         };
         store.read(|tx| each_page(tx, Some(moment), counting)).await?;
+        if count == 0 {
+            anstream::eprintln!("no user was deleted so long ago: there is nothing to purge");
+            return Ok(());
+        }
         confirm(args.yes, "purged", || format!("Destroy {} for good, with their files?", counted(count, "user")))?;
     }
     destroy(store, tenantry::Purge::DeletedBefore(moment)).await

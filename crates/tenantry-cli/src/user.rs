@@ -9,14 +9,14 @@ use tenantry::{
 };
 
 use crate::archive;
-use crate::args::{Format, List, UserCommand};
+use crate::args::{List, UserCommand};
 use crate::failure::{Exit, Failure};
-use crate::output::{self, RecordList, USERS};
+use crate::output::{self, Format, RecordList, USERS};
 use crate::place::Place;
 use crate::rows::printable;
 use crate::trash;
 
-pub(crate) async fn run(place: &Place, format: Format, command: UserCommand) -> Result<(), Failure> {
+pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand) -> Result<(), Failure> {
     // What was typed is checked before the store is opened, so that a mistake never creates one.
     match command {
         UserCommand::Create { email, id, storage_path, adopt } => {
@@ -117,7 +117,7 @@ async fn create_and_adopt(store: &Store, new: NewUser) -> tenantry::Result<User>
 }
 
 /// Prints the user after a change, which has happened even if nobody can be shown.
-fn shown(format: Format, user: &User) -> Result<(), Failure> {
+fn shown(format: Format<'_>, user: &User) -> Result<(), Failure> {
     output::user(format, user).map_err(|failure| failure.saying("the change itself was made"))
 }
 
@@ -197,7 +197,7 @@ pub(crate) fn confirm(yes: bool, done: &str, question: impl FnOnce() -> String) 
     Err(Failure::new(Exit::Failure, format!("nothing was {done}")))
 }
 
-async fn print_list(store: &Store, format: Format, mut query: ListQuery, all: bool) -> Result<(), Failure> {
+async fn print_list(store: &Store, format: Format<'_>, mut query: ListQuery, all: bool) -> Result<(), Failure> {
     let mut list = RecordList::new(format, &USERS);
     loop {
         let page = store.list(&query).await?;

@@ -1,6 +1,8 @@
 use std::io::Write;
 use std::process::Stdio;
 
+use unicode_width::UnicodeWidthStr;
+
 use super::{Session, missing, told};
 
 /// Runs a shell command on a terminal of its own, and answers its exit code and what the terminal shows.
@@ -70,6 +72,62 @@ fn a_table_shows_the_letters_of_every_script_and_nothing_that_reorders_it() {
     session.output(&["user", "delete", address, "--yes"]);
     shows(&session.output(&["trash", "list", "--format", "table"]));
     shows(&session.output(&["user", "purge", &id, "--dry-run", "--format", "table"]));
+}
+
+/// At 80 columns each user had taken two lines, at 60 three or four.
+#[test]
+fn a_table_fits_the_terminal_and_is_whole_elsewhere() {
+    let session = Session::new();
+    let rows = "email,id\n\
+        christopher.von-und-zu-liechtenstein@department-of-international-affairs.example,3fa2b1c4-0000-4000-8000-000000000001\n\
+        \u{4f8b}\u{3048}\u{4f8b}\u{3048}\u{4f8b}\u{3048}\u{4f8b}\u{3048}\u{4f8b}\u{3048}\u{4f8b}@example.com,3fa2b1c4-0000-4000-8000-000000000002\n\
+        ada@example.com,3fa2b1c4-0000-4000-8000-000000000003\n";
+    session.write("users.csv", rows);
+    session.run(&["import", "users.csv"]);
+    for user in 1..=3 {
+        session.output(&["storage", "path", &format!("3fa2b1c4-0000-4000-8000-00000000000{user}")]);
+    }
+    for columns in [20, 40, 60, 80, 120] {
+        for command in ["user list", "storage usage", "user list --columns id,email,storage_path,updated_at,version"] {
+            let command = format!("stty cols {columns} rows 24; NO_COLOR=1 tenantry {command} 2>/dev/null");
+            let Some((code, shown)) = on_terminal(&session, &command, "") else { return };
+            assert_eq!(code, 0, "{shown}");
+            assert_eq!(shown.lines().count(), 4, "{shown}");
+            for line in shown.lines() {
+                assert!(line.width() <= columns, "{columns}: {line}");
+            }
+        }
+    }
+    let (_, shown) = on_terminal(&session, "stty cols 80 rows 24; NO_COLOR=1 tenantry user list", "").unwrap();
+    assert!(shown.contains("  christopher.von-und-zu-…  just now"), "{shown}");
+    assert!(shown.contains("  ada@example.com           just now"), "{shown}");
+
+    let whole = session.output(&["user", "list", "--format", "table"]);
+    assert!(whole.contains("3fa2b1c4-0000-4000-8000-000000000001  christopher") && !whole.contains('…'), "{whole}");
+    let (_, wide) = on_terminal(&session, "stty cols 40 rows 24; NO_COLOR=1 tenantry user list -o wide", "").unwrap();
+    assert!(wide.contains("  3f/a2/3fa2b1c4-0000-4000-8000-000000000001  2") && !wide.contains('…'), "{wide}");
+}
+
+/// A sentence that is cut helps nobody.
+#[test]
+fn findings_that_do_not_fit_the_terminal_are_records() {
+    let session = Session::new();
+    session.output(&["user", "create", "ada@example.com"]);
+    std::fs::create_dir(session.path("data/storage/copy")).unwrap();
+    let check = |columns: u32| {
+        on_terminal(&session, &format!("stty cols {columns} rows 24; NO_COLOR=1 tenantry check 2>/dev/null"), "")
+    };
+    let Some((_, shown)) = check(200) else { return };
+    assert!(shown.starts_with("kind                user  path          detail                 repair\n"), "{shown}");
+    let (code, shown) = check(60).unwrap();
+    assert_eq!(code, 1);
+    assert_eq!(
+        shown,
+        "kind            directory_orphaned\n\
+         path            storage/copy\n\
+         detail          it belongs to no user\n\
+         repair          move it to quarantine\n"
+    );
 }
 
 #[test]

@@ -62,14 +62,19 @@ fn steps(text: &str) -> Vec<(usize, Step)> {
     steps
 }
 
-/// Puts words of the same length in the place of what is different every time.
+/// Puts words in the place of what is different every time, and two spaces in the place of more: columns are as wide as
+/// the ages in them.
 fn redact(text: &str) -> String {
     let uuid = Regex::new("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}").unwrap();
-    let time = Regex::new(r"2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z").unwrap();
+    let time = Regex::new(r"2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z").unwrap();
+    let age = Regex::new("just now|[0-9]+ (minute|hour|day|month|year)s? ago").unwrap();
+    let gap = Regex::new("  +").unwrap();
     let path = Regex::new("[0-9a-f]{2}/[0-9a-f]{2}/UUID").unwrap();
     let text = uuid.replace_all(text, "UUID");
     let text = time.replace_all(&text, "TIME");
-    path.replace_all(&text, "PATH").into_owned()
+    let text = path.replace_all(&text, "PATH");
+    let text = age.replace_all(&text, "AGE");
+    gap.replace_all(&text, "  ").into_owned()
 }
 
 macro_rules! transcripts {

@@ -1,0 +1,160 @@
+//! Values as people read them in tables: ages, sizes, and nothing where there is nothing to know.
+
+use std::time::SystemTime;
+
+use indicatif::HumanBytes;
+use serde_json::{Map, Value};
+use tenantry::{StoragePath, Timestamp, UserId};
+
+const MINUTE: i64 = 60;
+const HOUR: i64 = 60 * MINUTE;
+const DAY: i64 = 24 * HOUR;
+
+/// The person's now, to which ages refer.
+#[allow(clippy::disallowed_methods, reason = "the person's now; the store has its own")]
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}
+
+/// How a value is put.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// As it is in every other format.
+    Exactly,
+    /// A column of a table that was asked for: ages and sizes.
+    Chosen,
+    /// A column of a table that wasn't asked for: also nothing in the place of what is the usual.
+    Briefly,
+    /// In a record, where there is room: times with their ages.
+    Fully,
+}
+
+/// The text for one field of a record. Times and sizes are recognized by the names of the fields, which end in `_at` and
+/// `_bytes` everywhere.
+pub(crate) fn text(record: &Map<String, Value>, field: &str, put: Put, now: Timestamp) -> String {
+    match record.get(field) {
+        None | Some(Value::Null) => String::new(),
+        Some(value) if put == Put::Exactly => plain(value),
+        Some(value) if put == Put::Briefly && is_usual(record, field, value) => String::new(),
+        Some(value) => {
+            let time = value.as_str().filter(|_| field.ends_with("_at")).and_then(|text| text.parse().ok());
+            let size = value.as_u64().filter(|_| field == "bytes" || field.ends_with("_bytes"));
+            match (time, size) {
+                (Some(time), _) if put == Put::Fully => format!("{} ({})", to_the_second(time), age(time, now)),
+                (Some(time), _) => age(time, now),
+                (_, Some(bytes)) => HumanBytes(bytes).to_string(),
+                _ => plain(value),
+            }
+        }
+    }
+}
+
+/// The text of a value. `null` is empty.
+pub(crate) fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether a value says nothing that a person wouldn't expect.
+fn is_usual(record: &Map<String, Value>, field: &str, value: &Value) -> bool {
+    match field {
+        "storage_path" => {
+            let id: Option<UserId> = record.get("id").and_then(Value::as_str).and_then(|id| id.parse().ok());
+            id.is_some_and(|id| value == StoragePath::derived(id).as_str())
+        }
+        "is_being_purged" => value == false,
+        "unreadable" => value == 0,
+        _ => false,
+    }
+}
+
+/// A time without its fraction: `2026-11-23T07:30:00Z`.
+fn to_the_second(time: Timestamp) -> String {
+    let text = time.to_string();
+    text.split_once('.').map_or(text.clone(), |(seconds, _)| format!("{seconds}Z"))
+}
+
+/// How long ago a time is: `3 days ago`. One that is to come, as after the clock was set back, is `in 3 days`.
+pub(crate) fn age(time: Timestamp, now: Timestamp) -> String {
+    let seconds = now.as_unix_us().saturating_sub(time.as_unix_us()) / 1_000_000;
+    let length = seconds.saturating_abs();
+    let days = length / DAY;
+    let (count, unit) = match (length, days) {
+        _ if length < MINUTE => return "just now".to_owned(),
+        _ if length < HOUR => (length / MINUTE, "minute"),
+        (_, ..2) => (length / HOUR, "hour"),
+        (_, ..60) => (days, "day"),
+        (_, ..730) => (days * 12 / 365, "month"),
+        _ => (days / 365, "year"),
+    };
+    let plural = if count == 1 { "" } else { "s" };
+    if seconds < 0 { format!("in {count} {unit}{plural}") } else { format!("{count} {unit}{plural} ago") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ages_are_in_the_unit_that_people_would_choose() {
+        let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        for (time, age_in_words) in [
+            ("2026-11-23T12:00:00Z", "just now"),
+            ("2026-11-23T11:59:00.000001Z", "just now"),
+            ("2026-11-23T11:59:00Z", "1 minute ago"),
+            ("2026-11-23T11:00:01Z", "59 minutes ago"),
+            ("2026-11-23T11:00:00Z", "1 hour ago"),
+            ("2026-11-21T12:00:01Z", "47 hours ago"),
+            ("2026-11-21T12:00:00Z", "2 days ago"),
+            ("2026-09-25T12:00:00Z", "59 days ago"),
+            ("2026-09-24T12:00:00Z", "1 month ago"),
+            ("2025-11-23T12:00:00Z", "12 months ago"),
+            ("2024-11-23T12:00:00Z", "2 years ago"),
+            ("0001-01-01T00:00:00Z", "2027 years ago"),
+            ("2026-11-23T12:00:59Z", "just now"),
+            ("2026-11-23T12:01:00Z", "in 1 minute"),
+            ("2026-11-26T12:00:00Z", "in 3 days"),
+        ] {
+            assert_eq!(age(time.parse().unwrap(), now), age_in_words, "{time}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_put_by_the_name_of_its_field() {
+        let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        let id = "3fa2b1c4-0000-4000-8000-000000000001";
+        let record = json!({
+            "id": id,
+            "storage_path": format!("3f/a2/{id}"),
+            "created_at": "2026-11-20T12:00:00.000001Z",
+            "last_login_at": null,
+            "wal_bytes": 81_920,
+            "version": 2,
+            "is_being_purged": false,
+        });
+        let record = record.as_object().unwrap();
+        let put = |field, put| text(record, field, put, now);
+        assert_eq!(put("created_at", Put::Exactly), "2026-11-20T12:00:00.000001Z");
+        assert_eq!(put("created_at", Put::Chosen), "2 days ago");
+        assert_eq!(put("created_at", Put::Fully), "2026-11-20T12:00:00Z (2 days ago)");
+        assert_eq!(put("last_login_at", Put::Fully), "");
+        assert_eq!(put("wal_bytes", Put::Exactly), "81920");
+        assert_eq!(put("wal_bytes", Put::Briefly), "80.00 KiB");
+        assert_eq!(put("version", Put::Briefly), "2");
+        assert_eq!(
+            (put("is_being_purged", Put::Briefly), put("is_being_purged", Put::Chosen)),
+            ("".into(), "false".into())
+        );
+        assert_eq!(
+            (put("storage_path", Put::Briefly), put("storage_path", Put::Chosen)),
+            ("".into(), format!("3f/a2/{id}"))
+        );
+        let chosen = json!({ "id": id, "storage_path": "customers/ada" });
+        assert_eq!(text(chosen.as_object().unwrap(), "storage_path", Put::Briefly, now), "customers/ada");
+    }
+}
