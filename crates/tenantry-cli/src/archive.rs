@@ -10,7 +10,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, counted};
 use crate::place::Place;
 use crate::rows::printable;
-use crate::user::{Who, finish};
+use crate::user::{Who, did, finish};
 
 pub(crate) async fn export(place: &Place, format: Format<'_>, who: &Who, file: &Path) -> Result<(), Failure> {
     let store = place.open().await?;
@@ -26,6 +26,7 @@ pub(crate) async fn export(place: &Place, format: Format<'_>, who: &Who, file: &
     let exported = export_user(&store, id, file, progress.callback()).await;
     progress.0.finish_and_clear();
     let exported = finish(&store, exported.map_err(|error| explain(error, file, "nothing was exported"))).await?;
+    did("user export-archive", id);
     show(format, file, &exported.manifest, &[("archive_bytes", json!(exported.archive_bytes))])?;
     name_left_out(&exported.left_out);
     if exported.incomplete == 0 {
@@ -58,6 +59,7 @@ pub(crate) async fn import(place: &Place, format: Format<'_>, file: &Path) -> Re
     let imported = import_user(&store, file, progress.callback()).await;
     progress.0.finish_and_clear();
     let manifest = finish(&store, imported.map_err(|error| explain(error, Some(who)))).await?;
+    did("user import-archive", manifest.user.id);
     show(format, file, &manifest, &[])?;
     anstream::eprintln!(
         "imported {} with {}",

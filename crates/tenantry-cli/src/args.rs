@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::completions;
 use clap::builder::styling::AnsiColor;
 use clap::builder::{NonEmptyStringValueParser, Styles};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, value_parser};
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 conflict (email, id or path taken, version mismatch),
+Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 conflict (email, id or path taken, version mismatch), \
 5 invalid input, 6 busy (try again), 7 store unusable (corrupt, incompatible, not a store), 130 interrupted.";
 
 const STYLES: Styles = Styles::styled()
@@ -36,22 +37,29 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Don't keep the database in backups/ before a store of an older version is upgraded
-    #[arg(long, global = true, help_heading = "Global options")]
+    #[arg(long, global = true, help_heading = "Global options", hide_short_help = true)]
     pub(crate) no_snapshot: bool,
     /// Use a store on a network file system, where its promises don't hold and data is lost
-    #[arg(long, global = true, help_heading = "Global options")]
+    #[arg(long, global = true, help_heading = "Global options", hide_short_help = true)]
     pub(crate) allow_network_fs: bool,
     /// How to print data [default: table on a terminal, else jsonl]
     #[arg(short = 'o', long, global = true, value_name = "FORMAT", help_heading = "Global options")]
     pub(crate) format: Option<FormatName>,
-    /// Which fields of users, usages or findings to print, in this order
-    #[arg(long, global = true, value_name = "FIELD,…", value_delimiter = ',', help_heading = "Global options")]
+    /// Which fields of users, usages or findings to print, divided by commas
+    #[arg(long, global = true, value_name = "FIELDS", value_delimiter = ',', help_heading = "Global options")]
     pub(crate) columns: Option<Vec<String>>,
     /// When to use colours
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Global options",
+        hide_short_help = true
+    )]
     pub(crate) color: Color,
-    /// Say more on standard error; repeat for more detail
-    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options")]
+    /// Log to standard error: what was done to whom, by the id; repeat for more detail
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options", hide_short_help = true)]
     pub(crate) verbose: u8,
 }
 
@@ -88,7 +96,7 @@ pub(crate) enum Command {
     Import(Import),
     /// Write all users to a file, in the order of creation and as of one moment
     Export(Export),
-    /// List users who were deleted and not purged yet
+    /// List users who were deleted and not purged yet; `user restore` and `user purge` take them out
     #[command(subcommand)]
     Trash(TrashCommand),
     /// Find, measure and adopt the users' directories
@@ -104,6 +112,7 @@ pub(crate) enum Command {
     /// Show the location, version and size of the store
     Status,
     /// Print the completions for a shell
+    #[command(after_long_help = completions::PLACES)]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -132,11 +141,13 @@ pub(crate) enum UserCommand {
         adopt: bool,
     },
     /// Show a user
+    #[command(visible_alias = "show")]
     Get {
         /// The id or the email address
         user: String,
     },
     /// List users in the order of creation
+    #[command(visible_alias = "ls")]
     List(List),
     /// Change a user
     Update {
@@ -144,6 +155,16 @@ pub(crate) enum UserCommand {
         user: String,
         /// The new email address
         #[arg(long)]
+        email: String,
+        /// Change the user only if this is their version
+        #[arg(long, value_name = "N")]
+        expect_version: Option<u64>,
+    },
+    /// Change a user's email address, as `update --email` does
+    Rename {
+        /// The id or the email address
+        user: String,
+        /// The new email address
         email: String,
         /// Change the user only if this is their version
         #[arg(long, value_name = "N")]
@@ -158,6 +179,7 @@ pub(crate) enum UserCommand {
         create: bool,
     },
     /// Move a user to the trash, with their directory
+    #[command(visible_alias = "rm")]
     Delete {
         /// The id or the email address
         user: String,
@@ -211,6 +233,7 @@ pub(crate) struct Purge {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrashCommand {
     /// List the users in the trash, in the order of deletion
+    #[command(visible_alias = "ls")]
     List,
 }
 
@@ -222,6 +245,7 @@ pub(crate) enum StorageCommand {
         user: String,
     },
     /// Measure how much a user's directory holds, or everybody's, and list those that take most
+    #[command(visible_alias = "du")]
     Usage {
         /// The id or the email address [default: all users]
         user: Option<String>,

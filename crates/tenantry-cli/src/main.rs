@@ -4,6 +4,7 @@ mod archive;
 mod args;
 mod backup;
 mod check;
+mod completions;
 mod export;
 mod failure;
 mod human;
@@ -11,17 +12,18 @@ mod import;
 mod interrupt;
 #[cfg(test)]
 mod malformed;
+mod man;
 mod output;
 mod place;
 mod rows;
 mod storage;
 mod table;
 mod target;
+mod tips;
 mod trash;
 mod user;
 
-use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -35,8 +37,9 @@ use output::{Columns, Format};
 use place::Place;
 
 fn main() -> ExitCode {
-    let matches = Cli::command().color(color_of_help(std::env::args_os())).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = Cli::command().color(color_of_help(std::env::args_os())).try_get_matches();
+    let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = cli.unwrap_or_else(|error| tips::without_unsafe(error).exit());
     match cli.global.color {
         // Standard output and standard error are looked at one by one, and NO_COLOR is heeded.
         Color::Auto => {}
@@ -102,13 +105,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Backup(BackupCommand::Restore { file, into }) => backup::restore(format, &file, &into).await,
         Command::Check(args) => check::run(&place()?, format, args).await,
         Command::Status => status(&place()?, format).await,
-        Command::Completions { shell } => {
-            // Into memory, since the generators panic when they can't write.
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "tenantry", &mut script);
-            io::stdout().write_all(&script).map_err(|error| Failure::io("standard output", &error))
-        }
-        Command::Man { dir } => man(&dir),
+        Command::Completions { shell } => completions::print(shell),
+        Command::Man { dir } => man::write_into(&dir),
     }
 }
 
@@ -146,12 +144,6 @@ async fn status(place: &Place, format: Format<'_>) -> Result<(), Failure> {
             ("wal_bytes", json!(status.wal_bytes)),
         ],
     )
-}
-
-fn man(dir: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(dir)
-        .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
-        .map_err(|error| Failure::io(dir.display(), &error))
 }
 
 /// Logs to standard error, from nothing at all to everything.

@@ -11,7 +11,7 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
-use crate::user::{Who, finish};
+use crate::user::{Who, changed, finish};
 
 pub(crate) const USAGES: Columns = Columns {
     name: "usages",
@@ -78,7 +78,7 @@ pub(crate) async fn run(
                 })
                 .await;
             let user = finish(&store, adopted).await?;
-            output::user(format, &user).map_err(|failure| failure.saying("the change itself was made"))
+            changed("storage adopt", format, &user)
         }
     }
 }

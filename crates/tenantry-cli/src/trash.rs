@@ -7,7 +7,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
 use crate::rows::printable;
-use crate::user::{ago, confirm, finish};
+use crate::user::{ago, confirm, did, finish};
 
 pub(crate) const TRASHED: Columns = Columns {
     name: "users",
@@ -100,34 +100,35 @@ async fn purge_one(store: &Store, format: Format<'_>, args: &Purge, id: UserId) 
     confirm(args.yes, "purged", || {
         format!("Destroy {} ({id}) for good, with their files?", printable(trashed.user.email.as_str()))
     })?;
-    destroy(store, tenantry::Purge::User(id)).await
+    destroy(store, tenantry::Purge::User(id), &[id]).await
 }
 
 async fn purge_older(store: &Store, format: Format<'_>, args: &Purge, moment: Timestamp) -> Result<(), Failure> {
     if args.dry_run {
         return list(store, format, Some(moment)).await;
     }
-    if !args.yes {
-        let mut count = 0;
-        let counting = |users: &[TrashedUser]| {
-            count += users.len() as u64;
-            Ok(())
-        };
-        store.read(|tx| each_page(tx, Some(moment), counting)).await?;
-        if count == 0 {
-            anstream::eprintln!("no user was deleted so long ago: there is nothing to purge");
-            return Ok(());
-        }
-        confirm(args.yes, "purged", || format!("Destroy {} for good, with their files?", counted(count, "user")))?;
+    let mut whom = Vec::new();
+    let noting = |users: &[TrashedUser]| {
+        whom.extend(users.iter().map(|trashed| trashed.user.id));
+        Ok(())
+    };
+    store.read(|tx| each_page(tx, Some(moment), noting)).await?;
+    if whom.is_empty() && !args.yes {
+        anstream::eprintln!("no user was deleted so long ago: there is nothing to purge");
+        return Ok(());
     }
-    destroy(store, tenantry::Purge::DeletedBefore(moment)).await
+    let users = counted(whom.len() as u64, "user");
+    confirm(args.yes, "purged", || format!("Destroy {users} for good, with their files?"))?;
+    destroy(store, tenantry::Purge::DeletedBefore(moment), &whom).await
 }
 
-async fn destroy(store: &Store, whom: tenantry::Purge) -> Result<(), Failure> {
+/// Destroys users, of whom these were there before.
+async fn destroy(store: &Store, whom: tenantry::Purge, before: &[UserId]) -> Result<(), Failure> {
     let progress = output::progress(None, "{spinner} {human_pos} files removed");
     let shown = progress.clone();
     let purged = store.purge(whom, move |files| shown.set_position(files)).await;
     progress.finish_and_clear();
+    log(store, before).await?;
     let purged = purged?;
     anstream::eprintln!("purged {} and {}", counted(purged.users, "user"), counted(purged.files, "file"));
     for left in &purged.left {
@@ -148,4 +149,20 @@ async fn destroy(store: &Store, whom: tenantry::Purge) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Busy, message));
     }
     Ok(())
+}
+
+/// Notes in the log which of these users are destroyed, be it that the others couldn't be.
+async fn log(store: &Store, before: &[UserId]) -> Result<(), Failure> {
+    if !tracing::enabled!(target: "tenantry", tracing::Level::INFO) {
+        return Ok(());
+    }
+    let note = |tx: &ReadTx<'_>| -> Result<(), Failure> {
+        for user in before {
+            if tx.was_purged(*user)? {
+                did("user purge", *user);
+            }
+        }
+        Ok(())
+    };
+    store.read(note).await
 }

@@ -27,7 +27,7 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand)
             };
             let store = place.open_or_create().await?;
             let created = if adopt { create_and_adopt(&store, new).await } else { store.create(new).await };
-            finish(&store, created.map_err(Failure::from)).await.and_then(|user| shown(format, &user))
+            finish(&store, created.map_err(Failure::from)).await.and_then(|user| changed("user create", format, &user))
         }
         UserCommand::Get { user } => {
             let who = Who::parse(&user)?;
@@ -42,17 +42,8 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand)
             let printed = print_list(&store, format, query, all).await;
             finish(&store, printed).await
         }
-        UserCommand::Update { user, email, expect_version } => {
-            let who = Who::parse(&user)?;
-            let update = UserUpdate { email: Some(email.parse()?), expected_version: expect_version };
-            let store = place.open().await?;
-            let updated = store
-                .write(move |tx| {
-                    let id = who.find(tx)?.id;
-                    tx.update(id, &update).map_err(Failure::from)
-                })
-                .await;
-            finish(&store, updated).await.and_then(|user| shown(format, &user))
+        UserCommand::Update { user, email, expect_version } | UserCommand::Rename { user, email, expect_version } => {
+            update(place, format, &user, &email, expect_version).await
         }
         UserCommand::Login { user, create } => {
             let who = Who::parse(&user)?;
@@ -79,7 +70,7 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand)
                     finish(&store, recorded).await?
                 }
             };
-            shown(format, &logged_in)
+            changed("user login", format, &logged_in)
         }
         UserCommand::Delete { user, yes } => {
             let who = Who::parse(&user)?;
@@ -99,12 +90,31 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand)
                 }
                 restored => restored.map_err(Failure::from),
             };
-            finish(&store, restored).await.and_then(|user| shown(format, &user))
+            finish(&store, restored).await.and_then(|user| changed("user restore", format, &user))
         }
         UserCommand::ExportArchive { user, file } => archive::export(place, format, &Who::parse(&user)?, &file).await,
         UserCommand::ImportArchive { file } => archive::import(place, format, &file).await,
         UserCommand::Purge(args) => trash::purge(place, format, args).await,
     }
+}
+
+async fn update(
+    place: &Place,
+    format: Format<'_>,
+    user: &str,
+    email: &str,
+    expected_version: Option<u64>,
+) -> Result<(), Failure> {
+    let who = Who::parse(user)?;
+    let update = UserUpdate { email: Some(email.parse()?), expected_version };
+    let store = place.open().await?;
+    let updated = store
+        .write(move |tx| {
+            let id = who.find(tx)?.id;
+            tx.update(id, &update).map_err(Failure::from)
+        })
+        .await;
+    finish(&store, updated).await.and_then(|user| changed("user update", format, &user))
 }
 
 async fn create_and_adopt(store: &Store, new: NewUser) -> tenantry::Result<User> {
@@ -116,8 +126,14 @@ async fn create_and_adopt(store: &Store, new: NewUser) -> tenantry::Result<User>
         .await
 }
 
-/// Prints the user after a change, which has happened even if nobody can be shown.
-fn shown(format: Format<'_>, user: &User) -> Result<(), Failure> {
+/// Notes in the log what was done to a user. Addresses are personal data, and have no place there.
+pub(crate) fn did(verb: &str, user: UserId) {
+    tracing::info!(target: "tenantry", %user, "{verb}");
+}
+
+/// Notes and prints the user after a change, which has happened even if nobody can be shown.
+pub(crate) fn changed(verb: &str, format: Format<'_>, user: &User) -> Result<(), Failure> {
+    did(verb, user.id);
     output::user(format, user).map_err(|failure| failure.saying("the change itself was made"))
 }
 
@@ -163,12 +179,15 @@ async fn delete(store: &Store, who: &Who, yes: bool) -> Result<(), Failure> {
     let user = store.read(|tx| who.find(tx)).await?;
     confirm(yes, "deleted", || format!("Move {} ({}) to the trash?", printable(user.email.as_str()), user.id))?;
     match store.delete(user.id).await {
-        Ok(user) => anstream::eprintln!(
-            "moved {} ({}) to the trash; `tenantry user restore {}` brings them back",
-            printable(user.email.as_str()),
-            user.id,
-            user.id
-        ),
+        Ok(user) => {
+            did("user delete", user.id);
+            anstream::eprintln!(
+                "moved {} ({}) to the trash; `tenantry user restore {}` brings them back",
+                printable(user.email.as_str()),
+                user.id,
+                user.id
+            );
+        }
         // Somebody else was faster; what was asked for is so.
         Err(error) if error.kind() == ErrorKind::NotFound => anstream::eprintln!("the user was deleted meanwhile"),
         Err(error) => return Err(error.into()),

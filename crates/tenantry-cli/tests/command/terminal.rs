@@ -157,3 +157,41 @@ fn the_log_goes_to_standard_error_and_holds_no_address() {
         assert_eq!(verbose != "-v", stderr.contains("DEBUG"), "{stderr}");
     }
 }
+
+#[test]
+fn verbose_names_the_verb_and_the_id() {
+    let session = Session::new();
+    let id = "3fa2b1c4-0000-4000-8000-000000000001";
+    let restored = "4fa2b1c4-0000-4000-8000-000000000002";
+    session.output(&["user", "create", "bob@example.com", "--id", restored]);
+    for (verb, arguments) in [
+        ("user create", &["user", "create", "ada@example.com", "--id", id][..]),
+        ("user update", &["user", "rename", "ada@example.com", "ada@example.org"]),
+        ("user login", &["user", "login", "ada@example.org"]),
+        ("user export-archive", &["user", "export-archive", id, "ada.tar.zst"]),
+        ("user delete", &["user", "rm", id, "--yes"]),
+        ("user restore", &["user", "restore", id]),
+        ("user delete", &["user", "delete", id, "--yes"]),
+        ("user purge", &["user", "purge", "--older-than", "0d", "--yes"]),
+        ("user import-archive", &["user", "import-archive", "ada.tar.zst", "--data-dir", "other"]),
+    ] {
+        let (code, _, stderr) = session.run(&[arguments, &["-v"]].concat());
+        assert_eq!(code, 0, "{stderr}");
+        let logged: Vec<&str> = stderr.lines().filter(|line| line.contains(" INFO ")).collect();
+        assert_eq!(logged.len(), 1, "{stderr}");
+        assert!(logged[0].ends_with(&format!(" INFO tenantry: {verb} user={id}")), "{stderr}");
+        assert!(!logged[0].contains('@'), "{stderr}");
+    }
+    session.output(&["user", "delete", restored, "--yes"]);
+    let (_, _, stderr) = session.run(&["user", "purge", restored, "--yes", "-v"]);
+    assert!(stderr.contains(&format!("user purge user={restored}")), "{stderr}");
+}
+
+#[test]
+fn completions_say_where_they_go_on_a_terminal_only() {
+    let session = Session::new();
+    let Some((code, shown)) = on_terminal(&session, "tenantry completions fish > file", "") else { return };
+    assert_eq!((code, shown.as_str()), (0, "where this goes: ~/.config/fish/completions/tenantry.fish\n"));
+    assert!(std::fs::read_to_string(session.path("file")).unwrap().starts_with("# Print an optspec"));
+    assert_eq!(session.run(&["completions", "fish"]).2, "");
+}

@@ -1,0 +1,278 @@
+//! `tenantry man`: the manual pages, made of what help says and of what has no place there.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::{Command, CommandFactory};
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
+
+use crate::args::Cli;
+use crate::completions;
+use crate::failure::Failure;
+
+/// The exit codes, as docs/command.md has them.
+const EXIT_STATUS: [(&str, &str); 9] = [
+    ("0", "done"),
+    (
+        "1",
+        "failure of another kind, such as findings of a check, a file that can't be written or removed, or \"no\" to a question",
+    ),
+    (
+        "2",
+        "usage: the command line can't be understood or is refused, such as delete without --yes where nobody can be asked",
+    ),
+    ("3", "not found: no such user, directory, backup or archive, no store, or nothing measured yet"),
+    (
+        "4",
+        "conflict: email, id or path taken, version mismatch, files in the way of an adoption or a restore, a backup or archive of that name",
+    ),
+    ("5", "invalid input: an address, id, path, time, cursor or row of a file"),
+    (
+        "6",
+        "busy: another process is writing for longer than 5 seconds, or makes a backup, an export of a user or a purge",
+    ),
+    (
+        "7",
+        "store unusable: corrupt, or of a newer version or another application, in which case it was not changed; or its directories are missing; or a damaged backup or archive",
+    ),
+    ("130", "interrupted by Ctrl-C or SIGTERM"),
+];
+
+const ENVIRONMENT: [(&str, &str); 4] = [
+    ("TENANTRY_DATA_DIR", "the data directory, if --data-dir doesn't name it"),
+    (
+        "STATE_DIRECTORY",
+        "the data directory, if neither of these names it: of several, divided by colons, the first. systemd sets it",
+    ),
+    (
+        "XDG_DATA_HOME, HOME",
+        "if none of these is set, the data directory is $XDG_DATA_HOME/tenantry, or else $HOME/.local/share/tenantry",
+    ),
+    ("NO_COLOR", "if it isn't empty, nothing is coloured but with --color always"),
+];
+
+const FILES: [(&str, &str); 7] = [
+    (
+        "tenantry.db",
+        "the users. tenantry.db-wal and tenantry.db-shm are beside it while the store is in use, and belong to it",
+    ),
+    ("tenantry.lock", "held by all who have the store open"),
+    ("storage/", "the users' directories"),
+    ("storage/.tenantry-store", "the id of the store, by which its directories and its database know each other"),
+    ("trash/", "the directories of users who were deleted and not purged yet"),
+    ("quarantine/", "what a repair moved out of the way, each with a note of where it came from"),
+    ("backups/", "the database as it was before each upgrade"),
+];
+
+/// The command without its first word, what it does, and the line. Every command has one at least.
+const EXAMPLES: &[(&str, &str, &str)] = &[
+    ("", "Create a user, and the store in which they are:", "tenantry --data-dir data user create ada@example.com"),
+    ("", "Who is there?", "tenantry --data-dir data user list"),
+    (
+        "",
+        "Back up a store daily, and keep a week:",
+        "tenantry --data-dir /var/lib/app backup create --keep 7 /var/backups/app",
+    ),
+    ("user create", "Create a user:", "tenantry user create ada@example.com"),
+    (
+        "user create",
+        "Give the user the files that are in storage/customers/ada already:",
+        "tenantry user create ada@example.com --storage-path customers/ada --adopt",
+    ),
+    ("user get", "Show a user in a table, also in a pipe:", "tenantry user get ada@example.com -o table"),
+    ("user list", "Who never came back within half a year?", "tenantry user list --all --inactive-for 180d"),
+    ("user list", "Only the addresses, one in a line:", "tenantry user list --all --columns email -o csv"),
+    (
+        "user update",
+        "Change an address, unless somebody changed the user since version 3 was read:",
+        "tenantry user update ada@example.com --email ada@example.org --expect-version 3",
+    ),
+    ("user rename", "Change an address:", "tenantry user rename ada@example.com ada@example.org"),
+    (
+        "user login",
+        "Record a login, and create the user if this is the first:",
+        "tenantry user login ada@example.com --create",
+    ),
+    ("user delete", "Move a user to the trash:", "tenantry user delete ada@example.com"),
+    (
+        "user restore",
+        "Bring a user back whose address has been taken meanwhile:",
+        "tenantry user restore 3fa2b1c4-0000-4000-8000-000000000001 --email ada2@example.com",
+    ),
+    ("user purge", "Who would be destroyed?", "tenantry user purge --older-than 30d --dry-run"),
+    ("user purge", "Destroy those who were deleted a month ago:", "tenantry user purge --older-than 30d --yes"),
+    (
+        "user export-archive",
+        "Write a user and their files to one file:",
+        "tenantry user export-archive ada@example.com ada.tar.zst",
+    ),
+    (
+        "user import-archive",
+        "Create that user in another store:",
+        "tenantry --data-dir other user import-archive ada.tar.zst",
+    ),
+    ("import", "Import a file, or nothing of it:", "tenantry import users.csv"),
+    (
+        "import",
+        "Import what can be imported, and write down the rest:",
+        "tenantry import users.csv --on-conflict skip --rejects rejects.csv",
+    ),
+    ("export", "Write all users to a file:", "tenantry export users.csv"),
+    ("trash list", "Who is in the trash?", "tenantry trash list"),
+    ("storage path", "Change to a user's directory:", "cd \"$(tenantry storage path ada@example.com)\""),
+    ("storage usage", "Who takes most?", "tenantry storage usage --top 10"),
+    (
+        "storage adopt",
+        "Give a user the directory storage/customers/ada:",
+        "tenantry storage adopt ada@example.com customers/ada",
+    ),
+    ("check", "Is all well?", "tenantry check"),
+    ("check", "What would a repair do?", "tenantry check --repair --dry-run"),
+    ("backup create", "Back up a store while it is in use:", "tenantry backup create backup.tar.zst"),
+    ("backup verify", "Is the backup whole?", "tenantry backup verify backup.tar.zst"),
+    ("backup restore", "Restore a backup:", "tenantry backup restore backup.tar.zst --into restored"),
+    ("status", "Where is the store, and how large?", "tenantry status"),
+    (
+        "completions",
+        "Let bash complete the command:",
+        "tenantry completions bash > ~/.local/share/bash-completion/completions/tenantry",
+    ),
+    ("man", "Install the pages for one person:", "tenantry man ~/.local/share/man/man1"),
+];
+
+/// Writes a page for each command into a directory, which is created if it is missing.
+pub(crate) fn write_into(dir: &Path) -> Result<(), Failure> {
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    fs::create_dir_all(dir)
+        .and_then(|()| write_pages(command, "", dir))
+        .map_err(|error| Failure::io(dir.display(), &error))
+}
+
+/// Writes the page of a command, which is named without its first word, and those of the commands in it.
+fn write_pages(command: Command, name: &str, dir: &Path) -> io::Result<()> {
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+        let name = format!("{name} {}", inner.get_name());
+        write_pages(inner.clone(), name.trim_start(), dir)?;
+    }
+    let man = Man::new(command.clone());
+    let mut page = Vec::new();
+    render(&man, command, name, &mut page)?;
+    fs::File::create(dir.join(man.get_filename()))?.write_all(&page)
+}
+
+fn render(man: &Man, mut command: Command, name: &str, page: &mut Vec<u8>) -> io::Result<()> {
+    man.render_title(page)?;
+    man.render_name_section(page)?;
+    let usage = command.render_usage().to_string();
+    let mut synopsis = Roff::new();
+    synopsis.control("SH", ["SYNOPSIS"]);
+    synopsis.text([bold(usage.trim_start_matches("Usage: "))]);
+    synopsis.to_writer(page)?;
+    man.render_description_section(page)?;
+    man.render_options_section(page)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(page)?;
+    }
+    let mut more = Roff::new();
+    if name.is_empty() {
+        list(&mut more, "EXIT STATUS", &EXIT_STATUS);
+        list(&mut more, "ENVIRONMENT", &ENVIRONMENT);
+        list(&mut more, "FILES", &FILES);
+    }
+    if name == "completions" {
+        literal(&mut more, "FILES", completions::PLACES);
+    }
+    examples(&mut more, name);
+    if name.is_empty() {
+        more.control("SH", ["VERSION"]);
+        more.text([roman(format!("tenantry {}", command.get_version().unwrap_or_default()))]);
+    } else {
+        more.control("SH", ["SEE ALSO"]);
+        more.text([bold("tenantry"), roman("(1), for exit codes, environment and files")]);
+    }
+    more.to_writer(page)
+}
+
+fn list(roff: &mut Roff, title: &str, items: &[(&str, &str)]) {
+    roff.control("SH", [title]);
+    for (term, text) in items {
+        roff.control("TP", []);
+        roff.text([bold(*term)]);
+        roff.text([roman(*text)]);
+    }
+}
+
+/// Text whose lines stay as they are.
+fn literal(roff: &mut Roff, title: &str, text: &str) {
+    roff.control("SH", [title]);
+    roff.control("nf", []);
+    for line in text.lines() {
+        roff.text([roman(line)]);
+    }
+    roff.control("fi", []);
+}
+
+fn examples(roff: &mut Roff, name: &str) {
+    let mut examples = EXAMPLES.iter().filter(|(of, ..)| *of == name).peekable();
+    if examples.peek().is_some() {
+        roff.control("SH", ["EXAMPLES"]);
+    }
+    for (_, what, line) in examples {
+        roff.control("PP", []);
+        roff.text([roman(*what)]);
+        roff.control("PP", []);
+        roff.control("RS", ["4"]);
+        roff.control("nf", []);
+        roff.text([bold(*line)]);
+        roff.control("fi", []);
+        roff.control("RE", []);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(command: &Command, name: &str, found: &mut Vec<String>) {
+        for inner in command.get_subcommands() {
+            leaves(inner, format!("{name} {}", inner.get_name()).trim_start(), found);
+        }
+        if !command.has_subcommands() {
+            found.push(name.to_owned());
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example_and_every_example_is_understood() {
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "", &mut found);
+        for name in &found {
+            assert!(EXAMPLES.iter().any(|(of, ..)| of == name), "{name} has no example");
+        }
+        for (name, _, line) in EXAMPLES {
+            assert!(name.is_empty() || found.iter().any(|command| command == name), "{name} is no command");
+            let (_, line) = line.split_once("tenantry ").unwrap();
+            let arguments = line.trim_end_matches(")\"").split(" > ").next().unwrap().split(' ');
+            let matches = Cli::command().try_get_matches_from(std::iter::once("tenantry").chain(arguments));
+            assert!(matches.is_ok(), "{line}: {}", matches.unwrap_err());
+            assert!(line.contains(name), "{line} is no example of {name}");
+        }
+    }
+
+    #[test]
+    fn the_exit_codes_are_those_of_the_contract() {
+        let contract = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/command.md")).unwrap();
+        let (_, section) = contract.split_once("## Exit codes").unwrap();
+        let rows = section.split("\n## ").next().unwrap().lines().filter_map(|line| {
+            let mut cells = line.strip_prefix("| ")?.split(" | ");
+            let (code, what) = (cells.next()?, cells.next()?);
+            code.parse::<u8>().is_ok().then(|| (code.to_owned(), what.replace('`', "")))
+        });
+        let expected: Vec<_> = rows.collect();
+        let codes: Vec<_> = EXIT_STATUS.iter().map(|(code, what)| ((*code).to_owned(), (*what).to_owned())).collect();
+        assert_eq!(codes, expected);
+    }
+}
