@@ -1,13 +1,21 @@
 //! `tenantry check`.
 
+use std::time::Duration;
+
+use indicatif::ProgressBar;
 use serde::Serialize;
-use tenantry::{Finding, RepairOptions, Repaired, Report};
+use tenantry::{Checking, Finding, RepairOptions, Repaired, Report, check_with_progress, repair_with_progress};
 
 use crate::args::Check;
 use crate::failure::{Exit, Failure};
-use crate::output::{Columns, Format, RecordList, counted};
+use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
 use crate::rows::printable;
+
+/// How often the progress is drawn, whether or not there is any.
+const TICK: Duration = Duration::from_millis(100);
+/// Every how many users or entries the progress says how many there were.
+const SHOWN_EVERY: u64 = 500;
 
 const FIELDS: &[&str] = &["kind", "user", "path", "detail", "repair"];
 pub(crate) const FINDINGS: Columns = Columns { name: "findings", fields: FIELDS, in_table: FIELDS };
@@ -22,7 +30,10 @@ struct FindingRow<'r> {
 
 pub(crate) async fn run(place: &Place, format: Format<'_>, args: Check) -> Result<(), Failure> {
     if !args.repair {
-        let report = tenantry::check(place.data_dir()).await.map_err(|error| place.explain(error))?;
+        let progress = Progress::new();
+        let report = check_with_progress(place.data_dir(), progress.callback()).await;
+        progress.0.finish_and_clear();
+        let report = report.map_err(|error| place.explain(error))?;
         print(format, &report)?;
         let repairable = report.findings.iter().filter(|finding| finding.kind.repair().is_some()).count();
         let advice = match repairable {
@@ -36,7 +47,10 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, args: Check) -> Resul
         even_if_many: args.even_if_many,
         allow_network_fs: place.allow_network_fs(),
     };
-    let repaired = tenantry::repair(place.data_dir(), options).await.map_err(|error| place.explain(error))?;
+    let progress = Progress::new();
+    let repaired = repair_with_progress(place.data_dir(), options, progress.callback()).await;
+    progress.0.finish_and_clear();
+    let repaired = repaired.map_err(|error| place.explain(error))?;
     let Repaired { before, refusal, failures, after, .. } = repaired;
     let Some(after) = after else {
         print(format, &before)?;
@@ -54,6 +68,32 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, args: Check) -> Resul
     let gone = before.findings.iter().filter(|finding| !after.findings.contains(finding)).count();
     anstream::eprintln!("repaired {}", counted(gone as u64, "finding"));
     conclude(&after, "what is left takes a person")
+}
+
+struct Progress(ProgressBar);
+
+impl Progress {
+    fn new() -> Self {
+        let bar = output::progress(None, "{spinner} {msg}");
+        // SQLite's own check says nothing while it lasts.
+        bar.enable_steady_tick(TICK);
+        Self(bar)
+    }
+
+    fn callback(&self) -> impl Fn(Checking) + Clone + Send + 'static {
+        let bar = self.0.clone();
+        move |checking| {
+            let (count, what) = match checking {
+                Checking::Users(count) => (count, "users"),
+                Checking::Entries(count) => (count, "directories and what else is in storage/ and trash/"),
+                _ => return bar.set_message("the database"),
+            };
+            // Not for each of them: a message is a text of its own.
+            if count % SHOWN_EVERY == 1 {
+                bar.set_message(format!("{count} {what}"));
+            }
+        }
+    }
 }
 
 fn print(format: Format<'_>, report: &Report) -> Result<(), Failure> {

@@ -157,10 +157,44 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// do is no finding. If a look takes no longer than a moment, others can't write during the later ones.
 ///
 /// Errors: `StoreMissing`, `Incompatible`, `Busy`, `Io`, `ReadOnly`, and `Corrupt` if the database can't be read at all.
-#[instrument(level = "debug", skip_all)]
 pub async fn check(data_dir: impl Into<PathBuf>) -> Result<Report> {
+    check_with_progress(data_dir, |_| {}).await
+}
+
+/// Checks as [`check`] does, and reports how far it is, from the thread that it runs on.
+///
+/// # Examples
+///
+/// ```
+/// # futures_lite::future::block_on(async {
+/// # let dir = tempfile::tempdir()?;
+/// # let store = tenantry::Store::open(dir.path()).await?;
+/// # store.create(tenantry::NewUser::new("ada@example.com".parse()?)).await?;
+/// # store.close().await?;
+/// let report = tenantry::check_with_progress(dir.path(), |checking| println!("{checking:?}")).await?;
+/// assert!(report.findings.is_empty());
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[instrument(level = "debug", skip_all)]
+pub async fn check_with_progress(
+    data_dir: impl Into<PathBuf>,
+    progress: impl Fn(Checking) + Send + 'static,
+) -> Result<Report> {
     let data_dir = data_dir.into();
-    on_thread(move || check_repeatedly(data_dir)).await?.map_err(of_schema)
+    on_thread(move || check_repeatedly(data_dir, &progress)).await?.map_err(of_schema)
+}
+
+/// How far a [check](check_with_progress) is. A check that finds something begins anew, up to three times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Checking {
+    /// SQLite checks its database, which takes as long as reading it twice or so.
+    Database,
+    /// So many users were compared with their directories, those in the trash included.
+    Users(u64),
+    /// So many entries of `storage/` and `trash/` were compared with the users.
+    Entries(u64),
 }
 
 /// Does what loses nothing: finishes what was begun, sets modes, records directories that are there, and
@@ -169,10 +203,32 @@ pub async fn check(data_dir: impl Into<PathBuf>) -> Result<Report> {
 /// Errors: those of [`check`] and of opening the store; `Incompatible` if the database and `storage/` belong to different
 /// stores; `StorageUnavailable` if the latter is missing; `Corrupt` if the database is damaged; `TooManyOrphans`.
 /// In the last four cases nothing was changed.
-#[instrument(level = "debug", skip_all)]
 pub async fn repair(data_dir: impl Into<PathBuf>, options: RepairOptions) -> Result<Repaired> {
+    repair_with_progress(data_dir, options, |_| {}).await
+}
+
+/// Repairs as [`repair`] does, and reports how far the checks are that it makes before and after.
+///
+/// # Examples
+///
+/// ```
+/// # futures_lite::future::block_on(async {
+/// # let dir = tempfile::tempdir()?;
+/// # tenantry::Store::open(dir.path()).await?.close().await?;
+/// let options = tenantry::RepairOptions::default();
+/// let repaired = tenantry::repair_with_progress(dir.path(), options, |_| {}).await?;
+/// assert!(repaired.before.findings.is_empty());
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[instrument(level = "debug", skip_all)]
+pub async fn repair_with_progress(
+    data_dir: impl Into<PathBuf>,
+    options: RepairOptions,
+    progress: impl Fn(Checking) + Clone + Send + 'static,
+) -> Result<Repaired> {
     let data_dir = data_dir.into();
-    let before = check(&data_dir).await?;
+    let before = check_with_progress(&data_dir, progress.clone()).await?;
     let refusal = refuse_if_unsafe(&before, options).err();
     if options.dry_run {
         return Ok(Repaired { before, refusal, failures: Vec::new(), after: None });
@@ -190,7 +246,7 @@ pub async fn repair(data_dir: impl Into<PathBuf>, options: RepairOptions) -> Res
         }
     }
     store.close().await?;
-    Ok(Repaired { before, refusal: None, failures, after: Some(check(data_dir).await?) })
+    Ok(Repaired { before, refusal: None, failures, after: Some(check_with_progress(data_dir, progress).await?) })
 }
 
 /// Refuses a repair that would believe what isn't to be believed.
@@ -232,11 +288,11 @@ async fn repair_one(store: &Store, finding: &Finding) -> Result<()> {
     }
 }
 
-fn check_repeatedly(data_dir: PathBuf) -> Result<Report> {
+fn check_repeatedly(data_dir: PathBuf, progress: &dyn Fn(Checking)) -> Result<Report> {
     let options = Options::to_look(data_dir);
     let inspection = Inspection::open(&options)?;
     let began = Instant::now();
-    let (mut report, mut intents) = check_once(&inspection, &options.data_dir, false)?;
+    let (mut report, mut intents) = check_once(&inspection, &options.data_dir, false, progress)?;
     let holding = began.elapsed() < HOLDING_MAX;
     let mut patience = PATIENCE;
     for _ in 1..if holding { LOOKS } else { 2 } {
@@ -248,7 +304,7 @@ fn check_repeatedly(data_dir: PathBuf) -> Result<Report> {
         inspection.wait_for(&intents, patience)?;
         patience = Duration::ZERO;
         let again;
-        (again, intents) = check_once(&inspection, &options.data_dir, holding)?;
+        (again, intents) = check_once(&inspection, &options.data_dir, holding, progress)?;
         let seen_again = |finding: &Finding| again.findings.contains(finding);
         report = Report { findings: report.findings.into_iter().filter(seen_again).collect(), ..again };
     }
@@ -295,7 +351,7 @@ pub(crate) fn check_database(inspection: &Inspection) -> Result<Report> {
     let mut report = Report::default();
     look_at_database(inspection, &mut report).map_err(of_schema)?;
     if report.findings.is_empty() {
-        let mut survey = Survey::new(inspection, report);
+        let mut survey = Survey::new(inspection, report, &|_| {});
         survey.rows(None)?;
         report = survey.report;
     }
@@ -316,8 +372,14 @@ fn look_at_database(inspection: &Inspection, report: &mut Report) -> Result<()> 
 }
 
 /// Looks once, and answers also which intents there are, by number.
-fn check_once(inspection: &Inspection, data_dir: &Path, holding: bool) -> Result<(Report, Vec<i64>)> {
+fn check_once(
+    inspection: &Inspection,
+    data_dir: &Path,
+    holding: bool,
+    progress: &dyn Fn(Checking),
+) -> Result<(Report, Vec<i64>)> {
     inspection.look_anew(holding)?;
+    progress(Checking::Database);
     let mut report = Report::default();
     look_at_database(inspection, &mut report)?;
     if report.has(FindingKind::DatabaseDamaged) {
@@ -328,7 +390,7 @@ fn check_once(inspection: &Inspection, data_dir: &Path, holding: bool) -> Result
         return Ok((report, Vec::new()));
     }
     let owner = storage.as_ref().map(Storage::owner).transpose().map_err(failed)?;
-    let mut survey = Survey { owner: owner.unwrap_or_default(), ..Survey::new(inspection, report) };
+    let mut survey = Survey { owner: owner.unwrap_or_default(), ..Survey::new(inspection, report, progress) };
     let intents = survey.intents(storage.as_ref())?;
     survey.rows(storage.as_ref())?;
     if !holding {
@@ -387,11 +449,20 @@ struct Survey<'s> {
     /// Paths within the data directory that are a finding already: an intent is about them, or they are in a user's way.
     told: HashSet<PathBuf>,
     report: Report,
+    progress: &'s dyn Fn(Checking),
+    /// How many entries of directories were looked at.
+    entries: u64,
 }
 
 impl<'s> Survey<'s> {
-    fn new(inspection: &'s Inspection, report: Report) -> Self {
-        Self { inspection, owner: 0, unfinished: HashSet::new(), purging: HashSet::new(), told: HashSet::new(), report }
+    fn new(inspection: &'s Inspection, report: Report, progress: &'s dyn Fn(Checking)) -> Self {
+        let (unfinished, purging, told) = (HashSet::new(), HashSet::new(), HashSet::new());
+        Self { inspection, owner: 0, unfinished, purging, told, report, progress, entries: 0 }
+    }
+
+    fn count_entry(&mut self) {
+        self.entries += 1;
+        (self.progress)(Checking::Entries(self.entries));
     }
 
     fn intents(&mut self, storage: Option<&Storage>) -> Result<Vec<i64>> {
@@ -420,6 +491,7 @@ impl<'s> Survey<'s> {
         let inspection = self.inspection;
         inspection.each_row(|Row { id, key_fits, path, has_directory, is_trashed }| {
             *if is_trashed { &mut self.report.trashed } else { &mut self.report.users } += 1;
+            (self.progress)(Checking::Users(self.report.users + self.report.trashed));
             if !key_fits {
                 let detail = "the address is not acceptable, or the key is not that of the address";
                 self.report.add(FindingKind::KeyDiffers, Some(id), None, detail);
@@ -499,6 +571,7 @@ impl<'s> Survey<'s> {
         let mut above = vec![String::new()];
         while let Some(parent) = above.pop() {
             for entry in storage.list(&parent).map_err(failed)? {
+                self.count_entry();
                 if parent.is_empty() && is_own_file(&entry.name) {
                     continue;
                 }
@@ -549,6 +622,7 @@ impl<'s> Survey<'s> {
 
     fn trash(&mut self, storage: &Storage) -> Result<()> {
         for entry in storage.list_trash().map_err(failed)? {
+            self.count_entry();
             let path = || Storage::relative_stray(&Stray::InTrash(entry.name.clone()));
             let id: Option<UserId> = entry.name.to_str().and_then(|name| name.parse().ok());
             if id.is_some_and(|id| self.unfinished.contains(&id)) || self.told.contains(&path()) {

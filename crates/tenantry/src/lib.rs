@@ -82,7 +82,10 @@ pub use backup::{
     import_user, read_user_manifest, restore_backup, verify_backup,
 };
 pub use cap_std;
-pub use check::{Finding, FindingKind, RepairOptions, Repaired, Report, check, repair};
+pub use check::{
+    Checking, Finding, FindingKind, RepairOptions, Repaired, Report, check, check_with_progress, repair,
+    repair_with_progress,
+};
 pub use email::Email;
 pub use error::{Error, ErrorKind, Result};
 pub use lifecycle::{LeftFile, Purge, Purged, TrashPage, TrashQuery, TrashedUser, Usage};

@@ -131,6 +131,21 @@ fn findings_that_do_not_fit_the_terminal_are_records() {
 }
 
 #[test]
+fn a_check_shows_how_far_it_is_on_a_terminal_only() {
+    let session = Session::new();
+    session.output(&["user", "create", "ada@example.com"]);
+    session.output(&["storage", "path", "ada@example.com"]);
+    for check in ["tenantry check", "tenantry check --repair"] {
+        let Some((code, shown)) = on_terminal(&session, &format!("stty cols 80 rows 24; {check}"), "") else { return };
+        assert_eq!(code, 0, "{shown}");
+        assert!(shown.contains("1 users") || shown.contains("1 directories"), "{shown:?}");
+        assert!(shown.ends_with("all is well: 1 user, 0 in the trash, 1 directory\n"), "{shown:?}");
+    }
+    let (code, _, stderr) = session.run(&["check"]);
+    assert_eq!((code, stderr.as_str()), (0, "all is well: 1 user, 0 in the trash, 1 directory\n"));
+}
+
+#[test]
 fn deleting_asks_and_only_yes_is_yes() {
     let session = Session::new();
     session.output(&["user", "create", "ada@example.com"]);

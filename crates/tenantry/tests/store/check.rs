@@ -14,8 +14,8 @@ use std::thread;
 use tenantry::FindingKind::{self, *};
 use tenantry::sqlite::rusqlite::{Connection, params};
 use tenantry::{
-    Error, ErrorKind, Finding, ListQuery, Purge, RepairOptions, Repaired, Report, Result, StoragePath, Store,
-    TrashQuery, User, UserId, check, repair, sqlite,
+    Checking, Error, ErrorKind, Finding, ListQuery, Purge, RepairOptions, Repaired, Report, Result, StoragePath, Store,
+    TrashQuery, User, UserId, check, check_with_progress, repair, sqlite,
 };
 
 use crate::support::{
@@ -206,6 +206,20 @@ fn contents(data_dir: &Path) -> Vec<Vec<u8>> {
     let mut contents: Vec<_> = files.map(|(_, (_, content))| content).collect();
     contents.sort();
     contents
+}
+
+#[test]
+fn a_check_reports_how_far_it_is() {
+    let fixture = Fixture::new();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let report = block_on(check_with_progress(fixture.at(""), move |checking| sender.send(checking).unwrap())).unwrap();
+    assert_eq!(report.findings, []);
+    let reported: Vec<Checking> = receiver.iter().collect();
+    assert_eq!(reported[0], Checking::Database);
+    assert_eq!(reported[1..6], [1, 2, 3, 4, 5].map(Checking::Users));
+    let entries: Vec<Checking> = (1..=reported.len() as u64 - 6).map(Checking::Entries).collect();
+    assert!(entries.len() as u64 > report.directories);
+    assert_eq!(reported[6..], entries);
 }
 
 #[test]
