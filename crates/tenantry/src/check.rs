@@ -61,7 +61,7 @@ pub enum FindingKind {
     PathBlocked,
     /// A directory of the store can be used by others than its owner, or not by its owner.
     WrongMode,
-    /// A directory of the store belongs to somebody else than the database.
+    /// A directory or a file of the store belongs to somebody else than the store.
     WrongOwner,
     /// What a crash or a failure left to be done in the file system.
     IntentUnfinished,
@@ -80,6 +80,7 @@ impl FindingKind {
             Self::DirectoryUnrecorded => Some("record it"),
             Self::DirectoryOrphaned | Self::TrashOrphaned => Some("move it to quarantine"),
             Self::WrongMode => Some("set the mode to 0700"),
+            Self::WrongOwner => Some("as root, give it to the owner"),
             _ => None,
         }
     }
@@ -276,6 +277,7 @@ async fn repair_one(store: &Store, finding: &Finding) -> Result<()> {
     let path = finding.path.clone().unwrap_or_default();
     match finding.kind {
         FindingKind::WrongMode => store.engine().storage()?.make_private(&path),
+        FindingKind::WrongOwner => store.engine().storage()?.give_to_owner(&path),
         FindingKind::DirectoryUnrecorded => match finding.user {
             Some(user) => store.engine().operate(move |tx| tx.record_directory(user)).await,
             None => Ok(()),
@@ -398,6 +400,14 @@ fn check_once(
         inspection.end_look()?;
     }
     if let Some(storage) = &storage {
+        for (name, found) in storage.files_of_others().map_err(failed)? {
+            let detail = differing_owner(found, survey.owner);
+            survey.report.add(FindingKind::WrongOwner, None, Some(name.into()), detail);
+        }
+        for name in storage.mounted_roots().map_err(failed)? {
+            let detail = "a file system is mounted on it, and no directory can be moved to or from another: mount one for the whole data directory";
+            survey.report.add(FindingKind::PathBlocked, None, Some(name.into()), detail);
+        }
         for root in storage.roots().map_err(failed)? {
             survey.rights(root.kind, None, || PathBuf::from(&root.name));
         }
@@ -411,6 +421,11 @@ fn check_once(
 fn look_at_identity(inspection: &Inspection, data_dir: &Path, report: &mut Report) -> Result<Option<Storage>> {
     let storage = Storage::look(data_dir).map_err(failed)?;
     let marker = storage.as_ref().map(Storage::marker).transpose().map_err(failed)?;
+    if let (Some((id, _)), Some((name, detail))) = (inspection.identity()?, Storage::blocked_root(data_dir)) {
+        let detail = format!("{detail} (the store's is {id})");
+        report.add(FindingKind::IdentityMissing, None, Some(name.into()), detail);
+        return Ok(None);
+    }
     let missing = |report: &mut Report, detail: String| {
         report.add(FindingKind::IdentityMissing, None, Some("storage".into()), detail);
         Ok(None)
@@ -648,7 +663,8 @@ impl<'s> Survey<'s> {
     /// Whether a directory is private to its owner, and the owner is the right one.
     fn rights(&mut self, kind: EntryKind, user: Option<UserId>, path: impl Fn() -> PathBuf) {
         let EntryKind::Directory(rights) = kind else {
-            return self.report.add(FindingKind::PathBlocked, user, Some(path()), "not a directory");
+            let detail = if kind == EntryKind::Link { "a symbolic link" } else { "not a directory" };
+            return self.report.add(FindingKind::PathBlocked, user, Some(path()), detail);
         };
         if !rights.are_private() {
             let detail = format!("the mode is {:04o}, not 0700", rights.mode);
@@ -656,10 +672,13 @@ impl<'s> Survey<'s> {
         }
         let owner = self.owner;
         if rights.owner != owner {
-            let detail = format!("it belongs to the user {} of the system, the database to {owner}", rights.owner);
-            self.report.add(FindingKind::WrongOwner, user, Some(path()), detail);
+            self.report.add(FindingKind::WrongOwner, user, Some(path()), differing_owner(rights.owner, owner));
         }
     }
+}
+
+fn differing_owner(found: u32, owner: u32) -> String {
+    format!("it belongs to the user {found} of the system, the store to {owner}")
 }
 
 fn failed(error: std::io::Error) -> Error {

@@ -12,6 +12,10 @@ mod hardened;
 mod interrupt;
 /// Kernels and file systems that lack a system call.
 mod kernel;
+/// Links and mounts in the place of the store's own files and directories.
+mod links;
+/// Whose files are that root makes, and a umask that takes the owner's rights.
+mod owner;
 /// A terminal: tables, questions.
 mod terminal;
 /// Sessions written down in Markdown, those of the README and of docs/ among them.
@@ -80,6 +84,17 @@ impl Session {
 fn told(output: Output) -> (i32, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// Whether the tests run as root. If they don't, says what can't be tested.
+fn is_root(what: &str) -> bool {
+    use std::os::unix::fs::MetadataExt;
+
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    if !is_root {
+        missing(&format!("{what} needs root"));
+    }
+    is_root
 }
 
 /// Waits until something is so, and fails if it never is.

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::archive::{Body, Manifest, PATH_OCTETS_MAX, unwritable};
 use super::reading::Met;
-use crate::storage::Item;
+use crate::storage::{Item, Ownership, PRIVATE_FILE};
 use crate::{Error, ErrorKind, Result};
 
 /// How many files that were left out are named.
@@ -67,6 +67,8 @@ impl<'p> Making<'p> {
 pub(super) fn finish<M: Manifest>(body: Body, manifest: &M, file: &Path, prefix: &str) -> Result<u64> {
     let dir = parent(file);
     let mut output = tempfile::Builder::new().prefix(prefix).tempfile_in(dir).map_err(unwritable)?;
+    // The umask may have taken away what its owner needs.
+    Ownership::default().give_file(output.as_file(), PRIVATE_FILE).map_err(unwritable)?;
     body.finish(manifest, output.as_file_mut()).map_err(unwritable)?;
     output.as_file().sync_all().map_err(unwritable)?;
     let archive_bytes = output.as_file().metadata().map_err(unwritable)?.len();
@@ -94,7 +96,10 @@ fn exists() -> Error {
 /// A temporary directory that nobody else can look into, whatever the umask is.
 pub(super) fn private_dir(prefix: &str, beside: &Path) -> Result<TempDir> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir_in(beside).map_err(unwritable)
+    let dir =
+        builder.prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir_in(beside).map_err(unwritable)?;
+    Ownership::default().give_private_dir(dir.path()).map_err(unwritable)?;
+    Ok(dir)
 }
 
 /// The directory in which a file is, or is to be.

@@ -6,9 +6,8 @@ mod making;
 mod reading;
 mod user;
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Seek};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +19,7 @@ use uuid::Uuid;
 use crate::check::check_database;
 use crate::content::Hashed;
 use crate::sqlite::{Engine, Inspection, Options, Row};
-use crate::storage::{Item, Storage};
+use crate::storage::{Item, Ownership, Storage};
 use crate::store::on_thread;
 use crate::{Error, ErrorKind, Finding, FindingKind, Report, Result, Store, Timestamp, check};
 use archive::{Kind, damaged, unwritable};
@@ -293,7 +292,8 @@ impl Contents {
         if self.image.is_some() {
             return Err(damaged("there is more than one database in the archive"));
         }
-        write(&mut create_private(&dir.join(DATABASE))?)?;
+        let owner = Ownership::of_store(dir).map_err(unwritable)?;
+        write(&mut owner.make_file(&dir.join(DATABASE)).map_err(unwritable)?)?;
         self.image = Some(Inspection::open(&Options::to_look(dir.to_owned())).map_err(of_image)?);
         Ok(())
     }
@@ -351,7 +351,9 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tem
     let archive = open(file, MISSING)?;
     let place = private_dir(".tenantry-restore-", parent(into))?;
     let data_dir = place.path().join("data");
-    DirBuilder::new().mode(0o700).create(&data_dir).map_err(unwritable)?;
+    // Not that of the place: by its own name it may be in somebody's directory.
+    let owner = Ownership::of_place(into).map_err(unwritable)?;
+    owner.make_private_dir(&data_dir).map_err(unwritable)?;
     let mut reading = Reading::new(progress);
     let mut contents = Contents::default();
     let mut storage = None;
@@ -401,10 +403,6 @@ fn make_storage(data_dir: &Path, manifest: &BackupManifest) -> Result<Storage> {
             None => error,
         }
     })
-}
-
-fn create_private(path: &Path) -> Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(unwritable)
 }
 
 fn not_empty() -> Error {

@@ -19,6 +19,8 @@ const CHANGES: &[&str] = &[
     "fs::copy(",
     "fs::set_permissions(",
     "DirBuilder::new(",
+    ".make_file(",
+    ".make_private_dir(",
     "OFlags::CREATE",
     ".create(true)",
     ".create_new(",
@@ -39,13 +41,21 @@ const WITHOUT_POINT: &[(&str, &str)] = &[
     // What it removes has a name that nobody looks for, before and after.
     ("sqlite/open.rs", "remove_database"),
     // An empty file, which stays for good.
-    ("sqlite/place.rs", "try_take"),
+    ("sqlite/place.rs", "open_lock"),
+    // What calls it has passed a point; what a crash leaves without rights or an owner the next attempt finishes.
+    ("storage/ownership.rs", "change_mode"),
+    ("storage/ownership.rs", "give"),
+    ("storage/ownership.rs", "give_file"),
+    ("storage/ownership.rs", "make_file"),
+    ("storage/ownership.rs", "make_private_dir"),
+    // A step by itself, of a repair that is run again.
+    ("storage/survey.rs", "give_to_owner"),
     // Has a temporary name until it is whole.
     ("sqlite/upgrade.rs", "write_image"),
     // A backup, or a store that is restored from one, has a temporary name until it is whole.
     ("backup/making.rs", "finish"),
-    ("backup/mod.rs", "create_private"),
     ("backup/mod.rs", "extract"),
+    ("backup/mod.rs", "take_database"),
     ("backup/mod.rs", "name_restored"),
 ];
 

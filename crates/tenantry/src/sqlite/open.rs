@@ -6,9 +6,8 @@
 //! made under another name, and renamed when it is whole.
 
 use std::fmt::Write as _;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +21,7 @@ use super::error::{is_left_in_transaction, with_quota_as_full};
 use super::functions;
 use super::place::{self, Access, Lock, Watch};
 use super::upgrade::{self, Upgrade, migrate, upgrade};
-use crate::storage::{Marker, Storage, file_error};
+use crate::storage::{Marker, Ownership, Storage, file_error};
 use crate::{Ambient, Builder, Durability, Error, ErrorKind, Result, point};
 
 /// 'Tnry', as V1 of the schema sets it.
@@ -121,7 +120,10 @@ pub(super) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watc
                     "the file system is read-only, and the store has to be created, upgraded or opened for the first time",
                 ));
             }
-            Found::Nothing => create_data_dir(&options.data_dir)?,
+            Found::Nothing => {
+                Storage::refuse_other_than_directories(&options.data_dir)?;
+                create_data_dir(&options.data_dir)?;
+            }
             Found::Older | Found::Unmarked => {}
         }
         let alone = found != Found::Current;
@@ -265,7 +267,7 @@ fn store_missing() -> Error {
 pub(super) fn write_image(options: &Options, image: &Path) -> Result<()> {
     let conn = open_reader(options)?;
     conn.execute_batch("PRAGMA query_only = OFF")?;
-    upgrade::write_image(&conn, image).map_err(|error| with_quota_as_full(&conn, error))
+    upgrade::write_image(&conn, image, Ownership::default()).map_err(|error| with_quota_as_full(&conn, error))
 }
 
 /// Opens a connection that can't write.
@@ -286,6 +288,7 @@ enum Found {
 /// Tells what the database file is, without changing it.
 fn look_at(options: &Options) -> Result<Found> {
     let incompatible = |message| Err(Error::new(ErrorKind::Incompatible, message));
+    place::refuse_links(&options.data_dir)?;
     let path = options.database();
     match std::fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() => {}
@@ -352,13 +355,6 @@ pub(crate) fn of_schema(error: impl Into<Error>) -> Error {
 /// Makes the database under another name, and gives it its own when it is whole: so there never is half a one, whenever
 /// the program ends or the disk is full. What an earlier attempt left is removed.
 fn create(options: &Options) -> Result<()> {
-    if std::fs::symlink_metadata(options.database()).is_ok_and(|found| found.is_symlink()) {
-        // To where the database is when its volume is mounted, perhaps: a new one would take the link's place.
-        return Err(Error::new(
-            ErrorKind::Incompatible,
-            "tenantry.db is a symbolic link that leads to no database: mount what it leads to, or remove it; nothing was changed",
-        ));
-    }
     for suffix in ["-wal", "-journal"] {
         // SQLite would take it for the log of the new database. And it may hold what is nowhere else.
         if has_content(&options.database(), suffix) {
@@ -378,8 +374,8 @@ fn create(options: &Options) -> Result<()> {
     }
     let path = options.data_dir.join("tenantry.db.new");
     remove_database(&path)?;
+    let failed = |error| file_error(error, "the database file can't be created");
     let created = create_at(&path, options).and_then(|()| {
-        let failed = |error| file_error(error, "the database file can't be created");
         point::reach("create: name the database");
         std::fs::rename(&path, options.database()).map_err(failed)
     });
@@ -394,11 +390,8 @@ fn create(options: &Options) -> Result<()> {
 fn create_at(path: &Path, options: &Options) -> Result<()> {
     point::reach("create: make the database");
     // Readable by nobody else; SQLite gives its log the same mode. This descriptor is closed before SQLite opens one.
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
+    Ownership::of_store(&options.data_dir)
+        .and_then(|owner| owner.make_file(path))
         .map_err(|error| file_error(error, "the database file can't be created"))?;
     let mut conn = connect(path, options, Role::Writer)?;
     point::reach("create: fill the database");
@@ -520,13 +513,19 @@ fn create_data_dir(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
-    point::reach("create: make the data directory");
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| file_error(error, "the data directory can't be created"))?;
+    let failed = |error| file_error(error, "the data directory can't be created");
+    let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && std::fs::symlink_metadata(dir).is_err();
+    let missing: Vec<&Path> = dir.ancestors().take_while(is_missing).collect();
+    // In somebody's directory it is theirs, whoever makes it.
+    let owner = Ownership::of_place(dir).map_err(failed)?;
+    // One by one: the umask may take away what it takes to make the next.
+    for dir in missing.iter().rev() {
+        point::reach("create: make the data directory");
+        match owner.make_private_dir(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+            made => made.map_err(failed)?,
+        }
+    }
     for made in missing {
         let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
         sync_dir(parent.unwrap_or(Path::new(".")))?;

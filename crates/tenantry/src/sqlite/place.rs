@@ -7,11 +7,12 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Once, OnceLock};
 
-use rustix::fs::{self, AtFlags, CWD};
+use rustix::fs::{self, AtFlags, CWD, OFlags};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::open::{Options, with_suffix};
-use crate::storage::file_error;
+use crate::storage::{Ownership, PRIVATE_FILE, file_error};
 use crate::{Error, ErrorKind, Result};
 
 /// File systems on which locks and shared memory don't reach from one machine to the other, by the number that
@@ -120,13 +121,11 @@ pub(super) struct Lock(File);
 impl Lock {
     /// `None` if others are in the way. On a read-only file system, where nobody writes, it is nobody's.
     pub(super) fn try_take(options: &Options, alone: bool, access: Access) -> Result<Option<Option<Self>>> {
-        let failed = |error| file_error(error, "the lock file of the store can't be used");
-        let path = options.data_dir.join("tenantry.lock");
         if access == Access::Read {
             return Ok(Some(None));
         }
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+        let failed = |error| file_error(error, "the lock file of the store can't be used");
+        let file = open_lock(&options.data_dir).map_err(failed)?;
         match if alone { file.try_lock() } else { file.try_lock_shared() } {
             Ok(()) => Ok(Some(Some(Self(file)))),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -139,6 +138,67 @@ impl Lock {
     pub(super) fn share(&self) -> Result<()> {
         self.0.lock_shared().map_err(|error| file_error(error, "the lock file of the store can't be used"))
     }
+}
+
+/// Opens the lock file, after making it if there is none.
+fn open_lock(data_dir: &Path) -> std::io::Result<File> {
+    use std::io::ErrorKind::{AlreadyExists, NotFound, PermissionDenied};
+
+    let path = data_dir.join("tenantry.lock");
+    let mut options = OpenOptions::new();
+    // A pipe in its place is opened without waiting for whoever reads from it.
+    options.write(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+    loop {
+        match options.open(&path) {
+            Err(error) if error.kind() == NotFound => {}
+            // What a crash left, or another process is about to finish: it lacks the rights that the umask has taken away.
+            Err(error) if error.kind() == PermissionDenied && is_own_and_closed(&path)? => {
+                Ownership::default().make_usable(&path)?;
+                return options.open(&path);
+            }
+            opened => return opened,
+        }
+        match Ownership::of_store(data_dir)?.make_file(&path) {
+            Err(error) if error.kind() == AlreadyExists => {}
+            made => return made,
+        }
+    }
+}
+
+/// Whether a file is ours and holds nothing, and yet we may do nothing with it.
+fn is_own_and_closed(path: &Path) -> std::io::Result<bool> {
+    let found = fs::lstat(path)?;
+    let is_closed = !fs::Mode::from_raw_mode(found.st_mode).contains(PRIVATE_FILE);
+    let is_file = fs::FileType::from_raw_mode(found.st_mode) == fs::FileType::RegularFile;
+    Ok(is_file && is_closed && found.st_size == 0 && found.st_uid == geteuid().as_raw())
+}
+
+/// The store's own files in the data directory, of which none may be a symbolic link.
+const NO_LINKS: [&str; 5] =
+    ["tenantry.db", "tenantry.lock", "tenantry.db-wal", "tenantry.db-shm", "tenantry.db-journal"];
+
+/// Refuses a link in the place of one of the store's own files, whatever it leads to: to a volume that isn't mounted, so
+/// that a new file would take its place, or to a file of somebody else. And whoever came to a database by another way would
+/// hold another lock, and have other directories.
+pub(super) fn refuse_links(data_dir: &Path) -> Result<()> {
+    let refuse = |name: &str| {
+        let message = format!(
+            "{name} is a symbolic link, which may lead to what isn't mounted or is another's: put the file itself there, or remove the link; nothing was changed"
+        );
+        Err(Error::new(ErrorKind::Incompatible, message))
+    };
+    for name in NO_LINKS {
+        match std::fs::symlink_metadata(data_dir.join(name)) {
+            Ok(found) if found.is_symlink() => return refuse(name),
+            Ok(found) if !found.is_file() => {
+                return Err(Error::new(ErrorKind::Incompatible, format!("{name} is not a file")));
+            }
+            // Whoever opens it reports what else is wrong.
+            _ => {}
+        }
+    }
+    let is_dangling = std::fs::symlink_metadata(data_dir).is_ok_and(|found| found.is_symlink()) && !data_dir.exists();
+    if is_dangling { refuse("the data directory") } else { Ok(()) }
 }
 
 /// Which file has a name: its device and its number there.

@@ -1,14 +1,13 @@
 //! Migrations, and what is kept of a store from before them.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 use rusqlite::limits::Limit;
 
 use super::open::{Options, SCHEMA_VERSION, connect_to_look, sync_dir};
-use crate::storage::file_error;
+use crate::storage::{Ownership, file_error};
 use crate::{Ambient, Error, ErrorKind, Result, point};
 
 pub(super) mod embedded {
@@ -90,7 +89,8 @@ fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) ->
     let failed = |error| file_error(error, "the snapshot can't be written");
     let dir = options.data_dir.join(SNAPSHOTS);
     point::reach("upgrade: make a directory for snapshots");
-    match DirBuilder::new().mode(0o700).create(&dir) {
+    let owner = Ownership::of_store(&options.data_dir).map_err(failed)?;
+    match owner.make_private_dir(&dir) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         made => made.map_err(failed)?,
     }
@@ -103,7 +103,7 @@ fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) ->
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let written = write_image(conn, &unfinished).and_then(|()| verify(conn, &unfinished)).and_then(|()| {
+    let written = write_image(conn, &unfinished, owner).and_then(|()| verify(conn, &unfinished)).and_then(|()| {
         // It is nobody's but ours, and SQLite has closed it.
         File::open(&unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
         point::reach("upgrade: name the snapshot");
@@ -118,9 +118,9 @@ fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) ->
 }
 
 /// Writes an image of the database as it is now to a file that isn't there yet, readable by nobody else.
-pub(super) fn write_image(conn: &Connection, image: &Path) -> Result<()> {
+pub(super) fn write_image(conn: &Connection, image: &Path, owner: Ownership) -> Result<()> {
     let failed = |error| file_error(error, "the image of the database can't be written");
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(image).map_err(failed)?;
+    owner.make_file(image).map_err(failed)?;
     let image = image.to_str().ok_or_else(|| Error::new(ErrorKind::Io, "the path of the image isn't UTF-8"))?;
     // It attaches the image, and writes to that.
     let attached = conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;

@@ -10,13 +10,14 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
+use super::ownership::{Ownership, change_mode};
 use crate::point;
 
 /// Who made a directory may use it, and nobody else.
@@ -156,27 +157,44 @@ pub(super) fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
     Ok(entries(dir)?.next().transpose()?.is_none())
 }
 
-/// Makes a private directory, unless something stands there already, and opens it.
-pub(super) fn make_dir(at: impl AsFd, name: impl Arg + Copy, point: &'static str) -> io::Result<OwnedFd> {
+/// Makes a private directory, unless something stands there already, and opens it. What root makes is the owner's.
+pub(super) fn make_dir(
+    at: impl AsFd,
+    name: impl Arg + Copy,
+    owner: Ownership,
+    point: &'static str,
+) -> io::Result<OwnedFd> {
     point::reach(point);
-    match fs::mkdirat(&at, name, PRIVATE) {
-        Ok(()) | Err(Errno::EXIST) => {}
+    let is_new = match fs::mkdirat(&at, name, PRIVATE) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
         Err(error) => return Err(error.into()),
-    }
+    };
     // The umask may have taken away even what the owner needs: now, or before a crash that came before this.
     if stat(&at, name)?.is_some_and(|made| is_dir(&made) && !Mode::from_raw_mode(made.st_mode).contains(PRIVATE)) {
         make_private(&at, name, "make: change a mode")?;
     }
-    open_dir(at, name, Mounts::Enter)
+    let dir = open_dir(&at, name, Mounts::Enter)?;
+    if let Err(error) = owner.give(&dir) {
+        if is_new {
+            // It would lock the owner out.
+            let _ = fs::unlinkat(at, name, AtFlags::REMOVEDIR);
+        }
+        return Err(error);
+    }
+    Ok(dir)
 }
 
 /// Gives a directory the mode 0700, whatever it is now.
 pub(super) fn make_private(at: impl AsFd, name: impl Arg + Copy, point: &'static str) -> io::Result<()> {
     point::reach(point);
-    // A directory that can't be opened can still be named by a descriptor; the detour through /proc is how its mode is
-    // changed before Linux 6.6.
-    let dir = open(at, name, OFlags::PATH | OFlags::DIRECTORY, Mounts::Refuse)?;
-    Ok(fs::chmodat(fs::CWD, format!("/proc/self/fd/{}", dir.as_raw_fd()), PRIVATE, AtFlags::empty())?)
+    // A directory that can't be opened can still be named by a descriptor.
+    change_mode(open_path(at, name)?, PRIVATE)
+}
+
+/// Opens a directory only to name it, which takes no right to it.
+pub(super) fn open_path(at: impl AsFd, name: impl Arg + Copy) -> io::Result<OwnedFd> {
+    open(at, name, OFlags::PATH | OFlags::DIRECTORY, Mounts::Refuse)
 }
 
 /// Moves what stands at one name to another, where nothing may stand.

@@ -16,6 +16,7 @@
 //! for the disk in any case. What is to be changed when is decided by the engine, which has recorded it before.
 
 mod beneath;
+mod ownership;
 mod stage;
 mod survey;
 mod transfer;
@@ -27,13 +28,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, Mode, OFlags};
+use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 use uuid::Uuid;
 
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 use beneath::{Mounts, errno, make_dir, open_dir, rename, stat, sync};
+pub(crate) use ownership::{Ownership, PRIVATE_FILE};
 pub(crate) use stage::{Stage, is_stage};
 pub(crate) use survey::{EntryKind, Look, Rights, is_own_file};
 pub(crate) use transfer::{Item, KeptAway, Unpacking};
@@ -58,6 +60,8 @@ pub(crate) struct Storage {
     data: OwnedFd,
     storage: OwnedFd,
     trash: OwnedFd,
+    /// Whose everything is that is made.
+    owner: Ownership,
 }
 
 /// Something that belongs to nobody.
@@ -90,12 +94,13 @@ impl Storage {
             _ => unavailable("the storage directory can't be used").with_source(error),
         };
         let data = open_data_dir(data_dir).map_err(failed)?;
+        let owner = Ownership::of_store_in(&data).map_err(failed)?;
         for name in [STORAGE, TRASH] {
             match stat(&data, name).map_err(failed)? {
                 Some(_) => {}
                 None if is_marked => return Err(unavailable("storage/ or trash/ is missing")),
                 None => {
-                    make_dir(&data, name, "open: make a directory of the store").map_err(failed)?;
+                    make_dir(&data, name, owner, "open: make a directory of the store").map_err(failed)?;
                     sync(&data, "open: sync the data directory").map_err(failed)?;
                 }
             }
@@ -109,12 +114,18 @@ impl Storage {
                     Some(Errno::ACCESS) => {
                         "no permission to use storage/ or trash/: run it as the owner of tenantry.db"
                     }
-                    _ => "storage/ and trash/ have to be directories",
+                    Some(Errno::LOOP) if name == STORAGE => {
+                        "storage is a symbolic link: put the directory itself there"
+                    }
+                    Some(Errno::LOOP) => "trash is a symbolic link: put the directory itself there",
+                    Some(Errno::NOTDIR) if name == STORAGE => "storage isn't a directory",
+                    Some(Errno::NOTDIR) => "trash isn't a directory",
+                    _ => "storage/ or trash/ can't be opened",
                 })
                 .with_source(error)
             })
         };
-        let storage = Self { data_dir: data_dir.to_owned(), storage: open(STORAGE)?, trash: open(TRASH)?, data };
+        let storage = Self { data_dir: data_dir.to_owned(), storage: open(STORAGE)?, trash: open(TRASH)?, owner, data };
         match storage.marker().map_err(failed)? {
             Marker::Of(id) if id == store_id => {}
             Marker::Missing if !is_marked => storage.mark(store_id).map_err(failed)?,
@@ -130,6 +141,32 @@ impl Storage {
         Ok(storage)
     }
 
+    /// Refuses anything but a directory in the place of the store's own, before a store is made beside it. A link may lead
+    /// to what isn't mounted, or is another's.
+    pub(crate) fn refuse_other_than_directories(data_dir: &Path) -> Result<()> {
+        match Self::other_than_directory(data_dir, &[STORAGE, TRASH, QUARANTINE]) {
+            None => Ok(()),
+            Some((_, what)) => Err(Error::new(ErrorKind::Incompatible, format!("{what}; nothing was changed"))),
+        }
+    }
+
+    /// Which of `storage/` and `trash/` is there and is no directory, and what can be said of that.
+    pub(crate) fn blocked_root(data_dir: &Path) -> Option<(&'static str, String)> {
+        Self::other_than_directory(data_dir, &[STORAGE, TRASH])
+    }
+
+    fn other_than_directory(data_dir: &Path, names: &[&'static str]) -> Option<(&'static str, String)> {
+        names.iter().find_map(|name| {
+            let what = match std::fs::symlink_metadata(data_dir.join(name)) {
+                Ok(found) if found.is_symlink() => "is a symbolic link",
+                Ok(found) if !found.is_dir() => "isn't a directory",
+                // Whoever opens it reports what else is wrong.
+                _ => return None,
+            };
+            Some((*name, format!("{name} {what}: put the directory itself there, or remove it")))
+        })
+    }
+
     /// Opens the directories as they are, to look at them. `None` if they aren't there, or are no directories.
     pub(crate) fn look(data_dir: &Path) -> io::Result<Option<Self>> {
         let data = open_data_dir(data_dir)?;
@@ -139,7 +176,8 @@ impl Storage {
             Err(error) => Err(error),
         };
         let (Some(storage), Some(trash)) = (open(STORAGE)?, open(TRASH)?) else { return Ok(None) };
-        Ok(Some(Self { data_dir: data_dir.to_owned(), storage, trash, data }))
+        let owner = Ownership::of_store_in(&data)?;
+        Ok(Some(Self { data_dir: data_dir.to_owned(), storage, trash, owner, data }))
     }
 
     /// Which store the `storage/` in a data directory belongs to, if there is one.
@@ -169,7 +207,16 @@ impl Storage {
     fn write_file(&self, dir: &OwnedFd, name: &str, text: &[u8], point: &'static str) -> io::Result<()> {
         crate::point::reach(point);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?);
+        let file = match fs::openat(dir, name, flags, PRIVATE_FILE) {
+            // What a crash left before it got the rights that the umask had taken away.
+            Err(Errno::ACCESS) => {
+                fs::unlinkat(dir, name, AtFlags::empty())?;
+                fs::openat(dir, name, flags, PRIVATE_FILE)?
+            }
+            file => file?,
+        };
+        let mut file = File::from(file);
+        self.owner.give_file(&file, PRIVATE_FILE)?;
         file.write_all(text)?;
         file.sync_all()
     }
@@ -238,7 +285,7 @@ impl Storage {
         let mut dirs = vec![self.storage.as_fd().try_clone_to_owned()?];
         for name in path.split('/').filter(|name| !name.is_empty()) {
             if let Some(parent) = dirs.last() {
-                dirs.push(make_dir(parent, name, "make: a directory")?);
+                dirs.push(make_dir(parent, name, self.owner, "make: a directory")?);
             }
         }
         // From the inside out: at no time does a directory lead to one that isn't there.
@@ -398,8 +445,8 @@ impl Storage {
             return Err(blocked("there is no such path"));
         };
         let run = || {
-            let quarantine = make_dir(&self.data, QUARANTINE, "quarantine: make its directory")?;
-            let place = make_dir(&quarantine, name, "quarantine: make a place")?;
+            let quarantine = make_dir(&self.data, QUARANTINE, self.owner, "quarantine: make its directory")?;
+            let place = make_dir(&quarantine, name, self.owner, "quarantine: make a place")?;
             self.write_file(&place, "note.json", note.as_bytes(), "quarantine: write the note")?;
             for dir in [place.as_fd(), quarantine.as_fd(), self.data.as_fd()] {
                 sync(dir, "quarantine: sync the note")?;

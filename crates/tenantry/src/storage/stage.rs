@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::beneath::{Mounts, entries, errno, is_dir, make_dir, open_dir};
 use super::transfer::Unpacking;
-use super::{ATTEMPTS_MAX, Storage, blocked, refused, tree};
+use super::{ATTEMPTS_MAX, Ownership, Storage, blocked, refused, tree};
 use crate::Result;
 
 const PREFIX: &str = ".tenantry-import-";
@@ -28,6 +28,7 @@ pub(crate) fn is_stage(name: &str) -> bool {
 pub(crate) struct Stage {
     name: String,
     data: OwnedFd,
+    owner: Ownership,
     /// The stage itself, with the lock on it, until it is removed.
     dir: Mutex<Option<OwnedFd>>,
     is_handed_over: AtomicBool,
@@ -63,7 +64,7 @@ impl Stage {
     pub(crate) fn unpack(&self) -> Result<Unpacking> {
         // A descriptor of its own: one that is only cloned would hold the lock as well.
         let dir = open_dir(&self.data, &*self.name, Mounts::Refuse).map_err(refused)?;
-        Ok(Unpacking::new(dir, "import: write the files"))
+        Ok(Unpacking::new(dir, self.owner, "import: write the files"))
     }
 }
 
@@ -86,7 +87,7 @@ impl Storage {
             if super::stat(&self.data, &*name).map_err(refused)?.is_some() {
                 continue;
             }
-            let dir = match make_dir(&self.data, &*name, "import: make a stage") {
+            let dir = match make_dir(&self.data, &*name, self.owner, "import: make a stage") {
                 // Another import has taken it for one that was left.
                 Err(error) if errno(&error) == Some(Errno::NOENT) => continue,
                 dir => dir.map_err(refused)?,
@@ -99,7 +100,13 @@ impl Storage {
                 continue;
             }
             let data = self.data.try_clone().map_err(refused)?;
-            return Ok(Stage { name, data, dir: Mutex::new(Some(dir)), is_handed_over: AtomicBool::new(false) });
+            return Ok(Stage {
+                name,
+                data,
+                owner: self.owner,
+                dir: Mutex::new(Some(dir)),
+                is_handed_over: AtomicBool::new(false),
+            });
         }
         Err(blocked("the place for the files of an import is removed all the time"))
     }

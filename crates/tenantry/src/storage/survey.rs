@@ -6,12 +6,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use rustix::fs::{self, FileType, Mode, Stat};
+use rustix::fs::{self, AtFlags, FileType, Gid, Mode, Stat, Uid};
 use rustix::io::Errno;
 
 use super::beneath::{self, Mounts, PRIVATE, errno, is_dir, open_dir, stat};
-use super::{QUARANTINE, STORAGE, Storage, TRASH, refused};
-use crate::{Result, StoragePath, UserId};
+use super::{QUARANTINE, STORAGE, Storage, TRASH, ownership, refused};
+use crate::{Error, ErrorKind, Result, StoragePath, UserId};
+
+/// The files in the data directory that every program needs that has the store open.
+const FILES: [&str; 4] = ["tenantry.db", "tenantry.db-shm", "tenantry.db-wal", "tenantry.lock"];
 
 /// What stands at a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,11 +141,52 @@ impl Storage {
         Ok(roots)
     }
 
-    /// Whose the database file is, and so everything else ought to be.
+    /// Those of the directories that hold the users' on which another file system is mounted.
+    pub(crate) fn mounted_roots(&self) -> io::Result<Vec<&'static str>> {
+        let mut mounted = Vec::new();
+        for name in [STORAGE, TRASH] {
+            match open_dir(&self.data, name, Mounts::Refuse) {
+                Err(error) if errno(&error) == Some(Errno::XDEV) => mounted.push(name),
+                Err(error) if errno(&error) != Some(Errno::NOENT) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(mounted)
+    }
+
+    /// Whose the store is, and so everything in it ought to be.
     pub(crate) fn owner(&self) -> io::Result<u32> {
-        Ok(match stat(&self.data, "tenantry.db")? {
-            Some(found) => found.st_uid,
-            None => fs::fstat(&self.data)?.st_uid,
+        Ok(ownership::owner(&self.data)?.st_uid)
+    }
+
+    /// The files of the store that belong to somebody else, with who that is.
+    pub(crate) fn files_of_others(&self) -> io::Result<Vec<(&'static str, u32)>> {
+        let owner = self.owner()?;
+        let mut files = Vec::new();
+        for name in FILES {
+            if let Some(found) = stat(&self.data, name)?.filter(|found| found.st_uid != owner) {
+                files.push((name, found.st_uid));
+            }
+        }
+        Ok(files)
+    }
+
+    /// Gives one of the store's own files or directories to the owner of the store, with no link on the way. What is in
+    /// a user's directory stays as it is: the application may have reasons.
+    pub(crate) fn give_to_owner(&self, path: &Path) -> Result<()> {
+        let give = || -> io::Result<()> {
+            let owner = ownership::owner(&self.data)?;
+            let (user, group) = (Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)));
+            if FILES.iter().any(|name| Path::new(name) == path) {
+                // Not opened: that would end SQLite's locks.
+                return Ok(fs::chownat(&self.data, path, user, group, AtFlags::SYMLINK_NOFOLLOW)?);
+            }
+            let dir = beneath::open_path(&self.data, path)?;
+            Ok(fs::chownat(dir, "", user, group, AtFlags::EMPTY_PATH)?)
+        };
+        give().map_err(|error| match errno(&error) {
+            Some(Errno::PERM) => Error::new(ErrorKind::ReadOnly, "only root can change the owner").with_source(error),
+            _ => refused(error),
         })
     }
 

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::beneath::{Mounts, errno, is_dir, make_dir, open_dir, shown};
 use super::tree::{Visit, walk};
-use super::{Storage, file_error, refused};
+use super::{Ownership, PRIVATE_FILE, Storage, file_error, refused};
 use crate::content::{Content, Hashed};
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 
@@ -109,7 +109,7 @@ impl Storage {
     /// What writes the directories of a backup that is restored.
     pub(crate) fn unpack(&self) -> Result<Unpacking> {
         let top = open_dir(&self.data, ".", Mounts::Enter).map_err(refused)?;
-        Ok(Unpacking::new(top, "restore a backup: write the files"))
+        Ok(Unpacking::new(top, self.owner, "restore a backup: write the files"))
     }
 
     /// Waits until everything that was written to the file system of the data directory is on the disk.
@@ -123,14 +123,15 @@ impl Storage {
 /// announced.
 pub(crate) struct Unpacking {
     top: OwnedFd,
+    owner: Ownership,
     point: &'static str,
     /// The directory that was written to last, by its path: the next file is likely in it, too.
     last: Option<(PathBuf, OwnedFd)>,
 }
 
 impl Unpacking {
-    pub(super) fn new(top: OwnedFd, point: &'static str) -> Self {
-        Self { top, point, last: None }
+    pub(super) fn new(top: OwnedFd, owner: Ownership, point: &'static str) -> Self {
+        Self { top, owner, point, last: None }
     }
 
     /// Makes a directory, with those above it.
@@ -144,7 +145,7 @@ impl Unpacking {
             _ => {
                 let mut here = open_dir(&self.top, ".", Mounts::Enter).map_err(refused)?;
                 for name in path {
-                    here = make_dir(&here, name, self.point).map_err(refused)?;
+                    here = make_dir(&here, name, self.owner, self.point).map_err(refused)?;
                 }
                 here
             }
@@ -157,12 +158,13 @@ impl Unpacking {
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Error::new(ErrorKind::Corrupt, "a file in the archive has no name"));
         };
-        let (point, dir) = (self.point, self.open(above)?);
+        let (point, owner, dir) = (self.point, self.owner, self.open(above)?);
         crate::point::reach(point);
         let mut write = || -> io::Result<()> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mode = Mode::from_raw_mode(mode & 0o100) | Mode::RUSR | Mode::WUSR;
+            let mode = Mode::from_raw_mode(mode & 0o100) | PRIVATE_FILE;
             let mut file = File::from(fs::openat(dir, name, flags, mode)?);
+            owner.give_file(&file, mode)?;
             io::copy(octets, &mut file)?;
             let time = Timespec { tv_sec: i64::try_from(modified_at).unwrap_or_default(), tv_nsec: 0 };
             Ok(fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })?)
