@@ -40,13 +40,22 @@ pub(crate) fn text(record: &Map<String, Value>, field: &str, put: Put, now: Time
             let time = value.as_str().filter(|_| field.ends_with("_at")).and_then(|text| text.parse().ok());
             let size = value.as_u64().filter(|_| field == "bytes" || field.ends_with("_bytes"));
             match (time, size) {
-                (Some(time), _) if put == Put::Fully => format!("{} ({})", to_the_second(time), age(time, now)),
+                (Some(time), _) if put == Put::Fully => with_age(time, now),
                 (Some(time), _) => age(time, now),
                 (_, Some(bytes)) => HumanBytes(bytes).to_string(),
                 _ => plain(value),
             }
         }
     }
+}
+
+/// A time to the second, and how long ago that is.
+pub(crate) fn since(time: Timestamp) -> String {
+    with_age(time, now())
+}
+
+fn with_age(time: Timestamp, now: Timestamp) -> String {
+    format!("{} ({})", to_the_second(time), age(time, now))
 }
 
 /// The text of a value. `null` is empty.

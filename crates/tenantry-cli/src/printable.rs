@@ -3,6 +3,9 @@
 /// Returns a text as a terminal shows all of it in its order: every letter of every script as it is, and escaped what is
 /// a control, reorders the line or can't be seen.
 pub(crate) fn printable(text: &str) -> String {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.to_owned();
+    }
     let mut printable = String::with_capacity(text.len());
     let mut rest = text.chars();
     let mut previous = None;
@@ -19,7 +22,7 @@ pub(crate) fn printable(text: &str) -> String {
 
 fn is_shown(c: char, previous: Option<char>, next: Option<char>) -> bool {
     match c {
-        '"' | '\'' | '\\' => true,
+        ' '..='~' => true,
         // A script that is written with joiners looks otherwise without them.
         '\u{200C}' | '\u{200D}' => previous.is_some_and(has_joiners) && next.is_some_and(has_joiners),
         // It would be shown on what is before the text.
@@ -30,7 +33,9 @@ fn is_shown(c: char, previous: Option<char>, next: Option<char>) -> bool {
 
 /// Whether `escape_debug` leaves a character as it is, which it does with combining marks behind the first one only.
 fn has_ink(c: char) -> bool {
-    !is_blank(c) && format!("x{c}").escape_debug().eq(['x', c])
+    let mut text = [b'x'; 1 + char::MAX_LEN_UTF8];
+    let end = 1 + c.encode_utf8(&mut text[1..]).len();
+    !is_blank(c) && str::from_utf8(&text[..end]).is_ok_and(|text| text.escape_debug().eq(['x', c]))
 }
 
 /// Whether a character is of the blocks of Arabic, the scripts of South and Southeast Asia, and Mongolian.

@@ -4,6 +4,7 @@ use tenantry::{ListQuery, ReadTx, Store, Timestamp, TrashQuery, TrashedUser, Use
 
 use crate::args::{Purge, TrashCommand};
 use crate::failure::{Exit, Failure};
+use crate::human;
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
 use crate::rows::printable;
@@ -62,6 +63,25 @@ pub(crate) fn parse_id(text: &str) -> Result<UserId, Failure> {
         let message = "a user in the trash is named by the id; `tenantry trash list` shows it";
         Failure::new(Exit::Invalid, message)
     })
+}
+
+/// Why there is no living user with an id: they may be in the trash, or were purged.
+pub(crate) fn missing(tx: &ReadTx<'_>, id: UserId, otherwise: &str) -> Result<Failure, Failure> {
+    let message = match tx.get_trashed(id)? {
+        Some(trashed) => in_trash(&trashed),
+        None if tx.was_purged(id)? => "the user who had this id was purged".to_owned(),
+        None => otherwise.to_owned(),
+    };
+    Ok(Failure::new(Exit::NotFound, message))
+}
+
+fn in_trash(trashed: &TrashedUser) -> String {
+    let id = trashed.user.id;
+    if trashed.is_being_purged {
+        return format!("the user is being purged and can't be restored; `tenantry user purge {id}` goes on");
+    }
+    let since = human::since(trashed.deleted_at);
+    format!("the user is in the trash since {since}, until a purge; `tenantry user restore {id}` brings them back")
 }
 
 pub(crate) async fn purge(place: &Place, format: Format<'_>, args: Purge) -> Result<(), Failure> {

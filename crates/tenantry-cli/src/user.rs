@@ -163,15 +163,18 @@ impl Who {
         })
     }
 
+    /// Finds the user, or says why there is none.
     pub(crate) fn find(&self, tx: &ReadTx<'_>) -> Result<User, Failure> {
-        let (found, message) = match self {
-            Self::Id(id) => (tx.get(*id)?, "there is no user with this id"),
-            Self::Email(email) => (
-                tx.get_by_email(email)?,
-                "there is no user with this email address; `tenantry user list --contains TEXT` searches",
-            ),
-        };
-        found.ok_or_else(|| Failure::new(Exit::NotFound, message))
+        match self {
+            Self::Id(id) => match tx.get(*id)? {
+                Some(user) => Ok(user),
+                None => Err(trash::missing(tx, *id, "there is no user with this id")?),
+            },
+            Self::Email(email) => tx.get_by_email(email)?.ok_or_else(|| {
+                let message = "there is no user with this email address; `tenantry user list --contains TEXT` searches";
+                Failure::new(Exit::NotFound, message)
+            }),
+        }
     }
 }
 
