@@ -178,11 +178,12 @@ pub(crate) enum UserCommand {
         #[arg(long)]
         create: bool,
     },
-    /// Move a user to the trash, with their directory
+    /// Move users to the trash, with their directories
     #[command(visible_alias = "rm")]
     Delete {
-        /// The id or the email address
-        user: String,
+        /// The ids or the email addresses
+        #[arg(required = true, value_name = "USER")]
+        users: Vec<String>,
         /// Don't ask; needed where there is no terminal to ask on
         #[arg(long)]
         yes: bool,

@@ -71,6 +71,14 @@ impl Failure {
         }
     }
 
+    /// The same, of one of several.
+    pub(crate) fn of(self, which: &str) -> Self {
+        match self {
+            Self::Told { exit, message } => Self::Told { exit, message: format!("{which}: {message}") },
+            Self::BrokenPipe => Self::BrokenPipe,
+        }
+    }
+
     /// The failure of reading or writing `what`.
     pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {

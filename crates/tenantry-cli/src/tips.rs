@@ -60,18 +60,16 @@ mod tests {
         text.lines().filter(|line| line.contains("tip:")).collect()
     }
 
-    /// A word with each letter left out, doubled, or swapped with the next.
+    /// A word with each letter left out, or swapped with the next.
     fn mistypings(word: &str) -> Vec<String> {
         let chars: Vec<char> = word.chars().collect();
         let mut words = Vec::new();
         for index in 0..chars.len() {
             let mut without = chars.clone();
             without.remove(index);
-            let mut doubled = chars.clone();
-            doubled.insert(index, chars[index]);
             let mut swapped = chars.clone();
             swapped.swap(index, (index + 1) % chars.len());
-            words.extend([without, doubled, swapped].map(|chars| chars.into_iter().collect()));
+            words.extend([without, swapped].map(|chars| chars.into_iter().collect()));
         }
         words
     }
@@ -88,7 +86,7 @@ mod tests {
         let mut all = BTreeSet::new();
         words(&Cli::command(), &mut all);
         all.extend(["merge", "remove", "prune", "erase", "wipe", "drop", "clean", "del"].map(ToOwned::to_owned));
-        let groups = ["", "user", "trash", "storage", "backup", "user get x", "user list", "check", "user create x"];
+        let groups = ["", "user", "backup", "user list"];
         for word in all.iter().flat_map(|word| mistypings(word)).chain(all.iter().cloned()) {
             for group in groups {
                 let mut arguments = vec!["tenantry"];

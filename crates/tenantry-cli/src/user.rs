@@ -11,7 +11,7 @@ use tenantry::{
 use crate::archive;
 use crate::args::{List, UserCommand};
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Format, RecordList, USERS};
+use crate::output::{self, Format, RecordList, USERS, counted};
 use crate::place::Place;
 use crate::rows::printable;
 use crate::trash;
@@ -72,10 +72,10 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand)
             };
             changed("user login", format, &logged_in)
         }
-        UserCommand::Delete { user, yes } => {
-            let who = Who::parse(&user)?;
+        UserCommand::Delete { users, yes } => {
+            let whom = users.iter().map(|user| Who::parse(user)).collect::<Result<Vec<_>, _>>()?;
             let store = place.open().await?;
-            let deleted = delete(&store, &who, yes).await;
+            let deleted = delete(&store, &users, &whom, yes).await;
             finish(&store, deleted).await
         }
         UserCommand::Restore { id, email } => {
@@ -178,9 +178,36 @@ impl Who {
     }
 }
 
-async fn delete(store: &Store, who: &Who, yes: bool) -> Result<(), Failure> {
-    let user = store.read(|tx| who.find(tx)).await?;
-    confirm(yes, "deleted", || format!("Move {} ({}) to the trash?", printable(user.email.as_str()), user.id))?;
+/// Moves users to the trash, or none of them if one isn't there from the beginning.
+async fn delete(store: &Store, named: &[String], whom: &[Who], yes: bool) -> Result<(), Failure> {
+    let mut users: Vec<User> = Vec::new();
+    let finding = |tx: &ReadTx<'_>| -> Result<(), Failure> {
+        for (name, who) in named.iter().zip(whom) {
+            let user = who.find(tx).map_err(|failure| match whom.len() {
+                1 => failure,
+                _ => failure.of(&printable(name)).saying("nothing was deleted"),
+            })?;
+            if users.iter().all(|other| other.id != user.id) {
+                users.push(user);
+            }
+        }
+        Ok(())
+    };
+    store.read(finding).await?;
+    confirm(yes, "deleted", || match &users[..] {
+        [user] => format!("Move {} ({}) to the trash?", printable(user.email.as_str()), user.id),
+        users => format!("Move {} to the trash?", counted(users.len() as u64, "user")),
+    })?;
+    for (index, user) in users.iter().enumerate() {
+        delete_one(store, user).await.map_err(|failure| match index {
+            0 => failure,
+            _ => failure.of(&user.id.to_string()).saying("those before were deleted"),
+        })?;
+    }
+    Ok(())
+}
+
+async fn delete_one(store: &Store, user: &User) -> Result<(), Failure> {
     match store.delete(user.id).await {
         Ok(user) => {
             did("user delete", user.id);

@@ -99,6 +99,7 @@ macro_rules! transcripts {
 
 transcripts! {
     readme: "../../README.md",
+    everyday: "../../docs/everyday.md",
     users: "tests/command/transcripts/users.md",
     lifecycle: "tests/command/transcripts/lifecycle.md",
     backup: "tests/command/transcripts/backup.md",
