@@ -115,7 +115,7 @@ pub(crate) enum Command {
     #[command(after_long_help = completions::PLACES)]
     Completions {
         /// The shell
-        shell: clap_complete::Shell,
+        shell: completions::Shell,
     },
     /// Write the manual pages into a directory
     Man {

@@ -2,8 +2,9 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use clap::CommandFactory;
-use clap_complete::Shell;
+use clap::{CommandFactory, ValueEnum};
+use clap_complete::{Generator, Shell as Known, generate};
+use clap_complete_nushell::Nushell;
 
 use crate::args::Cli;
 use crate::failure::Failure;
@@ -12,16 +13,32 @@ use crate::failure::Failure;
 pub(crate) const PLACES: &str = "\
 Where they go:
   bash        tenantry completions bash > ~/.local/share/bash-completion/completions/tenantry
-  zsh         tenantry completions zsh > ~/.zfunc/_tenantry
-              (with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc)
-  fish        tenantry completions fish > ~/.config/fish/completions/tenantry.fish
   elvish      tenantry completions elvish >> ~/.config/elvish/rc.elv
-  powershell  tenantry completions powershell >> $PROFILE";
+  fish        tenantry completions fish > ~/.config/fish/completions/tenantry.fish
+  nushell     tenantry completions nushell | save ~/.config/nushell/autoload/tenantry.nu
+  powershell  tenantry completions powershell >> $PROFILE
+  zsh         tenantry completions zsh > ~/.zfunc/_tenantry
+              (with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc)";
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Elvish,
+    Fish,
+    Nushell,
+    Powershell,
+    Zsh,
+}
 
 pub(crate) fn print(shell: Shell) -> Result<(), Failure> {
-    // Into memory, since the generators panic when they can't write.
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "tenantry", &mut script);
+    let script = match shell {
+        Shell::Bash => script(Known::Bash),
+        Shell::Elvish => script(Known::Elvish),
+        Shell::Fish => script(Known::Fish),
+        Shell::Nushell => script(Nushell),
+        Shell::Powershell => script(Known::PowerShell),
+        Shell::Zsh => script(Known::Zsh),
+    };
     io::stdout().write_all(&script).map_err(|error| Failure::io("standard output", &error))?;
     if io::stderr().is_terminal() {
         anstream::eprintln!("where this goes: {}", place(shell));
@@ -29,29 +46,34 @@ pub(crate) fn print(shell: Shell) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The script in memory, since the generators panic when they can't write.
+fn script(generator: impl Generator) -> Vec<u8> {
+    let mut script = Vec::new();
+    generate(generator, &mut Cli::command(), "tenantry", &mut script);
+    script
+}
+
 fn place(shell: Shell) -> &'static str {
     match shell {
         Shell::Bash => "~/.local/share/bash-completion/completions/tenantry",
-        Shell::Zsh => "~/.zfunc/_tenantry, with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc",
-        Shell::Fish => "~/.config/fish/completions/tenantry.fish",
         Shell::Elvish => "at the end of ~/.config/elvish/rc.elv",
-        Shell::PowerShell => "at the end of $PROFILE",
-        _ => "where the shell looks for completions",
+        Shell::Fish => "~/.config/fish/completions/tenantry.fish",
+        Shell::Nushell => "~/.config/nushell/autoload/tenantry.nu",
+        Shell::Powershell => "at the end of $PROFILE",
+        Shell::Zsh => "~/.zfunc/_tenantry, with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc",
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::ValueEnum;
-
     use super::*;
 
     #[test]
     fn every_shell_has_its_place_in_help() {
         for shell in Shell::value_variants() {
-            let place = place(*shell).trim_start_matches("at the end of ");
-            let file = place.split(',').next().unwrap();
-            assert!(PLACES.contains(&format!("completions {shell} ")) && PLACES.contains(file), "{shell}");
+            let name = shell.to_possible_value().unwrap().get_name().to_owned();
+            let file = place(*shell).trim_start_matches("at the end of ").split(',').next().unwrap();
+            assert!(PLACES.contains(&format!("completions {name} ")) && PLACES.contains(file), "{shell:?}");
         }
     }
 }

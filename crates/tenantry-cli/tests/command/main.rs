@@ -110,5 +110,7 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 #[allow(clippy::explicit_write, reason = "what `eprintln!` says of a test that passes is kept from whoever runs it")]
 fn missing(what: &str) {
     assert!(std::env::var_os("CI").is_none(), "{what}");
-    writeln!(std::io::stderr(), "SKIPPED: {what}").unwrap();
+    let thread = std::thread::current();
+    // Which has the name of the test.
+    writeln!(std::io::stderr(), "SKIPPED {}: {what}", thread.name().unwrap_or_default()).unwrap();
 }

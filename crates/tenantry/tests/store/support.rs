@@ -281,5 +281,7 @@ pub(crate) fn has_strace() -> bool {
 
 #[allow(clippy::explicit_write, reason = "what `eprintln!` says of a test that passes is kept from whoever runs it")]
 pub(crate) fn say_loudly(what: &str) {
-    writeln!(io::stderr(), "SKIPPED: {what}").unwrap();
+    let thread = std::thread::current();
+    // Which has the name of the test.
+    writeln!(io::stderr(), "SKIPPED {}: {what}", thread.name().unwrap_or_default()).unwrap();
 }
