@@ -71,6 +71,11 @@ impl Email {
         self.key.as_deref().unwrap_or(&self.address)
     }
 
+    /// The key, where it isn't the address itself.
+    pub(crate) fn folded(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
     /// An address as the database has it, or `None` if it is nothing that was ever parsed.
     ///
     /// It was parsed on its way in, and isn't again: its key must not change when a later version knows a newer Unicode.

@@ -20,6 +20,12 @@ pub struct TrashedUser {
     pub is_being_purged: bool,
 }
 
+impl TrashedUser {
+    /// How many users [`Store::find_in_trash`](crate::Store::find_in_trash) returns at the most: people who come and go
+    /// may have left any number.
+    pub const OF_ONE_ADDRESS_MAX: usize = 100;
+}
+
 /// Which page of the trash [`Store::list_trash`](crate::Store::list_trash) answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrashQuery {

@@ -7,7 +7,7 @@ use icu_normalizer::DecomposingNormalizerBorrowed;
 use icu_properties::CodePointMapData;
 use icu_properties::props::{CanonicalCombiningClass, GeneralCategory, HangulSyllableType, JoiningType, Script};
 use idna::uts46::{AsciiDenyList, Hyphens, Uts46};
-use unicode_security::{RestrictionLevel, RestrictionLevelDetection, skeleton};
+use unicode_security::{RestrictionLevel, RestrictionLevelDetection};
 
 /// How many nonspacing marks may follow each other
 /// ([UTS 39, section 5.4](https://www.unicode.org/reports/tr39/#Optional_Detection)).
@@ -16,6 +16,62 @@ const MARKS_MAX: usize = 4;
 /// The strokes of Chinese and Japanese that read as a slash or a dash between letters of ASCII. Browsers have a similar
 /// list (<https://chromium.googlesource.com/chromium/src/+/main/docs/idn.md>).
 const STROKES: &str = "ノンソゾー一丶丨丿";
+
+/// Texts of ASCII that look alike, by their skeleton, as far as a key in lower case can hold them.
+const FORMS: [(&str, &[&str]); 4] = [("rn", &["rn", "m"]), ("l", &["l", "1", "|"]), ("O", &["0"]), ("'", &["'", "`"])];
+/// How many addresses of ASCII one of other characters is compared with. Each is a lookup, and nearly always there is one.
+const ASCII_TWINS_MAX: usize = 64;
+
+/// What the addresses are found by that look like an address.
+pub(crate) struct LookAlikes {
+    /// The skeleton of all of them.
+    pub(crate) skeleton: String,
+    /// Those that are ASCII, if the address isn't. What is ASCII in it they have too.
+    pub(crate) in_ascii: Vec<String>,
+}
+
+impl LookAlikes {
+    /// Looks for those of a key as people read it.
+    pub(crate) fn of(shown: &str) -> Self {
+        let in_ascii = if shown.is_ascii() { Vec::new() } else { ascii_twins(shown) };
+        Self { skeleton: skeleton(shown), in_ascii }
+    }
+}
+
+/// Returns the skeleton of a text, which texts share that look alike
+/// ([UTS 39, section 4](https://www.unicode.org/reports/tr39/#Confusable_Detection)).
+pub(crate) fn skeleton(text: &str) -> String {
+    unicode_security::skeleton(text).collect()
+}
+
+/// Returns the texts of ASCII that a text looks like, up to [`ASCII_TWINS_MAX`].
+fn ascii_twins(text: &str) -> Vec<String> {
+    let mut twins = vec![String::new()];
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let end = rest.find(|c: char| c.is_ascii() != first.is_ascii()).unwrap_or(rest.len());
+        let (run, after) = rest.split_at(end);
+        rest = after;
+        if run.is_ascii() {
+            twins.iter_mut().for_each(|twin| twin.push_str(run));
+            continue;
+        }
+        let skeleton = skeleton(run);
+        if !skeleton.is_ascii() {
+            return Vec::new();
+        }
+        let mut left = &*skeleton;
+        while !left.is_empty() {
+            let itself = [&left[..1]];
+            let form = FORMS.iter().find(|(prototype, _)| left.starts_with(prototype));
+            let (prototype, forms) = form.map_or((itself[0], &itself[..]), |(prototype, forms)| (*prototype, *forms));
+            let longer = |twin: &String| forms.iter().map(|form| [twin, *form].concat()).collect::<Vec<_>>();
+            twins = twins.iter().flat_map(longer).take(ASCII_TWINS_MAX).collect();
+            left = &left[prototype.len()..];
+        }
+    }
+    twins
+}
 
 /// Returns whether a text is *highly restrictive*
 /// ([UTS 39, section 5.2](https://www.unicode.org/reports/tr39/#Restriction_Level_Detection)).
@@ -185,7 +241,7 @@ fn is_old_jamo(c: char) -> bool {
 /// Whether a label that isn't ASCII has the skeleton of one that is. Latin letters that ASCII lacks, such as æ and ı, have
 /// such skeletons too, but people who write with them know them apart.
 fn passes_for_ascii(label: &str) -> bool {
-    label.chars().any(|c| !c.is_ascii() && script(c) != Script::Latin) && skeleton(label).all(|c| c.is_ascii())
+    label.chars().any(|c| !c.is_ascii() && script(c) != Script::Latin) && skeleton(label).is_ascii()
 }
 
 /// Whether the rest of the domain says that a label isn't meant as ASCII, as browsers decide it: the top-level label is of
@@ -245,6 +301,43 @@ mod tests {
     use unicode_security::GeneralSecurityProfile;
 
     use super::*;
+
+    #[test]
+    fn an_address_of_other_characters_finds_those_of_ascii_that_it_passes_for() {
+        let twins = |text: &str| LookAlikes::of(text).in_ascii;
+        assert_eq!(twins("сосо@example.com"), ["coco@example.com"]);
+        assert_eq!(twins("a@сосо.com"), ["a@coco.com"]);
+        assert!(twins("coco@example.com").is_empty());
+        // An accent can be seen.
+        assert!(twins("a@b\u{fc}cher.example").is_empty());
+        // A palochka, which is an l, a 1 or a stroke.
+        assert_eq!(twins("\u{4cf}@x.org"), ["l@x.org", "1@x.org", "|@x.org"]);
+        // A Cyrillic г and an Armenian ո.
+        assert_eq!(twins("\u{433}\u{578}@x.org"), ["rn@x.org", "m@x.org"]);
+        assert_eq!(twins(&"\u{4cf}".repeat(60)).len(), ASCII_TWINS_MAX);
+        for text in twins("\u{4cf}\u{433}\u{578}@\u{9e6}.org") {
+            assert_eq!(skeleton(&text), skeleton("\u{4cf}\u{433}\u{578}@\u{9e6}.org"), "{text}");
+        }
+    }
+
+    /// Whatever a key in lower case can hold of ASCII.
+    #[test]
+    fn the_forms_are_all_that_ascii_has() {
+        for c in (b'!'..=b'~').map(char::from).filter(|c| !c.is_ascii_uppercase() && !"\"%(),:;<>@[\\]".contains(*c)) {
+            let text = c.to_string();
+            let prototype = skeleton(&text);
+            let forms = FORMS.iter().find(|(of, _)| *of == prototype).map_or(&[][..], |(_, forms)| forms);
+            assert!(prototype == text || forms.contains(&&*text), "{text} is like {prototype}");
+        }
+        // One that is ASCII itself, and like none of them.
+        assert!(!skeleton("%").is_ascii());
+    }
+
+    /// The stores hold skeletons of this version: with another, a migration has to make them anew.
+    #[test]
+    fn the_skeletons_in_the_stores_are_those_of_the_program() {
+        assert_eq!(unicode_security::UNICODE_VERSION, (18, 0, 0));
+    }
 
     #[test]
     fn no_two_number_systems_share_sixteen_places() {

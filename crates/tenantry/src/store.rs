@@ -13,7 +13,7 @@ use crate::sqlite::{Engine, Options, Upgrade};
 use crate::storage::{KeptAway, Measured, Storage};
 use crate::{
     Ambient, Email, Error, ErrorKind, ListQuery, NewUser, Page, Purge, Purged, ReadTx, Result, SignIn, StoragePath,
-    TrashPage, TrashQuery, Usage, User, UserId, UserUpdate, WriteTx,
+    TrashPage, TrashQuery, TrashedUser, Usage, User, UserId, UserUpdate, WriteTx,
 };
 
 /// The users of an application, kept in a data directory.
@@ -133,13 +133,10 @@ impl Store {
     }
 
     /// Moves a user to the trash, with their directory, and answers who that was. Their address is free at once; their id
-    /// and their storage path stay theirs.
+    /// and their storage path stay theirs, as do the rows of the application's tables that refer to them, until the
+    /// [purge](Store::purge).
     ///
-    /// Rows of the application's tables that refer to the user with `ON DELETE CASCADE` go now, and a
-    /// [restore](Store::restore) doesn't bring them back.
-    ///
-    /// Errors: `NotFound`; `Constraint` if a table of the application's own refers to the user otherwise;
-    /// `StorageBlocked` if the directory can't be moved, in which case nothing was done; `StorageUnavailable`;
+    /// Errors: `NotFound`; `StorageBlocked` if the directory can't be moved, in which case nothing was done; `StorageUnavailable`;
     /// `Unfinished` if it could not be moved yet.
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn delete(&self, id: UserId) -> Result<User> {
@@ -157,6 +154,49 @@ impl Store {
         self.engine.operate(move |tx| tx.restore(id, email.as_ref())).await
     }
 
+    /// The user in the trash with this id, if there is one.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn get_trashed(&self, id: UserId) -> Result<Option<TrashedUser>> {
+        self.engine.read_one(|tx| tx.get_trashed(id))
+    }
+
+    /// The users in the trash who have this address, in whatever spelling: the one who was deleted last comes first, and
+    /// at most [`TrashedUser::OF_ONE_ADDRESS_MAX`] are returned.
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, email: tenantry::Email) -> Result<(), tenantry::Error> {
+    /// if let Some(latest) = store.find_in_trash(&email).await?.first() {
+    ///     store.restore(latest.user.id, None).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[instrument(level = "debug", skip_all)]
+    pub async fn find_in_trash(&self, email: &Email) -> Result<Vec<TrashedUser>> {
+        self.engine.read_one(|tx| tx.find_in_trash(email))
+    }
+
+    /// The users whose addresses look like this one, though they are others: their
+    /// [skeletons](https://www.unicode.org/reports/tr39/#Confusable_Detection) are the same. Users in the trash aren't
+    /// among them, and at most [`User::LOOK_ALIKES_MAX`] are returned.
+    ///
+    /// An address that is plain ASCII is compared with those of users that aren't. One that isn't is also compared with
+    /// the addresses of ASCII that it passes for, in which whatever is ASCII in it stays as it is; of those with
+    /// many such readings (a `1` for each `l`) the first 64 are looked for. That one address of ASCII looks like another,
+    /// as `rn` looks like `m`, isn't found: too many people have both.
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> Result<(), tenantry::Error> {
+    /// store.create(tenantry::NewUser::new("coco@example.com".parse()?)).await?;
+    /// // In Cyrillic letters.
+    /// let alike = store.look_alikes(&"сосо@example.com".parse()?).await?;
+    /// assert_eq!(alike[0].email.as_str(), "coco@example.com");
+    /// # Ok(()) }
+    /// ```
+    #[instrument(level = "debug", skip_all)]
+    pub async fn look_alikes(&self, email: &Email) -> Result<Vec<User>> {
+        self.engine.read(|tx| tx.look_alikes(email))
+    }
+
     /// A page of the trash, in the order of deletion.
     ///
     /// Errors: `InvalidQuery`.
@@ -166,7 +206,8 @@ impl Store {
     }
 
     /// Destroys users in the trash for good: their files, and every trace of their rows in the database and its log,
-    /// except for the id and a digest of the storage path, which nobody is ever given again.
+    /// except for the id and a digest of the storage path, which nobody is ever given again. Rows of the application's
+    /// tables that refer to them with `ON DELETE CASCADE` go with them.
     ///
     /// The files are removed on a thread of their own, and `progress` is called now and then with their number so far.
     /// Then the database is rewritten as a whole, in memory, and nobody else can write meanwhile (a second or two, and
@@ -175,7 +216,8 @@ impl Store {
     ///
     /// The disk may keep what was overwritten, and backups and exports keep what they hold.
     ///
-    /// Errors: `NotFound` if there is no such user in the trash; `StorageBlocked` if something stands at their storage path;
+    /// Errors: `NotFound` if there is no such user in the trash; `Constraint` if a row of the application's tables refers to
+    /// them otherwise, in which case nothing was done; `StorageBlocked` if something stands at their storage path;
     /// `Busy` while a backup is made; `StorageUnavailable`; `Unfinished` if their directory can't be brought to the trash, or
     /// if their files are removed and that can't be recorded.
     /// Files that could not be removed are no error but in [`Purged::left`], and that the database could not be rewritten
@@ -656,7 +698,10 @@ fn begin_purges(tx: &mut WriteTx<'_>, ids: &[UserId]) -> Result<Vec<(UserId, Res
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             // The others are not concerned.
             Err(error)
-                if matches!(error.kind(), ErrorKind::StorageBlocked | ErrorKind::Unfinished) && !tx.is_too_early() =>
+                if matches!(
+                    error.kind(),
+                    ErrorKind::StorageBlocked | ErrorKind::Unfinished | ErrorKind::Constraint
+                ) && !tx.is_too_early() =>
             {
                 begun.push((*id, Err(error)));
             }

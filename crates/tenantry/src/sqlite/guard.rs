@@ -136,8 +136,8 @@ pub(super) struct Belongings {
     schema_version: i64,
     /// How many tables, indexes and so on have a name of ours.
     objects: i64,
-    /// The last numbers that were given out in the order of creation, of deletion, and of intents.
-    last_seqs: [i64; 3],
+    /// The last numbers that were given out in the order of creation, and of intents.
+    last_seqs: [i64; 2],
 }
 
 impl Belongings {
@@ -147,12 +147,11 @@ impl Belongings {
             "SELECT (SELECT schema_version FROM pragma_schema_version),
                     (SELECT count(*) FROM sqlite_schema WHERE name = 'users' OR name LIKE 'tenantry\\_%' ESCAPE '\\'),
                     (SELECT max(seq) FROM sqlite_sequence WHERE name = 'users'),
-                    (SELECT max(seq) FROM sqlite_sequence WHERE name = 'tenantry_trash'),
                     (SELECT max(seq) FROM sqlite_sequence WHERE name = 'tenantry_intents')",
         )?;
         let belongings = statement.query_row([], |row| {
             let last = |column| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.unwrap_or_default());
-            Ok(Self { schema_version: row.get(0)?, objects: row.get(1)?, last_seqs: [last(2)?, last(3)?, last(4)?] })
+            Ok(Self { schema_version: row.get(0)?, objects: row.get(1)?, last_seqs: [last(2)?, last(3)?] })
         })?;
         Ok(belongings)
     }
@@ -172,7 +171,7 @@ impl Belongings {
             return Err(refuse("a table was given a name that is reserved: users, or one that begins with tenantry_"));
         }
         // With a foreign key to a column that isn't unique, every statement fails that would have to look after it.
-        for sql in ["DELETE FROM users", "UPDATE users SET id = id, email = email, email_key = email_key"] {
+        for sql in ["DELETE FROM users", "UPDATE users SET id = id, email = email, deleted_at = deleted_at"] {
             if let Err(error) = conn.unguarded().prepare(sql) {
                 let message = match error.sqlite_error_code() {
                     Some(ErrorCode::AuthorizationForStatementDenied) => {

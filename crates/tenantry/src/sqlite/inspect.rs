@@ -16,10 +16,14 @@ use crate::storage::{Storage, Stray, file_error};
 use crate::{Builder, Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 
 /// With their tables. SQLite's integrity check looks for each row in the index, but not whether a partial index holds more.
-const PARTIAL_INDEXES: [(&str, &str); 3] = [
-    ("users", "users_storage_path"),
-    ("tenantry_retired_users", "tenantry_retired_users_storage_path"),
-    ("tenantry_trash", "tenantry_trash_storage_path"),
+/// With the conditions, in which a plus keeps SQLite from counting the rows in the index.
+const PARTIAL_INDEXES: [(&str, &str, &str); 6] = [
+    ("users", "users_email_key", "deleted_at IS NULL"),
+    ("users", "users_storage_path", "storage_path IS NOT NULL"),
+    ("users", "users_deletion_seq", "deletion_seq IS NOT NULL"),
+    ("users", "users_deleted_email_key", "deleted_at IS NOT NULL"),
+    ("users", "users_skeleton", "skeleton IS NOT NULL"),
+    ("tenantry_retired_users", "tenantry_retired_users_storage_path", "storage_path IS NOT NULL"),
 ];
 
 /// A store that is looked at as it is: nothing in it is finished, upgraded or made.
@@ -27,7 +31,7 @@ pub(crate) struct Inspection {
     conn: Connection,
 }
 
-/// A row of `users` or of the trash.
+/// A user, in the trash or not.
 pub(crate) struct Row {
     pub(crate) id: UserId,
     /// Whether the address is acceptable, and the key the one that is made of it.
@@ -136,11 +140,10 @@ impl Inspection {
         let lines: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         let mut damages: Vec<String> = lines.into_iter().filter(|line| line != "ok").collect();
         if damages.is_empty() {
-            for (table, index) in PARTIAL_INDEXES {
-                // The plus keeps the first from being counted in the index.
+            for (table, index, condition) in PARTIAL_INDEXES {
                 let counts = format!(
-                    "SELECT (SELECT count(*) FROM {table} WHERE +storage_path IS NOT NULL),
-                            (SELECT count(*) FROM {table} INDEXED BY {index} WHERE storage_path IS NOT NULL)"
+                    "SELECT (SELECT count(*) FROM {table} WHERE +{condition}),
+                            (SELECT count(*) FROM {table} INDEXED BY {index} WHERE {condition})"
                 );
                 let (rows, entries): (i64, i64) =
                     self.conn.query_row(&counts, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -164,11 +167,10 @@ impl Inspection {
         Ok(found.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Every row of `users` and of the trash.
+    /// Every user, in the trash or not.
     pub(crate) fn each_row(&self, mut visit: impl FnMut(Row) -> Result<()>) -> Result<()> {
         let mut statement = self.conn.prepare(
-            "SELECT id, email, email_key, storage_path, has_directory, 0 FROM users
-             UNION ALL SELECT id, email, email_key, storage_path, has_directory, 1 FROM tenantry_trash",
+            "SELECT id, email, email_key, storage_path, has_directory, deleted_at IS NOT NULL FROM users",
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -239,7 +241,9 @@ impl Inspection {
 
 fn is_of_trashed(conn: &Connection, name: &OsStr) -> Result<bool> {
     let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { return Ok(false) };
-    let mut statement = conn.prepare_cached("SELECT 1 FROM tenantry_trash WHERE id = ?1 AND has_directory = 1")?;
+    let mut statement = conn.prepare_cached(
+        "SELECT 1 FROM users WHERE id = ?1 AND deleted_at IS NOT NULL AND has_directory = 1",
+    )?;
     Ok(statement.exists([blob(id)])?)
 }
 
@@ -248,10 +252,9 @@ fn owner(conn: &Connection, path: &str) -> Result<Owner> {
     let of_id = path.rsplit('/').next().and_then(|name| name.parse::<UserId>().ok());
     let of_id = of_id.filter(|id| StoragePath::derived(*id).as_str() == path);
     let mut of_users = conn.prepare_cached(
-        "SELECT id, has_directory, 0 FROM users WHERE storage_path = ?1
-         UNION ALL SELECT id, has_directory, 0 FROM users WHERE id = ?2 AND storage_path IS NULL
-         UNION ALL SELECT id, has_directory, 1 FROM tenantry_trash WHERE storage_path = ?1
-         UNION ALL SELECT id, has_directory, 1 FROM tenantry_trash WHERE id = ?2 AND storage_path IS NULL",
+        "SELECT id, has_directory, deleted_at IS NOT NULL FROM users WHERE storage_path = ?1
+         UNION ALL
+         SELECT id, has_directory, deleted_at IS NOT NULL FROM users WHERE id = ?2 AND storage_path IS NULL",
     )?;
     let of_users = of_users.query_row((path, of_id.map(blob)), |row| {
         let id = UserId::from_random(Uuid::from_bytes(row.get(0)?));

@@ -4,7 +4,7 @@
 //! [intent](super::intents).
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, ffi, params};
 use uuid::Uuid;
 
 use super::intents::{self, Action, Directories, of_user, record, remove, settle};
@@ -22,7 +22,7 @@ pub(crate) struct Directory {
 }
 
 pub(super) fn directory(conn: &Connection, id: UserId) -> Result<Option<Directory>> {
-    directory_in(conn, "SELECT storage_path, has_directory FROM users WHERE id = ?1", id)
+    directory_in(conn, "SELECT storage_path, has_directory FROM users WHERE id = ?1 AND deleted_at IS NULL", id)
 }
 
 fn directory_in(conn: &Connection, sql: &str, id: UserId) -> Result<Option<Directory>> {
@@ -74,15 +74,11 @@ pub(super) fn delete(conn: &Connection, directories: &Directories<'_>, id: UserI
         if has_directory {
             directories.storage()?.check_can_trash(id, &user.storage_path)?;
         }
-        conn.prepare_cached(concat!(
-            "INSERT INTO tenantry_trash (deleted_at, user_seq, has_directory, ",
-            columns!(),
-            ") SELECT ?2, seq, ?3, ",
-            columns!(),
-            " FROM users WHERE id = ?1"
-        ))?
-        .execute(params![blob(id), now.as_unix_us(), has_directory])?;
-        conn.prepare_cached("DELETE FROM users WHERE id = ?1")?.execute([blob(id)])?;
+        let deletion_seq: i64 = conn
+            .prepare_cached("UPDATE tenantry_store SET last_deletion = last_deletion + 1 RETURNING last_deletion")?
+            .query_row([], |row| row.get(0))?;
+        conn.prepare_cached("UPDATE users SET deleted_at = ?2, deletion_seq = ?3, has_directory = ?4 WHERE id = ?1")?
+            .execute(params![blob(id), now.as_unix_us(), deletion_seq, has_directory])?;
         if has_directory {
             record(conn, directories, &Action::Trash(id), now)?;
         }
@@ -122,7 +118,11 @@ pub(super) fn restore(
             return Err(Error::new(ErrorKind::NotFound, "the user is being purged: there is no way back"));
         }
         let (trashed, has_directory) = conn
-            .prepare_cached(concat!("SELECT ", columns!(), ", has_directory FROM tenantry_trash WHERE id = ?1"))?
+            .prepare_cached(concat!(
+                "SELECT ",
+                columns!(),
+                ", has_directory FROM users WHERE id = ?1 AND deleted_at IS NOT NULL"
+            ))?
             .query_row([blob(id)], |row| Ok((from_row(row)?, row.get::<_, bool>(8)?)))
             .optional()?
             .ok_or_else(not_in_trash)?;
@@ -137,20 +137,19 @@ pub(super) fn restore(
             Some(email) if *email != trashed.email => users::with_email(trashed, email, now)?,
             _ => trashed,
         };
-        conn.prepare_cached(concat!(
-            "INSERT INTO users (seq, has_directory, ",
-            columns!(),
-            ") SELECT user_seq, has_directory, id, ?2, ?3, created_at, last_login_at, ?4, ?5, storage_path
-               FROM tenantry_trash WHERE id = ?1"
-        ))?
+        conn.prepare_cached(
+            "UPDATE users SET deleted_at = NULL, deletion_seq = NULL, email_folded = ?2, email = ?3, updated_at = ?4,
+                version = ?5, skeleton = ?6
+             WHERE id = ?1",
+        )?
         .execute(params![
             blob(id),
-            user.email.key(),
+            user.email.folded(),
             user.email.as_str(),
             user.updated_at.as_unix_us(),
-            user.version
+            user.version,
+            users::skeleton_of_key(user.email.key()),
         ])?;
-        conn.prepare_cached("DELETE FROM tenantry_trash WHERE id = ?1")?.execute([blob(id)])?;
         if has_directory {
             record(conn, directories, &Action::Restore { user: id, stage: None }, now)?;
         }
@@ -198,6 +197,7 @@ pub(super) fn begin_purge(
         } else {
             // What somebody has put back there would stay, though everybody were told that it is gone.
             directories.storage()?.check_is_free(&path)?;
+            try_to_remove_row(conn, id)?;
             record(conn, directories, &Action::Purge(id), now)?;
         }
         Ok(Some(path))
@@ -206,20 +206,17 @@ pub(super) fn begin_purge(
 
 /// Where the directory of a user in the trash was, and whether it was made.
 pub(super) fn trashed_directory(conn: &Connection, id: UserId) -> Result<Option<Directory>> {
-    directory_in(conn, "SELECT storage_path, has_directory FROM tenantry_trash WHERE id = ?1", id)
+    directory_in(conn, "SELECT storage_path, has_directory FROM users WHERE id = ?1 AND deleted_at IS NOT NULL", id)
 }
 
 /// Forgets a user whose files are gone, except for the id and a digest of the path. Says whether it was still to be done.
 pub(super) fn end_purge(conn: &Connection, id: UserId, now: Timestamp) -> Result<bool> {
     whole(conn, || {
-        let purged = conn
-            .prepare_cached("DELETE FROM tenantry_trash WHERE id = ?1 RETURNING storage_path")?
-            .query_row([blob(id)], |row| row.get::<_, Option<String>>(0))
-            .optional()?;
-        let Some(path) = purged else { return Ok(false) };
+        let Some(Directory { path, .. }) = trashed_directory(conn, id)? else { return Ok(false) };
+        remove_row(conn, id)?;
         conn.prepare_cached("INSERT INTO tenantry_retired_users (id) VALUES (?1)")?.execute([blob(id)])?;
-        if let Some(path) = path {
-            retire_path(conn, &path)?;
+        if path != StoragePath::derived(id) {
+            retire_path(conn, path.as_str())?;
         }
         conn.prepare_cached("DELETE FROM tenantry_intents WHERE user_id = ?1")?.execute([blob(id)])?;
         // Not to be acted on at once: one will do for many users. A new one each time, because another process may
@@ -229,6 +226,47 @@ pub(super) fn end_purge(conn: &Connection, id: UserId, now: Timestamp) -> Result
             .execute([now.as_unix_us()])?;
         Ok(true)
     })
+}
+
+/// Removes the row of a user, with the rows of an application's tables that go with it.
+///
+/// # Errors
+///
+/// Fails with [`ErrorKind::Constraint`] if other rows of these refer to it, or a trigger of theirs refuses it.
+fn remove_row(conn: &Connection, id: UserId) -> Result<()> {
+    let refuse = || {
+        let message = "rows of the application's own tables hold the user, so that the user can't be purged";
+        Error::new(ErrorKind::Constraint, message)
+    };
+    let was_unresolved = has_unresolved_references(conn);
+    match conn.prepare_cached("DELETE FROM users WHERE id = ?1")?.execute([blob(id)]).map_err(Error::from) {
+        Err(error) if error.kind() == ErrorKind::Constraint => Err(refuse().with_source(error)),
+        // The commit would refuse it, and with it what others do in this transaction.
+        Ok(_) if !was_unresolved && has_unresolved_references(conn) => Err(refuse()),
+        removed => removed.map(drop),
+    }
+}
+
+/// Removes the row and takes it back: after the files are removed it must be possible.
+fn try_to_remove_row(conn: &Connection, id: UserId) -> Result<()> {
+    conn.prepare_cached("SAVEPOINT tenantry_trial")?.execute([])?;
+    // After a failure the caller's savepoint undoes this one too.
+    remove_row(conn, id)?;
+    conn.prepare_cached("ROLLBACK TO tenantry_trial")?.execute([])?;
+    conn.prepare_cached("RELEASE tenantry_trial")?.execute([])?;
+    Ok(())
+}
+
+/// Returns whether rows refer to others that aren't there, which only the commit refuses
+/// ([deferred constraints](https://sqlite.org/foreignkeys.html#fk_deferred)).
+fn has_unresolved_references(conn: &Connection) -> bool {
+    let (mut unresolved, mut unused) = (0, 0);
+    #[allow(unsafe_code, reason = "rusqlite has no safe interface to this function")]
+    // SAFETY: the handle belongs to a connection that is borrowed, and the function only writes to these two numbers.
+    let code = unsafe {
+        ffi::sqlite3_db_status(conn.handle(), ffi::SQLITE_DBSTATUS_DEFERRED_FKS, &mut unresolved, &mut unused, 0)
+    };
+    code == ffi::SQLITE_OK && unresolved != 0
 }
 
 /// Has the database rewritten after this transaction, if users were purged since the last time.
@@ -332,6 +370,18 @@ pub(super) fn store_id(conn: &Connection) -> Result<Uuid> {
     Ok(Uuid::from_bytes(conn.prepare_cached("SELECT id FROM tenantry_store")?.query_row([], |row| row.get(0))?))
 }
 
+/// The columns of a user in the trash, in the order in which [`trashed`] reads them.
+macro_rules! trashed_columns {
+    () => {
+        concat!(
+            columns!(),
+            ", deleted_at, EXISTS (
+                SELECT 1 FROM tenantry_intents AS intent WHERE intent.user_id = users.id AND intent.action = 'purge'
+             )"
+        )
+    };
+}
+
 fn not_in_trash() -> Error {
     Error::new(ErrorKind::NotFound, "there is no such user in the trash")
 }
@@ -340,11 +390,8 @@ pub(super) fn list_trash(conn: &Connection, query: &TrashQuery) -> Result<TrashP
     query.check()?;
     let mut statement = conn.prepare_cached(concat!(
         "SELECT ",
-        columns!(),
-        ", deleted_at, EXISTS (
-            SELECT 1 FROM tenantry_intents AS intent WHERE intent.user_id = tenantry_trash.id AND intent.action = 'purge'
-         ), seq
-         FROM tenantry_trash WHERE seq > ?1 AND deleted_at < ?2 ORDER BY seq LIMIT ?3"
+        trashed_columns!(),
+        ", deletion_seq FROM users WHERE deletion_seq > ?1 AND deleted_at < ?2 ORDER BY deletion_seq LIMIT ?3"
     ))?;
     let after = query.cursor.map_or(0, Cursor::seq);
     let before = query.deleted_before.map_or(i64::MAX, Timestamp::as_unix_us);
@@ -371,11 +418,21 @@ pub(super) fn was_purged(conn: &Connection, id: UserId) -> Result<bool> {
 pub(super) fn get_trashed(conn: &Connection, id: UserId) -> Result<Option<TrashedUser>> {
     let mut statement = conn.prepare_cached(concat!(
         "SELECT ",
-        columns!(),
-        ", deleted_at, EXISTS (SELECT 1 FROM tenantry_intents WHERE user_id = ?1 AND action = 'purge')
-         FROM tenantry_trash WHERE id = ?1"
+        trashed_columns!(),
+        " FROM users WHERE id = ?1 AND deleted_at IS NOT NULL"
     ))?;
     Ok(statement.query_row([blob(id)], trashed).optional()?)
+}
+
+/// Returns the users in the trash with this address, the one who was deleted last first.
+pub(super) fn find_in_trash(conn: &Connection, email: &Email) -> Result<Vec<TrashedUser>> {
+    let mut statement = conn.prepare_cached(concat!(
+        "SELECT ",
+        trashed_columns!(),
+        " FROM users WHERE email_key = ?1 AND deleted_at IS NOT NULL ORDER BY deletion_seq DESC LIMIT ?2"
+    ))?;
+    let rows = statement.query_map(params![email.key(), TrashedUser::OF_ONE_ADDRESS_MAX], trashed)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 fn trashed(row: &Row<'_>) -> rusqlite::Result<TrashedUser> {
@@ -385,8 +442,9 @@ fn trashed(row: &Row<'_>) -> rusqlite::Result<TrashedUser> {
 
 /// Ids of users who have a directory, in the order of creation, with the place to go on at.
 pub(super) fn with_directory(conn: &Connection, after: i64, limit: usize) -> Result<(Vec<UserId>, Option<i64>)> {
-    let mut statement =
-        conn.prepare_cached("SELECT id, seq FROM users WHERE seq > ?1 AND has_directory = 1 ORDER BY seq LIMIT ?2")?;
+    let mut statement = conn.prepare_cached(
+        "SELECT id, seq FROM users WHERE seq > ?1 AND has_directory = 1 AND deleted_at IS NULL ORDER BY seq LIMIT ?2",
+    )?;
     let mut walked_to = after;
     let rows = statement.query_map(params![after, limit], |row| {
         let seq = row.get(1)?;
@@ -405,7 +463,7 @@ pub(super) fn set_usage(conn: &Connection, id: UserId, usage: &Usage) -> Result<
     conn.prepare_cached(
         "INSERT OR REPLACE INTO tenantry_usage
             (user_id, measured_at, files, apparent_bytes, allocated_bytes, unreadable)
-         SELECT id, ?2, ?3, ?4, ?5, ?6 FROM users WHERE id = ?1",
+         SELECT id, ?2, ?3, ?4, ?5, ?6 FROM users WHERE id = ?1 AND deleted_at IS NULL",
     )?
     .execute(params![
         blob(id),
@@ -436,8 +494,12 @@ fn usage_from_row(row: &Row<'_>, first: usize) -> rusqlite::Result<Usage> {
 }
 
 pub(super) fn usage(conn: &Connection, id: UserId) -> Result<Option<Usage>> {
-    let mut statement =
-        conn.prepare_cached(concat!("SELECT ", usage_columns!(), " FROM tenantry_usage WHERE user_id = ?1"))?;
+    let mut statement = conn.prepare_cached(concat!(
+        "SELECT ",
+        usage_columns!(),
+        " FROM tenantry_usage JOIN users ON users.id = tenantry_usage.user_id
+         WHERE tenantry_usage.user_id = ?1 AND users.deleted_at IS NULL"
+    ))?;
     Ok(statement.query_row([blob(id)], |row| usage_from_row(row, 0)).optional()?)
 }
 
@@ -448,7 +510,7 @@ pub(super) fn top_usage(conn: &Connection, limit: usize) -> Result<Vec<(User, Us
         columns!(),
         ", ",
         usage_columns!(),
-        " FROM tenantry_usage JOIN users ON users.id = tenantry_usage.user_id
+        " FROM tenantry_usage JOIN users ON users.id = tenantry_usage.user_id AND users.deleted_at IS NULL
          ORDER BY tenantry_usage.allocated_bytes DESC, users.seq LIMIT ?1"
     ))?;
     let rows = statement.query_map([limit], |row| Ok((from_row(row)?, usage_from_row(row, 8)?)))?;

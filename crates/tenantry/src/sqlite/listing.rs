@@ -5,6 +5,8 @@
 //! A step is a statement over a window of places in the order. SQLite leaves out the rows that the filter doesn't
 //! match, since handing each of them to Rust would take longer than the match. A prefix is looked up in the index of
 //! the keys, and what it finds is put in order.
+//!
+//! Without any filter the walk skips the users in the trash. There may be many, so it is bounded by their number.
 
 use std::mem;
 
@@ -18,8 +20,9 @@ use crate::{Cursor, ListQuery, Page, Result, User};
 
 /// How many places one step of a walk spans, and so the most rows it inspects: about 1 ms of work.
 const STEP_PLACES: i64 = 4_096;
-/// The column after those of a user.
+/// The columns after those of a user.
 const SEQ: usize = 8;
+const IS_DELETED: usize = 9;
 
 /// A page in the making.
 pub(crate) struct Listing {
@@ -50,13 +53,16 @@ impl Listing {
         let filter = &query.filter;
         if let Some(text) = filter.email_contains.as_deref().filter(|text| !text.is_empty()) {
             let Fragment { in_key, in_address, in_shown } = Fragment::new(text)?;
+            let differs = in_address != in_key;
             let [key, address, shown] = [in_key, in_address, in_shown].map(|text| bind(Value::Text(text)));
-            // Most addresses are their own keys, and aren't searched twice.
-            let in_key = format!("instr(email_key, ?{key}) OR (email <> email_key AND instr(email, ?{key}))");
-            let in_address = format!("(?{address} <> ?{key} AND instr(email, ?{address}))");
-            // Only keys with such labels are shown in another form. GLOB is faster than instr.
-            let in_shown = format!("(email_key GLOB '*xn--*' AND instr({SHOWN}(email_key), ?{shown}))");
-            conditions.push(format!("({in_key} OR {in_address} OR {in_shown})"));
+            // Most addresses are their own keys and of ASCII: they are searched once, whatever else there is to ask.
+            let mut holds = format!("instr(email, ?{key}) OR (email_folded IS NOT NULL AND instr(email_folded, ?{key}))");
+            if differs {
+                holds += &format!(" OR instr(email, ?{address})");
+            }
+            // A key with such labels is shown in another form, and has a skeleton if that isn't ASCII.
+            let has_labels = "skeleton IS NOT NULL AND instr(email_key, 'xn--')";
+            conditions.push(format!("({holds} OR ({has_labels} AND instr({SHOWN}(email_key), ?{shown})))"));
         }
         if let Some(moment) = filter.created_after {
             conditions.push(format!("created_at >= ?{}", bind(moment.as_unix_us().into())));
@@ -73,12 +79,17 @@ impl Listing {
         let columns = columns!();
         let mut step_end = None;
         let sql = match filter.email_prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
-            None if conditions.is_empty() => format!("SELECT {columns}, seq FROM users WHERE seq > ?1 ORDER BY seq"),
+            None if conditions.is_empty() => {
+                format!("SELECT {columns}, seq, deleted_at IS NOT NULL FROM users WHERE seq > ?1 ORDER BY seq")
+            }
             None => {
                 let end = bind(Value::Null);
                 step_end = Some(end - 1);
                 let matches = conditions.join(" AND ");
-                format!("SELECT {columns}, seq FROM users WHERE seq > ?1 AND seq <= ?{end} AND {matches} ORDER BY seq")
+                format!(
+                    "SELECT {columns}, seq, 0 FROM users
+                     WHERE seq > ?1 AND seq <= ?{end} AND deleted_at IS NULL AND {matches} ORDER BY seq"
+                )
             }
             Some(prefix) => {
                 conditions.push("+seq > ?1".to_owned());
@@ -87,7 +98,8 @@ impl Listing {
                     // Above every text with this prefix: no address holds this code point, which is never assigned.
                     let end = bind(Value::Text(format!("{prefix}\u{10FFFF}")));
                     let start = bind(Value::Text(prefix));
-                    format!("email_key >= ?{start} AND email_key < ?{end}")
+                    // In each branch of an OR, so that each can use the index, which is of the living.
+                    format!("(email_key >= ?{start} AND email_key < ?{end} AND deleted_at IS NULL)")
                 };
                 let has_prefix = match KeyPrefix::new(prefix)? {
                     KeyPrefix::Key(prefix) => begins_with(prefix),
@@ -100,7 +112,7 @@ impl Listing {
                 let one_more = bind(Value::Integer(i64::try_from(query.limit + 1).unwrap_or(i64::MAX)));
                 // The plus signs keep the planner from walking the table instead of the index.
                 format!(
-                    "SELECT {columns}, seq FROM users WHERE seq IN (
+                    "SELECT {columns}, seq, 0 FROM users WHERE seq IN (
                         SELECT seq FROM users
                         WHERE {has_prefix} AND {matches}
                         ORDER BY +seq LIMIT ?{one_more}
@@ -129,10 +141,19 @@ impl Listing {
         }
         let mut statement = conn.prepare_cached(&self.sql)?;
         let mut rows = statement.query(params_from_iter(&self.values))?;
+        let mut skipped = 0;
         while let Some(row) = rows.next()? {
             let seq = row.get(SEQ)?;
             check_order(self.walked_to, seq, SEQ)?;
             self.walked_to = seq;
+            if row.get(IS_DELETED)? {
+                skipped += 1;
+                if skipped == STEP_PLACES {
+                    self.values[0] = seq.into();
+                    return Ok(None);
+                }
+                continue;
+            }
             if self.users.len() == self.limit {
                 self.has_more = true;
                 return Ok(Some(self.page()));

@@ -72,13 +72,19 @@ use writer::Writer;
 
 /// The connection behind a transaction, for tables of the application's own in the same file.
 ///
-/// Tenantry's tables are `users` and those that begin with `tenantry_`. They can be read; the columns `users.id`,
-/// `users.email`, `users.email_key` and `users.created_at` stay as they are in every schema version. A
-/// statement that would change one of them, end the transaction, make temporary tables or change the settings of the
-/// connection is refused, as is a foreign key to a column other than `users (id)`, at the end of the transaction.
+/// Tenantry's tables are `users` and those that begin with `tenantry_`. They can be read. A user who was deleted stays in
+/// `users` until the purge, with the time in `deleted_at`; the view `tenantry_living_users` has the others, each with
+/// `id`, `email`, `email_key`, `created_at`, `last_login_at`, `updated_at` and `version`. The view and its columns,
+/// and the columns `users.id`, `users.email`, `users.email_key`, `users.created_at` and `users.deleted_at` stay as they are
+/// in every schema version. A statement that would change one of these tables, end the transaction, make temporary tables or
+/// change the settings of the connection is refused, as is a foreign key to a column other than `users (id)`, at the end of
+/// the transaction.
 ///
-/// Foreign keys to `users (id)` are enforced: with `ON DELETE CASCADE` the rows go with their user when the user is deleted,
-/// and without it a user who has such rows can't be deleted (`Constraint`).
+/// Foreign keys to `users (id)` are enforced, and hold while the user is in the trash: a delete and a restore touch no row
+/// of the application's, and rows may be added that refer to a deleted user. The purge acts on them. With `ON DELETE
+/// CASCADE` the rows go with their user; without it a user who has such rows can't be purged (`Constraint`), which is found
+/// out before a file is removed. Triggers of the application's on its own tables run within that cascade. They run once more
+/// in a trial of it that is taken back, and must change nothing outside of the database.
 ///
 /// A purge ends with a [VACUUM](https://sqlite.org/lang_vacuum.html), which may give new rowids to the rows of tables without
 /// an INTEGER PRIMARY KEY: don't refer to those.
@@ -182,12 +188,14 @@ impl Engine {
         self.readers.read(f)
     }
 
-    /// Returns a page: without a filter on this thread, with one by a search.
+    /// Returns a page: without a filter on this thread, unless many users in the trash are in between, with one by a search.
     pub(crate) async fn list(&self, query: &ListQuery) -> Result<Page> {
-        if query.filter == Filter::default() {
-            return self.readers.read_one(|tx| tx.list(query));
-        }
         let mut listing = Listing::new(query)?;
+        if query.filter == Filter::default()
+            && let Some(page) = self.readers.read_one(|tx| listing.advance(&tx.conn.unguarded()))?
+        {
+            return Ok(page);
+        }
         self.search(move |tx| listing.advance(&tx.conn.unguarded())).await
     }
 
@@ -237,7 +245,7 @@ impl Engine {
                 store_id: lifecycle::store_id(&conn)?,
                 schema_version: conn.query_row("PRAGMA user_version", [], |row| row.get(0))?,
                 sqlite_version: rusqlite::version(),
-                journal_mode: conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?,
+                journal_mode: open::journal_mode(&conn, &path, self.outcome.read_only)?,
                 read_only: self.outcome.read_only,
                 user_count: users::count(&conn)?,
                 path,

@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -27,20 +28,24 @@ use crate::{Ambient, Builder, Durability, Error, ErrorKind, Result, point};
 /// 'Tnry', as V1 of the schema sets it.
 const APPLICATION_ID: i32 = 0x546E_7279;
 /// The schema version that the newest migration leaves in `user_version`.
-pub(super) const SCHEMA_VERSION: i32 = 2;
+pub(super) const SCHEMA_VERSION: i32 = 3;
 /// What that schema has to have. These are prepared and never run: what fails to be is damaged, and would make each statement
 /// look like a mistake.
 const SCHEMA: [&str; 7] = [
-    "SELECT seq, id, email_key, email, created_at, last_login_at, updated_at, version, storage_path, has_directory
-     FROM users",
-    "SELECT seq, deleted_at, user_seq, id, email_key, email, created_at, last_login_at, updated_at, version,
-     storage_path, has_directory FROM tenantry_trash",
+    "SELECT seq, id, email, email_folded, email_key, deleted_at, deletion_seq, skeleton, created_at, last_login_at,
+     updated_at, version, storage_path, has_directory FROM users",
+    "SELECT id, email, email_key, created_at, last_login_at, updated_at, version FROM tenantry_living_users",
     "SELECT id, storage_path FROM tenantry_retired_users",
     "SELECT digest, is_whole FROM tenantry_retired_paths",
-    "SELECT only_row, id, is_marked, log_syncs FROM tenantry_store",
+    "SELECT only_row, id, is_marked, log_syncs, last_deletion FROM tenantry_store",
     "SELECT seq, user_id, action, path, name, recorded_at FROM tenantry_intents",
     "SELECT user_id, measured_at, files, apparent_bytes, allocated_bytes, unreadable FROM tenantry_usage",
 ];
+/// Where the database file says how it is to be written and read, an octet each
+/// (<https://sqlite.org/fileformat2.html#file_format_version_numbers>).
+const WRITE_VERSION: usize = 18;
+/// By way of a write-ahead log.
+const IS_WAL: u8 = 2;
 /// Older ones can lose a committed transaction: <https://sqlite.org/wal.html#walresetbug>.
 const OLDEST_SQLITE: i32 = 3_051_003;
 /// How many different statements a connection keeps prepared: more than there are.
@@ -217,7 +222,8 @@ fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient)
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let store_id = ambient.new_id().as_uuid();
             tx.execute(
-                "INSERT INTO tenantry_store (only_row, id, is_marked) VALUES (1, ?1, 0)",
+                "INSERT INTO tenantry_store (only_row, id, is_marked, last_deletion)
+                 SELECT 1, ?1, 0, coalesce(max(deletion_seq), 0) FROM users",
                 [store_id.as_bytes()],
             )?;
             super::lifecycle::retire_paths_of_v1(&tx)?;
@@ -477,6 +483,25 @@ pub(super) fn connect_to_look(path: &Path) -> Result<Connection> {
     };
     harden(&conn)?;
     Ok(conn)
+}
+
+/// Returns the journal mode. On a read-only file system SQLite itself reports `delete`, since it opens the database as one
+/// that nobody changes.
+pub(super) fn journal_mode(conn: &Connection, path: &Path, is_read_only: bool) -> Result<String> {
+    if is_read_only && !has_content(path, "-wal") {
+        // No connection of this process has a lock on the file that closing it would end.
+        let header = read_header(path).map_err(|error| file_error(error, "the database file can't be read"))?;
+        if header[WRITE_VERSION..][..2] == [IS_WAL; 2] {
+            return Ok("wal".to_owned());
+        }
+    }
+    Ok(conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?)
+}
+
+fn read_header(path: &Path) -> std::io::Result<[u8; WRITE_VERSION + 2]> {
+    let mut header = [0; WRITE_VERSION + 2];
+    File::open(path)?.read_exact(&mut header)?;
+    Ok(header)
 }
 
 fn has_content(path: &Path, suffix: &str) -> bool {

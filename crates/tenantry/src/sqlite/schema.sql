@@ -5,16 +5,27 @@
 
 CREATE TABLE users (
     -- The order of creation, which pages and cursors follow. AUTOINCREMENT, because a number that were used
-    -- again after the last user is deleted would put a new user behind a cursor that is already past it.
+    -- again after the last user is purged would put a new user behind a cursor that is already past it.
     seq INTEGER PRIMARY KEY AUTOINCREMENT CHECK (seq > 0),
 
-    -- UUID version 4, 16 bytes.
-    id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    -- UUID version 4, 16 bytes. Unique by the index users_id.
+    id BLOB NOT NULL CHECK (length(id) = 16),
 
-    -- The canonical key: computed by the program, compared as bytes. SQLite's own folding knows ASCII only.
-    email_key TEXT NOT NULL COLLATE BINARY UNIQUE,
     -- The address as the person wrote it.
     email TEXT NOT NULL,
+    -- The canonical key if it differs from the address. SQLite's own folding knows ASCII only.
+    email_folded TEXT CHECK (email_folded <> email),
+    -- The canonical key: computed by the program, compared as bytes, unique among the living.
+    email_key TEXT NOT NULL GENERATED ALWAYS AS (coalesce(email_folded, email)) VIRTUAL,
+
+    -- When the user was deleted, NULL while they live. The view tenantry_living_users leaves out the others.
+    deleted_at INTEGER CHECK (deleted_at BETWEEN -62135596800000000 AND 253402207200000000),
+    -- The order of deletion, from tenantry_store.last_deletion.
+    deletion_seq INTEGER CHECK (deletion_seq > 0),
+
+    -- The UTS 39 skeleton of the key as people read it: addresses that look alike have the same. NULL where all
+    -- characters of that are ASCII.
+    skeleton TEXT,
 
     -- Times are microseconds since 1970-01-01T00:00:00Z, within what RFC 3339 can show.
     created_at INTEGER NOT NULL CHECK (created_at BETWEEN -62135596800000000 AND 253402207200000000),
@@ -26,7 +37,6 @@ CREATE TABLE users (
     -- NULL where the path is derived from the id (3f/a2/3fa2…), which is unique as the id is: so the usual
     -- user costs neither the 42 bytes nor an entry in an index.
     storage_path TEXT CHECK (length(CAST(storage_path AS BLOB)) BETWEEN 1 AND 512),
-
     -- Whether the user's directory was ever made: so one that never was is told from one that is lost.
     has_directory INTEGER NOT NULL DEFAULT 0 CHECK (has_directory IN (0, 1)),
 
@@ -34,14 +44,26 @@ CREATE TABLE users (
     -- as many characters as octets; NUL, at which SQLite ends both length() and LIKE, can't stand in either column.
     CONSTRAINT email_key_is_of_email CHECK (
         instr(CAST(email AS BLOB), x'00') = 0
-        AND instr(CAST(email_key AS BLOB), x'00') = 0
-        AND (length(email) <> length(CAST(email AS BLOB)) OR email_key = lower(email))
+        AND (email_folded IS NULL OR instr(CAST(email_folded AS BLOB), x'00') = 0)
+        AND (length(email) <> length(CAST(email AS BLOB)) OR coalesce(email_folded, email) = lower(email))
     ),
-    CONSTRAINT email_is_of_a_possible_length CHECK (length(CAST(email AS BLOB)) BETWEEN 3 AND 254)
+    CONSTRAINT email_is_of_a_possible_length CHECK (length(CAST(email AS BLOB)) BETWEEN 3 AND 254),
+    CONSTRAINT deleted_users_are_in_order CHECK ((deleted_at IS NULL) = (deletion_seq IS NULL))
 ) STRICT;
 
--- Paths that callers chose. That none lies inside another is the program's to check; it searches here.
+CREATE UNIQUE INDEX users_id ON users (id);
+-- Of the living alone: the address of a deleted user is free.
+CREATE UNIQUE INDEX users_email_key ON users (email_key) WHERE deleted_at IS NULL;
+-- Paths that callers chose, the deleted users' too. That none lies inside another is the program's to check; it
+-- searches here.
 CREATE UNIQUE INDEX users_storage_path ON users (storage_path) WHERE storage_path IS NOT NULL;
+CREATE UNIQUE INDEX users_deletion_seq ON users (deletion_seq) WHERE deletion_seq IS NOT NULL;
+CREATE INDEX users_deleted_email_key ON users (email_key, deletion_seq) WHERE deleted_at IS NOT NULL;
+CREATE INDEX users_skeleton ON users (skeleton) WHERE skeleton IS NOT NULL;
+
+-- For SQL of an application's own.
+CREATE VIEW tenantry_living_users AS
+SELECT id, email, email_key, created_at, last_login_at, updated_at, version FROM users WHERE deleted_at IS NULL;
 
 -- Purged users: neither their id nor their storage path is ever given out again. No address stands here.
 CREATE TABLE tenantry_retired_users (
@@ -61,28 +83,10 @@ CREATE TABLE tenantry_store (
     -- Whether that file was written: from then on storage/ has to have it.
     is_marked INTEGER NOT NULL CHECK (is_marked IN (0, 1)),
     -- Counts commits that are there only to wait for the disk: one that changes nothing writes nothing.
-    log_syncs INTEGER NOT NULL DEFAULT 0
+    log_syncs INTEGER NOT NULL DEFAULT 0,
+    -- The number of the last deletion, in the order of which the trash is listed. It is never given out again.
+    last_deletion INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-
--- Deleted users who can be restored. The columns are those of users; the address is free for others.
-CREATE TABLE tenantry_trash (
-    -- The order of deletion.
-    seq INTEGER PRIMARY KEY AUTOINCREMENT CHECK (seq > 0),
-    deleted_at INTEGER NOT NULL CHECK (deleted_at BETWEEN -62135596800000000 AND 253402207200000000),
-    -- users.seq, which nobody else gets meanwhile.
-    user_seq INTEGER NOT NULL UNIQUE,
-    id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
-    email_key TEXT NOT NULL,
-    email TEXT NOT NULL,
-    created_at INTEGER NOT NULL,
-    last_login_at INTEGER,
-    updated_at INTEGER NOT NULL,
-    version INTEGER NOT NULL,
-    storage_path TEXT,
-    has_directory INTEGER NOT NULL CHECK (has_directory IN (0, 1))
-) STRICT;
-
-CREATE UNIQUE INDEX tenantry_trash_storage_path ON tenantry_trash (storage_path) WHERE storage_path IS NOT NULL;
 
 -- What is to be done in the file system, recorded in the transaction of the rows that it belongs to and removed when
 -- it is done. What a crash leaves is done when the store is opened.

@@ -64,6 +64,21 @@ impl ReadTx<'_> {
         lifecycle::get_trashed(&self.conn.unguarded(), id)
     }
 
+    /// The users in the trash who have this address, in whatever spelling, as
+    /// [`Store::find_in_trash`](crate::Store::find_in_trash) returns them.
+    ///
+    /// Errors: `Busy`, `Io`, `Corrupt`.
+    pub fn find_in_trash(&self, email: &Email) -> Result<Vec<TrashedUser>> {
+        lifecycle::find_in_trash(&self.conn.unguarded(), email)
+    }
+
+    /// The users whose addresses look like this one, as [`Store::look_alikes`](crate::Store::look_alikes) returns them.
+    ///
+    /// Errors: `Busy`, `Io`, `Corrupt`.
+    pub fn look_alikes(&self, email: &Email) -> Result<Vec<User>> {
+        users::look_alikes(&self.conn.unguarded(), email)
+    }
+
     /// Whether a user with this id was purged.
     ///
     /// Errors: `Busy`, `Io`, `Corrupt`.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use rusqlite::limits::Limit;
 
 use super::open::{Options, SCHEMA_VERSION, connect_to_look, sync_dir};
@@ -32,6 +32,15 @@ pub struct Upgrade {
 
 /// All pending migrations, with the record of them, in one transaction: a crash leaves the old schema or the new one.
 pub(super) fn migrate(conn: &mut Connection) -> Result<()> {
+    // Version 3 has another table take the name of `users`, which must not touch what refers to it
+    // (<https://sqlite.org/lang_altertable.html#otheralter>). Within the transaction the first would have no effect.
+    conn.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = ON")?;
+    let migrated = run_migrations(conn);
+    let restored = conn.execute_batch("PRAGMA foreign_keys = ON; PRAGMA legacy_alter_table = OFF");
+    migrated.and(restored.map_err(Error::from))
+}
+
+fn run_migrations(conn: &mut Connection) -> Result<()> {
     conn.execute_batch(&format!(
         "CREATE TABLE IF NOT EXISTS {MIGRATIONS_TABLE} (
             version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_on TEXT NOT NULL, checksum TEXT NOT NULL
@@ -41,6 +50,11 @@ pub(super) fn migrate(conn: &mut Connection) -> Result<()> {
     runner.set_migration_table_name(MIGRATIONS_TABLE);
     let Err(error) = runner.run(conn) else { return Ok(()) };
     Err(match cause(&error) {
+        Some(failure) if failure.kind() == ErrorKind::Constraint => {
+            let message = "the rows of the store contradict each other, so that it can't be upgraded: two users have one id \
+                           or storage path, or a value is out of range";
+            Error::new(ErrorKind::Corrupt, message).with_source(error)
+        }
         Some(failure) => Error::new(failure.kind(), failure.to_string()).with_source(error),
         None => Error::new(ErrorKind::Corrupt, "the record of the store's migrations is damaged").with_source(error),
     })
@@ -62,6 +76,7 @@ fn cause(error: &refinery::Error) -> Option<Error> {
 pub(super) fn upgrade(conn: &mut Connection, options: &Options, ambient: &dyn Ambient) -> Result<Upgrade> {
     let version = |conn: &Connection| conn.query_row("PRAGMA user_version", [], |row| row.get(0));
     let from = version(conn)?;
+    refuse_other_references(conn)?;
     let snapshot = if options.snapshot_before_upgrade {
         let taken = take_snapshot(conn, options, ambient).map_err(|error| {
             let message = format!("no snapshot could be taken before the upgrade, and nothing was changed: {error}");
@@ -81,6 +96,23 @@ pub(super) fn upgrade(conn: &mut Connection, options: &Options, ambient: &dyn Am
     }
     tracing::info!(from, to = SCHEMA_VERSION, "upgraded the store");
     Ok(Upgrade { from, to: version(conn)?, snapshot })
+}
+
+/// Refuses a store in which an application's table refers to another column of `users` than those that stay unique: from
+/// version 3 on an address is unique among the living alone.
+fn refuse_other_references(conn: &Connection) -> Result<()> {
+    let found = conn.query_row(
+        "SELECT object.name FROM sqlite_schema AS object, pragma_foreign_key_list(object.name) AS reference
+         WHERE object.type = 'table' AND reference.\"table\" = 'users' COLLATE NOCASE
+         AND reference.\"to\" COLLATE NOCASE NOT IN ('id', 'seq')",
+        [],
+        |row| row.get::<_, String>(0),
+    );
+    let Some(table) = found.optional()? else { return Ok(()) };
+    let message = format!(
+        "the table {table} refers to another column of users than id, which the upgrade doesn't allow: change its foreign key; nothing was changed"
+    );
+    Err(Error::new(ErrorKind::Incompatible, message))
 }
 
 /// Keeps the database as it is now in `backups/`, and makes sure that it can be read from there. It has a temporary

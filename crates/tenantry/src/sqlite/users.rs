@@ -6,23 +6,27 @@ use uuid::Uuid;
 
 use super::error::is_unique_violation;
 use super::lifecycle;
+use crate::lookalike::{LookAlikes, skeleton};
+use crate::search_text::shown;
 use crate::{
     Email, Error, ErrorKind, Imported, NewUser, OnConflict, Result, SignIn, StoragePath, Timestamp, User, UserId,
     UserUpdate,
 };
 
-/// The columns of a user, in the order in which [`from_row`] reads them.
+/// The columns of a user, in the order in which [`from_row`] reads them. `email_folded` is the key, or NULL if that is the
+/// address.
 macro_rules! columns {
     () => {
-        "id, email_key, email, created_at, last_login_at, updated_at, version, storage_path"
+        "id, email_folded, email, created_at, last_login_at, updated_at, version, storage_path"
     };
 }
 pub(super) use columns;
 
 pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<User> {
     let id = UserId::from_random(Uuid::from_bytes(row.get(0)?));
-    let email = Email::from_stored(row.get_ref(2)?.as_str()?, row.get_ref(1)?.as_str()?)
-        .ok_or_else(|| damaged(2, Type::Text, "not an address"))?;
+    let address = row.get_ref(2)?.as_str()?;
+    let key = row.get_ref(1)?.as_str_or_null()?.unwrap_or(address);
+    let email = Email::from_stored(address, key).ok_or_else(|| damaged(2, Type::Text, "not an address"))?;
     Ok(User {
         id,
         email,
@@ -66,17 +70,57 @@ pub(super) fn blob(id: UserId) -> [u8; 16] {
 }
 
 pub(super) fn get(conn: &Connection, id: UserId) -> Result<Option<User>> {
-    let mut statement = conn.prepare_cached(concat!("SELECT ", columns!(), " FROM users WHERE id = ?1"))?;
+    let mut statement = conn.prepare_cached(concat!("SELECT ", columns!(), " FROM users WHERE id = ?1 AND deleted_at IS NULL"))?;
     Ok(statement.query_row([blob(id)], from_row).optional()?)
 }
 
 pub(super) fn get_by_email(conn: &Connection, email: &Email) -> Result<Option<User>> {
-    let mut statement = conn.prepare_cached(concat!("SELECT ", columns!(), " FROM users WHERE email_key = ?1"))?;
-    Ok(statement.query_row([email.key()], from_row).optional()?)
+    get_by_key(conn, email.key())
 }
 
+fn get_by_key(conn: &Connection, key: &str) -> Result<Option<User>> {
+    let sql = concat!("SELECT ", columns!(), " FROM users WHERE email_key = ?1 AND deleted_at IS NULL");
+    Ok(conn.prepare_cached(sql)?.query_row([key], from_row).optional()?)
+}
+
+/// Returns how many users live: SQLite counts the rows of a whole index fast, and those in the trash are few.
 pub(super) fn count(conn: &Connection) -> Result<u64> {
-    Ok(conn.prepare_cached("SELECT count(*) FROM users")?.query_row([], |row| row.get(0))?)
+    let sql = "SELECT (SELECT count(*) FROM users) - (SELECT count(*) FROM users WHERE deletion_seq IS NOT NULL)";
+    Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+}
+
+/// Returns the living users whose addresses look like this one, which is another's or nobody's.
+pub(super) fn look_alikes(conn: &Connection, email: &Email) -> Result<Vec<User>> {
+    let LookAlikes { skeleton, in_ascii } = LookAlikes::of(shown(email.key()).as_ref());
+    let sql = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM users WHERE skeleton = ?1 AND deleted_at IS NULL AND email_key <> ?2 ORDER BY seq LIMIT ?3"
+    );
+    let mut statement = conn.prepare_cached(sql)?;
+    let rows = statement.query_map(params![skeleton, email.key(), User::LOOK_ALIKES_MAX], from_row)?;
+    let mut found: Vec<User> = rows.collect::<rusqlite::Result<_>>()?;
+    // Users whose addresses are ASCII have no skeleton in the table.
+    for key in in_ascii {
+        if found.len() < User::LOOK_ALIKES_MAX
+            && key != email.key()
+            && let Some(user) = get_by_key(conn, &key)?
+        {
+            found.push(user);
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the column `skeleton` of a user with this address.
+fn skeleton_of(email: &Email) -> Option<String> {
+    skeleton_of_key(email.key())
+}
+
+/// Returns the column `skeleton` of a user with this key.
+pub(super) fn skeleton_of_key(key: &str) -> Option<String> {
+    let shown = shown(key);
+    (!shown.is_ascii()).then(|| skeleton(&shown))
 }
 
 pub(super) fn create(conn: &Connection, new: &NewUser, now: Timestamp, new_id: &dyn Fn() -> UserId) -> Result<User> {
@@ -109,16 +153,17 @@ pub(super) fn create(conn: &Connection, new: &NewUser, now: Timestamp, new_id: &
         version,
     };
     let inserted = conn
-        .prepare_cached(concat!("INSERT INTO users (", columns!(), ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"))?
+        .prepare_cached(concat!("INSERT INTO users (", columns!(), ", skeleton) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"))?
         .execute(params![
             blob(id),
-            user.email.key(),
+            user.email.folded(),
             user.email.as_str(),
             user.created_at.as_unix_us(),
             user.last_login_at.map(Timestamp::as_unix_us),
             user.updated_at.as_unix_us(),
             user.version,
             chosen.map(StoragePath::as_str),
+            skeleton_of(&user.email),
         ]);
     match inserted {
         Ok(_) => Ok(user),
@@ -150,7 +195,7 @@ fn path_taken() -> Error {
 }
 
 fn check_id_free(conn: &Connection, id: UserId) -> Result<()> {
-    if conn.prepare_cached("SELECT 1 FROM tenantry_trash WHERE id = ?1")?.exists([blob(id)])? {
+    if conn.prepare_cached("SELECT 1 FROM users WHERE id = ?1 AND deleted_at IS NOT NULL")?.exists([blob(id)])? {
         return Err(Error::new(ErrorKind::IdTaken, "a user in the trash has this id"));
     }
     if lifecycle::was_purged(conn, id)? {
@@ -171,10 +216,8 @@ pub(super) fn check_path_free(conn: &Connection, path: &StoragePath) -> Result<(
             "a storage path that begins with two hexadecimal digits is reserved for the user from whose id it is derived, and one with .tenantry for the store",
         ));
     }
-    let mut at = conn.prepare_cached(
-        "SELECT 1 FROM users WHERE storage_path = ?1
-         UNION ALL SELECT 1 FROM tenantry_trash WHERE storage_path = ?1",
-    )?;
+    // Those in the trash keep theirs.
+    let mut at = conn.prepare_cached("SELECT 1 FROM users WHERE storage_path = ?1")?;
     for ancestor in path.lineage() {
         if at.exists([ancestor])? {
             return Err(path_taken());
@@ -189,10 +232,8 @@ pub(super) fn check_path_free(conn: &Connection, path: &StoragePath) -> Result<(
 /// Whether a path lies above one that somebody chose.
 pub(super) fn is_above_chosen(conn: &Connection, path: &str) -> Result<bool> {
     // '0' is the character after '/': what lies between is below the path.
-    let mut below = conn.prepare_cached(
-        "SELECT 1 FROM users WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'
-         UNION ALL SELECT 1 FROM tenantry_trash WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'",
-    )?;
+    let mut below =
+        conn.prepare_cached("SELECT 1 FROM users WHERE storage_path > ?1 || '/' AND storage_path < ?1 || '0'")?;
     Ok(below.exists([path])?)
 }
 
@@ -214,8 +255,17 @@ pub(super) fn update(conn: &Connection, id: UserId, update: &UserUpdate, now: Ti
 fn set_email(conn: &Connection, user: User, email: &Email, now: Timestamp) -> Result<User> {
     let user = with_email(user, email, now)?;
     let updated = conn
-        .prepare_cached("UPDATE users SET email_key = ?2, email = ?3, updated_at = ?4, version = ?5 WHERE id = ?1")?
-        .execute(params![blob(user.id), email.key(), email.as_str(), user.updated_at.as_unix_us(), user.version]);
+        .prepare_cached(
+            "UPDATE users SET email_folded = ?2, email = ?3, updated_at = ?4, version = ?5, skeleton = ?6 WHERE id = ?1",
+        )?
+        .execute(params![
+            blob(user.id),
+            email.folded(),
+            email.as_str(),
+            user.updated_at.as_unix_us(),
+            user.version,
+            skeleton_of(email),
+        ]);
     match updated {
         Ok(_) => Ok(user),
         Err(error) if is_unique_violation(&error) => Err(conflict(conn, &user)?.with_source(error)),
@@ -262,7 +312,7 @@ macro_rules! log_in_where {
         concat!(
             "UPDATE users SET last_login_at = max(coalesce(last_login_at, ?2), ?2) WHERE ",
             $condition,
-            " RETURNING ",
+            " AND deleted_at IS NULL RETURNING ",
             columns!()
         )
     };

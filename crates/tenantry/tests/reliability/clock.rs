@@ -281,7 +281,7 @@ fn upgrade(jump: Jump) {
     let store = block_on(place.builder().ambient(Arc::new(clock)).open()).unwrap();
     let snapshot = store.upgrade().unwrap().snapshot.clone().unwrap();
     let time = now.to_string().replace([':', '-'], "");
-    assert_eq!(snapshot.file_name().unwrap().to_str(), Some(format!("before-v2-{time}.db").as_str()));
+    assert_eq!(snapshot.file_name().unwrap().to_str(), Some(format!("before-v3-{time}.db").as_str()));
     assert_eq!(tree(&place.data_dir().join("backups")).len(), 1);
     close(&place, store);
 }

@@ -451,7 +451,7 @@ fn has_snapshot(data: &Path, users: u64) -> Result<(), (Wrong, String)> {
     let mut snapshots = fs::read_dir(data.join("backups")).map_err(|error| lost(error.to_string()))?;
     let name = |entry: &fs::DirEntry| entry.file_name().into_string().unwrap();
     let snapshot = snapshots
-        .find_map(|entry| entry.ok().filter(|entry| name(entry).starts_with("before-v2-")))
+        .find_map(|entry| entry.ok().filter(|entry| name(entry).starts_with("before-v3-")))
         .ok_or_else(|| lost("there is none".to_owned()))?;
     let conn = Connection::open(snapshot.path()).unwrap();
     let found: u64 =
@@ -506,9 +506,8 @@ pub(crate) fn compare(data: &Path, at: usize, known: &Known) -> Result<(), (Wron
 /// All users that the database knows of.
 pub(crate) fn rows(conn: &Connection) -> rusqlite::Result<BTreeMap<UserId, Row>> {
     let mut statement = conn.prepare_cached(
-        "SELECT 0, id, email, created_at, last_login_at, updated_at, version, storage_path, lower(email) = email_key FROM users
-         UNION ALL SELECT 1, id, email, created_at, last_login_at, updated_at, version, storage_path, lower(email) = email_key
-         FROM tenantry_trash
+        "SELECT deleted_at IS NOT NULL, id, email, created_at, last_login_at, updated_at, version, storage_path,
+            lower(email) = email_key FROM users
          UNION ALL SELECT 2, id, NULL, NULL, NULL, NULL, NULL, NULL, 1 FROM tenantry_retired_users",
     )?;
     let rows = statement.query_map([], |row| {

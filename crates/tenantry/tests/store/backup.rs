@@ -722,7 +722,7 @@ fn forgeries() -> Forgeries {
         ("another application's database", "PRAGMA application_id = 42"),
         ("a newer schema", "PRAGMA user_version = 1000"),
         ("an older schema", "PRAGMA user_version = 1"),
-        ("a schema that lies about its version", "DROP TABLE tenantry_trash"),
+        ("a schema that lies about its version", "DROP VIEW tenantry_living_users"),
         ("another store's id", "UPDATE tenantry_store SET id = randomblob(16)"),
         ("no store's id", "DELETE FROM tenantry_store"),
     ] {

@@ -356,11 +356,10 @@ fn a_database_that_is_missing_is_not_made_anew_beside_the_directories_of_a_store
 fn a_damaged_database_is_found_and_not_repaired() {
     let fixture = Fixture::new();
     let mut bytes = fs::read(fixture.place.database()).unwrap();
-    // The key stands in the row, before the address, and in the index: there it becomes another.
-    let (key, address) = (b"bob@example.com", b"bob@example.combob@example.com");
-    let in_index: Vec<usize> = (0..bytes.len() - address.len())
-        .filter(|at| bytes[*at..].starts_with(key) && !bytes[*at..].starts_with(address))
-        .filter(|at| !bytes[at - key.len()..].starts_with(key))
+    // The key stands in the row, as the address behind the id, and in the index: there it becomes another.
+    let (key, id) = (b"bob@example.com", fixture.bob.id.as_uuid().into_bytes());
+    let in_index: Vec<usize> = (id.len()..bytes.len() - key.len())
+        .filter(|at| bytes[*at..].starts_with(key) && !bytes[..*at].ends_with(&id))
         .collect();
     assert_eq!(in_index.len(), 1);
     bytes[in_index[0]] = b'c';
@@ -384,7 +383,8 @@ fn a_reference_to_a_row_that_is_missing_is_found() {
     block_on(store.close()).unwrap();
     fixture.sql("INSERT INTO notes VALUES (?1)", &fixture.ada);
     fixture.assert_found(&[]);
-    fixture.sql("INSERT INTO notes VALUES (?1)", &fixture.dan);
+    let of_nobody = "INSERT INTO notes SELECT zeroblob(16) FROM users WHERE id = ?1";
+    fixture.sql(of_nobody, &fixture.dan);
     fixture.assert_found(&[(ReferenceDangling, None, None)]);
     assert!(fixture.check().findings[0].detail.contains("notes"));
     fixture.assert_beyond_repair();
@@ -392,16 +392,14 @@ fn a_reference_to_a_row_that_is_missing_is_found() {
 
 #[test]
 fn a_key_that_is_not_of_the_address_is_found() {
-    for (damage, trash) in [("email_key = 'other@example.com'", false), ("email_key = 'stra\u{df}e@example.com'", true)]
-    {
+    for (folded, trash) in [("other@example.com", false), ("stra\u{df}e@example.com", true)] {
         let fixture = Fixture::new();
         if trash {
             let store = fixture.place.open();
             block_on(store.delete(fixture.cyd.id)).unwrap();
             block_on(store.close()).unwrap();
         }
-        let table = if trash { "tenantry_trash" } else { "users" };
-        fixture.sql(&format!("UPDATE {table} SET {damage} WHERE id = ?1"), &fixture.cyd);
+        fixture.sql(&format!("UPDATE users SET email_folded = nullif('{folded}', email) WHERE id = ?1"), &fixture.cyd);
         fixture.assert_found(&[(KeyDiffers, Some(fixture.cyd.id), None)]);
         fixture.assert_beyond_repair();
     }
@@ -410,7 +408,6 @@ fn a_key_that_is_not_of_the_address_is_found() {
 #[test]
 fn storage_paths_that_are_none_or_overlap_are_found() {
     for (path, is_none) in [
-        ("customers/bob", false),
         ("customers/bob/inner", false),
         ("gone/dan/x", false),
         ("3f/chosen", false),
@@ -419,8 +416,7 @@ fn storage_paths_that_are_none_or_overlap_are_found() {
         ("/etc", true),
     ] {
         let fixture = Fixture::new();
-        // That of somebody in the trash, since the index keeps users apart.
-        fixture.sql(&format!("UPDATE tenantry_trash SET storage_path = '{path}' WHERE id = ?1"), &fixture.eve);
+        fixture.sql(&format!("UPDATE users SET storage_path = '{path}' WHERE id = ?1"), &fixture.eve);
         let at = (!is_none).then(|| Path::new("storage").join(path));
         fixture.assert_found(&[(PathOverlaps, Some(fixture.eve.id), at)]);
         fixture.assert_beyond_repair();
@@ -690,7 +686,7 @@ fn a_user_whose_purge_has_begun_is_shown_as_such_and_cannot_be_restored() {
     fixture.intend("purge", Some(&fixture.dan), None);
     let conn = Connection::open(fixture.place.database()).unwrap();
     conn.execute_batch(
-        "CREATE TRIGGER keep BEFORE DELETE ON tenantry_trash BEGIN SELECT raise(ABORT, 'kept for the test'); END",
+        "CREATE TRIGGER keep BEFORE DELETE ON users BEGIN SELECT raise(ABORT, 'kept for the test'); END",
     )
     .unwrap();
     conn.close().unwrap();
@@ -835,11 +831,12 @@ fn full_of_findings() -> Fixture {
     block_on(store.write(move |tx| sqlite::connection(tx).execute_batch(make).map_err(Error::from))).unwrap();
     block_on(store.close()).unwrap();
     fs::remove_dir(fixture.at(derived(&lost))).unwrap();
-    fixture.sql("INSERT INTO notes VALUES (?1)", &fixture.dan);
-    fixture.sql("UPDATE users SET email_key = 'other@example.com' WHERE id = ?1", &fixture.cyd);
+    let of_nobody = "INSERT INTO notes SELECT zeroblob(16) FROM users WHERE id = ?1";
+    fixture.sql(of_nobody, &fixture.dan);
+    fixture.sql("UPDATE users SET email_folded = 'other@example.com' WHERE id = ?1", &fixture.cyd);
     fixture.sql("UPDATE users SET has_directory = 0 WHERE id = ?1", &fixture.ada);
     fixture
-        .sql("UPDATE tenantry_trash SET storage_path = 'customers/bob', has_directory = 1 WHERE id = ?1", &fixture.eve);
+        .sql("UPDATE users SET storage_path = 'customers/bob/x', has_directory = 1 WHERE id = ?1", &fixture.eve);
     fixture.intend("make", Some(&fixture.cyd), None);
     for at in ["storage/stray", "storage/3f/a2/stray", "trash/stray"] {
         fixture.stray(at);

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tenantry::sqlite::rusqlite::{self, Connection, ErrorCode};
-use tenantry::{Error, ErrorKind, Result, Store, User, WriteTx, sqlite};
+use tenantry::{Error, ErrorKind, Purge, Result, Store, User, WriteTx, sqlite};
 
 use crate::support::{BlockedWriter, SqlitePlace, block_on, kind, new_user, numbered_id, queued, to_email};
 
@@ -84,8 +84,11 @@ fn what_is_tenantrys_is_refused_and_the_transaction_goes_on() {
         "PRAGMA application_id = 9",
         "PRAGMA wal_checkpoint",
         "PRAGMA locking_mode = EXCLUSIVE",
-        "INSERT INTO users (id, email_key, email, created_at, updated_at, version)
-         VALUES (randomblob(16), 'b@example.com', 'b@example.com', 0, 0, 1)",
+        "INSERT INTO users (id, email, created_at, updated_at, version)
+         VALUES (randomblob(16), 'b@example.com', 0, 0, 1)",
+        "UPDATE users SET deleted_at = NULL, deletion_seq = NULL",
+        "UPDATE tenantry_store SET last_deletion = 0",
+        "DROP VIEW tenantry_living_users",
         "INSERT INTO Users SELECT * FROM users",
         "REPLACE INTO users SELECT * FROM users",
         "UPDATE users SET last_login_at = 0",
@@ -226,37 +229,93 @@ fn rows_of_a_user_go_with_the_user_or_hold_them() {
         Ok::<_, Error>(())
     }))
     .unwrap();
+    // The story: a delete took the notes with it, and a restore didn't bring them back.
     block_on(store.delete(ada.id)).unwrap();
+    assert_eq!((notes(&store).len(), living(&store)), (2, vec!["bob@example.com".to_owned()]));
+    block_on(store.restore(ada.id, None)).unwrap();
+    assert_eq!((notes(&store).len(), living(&store).len()), (2, 2));
+    block_on(store.delete(ada.id)).unwrap();
+    // A note for somebody who may come back.
+    let noted = ada.clone();
+    block_on(store.write(move |tx| Ok::<_, Error>(add_note(tx, &noted, "of Ada again")?))).unwrap();
+    block_on(store.purge(Purge::User(ada.id), |_| {})).unwrap();
     assert_eq!(notes(&store), ["of Bob"]);
-    let error = block_on(store.delete(bob.id)).unwrap_err();
+
+    block_on(store.storage(bob.id)).unwrap().write("letter", "dear").unwrap();
+    block_on(store.delete(bob.id)).unwrap();
+    let error = block_on(store.purge(Purge::User(bob.id), |_| {})).unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Constraint, false));
+    assert!(error.to_string().contains("application"), "{error}");
+    let trashed = block_on(store.get_trashed(bob.id)).unwrap().unwrap();
+    assert_eq!((&trashed.user, trashed.is_being_purged), (&bob, false));
+    let letter = place.data_dir().join("trash").join(bob.id.to_string()).join("letter");
+    assert_eq!(std::fs::read(&letter).unwrap(), b"dear");
     assert_eq!(notes(&store), ["of Bob"]);
-    assert_eq!(block_on(store.get(bob.id)).unwrap().as_ref(), Some(&bob));
-    // A respelled address is no other user.
-    block_on(store.update(bob.id, to_email("Bob@example.com"))).unwrap();
-    block_on(store.write(move |tx| {
-        sqlite::connection(tx).execute("DELETE FROM bills", [])?;
-        tx.delete(bob.id)
+
+    run(&store, "DELETE FROM bills").unwrap();
+    assert_eq!(block_on(store.purge(Purge::User(bob.id), |_| {})).unwrap().users, 1);
+    assert!(notes(&store).is_empty() && !letter.exists());
+    block_on(store.close()).unwrap();
+}
+
+fn living(store: &Store) -> Vec<String> {
+    block_on(store.read(|tx| {
+        let mut statement = sqlite::connection(tx).prepare("SELECT email FROM tenantry_living_users ORDER BY email")?;
+        let found = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        Ok::<_, Error>(found)
     }))
-    .unwrap();
-    assert!(notes(&store).is_empty());
+    .unwrap()
+}
+
+/// The files were gone by the time that the commit refused the purge.
+#[test]
+fn a_purge_that_only_the_commit_would_refuse_loses_nothing_and_holds_up_nobody() {
+    let place = SqlitePlace::new();
+    let store = place.open();
+    run(&store, DEFERRED).unwrap();
+    run(&store, NOTES).unwrap();
+    let [ada, bob, eve] = ["ada@example.com", "bob@example.com", "eve@example.com"].map(|it| create(&store, it));
+    for user in [&ada, &eve] {
+        block_on(store.storage(user.id)).unwrap().write("letter", "dear").unwrap();
+    }
+    for user in [ada.clone(), bob.clone(), eve.clone()] {
+        block_on(store.write(move |tx| {
+            add_note(tx, &user, "of one")?;
+            if user.email.as_str() != "eve@example.com" {
+                sqlite::connection(tx).execute("INSERT INTO bills VALUES (?1)", [user.id.as_uuid().as_bytes()])?;
+            }
+            tx.delete(user.id)
+        }))
+        .unwrap();
+    }
+    for user in [&ada, &bob] {
+        assert_eq!(kind(block_on(store.purge(Purge::User(user.id), |_| {}))), ErrorKind::Constraint);
+    }
+    let purged = block_on(store.purge(Purge::DeletedBefore(tenantry::Timestamp::MAX), |_| {})).unwrap();
+    assert_eq!((purged.users, purged.files), (1, 1));
+    let left: Vec<_> = purged.left.iter().map(|left| left.user).collect();
+    assert_eq!(left, [ada.id, bob.id]);
+    assert_eq!(notes(&store).len(), 2);
+    let letter = place.data_dir().join("trash").join(ada.id.to_string()).join("letter");
+    assert_eq!(std::fs::read(letter).unwrap(), b"dear");
+    for user in [&ada, &bob] {
+        assert_eq!(block_on(store.restore(user.id, None)).unwrap(), *user);
+    }
     block_on(store.close()).unwrap();
 }
 
 const DEFERRED: &str =
     "CREATE TABLE bills (user_id BLOB NOT NULL REFERENCES users (id) DEFERRABLE INITIALLY DEFERRED) STRICT";
 
-/// A store with Ada, who has a bill that is only looked for when a transaction is committed.
+/// A store with Ada, on whose deletion another program's trigger writes a bill for nobody: that is only looked for when a
+/// transaction is committed.
 fn store_with_a_bill(place: &SqlitePlace) -> (Store, User) {
     let store = place.open();
     run(&store, DEFERRED).unwrap();
     let ada = create(&store, "ada@example.com");
-    let id = ada.id;
-    block_on(store.write(move |tx| {
-        sqlite::connection(tx).execute("INSERT INTO bills VALUES (?1)", [id.as_uuid().as_bytes()])?;
-        Ok::<_, Error>(())
-    }))
-    .unwrap();
+    let trigger = "CREATE TRIGGER bill AFTER UPDATE OF deleted_at ON users WHEN new.email = 'ada@example.com'
+                   BEGIN INSERT INTO bills VALUES (zeroblob(16)); END";
+    Connection::open(place.database()).unwrap().execute_batch(trigger).unwrap();
     (store, ada)
 }
 
@@ -388,7 +447,7 @@ fn the_status_tells_of_the_database() {
     create(&store, "ada@example.com");
     let status = block_on(sqlite::status(&store)).unwrap();
     assert_eq!(status.path, place.database());
-    assert_eq!((status.schema_version, status.user_count, status.journal_mode.as_str()), (2, 1, "wal"));
+    assert_eq!((status.schema_version, status.user_count, status.journal_mode.as_str()), (3, 1, "wal"));
     assert_eq!(status.sqlite_version, rusqlite::version());
     assert!(status.database_bytes > 0 && status.wal_bytes > 0);
     block_on(store.close()).unwrap();
@@ -436,6 +495,8 @@ fn a_trigger_that_would_change_users_is_refused() {
     let author = ada.clone();
     block_on(store.write(move |tx| Ok::<_, Error>(add_note(tx, &author, "of Ada")?))).unwrap();
     block_on(store.delete(ada.id)).unwrap();
+    assert_eq!(notes(&store), ["of Ada"]);
+    block_on(store.purge(Purge::User(ada.id), |_| {})).unwrap();
     assert!(notes(&store).is_empty());
     block_on(store.close()).unwrap();
 }
@@ -447,6 +508,7 @@ fn a_foreign_key_with_which_users_could_no_longer_be_changed_is_refused() {
     let ada = create(&store, "ada@example.com");
     for sql in [
         "CREATE TABLE bad (email TEXT REFERENCES users (email))",
+        "CREATE TABLE bad (email TEXT REFERENCES users (email_key))",
         "CREATE TABLE fine (a); CREATE TABLE bad (at INTEGER REFERENCES users (created_at))",
     ] {
         assert_eq!(kind(run(&store, sql)), ErrorKind::Constraint, "{sql}");

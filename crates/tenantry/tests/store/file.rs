@@ -276,9 +276,9 @@ fn not_even_another_program_can_add_an_address_twice() {
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
     let bob = block_on(store.create(new_user("bob@example.com"))).unwrap();
     let stranger = stranger(&place);
-    let insert = "INSERT INTO users (id, email_key, email, created_at, updated_at, version)
-                  VALUES (randomblob(16), ?1, ?2, 0, 0, 1)";
-    let update = "UPDATE users SET email_key = ?1, email = ?2 WHERE email_key = 'bob@example.com'";
+    let insert = "INSERT INTO users (id, email_folded, email, created_at, updated_at, version)
+                  VALUES (randomblob(16), nullif(?1, ?2), ?2, 0, 0, 1)";
+    let update = "UPDATE users SET email_folded = nullif(?1, ?2), email = ?2 WHERE email_key = 'bob@example.com'";
     for (key, address, expected) in [
         ("ada@example.com", "ada@example.com", ffi::SQLITE_CONSTRAINT_UNIQUE),
         ("ada@example.com", "Ada@Example.com", ffi::SQLITE_CONSTRAINT_UNIQUE),
@@ -322,8 +322,8 @@ fn not_even_another_program_can_give_an_id_or_a_path_twice() {
     let ada = block_on(store.create(crate::support::new_user_at("ada@example.com", "files/ada"))).unwrap();
     let stranger = stranger(&place);
     let insert = |id: &[u8], path: &str| {
-        let sql = "INSERT INTO users (id, email_key, email, created_at, updated_at, version, storage_path)
-                   VALUES (?1, 'bob@example.com', 'bob@example.com', 0, 0, 1, ?2)";
+        let sql = "INSERT INTO users (id, email, created_at, updated_at, version, storage_path)
+                   VALUES (?1, 'bob@example.com', 0, 0, 1, ?2)";
         stranger.execute(sql, (id, path)).map_err(|error| error.sqlite_error().unwrap().extended_code)
     };
     assert_eq!(insert(ada.id.as_uuid().as_bytes(), "files/bob"), Err(ffi::SQLITE_CONSTRAINT_UNIQUE));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tenantry::sqlite::rusqlite::Connection;
-use tenantry::{Ambient, Error, ErrorKind, ListQuery, Store, Timestamp, UserId, sqlite};
+use tenantry::{Ambient, Error, ErrorKind, ListQuery, Purge, Store, Timestamp, UserId, sqlite};
 
 use crate::support::{BlockedWriter, Place, SqlitePlace, TestClock, block_on, email, kind, new_user, queued, to_email};
 
@@ -30,8 +30,8 @@ fn a_row_that_the_store_never_wrote_is_damage_and_not_a_user() {
         block_on(place.open().close()).unwrap();
         let conn = Connection::open(place.database()).unwrap();
         conn.execute_batch(&format!(
-            "INSERT INTO users (id, email_key, email, created_at, updated_at, version, storage_path)
-             VALUES (x'3fa2b1c4000040008000000000000001', {address}, {address}, 0, 0, 1, {path})"
+            "INSERT INTO users (id, email, created_at, updated_at, version, storage_path)
+             VALUES (x'3fa2b1c4000040008000000000000001', {address}, 0, 0, 1, {path})"
         ))
         .unwrap();
         drop(conn);
@@ -54,8 +54,8 @@ fn no_row_can_stand_before_the_first_page() {
     let conn = Connection::open(place.database()).unwrap();
     for seq in ["0", "-1"] {
         let inserted = conn.execute_batch(&format!(
-            "INSERT INTO users (seq, id, email_key, email, created_at, updated_at, version)
-             VALUES ({seq}, randomblob(16), 'a@example.com', 'a@example.com', 0, 0, 1)"
+            "INSERT INTO users (seq, id, email, created_at, updated_at, version)
+             VALUES ({seq}, randomblob(16), 'a@example.com', 0, 0, 1)"
         ));
         assert!(inserted.is_err(), "{seq}");
     }
@@ -124,19 +124,26 @@ const NOTES: &str =
 
 /// RAISE(FAIL) keeps what the statement has done so far: the user was gone, and the id could be given out again.
 #[test]
-fn a_delete_that_a_trigger_fails_did_nothing_even_if_the_closure_goes_on() {
+fn a_purge_that_a_trigger_fails_did_nothing() {
     let place = SqlitePlace::new();
     let store = place.open();
     run(&store, NOTES);
     run(&store, "CREATE TRIGGER keep AFTER DELETE ON notes BEGIN SELECT RAISE(FAIL, 'kept'); END");
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
     let id = ada.id;
-    let deleted = block_on(store.write(move |tx| {
+    block_on(store.write(move |tx| {
         sqlite::connection(tx).execute("INSERT INTO notes VALUES (?1, 'x')", [id.as_uuid().as_bytes()])?;
-        Ok::<_, Error>(tx.delete(id).map_err(|error| error.kind()))
-    }));
-    assert_eq!(deleted.unwrap().unwrap_err(), ErrorKind::Constraint);
-    assert_eq!(block_on(store.get(id)).unwrap(), Some(ada));
+        tx.delete(id)
+    }))
+    .unwrap();
+    assert_eq!(kind(block_on(store.purge(Purge::User(id), |_| {}))), ErrorKind::Constraint);
+    assert_eq!(block_on(store.get_trashed(id)).unwrap().map(|trashed| trashed.user), Some(ada));
+    let notes = |tx: &tenantry::ReadTx<'_>| {
+        let sql = "SELECT count(*) FROM notes";
+        Ok::<i64, Error>(sqlite::connection(tx).query_row(sql, [], |row| row.get(0))?)
+    };
+    assert_eq!(block_on(store.read(notes)).unwrap(), 1);
+    block_on(store.restore(id, None)).unwrap();
     block_on(store.close()).unwrap();
 }
 
@@ -151,14 +158,15 @@ fn a_trigger_that_rolls_back_harms_nobody_else_in_the_group() {
     let id = ada.id;
     block_on(store.write(move |tx| {
         sqlite::connection(tx).execute("INSERT INTO notes VALUES (?1, 'x')", [id.as_uuid().as_bytes()])?;
-        Ok::<_, Error>(())
+        tx.delete(id)
     }))
     .unwrap();
+    let kim = block_on(store.create(new_user("kim@example.com"))).unwrap();
     let writer = BlockedWriter::block(&store);
     let before = queued(store.create(new_user("bob@example.com")));
-    let culprit = queued(store.delete(ada.id));
+    let culprit = queued(store.purge(Purge::User(ada.id), |_| {}));
     let after = queued(store.sign_in(email("eve@example.com")));
-    let refused = queued(store.update(ada.id, to_email("BOB@example.com")));
+    let refused = queued(store.update(kim.id, to_email("BOB@example.com")));
     writer.release();
     block_on(before).unwrap();
     assert_eq!(kind(block_on(culprit)), ErrorKind::Constraint);

@@ -68,7 +68,9 @@ pub(crate) fn child_on_a_read_only_file_system(dir: &Path) {
     for _ in 0..2 {
         let store = block_on(Store::open(&data_dir)).unwrap();
         assert!(store.is_read_only());
-        assert!(block_on(sqlite::status(&store)).unwrap().read_only);
+        let status = block_on(sqlite::status(&store)).unwrap();
+        // SQLite itself reports `delete`, since it opens the database as one that nobody changes.
+        assert_eq!((status.read_only, status.journal_mode.as_str()), (true, "wal"));
         assert_eq!(block_on(store.get(ada.id)).unwrap().map(|user| user.email), Some(ada.email.clone()));
         assert_eq!(block_on(store.get_by_email(&email("bob@example.com"))).unwrap(), Some(bob.clone()));
         assert_eq!(block_on(store.count()).unwrap(), 2);
@@ -90,6 +92,16 @@ pub(crate) fn child_on_a_read_only_file_system(dir: &Path) {
         assert_eq!(block_on(tenantry::check(&data_dir)).unwrap().findings, []);
         block_on(store.close()).unwrap();
     }
+
+    // One that another program has copied (VACUUM INTO) and that wasn't opened since has no log.
+    set("rw");
+    let conn = sqlite::rusqlite::Connection::open(data_dir.join("tenantry.db")).unwrap();
+    conn.execute_batch("PRAGMA journal_mode = DELETE").unwrap();
+    conn.close().unwrap();
+    set("ro");
+    let store = block_on(Store::open(&data_dir)).unwrap();
+    assert_eq!(block_on(sqlite::status(&store)).unwrap().journal_mode, "delete");
+    block_on(store.close()).unwrap();
 
     // A store that is in use when its file system becomes read-only has its log beside it, with the index of that.
     set("rw");

@@ -167,7 +167,7 @@ fn a_user_whose_address_is_refused_by_now_is_read_checked_and_comes_over() {
     assert_eq!(kind(address.parse::<tenantry::Email>()), ErrorKind::InvalidEmail);
     let conn = tenantry::sqlite::rusqlite::Connection::open(place.database()).unwrap();
     let of_earlier = [address, "ada@xn--ggle-55da.example"];
-    assert_eq!(conn.execute("UPDATE users SET email = ?1, email_key = ?2", of_earlier).unwrap(), 1);
+    assert_eq!(conn.execute("UPDATE users SET email = ?1, email_folded = ?2", of_earlier).unwrap(), 1);
     conn.close().unwrap();
 
     let store = place.open();

@@ -37,7 +37,7 @@ scenarios! {
     an_adoption_leaves_no_files_behind,
     a_user_can_be_created_on_a_directory,
     usage_is_what_the_files_are_when_they_are_measured,
-    usage_is_kept_until_the_user_is_deleted,
+    usage_is_kept_until_the_user_is_purged,
     a_closure_cannot_move_a_directory_twice,
     many_at_once_get_the_same_new_directory,
     operations_on_the_same_user_in_one_group_happen_one_after_the_other,
@@ -646,7 +646,7 @@ async fn usage_is_what_the_files_are_when_they_are_measured(bench: &mut Bench) {
     assert_eq!(store.measure_usage(ada.id, |_| {}).await.unwrap().files, 3);
 }
 
-async fn usage_is_kept_until_the_user_is_deleted(bench: &mut Bench) {
+async fn usage_is_kept_until_the_user_is_purged(bench: &mut Bench) {
     let store = &bench.store;
     let mut sized = Vec::new();
     for (address, size) in [("mid@example.com", 50_000), ("top@example.com", 500_000), ("small@example.com", 10)] {
@@ -668,7 +668,7 @@ async fn usage_is_kept_until_the_user_is_deleted(bench: &mut Bench) {
     assert_eq!(store.top_usage(9).await.unwrap(), [mid, small.clone(), (empty, nothing)]);
     assert_eq!(kind(store.measure_usage(top.0.id, |_| {}).await), ErrorKind::NotFound);
     store.restore(top.0.id, None).await.unwrap();
-    assert_eq!(store.usage(top.0.id).await.unwrap(), None);
+    assert_eq!(store.usage(top.0.id).await.unwrap(), Some(top.1));
     assert_eq!(store.usage(numbered_id(9_999)).await.unwrap(), None);
     fs::remove_dir_all(directory(bench, &small.0)).unwrap();
     assert_eq!(kind(store.measure_usage(small.0.id, |_| {}).await), ErrorKind::StorageLost);

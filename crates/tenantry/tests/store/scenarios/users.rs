@@ -1,6 +1,6 @@
 //! Single users: creating, finding, changing and deleting them, and their logins.
 
-use tenantry::{Ambient, ErrorKind, ListQuery, NewUser, SignIn, StoragePath, User, UserUpdate};
+use tenantry::{Ambient, ErrorKind, ListQuery, NewUser, Purge, SignIn, StoragePath, User, UserUpdate};
 
 use super::{changed, create};
 use crate::support::{Bench, email, kind, new_user, new_user_at, numbered_id, time, to_email};
@@ -29,6 +29,83 @@ scenarios! {
     a_login_is_not_a_change,
     the_last_login_only_moves_forward,
     the_first_sign_in_creates_and_the_next_ones_find,
+    a_user_in_the_trash_is_found_by_id_and_by_address,
+    an_address_that_looks_like_that_of_another_user_is_found,
+}
+
+async fn a_user_in_the_trash_is_found_by_id_and_by_address(bench: &mut Bench) {
+    let Bench { store, clock, .. } = bench;
+    let mut expected = Vec::new();
+    for number in 0..3 {
+        let user = create(store, ["Ada@b\u{fc}cher.example", "ADA@B\u{dc}CHER.example", "ada@xn--bcher-kva.example"][number]).await;
+        assert_eq!(store.get_trashed(user.id).await.unwrap(), None);
+        // By a clock that was set back meanwhile.
+        clock.back(3_600);
+        store.delete(user.id).await.unwrap();
+        let trashed = store.get_trashed(user.id).await.unwrap().unwrap();
+        assert_eq!((&trashed.user, trashed.deleted_at, trashed.is_being_purged), (&user, clock.now(), false));
+        expected.insert(0, trashed);
+    }
+    let other = create(store, "other@example.com").await;
+    store.delete(other.id).await.unwrap();
+    let living = create(store, "ada@b\u{fc}cher.example").await;
+    for spelling in ["ada@b\u{fc}cher.example", "ADA@xn--bcher-kva.example"] {
+        assert_eq!(store.find_in_trash(&email(spelling)).await.unwrap(), expected, "{spelling}");
+        assert_eq!(store.get_by_email(&email(spelling)).await.unwrap(), Some(living.clone()));
+    }
+    assert_eq!(store.find_in_trash(&email("nobody@example.com")).await.unwrap(), []);
+    assert_eq!(kind(store.restore(expected[0].user.id, None).await), ErrorKind::EmailTaken);
+    store.update(living.id, to_email("elsewhere@example.com")).await.unwrap();
+    assert_eq!(store.restore(expected[1].user.id, None).await.unwrap(), expected[1].user);
+    store.purge(Purge::User(expected[2].user.id), |_| {}).await.unwrap();
+    assert_eq!(store.find_in_trash(&email("ada@b\u{fc}cher.example")).await.unwrap(), expected[..1]);
+
+    let limit = tenantry::TrashedUser::OF_ONE_ADDRESS_MAX;
+    for _ in 0..=limit {
+        let user = create(store, "often@example.com").await;
+        store.delete(user.id).await.unwrap();
+    }
+    let found = store.find_in_trash(&email("often@example.com")).await.unwrap();
+    assert!(found.len() == limit && found.is_sorted_by(|a, b| a.user.id != b.user.id));
+}
+
+async fn an_address_that_looks_like_that_of_another_user_is_found(bench: &mut Bench) {
+    let store = &bench.store;
+    let alike = async |address: &str| {
+        let found = store.look_alikes(&email(address)).await.unwrap();
+        found.into_iter().map(|user| user.email.to_string()).collect::<Vec<_>>()
+    };
+    let (ascii, cyrillic) = ("coco@example.com", "\u{441}\u{43e}\u{441}\u{43e}@example.com");
+    let plain = create(store, ascii).await;
+    assert_eq!(alike(ascii).await, [""; 0]);
+    assert_eq!(alike("coc0@example.com").await, [""; 0]);
+    assert_eq!(alike(cyrillic).await, [ascii]);
+    let other = create(store, cyrillic).await;
+    assert_eq!(alike(ascii).await, [cyrillic]);
+    assert_eq!(alike("COCO@example.com").await, [cyrillic]);
+    assert_eq!(alike(cyrillic).await, [ascii]);
+    // An accent can be seen.
+    create(store, "c\u{f6}co@example.com").await;
+    assert_eq!(alike(ascii).await, [cyrillic]);
+    // Who is in the trash is nobody's look-alike, and who is back is one again.
+    store.delete(other.id).await.unwrap();
+    assert_eq!(alike(ascii).await, [""; 0]);
+    store.restore(other.id, None).await.unwrap();
+    assert_eq!(alike(ascii).await, [cyrillic]);
+    store.update(other.id, to_email("other@example.com")).await.unwrap();
+    assert_eq!(alike(ascii).await, [""; 0]);
+    store.update(plain.id, to_email(cyrillic)).await.unwrap();
+    assert_eq!(alike(ascii).await, [cyrillic]);
+
+    // In a domain, however it is written: dotless and dotted.
+    create(store, "ada@fine.example").await;
+    create(store, "ada@xn--fne-2oa.example").await;
+    assert_eq!(alike("ada@f\u{131}ne.example").await, ["ada@fine.example"]);
+    let ada = create(store, "ada@f\u{131}ne.example").await;
+    assert_eq!(alike("Ada@FINE.example").await, [ada.email.as_str()]);
+    // Both in other letters than ASCII.
+    create(store, "\u{4cf}@example.org").await;
+    assert_eq!(alike("1@example.org").await, ["\u{4cf}@example.org"]);
 }
 
 async fn a_created_user_is_read_back_by_id_and_by_any_spelling_of_the_address(bench: &mut Bench) {
