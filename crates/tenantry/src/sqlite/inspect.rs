@@ -169,9 +169,9 @@ impl Inspection {
 
     /// Every user, in the trash or not.
     pub(crate) fn each_row(&self, mut visit: impl FnMut(Row) -> Result<()>) -> Result<()> {
-        let mut statement = self.conn.prepare(
-            "SELECT id, email, email_key, storage_path, has_directory, deleted_at IS NOT NULL FROM users",
-        )?;
+        let mut statement = self
+            .conn
+            .prepare("SELECT id, email, email_key, storage_path, has_directory, deleted_at IS NOT NULL FROM users")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let id = UserId::from_random(Uuid::from_bytes(row.get(0)?));
@@ -241,9 +241,8 @@ impl Inspection {
 
 fn is_of_trashed(conn: &Connection, name: &OsStr) -> Result<bool> {
     let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { return Ok(false) };
-    let mut statement = conn.prepare_cached(
-        "SELECT 1 FROM users WHERE id = ?1 AND deleted_at IS NOT NULL AND has_directory = 1",
-    )?;
+    let mut statement =
+        conn.prepare_cached("SELECT 1 FROM users WHERE id = ?1 AND deleted_at IS NOT NULL AND has_directory = 1")?;
     Ok(statement.exists([blob(id)])?)
 }
 

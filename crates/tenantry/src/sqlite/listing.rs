@@ -56,7 +56,8 @@ impl Listing {
             let differs = in_address != in_key;
             let [key, address, shown] = [in_key, in_address, in_shown].map(|text| bind(Value::Text(text)));
             // Most addresses are their own keys and of ASCII: they are searched once, whatever else there is to ask.
-            let mut holds = format!("instr(email, ?{key}) OR (email_folded IS NOT NULL AND instr(email_folded, ?{key}))");
+            let mut holds =
+                format!("instr(email, ?{key}) OR (email_folded IS NOT NULL AND instr(email_folded, ?{key}))");
             if differs {
                 holds += &format!(" OR instr(email, ?{address})");
             }

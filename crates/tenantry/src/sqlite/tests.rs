@@ -82,7 +82,11 @@ fn the_migrations_make_the_schema_that_is_documented() {
 /// A store that was migrated holds the checksums of what it was migrated with, and one that differs is an error.
 #[test]
 fn a_shipped_migration_is_never_edited() {
-    let shipped = [(1, "users", 2_837_392_614_996_719_911), (2, "storage", 13_516_402_453_630_693_766), (3, "trash", 8_094_336_464_088_480_423)];
+    let shipped = [
+        (1, "users", 2_837_392_614_996_719_911),
+        (2, "storage", 13_516_402_453_630_693_766),
+        (3, "trash", 8_094_336_464_088_480_423),
+    ];
     let runner = embedded::migrations::runner();
     let mut migrations: Vec<_> = runner.get_migrations().iter().collect();
     migrations.sort_by_key(|migration| migration.version());
@@ -217,7 +221,8 @@ fn a_store_of_schema_version_2_is_upgraded_with_its_trash_and_the_tables_of_the_
     assert_eq!(block_on(store.usage(ada.id)).unwrap().unwrap().files, 2);
 
     // No number of the one order or the other is given out again, though the last users are purged.
-    let page = block_on(store.list(&ListQuery { cursor: Some("1-0000000000000008".parse().unwrap()), ..Default::default() }));
+    let page =
+        block_on(store.list(&ListQuery { cursor: Some("1-0000000000000008".parse().unwrap()), ..Default::default() }));
     assert_eq!(page.unwrap().users, []);
     let new = block_on(store.create(new_user("new@example.com"))).unwrap();
     let after_9 = ListQuery { cursor: Some("1-0000000000000009".parse().unwrap()), ..ListQuery::default() };
@@ -250,7 +255,10 @@ fn a_store_of_schema_version_2_is_upgraded_with_its_trash_and_the_tables_of_the_
     block_on(store.purge(crate::Purge::User(ada.id), |_| {})).unwrap();
     block_on(store.close()).unwrap();
     let conn = Connection::open(&path).unwrap();
-    assert_eq!(conn.query_row("SELECT group_concat(text) FROM notes", [], |row| row.get::<_, String>(0)).unwrap(), "another");
+    assert_eq!(
+        conn.query_row("SELECT group_concat(text) FROM notes", [], |row| row.get::<_, String>(0)).unwrap(),
+        "another"
+    );
     assert_eq!(conn.query_row("SELECT count(*) FROM tenantry_usage", [], |row| row.get::<_, i64>(0)).unwrap(), 0);
     drop(conn);
     assert_eq!(block_on(crate::check(dir.path())).unwrap().findings, []);
@@ -317,7 +325,9 @@ fn a_page_beyond_many_users_in_the_trash_is_left_to_a_search() {
     assert!(Box::pin(store.list(&query)).as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     conn.execute("DELETE FROM users WHERE deletion_seq > 4000", []).unwrap();
     let mut list = Box::pin(store.list(&query));
-    let Poll::Ready(page) = list.as_mut().poll(&mut Context::from_waker(Waker::noop())) else { panic!("it is pending") };
+    let Poll::Ready(page) = list.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+        panic!("it is pending")
+    };
     let page = page.unwrap();
     assert_eq!(page.users, [first]);
     let rest = ListQuery { cursor: page.next_cursor, ..query.clone() };

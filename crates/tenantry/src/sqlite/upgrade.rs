@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension};
 use rusqlite::limits::Limit;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::open::{Options, SCHEMA_VERSION, connect_to_look, sync_dir};
 use crate::storage::{Ownership, file_error};

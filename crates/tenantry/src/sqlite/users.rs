@@ -70,7 +70,8 @@ pub(super) fn blob(id: UserId) -> [u8; 16] {
 }
 
 pub(super) fn get(conn: &Connection, id: UserId) -> Result<Option<User>> {
-    let mut statement = conn.prepare_cached(concat!("SELECT ", columns!(), " FROM users WHERE id = ?1 AND deleted_at IS NULL"))?;
+    let mut statement =
+        conn.prepare_cached(concat!("SELECT ", columns!(), " FROM users WHERE id = ?1 AND deleted_at IS NULL"))?;
     Ok(statement.query_row([blob(id)], from_row).optional()?)
 }
 
@@ -153,7 +154,11 @@ pub(super) fn create(conn: &Connection, new: &NewUser, now: Timestamp, new_id: &
         version,
     };
     let inserted = conn
-        .prepare_cached(concat!("INSERT INTO users (", columns!(), ", skeleton) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"))?
+        .prepare_cached(concat!(
+            "INSERT INTO users (",
+            columns!(),
+            ", skeleton) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+        ))?
         .execute(params![
             blob(id),
             user.email.folded(),

@@ -835,8 +835,7 @@ fn full_of_findings() -> Fixture {
     fixture.sql(of_nobody, &fixture.dan);
     fixture.sql("UPDATE users SET email_folded = 'other@example.com' WHERE id = ?1", &fixture.cyd);
     fixture.sql("UPDATE users SET has_directory = 0 WHERE id = ?1", &fixture.ada);
-    fixture
-        .sql("UPDATE users SET storage_path = 'customers/bob/x', has_directory = 1 WHERE id = ?1", &fixture.eve);
+    fixture.sql("UPDATE users SET storage_path = 'customers/bob/x', has_directory = 1 WHERE id = ?1", &fixture.eve);
     fixture.intend("make", Some(&fixture.cyd), None);
     for at in ["storage/stray", "storage/3f/a2/stray", "trash/stray"] {
         fixture.stray(at);

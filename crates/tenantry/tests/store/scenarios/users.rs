@@ -37,7 +37,9 @@ async fn a_user_in_the_trash_is_found_by_id_and_by_address(bench: &mut Bench) {
     let Bench { store, clock, .. } = bench;
     let mut expected = Vec::new();
     for number in 0..3 {
-        let user = create(store, ["Ada@b\u{fc}cher.example", "ADA@B\u{dc}CHER.example", "ada@xn--bcher-kva.example"][number]).await;
+        let user =
+            create(store, ["Ada@b\u{fc}cher.example", "ADA@B\u{dc}CHER.example", "ada@xn--bcher-kva.example"][number])
+                .await;
         assert_eq!(store.get_trashed(user.id).await.unwrap(), None);
         // By a clock that was set back meanwhile.
         clock.back(3_600);
