@@ -226,7 +226,7 @@ fn a_store_of_schema_version_2_is_upgraded_with_its_trash_and_the_tables_of_the_
     assert_eq!(page.unwrap().users, []);
     let new = block_on(store.create(new_user("new@example.com"))).unwrap();
     let after_9 = ListQuery { cursor: Some("1-0000000000000009".parse().unwrap()), ..ListQuery::default() };
-    assert_eq!(block_on(store.list(&after_9)).unwrap().users, [new.clone()]);
+    assert_eq!(block_on(store.list(&after_9)).unwrap().users, std::slice::from_ref(&new));
     block_on(store.delete(new.id)).unwrap();
     let after_6 = TrashQuery { cursor: Some("1-0000000000000006".parse().unwrap()), ..TrashQuery::default() };
     assert_eq!(block_on(store.list_trash(&after_6)).unwrap().users[0].user, new);
