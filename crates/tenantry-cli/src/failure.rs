@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use tenantry::ErrorKind;
+use tenantry::{ErrorClass, ErrorKind};
 
 /// The promised exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,31 +20,16 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// The exit code for an error of the store.
+    /// Returns the exit code for an error of the store.
     pub(crate) fn of(kind: ErrorKind) -> Self {
-        match kind {
-            ErrorKind::NotFound | ErrorKind::StoreMissing => Self::NotFound,
-            ErrorKind::EmailTaken
-            | ErrorKind::IdTaken
-            | ErrorKind::PathTaken
-            | ErrorKind::VersionMismatch { .. }
-            | ErrorKind::Immutable
-            | ErrorKind::NotEmpty
-            | ErrorKind::Exists
-            | ErrorKind::Constraint => Self::Conflict,
-            ErrorKind::InvalidEmail
-            | ErrorKind::InvalidId
-            | ErrorKind::InvalidPath
-            | ErrorKind::InvalidTimestamp
-            | ErrorKind::InvalidCursor
-            | ErrorKind::InvalidQuery
-            | ErrorKind::InvalidUser => Self::Invalid,
-            ErrorKind::Busy => Self::Busy,
-            ErrorKind::Corrupt
-            | ErrorKind::Incompatible
-            | ErrorKind::NetworkFileSystem
-            | ErrorKind::Replaced
-            | ErrorKind::StorageUnavailable => Self::Unusable,
+        match kind.class() {
+            ErrorClass::NotFound => Self::NotFound,
+            ErrorClass::Conflict | ErrorClass::Precondition => Self::Conflict,
+            ErrorClass::Invalid => Self::Invalid,
+            ErrorClass::Busy => Self::Busy,
+            // The store is usable as soon as there is space, and it has done what was asked for.
+            ErrorClass::Unavailable if matches!(kind, ErrorKind::Full | ErrorKind::Unfinished) => Self::Failure,
+            ErrorClass::Unavailable | ErrorClass::Corrupt => Self::Unusable,
             _ => Self::Failure,
         }
     }

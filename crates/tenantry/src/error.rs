@@ -103,6 +103,70 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// What kinds of errors have in common for whoever reports them: exit codes and HTTP statuses come from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorClass {
+    /// The subject of the request doesn't exist (404).
+    NotFound,
+    /// The request contradicts what exists (409).
+    Conflict,
+    /// A value of the request isn't acceptable, whatever exists (400).
+    Invalid,
+    /// A condition that the request named doesn't hold (412).
+    Precondition,
+    /// Nothing was done, and the same request may succeed after a pause (503 with `Retry-After`).
+    Busy,
+    /// The store can't do this until an operator has changed something (503).
+    Unavailable,
+    /// The process lacks a permission, or the store can only be read (403 or 500, as the service sees it).
+    Denied,
+    /// The database or an archive is damaged, or not one that this version can use (500).
+    Corrupt,
+    /// Everything else: a failing disk, a mistake in Tenantry (500).
+    Internal,
+}
+
+impl ErrorKind {
+    /// Returns the class of this kind.
+    #[must_use]
+    pub fn class(self) -> ErrorClass {
+        match self {
+            Self::NotFound | Self::StoreMissing => ErrorClass::NotFound,
+            Self::EmailTaken
+            | Self::IdTaken
+            | Self::PathTaken
+            | Self::Immutable
+            | Self::NotEmpty
+            | Self::Exists
+            | Self::Constraint => ErrorClass::Conflict,
+            Self::VersionMismatch { .. } => ErrorClass::Precondition,
+            Self::InvalidEmail
+            | Self::InvalidId
+            | Self::InvalidPath
+            | Self::InvalidTimestamp
+            | Self::InvalidCursor
+            | Self::InvalidQuery
+            | Self::InvalidUser => ErrorClass::Invalid,
+            Self::Busy => ErrorClass::Busy,
+            Self::Full
+            | Self::NetworkFileSystem
+            | Self::Replaced
+            | Self::StorageUnavailable
+            | Self::Unfinished
+            | Self::Closed => ErrorClass::Unavailable,
+            Self::ReadOnly => ErrorClass::Denied,
+            Self::Corrupt | Self::Incompatible => ErrorClass::Corrupt,
+            Self::OutcomeUnknown
+            | Self::Io
+            | Self::StorageLost
+            | Self::StorageBlocked
+            | Self::TooManyOrphans
+            | Self::Internal => ErrorClass::Internal,
+        }
+    }
+}
+
 impl Error {
     /// An error of this kind. `message` is shown to people: one line, without personal data.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
@@ -131,6 +195,31 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// Returns the class of the error, from which an exit code or an HTTP status follows.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tenantry::{Email, ErrorClass};
+    ///
+    /// fn status(error: &tenantry::Error) -> u16 {
+    ///     match error.class() {
+    ///         ErrorClass::NotFound => 404,
+    ///         ErrorClass::Conflict => 409,
+    ///         ErrorClass::Invalid => 400,
+    ///         ErrorClass::Precondition => 412,
+    ///         ErrorClass::Busy | ErrorClass::Unavailable => 503,
+    ///         _ => 500,
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(status(&"not an address".parse::<Email>().unwrap_err()), 400);
+    /// ```
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        self.kind.class()
     }
 
     /// Whether nothing was done and the same call may succeed if it is simply made again, after a pause.

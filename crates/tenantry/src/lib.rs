@@ -87,7 +87,7 @@ pub use check::{
     repair_with_progress,
 };
 pub use email::Email;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorClass, ErrorKind, Result};
 pub use lifecycle::{LeftFile, Purge, Purged, TrashPage, TrashQuery, TrashedUser, Usage};
 pub use list::{Cursor, Filter, ListQuery, Page};
 pub use sqlite::{ReadTx, WriteTx};
@@ -95,6 +95,8 @@ pub use storage_path::StoragePath;
 pub use store::{Builder, Durability, Pages, Store};
 pub use timestamp::Timestamp;
 pub use user::{Imported, NewUser, OnConflict, SignIn, User, UserId, UserUpdate};
+
+pub use uuid;
 
 /// So that the README's example is compiled and run with the others.
 #[cfg(doctest)]

@@ -1,14 +1,14 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Cursor, Error, ErrorKind, ListQuery, Result, Timestamp, User, UserId};
 
 /// A deleted user, who can be restored until they are purged.
 ///
 /// Serialized, it has the fields of the [`User`] and then these two.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TrashedUser {
     /// The user as they were when they were deleted. Somebody else may have the address by now.
@@ -27,7 +27,8 @@ impl TrashedUser {
 }
 
 /// Which page of the trash [`Store::list_trash`](crate::Store::list_trash) answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct TrashQuery {
     /// How many users a page holds at the most: 1 to [`ListQuery::MAX_LIMIT`].
     pub limit: usize,
@@ -53,7 +54,7 @@ impl Default for TrashQuery {
 }
 
 /// A page of the trash, in the order of deletion.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TrashPage {
     /// The users.
@@ -114,7 +115,7 @@ impl fmt::Debug for LeftFile {
 }
 
 /// What a user's directory held when it was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Usage {
     /// How many files there were, and whatever else isn't a directory. One with several names counts once.

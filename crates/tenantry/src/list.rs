@@ -1,6 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::{Error, ErrorKind, Result, Timestamp, User};
 
 /// Which users to list, how many at a time, and from where on.
@@ -18,7 +20,8 @@ use crate::{Error, ErrorKind, Result, Timestamp, User};
 ///     ..ListQuery::default()
 /// };
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ListQuery {
     /// How many users a page holds at the most: 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
     pub limit: usize,
@@ -51,7 +54,8 @@ impl Default for ListQuery {
 /// Conditions that a user must meet, all of them, to be listed. What is `None`, empty or `false` is no condition.
 ///
 /// `Debug` leaves out the texts, which may be addresses.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Filter {
     /// The address begins with this text, both folded as keys are. The labels of a domain that isn't ASCII may be in Unicode or
     /// be `xn--…`, and the text may end within one. Served from an index.
@@ -81,7 +85,8 @@ impl fmt::Debug for Filter {
 }
 
 /// A page of a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Page {
     /// The users, in the order of creation.
     pub users: Vec<User>,
@@ -129,9 +134,33 @@ impl FromStr for Cursor {
     }
 }
 
+impl Serialize for Cursor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cursor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_query_is_read_from_json_in_part_and_an_unknown_filter_is_refused() {
+        let json = r#"{"cursor":"1-000000000000002a","filter":{"never_logged_in":true}}"#;
+        let query: ListQuery = serde_json::from_str(json).unwrap();
+        assert_eq!((query.limit, query.cursor), (50, Some(Cursor::after(42))));
+        assert!(query.filter.never_logged_in);
+        let again = serde_json::to_string(&query).unwrap();
+        assert_eq!(serde_json::from_str::<ListQuery>(&again).unwrap(), query);
+        assert!(serde_json::from_str::<ListQuery>(r#"{"filter":{"never_logged":true}}"#).is_err());
+        assert!(serde_json::from_str::<ListQuery>(r#"{"cursor":"42"}"#).is_err());
+    }
 
     #[test]
     fn a_cursor_is_read_back_and_nothing_else_is_read_as_one() {

@@ -172,6 +172,36 @@ impl Hash for StoragePath {
     }
 }
 
+impl AsRef<str> for StoragePath {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+/// Fails as parsing does.
+impl TryFrom<String> for StoragePath {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+/// Fails as parsing does.
+impl TryFrom<&str> for StoragePath {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<StoragePath> for String {
+    fn from(value: StoragePath) -> Self {
+        value.as_str().to_owned()
+    }
+}
+
 impl Serialize for StoragePath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())

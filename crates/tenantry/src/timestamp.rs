@@ -49,6 +49,33 @@ impl Timestamp {
         self.unix_us
     }
 
+    /// Returns the time of the system's clock, cut to microseconds.
+    #[must_use]
+    #[allow(clippy::disallowed_methods, reason = "it is for embedders: the store itself takes the time from `Ambient`")]
+    pub fn now() -> Self {
+        SystemTime::now().into()
+    }
+
+    /// Returns this moment plus `duration`, or `None` beyond [`MAX`](Self::MAX).
+    #[must_use]
+    pub fn checked_add(self, duration: Duration) -> Option<Self> {
+        let us = i64::try_from(duration.as_micros()).ok()?;
+        Self::from_unix_us(self.unix_us.checked_add(us)?).ok()
+    }
+
+    /// Returns this moment less `duration`, or `None` before [`MIN`](Self::MIN).
+    #[must_use]
+    pub fn checked_sub(self, duration: Duration) -> Option<Self> {
+        let us = i64::try_from(duration.as_micros()).ok()?;
+        Self::from_unix_us(self.unix_us.checked_sub(us)?).ok()
+    }
+
+    /// Returns the time from `earlier` to this moment, or `None` if `earlier` is later.
+    #[must_use]
+    pub fn duration_since(self, earlier: Self) -> Option<Duration> {
+        u64::try_from(self.unix_us - earlier.unix_us).ok().map(Duration::from_micros)
+    }
+
     /// This moment less `duration`, but not before [`MIN`](Self::MIN).
     #[must_use]
     pub fn saturating_sub(self, duration: Duration) -> Self {
@@ -66,6 +93,68 @@ impl From<SystemTime> for Timestamp {
         };
         Self { unix_us }.clamp(Self::MIN, Self::MAX)
     }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(moment: Timestamp) -> Self {
+        let from_epoch = Duration::from_micros(moment.unix_us.unsigned_abs());
+        if moment.unix_us < 0 { Self::UNIX_EPOCH - from_epoch } else { Self::UNIX_EPOCH + from_epoch }
+    }
+}
+
+/// Cut to microseconds, and brought into the range of this type.
+#[cfg(feature = "jiff")]
+impl From<jiff::Timestamp> for Timestamp {
+    fn from(moment: jiff::Timestamp) -> Self {
+        Self { unix_us: cut(moment.as_nanosecond()) }.clamp(Self::MIN, Self::MAX)
+    }
+}
+
+#[cfg(feature = "jiff")]
+impl From<Timestamp> for jiff::Timestamp {
+    fn from(moment: Timestamp) -> Self {
+        // The range of this type is within jiff's.
+        Self::from_microsecond(moment.unix_us).unwrap_or_default()
+    }
+}
+
+/// Cut to microseconds, and brought into the range of this type.
+#[cfg(feature = "chrono")]
+impl From<chrono::DateTime<chrono::Utc>> for Timestamp {
+    fn from(moment: chrono::DateTime<chrono::Utc>) -> Self {
+        Self { unix_us: moment.timestamp_micros() }.clamp(Self::MIN, Self::MAX)
+    }
+}
+
+#[cfg(feature = "chrono")]
+impl From<Timestamp> for chrono::DateTime<chrono::Utc> {
+    fn from(moment: Timestamp) -> Self {
+        // The range of this type is within chrono's.
+        Self::from_timestamp_micros(moment.unix_us).unwrap_or_default()
+    }
+}
+
+/// Cut to microseconds, and brought into the range of this type.
+#[cfg(feature = "time")]
+impl From<time::OffsetDateTime> for Timestamp {
+    fn from(moment: time::OffsetDateTime) -> Self {
+        Self { unix_us: cut(moment.unix_timestamp_nanos()) }.clamp(Self::MIN, Self::MAX)
+    }
+}
+
+#[cfg(feature = "time")]
+impl From<Timestamp> for time::OffsetDateTime {
+    fn from(moment: Timestamp) -> Self {
+        // The range of this type is within that of the crate.
+        Self::from_unix_timestamp_nanos(i128::from(moment.unix_us) * 1_000).unwrap_or(Self::UNIX_EPOCH)
+    }
+}
+
+/// Returns whole microseconds: the last one before the moment, as chrono has it.
+#[cfg(any(feature = "jiff", feature = "time"))]
+fn cut(unix_ns: i128) -> i64 {
+    let unix_us = unix_ns.div_euclid(1_000);
+    i64::try_from(unix_us).unwrap_or(if unix_us < 0 { i64::MIN } else { i64::MAX })
 }
 
 impl fmt::Display for Timestamp {
@@ -188,6 +277,45 @@ mod tests {
             assert!(text.parse::<Timestamp>().is_ok(), "{text}");
         }
         assert!(Timestamp::from_unix_us(i64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_moment_is_the_same_in_the_standard_library() {
+        for us in [Timestamp::MIN.unix_us, -1, 0, 1, 1_700_000_000_123_456, Timestamp::MAX.unix_us] {
+            let moment = Timestamp::from_unix_us(us).unwrap();
+            assert_eq!(Timestamp::from(SystemTime::from(moment)), moment);
+        }
+        let later = Timestamp::from_unix_us(7).unwrap().checked_add(Duration::from_micros(5)).unwrap();
+        assert_eq!(later.as_unix_us(), 12);
+        assert_eq!(later.checked_sub(Duration::from_micros(13)).unwrap().as_unix_us(), -1);
+        assert_eq!(later.duration_since(Timestamp::from_unix_us(10).unwrap()), Some(Duration::from_micros(2)));
+        assert_eq!(later.duration_since(Timestamp::from_unix_us(13).unwrap()), None);
+        assert_eq!(Timestamp::MAX.checked_add(Duration::from_micros(1)), None);
+        assert_eq!(Timestamp::MIN.checked_sub(Duration::from_micros(1)), None);
+        assert_eq!(Timestamp::MIN.checked_sub(Duration::MAX), None);
+        assert!(Timestamp::now() > later);
+    }
+
+    #[cfg(all(feature = "jiff", feature = "chrono", feature = "time"))]
+    #[test]
+    fn a_moment_is_the_same_in_other_crates() {
+        for us in [Timestamp::MIN.unix_us, -1, 0, 1, 1_700_000_000_123_456, Timestamp::MAX.unix_us] {
+            let moment = Timestamp::from_unix_us(us).unwrap();
+            let in_jiff = jiff::Timestamp::from(moment);
+            let in_chrono = chrono::DateTime::from(moment);
+            let in_time = time::OffsetDateTime::from(moment);
+            assert_eq!(in_jiff.as_microsecond(), us);
+            assert_eq!(in_chrono.timestamp_micros(), us);
+            assert_eq!(in_time.unix_timestamp_nanos(), i128::from(us) * 1_000);
+            assert_eq!(Timestamp::from(in_jiff), moment);
+            assert_eq!(Timestamp::from(in_chrono), moment);
+            assert_eq!(Timestamp::from(in_time), moment);
+        }
+        assert_eq!(Timestamp::from(jiff::Timestamp::from_nanosecond(-1).unwrap()).unix_us, -1);
+        assert_eq!(Timestamp::from(time::OffsetDateTime::from_unix_timestamp_nanos(-1).unwrap()).unix_us, -1);
+        assert_eq!(Timestamp::from(chrono::DateTime::from_timestamp_nanos(-1)).unix_us, -1);
+        assert_eq!(Timestamp::from(jiff::Timestamp::MAX), Timestamp::MAX);
+        assert_eq!(Timestamp::from(chrono::DateTime::<chrono::Utc>::MIN_UTC), Timestamp::MIN);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{Email, Error, ErrorKind, Result, StoragePath, Timestamp};
 /// One account of the application, which is one tenant of it.
 ///
 /// Serialized, it has these field names; times are RFC 3339 in UTC and a login that never was is `null`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct User {
     /// Who the user is, for good: never changed and never given to anybody else.
@@ -71,6 +71,21 @@ impl UserId {
     }
 }
 
+/// Fails as [`UserId::from_uuid`] does.
+impl TryFrom<Uuid> for UserId {
+    type Error = Error;
+
+    fn try_from(uuid: Uuid) -> Result<Self> {
+        Self::from_uuid(uuid)
+    }
+}
+
+impl From<UserId> for Uuid {
+    fn from(id: UserId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Display for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -110,7 +125,8 @@ impl<'de> Deserialize<'de> for UserId {
 /// let new = NewUser { storage_path: Some("customers/ada".parse()?), ..NewUser::new("ada@example.com".parse()?) };
 /// # Ok::<(), tenantry::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NewUser {
     /// The address.
     pub email: Email,
@@ -148,7 +164,8 @@ impl NewUser {
 ///
 /// The id, the time of creation and the storage path are fixed once a user exists, and logins are
 /// [recorded](crate::Store::record_login), so the address is all that an update can change.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UserUpdate {
     /// The new address. The same address in another spelling is a change too.
     pub email: Option<Email>,
@@ -157,7 +174,8 @@ pub struct UserUpdate {
 }
 
 /// What [`Store::sign_in`](crate::Store::sign_in) answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SignIn {
     /// The user, with the login recorded.
     pub user: User,
@@ -166,7 +184,8 @@ pub struct SignIn {
 }
 
 /// What to do with a row of an import whose address, id or storage path belongs to a user already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OnConflict {
     /// Answer the conflict as an error.
     Fail,
@@ -178,7 +197,8 @@ pub enum OnConflict {
 }
 
 /// What became of a row of an import.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Imported {
     /// A user was created.
     Created,
@@ -193,6 +213,28 @@ pub enum Imported {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_uuid_becomes_an_id_and_the_other_way_round() {
+        let uuid = Uuid::from_u128(0x3fa2_b1c4_0000_4000_8000_0000_0000_0001);
+        assert_eq!(Uuid::from(UserId::try_from(uuid).unwrap()), uuid);
+        assert_eq!(UserId::try_from(Uuid::nil()).unwrap_err().kind(), ErrorKind::InvalidId);
+    }
+
+    #[test]
+    fn users_are_read_from_the_json_that_they_are_written_as() {
+        let json = concat!(
+            r#"{"id":"3fa2b1c4-0000-4000-8000-000000000001","email":"Ada@example.com","#,
+            r#""created_at":"2026-11-23T14:43:28.534187Z","last_login_at":null,"storage_path":"customers/ada","#,
+            r#""updated_at":"2026-11-23T14:43:28.534187Z","version":1}"#
+        );
+        let user: User = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&user).unwrap(), json);
+        let new: NewUser = serde_json::from_str(r#"{"email":"ada@example.com","version":3}"#).unwrap();
+        assert_eq!(new, NewUser { version: Some(3), ..NewUser::new("ada@example.com".parse().unwrap()) });
+        assert!(serde_json::from_str::<UserUpdate>(r#"{"mail":"ada@example.com"}"#).is_err());
+        assert!(serde_json::from_str::<User>(&json.replace("ada\"", "../ada\"")).is_err());
+    }
 
     #[test]
     fn only_random_uuids_are_ids() {

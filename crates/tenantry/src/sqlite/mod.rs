@@ -15,7 +15,7 @@
 //!         let ada = tx.create(&NewUser::new("ada@example.com".parse()?))?;
 //!         let db = sqlite::connection(tx);
 //!         db.execute_batch("CREATE TABLE IF NOT EXISTS notes (user_id BLOB REFERENCES users (id), text TEXT) STRICT")?;
-//!         db.execute("INSERT INTO notes VALUES (?1, ?2)", (ada.id.as_uuid().as_bytes(), "hello"))?;
+//!         db.execute("INSERT INTO notes VALUES (?1, ?2)", (ada.id, "hello"))?;
 //!         Ok::<_, tenantry::Error>(())
 //!     })
 //!     .await?;
@@ -43,6 +43,7 @@ mod searches;
 mod transaction;
 mod upgrade;
 mod users;
+mod values;
 mod writer;
 
 #[cfg(test)]
