@@ -175,7 +175,6 @@ pub struct UserUpdate {
 
 /// What [`Store::sign_in`](crate::Store::sign_in) answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[non_exhaustive]
 pub struct SignIn {
     /// The user, with the login recorded.
     pub user: User,
