@@ -189,7 +189,7 @@ fn nothing_that_is_handed_out_shows_an_address_in_its_debug_output() {
             assert_eq!(telltale(&text), None, "{text}");
         }
         // For people it is shown, of course.
-        assert_eq!(telltale(&signed_in.user.email.to_string()), Some("zyxlove"));
+        assert_eq!(telltale(signed_in.user.email.as_str()), Some("zyxlove"));
         store.close().await.unwrap();
     });
 }
