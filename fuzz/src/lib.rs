@@ -1,23 +1,8 @@
 //! What the fuzz targets run. `cargo test` runs the same over the committed corpus and mutations of it:
-//! `crates/tenantry/tests/reliability/malformed.rs` and `crates/tenantry-cli/src/malformed.rs`.
+//! `crates/tenantry/tests/reliability/malformed.rs` and `crates/tenantry-exchange/tests/malformed.rs`.
 
 pub mod properties;
 pub mod row_properties;
-
-// The command's rows, which no other crate can reach, and what they lean on.
-#[path = "../../crates/tenantry-cli/src/failure.rs"]
-#[allow(dead_code)]
-mod failure;
-#[path = "../../crates/tenantry-cli/src/rows.rs"]
-#[allow(dead_code)]
-mod rows;
-mod args {
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) enum FileFormat {
-        Csv,
-        Jsonl,
-    }
-}
 
 use std::sync::OnceLock;
 

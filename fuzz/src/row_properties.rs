@@ -5,25 +5,22 @@ use std::convert::Infallible;
 
 use pollster::block_on;
 use tenantry::{Error, ErrorKind, NewUser, Store, User};
-
-use crate::args::FileFormat;
-use crate::failure::{Exit, Failure};
-use crate::rows::{FIELDS, RowReader, write_csv};
+use tenantry_exchange::{Error as FileError, Format, RowReader, UserWriter};
 
 /// How many users of a file are written and read again.
 const WRITTEN_MAX: usize = 20;
 
 pub fn csv(store: &Store, input: &[u8]) -> bool {
-    file(store, FileFormat::Csv, input)
+    file(store, Format::Csv, input)
 }
 
 pub fn jsonl(store: &Store, input: &[u8]) -> bool {
-    file(store, FileFormat::Jsonl, input)
+    file(store, Format::Jsonl, input)
 }
 
 /// What is wrong is told with the line on which it is, a row that is rejected is kept as it stood there, and a user that
 /// is accepted is the same when it is written and read again.
-fn file(store: &Store, format: FileFormat, input: &[u8]) -> bool {
+fn file(store: &Store, format: Format, input: &[u8]) -> bool {
     let lines: Vec<&[u8]> = input.split(|byte| *byte == b'\n').collect();
     let (users, failure) = read(format, input, |line, original| {
         assert!(line >= 1 && (line <= lines.len() || is_utf16(input)), "there is no line {line}");
@@ -32,23 +29,20 @@ fn file(store: &Store, format: FileFormat, input: &[u8]) -> bool {
         let as_it_stood = match format {
             // Its lines are others than those of the octets.
             _ if is_utf16(input) => true,
-            FileFormat::Jsonl => original.is_empty() || trimmed(text) == original,
+            Format::Jsonl => original.is_empty() || trimmed(text) == original,
             // With quotes a row may be written in more than one way, and go on on the next line. But it begins here.
-            FileFormat::Csv if text.contains(&b'"') || original.contains(&b'"') => {
+            Format::Csv if text.contains(&b'"') || original.contains(&b'"') => {
                 without_quotes(text).starts_with(&without_quotes(&beginning_of_row(original)))
             }
-            FileFormat::Csv => text.strip_suffix(b"\r").unwrap_or(text) == original,
+            Format::Csv => text.strip_suffix(b"\r").unwrap_or(text) == original,
         };
         assert!(as_it_stood, "line {line} is {:?}, not {:?}", text.escape_ascii(), original.escape_ascii());
     });
     if let Some(failure) = failure {
-        let Failure::Told { exit: Exit::Invalid, message } = failure else { panic!("{failure:?}") };
-        let number = message.strip_prefix("line ").and_then(|rest| rest.split(':').next()).map(str::parse::<usize>);
-        assert!(
-            matches!(number, Some(Ok(line)) if line >= 1 && (line <= lines.len() || is_utf16(input))),
-            "{message:?}"
-        );
-        assert!(!message.contains(char::is_control), "{message:?}");
+        let FileError::Invalid { line, reason } = failure else { panic!("{failure:?}") };
+        let line = usize::try_from(line).unwrap();
+        assert!(line >= 1 && (line <= lines.len() || is_utf16(input)), "there is no line {line}");
+        assert!(!reason.contains(char::is_control), "{reason:?}");
     }
     let has_users = !users.is_empty();
     for new in users.into_iter().take(WRITTEN_MAX) {
@@ -60,7 +54,7 @@ fn file(store: &Store, format: FileFormat, input: &[u8]) -> bool {
             }
         };
         assert!(is_same(&new, &user), "the user isn't what the row says");
-        for (format, text) in [(FileFormat::Csv, as_csv(&user)), (FileFormat::Jsonl, as_jsonl(&user))] {
+        for (format, text) in [Format::Csv, Format::Jsonl].map(|format| (format, written(format, &user))) {
             let (users, failure) = read(format, &text, |_, _| {});
             assert!(failure.is_none(), "{failure:?}");
             assert!(users == [whole(&user)], "{:?} is read as another", text.escape_ascii());
@@ -70,7 +64,7 @@ fn file(store: &Store, format: FileFormat, input: &[u8]) -> bool {
 }
 
 /// Reads a file to its end, or to what can't be read.
-fn read(format: FileFormat, input: &[u8], mut meet: impl FnMut(usize, &[u8])) -> (Vec<NewUser>, Option<Failure>) {
+fn read(format: Format, input: &[u8], mut meet: impl FnMut(usize, &[u8])) -> (Vec<NewUser>, Option<FileError>) {
     let mut users = Vec::new();
     let mut reader = match RowReader::new(format, input) {
         Ok(reader) => reader,
@@ -78,7 +72,7 @@ fn read(format: FileFormat, input: &[u8], mut meet: impl FnMut(usize, &[u8])) ->
     };
     let mut last_line = 0;
     loop {
-        let row = match reader.next() {
+        let row = match reader.next_row() {
             Ok(Some(row)) => row,
             Ok(None) => break,
             Err(failure) => return (users, Some(failure)),
@@ -92,7 +86,7 @@ fn read(format: FileFormat, input: &[u8], mut meet: impl FnMut(usize, &[u8])) ->
             Err(bad) => assert!(!bad.reason.is_empty() && !bad.reason.contains(char::is_control), "{:?}", bad.reason),
         }
     }
-    assert_eq!(reader.read_bytes(), input.len() as u64);
+    assert_eq!(reader.read_octets(), input.len() as u64);
     (users, None)
 }
 
@@ -166,13 +160,8 @@ fn whole(user: &User) -> NewUser {
     }
 }
 
-fn as_csv(user: &User) -> Vec<u8> {
-    let mut csv = csv::Writer::from_writer(Vec::new());
-    csv.write_record(FIELDS).unwrap();
-    write_csv(&mut csv, user).unwrap();
-    csv.into_inner().unwrap()
-}
-
-fn as_jsonl(user: &User) -> Vec<u8> {
-    serde_json::to_vec(user).unwrap()
+fn written(format: Format, user: &User) -> Vec<u8> {
+    let mut writer = UserWriter::new(format, Vec::new()).unwrap();
+    writer.write(user).unwrap();
+    writer.finish().unwrap()
 }

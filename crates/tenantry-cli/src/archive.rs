@@ -4,12 +4,12 @@ use std::path::Path;
 
 use serde_json::json;
 use tenantry::{ErrorKind, UserId, UserManifest, export_user, import_user, read_user_manifest};
+use tenantry_exchange::printable;
 
 use crate::backup::{Progress, explain, name_left_out};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, counted};
 use crate::place::Place;
-use crate::rows::printable;
 use crate::user::{Who, did, finish};
 
 pub(crate) async fn export(place: &Place, format: Format<'_>, who: &Who, file: &Path) -> Result<(), Failure> {

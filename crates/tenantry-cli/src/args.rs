@@ -375,12 +375,11 @@ pub(crate) enum FileFormat {
     Jsonl,
 }
 
-impl FileFormat {
-    /// What the name of a file says of its format.
-    pub(crate) fn of(file: &Path) -> Self {
-        match file.extension() {
-            Some(extension) if extension.eq_ignore_ascii_case("csv") => Self::Csv,
-            _ => Self::Jsonl,
+impl From<FileFormat> for tenantry_exchange::Format {
+    fn from(format: FileFormat) -> Self {
+        match format {
+            FileFormat::Csv => Self::Csv,
+            FileFormat::Jsonl => Self::Jsonl,
         }
     }
 }
@@ -393,4 +392,14 @@ pub(crate) enum OnConflict {
     Skip,
     /// Give the user who is there the row's address and, if it is later, its last login
     Update,
+}
+
+impl From<OnConflict> for tenantry::OnConflict {
+    fn from(policy: OnConflict) -> Self {
+        match policy {
+            OnConflict::Fail => Self::Fail,
+            OnConflict::Skip => Self::Skip,
+            OnConflict::Update => Self::Update,
+        }
+    }
 }

@@ -7,11 +7,11 @@ use std::time::SystemTime;
 use indicatif::HumanBytes;
 use serde_json::json;
 use tenantry::{BackupManifest, BackupOptions, Timestamp, create_backup, restore_backup, verify_backup};
+use tenantry_exchange::printable;
 
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, counted};
 use crate::place::Place;
-use crate::rows::printable;
 use crate::user::finish;
 
 /// What the name of a backup begins and ends with, around the time.

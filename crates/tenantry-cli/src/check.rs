@@ -5,12 +5,12 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tenantry::{Checking, Finding, RepairOptions, Repaired, Report, check_with_progress, repair_with_progress};
+use tenantry_exchange::printable;
 
 use crate::args::Check;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
-use crate::rows::printable;
 
 /// How often the progress is drawn, whether or not there is any.
 const TICK: Duration = Duration::from_millis(100);

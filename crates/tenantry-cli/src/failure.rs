@@ -110,3 +110,20 @@ impl From<tenantry::Error> for Failure {
         Self::new(Exit::of(error.kind()), format!("{error}{cause}; {advice}"))
     }
 }
+
+impl From<tenantry_exchange::Error> for Failure {
+    fn from(error: tenantry_exchange::Error) -> Self {
+        use tenantry_exchange::Error;
+        match error {
+            Error::Store(error) => error.into(),
+            Error::Io(error) => Self::io("reading the file", &error),
+            Error::Rejected(rejection) => Self::new(
+                Exit::of(rejection.kind),
+                format!(
+                    "{rejection}; nothing was imported: correct the line, or import the others with --on-conflict skip"
+                ),
+            ),
+            error => Self::new(Exit::Invalid, error.to_string()),
+        }
+    }
+}

@@ -16,20 +16,16 @@ use std::thread;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use tenantry::{Imported, Store, WriteTx};
+use tenantry::Store;
+use tenantry_exchange::{Chunk, Format, Importer, Rejection, RejectsWriter, RowReader, Tally};
 
-use crate::args::{FileFormat, Import, OnConflict};
+use crate::args::{Import, OnConflict};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::{self, counted};
 use crate::place::Place;
-use crate::rows::{self, Row, RowReader, csv_safe, printable};
 use crate::target::Target;
 
-/// How many rows are handed over at a time.
-const CHUNK_ROWS: usize = 5_000;
-/// How many octets of the file are enough for a chunk, whatever the number of rows.
-const CHUNK_OCTETS: u64 = 1 << 20;
 /// How many chunks may wait for the writer.
 const CHUNKS_WAITING_MAX: usize = 1;
 /// How many rejected rows are named on standard error if there is no file for them.
@@ -47,18 +43,14 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
     let (progress, mut chunks) = read_in_background(&args, is_one_transaction, &interrupt)?;
     // The first chunk is waited for before anything is opened: a file that can't be used at all makes neither a store nor
     // a file of rejects.
-    let first = chunks.receive().map_err(|failure| failure.saying("nothing was imported"))?;
-    if args.on_conflict == OnConflict::Fail
-        && let Some((row, bad)) = first.rows.iter().find_map(|row| Some((row, row.user.as_ref().err()?)))
-    {
-        return Err(failure_of(row, &bad.reason, Exit::Invalid));
-    }
+    let mut first = chunks.receive().map_err(|failure| failure.saying("nothing was imported"))?;
+    let importer = Importer::new(args.on_conflict.into());
+    importer.check(&mut first)?;
     let rejects = match &args.rejects {
         Some(path) => Some(Rejects::create(path, Target::create(path, place, Some(&args.file))?)?),
         None => None,
     };
-    let importer =
-        Importer { policy: args.on_conflict, tally: Tally::default(), rejected: Vec::new(), rejects, progress };
+    let import = Running { importer, rejects, shown: 0, progress };
 
     let mut scratch = None;
     let store = match place.open().await {
@@ -71,12 +63,12 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
         opened => opened?,
     };
     let result = match is_one_transaction {
-        true => in_one_transaction(&store, importer, first, chunks, args.dry_run).await,
-        false => chunk_by_chunk(&store, importer, first, chunks).await,
+        true => in_one_transaction(&store, import, first, chunks, args.dry_run).await,
+        false => chunk_by_chunk(&store, import, first, chunks).await,
     };
     store.close().await?;
     let tally = result?;
-    anstream::eprintln!("{}", tally.summary(if args.dry_run { "would import" } else { "imported" }));
+    anstream::eprintln!("{}", summary(&tally, if args.dry_run { "would import" } else { "imported" }));
     if tally.rejected > 0 {
         let rejected = counted(tally.rejected, "rejected row");
         return Err(Failure::new(
@@ -92,7 +84,7 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
 
 async fn in_one_transaction(
     store: &Store,
-    mut importer: Importer,
+    mut import: Running,
     first: Chunk,
     mut chunks: Chunks,
     dry_run: bool,
@@ -111,15 +103,17 @@ async fn in_one_transaction(
         .write(move |tx| {
             let mut chunk = first;
             loop {
-                importer.tally.empty = chunk.empty_rows;
-                importer.write(tx, chunk.rows).and_then(|()| importer.report()).map_err(Undo::Failed)?;
-                importer.progress.set_position(chunk.read_bytes);
-                if chunk.is_last {
+                let (read_octets, is_last) = (chunk.read_octets, chunk.end.is_some());
+                import.importer.write(tx, chunk).map_err(|error| Undo::Failed(error.into()))?;
+                import.report().map_err(Undo::Failed)?;
+                import.progress.set_position(read_octets);
+                if is_last {
                     break;
                 }
                 chunk = chunks.receive().map_err(|failure| Undo::Failed(failure.saying("nothing was imported")))?;
             }
-            let tally = importer.finish().map_err(Undo::Failed)?;
+            import.finish().map_err(Undo::Failed)?;
+            let tally = import.importer.tally();
             if dry_run { Err(Undo::Rehearsed(tally)) } else { Ok(tally) }
         })
         .await;
@@ -129,26 +123,26 @@ async fn in_one_transaction(
     }
 }
 
-async fn chunk_by_chunk(store: &Store, importer: Importer, first: Chunk, mut chunks: Chunks) -> Result<Tally, Failure> {
-    let importer = Arc::new(Mutex::new(importer));
-    let lock = || importer.lock().unwrap_or_else(PoisonError::into_inner);
+async fn chunk_by_chunk(store: &Store, import: Running, first: Chunk, mut chunks: Chunks) -> Result<Tally, Failure> {
+    let import = Arc::new(Mutex::new(import));
+    let lock = || import.lock().unwrap_or_else(PoisonError::into_inner);
     let mut chunk = first;
     let mut landed = Tally::default();
     let ended = loop {
-        let (read_bytes, is_last) = (chunk.read_bytes, chunk.is_last);
-        let shared = Arc::clone(&importer);
+        let (read_octets, is_last) = (chunk.read_octets, chunk.end.is_some());
+        let shared = Arc::clone(&import);
         let written = store
             .write(move |tx| {
-                let mut importer = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                importer.tally.empty = chunk.empty_rows;
-                importer.write(tx, chunk.rows).map(|()| importer.tally)
+                let importer = &mut shared.lock().unwrap_or_else(PoisonError::into_inner).importer;
+                importer.write(tx, chunk)?;
+                Ok::<_, Failure>(importer.tally())
             })
             .await;
         match written {
             Ok(tally) => landed = tally,
             Err(failure) => {
                 // What was rejected with the chunk that didn't land may be right next time.
-                lock().rejected.clear();
+                lock().importer.take_rejected();
                 break Err(failure);
             }
         }
@@ -156,7 +150,7 @@ async fn chunk_by_chunk(store: &Store, importer: Importer, first: Chunk, mut chu
         if let Err(failure) = lock().report() {
             break Err(failure);
         }
-        lock().progress.set_position(read_bytes);
+        lock().progress.set_position(read_octets);
         if is_last {
             break Ok(());
         }
@@ -167,129 +161,46 @@ async fn chunk_by_chunk(store: &Store, importer: Importer, first: Chunk, mut chu
     };
     // Whatever has happened, the rejects of the rows before it are wanted.
     let finished = lock().finish();
-    ended.and(finished).map(|_| landed).map_err(|failure| failure.saying(&landed.summary("imported before that")))
+    ended.and(finished).map(|()| landed).map_err(|failure| failure.saying(&summary(&landed, "imported before that")))
 }
 
-/// What has become of the rows.
-#[derive(Clone, Copy, Default)]
-struct Tally {
-    created: u64,
-    updated: u64,
-    unchanged: u64,
-    skipped: u64,
-    rejected: u64,
-    /// Rows without any value, which were passed over.
-    empty: u64,
-}
-
-impl Tally {
-    fn summary(&self, verb: &str) -> String {
-        let Self { created, updated, unchanged, skipped, rejected, empty } = self;
-        let empty = if *empty > 0 { format!(", {} passed over", counted(*empty, "empty row")) } else { String::new() };
-        format!(
-            "{verb}: {created} created, {updated} updated, {unchanged} unchanged, {skipped} skipped, {rejected} rejected{empty}"
-        )
-    }
-}
-
-struct Importer {
-    policy: OnConflict,
-    tally: Tally,
-    /// The rows that were rejected since they were last reported.
-    rejected: Vec<(Row, String)>,
-    rejects: Option<Rejects>,
-    progress: ProgressBar,
-}
-
-impl Importer {
-    /// Writes rows. With `fail` the first that is rejected ends it.
-    fn write(&mut self, tx: &mut WriteTx<'_>, rows: Vec<Row>) -> Result<(), Failure> {
-        let policy = match self.policy {
-            OnConflict::Fail => tenantry::OnConflict::Fail,
-            OnConflict::Skip => tenantry::OnConflict::Skip,
-            OnConflict::Update => tenantry::OnConflict::Update,
-        };
-        for row in rows {
-            let user = match &row.user {
-                Ok(user) => user,
-                Err(bad) => {
-                    let reason = bad.reason.clone();
-                    self.reject(row, reason, Exit::Invalid)?;
-                    continue;
-                }
-            };
-            match tx.import(user, policy) {
-                Ok(Imported::Created) => self.tally.created += 1,
-                Ok(Imported::Updated) => self.tally.updated += 1,
-                Ok(Imported::Unchanged) => self.tally.unchanged += 1,
-                Ok(Imported::Skipped) => self.tally.skipped += 1,
-                Err(error) => match Exit::of(error.kind()) {
-                    exit @ (Exit::Conflict | Exit::Invalid) => self.reject(row, error.to_string(), exit)?,
-                    _ => return Err(error.into()),
-                },
-            }
-        }
-        Ok(())
-    }
-
-    fn reject(&mut self, row: Row, reason: String, exit: Exit) -> Result<(), Failure> {
-        if self.policy == OnConflict::Fail {
-            return Err(failure_of(&row, &reason, exit));
-        }
-        self.tally.rejected += 1;
-        if self.rejects.is_some() || self.tally.rejected <= REJECTED_SHOWN_MAX {
-            self.rejected.push((row, reason));
-        }
-        Ok(())
-    }
-
-    /// Tells of the rows that were rejected: in the file for them, or else on standard error.
-    fn report(&mut self) -> Result<(), Failure> {
-        for (row, reason) in self.rejected.drain(..) {
-            match &mut self.rejects {
-                Some(rejects) => rejects.add(&row, &reason)?,
-                None => self.progress.suspend(|| anstream::eprintln!("line {}: {}{reason}", row.line, named(&row))),
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self) -> Result<Tally, Failure> {
-        self.progress.finish_and_clear();
-        self.rejects.take().map(Rejects::finish).transpose()?;
-        Ok(self.tally)
-    }
-}
-
-/// Why an import that is all or nothing is nothing.
-fn failure_of(row: &Row, reason: &str, exit: Exit) -> Failure {
-    Failure::new(
-        exit,
-        format!(
-            "line {}: {}{reason}; nothing was imported: correct the line, or import the others with --on-conflict skip",
-            row.line,
-            named(row)
-        ),
+fn summary(tally: &Tally, verb: &str) -> String {
+    let Tally { created, updated, unchanged, skipped, rejected, empty, .. } = tally;
+    let empty = if *empty > 0 { format!(", {} passed over", counted(*empty, "empty row")) } else { String::new() };
+    format!(
+        "{verb}: {created} created, {updated} updated, {unchanged} unchanged, {skipped} skipped, {rejected} rejected{empty}"
     )
 }
 
-/// The address of a row, for messages, as far as there is one.
-fn named(row: &Row) -> String {
-    let address = match &row.user {
-        Ok(user) => printable(user.email.as_str()),
-        // It may be anything, so it is shown as no terminal could misunderstand.
-        Err(bad) => printable(&bad.address),
-    };
-    if address.is_empty() { address } else { format!("{address}: ") }
+/// An import on its way.
+struct Running {
+    importer: Importer,
+    rejects: Option<Rejects>,
+    /// How many rejected rows were named on standard error.
+    shown: u64,
+    progress: ProgressBar,
 }
 
-/// Some rows, in the order of the file.
-struct Chunk {
-    rows: Vec<Row>,
-    read_bytes: u64,
-    /// How many rows without any value came up to its end, since the beginning of the file.
-    empty_rows: u64,
-    is_last: bool,
+impl Running {
+    /// Reports the rows that were rejected since the last time: in the file for them, or else on standard error.
+    fn report(&mut self) -> Result<(), Failure> {
+        for rejection in self.importer.take_rejected() {
+            match &mut self.rejects {
+                Some(rejects) => rejects.add(&rejection)?,
+                None if self.shown < REJECTED_SHOWN_MAX => {
+                    self.shown += 1;
+                    self.progress.suspend(|| anstream::eprintln!("{rejection}"));
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        self.progress.finish_and_clear();
+        self.rejects.take().map_or(Ok(()), Rejects::finish)
+    }
 }
 
 /// The chunks as the reading thread hands them over.
@@ -322,7 +233,7 @@ fn read_in_background(
     is_one_transaction: bool,
     interrupt: &Interrupt,
 ) -> Result<(ProgressBar, Chunks), Failure> {
-    let format = args.from.unwrap_or_else(|| FileFormat::of(&args.file));
+    let format = args.from.map_or_else(|| Format::of(&args.file), Format::from);
     let name = args.file.display().to_string();
     let (input, length): (Box<dyn Read + Send>, _) = if args.file == Path::new("-") {
         (Box::new(io::stdin()), None)
@@ -365,75 +276,50 @@ fn spool(mut input: impl Read) -> Result<File, Failure> {
 
 /// Sends the rows in chunks, and a failure after the rows before it, unless these are in vain.
 fn read_rows(
-    format: FileFormat,
+    format: Format,
     input: impl Read,
     all_or_nothing: bool,
     sender: &SyncSender<Result<Chunk, Failure>>,
 ) -> Result<(), Failure> {
     let mut reader = RowReader::new(format, input)?;
     loop {
-        let mut rows = Vec::new();
-        let read_before = reader.read_bytes();
-        let end = loop {
-            let is_full = rows.len() == CHUNK_ROWS || reader.read_bytes() - read_before >= CHUNK_OCTETS;
-            if is_full {
-                break None;
+        let mut chunk = reader.next_chunk()?;
+        if let Some(Err(error)) = chunk.end.take_if(|end| end.is_err()) {
+            if !all_or_nothing {
+                // Its loss is noticed when the failure is sent.
+                let _ = sender.send(Ok(chunk));
             }
-            match reader.next() {
-                Ok(Some(row)) => rows.push(row),
-                Ok(None) => break Some(Ok(())),
-                // The good rows before it are good all the same.
-                Err(failure) => break Some(Err(failure)),
-            }
-        };
-        let end = match end {
-            Some(Err(failure)) if all_or_nothing || rows.is_empty() => return Err(failure),
-            end => end,
-        };
-        let is_last = matches!(end, Some(Ok(())));
-        let (read_bytes, empty_rows) = (reader.read_bytes(), reader.empty_rows());
-        if sender.send(Ok(Chunk { rows, read_bytes, empty_rows, is_last })).is_err() {
-            return Ok(());
+            return Err(error.into());
         }
-        if let Some(end) = end {
-            return end;
+        let is_last = chunk.end.is_some();
+        if sender.send(Ok(chunk)).is_err() || is_last {
+            return Ok(());
         }
     }
 }
 
-/// The file of rejected rows: CSV with the columns line, reason and row, where row is the line of a JSON Lines file or the
-/// fields of a CSV file as they stood there.
+/// The file of rejected rows.
 struct Rejects {
-    csv: csv::Writer<Target>,
+    writer: RejectsWriter<Target>,
     name: String,
 }
 
 impl Rejects {
     fn create(path: &Path, target: Target) -> Result<Self, Failure> {
         let name = path.display().to_string();
-        let mut rejects = Self { csv: csv::Writer::from_writer(target), name };
-        rejects.record(["line", "reason", "row"])?;
-        Ok(rejects)
+        match RejectsWriter::new(target) {
+            Ok(writer) => Ok(Self { writer, name }),
+            Err(error) => Err(told(&name, &error)),
+        }
     }
 
-    fn add(&mut self, row: &Row, reason: &str) -> Result<(), Failure> {
-        let original = row.original();
-        self.record([&row.line.to_string(), &csv_safe(reason), &csv_safe(&String::from_utf8_lossy(&original))])
+    fn add(&mut self, rejection: &Rejection) -> Result<(), Failure> {
+        self.writer.write(rejection).map_err(|error| told(&self.name, &error))
     }
 
-    fn record(&mut self, fields: [&str; 3]) -> Result<(), Failure> {
-        self.csv.write_record(fields).map_err(|error| self.failure(&rows::io_error(error)))
-    }
-
-    fn finish(mut self) -> Result<(), Failure> {
-        self.csv.flush().map_err(|error| self.failure(&error))?;
-        let name = self.name;
-        let target = self.csv.into_inner().map_err(|error| told(&name, error.error()))?;
-        target.finish()
-    }
-
-    fn failure(&self, error: &io::Error) -> Failure {
-        told(&self.name, error)
+    fn finish(self) -> Result<(), Failure> {
+        let Self { writer, name } = self;
+        writer.finish().map_err(|error| told(&name, &error))?.finish()
     }
 }
 

@@ -10,12 +10,9 @@ mod failure;
 mod human;
 mod import;
 mod interrupt;
-#[cfg(test)]
-mod malformed;
 mod man;
 mod output;
 mod place;
-mod rows;
 mod storage;
 mod table;
 mod target;

@@ -7,12 +7,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tenantry::{Cursor, Timestamp, User};
+use tenantry_exchange::{FIELDS, csv_safe, printable};
 use terminal_size::{Width, terminal_size_of};
 
 use crate::args::FormatName;
 use crate::failure::{Exit, Failure};
 use crate::human::{self, Put};
-use crate::rows::{self, printable};
 use crate::table::{Kind, Table};
 
 /// How data is printed.
@@ -102,7 +102,7 @@ pub(crate) struct Columns {
 
 pub(crate) const USERS: Columns = Columns {
     name: "users",
-    fields: &rows::FIELDS,
+    fields: &FIELDS,
     in_table: &["id", "email", "created_at", "last_login_at", "storage_path"],
 };
 
@@ -200,8 +200,7 @@ impl<'c> RecordList<'c> {
         }
         for record in records {
             let record = object(record)?;
-            let value =
-                |field: &&str| rows::csv_safe(&human::text(&record, field, Put::Exactly, self.now)).into_owned();
+            let value = |field: &&str| csv_safe(&human::text(&record, field, Put::Exactly, self.now)).into_owned();
             csv.write_record(self.fields.iter().map(value)).map_err(csv_failure)?;
         }
         csv.flush().map_err(failure)
@@ -310,7 +309,7 @@ pub(crate) fn record(format: Format<'_>, fields: &[(&'static str, Value)]) -> Re
         }
         FormatName::Csv => {
             let mut csv = csv::Writer::from_writer(&mut out.writer);
-            let value = |(_, value): &(&str, Value)| rows::csv_safe(&human::plain(value)).into_owned();
+            let value = |(_, value): &(&str, Value)| csv_safe(&human::plain(value)).into_owned();
             csv.write_record(fields.iter().map(|(name, _)| name))
                 .and_then(|()| csv.write_record(fields.iter().map(value)))
                 .map_err(csv_failure)?;
@@ -372,5 +371,9 @@ fn failure(error: io::Error) -> Failure {
 }
 
 fn csv_failure(error: csv::Error) -> Failure {
-    failure(rows::io_error(error))
+    // `From` would make another kind of error of a broken pipe.
+    failure(match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        kind => io::Error::other(format!("{kind:?}")),
+    })
 }

@@ -1,13 +1,13 @@
 //! `tenantry user purge` and `tenantry trash …`.
 
 use tenantry::{ListQuery, ReadTx, Store, Timestamp, TrashQuery, TrashedUser, UserId};
+use tenantry_exchange::printable;
 
 use crate::args::{Purge, TrashCommand};
 use crate::failure::{Exit, Failure};
 use crate::human;
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
-use crate::rows::printable;
 use crate::user::{ago, confirm, did, finish};
 
 pub(crate) const TRASHED: Columns = Columns {

@@ -7,13 +7,13 @@ use jiff::{Span, SpanRelativeTo};
 use tenantry::{
     Cursor, Email, ErrorKind, Filter, ListQuery, NewUser, ReadTx, Store, Timestamp, User, UserId, UserUpdate,
 };
+use tenantry_exchange::printable;
 
 use crate::archive;
 use crate::args::{List, UserCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, RecordList, USERS, counted};
 use crate::place::Place;
-use crate::rows::printable;
 use crate::trash;
 
 pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand) -> Result<(), Failure> {

@@ -2,7 +2,12 @@
 
 /// Returns a text as a terminal shows all of it in its order: every letter of every script as it is, and escaped what is
 /// a control, reorders the line or can't be seen.
-pub(crate) fn printable(text: &str) -> String {
+///
+/// ```
+/// assert_eq!(tenantry_exchange::printable("x\u{202e}y\u{7}"), r"x\u{202e}y\u{7}");
+/// ```
+#[must_use]
+pub fn printable(text: &str) -> String {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return text.to_owned();
     }

@@ -1,0 +1,73 @@
+use std::fmt;
+use std::io;
+
+use crate::Rejection;
+
+/// [`std::result::Result`] with [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a file of users couldn't be read, written, or imported to its end.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file isn't what it should be, and nothing can be read from this line on.
+    Invalid {
+        /// The line, counted from 1.
+        line: u64,
+        /// What is wrong there. It has no control characters.
+        reason: String,
+    },
+    /// Reading or writing failed.
+    Io(io::Error),
+    /// A row was rejected, which ends an import with [`OnConflict::Fail`](tenantry::OnConflict::Fail).
+    Rejected(Box<Rejection>),
+    /// The store failed, or a rule of the store was broken that is none of a row alone.
+    Store(tenantry::Error),
+}
+
+impl Error {
+    pub(crate) fn invalid(line: u64, reason: impl Into<String>) -> Self {
+        Self::Invalid { line, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid { line, reason } => write!(f, "line {line}: {reason}"),
+            Self::Io(error) => error.fmt(f),
+            Self::Rejected(rejection) => rejection.fmt(f),
+            Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(error) => error.source(),
+            Self::Store(error) => error.source(),
+            Self::Invalid { .. } | Self::Rejected(_) => None,
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<tenantry::Error> for Error {
+    fn from(error: tenantry::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Returns the failure of a CSV writer as what it is: `From` would make another kind of error of a broken pipe.
+pub(crate) fn of_csv(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        kind => io::Error::other(format!("{kind:?}")),
+    }
+}
