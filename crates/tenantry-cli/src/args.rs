@@ -1,6 +1,6 @@
 //! The command line: what can be said, and how help puts it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::completions;
 use clap::builder::styling::AnsiColor;
