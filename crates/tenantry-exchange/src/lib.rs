@@ -15,7 +15,7 @@
 //! # let dir = tempfile::tempdir().unwrap();
 //! # pollster::block_on(async {
 //! let store = Store::open(dir.path().join("data")).await?;
-//! let file = &b"email,created_at\nada@example.com,2026-01-01T00:00:00Z\nbob\n"[..];
+//! let file = &b"email,created_at\nada@example.com,2026-01-01T00:00:00Z\nbob,\n"[..];
 //!
 //! let mut reader = RowReader::new(Format::Csv, file)?;
 //! let chunk = reader.next_chunk()?;
