@@ -1,6 +1,8 @@
 //! What a file holds: its length and its hash.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +36,56 @@ impl<R: Read> Read for Hashed<R> {
         let count = self.input.read(buffer)?;
         self.hasher.update(&buffer[..count]);
         self.octets += count as u64;
+        Ok(count)
+    }
+}
+
+/// Notes a failure to read, so that it is told from a failure to write what was read.
+pub(crate) struct Noted<R> {
+    input: R,
+    failure: Option<io::Error>,
+}
+
+impl<R: Read> Noted<R> {
+    pub(crate) fn new(input: R) -> Self {
+        Self { input, failure: None }
+    }
+
+    /// Why it could not be read to its end.
+    pub(crate) fn failure(&mut self) -> Option<io::Error> {
+        self.failure.take()
+    }
+}
+
+impl<R: Read> Read for Noted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.input.read(buffer).map_err(|error| {
+            if error.kind() == io::ErrorKind::Interrupted {
+                return error;
+            }
+            let kind = error.kind();
+            self.failure = Some(error);
+            kind.into()
+        })
+    }
+}
+
+/// A file from its beginning, whatever else is read from the same descriptor.
+pub(crate) struct AtOffset<'f> {
+    file: &'f File,
+    offset: u64,
+}
+
+impl<'f> AtOffset<'f> {
+    pub(crate) fn new(file: &'f File) -> Self {
+        Self { file, offset: 0 }
+    }
+}
+
+impl Read for AtOffset<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.offset)?;
+        self.offset += count as u64;
         Ok(count)
     }
 }

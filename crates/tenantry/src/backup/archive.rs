@@ -6,34 +6,41 @@
 //! is put before the frame with the rest.
 //!
 //! An archive that is read may be made by anybody. So nothing is taken from it but what the manifest announces,
-//! regular files and directories at paths that an archive of its kind has, and no more octets than announced.
+//! at paths that an archive of its kind has, and no more octets than announced. Nothing may lie beneath anything but a
+//! directory of the archive, so no link in it is ever met on the way to a file.
+//!
+//! Format 1 had regular files and directories alone, with a mode and whole seconds. Format 2 has [more](super::pax), and is what
+//! is written.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tar::{EntryType, Header};
+use tar::EntryType;
 
-use crate::content::Content;
+use super::entry::{Entry, What};
+use super::pax::{PAX_OCTETS_MAX, Records, Sparse};
+use super::sparse;
+use crate::content::Noted;
+use crate::storage::{Attributes, Modified};
 use crate::{Error, ErrorKind, Result};
 
-const MANIFEST: &str = "manifest.jsonl";
+pub(super) const MANIFEST: &str = "manifest.jsonl";
 /// The kind of the archive of one user.
 pub(super) const USER: &str = "user";
+/// By how much the name in a header may be longer than the path: that of a sparse file has a part more, and an end.
+const NAME_OCTETS_MORE: u64 = 32;
 /// The longest path of an entry: what one system call takes, with some room for what it is relative to.
 pub(super) const PATH_OCTETS_MAX: usize = 4_000;
 /// No honest line of a manifest is longer.
 const LINE_OCTETS_MAX: usize = 64 << 10;
 /// The largest manifest: some 20 million entries. It is unpacked before anything in it is known.
-const MANIFEST_OCTETS_MAX: u64 = 4 << 30;
+pub(super) const MANIFEST_OCTETS_MAX: u64 = 4 << 30;
 /// Of an archive that is read: zstd's own limit for what a decoder has to hold, 128 MiB.
 const WINDOW_LOG_MAX: u32 = 27;
-/// Slower is hardly smaller: <https://facebook.github.io/zstd/#benchmarks>.
-const LEVEL: i32 = 3;
-const BLOCK: u64 = 512;
+pub(super) const BLOCK: u64 = 512;
 /// How many octets may follow the last entry: tar programs fill up to 20 blocks.
 const END_OCTETS_MAX: u64 = 20 * BLOCK;
 const UNREADABLE: &str = "the archive is damaged, or none of Tenantry's";
@@ -48,11 +55,14 @@ pub(super) enum Kind {
 /// The first line of a manifest: what the archive is as a whole.
 pub(super) trait Manifest: Serialize + Sized {
     const KIND: Kind;
-    /// The version of the format of this kind that is written and read.
+    /// The version of the format of this kind that is written. All up to it are read.
     const FORMAT: u32;
 
     /// Reads the line, of which it is known that it is of this kind and format.
     fn parse(line: &[u8]) -> Result<Self>;
+
+    /// The version of the format of this archive.
+    fn format(&self) -> u32;
 
     /// How many files there are, and the sum of their lengths.
     fn totals(&self) -> (u64, u64);
@@ -66,142 +76,6 @@ pub(super) trait Manifest: Serialize + Sized {
 struct Head {
     kind: Option<String>,
     format: u32,
-}
-
-/// A further line of the manifest: an entry of the archive.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Entry {
-    /// Relative to the data directory. What isn't UTF-8 is in `path_hex`.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    path: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    path_hex: Option<String>,
-    pub(super) mode: u32,
-    /// A directory has none of these.
-    #[serde(flatten)]
-    pub(super) content: Option<Content>,
-}
-
-impl Entry {
-    pub(super) fn new(path: &Path, mode: u32, content: Option<Content>) -> Self {
-        let (text, hex) = match path.to_str() {
-            Some(text) => (Some(text.to_owned()), None),
-            None => (None, Some(path.as_os_str().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect())),
-        };
-        Self { path: text, path_hex: hex, mode, content }
-    }
-
-    /// The path, if it is one that an archive of this kind may hold.
-    fn path<M: Manifest>(&self) -> Option<PathBuf> {
-        let path: PathBuf = match (&self.path, &self.path_hex) {
-            (Some(text), None) => text.into(),
-            (None, Some(hex)) => OsString::from_vec(unhex(hex)?).into(),
-            _ => return None,
-        };
-        let bytes = path.as_os_str().as_bytes();
-        let is_plain = path.components().all(|component| matches!(component, Component::Normal(_)))
-            // `components` skips what it takes for superfluous.
-            && path.components().collect::<PathBuf>().as_os_str() == path.as_os_str()
-            && bytes.len() <= PATH_OCTETS_MAX
-            && !bytes.contains(&0);
-        (is_plain && M::is_place(&path, self.content.is_none())).then_some(path)
-    }
-}
-
-fn unhex(hex: &str) -> Option<Vec<u8>> {
-    if !hex.len().is_multiple_of(2) || !hex.is_ascii() {
-        return None;
-    }
-    (0..hex.len()).step_by(2).map(|start| u8::from_str_radix(&hex[start..start + 2], 16).ok()).collect()
-}
-
-/// The archive but for its manifest, while it is written.
-pub(super) struct Body {
-    archive: tar::Builder<zstd::Encoder<'static, BufWriter<File>>>,
-    lines: BufWriter<File>,
-    pub(super) files: u64,
-    pub(super) bytes: u64,
-}
-
-impl Body {
-    /// Writes into temporary files in this directory.
-    pub(super) fn new(dir: &Path) -> io::Result<Self> {
-        let file = BufWriter::new(tempfile::tempfile_in(dir)?);
-        let archive = tar::Builder::new(encoder(file)?);
-        Ok(Self { archive, lines: BufWriter::new(tempfile::tempfile_in(dir)?), files: 0, bytes: 0 })
-    }
-
-    pub(super) fn directory(&mut self, path: &Path, mode: u32) -> io::Result<()> {
-        let mut header = header(EntryType::Directory, mode, 0, 0);
-        self.archive.append_data(&mut header, path, io::empty())?;
-        self.line(&Entry::new(path, mode, None))
-    }
-
-    /// Takes a file of which it is known how long it is and what its hash is.
-    pub(super) fn file(
-        &mut self,
-        path: &Path,
-        mode: u32,
-        modified_at: u64,
-        content: Content,
-        input: impl Read,
-    ) -> io::Result<()> {
-        let mut header = header(EntryType::Regular, mode, content.size, modified_at);
-        self.archive.append_data(&mut header, path, input)?;
-        self.files += 1;
-        self.bytes += content.size;
-        self.line(&Entry::new(path, mode, Some(content)))
-    }
-
-    fn line(&mut self, entry: &Entry) -> io::Result<()> {
-        serde_json::to_writer(&mut self.lines, entry)?;
-        self.lines.write_all(b"\n")
-    }
-
-    /// Writes the manifest and then everything else.
-    pub(super) fn finish(self, manifest: &impl Manifest, output: &mut File) -> io::Result<()> {
-        let mut first_line = serde_json::to_vec(manifest)?;
-        first_line.push(b'\n');
-        let mut lines = rewound(self.lines)?;
-        let length = first_line.len() as u64 + lines.metadata()?.len();
-        if length > MANIFEST_OCTETS_MAX {
-            return Err(io::Error::other("there are more files than an archive can list"));
-        }
-        let mut frame = encoder(output)?;
-        let mut header = header(EntryType::Regular, 0o600, length, 0);
-        header.set_path(MANIFEST)?;
-        header.set_cksum();
-        frame.write_all(header.as_bytes())?;
-        frame.write_all(&first_line)?;
-        io::copy(&mut lines, &mut frame)?;
-        let padding = (BLOCK - length % BLOCK) % BLOCK;
-        io::copy(&mut io::repeat(0).take(padding), &mut frame)?;
-        let output = frame.finish()?;
-        let mut body = rewound(self.archive.into_inner()?.finish()?)?;
-        io::copy(&mut body, output)?;
-        Ok(())
-    }
-}
-
-fn encoder<W: Write>(output: W) -> io::Result<zstd::Encoder<'static, W>> {
-    let mut encoder = zstd::Encoder::new(output, LEVEL)?;
-    encoder.include_checksum(true)?;
-    Ok(encoder)
-}
-
-fn rewound(file: BufWriter<File>) -> io::Result<File> {
-    let mut file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.rewind()?;
-    Ok(file)
-}
-
-fn header(kind: EntryType, mode: u32, size: u64, modified_at: u64) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_size(size);
-    header.set_mtime(modified_at);
-    header
 }
 
 type Decoder = zstd::Decoder<'static, BufReader<File>>;
@@ -244,8 +118,8 @@ fn parse<M: Manifest>(line: &[u8]) -> Result<M> {
             }
         });
     }
-    if format != M::FORMAT {
-        return incompatible(format!("the archive has the format {format}, and this program knows {}", M::FORMAT));
+    if !(1..=M::FORMAT).contains(&format) {
+        return incompatible(format!("the archive has the format {format}, and this program knows 1 to {}", M::FORMAT));
     }
     M::parse(line)
 }
@@ -267,7 +141,7 @@ pub(super) fn peek<M: Manifest>(archive: File) -> Result<M> {
 pub(super) fn read<M: Manifest>(
     archive: File,
     temp_dir: &Path,
-    mut visit: impl FnMut(&M, &Path, &Entry, u64, &mut dyn Read) -> Result<()>,
+    mut visit: impl FnMut(&M, &Path, &Entry, &Details, &mut dyn Read) -> Result<()>,
 ) -> Result<M> {
     let mut archive = open(archive)?;
     let mut entries = archive.entries().map_err(unreadable)?.raw(true);
@@ -283,33 +157,14 @@ pub(super) fn read<M: Manifest>(
     let mut lines = Lines { input: BufReader::new(rewound(spool).map_err(unwritable)?) };
     let manifest: M = parse(&lines.next_octets()?.ok_or_else(|| damaged("the manifest is empty"))?)?;
 
-    let announced = manifest.totals();
+    let (announced, format) = (manifest.totals(), manifest.format());
     let (mut files, mut bytes) = (0, 0_u64);
     while let Some(entry) = lines.next::<Entry>()? {
         let path =
             entry.path::<M>().ok_or_else(|| damaged("the manifest announces a path that no such archive has"))?;
-        let mut long_name = None;
-        let mut found = loop {
-            let mut found = entries.next().ok_or_else(|| damaged("the archive ends too early"))?.map_err(unreadable)?;
-            if found.header().entry_type() != EntryType::GNULongName {
-                break found;
-            }
-            let mut name = Vec::new();
-            found.by_ref().take(PATH_OCTETS_MAX as u64 + 1).read_to_end(&mut name).map_err(unreadable)?;
-            name.pop_if(|last| *last == 0);
-            if long_name.replace(name).is_some() {
-                return Err(damaged("an entry of the archive has two names"));
-            }
-        };
-        let name = long_name.unwrap_or_else(|| found.path_bytes().into_owned());
-        let kind = found.header().entry_type();
-        let size = found.header().entry_size().map_err(unreadable)?;
-        let is_announced = name.strip_suffix(b"/").unwrap_or(&name) == path.as_os_str().as_bytes()
-            && match &entry.content {
-                None => kind == EntryType::Directory && size == 0,
-                Some(content) => kind == EntryType::Regular && size == content.size,
-            };
-        if !is_announced {
+        let what = entry.what(format).ok_or_else(|| damaged("the manifest announces what no such archive holds"))?;
+        let mut found = next(&mut entries, format)?;
+        if !found.is_announced(&path, &entry, &what) {
             return Err(damaged("the archive holds something else than its manifest announces"));
         }
         if let Some(content) = &entry.content {
@@ -320,10 +175,10 @@ pub(super) fn read<M: Manifest>(
                 return Err(damaged("the manifest lists more than it announces"));
             }
         }
-        let modified_at = found.header().mtime().unwrap_or_default();
-        let mut octets = Noted { input: &mut found, has_failed: false };
-        match visit(&manifest, &path, &entry, modified_at, &mut octets) {
-            Err(error) if octets.has_failed => return Err(damaged(UNREADABLE).with_source(error)),
+        let details = Details { what, attributes: found.attributes(&entry) };
+        let mut octets = Noted::new(&mut found.entry);
+        match visit(&manifest, &path, &entry, &details, &mut octets) {
+            Err(error) if octets.failure().is_some() => return Err(damaged(UNREADABLE).with_source(error)),
             visited => visited?,
         }
     }
@@ -342,18 +197,112 @@ pub(super) fn read<M: Manifest>(
     Ok(manifest)
 }
 
-/// Notes whether reading failed, so that this is told from a failure to write what was read.
-struct Noted<R> {
-    input: R,
-    has_failed: bool,
+/// What an entry is, and what it has beside its content.
+pub(super) struct Details {
+    pub(super) what: What,
+    pub(super) attributes: Attributes,
 }
 
-impl<R: Read> Read for Noted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.input.read(buffer);
-        self.has_failed |= read.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Interrupted);
-        read
+/// An entry, with what the entries before it say of it.
+struct Found<'a, R: Read> {
+    entry: tar::Entry<'a, R>,
+    name: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
+    records: Option<Records>,
+}
+
+/// Reads up to the next entry that is something itself.
+fn next<'a, R: Read>(
+    entries: &mut impl Iterator<Item = io::Result<tar::Entry<'a, R>>>,
+    format: u32,
+) -> Result<Found<'a, R>> {
+    let (mut name, mut target, mut records) = (None, None, None);
+    loop {
+        let mut entry = entries.next().ok_or_else(|| damaged("the archive ends too early"))?.map_err(unreadable)?;
+        let is_twice = match entry.header().entry_type() {
+            EntryType::GNULongName => name.replace(text(&mut entry)?).is_some(),
+            EntryType::GNULongLink if format >= 2 => target.replace(text(&mut entry)?).is_some(),
+            EntryType::XHeader if format >= 2 => {
+                let octets = limited(&mut entry, PAX_OCTETS_MAX)?;
+                records.replace(Records::parse(&octets)?).is_some()
+            }
+            _ => return Ok(Found { entry, name, target, records }),
+        };
+        if is_twice {
+            return Err(damaged("an entry of the archive has two names or headers"));
+        }
     }
+}
+
+/// A path that is too long for a header.
+fn text(entry: &mut impl Read) -> Result<Vec<u8>> {
+    let mut text = limited(entry, PATH_OCTETS_MAX as u64 + NAME_OCTETS_MORE)?;
+    text.pop_if(|last| *last == 0);
+    Ok(text)
+}
+
+/// All that an entry holds. What is longer than any that an archive has isn't read.
+fn limited(entry: &mut impl Read, limit: u64) -> Result<Vec<u8>> {
+    let mut octets = Vec::new();
+    entry.take(limit + 1).read_to_end(&mut octets).map_err(unreadable)?;
+    if octets.len() as u64 > limit {
+        return Err(damaged("what the archive says of an entry is longer than anything that Tenantry writes"));
+    }
+    Ok(octets)
+}
+
+impl<R: Read> Found<'_, R> {
+    /// Whether it is what the manifest announces.
+    fn is_announced(&self, path: &Path, entry: &Entry, what: &What) -> bool {
+        let header = self.entry.header();
+        let sparse = entry.content.as_ref().filter(|_| entry.stored.is_some());
+        let path_in_header = if sparse.is_some() { sparse::placeholder(path) } else { path.to_owned() };
+        let name = self.name.clone().unwrap_or_else(|| self.entry.path_bytes().into_owned());
+        let in_header = header.link_name_bytes().unwrap_or_default();
+        let target = self.target.as_deref().unwrap_or(&in_header);
+        let (kind, target_announced) = match what {
+            What::Directory => (EntryType::Directory, None),
+            What::File => (EntryType::Regular, None),
+            What::Pipe => (EntryType::Fifo, None),
+            What::Symlink(target) => (EntryType::Symlink, Some(target)),
+            What::HardLink(target) => (EntryType::Link, Some(target)),
+        };
+        let size = entry.stored.or(entry.content.as_ref().map(|content| content.size)).unwrap_or_default();
+        let is_target = match target_announced {
+            Some(announced) => target == announced.as_os_str().as_bytes(),
+            None => self.target.is_none(),
+        };
+        name.strip_suffix(b"/").unwrap_or(&name) == path_in_header.as_os_str().as_bytes()
+            && header.entry_type() == kind
+            && header.entry_size().is_ok_and(|found| found == size)
+            && is_target
+            && self.records.as_ref().and_then(|records| records.sparse.as_ref())
+                == sparse.map(|content| Sparse::new(path, content.size)).as_ref()
+    }
+
+    /// What it has beside its content.
+    fn attributes(&mut self, entry: &Entry) -> Attributes {
+        let records = self.records.take().unwrap_or_default();
+        let header = self.entry.header();
+        let in_header = || Modified {
+            seconds: header.mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or_default(),
+            nanoseconds: 0,
+        };
+        let id = |id: io::Result<u64>| id.ok().and_then(|id| u32::try_from(id).ok()).unwrap_or_default();
+        Attributes {
+            mode: entry.mode,
+            owner: id(header.uid()),
+            group: id(header.gid()),
+            modified: records.modified.unwrap_or_else(in_header),
+            extended: records.extended,
+        }
+    }
+}
+
+pub(super) fn rewound(file: BufWriter<File>) -> io::Result<File> {
+    let mut file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// The lines of a manifest.

@@ -1,5 +1,6 @@
 //! An archive while it is made.
 
+use std::collections::HashMap;
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -7,22 +8,35 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::archive::{Body, Manifest, PATH_OCTETS_MAX, unwritable};
-use super::reading::Met;
-use crate::storage::{Item, Ownership, PRIVATE_FILE};
+use super::archive::{Manifest, PATH_OCTETS_MAX, unwritable};
+use super::body::{Attempt, Body};
+use super::entry::What;
+use super::pax::{PAX_OCTETS_MAX, Records};
+use super::reading::{Kind, Met};
+use crate::content::{AtOffset, Noted};
+use crate::sqlite::settle;
+use crate::storage::{Attributes, Identity, Item, Opened, Ownership, PRIVATE_FILE, Source};
 use crate::{Error, ErrorKind, Result};
 
+/// What the name of a directory for copies begins with, and the name of one.
+const COPIES: &str = ".tenantry-export-";
+const COPY: &str = "copy.db";
 /// How many files that were left out are named.
 const LEFT_OUT_NAMED_MAX: usize = 100;
+/// How often a file is read that changes while it is read.
+const ATTEMPTS_MAX: usize = 3;
 
 pub(super) struct Making<'p> {
     pub(super) body: Body,
     pub(super) left_out: Vec<(PathBuf, String)>,
     /// Of what was left out, named or not.
     pub(super) count: u64,
-    /// Of what ought not to have been.
-    pub(super) incomplete: u64,
     met: Met,
+    /// The files of one user that have several names, by the path under which each was taken.
+    linked: HashMap<Identity, PathBuf>,
+    dir: PathBuf,
+    /// For copies of databases, once there is one.
+    copies: Option<TempDir>,
     progress: &'p dyn Fn(u64, u64),
 }
 
@@ -30,37 +44,181 @@ impl<'p> Making<'p> {
     /// What is written goes into temporary files in this directory.
     pub(super) fn new(dir: &Path, progress: &'p dyn Fn(u64, u64)) -> Result<Self> {
         let body = Body::new(dir).map_err(unwritable)?;
-        Ok(Self { body, left_out: Vec::new(), count: 0, incomplete: 0, met: Met::default(), progress })
+        let (met, linked, dir) = (Met::default(), HashMap::new(), dir.to_owned());
+        Ok(Self { body, left_out: Vec::new(), count: 0, met, linked, dir, copies: None, progress })
     }
 
     pub(super) fn take(&mut self, item: Item<'_>) -> Result<()> {
-        match &item {
-            // Some file systems list a name twice if it is removed and made again meanwhile, and no reader takes anything twice.
-            Item::Directory { path, .. } if !self.met.insert(path, true) => return Ok(()),
-            Item::File { path, .. } if !self.met.insert(path, false) => return Ok(()),
-            _ => {}
-        }
         match item {
-            Item::LeftOut { path, why, ought_to_be_in } => self.leave_out(path, why, ought_to_be_in),
-            Item::Directory { path, .. } | Item::File { path, .. } if path.as_os_str().len() > PATH_OCTETS_MAX => {
-                self.leave_out(path, "the path is too long for an archive".to_owned(), true);
+            Item::LeftOut { path, why } => self.leave_out(path, why),
+            Item::Directory { path, attributes, is_top } => {
+                if is_top {
+                    // A file that belongs to two users becomes two.
+                    self.linked.clear();
+                }
+                self.add(&path, &What::Directory, attributes)?;
             }
-            Item::Directory { path, mode } => self.body.directory(&path, mode).map_err(unwritable)?,
-            Item::File { path, mode, modified_at, content, octets } => {
-                self.body.file(&path, mode, modified_at, content, octets).map_err(unwritable)?;
-                (self.progress)(self.body.files, self.body.bytes);
+            Item::Link { path, target, attributes } => self.add(&path, &What::Symlink(target), attributes)?,
+            Item::Pipe { path, attributes } => self.add(&path, &What::Pipe, attributes)?,
+            Item::File { path, source } => {
+                if self.is_taken(&path, Kind::File) {
+                    self.take_file(path, source)?;
+                }
             }
         }
         Ok(())
     }
 
-    pub(super) fn leave_out(&mut self, path: PathBuf, why: String, ought_to_be_in: bool) {
+    /// Takes a file of which nobody else knows. Its owner is the store's.
+    pub(super) fn take_image(&mut self, path: &Path, owner: (u32, u32), image: &File) -> Result<()> {
+        let attributes = Attributes { mode: 0o600, owner: owner.0, group: owner.1, ..Attributes::default() };
+        self.body.image(path, &attributes, image).map_err(unwritable)?;
+        (self.progress)(self.body.files, self.body.bytes);
+        Ok(())
+    }
+
+    fn add(&mut self, path: &Path, what: &What, mut attributes: Attributes) -> Result<()> {
+        let kind = if *what == What::Directory { Kind::Directory } else { Kind::Other };
+        if self.is_taken(path, kind) {
+            self.limit(path, &mut attributes);
+            self.body.add(path, what, &attributes).map_err(unwritable)?;
+        }
+        Ok(())
+    }
+
+    /// Whether something can be taken, and wasn't before.
+    fn is_taken(&mut self, path: &Path, kind: Kind) -> bool {
+        // Some file systems list a name twice if it is removed and made again meanwhile, and no reader takes anything twice.
+        if !self.met.insert(path, kind) {
+            return false;
+        }
+        let fits = path.as_os_str().len() <= PATH_OCTETS_MAX;
+        if !fits {
+            self.leave_out(path.to_owned(), "the path is too long for an archive".to_owned());
+        }
+        fits
+    }
+
+    /// Leaves out extended attributes that are larger than a reader takes.
+    fn limit(&mut self, path: &Path, attributes: &mut Attributes) {
+        if Records::of_attributes(attributes).octets().len() as u64 > PAX_OCTETS_MAX / 2 {
+            attributes.extended.clear();
+            self.leave_out(path.to_owned(), "its extended attributes are too large for an archive".to_owned());
+        }
+    }
+
+    fn take_file(&mut self, path: PathBuf, source: Source<'_>) -> Result<()> {
+        for _ in 0..ATTEMPTS_MAX {
+            let attempt = match source.open() {
+                Ok(Some(opened)) => self.attempt(&path, source, opened)?,
+                Ok(None) => return Ok(()),
+                Err(error) => Attempt::Unreadable(error),
+            };
+            match attempt {
+                Attempt::Taken => {
+                    (self.progress)(self.body.files, self.body.bytes);
+                    return Ok(());
+                }
+                Attempt::Changed => {}
+                Attempt::Unreadable(error) => {
+                    self.leave_out(path, error.to_string());
+                    return Ok(());
+                }
+            }
+        }
+        self.leave_out(path, "the file changes whenever it is read".to_owned());
+        Ok(())
+    }
+
+    fn attempt(&mut self, path: &Path, source: Source<'_>, mut opened: Opened) -> Result<Attempt> {
+        let identity = match opened.identity() {
+            Ok(identity) => identity,
+            Err(error) => return Ok(Attempt::Unreadable(error)),
+        };
+        if let Some(first) = identity.and_then(|identity| self.linked.get(&identity)) {
+            let what = What::HardLink(first.clone());
+            self.body.add(path, &what, &opened.attributes).map_err(unwritable)?;
+            return Ok(Attempt::Taken);
+        }
+        let unread = opened.unread.take();
+        self.limit(path, &mut opened.attributes);
+        let attempt = match opened.log() {
+            Some(suffix) => self.take_database(path, source, opened, suffix)?,
+            None => self.body.file(path, &opened, &|| source.is_unchanged(&opened)).map_err(unwritable)?,
+        };
+        if let (Attempt::Taken, Some(identity)) = (&attempt, identity) {
+            self.linked.insert(identity, path.to_owned());
+        }
+        if let (Attempt::Taken, Some(error)) = (&attempt, unread) {
+            self.leave_out(path.to_owned(), format!("its extended attributes can't be read: {error}"));
+        }
+        Ok(attempt)
+    }
+
+    /// Takes a database whose changes lie beside it: SQLite brings them into a copy, and that is taken.
+    fn take_database(&mut self, path: &Path, source: Source<'_>, opened: Opened, suffix: &str) -> Result<Attempt> {
+        let dir = match &self.copies {
+            Some(dir) => dir.path(),
+            None => self.copies.insert(private_dir(COPIES, &self.dir)?).path(),
+        };
+        let (copy, log) = (dir.join(COPY), dir.join(format!("{COPY}{suffix}")));
+        let copied = copy_database(&opened, &copy, &log)?;
+        let is_whole = copied && source.is_unchanged(&opened).unwrap_or(false);
+        let attempt = if !is_whole {
+            Attempt::Changed
+        } else if opened.may_be_settled() && settle(&copy, &log).is_ok() {
+            let file = File::open(&copy).and_then(|file| opened.of_copy(file)).map_err(unwritable)?;
+            self.body.file(path, &file, &|| Ok(true)).map_err(unwritable)?
+        } else {
+            // SQLite can't use it, so it is whatever its application makes of it: it is taken as it lies there.
+            let attempt = self.body.file(path, &opened, &|| source.is_unchanged(&opened)).map_err(unwritable)?;
+            if matches!(attempt, Attempt::Taken) {
+                self.take_beside(path, source, suffix)?;
+            }
+            attempt
+        };
+        for left in [copy, log] {
+            match std::fs::remove_file(left) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unwritable(error)),
+                _ => {}
+            }
+        }
+        Ok(attempt)
+    }
+
+    /// Takes the log of a database as the file that it is.
+    fn take_beside(&mut self, path: &Path, source: Source<'_>, suffix: &str) -> Result<()> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        let path = PathBuf::from(name);
+        match source.beside(suffix) {
+            Err(error) => self.leave_out(path, error.to_string()),
+            Ok((dir, name)) => self.take(Item::File { path, source: Source::new(dir, &name) })?,
+        }
+        Ok(())
+    }
+
+    pub(super) fn leave_out(&mut self, path: PathBuf, why: String) {
         self.count += 1;
-        self.incomplete += u64::from(ought_to_be_in);
         if self.left_out.len() < LEFT_OUT_NAMED_MAX {
             self.left_out.push((path, why));
         }
     }
+}
+
+/// Copies a database and its log, and returns whether they could be read. Fails if they can't be written.
+fn copy_database(opened: &Opened, copy: &Path, log: &Path) -> Result<bool> {
+    let (file, changes) = opened.parts();
+    for (from, to) in std::iter::once((file, copy)).chain(changes.map(|changes| (changes, log))) {
+        let mut to = Ownership::default().make_file(to).map_err(unwritable)?;
+        let mut input = Noted::new(AtOffset::new(from));
+        let copied = io::copy(&mut input, &mut to);
+        if input.failure().is_some() {
+            return Ok(false);
+        }
+        copied.map_err(unwritable)?;
+    }
+    Ok(true)
 }
 
 /// Writes the archive under a temporary name that begins so, and gives it its own when it is on the disk. Answers its size.
@@ -110,19 +268,20 @@ pub(super) fn parent(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Content;
+    use std::os::fd::OwnedFd;
 
     /// XFS lists a name twice that is removed and made again while the directory is read. The archive could never be read.
     #[test]
     fn what_a_file_system_lists_twice_is_taken_once() {
         let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("lock"), "hello").unwrap();
+        let at = OwnedFd::from(File::open(dir.path()).unwrap());
         let mut making = Making::new(dir.path(), &|_, _| {}).unwrap();
         for _ in 0..2 {
-            making.take(Item::Directory { path: "files".into(), mode: 0o700 }).unwrap();
-            let content = Content { size: 5, blake3: String::new() };
-            let octets = &mut &b"hello"[..];
-            let file = Item::File { path: "files/lock".into(), mode: 0o600, modified_at: 0, content, octets };
-            making.take(file).unwrap();
+            let attributes = Attributes::default();
+            making.take(Item::Directory { path: "files".into(), attributes, is_top: true }).unwrap();
+            let source = Source::new(&at, c"lock");
+            making.take(Item::File { path: "files/lock".into(), source }).unwrap();
         }
         assert_eq!((making.body.files, making.body.bytes, making.count), (1, 5, 0));
     }

@@ -2,12 +2,16 @@
 //! the archive of [one user](user) is in [`making`] and [`reading`], and the format of both in [`archive`].)
 
 mod archive;
+mod body;
+mod entry;
 mod making;
+mod pax;
 mod reading;
+mod sparse;
 mod user;
 
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,18 +21,18 @@ use tracing::instrument;
 use uuid::Uuid;
 
 use crate::check::check_database;
-use crate::content::Hashed;
 use crate::sqlite::{Engine, Inspection, Options, Row};
-use crate::storage::{Item, Ownership, Storage};
+use crate::storage::{Ownership, Storage, owner_of_store};
 use crate::store::on_thread;
 use crate::{Error, ErrorKind, Finding, FindingKind, Report, Result, Store, Timestamp, check};
 use archive::{Kind, damaged, unwritable};
+use entry::What;
 use making::{Making, finish, parent, private_dir, refuse_existing};
 use reading::{Met, Reading, open};
 pub use user::{ExportedUser, UserManifest, export_user, import_user, read_user_manifest};
 
 /// The version of the format.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The image of the database.
 const DATABASE: &str = "tenantry.db";
 /// How a missing archive is called.
@@ -38,7 +42,7 @@ const MISSING: &str = "there is no such backup";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BackupManifest {
-    /// The version of the archive's format, 1.
+    /// The version of the archive's format, 1 or 2. Archives of format 2 are written.
     pub format: u32,
     /// Which store it is of.
     pub store_id: Uuid,
@@ -68,6 +72,10 @@ impl archive::Manifest for BackupManifest {
         archive::understand(line)
     }
 
+    fn format(&self) -> u32 {
+        self.format
+    }
+
     fn totals(&self) -> (u64, u64) {
         (self.files, self.bytes)
     }
@@ -94,10 +102,10 @@ pub struct Backup {
     pub manifest: BackupManifest,
     /// The size of the archive in bytes.
     pub archive_bytes: u64,
-    /// What could not be taken, the first 100 of it: links, pipes and the like, which no archive holds; files that could not be
-    /// read, or changed whenever they were read; directories that are missing. With the path and the reason.
+    /// What could not be taken, the first 100 of it: files that could not be read, or changed whenever they were read; directories
+    /// that are missing; sockets and devices; too large extended attributes. With the path and the reason.
     pub left_out: Vec<(PathBuf, String)>,
-    /// How many of these ought to be in it, and aren't: all but links, pipes and the like.
+    /// How many of these there are, named or not.
     pub incomplete: u64,
 }
 
@@ -127,8 +135,13 @@ pub struct Restored {
 /// meanwhile, except that a purge is `Busy` (and the backup, while a purge is under way).
 ///
 /// The database is of one moment. A file of a user is as it was at some moment after that; one that changes while it is
-/// read is read again, up to three times. The archive is tar in zstd: `tar --zstd -tf` lists it. It is written under a temporary name
-/// in the same directory, and named when it is complete and on the disk.
+/// read is read again, up to three times. With it come its holes, mode, time of modification, extended attributes (`user.…`),
+/// POSIX ACLs and owner, symbolic links as links, and hard links within one user. A SQLite database is taken as of one
+/// moment with its log, while others write to it. (A process loses its POSIX locks on a file when it closes another
+/// descriptor of it: databases that several processes write to are best backed up by a process that has none of them open.)
+///
+/// The archive is tar in zstd: `tar --zstd -tf` lists it. It is written under a temporary name in the same directory, and
+/// named when it is complete and on the disk. Nothing is written elsewhere.
 ///
 /// `progress` is called with the number of files and of bytes so far.
 ///
@@ -215,19 +228,16 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &
     let inspection = Inspection::open(&Options::to_look(temp.path().to_owned()))?;
 
     let mut making = Making::new(temp.path(), progress)?;
-    let mut image = File::open(temp.path().join(DATABASE)).map_err(unwritable)?;
-    let mut hashed = Hashed::new(&image);
-    io::copy(&mut hashed, &mut io::sink()).map_err(unwritable)?;
-    let content = hashed.content();
-    image.rewind().map_err(unwritable)?;
-    making.take(Item::File { path: DATABASE.into(), mode: 0o600, modified_at: 0, content, octets: &mut image })?;
+    let image = File::open(temp.path().join(DATABASE)).map_err(unwritable)?;
+    let owner = owner_of_store(engine.data_dir()).map_err(unwritable)?;
+    making.take_image(Path::new(DATABASE), owner, &image)?;
     let (mut users, mut trashed) = (0, 0);
     inspection.each_row(|Row { id, path, has_directory, is_trashed, .. }| {
         *if is_trashed { &mut trashed } else { &mut users } += 1;
         let (Some(storage), Some(path), true) = (storage, path, has_directory) else { return Ok(()) };
         let goes_to = if is_trashed { Storage::relative_trash(id) } else { Storage::relative(&path) };
         if !storage.read_user(id, &path, &goes_to, |item| making.take(item))? {
-            making.leave_out(goes_to, "the directory is missing".to_owned(), true);
+            making.leave_out(goes_to, "the directory is missing".to_owned());
         }
         Ok(())
     })?;
@@ -244,22 +254,23 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &
         left_out: making.count,
     };
     let archive_bytes = finish(making.body, &manifest, file, ".tenantry-backup-")?;
-    Ok(Backup { manifest, archive_bytes, left_out: making.left_out, incomplete: making.incomplete })
+    Ok(Backup { manifest, archive_bytes, left_out: making.left_out, incomplete: making.count })
 }
 
 fn verify(file: &Path, progress: &dyn Fn(u64, u64)) -> Result<Verified> {
     let temp = private_dir(".tenantry-verify-", &std::env::temp_dir())?;
     let mut contents = Contents::default();
     let mut reading = Reading::new(progress);
-    let manifest = archive::read(open(file, MISSING)?, temp.path(), |_: &BackupManifest, path, entry, _, octets| {
-        match &entry.content {
-            Some(content) if path == Path::new(DATABASE) => {
-                return contents.take_database(temp.path(), |output| reading.copy(content, octets, output));
+    let manifest =
+        archive::read(open(file, MISSING)?, temp.path(), |_: &BackupManifest, path, entry, details, octets| {
+            match entry.plain() {
+                Some(content) if path == Path::new(DATABASE) => {
+                    return contents.take_database(temp.path(), |output| reading.copy(content, octets, output));
+                }
+                _ => contents.admit(path, &details.what)?,
             }
-            _ => contents.admit(path, entry.content.is_none())?,
-        }
-        entry.content.as_ref().map_or(Ok(()), |content| reading.copy(content, octets, &mut io::sink()))
-    })?;
+            reading.check(entry, octets)
+        })?;
     let inspection = contents.image()?;
     check_against(&manifest, inspection)?;
     let report = check_database(inspection).map_err(of_image)?;
@@ -300,14 +311,14 @@ impl Contents {
 
     /// Lets nothing pass but the directories of users and what is in them, each directory before what is in it, and
     /// nothing twice.
-    fn admit(&mut self, path: &Path, is_dir: bool) -> Result<()> {
+    fn admit(&mut self, path: &Path, what: &What) -> Result<()> {
         if !self.met.is_in_directory(path) {
-            if !(is_dir && self.image()?.is_of_user(path).map_err(of_image)?) {
+            if !(*what == What::Directory && self.image()?.is_of_user(path).map_err(of_image)?) {
                 return Err(damaged("the archive holds something that is in no user's directory"));
             }
             self.directories += 1;
         }
-        self.met.add(path, is_dir)
+        self.met.add(path, what)
     }
 }
 
@@ -356,27 +367,30 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tem
     owner.make_private_dir(&data_dir).map_err(unwritable)?;
     let mut reading = Reading::new(progress);
     let mut contents = Contents::default();
-    let mut storage = None;
-    let manifest =
-        archive::read(archive, place.path(), |manifest: &BackupManifest, path, entry, modified_at, octets| {
-            match &entry.content {
-                Some(content) if path == Path::new(DATABASE) => {
-                    return contents.take_database(&data_dir, |output| reading.copy(content, octets, output));
-                }
-                _ => contents.admit(path, entry.content.is_none())?,
+    let (mut storage, mut former) = (None, None);
+    let manifest = archive::read(archive, place.path(), |manifest: &BackupManifest, path, entry, details, octets| {
+        match entry.plain() {
+            Some(content) if path == Path::new(DATABASE) => {
+                former = Some((details.attributes.owner, details.attributes.group));
+                return contents.take_database(&data_dir, |output| reading.copy(content, octets, output));
             }
-            let (_, unpacking) = match &mut storage {
-                Some(storage) => storage,
-                none => {
-                    let storage = make_storage(&data_dir, manifest)?;
-                    let unpacking = storage.unpack()?;
-                    none.insert((storage, unpacking))
-                }
-            };
-            reading.unpack(unpacking, path, entry, modified_at, octets)
-        })?;
+            _ => contents.admit(path, &details.what)?,
+        }
+        let (_, unpacking) = match &mut storage {
+            Some(storage) => storage,
+            none => {
+                let storage = make_storage(&data_dir, manifest)?;
+                let unpacking = storage.unpack(former)?;
+                none.insert((storage, unpacking))
+            }
+        };
+        reading.unpack(unpacking, path, entry, details, octets)
+    })?;
     let storage = match storage {
-        Some((storage, _)) => storage,
+        Some((storage, mut unpacking)) => {
+            unpacking.finish()?;
+            storage
+        }
         None => make_storage(&data_dir, &manifest)?,
     };
     storage.wait_for_disk("restore a backup: sync the files")?;

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::archive::{Entry, damaged, unwritable};
+use super::archive::{Details, damaged, unwritable};
+use super::entry::{Entry, What};
+use super::sparse;
 use crate::content::{Content, Hashed};
 use crate::storage::{Unpacking, file_error};
 use crate::{Error, ErrorKind, Result};
@@ -27,53 +29,103 @@ impl<'p> Reading<'p> {
     pub(super) fn copy(&mut self, announced: &Content, octets: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
         let mut hashed = Hashed::new(octets);
         io::copy(&mut hashed, output).map_err(unwritable)?;
-        self.took(announced, &hashed.content())
+        self.took(announced, None, &hashed.content())
     }
 
-    /// Writes a file, or makes a directory.
+    /// Reads an entry to its end.
+    pub(super) fn check(&mut self, entry: &Entry, octets: &mut dyn Read) -> Result<()> {
+        let Some(announced) = &entry.content else { return Ok(()) };
+        let mut hashed = Hashed::new(octets);
+        if let Some(stored) = entry.stored {
+            sparse::read_map(&mut hashed, announced.size, stored)?;
+        }
+        io::copy(&mut hashed, &mut io::sink()).map_err(unwritable)?;
+        self.took(announced, entry.stored, &hashed.content())
+    }
+
+    /// Writes an entry.
     pub(super) fn unpack(
         &mut self,
         unpacking: &mut Unpacking,
         path: &Path,
         entry: &Entry,
-        modified_at: u64,
+        Details { what, attributes }: &Details,
         octets: &mut dyn Read,
     ) -> Result<()> {
-        let Some(announced) = &entry.content else { return unpacking.directory(path) };
+        let announced = match (what, &entry.content) {
+            (What::File, Some(announced)) => announced,
+            (What::Directory | What::File, _) => return unpacking.directory(path, attributes),
+            (What::Symlink(target), _) => return unpacking.link(path, target, attributes),
+            (What::HardLink(target), _) => return unpacking.hard_link(path, target),
+            (What::Pipe, _) => return unpacking.pipe(path, attributes),
+        };
         let mut hashed = Hashed::new(octets);
-        unpacking.file(path, entry.mode, modified_at, &mut hashed)?;
-        self.took(announced, &hashed.content())
+        let segments = match entry.stored {
+            Some(stored) => Some(sparse::read_map(&mut hashed, announced.size, stored)?),
+            None => None,
+        };
+        let sparse = segments.as_deref().map(|segments| (segments, announced.size));
+        unpacking.file(path, attributes, sparse, &mut hashed)?;
+        self.took(announced, entry.stored, &hashed.content())
     }
 
-    fn took(&mut self, announced: &Content, found: &Content) -> Result<()> {
-        if announced != found {
+    fn took(&mut self, announced: &Content, stored: Option<u64>, found: &Content) -> Result<()> {
+        if announced.blake3 != found.blake3 || stored.unwrap_or(announced.size) != found.size {
             return Err(damaged("a file in the archive is not what the manifest announces: its hash differs"));
         }
         self.files += 1;
-        self.bytes += found.size;
+        self.bytes = self.bytes.saturating_add(announced.size);
         (self.progress)(self.files, self.bytes);
         Ok(())
     }
 }
 
-/// The paths that there are in an archive so far, as digests (so some 20 bytes for each), and whether they are directories.
+/// What there is at a path in an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Directory,
+    File,
+    /// A link or a pipe.
+    Other,
+}
+
+/// The paths that there are in an archive so far, as digests (so some 20 bytes for each), and what is there.
 #[derive(Default)]
-pub(super) struct Met(HashMap<[u8; 16], bool>);
+pub(super) struct Met {
+    kinds: HashMap<[u8; 16], Kind>,
+    /// The directory of the user whose entries are read.
+    top: PathBuf,
+}
 
 impl Met {
     /// Whether a path lies directly in a directory that was met.
     pub(super) fn is_in_directory(&self, path: &Path) -> bool {
-        path.parent().is_some_and(|above| self.0.get(&digest(above)) == Some(&true))
+        path.parent().is_some_and(|above| self.kinds.get(&digest(above)) == Some(&Kind::Directory))
     }
 
-    /// Lets nothing pass twice.
-    pub(super) fn add(&mut self, path: &Path, is_dir: bool) -> Result<()> {
-        if self.insert(path, is_dir) { Ok(()) } else { Err(damaged("the archive holds something twice")) }
+    /// Lets nothing pass twice, and no hard link to anything but a file of the same user that came before.
+    pub(super) fn add(&mut self, path: &Path, what: &What) -> Result<()> {
+        let kind = match what {
+            What::Directory => Kind::Directory,
+            What::File => Kind::File,
+            What::Symlink(_) | What::Pipe => Kind::Other,
+            What::HardLink(target) => {
+                let is_met = self.kinds.get(&digest(target)) == Some(&Kind::File);
+                if !(is_met && path.starts_with(&self.top) && target.starts_with(&self.top)) {
+                    return Err(damaged("the archive holds a hard link to something that is no file of the same user"));
+                }
+                Kind::File
+            }
+        };
+        if kind == Kind::Directory && !self.is_in_directory(path) {
+            self.top = path.to_owned();
+        }
+        if self.insert(path, kind) { Ok(()) } else { Err(damaged("the archive holds something twice")) }
     }
 
     /// Says whether it is new.
-    pub(super) fn insert(&mut self, path: &Path, is_dir: bool) -> bool {
-        self.0.insert(digest(path), is_dir).is_none()
+    pub(super) fn insert(&mut self, path: &Path, kind: Kind) -> bool {
+        self.kinds.insert(digest(path), kind).is_none()
     }
 }
 

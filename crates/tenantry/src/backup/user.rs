@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use tracing::instrument;
 use uuid::Uuid;
 
-use super::archive::{self, Kind, USER, damaged};
+use super::archive::{self, Details, Kind, USER, damaged};
+use super::entry::What;
 use super::making::{Making, finish, parent, refuse_existing};
 use super::reading::{Met, Reading, open};
 use crate::sqlite::Engine;
@@ -16,7 +17,7 @@ use crate::store::on_thread;
 use crate::{Email, Error, ErrorKind, NewUser, Result, StoragePath, Store, Timestamp, User, UserId};
 
 /// The version of the format.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The user's directory in the archive.
 const FILES: &str = "files";
 /// How a missing archive is called.
@@ -28,7 +29,7 @@ const MISSING: &str = "there is no such archive";
 pub struct UserManifest {
     /// What it is: `user`.
     pub kind: &'static str,
-    /// The version of the archive's format, 1.
+    /// The version of the archive's format, 1 or 2. Archives of format 2 are written.
     pub format: u32,
     /// Which store the user was exported from.
     pub store_id: Uuid,
@@ -52,11 +53,11 @@ pub struct ExportedUser {
     pub manifest: UserManifest,
     /// The size of the archive in bytes.
     pub archive_bytes: u64,
-    /// What could not be taken, the first 100 of it: links, pipes and the like, which no archive holds; files that could not be
-    /// read, or changed whenever they were read; the directory, if it is missing. With the path, as it would be in the archive
-    /// (`files/…`), and the reason.
+    /// What could not be taken, the first 100 of it: files that could not be read, or changed whenever they were read; the
+    /// directory, if it is missing; sockets and devices; too large extended attributes. With the path, as it would be in the
+    /// archive (`files/…`), and the reason.
     pub left_out: Vec<(PathBuf, String)>,
-    /// How many of these ought to be in it, and aren't: all but links, pipes and the like.
+    /// How many of these there are, named or not.
     pub incomplete: u64,
 }
 
@@ -65,8 +66,9 @@ pub struct ExportedUser {
 ///
 /// Others may use the store meanwhile, also this user; but a purge is `Busy`, and so is a backup or another export. The row is of
 /// one moment, and a file as it was at some moment after that; one that changes while it is read is read again, up to three
-/// times. The archive is written under a temporary name in the same directory, and named when it is complete and on the disk. A
-/// crash may leave a file `.tenantry-export-…` there.
+/// times; what comes with it, and what is done for SQLite databases, is as in a [backup](crate::create_backup). The archive is
+/// written under a temporary name in the same directory, and named when it is complete and on the disk. A crash may leave a
+/// file or a directory `.tenantry-export-…` there.
 ///
 /// It is tar in zstd, as a backup is: `manifest.jsonl`, and the user's directory as `files`, if there was one. The archive
 /// keeps what it holds, whatever becomes of the user.
@@ -90,7 +92,8 @@ pub async fn export_user(
 /// path, times and version. In the order of creation they come last.
 ///
 /// Nothing is believed of the archive that isn't checked: the row is parsed as any other is, each file is compared with
-/// its hash, no more is written than announced, no link, owner or mode is taken over but an owner's right to execute.
+/// its hash, no more is written than announced, and nothing through a link. Modes, times, attributes and links come back, but
+/// no owners, and nothing runs as another.
 ///
 /// The files are written into a directory of their own, `.tenantry-import-…` in the data directory. When all of it is on the disk,
 /// the row is created, and the files become the user's directory, as one step: whatever crashes, both are there once the store is
@@ -176,7 +179,7 @@ fn export(engine: &Engine, id: UserId, file: &Path, progress: &dyn Fn(u64, u64))
     if directory.is_made || user.storage_path == StoragePath::derived(id) {
         let is_found = storage.read_user(id, &user.storage_path, Path::new(FILES), |item| making.take(item))?;
         if directory.is_made && !is_found {
-            making.leave_out(FILES.into(), "the directory is missing".to_owned(), true);
+            making.leave_out(FILES.into(), "the directory is missing".to_owned());
         }
     }
     let manifest = UserManifest {
@@ -190,7 +193,7 @@ fn export(engine: &Engine, id: UserId, file: &Path, progress: &dyn Fn(u64, u64))
         left_out: making.count,
     };
     let archive_bytes = finish(making.body, &manifest, file, ".tenantry-export-")?;
-    Ok(ExportedUser { manifest, archive_bytes, left_out: making.left_out, incomplete: making.incomplete })
+    Ok(ExportedUser { manifest, archive_bytes, left_out: making.left_out, incomplete: making.count })
 }
 
 /// Unpacks the files of an archive into a stage, where all of them are on the disk then. `None` if the user had no directory.
@@ -207,22 +210,33 @@ fn extract(engine: &Engine, file: &Path, progress: &dyn Fn(u64, u64)) -> Result<
     let mut met = Met::default();
     let mut has_directory = false;
     let stage_dir = engine.data_dir().join(stage.name());
-    let manifest = archive::read(archive, &stage_dir, |_: &UserManifest, path, entry, modified_at, octets| {
-        let below =
-            path.strip_prefix(FILES).map_err(|_| damaged("the archive holds something that is no file of the user"))?;
+    let manifest = archive::read(archive, &stage_dir, |_: &UserManifest, path, entry, details, octets| {
+        let below = below(path)?;
         // The directory itself comes first, and each other before what is in it.
         if !(below.as_os_str().is_empty() || met.is_in_directory(path)) {
             return Err(damaged("the archive holds something that is in no directory"));
         }
-        met.add(path, entry.content.is_none())?;
+        met.add(path, &details.what)?;
         has_directory = true;
-        reading.unpack(&mut unpacking, below, entry, modified_at, octets)
+        let Details { what, attributes } = details;
+        let what = match what {
+            What::HardLink(target) => What::HardLink(self::below(target)?.to_owned()),
+            what => what.clone(),
+        };
+        let details = Details { what, attributes: attributes.clone() };
+        reading.unpack(&mut unpacking, below, entry, &details, octets)
     })?;
+    unpacking.finish()?;
     if !has_directory {
         return Ok((manifest, None));
     }
     storage.wait_for_disk("import: sync the files")?;
     Ok((manifest, Some(stage)))
+}
+
+/// Where it is in the user's directory.
+fn below(path: &Path) -> Result<&Path> {
+    path.strip_prefix(FILES).map_err(|_| damaged("the archive holds something that is no file of the user"))
 }
 
 impl UserManifest {
@@ -251,6 +265,7 @@ impl archive::Manifest for UserManifest {
             store_id: Uuid,
             exported_at: Timestamp,
             user: Row,
+            format: u32,
             files: u64,
             bytes: u64,
             left_out: u64,
@@ -267,7 +282,7 @@ impl archive::Manifest for UserManifest {
             updated_at: String,
             version: u64,
         }
-        let Line { store_id, exported_at, user, files, bytes, left_out } = archive::understand(line)?;
+        let Line { store_id, exported_at, user, format, files, bytes, left_out } = archive::understand(line)?;
         let user = User {
             id: user.id.parse()?,
             // It was in a store before, and has to come back.
@@ -279,7 +294,11 @@ impl archive::Manifest for UserManifest {
             version: user.version,
         };
         User::check_version(user.version)?;
-        Ok(Self { kind: USER, format: FORMAT, store_id, exported_at, user, files, bytes, left_out })
+        Ok(Self { kind: USER, format, store_id, exported_at, user, files, bytes, left_out })
+    }
+
+    fn format(&self) -> u32 {
+        self.format
     }
 
     fn totals(&self) -> (u64, u64) {

@@ -40,6 +40,7 @@ mod open;
 mod place;
 mod readers;
 mod searches;
+mod settle;
 mod transaction;
 mod upgrade;
 mod users;
@@ -62,6 +63,7 @@ use crate::{Ambient, Error, ErrorKind, Filter, ListQuery, Page, Result, Store, T
 pub(crate) use inspect::{Inspection, Owner, Row};
 pub(crate) use intents::Action;
 pub(crate) use open::{Options, of_schema};
+pub(crate) use settle::settle;
 pub use transaction::{ReadTx, WriteTx};
 pub use upgrade::Upgrade;
 

@@ -15,12 +15,15 @@
 //! Each change can be made again, when a crash left open whether it was made: it looks for what is to be done still, and waits
 //! for the disk in any case. What is to be changed when is decided by the engine, which has recorded it before.
 
+mod attributes;
 mod beneath;
+mod locks;
 mod ownership;
 mod stage;
 mod survey;
 mod transfer;
 mod tree;
+mod unpack;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -34,12 +37,14 @@ use rustix::path::Arg;
 use uuid::Uuid;
 
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
+pub(crate) use attributes::{Attributes, Extended, Modified};
 use beneath::{Mounts, errno, make_dir, open_dir, rename, stat, sync};
-pub(crate) use ownership::{Ownership, PRIVATE_FILE};
+pub(crate) use ownership::{Ownership, PRIVATE_FILE, owner_of_store};
 pub(crate) use stage::{Stage, is_stage};
 pub(crate) use survey::{EntryKind, Look, Rights, is_own_file};
-pub(crate) use transfer::{Item, KeptAway, Unpacking};
+pub(crate) use transfer::{Identity, Item, KeptAway, Opened, SEGMENTS_MAX, Segment, Source};
 pub(crate) use tree::{Measured, Removal};
+pub(crate) use unpack::Unpacking;
 
 const STORAGE: &str = "storage";
 const TRASH: &str = "trash";

@@ -47,6 +47,11 @@ impl Ownership {
         Ok(Self::of(&fs::stat(place.unwrap_or(Path::new(".")))?))
     }
 
+    /// Returns the numbers of the owner and the group, if something is given away.
+    pub(super) fn ids(self) -> Option<(u32, u32)> {
+        self.0.map(|(user, group)| (user.as_raw(), group.as_raw()))
+    }
+
     fn of(found: &Stat) -> Self {
         Self((found.st_uid != 0).then(|| (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid))))
     }
@@ -114,6 +119,12 @@ pub(super) fn owner(data: impl AsFd) -> io::Result<Stat> {
         Some(database) if database.st_uid != 0 => Ok(database),
         _ => Ok(fs::fstat(data)?),
     }
+}
+
+/// Returns the owner and the group of the store in this data directory.
+pub(crate) fn owner_of_store(data_dir: &Path) -> io::Result<(u32, u32)> {
+    let stat = owner(open_data_dir(data_dir)?)?;
+    Ok((stat.st_uid, stat.st_gid))
 }
 
 /// Changes the mode of what a descriptor names, even if that couldn't be opened for anything.

@@ -12,7 +12,7 @@ use rustix::fs::{self, FileType, FlockOperation};
 use rustix::io::Errno;
 
 use super::beneath::{Mounts, entries, errno, is_dir, make_dir, open_dir};
-use super::transfer::Unpacking;
+use super::unpack::Unpacking;
 use super::{ATTEMPTS_MAX, Ownership, Storage, blocked, refused, tree};
 use crate::Result;
 
@@ -64,7 +64,8 @@ impl Stage {
     pub(crate) fn unpack(&self) -> Result<Unpacking> {
         // A descriptor of its own: one that is only cloned would hold the lock as well.
         let dir = open_dir(&self.data, &*self.name, Mounts::Refuse).map_err(refused)?;
-        Ok(Unpacking::new(dir, self.owner, "import: write the files"))
+        // Whose numbers the archive's owners are isn't known here.
+        Unpacking::new(dir, self.owner, None, "import: write the files")
     }
 }
 

@@ -88,6 +88,8 @@ pub(crate) struct Forgery {
     pub(crate) size: Option<u64>,
     pub(crate) mode: u32,
     pub(crate) content: Vec<u8>,
+    /// Where a link leads.
+    pub(crate) target: Vec<u8>,
 }
 
 impl Forged {
@@ -101,7 +103,8 @@ impl Forged {
                 let mut content = Vec::new();
                 entry.read_to_end(&mut content).unwrap();
                 let (kind, mode) = (entry.header().entry_type(), entry.header().mode().unwrap());
-                Forgery { name: entry.path_bytes().into_owned(), kind, size: None, mode, content }
+                let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+                Forgery { name: entry.path_bytes().into_owned(), kind, size: None, mode, content, target }
             })
             .collect();
         let manifest = String::from_utf8(entries.remove(0).content).unwrap();
@@ -140,7 +143,42 @@ impl Forged {
         }
         self.lines.insert(at, line);
         let content = content.unwrap_or_default().to_owned();
-        self.entries.insert(at, Forgery { name: path.into(), kind, size: None, mode: 0o777, content });
+        let target = Vec::new();
+        self.entries.insert(at, Forgery { name: path.into(), kind, size: None, mode: 0o777, content, target });
+    }
+
+    /// Adds what is neither a file nor a directory, announced as it is.
+    pub(crate) fn push_special(&mut self, path: &str, kind: EntryType, target: &str) {
+        let name = match kind {
+            EntryType::Symlink => "symlink",
+            EntryType::Link => "hard_link",
+            _ => "pipe",
+        };
+        let mut line = json!({ "path": path, "mode": 0o777, "kind": name });
+        if !target.is_empty() {
+            line["target"] = target.into();
+        }
+        self.lines.push(line);
+        self.entries.push(Forgery { kind, target: target.into(), ..Forgery::file(path, Vec::new()) });
+    }
+
+    /// Adds a sparse file of which the archive holds a map and data, announced as it is.
+    pub(crate) fn push_sparse(&mut self, path: &str, length: u64, map: &str, data: &[u8]) {
+        let mut content = map.as_bytes().to_vec();
+        content.resize(content.len().next_multiple_of(512), 0);
+        content.extend_from_slice(data);
+        self.lines.push(json!({
+            "path": path, "mode": 0o600, "size": length, "stored": content.len(),
+            "blake3": blake3::hash(&content).to_hex().to_string(),
+        }));
+        self.count(1, usize::try_from(length).unwrap());
+        let length = length.to_string();
+        let fields = [("major", "1"), ("minor", "0"), ("name", path), ("realsize", &length)];
+        let records: String =
+            fields.iter().map(|(key, value)| pax_record(&format!("GNU.sparse.{key}"), value)).collect();
+        self.entries.push(Forgery::pax(records.as_bytes()));
+        let (above, name) = path.rsplit_once('/').unwrap();
+        self.entries.push(Forgery::file(&format!("{above}/GNUSparseFile.0/{name}"), content));
     }
 
     pub(crate) fn push(&mut self, path: &str, content: Option<&[u8]>) {
@@ -186,12 +224,17 @@ impl Forged {
 
 impl Forgery {
     pub(crate) fn file(name: &str, content: Vec<u8>) -> Self {
-        Self { name: name.into(), kind: EntryType::Regular, size: None, mode: 0o600, content }
+        let target = Vec::new();
+        Self { name: name.into(), kind: EntryType::Regular, size: None, mode: 0o600, content, target }
+    }
+
+    pub(crate) fn pax(records: &[u8]) -> Self {
+        Self { kind: EntryType::XHeader, ..Self::file("pax", records.to_owned()) }
     }
 
     pub(crate) fn long_name(name: &[u8]) -> Self {
         let content = [name, b"\0"].concat();
-        Self { name: b"././@LongLink".into(), kind: EntryType::GNULongName, size: None, mode: 0, content }
+        Self { kind: EntryType::GNULongName, mode: 0, ..Self::file("././@LongLink", content) }
     }
 
     pub(crate) fn write(&self, output: &mut impl Write) {
@@ -199,7 +242,11 @@ impl Forgery {
             Self::long_name(&self.name).write(output);
         }
         let length = self.size.unwrap_or(self.content.len() as u64);
-        header(&self.name, self.kind, length, self.mode).write(output);
+        let Octets(mut header) = header(&self.name, self.kind, length, self.mode);
+        let target = self.target.len().min(100);
+        header.as_old_mut().linkname[..target].copy_from_slice(&self.target[..target]);
+        header.set_cksum();
+        Octets(header).write(output);
         output.write_all(&self.content).unwrap();
         output.write_all(&vec![0; self.content.len().next_multiple_of(512) - self.content.len()]).unwrap();
     }
@@ -224,6 +271,13 @@ pub(crate) fn header(name: &[u8], kind: EntryType, size: u64, mode: u32) -> Octe
     header.set_mtime(1_700_000_000);
     header.set_cksum();
     Octets(header)
+}
+
+/// A record of a PAX header, whose length includes its own digits.
+pub(crate) fn pax_record(key: &str, value: &str) -> String {
+    let rest = key.len() + value.len() + 3;
+    let length = (rest..).find(|length| rest + length.to_string().len() == *length).unwrap();
+    format!("{length} {key}={value}\n")
 }
 
 pub(crate) fn is_refusal(kind: ErrorKind) -> bool {
@@ -270,7 +324,7 @@ pub(crate) fn forgeries() -> Forgeries {
     forgeries.add("a line that is too long by nothing but spaces", |x| {
         x.manifest_octets = Some([x.manifest(), vec![b' '; 1 << 20]].concat());
     });
-    for format in [json!(0), json!(2), json!(u32::MAX), json!(-1), json!("1"), json!(null)] {
+    for format in [json!(0), json!(3), json!(u32::MAX), json!(-1), json!("1"), json!(null)] {
         forgeries.add(format!("the format {format}"), move |x| x.manifest["format"] = format.clone());
     }
     for field in ["files", "bytes"] {
@@ -344,6 +398,34 @@ pub(crate) fn forgeries() -> Forgeries {
             });
         }
     }
+    for (key, value) in [
+        ("path", "../../x"),
+        ("linkpath", "/etc/passwd"),
+        ("size", "1"),
+        ("uid", "0"),
+        ("mtime", "x"),
+        ("SCHILY.xattr.security.capability", "x"),
+        ("SCHILY.xattr.trusted.x", "x"),
+        ("SCHILY.xattr.user.a\0b", "x"),
+        ("GNU.sparse.major", "1"),
+        ("GNU.sparse.name", "../../x"),
+    ] {
+        forgeries.add(format!("a PAX header with {key}"), move |x| {
+            let at = x.at("/a.txt");
+            x.entries.insert(at, Forgery::pax(pax_record(key, value).as_bytes()));
+        });
+    }
+    forgeries.add("two PAX headers", |x| {
+        let at = x.at("/a.txt");
+        (0..2).for_each(|_| x.entries.insert(at, Forgery::pax(pax_record("mtime", "1").as_bytes())));
+    });
+    forgeries.add("a PAX header in an archive of the first format", |x| {
+        x.manifest["format"] = 1.into();
+        let at = x.at("/a.txt");
+        x.entries.insert(at, Forgery::pax(pax_record("mtime", "1").as_bytes()));
+    });
+    add_special(&mut forgeries);
+    add_sparse(&mut forgeries);
     forgeries.add("a PAX header that gives a file another name", |x| {
         let at = x.at("/a.txt");
         let record = b"17 path=../../x\n\n".to_vec();
@@ -412,4 +494,145 @@ pub(crate) fn forgeries() -> Forgeries {
     });
     forgeries.add("something after the end of the compression", |x| x.after_all = b"garbage".into());
     forgeries
+}
+
+/// Links and pipes, of which an archive can hold some.
+fn add_special(forgeries: &mut Forgeries) {
+    // Nothing is written through a link, whether it leads to a directory of the same user or elsewhere.
+    for target in ["sub", "/etc", "..", "../../.."] {
+        for content in [Some(&b"content"[..]), None] {
+            forgeries.add(format!("something beneath a link to {target}"), move |x| {
+                let link = format!("{}/link", x.of_user());
+                x.push_special(&link, EntryType::Symlink, target);
+                x.push(&format!("{link}/x"), content);
+            });
+        }
+        forgeries.add(format!("a link beneath a link to {target}"), move |x| {
+            let link = format!("{}/link", x.of_user());
+            x.push_special(&link, EntryType::Symlink, target);
+            x.push_special(&format!("{link}/x"), EntryType::Symlink, "y");
+        });
+        forgeries.add(format!("a file at the place of a link to {target}"), move |x| {
+            let link = format!("{}/link", x.of_user());
+            x.push_special(&link, EntryType::Symlink, target);
+            x.push(&link, Some(b"content"));
+        });
+    }
+    for kind in [EntryType::Symlink, EntryType::Link, EntryType::Fifo] {
+        let target = if kind == EntryType::Symlink { "/etc" } else { "a.txt" };
+        for name in ["..", "/x", "../x", "sub/../x", "nowhere/x", "a.txt/x", "a.txt", "sub"] {
+            forgeries.add(format!("{kind:?} at {name:?}"), move |x| {
+                let user = x.of_user();
+                let target = if kind == EntryType::Link { format!("{user}/{target}") } else { target.to_owned() };
+                let target = if kind == EntryType::Fifo { "" } else { &target };
+                x.push_special(&format!("{user}/{name}"), kind, target);
+            });
+        }
+        forgeries.add(format!("{kind:?} in an archive of the first format"), move |x| {
+            let user = x.of_user();
+            x.manifest["format"] = 1.into();
+            x.push_special(&format!("{user}/x"), kind, &format!("{user}/a.txt"));
+        });
+        forgeries.add(format!("{kind:?} that is announced as something else"), move |x| {
+            let user = x.of_user();
+            x.push_special(&format!("{user}/x"), kind, &format!("{user}/a.txt"));
+            let other = if kind == EntryType::Link { "symlink" } else { "hard_link" };
+            x.lines.last_mut().unwrap()["kind"] = other.into();
+        });
+        forgeries.add(format!("{kind:?} that has content"), move |x| {
+            let user = x.of_user();
+            x.push_special(&format!("{user}/x"), kind, &format!("{user}/a.txt"));
+            x.entries.last_mut().unwrap().content = b"x".into();
+        });
+        forgeries.add(format!("{kind:?} with another target than announced"), move |x| {
+            let user = x.of_user();
+            x.push_special(&format!("{user}/x"), kind, &format!("{user}/a.txt"));
+            x.lines.last_mut().unwrap()["target"] = format!("{user}/sub/b.txt").into();
+        });
+    }
+    for target in ["", "x\0y"] {
+        forgeries.add(format!("a link to {target:?}"), move |x| {
+            x.push_special(&format!("{}/x", x.of_user()), EntryType::Symlink, "a.txt");
+            x.lines.last_mut().unwrap()["target"] = target.into();
+            x.entries.last_mut().unwrap().target = target.into();
+        });
+    }
+    forgeries.add("an unknown kind of thing", |x| {
+        x.push_special(&format!("{}/x", x.of_user()), EntryType::Fifo, "");
+        x.lines.last_mut().unwrap()["kind"] = "socket".into();
+    });
+    for target in ["sub", "x", "later", "../a.txt", "sub/../a.txt", "/etc/passwd", "link"] {
+        forgeries.add(format!("a hard link to {target:?}"), move |x| {
+            let user = x.of_user();
+            x.push_special(&format!("{user}/link"), EntryType::Symlink, "/etc/passwd");
+            let target = if target.starts_with('/') { target.to_owned() } else { format!("{user}/{target}") };
+            x.push_special(&format!("{user}/x"), EntryType::Link, &target);
+            x.push(&format!("{user}/later"), Some(b"later"));
+        });
+    }
+    forgeries.add("a hard link to the manifest", |x| {
+        x.push_special(&format!("{}/x", x.of_user()), EntryType::Link, "manifest.jsonl");
+    });
+    forgeries.add("a hard link without a target", |x| {
+        x.push_special(&format!("{}/x", x.of_user()), EntryType::Link, "");
+    });
+}
+
+/// Files with holes, whose map anybody may have drawn.
+fn add_sparse(forgeries: &mut Forgeries) {
+    for (map, data) in [
+        ("", ""),
+        ("0\n", ""),
+        ("1\n0\n5\n", "12345"),
+        ("1\n0\n5\n", "1234"),
+        ("2\n0\n5\n100\n0\n", "1234"),
+        ("2\n0\n5\n100\n0\n", "123456"),
+        ("2\n0\n5\n101\n0\n", "12345"),
+        ("2\n0\n5\n4\n96\n", "12345"),
+        ("2\n50\n5\n0\n5\n", "1234512345"),
+        ("1\n18446744073709551615\n5\n", "12345"),
+        ("1\n95\n18446744073709551615\n", "12345"),
+        ("2\n-5\n5\n100\n0\n", "12345"),
+        ("3\n0\n5\n100\n0\n", "12345"),
+        ("999999999\n0\n5\n100\n0\n", "12345"),
+        ("2\n0\n5\n100\n0\n1", "12345"),
+        ("Dear diary,\n", "12345"),
+    ] {
+        forgeries.add(format!("a sparse file with the map {map:?} and {data:?}"), move |x| {
+            x.push_sparse(&format!("{}/sparse", x.of_user()), 100, map, data.as_bytes());
+        });
+    }
+    let good = |x: &mut Forged| {
+        x.push_sparse(&format!("{}/sparse", x.of_user()), 100, "2\n0\n5\n100\n0\n", b"12345");
+        x.entries.len() - 2
+    };
+    forgeries.add("a sparse file in an archive of the first format", move |x| {
+        good(x);
+        x.manifest["format"] = 1.into();
+    });
+    forgeries.add("a sparse file that isn't called one", move |x| {
+        let pax = good(x);
+        x.entries.remove(pax);
+    });
+    forgeries.add("a sparse file that isn't announced as one", move |x| {
+        good(x);
+        x.lines.last_mut().unwrap().as_object_mut().unwrap().remove("stored");
+    });
+    for (from, to) in [("realsize=100", "realsize=101"), ("major=1", "major=0"), ("minor=0", "minor=1")] {
+        forgeries.add(format!("a sparse file with {to}"), move |x| {
+            let pax = good(x);
+            let records = String::from_utf8(x.entries[pax].content.clone()).unwrap();
+            assert!(records.contains(from));
+            x.entries[pax].content = records.replace(from, to).into();
+        });
+    }
+    forgeries.add("a sparse file of another name", move |x| {
+        let pax = good(x);
+        let records = String::from_utf8(x.entries[pax].content.clone()).unwrap();
+        x.entries[pax].content = records.replace("/sparse", "/evil!!").into();
+    });
+    forgeries.add("a sparse file of another content", move |x| {
+        good(x);
+        *x.entries.last_mut().unwrap().content.last_mut().unwrap() ^= 1;
+    });
 }

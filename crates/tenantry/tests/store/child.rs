@@ -1,6 +1,6 @@
 //! What this binary does when it is run as a second process.
 
-use crate::{backup, concurrency, file, hostile, logs, place, process, refused_calls, user_archive};
+use crate::{backup, concurrency, content, file, hostile, logs, place, process, refused_calls, user_archive};
 
 #[test]
 fn child_process_entry() {
@@ -22,6 +22,8 @@ fn child_process_entry() {
         "opens under a umask" => hostile::child_opens_under_a_umask(&dir),
         "backs up" => backup::child_backs_up(&dir),
         "can't read" => backup::child_cannot_read(&dir),
+        "backs up large files" => content::child_backs_up_large_files(&dir),
+        "moves money" => content::child_moves_money(&dir),
         "on a full disk" => backup::child_on_a_full_disk(&dir),
         "moves a user on a full disk" => user_archive::child_on_a_full_disk(&dir),
         "can't move what it imports" => user_archive::child_cannot_move(&dir),

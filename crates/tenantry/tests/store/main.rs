@@ -30,6 +30,9 @@ mod archives;
 // Backups: that everything comes back, and hostile archives.
 mod backup;
 
+// What archives hold beside the content of files, and the databases among them.
+mod content;
+
 // One user alone as an archive: the way out of one store and into another, and hostile archives.
 mod user_archive;
 

@@ -1,0 +1,309 @@
+//! An archive while it is written: first its entries, then the manifest that is put before them.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tar::{EntryType, Header};
+
+use super::archive::{BLOCK, MANIFEST, MANIFEST_OCTETS_MAX, Manifest, rewound};
+use super::entry::{Entry, What};
+use super::pax::{Records, Sparse};
+use super::sparse;
+use crate::content::{Content, Hashed, Noted};
+use crate::storage::{Attributes, Opened, Segment};
+
+/// Two empty blocks end an archive.
+const END: [u8; 2 * BLOCK as usize] = [0; 2 * BLOCK as usize];
+/// What GNU tar calls an entry that holds the name, or the target, of the next.
+const LONG_NAME: &[u8] = b"././@LongLink";
+/// What programs call a PAX header that they find where they know none.
+const PAX_NAME: &[u8] = b"././@PaxHeader";
+/// Slower is hardly smaller: <https://facebook.github.io/zstd/#benchmarks>.
+const LEVEL: i32 = 3;
+/// Files up to this size are read into memory before anything of them is written, larger ones while they are written.
+const IN_MEMORY_OCTETS_MAX: u64 = 8 << 20;
+
+/// The archive but for its manifest.
+pub(super) struct Body {
+    /// Beside the archive, so that room for one is room for the other. Only the encoder writes to it.
+    file: Arc<File>,
+    encoder: zstd::Encoder<'static, BufWriter<Arc<File>>>,
+    lines: BufWriter<File>,
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+}
+
+/// What came of an attempt to take a file.
+pub(super) enum Attempt {
+    Taken,
+    /// The file changed while it was read. Nothing of it is in the archive.
+    Changed,
+    /// The file can't be read. Nothing of it is in the archive.
+    Unreadable(io::Error),
+}
+
+/// What begins an entry.
+struct Head<'h> {
+    kind: EntryType,
+    path: &'h Path,
+    attributes: &'h Attributes,
+    /// How much it holds in the archive.
+    stored: u64,
+    /// The length of a sparse file.
+    sparse: Option<u64>,
+    target: &'h Path,
+}
+
+impl<'h> Head<'h> {
+    fn new(kind: EntryType, path: &'h Path, attributes: &'h Attributes) -> Self {
+        Self { kind, path, attributes, stored: 0, sparse: None, target: Path::new("") }
+    }
+}
+
+impl Body {
+    /// Writes into temporary files in this directory.
+    pub(super) fn new(dir: &Path) -> io::Result<Self> {
+        let file = Arc::new(tempfile::tempfile_in(dir)?);
+        let encoder = encoder(BufWriter::new(Arc::clone(&file)))?;
+        Ok(Self { file, encoder, lines: BufWriter::new(tempfile::tempfile_in(dir)?), files: 0, bytes: 0 })
+    }
+
+    /// Adds what has no content.
+    pub(super) fn add(&mut self, path: &Path, what: &What, attributes: &Attributes) -> io::Result<()> {
+        let (kind, target) = match what {
+            What::Directory => (EntryType::Directory, Path::new("")),
+            What::Pipe => (EntryType::Fifo, Path::new("")),
+            What::Symlink(target) => (EntryType::Symlink, &**target),
+            What::HardLink(target) => (EntryType::Link, &**target),
+            What::File => return Err(io::Error::other("a file is added with its content")),
+        };
+        self.head(&Head { target, ..Head::new(kind, path, attributes) })?;
+        self.line(&Entry::new(path, attributes.mode, what))
+    }
+
+    /// Adds a file of which nobody else knows, and which so can't change.
+    pub(super) fn image(&mut self, path: &Path, attributes: &Attributes, image: &File) -> io::Result<()> {
+        let stored = image.metadata()?.len();
+        self.head(&Head { stored, ..Head::new(EntryType::Regular, path, attributes) })?;
+        let content = self.octets(stored, image)?;
+        self.took(path, attributes, content, None)
+    }
+
+    /// Adds a file of a user, which `is_unchanged` says whether it is. Fails only if the archive can't be written.
+    ///
+    /// A large file is written as it is read, before it is clear that it doesn't change meanwhile. So it gets a zstd frame
+    /// of its own, which is cut off if it does.
+    pub(super) fn file(
+        &mut self,
+        path: &Path,
+        source: &Opened,
+        is_unchanged: &dyn Fn() -> io::Result<bool>,
+    ) -> io::Result<Attempt> {
+        let segments = match source.segments() {
+            Ok(segments) => segments,
+            Err(error) => return Ok(Attempt::Unreadable(error)),
+        };
+        let length = source.length();
+        let is_sparse = segments != [Segment { offset: 0, length }];
+        let map = if is_sparse { sparse::map(&segments, length) } else { Vec::new() };
+        let stored = map.len() as u64 + segments.iter().map(|segment| segment.length).sum::<u64>();
+        let sparse = is_sparse.then_some(length);
+        let head = Head { stored, sparse, ..Head::new(EntryType::Regular, path, &source.attributes) };
+        let input = map.chain(source.octets(segments));
+        if stored <= IN_MEMORY_OCTETS_MAX {
+            self.small_file(&head, input, is_unchanged)
+        } else {
+            self.large_file(&head, input, is_unchanged)
+        }
+    }
+
+    fn small_file(
+        &mut self,
+        head: &Head<'_>,
+        mut input: impl Read,
+        is_unchanged: &dyn Fn() -> io::Result<bool>,
+    ) -> io::Result<Attempt> {
+        let mut octets = Vec::new();
+        match input.read_to_end(&mut octets).and_then(|_| is_unchanged()) {
+            Err(error) => return Ok(Attempt::Unreadable(error)),
+            Ok(is_unchanged) if !is_unchanged || octets.len() as u64 != head.stored => return Ok(Attempt::Changed),
+            Ok(_) => {}
+        }
+        self.head(head)?;
+        let content = self.octets(head.stored, &*octets)?;
+        self.took(head.path, head.attributes, content, head.sparse)?;
+        Ok(Attempt::Taken)
+    }
+
+    fn large_file(
+        &mut self,
+        head: &Head<'_>,
+        input: impl Read,
+        is_unchanged: &dyn Fn() -> io::Result<bool>,
+    ) -> io::Result<Attempt> {
+        let start = self.end_frame()?;
+        self.head(head)?;
+        let mut input = Noted::new(input);
+        let written = self.octets(head.stored, &mut input);
+        let attempt = match (input.failure(), written) {
+            (Some(error), _) => Attempt::Unreadable(error),
+            (None, written) => {
+                let content = written?;
+                match is_unchanged() {
+                    Err(error) => Attempt::Unreadable(error),
+                    Ok(true) if content.size == head.stored => {
+                        self.end_frame()?;
+                        self.took(head.path, head.attributes, content, head.sparse)?;
+                        return Ok(Attempt::Taken);
+                    }
+                    Ok(_) => Attempt::Changed,
+                }
+            }
+        };
+        self.cut_off(start)?;
+        Ok(attempt)
+    }
+
+    fn took(
+        &mut self,
+        path: &Path,
+        attributes: &Attributes,
+        mut content: Content,
+        sparse: Option<u64>,
+    ) -> io::Result<()> {
+        let stored = sparse.map(|length| std::mem::replace(&mut content.size, length));
+        self.files += 1;
+        self.bytes = self.bytes.saturating_add(content.size);
+        self.line(&Entry::of_file(path, attributes.mode, content, stored))
+    }
+
+    fn head(&mut self, head: &Head<'_>) -> io::Result<()> {
+        let Attributes { mode, owner, group, modified, extended } = head.attributes;
+        let records = Records {
+            modified: Some(*modified).filter(|modified| modified.seconds < 0 || modified.nanoseconds > 0),
+            extended: extended.clone(),
+            sparse: head.sparse.map(|length| Sparse::new(head.path, length)),
+        };
+        let path: PathBuf = if head.sparse.is_some() { sparse::placeholder(head.path) } else { head.path.to_owned() };
+        let mut header = header(head.kind, head.stored);
+        header.set_mode(*mode);
+        header.set_uid((*owner).into());
+        header.set_gid((*group).into());
+        header.set_mtime(u64::try_from(modified.seconds).unwrap_or_default());
+        let (path, target) = (path.as_os_str().as_bytes(), head.target.as_os_str().as_bytes());
+        if fill(&mut header.as_old_mut().linkname, target) {
+            self.extra(EntryType::GNULongLink, LONG_NAME, &[target, b"\0"].concat())?;
+        }
+        if fill(&mut header.as_old_mut().name, path) {
+            self.extra(EntryType::GNULongName, LONG_NAME, &[path, b"\0"].concat())?;
+        }
+        let records = records.octets();
+        if !records.is_empty() {
+            self.extra(EntryType::XHeader, PAX_NAME, &records)?;
+        }
+        header.set_cksum();
+        self.encoder.write_all(header.as_bytes())
+    }
+
+    /// Adds what is said of the next entry.
+    fn extra(&mut self, kind: EntryType, name: &[u8], octets: &[u8]) -> io::Result<()> {
+        let mut header = header(kind, octets.len() as u64);
+        fill(&mut header.as_old_mut().name, name);
+        header.set_cksum();
+        self.encoder.write_all(header.as_bytes())?;
+        self.octets(octets.len() as u64, octets).map(drop)
+    }
+
+    /// Writes what an entry holds. It is shorter than announced if the input is.
+    fn octets(&mut self, length: u64, input: impl Read) -> io::Result<Content> {
+        let mut hashed = Hashed::new(input);
+        io::copy(&mut hashed, &mut self.encoder)?;
+        pad(length, &mut self.encoder)?;
+        Ok(hashed.content())
+    }
+
+    /// Ends the zstd frame, and returns where the next one begins.
+    fn end_frame(&mut self) -> io::Result<u64> {
+        let next = encoder(BufWriter::new(Arc::clone(&self.file)))?;
+        let ended = std::mem::replace(&mut self.encoder, next);
+        ended.finish()?.flush()?;
+        (&*self.file).stream_position()
+    }
+
+    /// Removes what follows the beginning of a frame.
+    fn cut_off(&mut self, start: u64) -> io::Result<()> {
+        let next = encoder(BufWriter::new(Arc::clone(&self.file)))?;
+        // What the abandoned frame still buffers is written by this, and cut off.
+        drop(std::mem::replace(&mut self.encoder, next));
+        self.file.set_len(start)?;
+        (&*self.file).seek(io::SeekFrom::Start(start))?;
+        Ok(())
+    }
+
+    fn line(&mut self, entry: &Entry) -> io::Result<()> {
+        serde_json::to_writer(&mut self.lines, entry)?;
+        self.lines.write_all(b"\n")
+    }
+
+    /// Writes the manifest and then everything else.
+    pub(super) fn finish(self, manifest: &impl Manifest, output: &mut File) -> io::Result<()> {
+        let mut first_line = serde_json::to_vec(manifest)?;
+        first_line.push(b'\n');
+        let mut lines = rewound(self.lines)?;
+        let length = first_line.len() as u64 + lines.metadata()?.len();
+        if length > MANIFEST_OCTETS_MAX {
+            return Err(io::Error::other("there are more files than an archive can list"));
+        }
+        let mut frame = encoder(output)?;
+        let mut header = header(EntryType::Regular, length);
+        header.set_mode(0o600);
+        header.set_path(MANIFEST)?;
+        header.set_cksum();
+        frame.write_all(header.as_bytes())?;
+        frame.write_all(&first_line)?;
+        io::copy(&mut lines, &mut frame)?;
+        pad(length, &mut frame)?;
+        let output = frame.finish()?;
+        let mut encoder = self.encoder;
+        encoder.write_all(&END)?;
+        encoder.finish()?.flush()?;
+        let mut body = &*self.file;
+        body.rewind()?;
+        io::copy(&mut body, output)?;
+        Ok(())
+    }
+}
+
+fn encoder<W: Write>(output: W) -> io::Result<zstd::Encoder<'static, W>> {
+    let mut encoder = zstd::Encoder::new(output, LEVEL)?;
+    encoder.include_checksum(true)?;
+    Ok(encoder)
+}
+
+fn header(kind: EntryType, size: u64) -> Header {
+    // GNU tar understands the map of a sparse file only in a header of POSIX, and a long name only in one of its own.
+    let is_of_gnu = matches!(kind, EntryType::GNULongName | EntryType::GNULongLink);
+    let mut header = if is_of_gnu { Header::new_gnu() } else { Header::new_ustar() };
+    header.set_entry_type(kind);
+    header.set_size(size);
+    for set in [Header::set_uid, Header::set_gid, Header::set_mtime] {
+        set(&mut header, 0);
+    }
+    header.set_mode(0);
+    header
+}
+
+/// Fills the field of a header, and returns whether it is too small.
+fn fill(field: &mut [u8; 100], octets: &[u8]) -> bool {
+    let length = octets.len().min(field.len());
+    field[..length].copy_from_slice(&octets[..length]);
+    octets.len() > field.len()
+}
+
+/// Fills the last block of what has this length.
+fn pad(length: u64, output: &mut impl Write) -> io::Result<()> {
+    io::copy(&mut io::repeat(0).take(length.next_multiple_of(BLOCK) - length), output).map(drop)
+}

@@ -1,0 +1,210 @@
+//! The files of users on their way out of an archive.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::attributes::{self, Attribute, Attributes, Unset};
+use super::beneath::{Mounts, PRIVATE, make_dir, open_dir};
+use super::transfer::Segment;
+use super::{Ownership, file_error, refused};
+use crate::{Error, ErrorKind, Result};
+
+/// What is restored of a file's mode: nobody gets another's rights by running what came out of an archive.
+const FILE_MODE: u32 = 0o777;
+/// And of a directory's, where these bits only say who gets what is made in it.
+const DIRECTORY_MODE: u32 = 0o3777;
+/// How many attributes that could not be set are named.
+const UNSET_NAMED_MAX: usize = 100;
+
+/// Writes the files of an archive below a directory where nobody else writes.
+///
+/// No name is looked up through a symbolic link, also not through one that came out of the archive. A directory gets its
+/// attributes when all that is in it has been written, so before [`Self::finish`] they are for their owner alone.
+pub(crate) struct Unpacking {
+    top: OwnedFd,
+    point: &'static str,
+    /// The directory that was written to last, by its path: the next file is likely in it, too.
+    last: Option<(PathBuf, OwnedFd)>,
+    owner: Ownership,
+    /// Whose everything is.
+    ids: (u32, u32),
+    /// Who owned the store when it was archived, if owners are restored: what was theirs is the new owner's.
+    former: Option<(u32, u32)>,
+    /// The directories of one user, whose attributes are still to be set: each before those in it.
+    directories: Vec<(PathBuf, Attributes)>,
+    /// What attributes could not be set, the first of it.
+    pub(crate) unset: Vec<(PathBuf, String)>,
+    /// Of these, named or not.
+    pub(crate) unset_count: u64,
+}
+
+impl Unpacking {
+    pub(super) fn new(top: OwnedFd, owner: Ownership, former: Option<(u32, u32)>, point: &'static str) -> Result<Self> {
+        let stat = fs::fstat(&top).map_err(|error| refused(error.into()))?;
+        let ids = owner.ids().unwrap_or((stat.st_uid, stat.st_gid));
+        let (directories, unset) = (Vec::new(), Vec::new());
+        Ok(Self { top, point, last: None, owner, ids, former, directories, unset, unset_count: 0 })
+    }
+
+    /// Makes a directory, with those above it.
+    pub(crate) fn directory(&mut self, path: &Path, attributes: &Attributes) -> Result<()> {
+        let mut attributes = attributes.clone();
+        attributes.mode &= DIRECTORY_MODE;
+        if !self.directories.first().is_some_and(|(top, _)| path.starts_with(top)) {
+            self.finish()?;
+            // A user's directory itself is moved, which takes the right to write it.
+            attributes.mode |= PRIVATE.bits();
+        }
+        self.open(path)?;
+        self.directories.push((path.to_owned(), attributes));
+        Ok(())
+    }
+
+    /// Gives the directories of the user who was written last their attributes.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        // None is entered any more after it: its mode may forbid that.
+        self.last = None;
+        for (path, attributes) in std::mem::take(&mut self.directories).into_iter().rev() {
+            let name = if path.as_os_str().is_empty() { Path::new(".") } else { &*path };
+            let dir = open_dir(&self.top, name, Mounts::Enter).map_err(refused)?;
+            let unset = attributes::apply(&dir, &self.adjusted(&attributes), self.point).map_err(unwritable)?;
+            self.note(&path, unset);
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, path: &Path) -> Result<&OwnedFd> {
+        let dir = match self.last.take() {
+            Some((last, dir)) if last == path => dir,
+            _ => {
+                let mut here = open_dir(&self.top, ".", Mounts::Enter).map_err(refused)?;
+                for name in path {
+                    here = make_dir(&here, name, self.owner, self.point).map_err(refused)?;
+                }
+                here
+            }
+        };
+        Ok(&self.last.insert((path.to_owned(), dir)).1)
+    }
+
+    /// Writes a file that isn't there yet, into a directory that is made if need be. Of a sparse file, the octets are those of its
+    /// segments.
+    pub(crate) fn file(
+        &mut self,
+        path: &Path,
+        attributes: &Attributes,
+        sparse: Option<(&[Segment], u64)>,
+        octets: &mut dyn Read,
+    ) -> Result<()> {
+        let (above, name) = split(path)?;
+        let mut attributes = self.adjusted(attributes);
+        attributes.mode &= FILE_MODE;
+        let (point, dir) = (self.point, self.open(above)?);
+        crate::point::reach(point);
+        let mut write = || -> io::Result<Vec<Unset>> {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mut file = File::from(fs::openat(dir, &*name, flags, Mode::RUSR | Mode::WUSR)?);
+            match sparse {
+                None => drop(io::copy(octets, &mut file)?),
+                Some((segments, length)) => write_segments(segments, length, octets, &mut file)?,
+            }
+            attributes::apply(&file, &attributes, point)
+        };
+        let unset = write().map_err(unwritable)?;
+        self.note(path, unset);
+        Ok(())
+    }
+
+    /// Gives a file that was written another name.
+    pub(crate) fn hard_link(&mut self, path: &Path, target: &Path) -> Result<()> {
+        let ((above, name), (target_above, target_name)) = (split(path)?, split(target)?);
+        let target_above = if target_above.as_os_str().is_empty() { Path::new(".") } else { target_above };
+        let target_dir = open_dir(&self.top, target_above, Mounts::Enter).map_err(refused)?;
+        let (point, dir) = (self.point, self.open(above)?);
+        crate::point::reach(point);
+        match fs::linkat(&target_dir, &*target_name, dir, &*name, AtFlags::empty()) {
+            // There are file systems that can't, and limits of how many names a file may have.
+            Err(Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            linked => return linked.map_err(|error| unwritable(error.into())),
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let read = fs::openat(&target_dir, &*target_name, flags, Mode::empty()).map_err(io::Error::from);
+        let read = read.and_then(|file| Ok((attributes::of(&file)?, File::from(file))));
+        let (attributes, mut file) = read.map_err(unwritable)?;
+        self.file(path, &attributes, None, &mut file)
+    }
+
+    /// Makes a symbolic link, wherever it leads.
+    pub(crate) fn link(&mut self, path: &Path, target: &Path, attributes: &Attributes) -> Result<()> {
+        let (above, name) = split(path)?;
+        let attributes = self.adjusted(attributes);
+        let (point, dir) = (self.point, self.open(above)?);
+        crate::point::reach(point);
+        let made = fs::symlinkat(target, dir, &*name).map_err(io::Error::from);
+        let unset = made.and_then(|()| attributes::apply_at(dir, &*name, &attributes, point)).map_err(unwritable)?;
+        self.note(path, unset);
+        Ok(())
+    }
+
+    /// Makes a pipe.
+    pub(crate) fn pipe(&mut self, path: &Path, attributes: &Attributes) -> Result<()> {
+        let (above, name) = split(path)?;
+        let mut attributes = self.adjusted(attributes);
+        attributes.mode &= FILE_MODE;
+        let (point, dir) = (self.point, self.open(above)?);
+        crate::point::reach(point);
+        let made = fs::mknodat(dir, &*name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).map_err(io::Error::from);
+        let unset = made.and_then(|()| attributes::apply_at(dir, &*name, &attributes, point)).map_err(unwritable)?;
+        self.note(path, unset);
+        Ok(())
+    }
+
+    /// With the owner whom it is to have here.
+    fn adjusted(&self, attributes: &Attributes) -> Attributes {
+        let of = |former: u32, archived: u32, now: u32| if archived == former { now } else { archived };
+        let (owner, group) = match self.former {
+            None => self.ids,
+            Some(former) => (of(former.0, attributes.owner, self.ids.0), of(former.1, attributes.group, self.ids.1)),
+        };
+        Attributes { owner, group, ..attributes.clone() }
+    }
+
+    fn note(&mut self, path: &Path, unset: Vec<Unset>) {
+        // Owners come back where the process may set them, which isn't expected elsewhere.
+        for unset in unset.into_iter().filter(|unset| !matches!(unset.attribute, Attribute::Owner | Attribute::Group)) {
+            self.unset_count += 1;
+            if self.unset.len() < UNSET_NAMED_MAX {
+                self.unset.push((path.to_owned(), unset.to_string()));
+            }
+        }
+    }
+}
+
+fn write_segments(segments: &[Segment], length: u64, octets: &mut dyn Read, file: &mut File) -> io::Result<()> {
+    for segment in segments {
+        file.seek(SeekFrom::Start(segment.offset))?;
+        let count = io::copy(&mut Read::take(&mut *octets, segment.length), file)?;
+        if count != segment.length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    file.set_len(length)
+}
+
+fn split(path: &Path) -> Result<(&Path, CString)> {
+    let name = path.file_name().and_then(|name| CString::new(std::os::unix::ffi::OsStrExt::as_bytes(name)).ok());
+    let (Some(above), Some(name)) = (path.parent(), name) else {
+        return Err(Error::new(ErrorKind::Corrupt, "a file in the archive has no name"));
+    };
+    Ok((above, name))
+}
+
+fn unwritable(error: io::Error) -> Error {
+    file_error(error, "the files of the archive can't be written")
+}
