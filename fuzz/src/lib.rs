@@ -1,5 +1,6 @@
 //! What the fuzz targets run. `cargo test` runs the same over the committed corpus and mutations of it:
 //! `crates/tenantry/tests/reliability/malformed.rs` and `crates/tenantry-exchange/tests/malformed.rs`.
+#![allow(clippy::disallowed_macros, reason = "a harness prints its figures")]
 
 pub mod properties;
 pub mod row_properties;

@@ -10,6 +10,7 @@ use crate::backup::{Progress, explain, name_left_out};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, counted};
 use crate::place::Place;
+use crate::stdio::tell;
 use crate::user::{Who, did, finish};
 
 pub(crate) async fn export(place: &Place, format: Format<'_>, who: &Who, file: &Path) -> Result<(), Failure> {
@@ -61,11 +62,7 @@ pub(crate) async fn import(place: &Place, format: Format<'_>, file: &Path) -> Re
     let manifest = finish(&store, imported.map_err(|error| explain(error, Some(who)))).await?;
     did("user import-archive", manifest.user.id);
     show(format, file, &manifest, &[])?;
-    anstream::eprintln!(
-        "imported {} with {}",
-        printable(manifest.user.email.as_str()),
-        counted(manifest.files, "file")
-    );
+    tell!("imported {} with {}", printable(manifest.user.email.as_str()), counted(manifest.files, "file"));
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use tenantry_exchange::printable;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, counted};
 use crate::place::Place;
+use crate::stdio::tell;
 use crate::user::finish;
 
 /// What the name of a backup begins and ends with, around the time.
@@ -57,7 +58,7 @@ pub(crate) async fn create(
 /// Says what is not in an archive, and why.
 pub(crate) fn name_left_out(left_out: &[(PathBuf, String)]) {
     for (path, why) in left_out {
-        anstream::eprintln!("left out: {}: {why}", printable(&path.to_string_lossy()));
+        tell!("left out: {}: {why}", printable(&path.to_string_lossy()));
     }
 }
 
@@ -68,7 +69,7 @@ pub(crate) async fn verify(format: Format<'_>, file: &Path) -> Result<(), Failur
     let verified = verified.map_err(|error| explain(error, file, "use another backup"))?;
     show(format, file, &verified.manifest, &[])?;
     for finding in &verified.findings {
-        anstream::eprintln!("{}: {}", finding.kind, printable(&finding.detail));
+        tell!("{}: {}", finding.kind, printable(&finding.detail));
     }
     if !verified.findings.is_empty() {
         let findings = counted(verified.findings.len() as u64, "finding");
@@ -84,7 +85,7 @@ pub(crate) async fn verify(format: Format<'_>, file: &Path) -> Result<(), Failur
             format!("the archive is whole, but lacks the directories of {missing}"),
         ));
     }
-    anstream::eprintln!("all is well: {}", counted(verified.manifest.files, "file"));
+    tell!("all is well: {}", counted(verified.manifest.files, "file"));
     Ok(())
 }
 
@@ -95,7 +96,7 @@ pub(crate) async fn restore(format: Format<'_>, file: &Path, into: &Path) -> Res
     let restored = restored.map_err(|error| explain(error, file, "nothing was restored"))?;
     show(format, file, &restored.manifest, &[])?;
     if restored.report.findings.is_empty() {
-        anstream::eprintln!("restored into {}", into.display());
+        tell!("restored into {}", into.display());
         return Ok(());
     }
     let findings = counted(restored.report.findings.len() as u64, "finding");
@@ -193,7 +194,7 @@ fn rotate(dir: &Path, keep: u32, made: &str) -> Result<(), Failure> {
     }
     if later > 0 {
         let later = counted(later as u64, "backup");
-        anstream::eprintln!("not removed, since named later than the one just made: {later}; is the clock right?");
+        tell!("not removed, since named later than the one just made: {later}; is the clock right?");
     }
     Ok(())
 }

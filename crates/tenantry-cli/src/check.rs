@@ -11,6 +11,7 @@ use crate::args::Check;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
+use crate::stdio::tell;
 
 /// How often the progress is drawn, whether or not there is any.
 const TICK: Duration = Duration::from_millis(100);
@@ -63,10 +64,10 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, args: Check) -> Resul
     for (finding, error) in &failures {
         let user = finding.user.map(|user| format!(" of {user}")).unwrap_or_default();
         let path = finding.path.as_deref().map(|path| format!(" at {}", printable(&path.to_string_lossy())));
-        anstream::eprintln!("not repaired: {}{user}{}: {error}", finding.kind, path.unwrap_or_default());
+        tell!("not repaired: {}{user}{}: {error}", finding.kind, path.unwrap_or_default());
     }
     let gone = before.findings.iter().filter(|finding| !after.findings.contains(finding)).count();
-    anstream::eprintln!("repaired {}", counted(gone as u64, "finding"));
+    tell!("repaired {}", counted(gone as u64, "finding"));
     conclude(&after, "what is left takes a person")
 }
 
@@ -99,7 +100,7 @@ impl Progress {
 fn print(format: Format<'_>, report: &Report) -> Result<(), Failure> {
     let rows: Vec<_> =
         report.findings.iter().map(|finding| FindingRow { finding, repair: finding.kind.repair() }).collect();
-    let mut list = RecordList::new(format, &FINDINGS);
+    let mut list = RecordList::new(format, &FINDINGS)?;
     list.add(&rows)?;
     list.finish(&[
         ("users", report.users.into()),
@@ -118,7 +119,7 @@ fn conclude(report: &Report, advice: &str) -> Result<(), Failure> {
         if report.directories == 1 { "1 directory".to_owned() } else { format!("{} directories", report.directories) }
     );
     if report.findings.is_empty() {
-        anstream::eprintln!("all is well: {looked_at}");
+        tell!("all is well: {looked_at}");
         return Ok(());
     }
     let found = counted(report.findings.len() as u64, "finding");

@@ -1,6 +1,6 @@
 //! `tenantry completions`.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use clap::{CommandFactory, ValueEnum};
 use clap_complete::{Generator, Shell as Known, generate};
@@ -8,6 +8,7 @@ use clap_complete_nushell::Nushell;
 
 use crate::args::Cli;
 use crate::failure::Failure;
+use crate::stdio::{self, tell};
 
 /// Where a person's completions are.
 pub(crate) const PLACES: &str = "\
@@ -39,9 +40,9 @@ pub(crate) fn print(shell: Shell) -> Result<(), Failure> {
         Shell::Powershell => script(Known::PowerShell),
         Shell::Zsh => script(Known::Zsh),
     };
-    io::stdout().write_all(&script).map_err(|error| Failure::io("standard output", &error))?;
+    stdio::print(script)?;
     if io::stderr().is_terminal() {
-        anstream::eprintln!("where this goes: {}", place(shell));
+        tell!("where this goes: {}", place(shell));
     }
     Ok(())
 }

@@ -11,20 +11,17 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::{self, counted};
 use crate::place::Place;
+use crate::stdio::tell;
 use crate::target::Target;
 
 pub(crate) async fn run(place: &Place, store: &Store, args: Export) -> Result<(), Failure> {
     let interrupt = Interrupt::listen()?;
     let format = args.to.map_or_else(|| Format::of(&args.file), Format::from);
-    if args.file == Path::new("-") {
-        let count = write_users(store, format, io::stdout().lock(), &interrupt).await?;
-        anstream::eprintln!("exported {}", counted(count, "user"));
-        return Ok(());
-    }
     let mut target = Target::create(&args.file, place, None)?;
     let count = write_users(store, format, &mut target, &interrupt).await?;
     target.finish()?;
-    anstream::eprintln!("exported {} to {}", counted(count, "user"), args.file.display());
+    let to = if args.file == Path::new("-") { String::new() } else { format!(" to {}", args.file.display()) };
+    tell!("exported {}{to}", counted(count, "user"));
     Ok(())
 }
 
@@ -50,13 +47,17 @@ async fn write_users(store: &Store, format: Format, output: impl Write, interrup
             progress.finish_and_clear();
             Ok(count)
         }
-        Err(Ended::Interrupted(count)) => Err(Failure::new(
-            Exit::Interrupted,
-            format!("interrupted after {}: the export is incomplete", counted(count, "user")),
-        )),
+        Err(Ended::Interrupted(count)) => Err(interrupted(count)),
+        // It may have been waiting for a reader.
+        Err(_) if interrupt.is_requested() => Err(interrupted(progress.position())),
         Err(Ended::Failed(Error::Io(error))) => Err(failure(&error)),
         Err(Ended::Failed(error)) => Err(error.into()),
     }
+}
+
+fn interrupted(count: u64) -> Failure {
+    let message = format!("interrupted after {}: the export is incomplete", counted(count, "user"));
+    Failure::new(Exit::Interrupted, message)
 }
 
 /// Why an export didn't come to its end.

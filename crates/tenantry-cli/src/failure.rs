@@ -15,7 +15,7 @@ pub(crate) enum Exit {
     Invalid = 5,
     Busy = 6,
     Unusable = 7,
-    /// As shells have it: 128 and the number of the signal.
+    /// By a signal. The process ends with 128 and its number.
     Interrupted = 130,
 }
 
@@ -39,6 +39,8 @@ impl Exit {
 pub(crate) enum Failure {
     /// Says what happened and what to do.
     Told { exit: Exit, message: String },
+    /// Was said already.
+    Shown(Exit),
     /// Whoever read the output has gone; there is nobody to tell and nothing wrong.
     BrokenPipe,
 }
@@ -52,7 +54,7 @@ impl Failure {
     pub(crate) fn saying(self, what: &str) -> Self {
         match self {
             Self::Told { exit, message } => Self::Told { exit, message: format!("{message}; {what}") },
-            Self::BrokenPipe => Self::BrokenPipe,
+            Self::Shown(_) | Self::BrokenPipe => self,
         }
     }
 
@@ -60,7 +62,7 @@ impl Failure {
     pub(crate) fn of(self, which: &str) -> Self {
         match self {
             Self::Told { exit, message } => Self::Told { exit, message: format!("{which}: {message}") },
-            Self::BrokenPipe => Self::BrokenPipe,
+            Self::Shown(_) | Self::BrokenPipe => self,
         }
     }
 

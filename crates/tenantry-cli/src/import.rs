@@ -21,9 +21,10 @@ use tenantry_exchange::{Chunk, Format, Importer, Rejection, RejectsWriter, RowRe
 
 use crate::args::{Import, OnConflict};
 use crate::failure::{Exit, Failure};
-use crate::interrupt::Interrupt;
+use crate::interrupt::{self, Interrupt};
 use crate::output::{self, counted};
 use crate::place::Place;
+use crate::stdio::tell;
 use crate::target::Target;
 
 /// How many chunks may wait for the writer.
@@ -68,7 +69,7 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
     };
     store.close().await?;
     let tally = result?;
-    anstream::eprintln!("{}", summary(&tally, if args.dry_run { "would import" } else { "imported" }));
+    tell!("{}", summary(&tally, if args.dry_run { "would import" } else { "imported" }));
     if tally.rejected > 0 {
         let rejected = counted(tally.rejected, "rejected row");
         return Err(Failure::new(
@@ -189,7 +190,7 @@ impl Running {
                 Some(rejects) => rejects.add(&rejection)?,
                 None if self.shown < REJECTED_SHOWN_MAX => {
                     self.shown += 1;
-                    self.progress.suspend(|| anstream::eprintln!("{rejection}"));
+                    self.progress.suspend(|| tell!("{rejection}"));
                 }
                 None => {}
             }
@@ -238,7 +239,10 @@ fn read_in_background(
     let (input, length): (Box<dyn Read + Send>, _) = if args.file == Path::new("-") {
         (Box::new(io::stdin()), None)
     } else {
-        let file = File::open(&args.file).map_err(|error| Failure::io(&name, &error))?;
+        let path = args.file.clone();
+        // A named pipe may take its time to be opened.
+        let opened = interrupt::unless_stopped(move || File::open(path)).and_then(|opened| opened);
+        let file = opened.map_err(|error| Failure::io(&name, &error))?;
         let metadata = file.metadata().map_err(|error| Failure::io(&name, &error))?;
         (Box::new(file), metadata.is_file().then_some(metadata.len()))
     };

@@ -5,6 +5,7 @@ mod args;
 mod backup;
 mod check;
 mod completions;
+mod descriptor;
 mod export;
 mod failure;
 mod human;
@@ -13,6 +14,7 @@ mod interrupt;
 mod man;
 mod output;
 mod place;
+mod stdio;
 mod storage;
 mod table;
 mod target;
@@ -23,6 +25,7 @@ mod user;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
+use anstream::ColorChoice;
 use anstyle::{AnsiColor, Style};
 use clap::{CommandFactory, FromArgMatches};
 use serde_json::json;
@@ -32,30 +35,51 @@ use args::{BackupCommand, Cli, Color, Command, FormatName, StorageCommand, UserC
 use failure::{Exit, Failure};
 use output::{Columns, Format};
 use place::Place;
+use stdio::tell;
 
 fn main() -> ExitCode {
-    let matches = Cli::command().color(color_of_help(std::env::args_os())).try_get_matches();
-    let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches));
-    let cli = cli.unwrap_or_else(|error| tips::without_unsafe(error).exit());
-    match cli.global.color {
-        // Standard output and standard error are looked at one by one, and NO_COLOR is heeded.
-        Color::Auto => {}
-        Color::Always => anstream::ColorChoice::Always.write_global(),
-        Color::Never => anstream::ColorChoice::Never.write_global(),
-    }
-    log(cli.global.verbose);
-    match pollster::block_on(run(cli)) {
-        Ok(()) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
-        Err(Failure::Told { exit, message }) => {
+    let ended = understood().map_or_else(|ended| ended, |cli| pollster::block_on(run(cli)));
+    let Err(failure) = ended else { return ExitCode::SUCCESS };
+    let code = match failure {
+        Failure::BrokenPipe => 0,
+        Failure::Shown(exit) => exit as u8,
+        Failure::Told { exit, message } => {
             let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
-            anstream::eprintln!("{red}error:{red:#} {message}");
-            ExitCode::from(exit as u8)
+            tell!("{red}error:{red:#} {message}");
+            exit as u8
         }
-    }
+    };
+    // Whatever failed after the signal failed because of it.
+    ExitCode::from(interrupt::code().unwrap_or(code))
 }
 
-/// What `--color` says, for what is printed before the arguments are understood: help, and that they can't be.
-fn color_of_help(arguments: std::env::ArgsOs) -> clap::ColorChoice {
+/// Understands the arguments. Fails with what the process ends with if they are a question or can't be understood.
+fn understood() -> Result<Cli, Result<(), Failure>> {
+    interrupt::install().map_err(Err)?;
+    color_of(std::env::args_os()).write_global();
+    let cli = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = cli.map_err(|error| {
+        let error = tips::without_unsafe(error);
+        let text = error.render().ansi().to_string();
+        if error.use_stderr() {
+            tell!("{}", text.trim_end());
+            return Err(Failure::Shown(Exit::Usage));
+        }
+        stdio::print(text)
+    })?;
+    match cli.global.color {
+        // Standard output and standard error are inspected one by one, and NO_COLOR is heeded.
+        Color::Auto => ColorChoice::Auto,
+        Color::Always => ColorChoice::Always,
+        Color::Never => ColorChoice::Never,
+    }
+    .write_global();
+    log(cli.global.verbose);
+    Ok(cli)
+}
+
+/// Returns what `--color` says, before the arguments are understood: help, and that they can't be, have colours too.
+fn color_of(arguments: std::env::ArgsOs) -> ColorChoice {
     let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
     let next = arguments.iter().skip(1).map(String::as_str).chain([""]);
     let said = arguments.iter().zip(next).find_map(|(argument, next)| match argument.strip_prefix("--color") {
@@ -64,9 +88,9 @@ fn color_of_help(arguments: std::env::ArgsOs) -> clap::ColorChoice {
         None => None,
     });
     match said {
-        Some("always") => clap::ColorChoice::Always,
-        Some("never") => clap::ColorChoice::Never,
-        _ => clap::ColorChoice::Auto,
+        Some("always") => ColorChoice::Always,
+        Some("never") => ColorChoice::Never,
+        _ => ColorChoice::Auto,
     }
 }
 
@@ -158,7 +182,7 @@ fn log(verbose: u8) {
         .with_max_level(level)
         // The store's operations are spans: one line for each, with how long it took.
         .with_span_events(FmtSpan::CLOSE)
-        .with_writer(io::stderr)
+        .with_writer(|| stdio::Log)
         .with_ansi(false)
         .init();
 }

@@ -1,7 +1,9 @@
 //! Users and other records on standard output, in the format that was asked for.
 
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 
+use anstream::AutoStream;
 use anstyle::Style;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -13,6 +15,7 @@ use terminal_size::{Width, terminal_size_of};
 use crate::args::FormatName;
 use crate::failure::{Exit, Failure};
 use crate::human::{self, Put};
+use crate::stdio::{self, tell};
 use crate::table::{Kind, Table};
 
 /// How data is printed.
@@ -72,12 +75,12 @@ pub(crate) fn user(format: Format<'_>, user: &User) -> Result<(), Failure> {
     let fields = format.fields(USERS.fields);
     match format.name {
         FormatName::Csv => {
-            let mut list = RecordList::new(format, &USERS);
+            let mut list = RecordList::new(format, &USERS)?;
             list.add(std::slice::from_ref(user))?;
             list.finish(&[])
         }
         FormatName::Json | FormatName::Jsonl if format.columns.is_none() => {
-            let mut out = Output::stdout();
+            let mut out = Output::stdout()?;
             out.json_line(user)?;
             out.finish()
         }
@@ -124,7 +127,7 @@ pub(crate) struct RecordList<'c> {
 }
 
 impl<'c> RecordList<'c> {
-    pub(crate) fn new(format: Format<'c>, columns: &'static Columns) -> Self {
+    pub(crate) fn new(format: Format<'c>, columns: &'static Columns) -> Result<Self, Failure> {
         let fields = match format.name {
             FormatName::Table => {
                 format.fields(if format.columns.is_some() { columns.fields } else { columns.in_table })
@@ -135,16 +138,16 @@ impl<'c> RecordList<'c> {
         for field in &fields {
             table.add_column(field, kind(field), format.put() == Put::Briefly && OPTIONAL.contains(field));
         }
-        Self {
+        Ok(Self {
             format,
             columns,
             fields,
-            out: Output::stdout(),
+            out: Output::stdout()?,
             is_first_page: true,
             table,
             has_sentences: columns.fields.contains(&"detail"),
             now: human::now(),
-        }
+        })
     }
 
     pub(crate) fn add<T: Serialize>(&mut self, records: &[T]) -> Result<(), Failure> {
@@ -219,7 +222,7 @@ impl<'c> RecordList<'c> {
         self.out.finish()?;
         let is_table = matches!(self.format.name, FormatName::Table | FormatName::Wide);
         if is_table && self.table.is_empty() && !self.has_sentences {
-            anstream::eprintln!("no {}", self.columns.name);
+            tell!("no {}", self.columns.name);
         }
         Ok(())
     }
@@ -259,7 +262,7 @@ impl<'c> RecordList<'c> {
         let is_json = self.format.name == FormatName::Json;
         self.finish(&[("next_cursor", next.map(|cursor| cursor.to_string()).into())])?;
         if let Some(cursor) = next.filter(|_| !is_json) {
-            anstream::eprintln!("more users follow: repeat with --cursor {cursor}, or use --all");
+            tell!("more users follow: repeat with --cursor {cursor}, or use --all");
         }
         Ok(())
     }
@@ -292,7 +295,7 @@ fn json_object(members: impl Iterator<Item = (&'static str, Value)>) -> String {
 
 /// Prints one record, whose JSON is given.
 pub(crate) fn record(format: Format<'_>, fields: &[(&'static str, Value)]) -> Result<(), Failure> {
-    let mut out = Output::stdout();
+    let mut out = Output::stdout()?;
     match format.name {
         FormatName::Table | FormatName::Wide => {
             let put = if format.name == FormatName::Wide { Put::Exactly } else { Put::Fully };
@@ -319,12 +322,12 @@ pub(crate) fn record(format: Format<'_>, fields: &[(&'static str, Value)]) -> Re
 }
 
 struct Output {
-    writer: BufWriter<anstream::AutoStream<io::Stdout>>,
+    writer: BufWriter<AutoStream<File>>,
 }
 
 impl Output {
-    fn stdout() -> Self {
-        Self { writer: BufWriter::new(anstream::stdout()) }
+    fn stdout() -> Result<Self, Failure> {
+        Ok(Self { writer: BufWriter::new(stdio::stdout()?) })
     }
 
     fn text(&mut self, text: &str) -> Result<(), Failure> {
@@ -367,7 +370,7 @@ pub(crate) fn counted(count: u64, thing: &str) -> String {
 }
 
 fn failure(error: io::Error) -> Failure {
-    Failure::io("standard output", &error)
+    stdio::failure(&error)
 }
 
 fn csv_failure(error: csv::Error) -> Failure {

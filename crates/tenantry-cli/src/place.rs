@@ -1,12 +1,18 @@
 //! Where the store is, and opening it.
 
 use std::env;
-use std::fs;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use tenantry::{ErrorKind, Store};
 
 use crate::failure::{Exit, Failure};
+use crate::stdio::tell;
+use crate::target::directory_of;
+
+/// The directories of a store, in which nothing is written but by the store.
+const OWN_DIRECTORIES: [&str; 3] = ["storage", "trash", "quarantine"];
 
 /// The data directory that the command works on.
 pub(crate) struct Place {
@@ -52,13 +58,35 @@ impl Place {
         within.strip_suffix('/').unwrap_or(within)
     }
 
-    /// Whether a path is that of one of the store's own files.
-    pub(crate) fn is_of_store(&self, path: &Path) -> bool {
-        let is_in_data_dir = match (path.parent().map(fs::canonicalize), fs::canonicalize(&self.data_dir)) {
-            (Some(Ok(dir)), Ok(data_dir)) => dir == data_dir,
-            _ => false,
+    /// Returns whether a file is one of the store's own, or lies in one of its directories, whatever it is called: by
+    /// where it is, and by what it is if it is there.
+    pub(crate) fn is_of_store(&self, path: Option<&Path>, metadata: Option<&Metadata>) -> bool {
+        let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+        let is_same = |metadata: &Metadata, other: &Path| {
+            fs::metadata(other).is_ok_and(|other| identity(&other) == identity(metadata))
         };
-        is_in_data_dir && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("tenantry."))
+        let own_files = fs::read_dir(&self.data_dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut own_files = own_files.filter(|path| is_own_name(path));
+        if metadata.is_some_and(|metadata| own_files.any(|own| is_same(metadata, &own))) {
+            return true;
+        }
+        let marker = self.data_dir.join("storage/.tenantry-store");
+        if metadata.is_some_and(|metadata| is_same(metadata, &marker)) {
+            return true;
+        }
+        // Step by step up from where it is, so that neither a mount nor a file system that ignores case hides it.
+        let Some(path) = path else { return false };
+        let Ok(dir) = fs::canonicalize(directory_of(path)) else { return false };
+        let full = path.file_name().map_or_else(|| dir.clone(), |name| dir.join(name));
+        let mut below = full.as_path();
+        dir.ancestors().any(|above| {
+            let is_data_dir = fs::metadata(above).is_ok_and(|metadata| is_same(&metadata, &self.data_dir));
+            let is_own = is_data_dir && is_own_name(below);
+            below = above;
+            let is_own_dir = OWN_DIRECTORIES.iter().map(|name| self.data_dir.join(name));
+            is_own
+                || fs::metadata(above).is_ok_and(|metadata| is_own_dir.into_iter().any(|own| is_same(&metadata, &own)))
+        })
     }
 
     /// Opens the store that is there.
@@ -80,21 +108,17 @@ impl Place {
         let store = opening.open().await.map_err(|error| self.explain(error))?;
         let dir = self.data_dir.display();
         if store.was_created() {
-            anstream::eprintln!("created a new store in {dir}");
+            tell!("created a new store in {dir}");
         }
         if let Some(upgrade) = store.upgrade() {
             let snapshot = match &upgrade.snapshot {
                 Some(snapshot) => format!("the database as it was before is {}", snapshot.display()),
                 None => "no snapshot was taken".to_owned(),
             };
-            anstream::eprintln!(
-                "upgraded the store in {dir} from schema {} to {}; {snapshot}",
-                upgrade.from,
-                upgrade.to
-            );
+            tell!("upgraded the store in {dir} from schema {} to {}; {snapshot}", upgrade.from, upgrade.to);
         }
         if store.is_read_only() {
-            anstream::eprintln!("the file system is read-only: {dir} is opened for reading only");
+            tell!("the file system is read-only: {dir} is opened for reading only");
         }
         Ok(store)
     }
@@ -113,4 +137,10 @@ impl Place {
         let Failure::Told { exit, message } = error.into() else { return Failure::BrokenPipe };
         Failure::Told { exit, message: format!("{dir}: {message}") }
     }
+}
+
+/// Returns whether something in the data directory is the store's by its name.
+fn is_own_name(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    name.starts_with("tenantry.") || name.starts_with(".tenantry-") || OWN_DIRECTORIES.contains(&name.as_str())
 }

@@ -1,6 +1,5 @@
 //! `tenantry storage …`.
 
-use std::io::Write;
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -11,6 +10,7 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
+use crate::stdio::{self, tell};
 use crate::user::{Who, changed, finish};
 
 pub(crate) const USAGES: Columns = Columns {
@@ -56,7 +56,7 @@ pub(crate) async fn run(
             let path = finish(&store, path).await?;
             let mut line = path.into_os_string().into_encoded_bytes();
             line.push(b'\n');
-            std::io::stdout().write_all(&line).map_err(|error| Failure::io("standard output", &error))
+            stdio::print(line)
         }
         StorageCommand::Usage { user, top, stored } => {
             let who = user.map(|user| Who::parse(&user)).transpose()?;
@@ -101,7 +101,7 @@ async fn usage_of(store: &Store, format: Format<'_>, who: &Who, stored: bool) ->
         progress.finish_and_clear();
         measured?
     };
-    let mut list = RecordList::new(format, &USAGES);
+    let mut list = RecordList::new(format, &USAGES)?;
     list.add(&[UsageRow::new(&user, usage)])?;
     list.finish(&[])
 }
@@ -114,7 +114,7 @@ async fn usage_of_all(store: &Store, format: Format<'_>, top: u32, stored: bool)
         .into_iter()
         .map(|(user, usage)| UsageRow::new(&user, usage))
         .collect();
-    let mut list = RecordList::new(format, &USAGES);
+    let mut list = RecordList::new(format, &USAGES)?;
     list.add(&rows)?;
     list.finish(&[])?;
     if failed == 0 {
@@ -140,7 +140,7 @@ async fn measure_all(store: &Store) -> Result<u64, Failure> {
             Err(error) if error.kind() == ErrorKind::StorageUnavailable => return Err(error.into()),
             Err(error) => {
                 failed += 1;
-                progress.suspend(|| anstream::eprintln!("{id}: {error}"));
+                progress.suspend(|| tell!("{id}: {error}"));
             }
         }
         progress.inc(1);

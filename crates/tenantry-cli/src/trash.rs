@@ -8,6 +8,7 @@ use crate::failure::{Exit, Failure};
 use crate::human;
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
+use crate::stdio::tell;
 use crate::user::{ago, confirm, did, finish};
 
 pub(crate) const TRASHED: Columns = Columns {
@@ -35,7 +36,7 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, command: TrashCommand
 
 /// Lists the users who were deleted before this moment, or all.
 async fn list(store: &Store, format: Format<'_>, deleted_before: Option<Timestamp>) -> Result<(), Failure> {
-    let mut list = RecordList::new(format, &TRASHED);
+    let mut list = RecordList::new(format, &TRASHED)?;
     store.read(|tx| each_page(tx, deleted_before, |users| list.add(users))).await?;
     list.finish(&[])
 }
@@ -103,7 +104,7 @@ async fn purge_one(store: &Store, format: Format<'_>, args: &Purge, id: UserId) 
     let Some(trashed) = trashed else {
         // What an earlier purge could not finish may just have been finished by opening the store.
         if was_purged {
-            anstream::eprintln!("the user was purged already");
+            tell!("the user was purged already");
             return Ok(());
         }
         let message = match store.get(id).await? {
@@ -113,7 +114,7 @@ async fn purge_one(store: &Store, format: Format<'_>, args: &Purge, id: UserId) 
         return Err(Failure::new(Exit::NotFound, message));
     };
     if args.dry_run {
-        let mut list = RecordList::new(format, &TRASHED);
+        let mut list = RecordList::new(format, &TRASHED)?;
         list.add(&[trashed])?;
         return list.finish(&[]);
     }
@@ -134,7 +135,7 @@ async fn purge_older(store: &Store, format: Format<'_>, args: &Purge, moment: Ti
     };
     store.read(|tx| each_page(tx, Some(moment), noting)).await?;
     if whom.is_empty() && !args.yes {
-        anstream::eprintln!("no user was deleted so long ago: there is nothing to purge");
+        tell!("no user was deleted so long ago: there is nothing to purge");
         return Ok(());
     }
     let users = counted(whom.len() as u64, "user");
@@ -150,10 +151,10 @@ async fn destroy(store: &Store, whom: tenantry::Purge, before: &[UserId]) -> Res
     progress.finish_and_clear();
     log(store, before).await?;
     let purged = purged?;
-    anstream::eprintln!("purged {} and {}", counted(purged.users, "user"), counted(purged.files, "file"));
+    tell!("purged {} and {}", counted(purged.users, "user"), counted(purged.files, "file"));
     for left in &purged.left {
         let path = printable(&left.path.to_string_lossy());
-        anstream::eprintln!("could not remove \"{path}\" of {}: {}", left.user, left.error);
+        tell!("could not remove \"{path}\" of {}: {}", left.user, left.error);
     }
     if let Some(error) = purged.not_erased {
         return Err(error.into());

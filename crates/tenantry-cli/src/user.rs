@@ -1,6 +1,6 @@
 //! `tenantry user …`.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal};
 use std::time::SystemTime;
 
 use jiff::{Span, SpanRelativeTo};
@@ -14,6 +14,7 @@ use crate::args::{List, UserCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, RecordList, USERS, counted};
 use crate::place::Place;
+use crate::stdio::{self, tell};
 use crate::trash;
 
 pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand) -> Result<(), Failure> {
@@ -52,7 +53,7 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand)
                     let store = place.open_or_create().await?;
                     let signed_in = finish(&store, store.sign_in(email).await.map_err(Failure::from)).await?;
                     if signed_in.is_new {
-                        anstream::eprintln!("created the user");
+                        tell!("created the user");
                     }
                     signed_in.user
                 }
@@ -211,7 +212,7 @@ async fn delete_one(store: &Store, user: &User) -> Result<(), Failure> {
     match store.delete(user.id).await {
         Ok(user) => {
             did("user delete", user.id);
-            anstream::eprintln!(
+            tell!(
                 "moved {} ({}) to the trash; `tenantry user restore {}` brings them back",
                 printable(user.email.as_str()),
                 user.id,
@@ -219,7 +220,7 @@ async fn delete_one(store: &Store, user: &User) -> Result<(), Failure> {
             );
         }
         // Somebody else was faster; what was asked for is so.
-        Err(error) if error.kind() == ErrorKind::NotFound => anstream::eprintln!("the user was deleted meanwhile"),
+        Err(error) if error.kind() == ErrorKind::NotFound => tell!("the user was deleted meanwhile"),
         Err(error) => return Err(error.into()),
     }
     Ok(())
@@ -236,9 +237,8 @@ pub(crate) fn confirm(yes: bool, done: &str, question: impl FnOnce() -> String) 
             format!("nothing was {done}: without a terminal to ask on, it needs --yes"),
         ));
     }
-    anstream::eprint!("{} [y/N] ", question());
     let mut answer = String::new();
-    let asked = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
+    let asked = stdio::ask(&question()).and_then(|()| io::stdin().lock().read_line(&mut answer));
     asked.map_err(|error| Failure::io("asking", &error))?;
     if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
         return Ok(());
@@ -247,7 +247,7 @@ pub(crate) fn confirm(yes: bool, done: &str, question: impl FnOnce() -> String) 
 }
 
 async fn print_list(store: &Store, format: Format<'_>, mut query: ListQuery, all: bool) -> Result<(), Failure> {
-    let mut list = RecordList::new(format, &USERS);
+    let mut list = RecordList::new(format, &USERS)?;
     loop {
         let page = store.list(&query).await?;
         list.add(&page.users)?;

@@ -14,6 +14,12 @@ fn catches(child: &Child, signal: u32) -> bool {
     u64::from_str_radix(caught, 16).unwrap() & (1 << (signal - 1)) != 0
 }
 
+fn has_thread(child: &Child, name: &str) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    // A thread may end meanwhile.
+    tasks.flatten().any(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name))
+}
+
 fn ended(mut child: Child) -> (i32, String) {
     let mut stderr = String::new();
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
@@ -57,9 +63,9 @@ fn an_interrupted_import_of_all_or_nothing_is_nothing() {
     let mut child = import(&session, &[]);
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"email\nada@example.com\n").unwrap();
-    wait_until("the signal would be noticed", || catches(&child, 15));
+    wait_until("it reads the rows, and so listens", || has_thread(&child, "tenantry-import"));
     send("-TERM", &child);
-    assert_eq!(ended(child), (130, "error: interrupted; nothing was imported\n".to_owned()));
+    assert_eq!(ended(child), (143, "error: interrupted; nothing was imported\n".to_owned()));
     assert!(!session.path("data").exists());
     drop(stdin);
 }
@@ -77,10 +83,12 @@ fn with_many_users() -> Session {
 fn an_interrupted_export_says_that_it_is_incomplete() {
     let session = with_many_users();
     let mut child = session.tenantry(&["export"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("the signal would be noticed", || catches(&child, 2));
+    let mut stdout = child.stdout.take().unwrap();
+    let mut first = [0];
+    stdout.read_exact(&mut first).unwrap();
     send("-INT", &child);
     let mut exported = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut exported).unwrap();
+    stdout.read_to_string(&mut exported).unwrap();
     let (code, stderr) = ended(child);
     assert_eq!(code, 130);
     assert!(stderr.starts_with("error: interrupted after "), "{stderr}");
@@ -105,4 +113,99 @@ fn a_reader_that_goes_away_is_no_error() {
         drop(stdout);
         assert_eq!(ended(child), (0, String::new()), "{arguments:?}");
     }
+}
+
+/// The codes that shells report for a process that a signal ended.
+const SIGNALS: [(&str, u32, i32); 3] = [("-INT", 2, 130), ("-TERM", 15, 143), ("-HUP", 1, 129)];
+
+/// Sends the signal as soon as the process would notice it, and returns how the process ends.
+fn ended_by(signal: &str, number: u32, child: Child) -> (i32, String) {
+    wait_until("the signal would be noticed", || catches(&child, number));
+    send(signal, &child);
+    ended(child)
+}
+
+/// SIGHUP had ended an import in the middle, and SIGTERM had the code of SIGINT.
+#[test]
+fn each_signal_has_its_own_exit_code_in_every_command() {
+    let session = with_many_users();
+    let waiting: [&[&str]; 6] = [
+        // They wait for input that doesn't come, ...
+        &["import", "-", "--from", "csv"],
+        &["import", "-", "--from", "csv", "--on-conflict", "skip"],
+        // ... or for a reader who doesn't read.
+        &["user", "list", "--all"],
+        &["user", "list", "--all", "--format", "csv"],
+        &["export"],
+        &["export", "/dev/stdout", "--to", "csv"],
+    ];
+    for (signal, number, code) in SIGNALS {
+        for arguments in waiting {
+            let mut command = session.tenantry(arguments);
+            let mut child =
+                command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let held = (child.stdin.take(), child.stdout.take());
+            let (found, stderr) = ended_by(signal, number, child);
+            assert_eq!(found, code, "{signal} {arguments:?}: {stderr}");
+            drop(held);
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(session.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "only the rows and the store: {left:?}");
+}
+
+/// A pipe with a name makes whoever opens it wait for the other side.
+#[test]
+fn a_signal_ends_the_wait_for_the_other_end_of_a_pipe() {
+    let session = with_many_users();
+    assert!(session.in_dir("mkfifo").arg("pipe").status().unwrap().success());
+    for (signal, number, code) in SIGNALS {
+        for arguments in [&["export", "pipe"][..], &["import", "pipe", "--from", "csv"]] {
+            let child = session.tenantry(arguments).stderr(Stdio::piped()).spawn().unwrap();
+            let (found, stderr) = ended_by(signal, number, child);
+            assert_eq!(found, code, "{signal} {arguments:?}: {stderr}");
+        }
+    }
+}
+
+/// The parent of a background process (`nohup`) has it ignore SIGHUP, and then no terminal takes it along.
+#[test]
+fn an_ignored_hangup_stays_ignored() {
+    let session = Session::new();
+    let mut command = session.in_dir("sh");
+    let script = "trap '' HUP; exec tenantry import - --from csv";
+    let mut child = command.args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the command listens", || catches(&child, 15));
+    send("-HUP", &child);
+    child.stdin.take().unwrap().write_all(b"email\nada@example.com\n").unwrap();
+    let (code, stderr) = ended(child);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(session.output(&["status"]).contains("\"user_count\":1"));
+}
+
+/// Nothing is lost by ending at once, so it does.
+#[test]
+fn a_question_is_ended_by_each_signal() {
+    let session = Session::new();
+    session.output(&["user", "create", "ada@example.com"]);
+    for (signal, _, code) in SIGNALS {
+        let mut command = session.in_dir("script");
+        let line = "sh -c 'echo $$ > pid; exec tenantry user delete ada@example.com'";
+        let child = command.args(["-qec", line, "/dev/null"]).env("TERM", "xterm");
+        let Ok(mut child) = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+            return super::missing("the tests on a terminal need the program `script`");
+        };
+        let mut shown = Vec::new();
+        let mut stdout = child.stdout.take().unwrap();
+        while !shown.ends_with(b"[y/N] ") {
+            let mut next = [0];
+            stdout.read_exact(&mut next).unwrap();
+            shown.push(next[0]);
+        }
+        let pid = std::fs::read_to_string(session.path("pid")).unwrap();
+        assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+        stdout.read_to_end(&mut shown).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}: {}", String::from_utf8_lossy(&shown));
+    }
+    assert!(session.output(&["user", "list"]).contains("ada@example.com"));
 }

@@ -16,6 +16,8 @@ mod kernel;
 mod links;
 /// Whose files are that root makes, and a umask that takes the owner's rights.
 mod owner;
+/// Standard input, output and error that are full, closed or something else.
+mod streams;
 /// A terminal: tables, questions.
 mod terminal;
 /// Sessions written down in Markdown, those of the README and of docs/ among them.

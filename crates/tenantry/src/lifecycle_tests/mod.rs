@@ -5,6 +5,7 @@
 //! lead to the state before or after the operation that was under way, and what was answered must have lasted.
 //!
 //! An abort leaves what was written to the system's caches. So this doesn't test that what must be on the disk is there.
+#![allow(clippy::disallowed_macros, reason = "a test prints at which point it crashed")]
 
 mod child;
 mod random;

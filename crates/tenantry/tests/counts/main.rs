@@ -7,7 +7,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "this crate is nothing but tests, and clippy knows only those inside of #[test] functions"
+    clippy::disallowed_macros,
+    reason = "this crate is nothing but tests, which print what they counted, and clippy knows only those inside of #[test] functions"
 )]
 
 mod allocations;

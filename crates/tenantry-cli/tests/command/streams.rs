@@ -1,0 +1,266 @@
+use super::{Session, told};
+
+const ADA: &str = "3fa2b1c4-0000-4000-8000-000000000001";
+const BOB: &str = "3fa2b1c4-0000-4000-8000-000000000002";
+
+/// Each verb as it says most on standard error, in a copy of [`prepared`].
+const COMMANDS: &[&str] = &[
+    "user create new@example.com",
+    "user create ada@example.com",
+    "user get ada@example.com",
+    "user get nobody@example.com",
+    "user list --limit 1",
+    "user update ada@example.com --email lovelace@example.com",
+    "user login bob@example.com",
+    "user login new@example.com --create",
+    "user delete ada@example.com --yes",
+    "user delete ada@example.com",
+    "user restore 3fa2b1c4-0000-4000-8000-000000000003",
+    "user purge --older-than 0d --yes",
+    "user purge 3fa2b1c4-0000-4000-8000-000000000001 --yes",
+    "user export-archive ada@example.com new.tar.zst",
+    "--data-dir new user import-archive ada.tar.zst",
+    "user import-archive ada.tar.zst",
+    "trash list",
+    "storage path bob@example.com",
+    "storage usage",
+    "storage adopt bob@example.com spare",
+    "check",
+    "check --repair",
+    "backup create new.tar.zst",
+    "backup create old.tar.zst",
+    "backup create --keep 1 .",
+    "backup verify old.tar.zst",
+    "backup restore old.tar.zst --into new",
+    "import rows.csv",
+    "import rows.csv --on-conflict skip",
+    "import rows.csv --on-conflict update --rejects new.csv",
+    "export",
+    "export new.csv",
+    "status",
+    "completions fish",
+    "man new",
+    "nonsense",
+    "--help",
+    "--version",
+];
+
+/// A store with two users, one of them with a file and a link, one in the trash, an orphan, a backup, and rows to import of
+/// which most are wrong.
+fn prepared() -> Session {
+    let session = Session::new();
+    for (id, email) in [(ADA, "ada@example.com"), (BOB, "bob@example.com")] {
+        session.output(&["user", "create", email, "--id", id]);
+    }
+    let cleo = "3fa2b1c4-0000-4000-8000-000000000003";
+    session.output(&["user", "create", "cleo@example.com", "--id", cleo]);
+    session.output(&["user", "delete", cleo, "--yes"]);
+    let ada = session.output(&["storage", "path", "ada@example.com"]);
+    std::fs::write(session.path(ada.trim()).join("file"), "hello").unwrap();
+    std::os::unix::fs::symlink("file", session.path(ada.trim()).join("link")).unwrap();
+    session.output(&["user", "export-archive", "ada@example.com", "ada.tar.zst"]);
+    session.output(&["backup", "create", "old.tar.zst"]);
+    std::fs::create_dir(session.path("data/storage/spare")).unwrap();
+    let wrong: String = (0..20).map(|number| format!("wrong {number}\n")).collect();
+    session.write("rows.csv", format!("email\nada@example.com\n{wrong}dora@example.com\n"));
+    session
+}
+
+/// Runs a line of shell in a copy of a session. Returns the exit code and what is there afterwards.
+fn effect(prepared: &Session, line: &str) -> (i32, String) {
+    let script = format!(
+        "cp -a \"$1\" copy && cd copy || exit 99
+        {line}
+        code=$?
+        exec 2>&1
+        ls -A | sed 's/tenantry-2.*Z/tenantry-TIME/'
+        ls -A data data/storage | grep -v db-
+        for what in 'user list' 'trash list'; do tenantry $what --format csv | cut -d, -f2; done
+        exit $code"
+    );
+    let session = Session::new();
+    let ran = session.in_dir("sh").args(["-c", &script, "sh"]).arg(prepared.dir.path()).output().unwrap();
+    let (code, stdout, _) = told(ran);
+    assert!(stdout.contains("tenantry.lock"), "{line}: {stdout}");
+    (code, stdout)
+}
+
+/// A full or closed standard error had `eprintln!` panic: exit code 101, and the user who was asked for wasn't there.
+#[test]
+fn a_standard_error_that_is_full_or_closed_changes_neither_what_is_done_nor_the_exit_code() {
+    let prepared = prepared();
+    for command in COMMANDS {
+        let expected = effect(&prepared, &format!("tenantry {command} > /dev/null 2> /dev/null"));
+        assert!(expected.0 < 10, "{command}: {expected:?}");
+        for ending in ["2> /dev/full", "-vvv 2> /dev/full", "2>&-"] {
+            let found = effect(&prepared, &format!("tenantry {command} > /dev/null {ending}"));
+            assert_eq!(found, expected, "tenantry {command} {ending}");
+        }
+    }
+}
+
+/// What was asked for is lost, so it is a failure, even where the library of the language takes a closed descriptor for a
+/// successful write.
+#[test]
+fn a_standard_output_that_cannot_be_written_is_a_failure() {
+    let session = prepared();
+    let printing = [
+        "user get ada@example.com",
+        "user list",
+        "user list --format table",
+        "user list --format csv",
+        "user login ada@example.com",
+        "trash list",
+        "storage path bob@example.com",
+        "storage usage",
+        "check",
+        "backup verify old.tar.zst",
+        "export",
+        "export --to csv",
+        "status",
+        "completions bash",
+        "--help",
+        "user --help",
+        "--version",
+    ];
+    for command in printing {
+        for (output, reason) in [("/dev/full", "No space left on device"), ("&0", "Bad file descriptor")] {
+            let line = format!("tenantry {command} >{output} < /dev/null");
+            // In the order of the shell: standard input, open for reading only, becomes standard output.
+            let line = if output == "&0" { format!("tenantry {command} < /dev/null >{output}") } else { line };
+            let (code, _, stderr) = told(session.in_dir("sh").args(["-c", &line]).output().unwrap());
+            assert_eq!(code, 1, "{line}: {stderr}");
+            assert!(stderr.contains(reason), "{line}: {stderr}");
+        }
+    }
+    let change = "tenantry user create newer@example.com > /dev/full";
+    let (_, _, stderr) = told(session.in_dir("sh").args(["-c", change]).output().unwrap());
+    assert!(stderr.ends_with("; the change itself was made\n"), "{stderr}");
+    assert!(session.output(&["user", "get", "newer@example.com"]).contains("newer@"));
+}
+
+/// A database that is opened as descriptor 1 would be overwritten by what is printed. The runtime opens what is closed as
+/// `/dev/null` before anything else.
+#[test]
+fn a_process_without_standard_streams_writes_nothing_into_the_database() {
+    let prepared = prepared();
+    for command in COMMANDS {
+        let expected = effect(&prepared, &format!("tenantry {command} < /dev/null > /dev/null 2> /dev/null"));
+        let found = effect(&prepared, &format!("tenantry -vvv {command} <&- >&- 2>&-"));
+        assert_eq!(found, expected, "tenantry {command}");
+    }
+    let session = Session::new();
+    let made = session.in_dir("sh").args(["-c", "tenantry -vvv user create ada@example.com <&- >&- 2>&-"]).status();
+    assert!(made.unwrap().success());
+    assert_eq!(session.run(&["check"]).0, 0);
+}
+
+/// Runs a script, and returns its exit code, standard output and standard error.
+fn sh(session: &Session, script: &str) -> (i32, String, String) {
+    told(session.in_dir("sh").args(["-c", script]).output().unwrap())
+}
+
+/// Each had been resolved to the file behind it, which was then replaced: what was in the log was lost.
+#[test]
+fn what_is_open_already_is_written_into_and_never_replaced() {
+    let session = prepared();
+    for name in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1", "out", "deep/out", "-"] {
+        let (code, _, stderr) = sh(
+            &session,
+            &format!(
+                "mkdir -p deep; ln -sf /dev/stdout out; ln -sf ../out deep/out; echo important > log
+                tenantry export {name} >> log; code=$?; echo after >> log; exit $code"
+            ),
+        );
+        assert_eq!(code, 0, "{name}: {stderr}");
+        let log = std::fs::read_to_string(session.path("log")).unwrap();
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!((lines[0], lines.len(), lines[3]), ("important", 4, "after"), "{name}: {log}");
+    }
+    // The offset is shared with the shell, so that what follows comes after.
+    for name in ["/dev/fd/7", "/proc/self/fd/7"] {
+        let script = format!(
+            "exec 7> log; echo before >&7; tenantry export {name} || exit 1; echo after >&7; wc -l < log; tail -n 1 log"
+        );
+        assert_eq!(sh(&session, &script).1, "4\nafter\n", "{name}");
+    }
+    for name in ["/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"] {
+        let script = format!(
+            "echo important > log; tenantry import rows.csv --on-conflict skip --rejects {name} 2>> log; cat log"
+        );
+        let log = sh(&session, &script).1;
+        assert!(log.starts_with("important\nline,reason,row\n") && log.contains("\n21,"), "{name}: {log}");
+    }
+    let (code, _, stderr) = sh(&session, "tenantry export /dev/fd/99");
+    assert_eq!((code, stderr.contains("Bad file descriptor")), (1, true), "{stderr}");
+}
+
+/// A link that led to nothing yet had been replaced by the file.
+#[test]
+fn a_link_is_followed_to_where_nothing_is_yet_and_stays() {
+    let session = prepared();
+    let script = "
+        mkdir deep elsewhere; ln -s deep/second first; ln -s ../elsewhere/third deep/second
+        tenantry export first && tenantry export first || exit 1
+        readlink first deep/second; wc -l < elsewhere/third; ls -A elsewhere; stat -c %a elsewhere/third
+        ln -s \"$PWD/elsewhere/absolute\" link; tenantry export link; wc -l < elsewhere/absolute
+        ln -s loop loop; tenantry export loop; echo $?
+        ln -s missing/file nowhere; tenantry export nowhere; echo $?; ls -d missing";
+    let (_, stdout, stderr) = sh(&session, script);
+    let expected = "deep/second\n../elsewhere/third\n2\nthird\n600\n2\n1\n1\n";
+    assert_eq!(stdout, expected, "{stderr}");
+    assert!(stderr.contains("loop: Too many levels of symbolic links"), "{stderr}");
+    assert!(stderr.contains("nowhere: the temporary file beside it can't be made: "), "{stderr}");
+}
+
+#[test]
+fn a_file_that_is_replaced_keeps_its_mode_and_owner_and_a_new_one_is_private() {
+    let session = prepared();
+    let script = "
+        umask 0277; tenantry export new || exit 1; umask 022
+        echo old > kept; chmod 4640 kept; chown 65534:65533 kept 2>/dev/null
+        before=$(stat -c '%u %g' kept); tenantry export kept || exit 1
+        test \"$(stat -c '%u %g' kept)\" = \"$before\" && stat -c %a new kept";
+    assert_eq!(sh(&session, script).1, "600\n640\n");
+}
+
+#[test]
+fn pipes_sockets_and_devices_are_written_into() {
+    let session = prepared();
+    let script = "mkfifo pipe; cat pipe > got & tenantry export pipe && wait && wc -l < got; test -p pipe && echo pipe
+        tenantry export /dev/null && test -c /dev/null && echo device; tenantry export /dev/full; echo $?";
+    assert_eq!(sh(&session, script).1, "2\npipe\ndevice\n1\n");
+
+    let listener = std::os::unix::net::UnixListener::bind(session.path("socket")).unwrap();
+    let child = session.tenantry(&["export", "socket"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut got = String::new();
+    std::io::Read::read_to_string(&mut listener.accept().unwrap().0, &mut got).unwrap();
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+    assert_eq!(got.lines().count(), 2);
+}
+
+/// An export over `storage/.tenantry-store` had left a store that nobody could open.
+#[test]
+fn a_file_of_the_store_is_refused_by_any_name() {
+    let session = prepared();
+    let script = "
+        cd data; db=$(stat -c %i tenantry.db); marker=$(cat storage/.tenantry-store)
+        ada=$(find storage -name file); ln -s data ../alias; ln tenantry.db ../hard; ln storage/.tenantry-store ../marker
+        ln -s data/storage/new ../dangling; mkdir -m 700 quarantine; rmdir storage/spare; cd ..
+        for name in data/tenantry.db data/./tenantry.db-wal data/tenantry.lock data/storage data/trash/x data/storage/.x \\
+            data/storage/.tenantry-store data/quarantine/x alias/tenantry.db alias/../data/tenantry.db hard marker dangling \\
+            \"data/$ada\" \"$PWD/data/storage/../tenantry.db\" data/.tenantry-import-x; do
+            tenantry export \"$name\" 2>/dev/null; test $? = 2 || echo \"export $name\"
+            tenantry import rows.csv --on-conflict skip --rejects \"$name\" 2>/dev/null
+            test $? = 2 || echo \"rejects $name\"
+        done
+        for name in - /dev/stdout /dev/fd/1; do
+            tenantry export $name >> data/tenantry.lock; test $? = 2 || echo \"lock as $name\"
+            tenantry export $name >> \"data/$ada\"; test $? = 2 || echo \"file as $name\"
+            tenantry export $name >> hard; test $? = 2 || echo \"hard as $name\"
+        done
+        test \"$(stat -c %i data/tenantry.db)\" = $db && test \"$(cat data/storage/.tenantry-store)\" = $marker &&
+            test ! -e data/storage/new && tenantry export data/users.jsonl 2>/dev/null && tenantry check 2>/dev/null
+        echo $?";
+    assert_eq!(sh(&session, script).1, "0\n", "a name that wasn't refused, or check");
+}
