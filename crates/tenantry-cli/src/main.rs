@@ -160,6 +160,8 @@ async fn status(place: &Place, format: Format<'_>) -> Result<(), Failure> {
             ("sqlite_version", json!(status.sqlite_version)),
             ("journal_mode", json!(status.journal_mode)),
             ("read_only", json!(status.read_only)),
+            ("open_method", json!(status.open_method)),
+            ("move_method", json!(status.move_method)),
             ("user_count", json!(status.user_count)),
             ("database_bytes", json!(status.database_bytes)),
             ("wal_bytes", json!(status.wal_bytes)),

@@ -14,6 +14,8 @@ mod interrupt;
 mod kernel;
 /// Links and mounts in the place of the store's own files and directories.
 mod links;
+/// File systems that lack something, by real mounts of such ones.
+mod mounts;
 /// Whose files are that root makes, and a umask that takes the owner's rights.
 mod owner;
 /// Standard input, output and error that are full, closed or something else.

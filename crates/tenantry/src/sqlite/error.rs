@@ -85,6 +85,14 @@ pub(super) fn is_of_shared_memory(error: &Error) -> bool {
     extended_code(error) == Some(ffi::SQLITE_IOERR_SHMSIZE)
 }
 
+/// Whether the file system doesn't let processes share memory through a file.
+pub(super) fn is_without_shared_memory(error: &Error) -> bool {
+    matches!(
+        extended_code(error),
+        Some(ffi::SQLITE_IOERR_SHMMAP | ffi::SQLITE_IOERR_SHMOPEN | ffi::SQLITE_IOERR_SHMLOCK)
+    )
+}
+
 /// Whether a trigger gave up the statement, perhaps with
 /// [RAISE(FAIL)](https://sqlite.org/lang_createtrigger.html#the_raise_function), which keeps what was done before.
 pub(super) fn is_of_trigger(error: &Error) -> bool {

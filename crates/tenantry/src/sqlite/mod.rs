@@ -112,6 +112,12 @@ pub struct Status {
     pub journal_mode: String,
     /// Whether the store is open for reading only, because its file system is read-only.
     pub read_only: bool,
+    /// How users' directories are opened: by one call of `openat2`, or where that is refused by a `walk` from one to the next.
+    /// `None` if they can't be used.
+    pub open_method: Option<&'static str>,
+    /// How they are moved: by one call of `renameat2`, or where the file system can't do that in one step with a
+    /// `placeholder` that the directory then replaces. `None` if they can't be used, or not moved.
+    pub move_method: Option<&'static str>,
     /// How many users there are.
     pub user_count: u64,
     /// The size of the database file in bytes.
@@ -242,6 +248,10 @@ impl Engine {
         let path = self.options.database();
         let size = |suffix| std::fs::metadata(open::with_suffix(&path, suffix)).map_or(0, |metadata| metadata.len());
         let (database_bytes, wal_bytes) = (size(""), size("-wal"));
+        let storage = self.storage().ok();
+        // It takes a directory to be found out.
+        let movable = storage.filter(|_| !self.outcome.read_only);
+        let move_method = movable.and_then(|storage| storage.ways().ok()).map(|ways| ways.move_method);
         self.readers.read(|tx| {
             let conn = tx.conn.unguarded();
             Ok(Status {
@@ -250,6 +260,8 @@ impl Engine {
                 sqlite_version: rusqlite::version(),
                 journal_mode: open::journal_mode(&conn, &path, self.outcome.read_only)?,
                 read_only: self.outcome.read_only,
+                open_method: storage.map(Storage::open_method),
+                move_method,
                 user_count: users::count(&conn)?,
                 path,
                 database_bytes,

@@ -18,11 +18,11 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use uuid::Uuid;
 
-use super::error::{is_left_in_transaction, with_quota_as_full};
+use super::error::{is_left_in_transaction, is_without_shared_memory, with_quota_as_full};
 use super::functions;
 use super::place::{self, Access, Lock, Watch};
 use super::upgrade::{self, Upgrade, migrate, upgrade};
-use crate::storage::{Marker, Ownership, Storage, file_error};
+use crate::storage::{Marker, Ownership, Storage, Ways, file_error};
 use crate::{Ambient, Builder, Durability, Error, ErrorKind, Result, point};
 
 /// 'Tnry', as V1 of the schema sets it.
@@ -60,6 +60,9 @@ const WRITER_CACHE_KIB: u32 = 32 << 10;
 /// The write-ahead log is cut back to this size after it was larger. It is no larger (`checkpoints.rs`) unless one commit or a long
 /// read makes it so.
 const WAL_KEPT_BYTES: u64 = 64 << 20;
+
+/// What SQLite's log takes: <https://sqlite.org/wal.html>, section 2.2.
+const NO_SHARED_MEMORY: &str = "processes can't share memory through a file (mmap)";
 
 /// What a store is opened with.
 #[derive(Clone, Debug)]
@@ -113,6 +116,7 @@ pub(super) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watc
         place::refuse_network_fs(&options.data_dir)?;
     }
     let deadline = Instant::now() + options.busy_timeout;
+    let mut made_dirs = Vec::new();
     loop {
         let found = look_at(options)?;
         let access = place::access(&options.database())?;
@@ -127,13 +131,16 @@ pub(super) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watc
             }
             Found::Nothing => {
                 Storage::refuse_other_than_directories(&options.data_dir)?;
-                create_data_dir(&options.data_dir)?;
+                made_dirs.extend(create_data_dir(&options.data_dir)?);
             }
             Found::Older | Found::Unmarked => {}
         }
         let alone = found != Found::Current;
         if let Some(lock) = Lock::try_take(options, alone, access)? {
-            let opened = open_locked(options, ambient, access, alone, lock)?;
+            let opened = open_locked(options, ambient, access, alone, lock).inspect_err(|_| {
+                // Without a store they are empty; otherwise they stay.
+                made_dirs.iter().for_each(|dir| drop(std::fs::remove_dir(dir)));
+            })?;
             watch.begin();
             return Ok(opened);
         }
@@ -173,7 +180,7 @@ fn open_locked(
     // Whoever had the lock before may have done what was to be done.
     let found = if alone { look_at(options)? } else { Found::Current };
     if found == Found::Nothing {
-        create(options)?;
+        create(options).inspect_err(|_| lock.iter().for_each(|lock| lock.remove_if_new(&options.data_dir)))?;
     }
     let mut conn = connect(&options.database(), options, Role::Writer)?;
     let upgraded = if found == Found::Older {
@@ -378,6 +385,11 @@ fn create(options: &Options) -> Result<()> {
             "tenantry.db is missing, but storage/ belongs to a store: bring back its database, or move storage/ and trash/ away",
         ));
     }
+    let unfit = |error: Error| place::unfit(&options.data_dir, &error);
+    Ways::try_all(&options.data_dir).map_err(|error| match error.kind() {
+        ErrorKind::Incompatible => unfit(error),
+        _ => error,
+    })?;
     let path = options.data_dir.join("tenantry.db.new");
     remove_database(&path)?;
     let failed = |error| file_error(error, "the database file can't be created");
@@ -389,7 +401,12 @@ fn create(options: &Options) -> Result<()> {
         // Nobody has relied on it, and the space may be wanted.
         let _ = remove_database(&path);
     }
-    created.and_then(|()| sync_dir(&options.data_dir))
+    created
+        .map_err(|error| match is_without_shared_memory(&error) {
+            true => unfit(Error::new(ErrorKind::Incompatible, NO_SHARED_MEMORY).with_source(error)),
+            false => error,
+        })
+        .and_then(|()| sync_dir(&options.data_dir))
 }
 
 /// Makes a database that is one file, without a log, and on the disk.
@@ -400,6 +417,10 @@ fn create_at(path: &Path, options: &Options) -> Result<()> {
         .and_then(|owner| owner.make_file(path))
         .map_err(|error| file_error(error, "the database file can't be created"))?;
     let mut conn = connect(path, options, Role::Writer)?;
+    let journal_mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    if journal_mode != "wal" {
+        return Err(place::unfit(&options.data_dir, &Error::new(ErrorKind::Incompatible, NO_SHARED_MEMORY)));
+    }
     point::reach("create: fill the database");
     let filled = migrate(&mut conn).and_then(|()| {
         // Closing would do this too, but not tell if it failed.
@@ -533,10 +554,11 @@ fn harden(conn: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Makes the data directory and what is missing above it, readable by nobody else, and makes it last.
-fn create_data_dir(dir: &Path) -> Result<()> {
+/// Makes the data directory and what is missing above it, readable by nobody else, and makes it last. Returns what it has
+/// made, the innermost first.
+fn create_data_dir(dir: &Path) -> Result<Vec<PathBuf>> {
     if dir.is_dir() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let failed = |error| file_error(error, "the data directory can't be created");
     let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && std::fs::symlink_metadata(dir).is_err();
@@ -544,18 +566,22 @@ fn create_data_dir(dir: &Path) -> Result<()> {
     // In somebody's directory it is theirs, whoever makes it.
     let owner = Ownership::of_place(dir).map_err(failed)?;
     // One by one: the umask may take away what it takes to make the next.
+    let mut made_dirs = Vec::new();
     for dir in missing.iter().rev() {
         point::reach("create: make the data directory");
         match owner.make_private_dir(dir) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-            made => made.map_err(failed)?,
+            made => {
+                made.map_err(failed)?;
+                made_dirs.insert(0, dir.to_path_buf());
+            }
         }
     }
     for made in missing {
         let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
         sync_dir(parent.unwrap_or(Path::new(".")))?;
     }
-    Ok(())
+    Ok(made_dirs)
 }
 
 /// Tries until another process isn't in the way any more, or the time is over. SQLite's own waiting backs off to steps of

@@ -83,7 +83,11 @@ pub(super) fn refuse_network_fs(data_dir: &Path) -> Result<()> {
     let found = fs::statfs(dir).map_err(|error| failed(error.into()))?;
     // The number has 32 bits, whatever the type it comes in.
     let name = match found.f_type as u32 {
-        FUSE => fuse_of(dir).map_err(failed)?.filter(|name| NETWORK_OF_FUSE.contains(&name.as_str())),
+        FUSE => {
+            let kind = file_system(dir).map_err(failed)?;
+            let program = kind.as_deref().and_then(|kind| kind.strip_prefix("fuse."));
+            program.filter(|name| NETWORK_OF_FUSE.contains(name)).map(str::to_owned)
+        }
         number => NETWORK.iter().find(|(network, _)| *network == number).map(|(_, name)| (*name).to_owned()),
     };
     match name {
@@ -97,26 +101,45 @@ pub(super) fn refuse_network_fs(data_dir: &Path) -> Result<()> {
     }
 }
 
-/// The program behind the file system on which this directory lies, from the
-/// [table of mounts](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html): `fuse.sshfs` is `sshfs`.
-fn fuse_of(dir: &Path) -> std::io::Result<Option<String>> {
+/// The name of the kind of file system on which this directory lies, from the
+/// [table of mounts](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html): `ext4`, or `fuse.sshfs` of the
+/// program `sshfs`. `None` if it isn't found there.
+fn file_system(dir: &Path) -> std::io::Result<Option<String>> {
     let device = std::fs::metadata(dir)?.dev();
     let device = format!("{}:{}", fs::major(device), fs::minor(device));
     for line in BufReader::new(File::open("/proc/self/mountinfo")?).lines() {
         let line = line?;
         if line.split(' ').nth(2) == Some(&device) {
             let kind = line.split(" - ").nth(1).and_then(|rest| rest.split(' ').next());
-            return Ok(kind.and_then(|kind| kind.strip_prefix("fuse.")).map(str::to_owned));
+            return Ok(kind.map(str::to_owned));
         }
     }
     Ok(None)
+}
+
+/// The refusal of a file system that lacks something, named by its kind.
+pub(super) fn unfit(data_dir: &Path, lack: &Error) -> Error {
+    let kind = file_system(data_dir).ok().flatten().map(|kind| format!(" ({kind})")).unwrap_or_default();
+    let message =
+        format!("the file system of the data directory{kind} lacks what a store needs: {lack}; no store was made");
+    let error = Error::new(ErrorKind::Incompatible, message);
+    match std::error::Error::source(lack).and_then(|source| source.downcast_ref::<std::io::Error>()) {
+        Some(source) if source.raw_os_error().is_some() => {
+            error.with_source(std::io::Error::from_raw_os_error(source.raw_os_error().unwrap_or_default()))
+        }
+        _ => error,
+    }
 }
 
 /// `tenantry.lock`: whoever has the store open holds it together with others; whoever creates or upgrades it, alone. So
 /// no program goes on with a store that a newer one has changed. SQLite's own locks end with each
 /// transaction. It ends with the process at the latest.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(super) struct Lock {
+    file: File,
+    /// Whether it was made for this.
+    is_new: bool,
+}
 
 impl Lock {
     /// `None` if others are in the way. On a read-only file system, where nobody writes, it is nobody's.
@@ -125,42 +148,56 @@ impl Lock {
             return Ok(Some(None));
         }
         let failed = |error| file_error(error, "the lock file of the store can't be used");
-        let file = open_lock(&options.data_dir).map_err(failed)?;
+        let path = options.data_dir.join("tenantry.lock");
+        let Some((file, is_new)) = open_lock(&path, &options.data_dir).map_err(failed)? else { return Ok(None) };
         match if alone { file.try_lock() } else { file.try_lock_shared() } {
-            Ok(()) => Ok(Some(Some(Self(file)))),
+            Ok(()) => {
+                // Whoever fails to create a store removes the file that was made for it, as the last to have the lock.
+                let named = std::fs::symlink_metadata(&path).map(|found| (found.dev(), found.ino()));
+                let locked = file.metadata().map(|found| (found.dev(), found.ino())).map_err(failed)?;
+                Ok(named.is_ok_and(|named| named == locked).then_some(Some(Self { file, is_new })))
+            }
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Removes the file if it was made for this, while it is held alone: there is no store to be locked.
+    pub(super) fn remove_if_new(&self, data_dir: &Path) {
+        if self.is_new {
+            let _ = std::fs::remove_file(data_dir.join("tenantry.lock"));
         }
     }
 
     /// Lets others in, after one who may get it in between
     /// ([flock](https://man7.org/linux/man-pages/man2/flock.2.html) gives up one kind of lock before it takes the other).
     pub(super) fn share(&self) -> Result<()> {
-        self.0.lock_shared().map_err(|error| file_error(error, "the lock file of the store can't be used"))
+        self.file.lock_shared().map_err(|error| file_error(error, "the lock file of the store can't be used"))
     }
 }
 
-/// Opens the lock file, after making it if there is none.
-fn open_lock(data_dir: &Path) -> std::io::Result<File> {
+/// Opens the lock file, after making it if there is none, and says whether it did. `None` if the data directory has gone.
+fn open_lock(path: &Path, data_dir: &Path) -> std::io::Result<Option<(File, bool)>> {
     use std::io::ErrorKind::{AlreadyExists, NotFound, PermissionDenied};
 
-    let path = data_dir.join("tenantry.lock");
     let mut options = OpenOptions::new();
     // A pipe in its place is opened without waiting for whoever reads from it.
     options.write(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
     loop {
-        match options.open(&path) {
+        match options.open(path) {
             Err(error) if error.kind() == NotFound => {}
             // What a crash left, or another process is about to finish: it lacks the rights that the umask has taken away.
-            Err(error) if error.kind() == PermissionDenied && is_own_and_closed(&path)? => {
-                Ownership::default().make_usable(&path)?;
-                return options.open(&path);
+            Err(error) if error.kind() == PermissionDenied && is_own_and_closed(path)? => {
+                Ownership::default().make_usable(path)?;
+                return Ok(Some((options.open(path)?, false)));
             }
-            opened => return opened,
+            opened => return Ok(Some((opened?, false))),
         }
-        match Ownership::of_store(data_dir)?.make_file(&path) {
+        match Ownership::of_store(data_dir).and_then(|owner| owner.make_file(path)) {
             Err(error) if error.kind() == AlreadyExists => {}
-            made => return made,
+            // Whoever made it couldn't make a store in it.
+            Err(error) if error.kind() == NotFound => return Ok(None),
+            made => return Ok(Some((made?, true))),
         }
     }
 }
@@ -263,8 +300,7 @@ mod tests {
 
     #[test]
     fn what_runs_as_a_program_is_looked_up_in_the_table_of_mounts() {
-        // Nothing here is of that kind, but the root is found.
-        assert_eq!(fuse_of(Path::new("/")).unwrap(), None);
+        assert_eq!(file_system(Path::new("/proc")).unwrap().as_deref(), Some("proc"));
         assert!(refuse_network_fs(Path::new("/nowhere/at/all")).is_ok());
     }
 }

@@ -23,9 +23,12 @@ use crate::point;
 /// Who made a directory may use it, and nobody else.
 pub(super) const PRIVATE: Mode = Mode::RWXU;
 
-/// Who moves a directory without `RENAME_NOREPLACE` puts an empty one at the target first. Its mode, which no user's
-/// directory has, tells it from one that was there before if a crash leaves it.
+/// Who moves a directory without `RENAME_NOREPLACE` puts an empty one at the target first. Its mode, by which nobody may do
+/// anything with it, tells it from one that was there before if a crash leaves it. The sticky bit only shows people
+/// what it is, where it is kept.
 const PLACEHOLDER: Mode = Mode::SVTX;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Whether the system has answered that it knows no `openat2`. That doesn't change while a process lives.
 static HAS_NO_OPENAT2: AtomicBool = AtomicBool::new(false);
@@ -39,7 +42,7 @@ pub(super) enum Mounts {
 
 /// Opens the directory at `path` beneath `at`.
 pub(super) fn open_dir(at: impl AsFd, path: impl Arg + Copy, mounts: Mounts) -> io::Result<OwnedFd> {
-    open(at, path, OFlags::RDONLY | OFlags::DIRECTORY, mounts)
+    open(at, path, DIRECTORY, mounts)
 }
 
 fn open(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mounts) -> io::Result<OwnedFd> {
@@ -68,6 +71,13 @@ fn open_at_once(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mou
             opened => return opened,
         }
     }
+}
+
+/// How directories are opened here: `openat2` or `walk`.
+pub(super) fn open_method(at: impl AsFd) -> &'static str {
+    let is_refused =
+        || matches!(open_at_once(at, c".", DIRECTORY, Mounts::Refuse), Err(Errno::NOSYS | Errno::PERM | Errno::INVAL));
+    if HAS_NO_OPENAT2.load(Ordering::Relaxed) || is_refused() { "walk" } else { "openat2" }
 }
 
 /// Opens a directory segment by segment, each from the descriptor of the one above and none over a link, so that no step leads
@@ -257,9 +267,9 @@ fn rename_in_steps(
     }
 }
 
+/// Whether nobody may do anything with a directory: bindfs makes one without the sticky bit.
 fn is_placeholder(found: &Stat) -> bool {
-    is_dir(found)
-        && Mode::from_raw_mode(found.st_mode) & (PLACEHOLDER | Mode::RWXU | Mode::RWXG | Mode::RWXO) == PLACEHOLDER
+    is_dir(found) && !Mode::from_raw_mode(found.st_mode).intersects(Mode::RWXU | Mode::RWXG | Mode::RWXO)
 }
 
 /// Removes an empty directory.

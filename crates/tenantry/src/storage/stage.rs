@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{self, FileType, FlockOperation};
 use rustix::io::Errno;
 
-use super::beneath::{Mounts, entries, errno, is_dir, make_dir, open_dir};
+use super::beneath::{self, Mounts, entries, errno, is_dir, make_dir, open_dir};
 use super::unpack::Unpacking;
 use super::{ATTEMPTS_MAX, Ownership, Storage, blocked, refused, tree};
 use crate::Result;
@@ -79,59 +79,82 @@ impl Drop for Stage {
     }
 }
 
+impl Stage {
+    /// Makes an empty one in a data directory, and locks it. `None` if it is removed all the time.
+    pub(super) fn make(
+        data: &OwnedFd,
+        owner: Ownership,
+        new_name: impl Fn() -> String,
+        point: &'static str,
+    ) -> io::Result<Option<Self>> {
+        for _ in 0..ATTEMPTS_MAX {
+            let name = new_name();
+            if super::stat(data, &*name)?.is_some() {
+                continue;
+            }
+            let dir = match make_dir(data, &*name, owner, point) {
+                // Another import has taken it for one that was left.
+                Err(error) if errno(&error) == Some(Errno::NOENT) => continue,
+                dir => dir?,
+            };
+            match fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => continue,
+                Err(error) => {
+                    // Without locks nobody could tell it from one that a crash has left.
+                    let _ = beneath::remove_dir(data, &*name, point);
+                    return Err(error.into());
+                }
+                Ok(()) => {}
+            }
+            if !tree::is_at(data, &*name, &dir)? {
+                continue;
+            }
+            let data = data.try_clone()?;
+            let dir = Mutex::new(Some(dir));
+            return Ok(Some(Self { name, data, owner, dir, is_handed_over: AtomicBool::new(false) }));
+        }
+        Ok(None)
+    }
+}
+
 impl Storage {
     /// Makes an empty stage.
     pub(crate) fn stage(&self, new_name: impl Fn() -> String) -> Result<Stage> {
         self.check_roots()?;
-        for _ in 0..ATTEMPTS_MAX {
-            let name = format!("{PREFIX}{}", new_name());
-            if super::stat(&self.data, &*name).map_err(refused)?.is_some() {
-                continue;
-            }
-            let dir = match make_dir(&self.data, &*name, self.owner, "import: make a stage") {
-                // Another import has taken it for one that was left.
-                Err(error) if errno(&error) == Some(Errno::NOENT) => continue,
-                dir => dir.map_err(refused)?,
-            };
-            match fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-                Err(Errno::WOULDBLOCK) => continue,
-                locked => locked.map_err(|error| refused(error.into()))?,
-            }
-            if !tree::is_at(&self.data, &*name, &dir).map_err(refused)? {
-                continue;
-            }
-            let data = self.data.try_clone().map_err(refused)?;
-            return Ok(Stage {
-                name,
-                data,
-                owner: self.owner,
-                dir: Mutex::new(Some(dir)),
-                is_handed_over: AtomicBool::new(false),
-            });
-        }
-        Err(blocked("the place for the files of an import is removed all the time"))
+        let new_name = || format!("{PREFIX}{}", new_name());
+        let stage = Stage::make(&self.data, self.owner, new_name, "import: make a stage").map_err(refused)?;
+        stage.ok_or_else(|| blocked("the place for the files of an import is removed all the time"))
     }
 
     /// Removes the stages that crashes have left. `is_needed` says whether an intent is about one.
     pub(crate) fn clear_stages(&self, is_needed: &dyn Fn(&str) -> Result<bool>) -> Result<()> {
-        for entry in entries(&self.data).map_err(refused)? {
-            let (name, kind) = entry.map_err(refused)?;
-            let Some(name) = name.to_str().ok().filter(|name| is_stage(name)) else { continue };
-            let is_directory = match kind {
-                FileType::Unknown => super::stat(&self.data, name).map_err(refused)?.is_some_and(|stat| is_dir(&stat)),
-                kind => kind == FileType::Directory,
-            };
-            if is_directory {
-                // Nobody has the lock any more, so whether there is an intent is settled. What it was about may just have been
-                // moved to its place: so in this order.
-                let may_go = |dir: &OwnedFd| {
-                    Ok(!is_needed(name).map_err(io::Error::other)? && tree::is_at(&self.data, name, dir)?)
-                };
-                remove(&self.data, name, &may_go).map_err(refused)?;
-            }
-        }
-        Ok(())
+        // Nobody has the lock any more, so whether there is an intent is settled. What it was about may just have been
+        // moved to its place: so in this order.
+        let may_go = |name: &str, dir: &OwnedFd| {
+            Ok(!is_needed(name).map_err(io::Error::other)? && tree::is_at(&self.data, name, dir)?)
+        };
+        clear(&self.data, &is_stage, &may_go).map_err(refused)
     }
+}
+
+/// Removes the directories with such names that nobody has a lock on, if they may go.
+pub(super) fn clear(
+    data: &OwnedFd,
+    is_stage: &dyn Fn(&str) -> bool,
+    may_go: &dyn Fn(&str, &OwnedFd) -> io::Result<bool>,
+) -> io::Result<()> {
+    for entry in entries(data)? {
+        let (name, kind) = entry?;
+        let Some(name) = name.to_str().ok().filter(|name| is_stage(name)) else { continue };
+        let is_directory = match kind {
+            FileType::Unknown => super::stat(data, name)?.is_some_and(|stat| is_dir(&stat)),
+            kind => kind == FileType::Directory,
+        };
+        if is_directory {
+            remove(data, name, &|dir| may_go(name, dir))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a stage, unless it is in use.

@@ -1,0 +1,119 @@
+use super::{Session, is_root, missing, told};
+
+/// Runs a script with a file system mounted on `m` by a command, which shows what is in `real`. It ends with the script.
+fn with_mount(session: &Session, mount: &str, script: &str) -> Option<(i32, String, String)> {
+    if !is_root("mounting a file system that runs as a program") {
+        return None;
+    }
+    let program = mount.split(' ').next().unwrap();
+    let is_there =
+        std::process::Command::new("which").arg(program).output().is_ok_and(|output| output.status.success());
+    if !is_there || !std::path::Path::new("/dev/fuse").exists() {
+        missing(&format!("a file system that lacks something needs `{program}` and /dev/fuse"));
+        return None;
+    }
+    let script = format!(
+        "mkdir -p real m; mount --make-rprivate /; {mount} || exit 99
+         trap 'umount -l m' EXIT
+         T='tenantry --data-dir m/data'
+         {script}"
+    );
+    let output = told(session.in_dir("unshare").args(["-m", "bash", "-c", &script]).output().unwrap());
+    assert_ne!(output.0, 99, "{mount}: {}", output.2);
+    Some(output)
+}
+
+/// Every move of a user's life.
+const LIFE: &str = r#"set -eu
+    $T user create ada@example.com >/dev/null 2>&1
+    P=$($T storage path ada@example.com); echo hello > "$P/notes"
+    ID=$($T user get ada@example.com --format csv | tail -1 | cut -d, -f1)
+    $T user delete ada@example.com --yes >/dev/null 2>&1
+    [ -e m/data/trash/$ID/notes ]
+    $T user restore $ID >/dev/null
+    [ "$(cat "$P/notes")" = hello ]
+    $T user export-archive $ID ada.tar.zst >/dev/null
+    $T backup create all.tar.zst >/dev/null
+    mkdir -p m/data/storage/stray
+    $T check --repair --even-if-many >/dev/null 2>&1
+    [ -d m/data/quarantine ]
+    $T user delete $ID --yes >/dev/null 2>&1
+    $T user purge $ID --yes >/dev/null 2>&1
+    tenantry --data-dir m/other user import-archive ada.tar.zst >/dev/null 2>&1
+    tenantry backup restore all.tar.zst --into m/restored >/dev/null
+    for data in data other restored; do tenantry --data-dir m/$data check >/dev/null 2>&1; done
+    $T status --format json"#;
+
+/// On these no user could be deleted, and `check` said that all was well.
+#[test]
+fn a_store_works_on_bindfs_and_mergerfs_and_says_how_directories_are_moved() {
+    for mount in ["bindfs real m", "mergerfs real m"] {
+        let session = Session::new();
+        let Some((code, stdout, stderr)) = with_mount(&session, mount, LIFE) else { return };
+        assert_eq!(code, 0, "{mount}: {stdout}{stderr}");
+        assert!(stdout.contains(r#""open_method":"openat2""#), "{stdout}");
+        assert!(stdout.contains(r#""move_method":"placeholder""#), "{stdout}");
+        // Nothing of what was tried is left.
+        let names = std::fs::read_dir(session.path("real/data")).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(names.into_iter().all(|name| !name.to_string_lossy().starts_with(".tenantry-")), "{mount}");
+    }
+}
+
+/// What a store needs was found out when it was half made, or by the first delete.
+#[test]
+fn no_store_is_made_on_a_file_system_that_lacks_something_and_the_message_names_both() {
+    for (mount, file_system, lack) in [
+        // Without shared memory two processes don't see each other's log.
+        ("mergerfs -o cache.files=off real m", "fuse.mergerfs", "processes can't share memory through a file"),
+        ("bindfs -o direct_io real m", "(fuse", "processes can't share memory through a file"),
+        // It neither moves without replacing nor keeps the mode by which a placeholder is known.
+        ("bindfs --perms=0700 real m", "(fuse", "directories can't be moved without replacing others"),
+    ] {
+        for dir in ["", "mkdir m/data;"] {
+            let session = Session::new();
+            // What is removed while it is open has another name until the file system hears that it was closed.
+            let script = format!(
+                "{dir} $T user create ada@example.com; code=$?
+                 while ls -A m/data 2>/dev/null | grep -q '^.fuse_hidden'; do :; done; exit $code"
+            );
+            let Some((code, _, stderr)) = with_mount(&session, mount, &script) else { return };
+            assert_eq!(code, 7, "{mount}: {stderr}");
+            assert!(stderr.contains(file_system) && stderr.contains(lack), "{mount}: {stderr}");
+            assert!(stderr.contains("no store was made"), "{mount}: {stderr}");
+            let left = std::fs::read_dir(session.path("real/data")).map_or(0, Iterator::count);
+            assert_eq!(left, 0, "{mount}");
+        }
+    }
+}
+
+/// Calls that fail, where no file system is at hand that lacks them.
+#[test]
+fn no_store_is_made_where_a_step_that_it_needs_fails() {
+    if std::process::Command::new("strace").arg("-V").output().is_err() {
+        return missing("refusing a system call needs `strace`");
+    }
+    for (inject, lack) in [
+        ("renameat2,renameat:error=EINVAL", "directories can't be moved without replacing others"),
+        ("renameat2,renameat:error=EXDEV", "directories can't be moved without replacing others"),
+        ("flock:error=ENOLCK:when=2+", "directories can't be made, opened and locked"),
+        ("fsync:error=EINVAL:when=2+", "directories can't be synchronised with the disk"),
+    ] {
+        let session = Session::new();
+        let mut strace = session.in_dir("strace");
+        strace.args([
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            &format!("inject={inject}"),
+            env!("CARGO_BIN_EXE_tenantry"),
+        ]);
+        let (code, _, stderr) = told(strace.args(["user", "create", "ada@example.com"]).output().unwrap());
+        assert_eq!(code, 7, "{inject}: {stderr}");
+        assert!(stderr.contains(lack) && stderr.contains("no store was made"), "{inject}: {stderr}");
+        assert!(!session.path("data").exists(), "{inject}");
+        // Nothing is in the way of the next attempt.
+        session.output(&["user", "create", "ada@example.com"]);
+    }
+}

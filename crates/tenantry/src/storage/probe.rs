@@ -1,0 +1,94 @@
+//! What a store needs of a file system, tried before one is made there: that a directory can't be moved would otherwise be
+//! found out by the first delete.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{self, RenameFlags};
+use rustix::io::Errno;
+
+use super::beneath::{self, Mounts, errno, make_dir, open_dir, sync};
+use super::stage::{self, Stage};
+use super::{Ownership, Storage, file_error, open_data_dir, refused};
+use crate::{Error, ErrorKind, Result};
+
+const PREFIX: &str = ".tenantry-probe-";
+const POINT: &str = "create: try the file system";
+
+/// How directories are opened and moved in a data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ways {
+    pub(crate) open_method: &'static str,
+    pub(crate) move_method: &'static str,
+}
+
+impl Ways {
+    /// Tries what a store needs in a data directory in which none is yet, while nobody else makes one.
+    ///
+    /// `Incompatible` if something is missing, with what that is.
+    pub(crate) fn try_all(data_dir: &Path) -> Result<Self> {
+        let lacking = |what: &'static str| move |error: io::Error| lacking(what, error);
+        let data = open_data_dir(data_dir).map_err(lacking("directories can't be opened"))?;
+        let owner = Ownership::of_store_in(&data).map_err(lacking("directories have no owner"))?;
+        let place = place(&data, owner).map_err(lacking("directories can't be made, opened and locked"))?;
+        let top = open_dir(&data, place.name(), Mounts::Refuse).map_err(lacking("directories can't be opened"))?;
+        let move_method =
+            try_move(&top, owner).map_err(lacking("directories can't be moved without replacing others"))?;
+        sync(&top, POINT).map_err(lacking("directories can't be synchronised with the disk"))?;
+        Ok(Self { open_method: beneath::open_method(&data), move_method })
+    }
+}
+
+impl Storage {
+    /// Finds out how directories are opened and moved here, by moving one that is nobody's.
+    pub(crate) fn ways(&self) -> Result<Ways> {
+        self.check_roots()?;
+        let place = place(&self.data, self.owner).map_err(refused)?;
+        let top = open_dir(&self.data, place.name(), Mounts::Refuse).map_err(refused)?;
+        let move_method = try_move(&top, self.owner).map_err(refused)?;
+        Ok(Ways { open_method: self.open_method(), move_method })
+    }
+
+    /// How directories are opened here.
+    pub(crate) fn open_method(&self) -> &'static str {
+        beneath::open_method(&self.data)
+    }
+}
+
+/// Makes a directory to try things in, which goes when it is dropped, and removes those that crashes have left.
+fn place(data: &OwnedFd, owner: Ownership) -> io::Result<Stage> {
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    stage::clear(data, &|name| name.starts_with(PREFIX), &|_, _| Ok(true))?;
+    let new_name = || format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+    Stage::make(data, owner, new_name, POINT)?.ok_or_else(|| io::Error::other("it is removed all the time"))
+}
+
+/// Moves a directory from one to another, in the way in which users' directories are moved. All of it is empty, so that
+/// it can be removed where nothing can be moved.
+fn try_move(top: &OwnedFd, owner: Ownership) -> io::Result<&'static str> {
+    let [from, to] = ["from", "to"].map(|name| make_dir(top, name, owner, POINT));
+    let (from, to) = (from?, to?);
+    make_dir(&from, "moved", owner, POINT)?;
+    crate::point::reach(POINT);
+    match fs::renameat_with(&from, "moved", &to, "moved", RenameFlags::NOREPLACE) {
+        Ok(()) => Ok("renameat2"),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            beneath::rename(&from, "moved", &to, "moved", POINT)?;
+            Ok("placeholder")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The failure of a trial: something that the file system lacks, unless something else is in the way.
+fn lacking(what: &'static str, error: io::Error) -> Error {
+    match errno(&error) {
+        Some(Errno::NOSPC | Errno::DQUOT) => refused(error),
+        Some(Errno::ROFS | Errno::ACCESS | Errno::IO | Errno::NOENT | Errno::NOMEM | Errno::MFILE | Errno::NFILE) => {
+            file_error(error, "the data directory can't be used")
+        }
+        _ => Error::new(ErrorKind::Incompatible, what).with_source(error),
+    }
+}
