@@ -11,9 +11,11 @@ use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, counted};
 use crate::place::Place;
 use crate::stdio::tell;
+use crate::target::check_archive;
 use crate::user::{Who, did, finish};
 
 pub(crate) async fn export(place: &Place, format: Format<'_>, who: &Who, file: &Path) -> Result<(), Failure> {
+    check_archive(file, place)?;
     let store = place.open().await?;
     let id = match who {
         // Whether they are in the trash is told by the export.
@@ -41,6 +43,10 @@ pub(crate) async fn export(place: &Place, format: Format<'_>, who: &Who, file: &
 }
 
 pub(crate) async fn import(place: &Place, format: Format<'_>, file: &Path) -> Result<(), Failure> {
+    if file == Path::new("-") {
+        let message = "the archive of a user is read twice: name a file instead of -";
+        return Err(Failure::new(Exit::Usage, message));
+    }
     let explain = |error: tenantry::Error, who: Option<UserId>| match error.kind() {
         ErrorKind::Unfinished | ErrorKind::OutcomeUnknown => Failure::from(error),
         ErrorKind::EmailTaken if error.taken_by() == who => {

@@ -12,7 +12,8 @@ use tenantry_exchange::printable;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, counted};
 use crate::place::Place;
-use crate::stdio::tell;
+use crate::stdio::{self, tell};
+use crate::target::check_archive;
 use crate::user::finish;
 
 /// What the name of a backup begins and ends with, around the time.
@@ -34,6 +35,7 @@ pub(crate) async fn create(
         (Some(file), None) => file,
         (None, _) => name_for_now().into(),
     };
+    check_archive(&file, place)?;
     let store = place.open().await?;
     let progress = Progress::new();
     let created = create_backup(&store, &file, BackupOptions { database_only }, progress.callback()).await;
@@ -63,6 +65,7 @@ pub(crate) fn name_left_out(left_out: &[(PathBuf, String)]) {
 }
 
 pub(crate) async fn verify(format: Format<'_>, file: &Path) -> Result<(), Failure> {
+    let file = stdio::input(file);
     let progress = Progress::new();
     let verified = verify_backup(file, progress.callback()).await;
     progress.0.finish_and_clear();
@@ -90,6 +93,7 @@ pub(crate) async fn verify(format: Format<'_>, file: &Path) -> Result<(), Failur
 }
 
 pub(crate) async fn restore(format: Format<'_>, file: &Path, into: &Path) -> Result<(), Failure> {
+    let file = stdio::input(file);
     let progress = Progress::new();
     let restored = restore_backup(file, into, progress.callback()).await;
     progress.0.finish_and_clear();

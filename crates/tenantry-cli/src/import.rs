@@ -75,6 +75,9 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
         return Err(Failure::new(
             Exit::Invalid,
             match &args.rejects {
+                Some(path) if path == Path::new("-") => {
+                    format!("{rejected}: see standard output for lines and reasons")
+                }
                 Some(path) => format!("{rejected}: see {} for lines and reasons", path.display()),
                 None => format!("{rejected}: repeat with --rejects FILE to have all of them in a file"),
             },

@@ -2,9 +2,11 @@
 
 use std::env;
 use std::fs::{self, Metadata};
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
 use tenantry::{ErrorKind, Store};
 
 use crate::failure::{Exit, Failure};
@@ -99,6 +101,17 @@ impl Place {
         self.open_with(true).await
     }
 
+    /// Makes an empty store that goes away, to try on it what would be the first change of a new store. `None` if there
+    /// is a store, or nowhere to try: then the change itself tells.
+    pub(crate) async fn scratch(&self) -> Result<Option<Scratch>, Failure> {
+        if fs::symlink_metadata(self.data_dir.join("tenantry.db")).is_ok() {
+            return Ok(None);
+        }
+        let Ok(dir) = tempfile::tempdir() else { return Ok(None) };
+        let Ok(store) = Store::builder(dir.path()).allow_network_fs(true).open().await else { return Ok(None) };
+        Ok(Some(Scratch { store, _dir: dir }))
+    }
+
     /// Opens the store, and says what there is to know of that.
     async fn open_with(&self, create_if_missing: bool) -> Result<Store, Failure> {
         let opening = Store::builder(&self.data_dir)
@@ -136,6 +149,20 @@ impl Place {
         }
         let Failure::Told { exit, message } = error.into() else { return Failure::BrokenPipe };
         Failure::Told { exit, message: format!("{dir}: {message}") }
+    }
+}
+
+/// A store that goes with its directory.
+pub(crate) struct Scratch {
+    store: Store,
+    _dir: TempDir,
+}
+
+impl Deref for Scratch {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use anstream::AutoStream;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -66,6 +67,11 @@ impl Write for Log {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Returns the path of a file to read once, from its beginning to its end: `-` is standard input.
+pub(crate) fn input(named: &Path) -> &Path {
+    if named == Path::new("-") { Path::new("/dev/stdin") } else { named }
 }
 
 /// How many octets a pipe takes without delay once it is ready (PIPE_BUF of Linux).

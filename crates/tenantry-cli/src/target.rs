@@ -107,6 +107,23 @@ impl io::Write for Target {
     }
 }
 
+/// Refuses a place where no archive can be made: it has its name only when it is whole, so it has to be a file, and
+/// none of the store's.
+pub(crate) fn check_archive(named: &Path, place: &Place) -> Result<(), Failure> {
+    let name = named.display();
+    let path = match resolve(named).map_err(|error| Failure::new(Exit::Failure, format!("{name}: {error}")))? {
+        Resolved::Descriptor(_) => {
+            let message = format!("{name}: an archive has to be a file, which has its name only when it is whole");
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        Resolved::Path(path) => path,
+    };
+    if place.is_of_store(Some(&path), fs::symlink_metadata(&path).ok().as_ref()) {
+        return Err(Failure::new(Exit::Usage, format!("{name} lies in the store; choose another place")));
+    }
+    Ok(())
+}
+
 /// Where a name leads.
 pub(crate) enum Resolved {
     /// To an open file of this process.

@@ -26,8 +26,13 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand)
                 storage_path: storage_path.map(|path| path.parse()).transpose()?,
                 ..NewUser::new(email.parse()?)
             };
+            if let Some(scratch) = place.scratch().await? {
+                // An argument that is refused makes no store.
+                create(&scratch, new.clone(), adopt).await?;
+                scratch.close().await?;
+            }
             let store = place.open_or_create().await?;
-            let created = if adopt { create_and_adopt(&store, new).await } else { store.create(new).await };
+            let created = create(&store, new, adopt).await;
             finish(&store, created.map_err(Failure::from)).await.and_then(|user| changed("user create", format, &user))
         }
         UserCommand::Get { user } => {
@@ -116,6 +121,10 @@ async fn update(
         })
         .await;
     finish(&store, updated).await.and_then(|user| changed("user update", format, &user))
+}
+
+async fn create(store: &Store, new: NewUser, adopt: bool) -> tenantry::Result<User> {
+    if adopt { create_and_adopt(store, new).await } else { store.create(new).await }
 }
 
 async fn create_and_adopt(store: &Store, new: NewUser) -> tenantry::Result<User> {

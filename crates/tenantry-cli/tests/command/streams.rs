@@ -264,3 +264,70 @@ fn a_file_of_the_store_is_refused_by_any_name() {
         echo $?";
     assert_eq!(sh(&session, script).1, "0\n", "a name that wasn't refused, or check");
 }
+
+/// `backup create -` had made a file of that name, as had `--rejects -`.
+#[test]
+fn a_dash_is_a_standard_stream_or_refused_and_never_a_file() {
+    let session = prepared();
+    let script = "
+        tenantry backup create - > out; echo $?; tenantry user export-archive ada@example.com - > out; echo $?
+        tenantry user export-archive ada@example.com /dev/stdout > out; echo $?
+        tenantry user import-archive - < ada.tar.zst; echo $?; wc -c < out
+        cat old.tar.zst | tenantry backup verify - > /dev/null; echo $?
+        tenantry backup verify - < old.tar.zst > /dev/null; echo $?
+        cat old.tar.zst | tenantry backup restore - --into new > /dev/null; echo $?
+        tenantry import - --on-conflict skip --from csv --rejects - < rows.csv | wc -l
+        ls ./- 2>/dev/null";
+    let (_, stdout, stderr) = sh(&session, script);
+    assert_eq!(stdout, "2\n2\n2\n2\n0\n0\n0\n0\n21\n", "{stderr}");
+    assert!(stderr.contains("see standard output for lines and reasons"), "{stderr}");
+}
+
+#[test]
+fn an_archive_within_the_store_is_refused() {
+    let session = prepared();
+    for name in ["data/storage/b", "data/trash/b", "data/tenantry.db", "data/tenantry.new", "link"] {
+        let script = format!(
+            "ln -sfn data/storage/b link; tenantry backup create {name}; echo $?
+            tenantry user export-archive ada@example.com {name}; echo $?; ls data/storage/b"
+        );
+        assert_eq!(sh(&session, &script).1, "2\n2\n", "{name}");
+    }
+    assert_eq!(session.run(&["backup", "create", "--keep", "1", "data/storage"]).0, 2);
+}
+
+/// A refused argument had left an empty store.
+#[test]
+fn nothing_is_made_when_nothing_is_done() {
+    let session = Session::new();
+    session.write("garbage", "garbage");
+    let refused: [(&[&str], i32); 20] = [
+        (&["user", "create", "ada@example.com", "--storage-path", "ab/x"], 5),
+        (&["user", "create", "ada@example.com", "--storage-path", "../x"], 5),
+        (&["user", "create", "ada@example.com", "--storage-path", "x", "--adopt"], 3),
+        (&["user", "create", "ada@example.com", "--id", "1"], 5),
+        (&["user", "create", "nobody"], 5),
+        (&["user", "login", "nobody@", "--create"], 5),
+        (&["user", "get", "ada@example.com"], 3),
+        (&["user", "list"], 3),
+        (&["user", "update", "ada@example.com", "--email", "b@example.com"], 3),
+        (&["user", "login", "ada@example.com"], 3),
+        (&["user", "delete", "ada@example.com", "--yes"], 3),
+        (&["user", "purge", "--older-than", "0d", "--yes"], 3),
+        (&["user", "import-archive", "garbage"], 7),
+        (&["user", "import-archive", "missing"], 3),
+        (&["import", "missing.csv"], 1),
+        (&["import", "garbage"], 5),
+        (&["storage", "usage"], 3),
+        (&["backup", "create"], 3),
+        (&["check"], 3),
+        (&["status"], 3),
+    ];
+    for (arguments, code) in refused {
+        let (found, _, stderr) = session.run(arguments);
+        assert_eq!(found, code, "{arguments:?}: {stderr}");
+        let left: Vec<_> =
+            std::fs::read_dir(session.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["garbage"], "{arguments:?}: {stderr}");
+    }
+}
