@@ -61,6 +61,16 @@ pub(crate) async fn import(place: &Place, format: Format<'_>, file: &Path) -> Re
     };
     // So that what is no such archive never creates a store.
     let who = read_user_manifest(file).await.map_err(|error| explain(error, None))?.user.id;
+    if let Some(scratch) = place.scratch().await? {
+        // What is damaged further down makes no store either. That there is no room to try it says nothing.
+        if let Err(error) = import_user(&scratch, file, |_, _| {}).await
+            && (matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Incompatible)
+                || Exit::of(error.kind()) == Exit::Invalid)
+        {
+            return Err(explain(error, Some(who)));
+        }
+        scratch.close().await?;
+    }
     let store = place.open_or_create().await?;
     let progress = Progress::new();
     let imported = import_user(&store, file, progress.callback()).await;

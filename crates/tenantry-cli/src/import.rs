@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use tenantry::Store;
+use tenantry::{NewUser, Store};
 use tenantry_exchange::{Chunk, Format, Importer, Rejection, RejectsWriter, RowReader, Tally};
 
 use crate::args::{Import, OnConflict};
@@ -53,15 +53,20 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
     };
     let import = Running { importer, rejects, shown: 0, progress };
 
-    let mut scratch = None;
-    let store = match place.open().await {
+    let (store, _scratch) = match place.open().await {
         Err(Failure::Told { exit: Exit::NotFound, .. }) if args.dry_run => {
             // Rehearse on an empty store that goes away.
             let dir = tempfile::tempdir().map_err(|error| Failure::io("making a temporary directory", &error))?;
-            Store::open(scratch.insert(dir).path()).await?
+            (Store::open(dir.path()).await?, Some(dir))
         }
-        Err(Failure::Told { exit: Exit::NotFound, .. }) => place.open_or_create().await?,
-        opened => opened?,
+        Err(Failure::Told { exit: Exit::NotFound, .. }) => match place.scratch().await? {
+            // A store that goes away takes what is to be reported as well, and no store is made for nothing.
+            Some(scratch) if imports_nothing(&scratch, &first, args.on_conflict).await? => {
+                (scratch.store, Some(scratch.dir))
+            }
+            _ => (place.open_or_create().await?, None),
+        },
+        opened => (opened?, None),
     };
     let result = match is_one_transaction {
         true => in_one_transaction(&store, import, first, chunks, args.dry_run).await,
@@ -84,6 +89,41 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// Returns whether it is clear from the first rows that an import into a new store would leave it empty.
+async fn imports_nothing(scratch: &Store, first: &Chunk, on_conflict: OnConflict) -> Result<bool, Failure> {
+    /// Undoes the rehearsal.
+    enum Undo {
+        Rehearsed { imported: u64, rejected: u64 },
+        Failed(tenantry::Error),
+    }
+    impl From<tenantry::Error> for Undo {
+        fn from(error: tenantry::Error) -> Self {
+            Self::Failed(error)
+        }
+    }
+    let users: Vec<NewUser> = first.rows.iter().filter_map(|row| row.user.as_ref().ok().cloned()).collect();
+    let rehearsed: Result<(), Undo> = scratch
+        .write(move |tx| {
+            let (mut imported, mut rejected) = (0, 0);
+            for user in &users {
+                match tx.import(user, on_conflict.into()) {
+                    Ok(_) => imported += 1,
+                    Err(error) if matches!(Exit::of(error.kind()), Exit::Conflict | Exit::Invalid) => rejected += 1,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(Undo::Rehearsed { imported, rejected })
+        })
+        .await;
+    let is_whole_file = first.end.is_some();
+    match rehearsed {
+        Ok(()) => Ok(false),
+        Err(Undo::Rehearsed { rejected, .. }) if on_conflict == OnConflict::Fail => Ok(rejected > 0),
+        Err(Undo::Rehearsed { imported, .. }) => Ok(is_whole_file && imported == 0),
+        Err(Undo::Failed(error)) => Err(error.into()),
+    }
 }
 
 async fn in_one_transaction(

@@ -109,7 +109,7 @@ impl Place {
         }
         let Ok(dir) = tempfile::tempdir() else { return Ok(None) };
         let Ok(store) = Store::builder(dir.path()).allow_network_fs(true).open().await else { return Ok(None) };
-        Ok(Some(Scratch { store, _dir: dir }))
+        Ok(Some(Scratch { store, dir }))
     }
 
     /// Opens the store, and says what there is to know of that.
@@ -154,8 +154,8 @@ impl Place {
 
 /// A store that goes with its directory.
 pub(crate) struct Scratch {
-    store: Store,
-    _dir: TempDir,
+    pub(crate) store: Store,
+    pub(crate) dir: TempDir,
 }
 
 impl Deref for Scratch {

@@ -301,7 +301,13 @@ fn an_archive_within_the_store_is_refused() {
 fn nothing_is_made_when_nothing_is_done() {
     let session = Session::new();
     session.write("garbage", "garbage");
-    let refused: [(&[&str], i32); 20] = [
+    session.write("version.jsonl", "{\"email\":\"ada@example.com\",\"version\":0}\n");
+    session.write("rejected.csv", "email,storage_path\nada@example.com,ab/x\nb@example.com,../x\n");
+    let refused: [(&[&str], i32); 24] = [
+        (&["import", "version.jsonl"], 5),
+        (&["import", "version.jsonl", "--on-conflict", "update"], 5),
+        (&["import", "rejected.csv"], 5),
+        (&["import", "rejected.csv", "--on-conflict", "skip"], 5),
         (&["user", "create", "ada@example.com", "--storage-path", "ab/x"], 5),
         (&["user", "create", "ada@example.com", "--storage-path", "../x"], 5),
         (&["user", "create", "ada@example.com", "--storage-path", "x", "--adopt"], 3),
@@ -326,8 +332,20 @@ fn nothing_is_made_when_nothing_is_done() {
     for (arguments, code) in refused {
         let (found, _, stderr) = session.run(arguments);
         assert_eq!(found, code, "{arguments:?}: {stderr}");
-        let left: Vec<_> =
-            std::fs::read_dir(session.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["garbage"], "{arguments:?}: {stderr}");
+        let left = std::fs::read_dir(session.dir.path()).unwrap().count();
+        assert_eq!((left, session.path("data").exists()), (3, false), "{arguments:?}: {stderr}");
     }
+    // An archive that is damaged near its end.
+    let other = prepared();
+    let mut archive = std::fs::read(other.path("ada.tar.zst")).unwrap();
+    let near_end = archive.len() - 8;
+    archive[near_end] ^= 1;
+    session.write("damaged", archive);
+    let (code, _, stderr) = session.run(&["user", "import-archive", "damaged"]);
+    assert_eq!((code, session.path("data").exists()), (7, false), "{stderr}");
+    // What can be imported is.
+    session.write("some.csv", "email,storage_path\nada@example.com,ab/x\nb@example.com,\n");
+    let (code, _, stderr) = session.run(&["import", "some.csv", "--on-conflict", "skip"]);
+    assert_eq!(code, 5, "{stderr}");
+    assert!(session.output(&["user", "list"]).contains("b@example.com"));
 }
