@@ -1,6 +1,7 @@
 //! Checking a store against its directories, and repairing what can be repaired without losing anything.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use serde::{Serialize, Serializer};
 use tracing::instrument;
 
 use crate::sqlite::{Action, Inspection, Options, Owner, Row, of_schema};
-use crate::storage::{EntryKind, Look, Marker, Storage, Stray, is_own_file};
+use crate::storage::{EntryKind, Look, Marker, Storage, Stray, is_own_file, user_of_work};
 use crate::store::on_thread;
 use crate::{Error, ErrorKind, Result, StoragePath, Store, UserId};
 
@@ -592,7 +593,7 @@ impl<'s> Survey<'s> {
                 }
                 let in_storage = Path::new(&parent).join(&entry.name);
                 let path = Storage::relative_stray(&Stray::InStorage(in_storage.clone()));
-                if self.told.contains(&path) {
+                if self.told.contains(&path) || self.is_on_its_way(&entry.name) {
                     continue;
                 }
                 let text = in_storage.to_str();
@@ -640,7 +641,8 @@ impl<'s> Survey<'s> {
             self.count_entry();
             let path = || Storage::relative_stray(&Stray::InTrash(entry.name.clone()));
             let id: Option<UserId> = entry.name.to_str().and_then(|name| name.parse().ok());
-            if id.is_some_and(|id| self.unfinished.contains(&id)) || self.told.contains(&path()) {
+            let is_unfinished = id.is_some_and(|id| self.unfinished.contains(&id)) || self.is_on_its_way(&entry.name);
+            if is_unfinished || self.told.contains(&path()) {
                 continue;
             }
             match self.inspection.is_of_trashed(&entry.name)? {
@@ -653,6 +655,11 @@ impl<'s> Survey<'s> {
             }
         }
         Ok(())
+    }
+
+    /// Whether this is a copy that belongs to an unfinished intent.
+    fn is_on_its_way(&self, name: &OsStr) -> bool {
+        user_of_work(name).is_some_and(|user| self.unfinished.contains(&user))
     }
 
     fn count_orphan(&mut self, directories: u64) {

@@ -8,6 +8,7 @@ use icu_normalizer::ComposingNormalizerBorrowed;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::fmt::Hyphenated;
 
+use crate::storage::WORK_PREFIX;
 use crate::{Error, ErrorKind, Result, UserId};
 
 /// Where a user's files live, relative to the storage directory of the store.
@@ -73,7 +74,12 @@ impl StoragePath {
     pub(crate) fn is_reserved(&self) -> bool {
         let first = self.as_str().split('/').next().unwrap_or_default();
         let is_shard = first.len() == 2 && first.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_shard || first.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(".tenantry"))
+        let begins_with = |segment: &str, prefix: &str| {
+            segment.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        };
+        // Beside any user's directory there may be a copy on its way.
+        let is_work = self.as_str().split('/').any(|segment| begins_with(segment, WORK_PREFIX));
+        is_shard || is_work || begins_with(first, ".tenantry")
     }
 
     /// Whether derived paths lie below this path: `3f` or `3f/a2`.
@@ -260,7 +266,9 @@ mod tests {
         assert_eq!(path.as_str(), "3f/a2/3fa2b1c4-0000-4000-8000-000000000001");
         assert_eq!(path.as_str().parse::<StoragePath>().unwrap(), path);
         assert!(path.is_reserved());
-        for path in ["3f", "3F/x", "00/a", ".tenantry-store", ".Tenantry/x"] {
+        for path in
+            ["3f", "3F/x", "00/a", ".tenantry-store", ".Tenantry/x", "a/.tenantry-copy-x", "a/.Tenantry-Copy-x/b"]
+        {
             assert!(path.parse::<StoragePath>().unwrap().is_reserved(), "{path}");
         }
         for path in ["3", "3f0/a", "3g/a", "a/3f", "tenantry", ".tenant", "a/.tenantry"] {

@@ -29,6 +29,8 @@ pub(super) struct Orders {
     /// Whether the points of opening the store count too.
     pub(super) is_opening_armed: bool,
     pub(super) is_durability_normal: bool,
+    /// Whether no directory can be renamed to another place, as between the project quotas of a file system.
+    pub(super) is_copying: bool,
     pub(super) umask: Option<u32>,
 }
 
@@ -142,4 +144,11 @@ pub(crate) fn reach(point: &'static str) {
     if is_here {
         std::process::abort();
     }
+}
+
+/// What [`crate::point`] asks before each rename.
+pub(crate) fn is_rename_refused(point: &'static str) -> bool {
+    // Those stay within one directory, or are of what was just made beside the target.
+    let is_near = point.starts_with("open: ") || point.starts_with("copy: ");
+    !is_near && CHILD.get().is_some_and(|child| child.orders.is_copying)
 }

@@ -15,27 +15,44 @@ mod world;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-pub(crate) use child::reach;
 use child::{Crash, Orders, Ran};
+pub(crate) use child::{is_rename_refused, reach};
 use futures_lite::future::block_on;
 use world::{ARCHIVE, Model, Op, Place, World, derived, id, outcome, stages};
 
 use crate::{ErrorKind, FindingKind, Store, check};
 
-/// Every point, with the scenarios in which it is passed. `delete*` are all whose names begin with `delete`.
+/// Every point, with the scenarios in which it is passed. `delete*` are all whose names begin with `delete`, and
+/// `*_copied` those that end so.
 const POINTS: &[(&str, &str)] = &[
     ("adopt: change a mode", "adopt_first adopt_other adopt_new"),
-    ("adopt: remove the empty directory", "adopt_other adopt_late recover_adopt"),
+    ("adopt: remove the empty directory", "adopt_other adopt_late recover_adopt adopt_copied"),
     ("adopt: sync a directory", "adopt_first adopt_other adopt_new"),
     ("adopt: sync the directory above", "adopt_other recover_adopt"),
     ("commit: a purge is done", "recover_purge"),
     ("commit: the database is rewritten", "purge* recover_purge"),
     (
         "commit: the intents are done",
-        "make_* delete* restore* purge* adopt_other adopt_late import import_twice import_late repair recover_*",
+        "make_* delete* restore* purge* adopt_other adopt_late import import_twice import_late repair recover_* adopt_copied import_copied repair_copied",
     ),
-    ("commit: the rows", "make_* delete* restore* purge* adopt_first adopt_other adopt_new import* repair"),
-    ("commit: what came before is on the disk", "delete_normal adopt_late recover_*"),
+    (
+        "commit: the rows",
+        "make_* delete* restore* purge* adopt_first adopt_other adopt_new import* repair repair_copied",
+    ),
+    ("commit: what came before is on the disk", "delete_normal adopt_late recover_* adopt_copied"),
+    ("copy: make a directory", COPIED),
+    ("copy: make a file", COPIED),
+    ("copy: make a link", "delete_copied"),
+    ("copy: make a place", COPIED),
+    ("copy: mark it as whole", COPIED),
+    ("copy: name the directory", COPIED),
+    ("copy: remove the mark", COPIED),
+    ("copy: set attributes", COPIED),
+    ("copy: sync", COPIED),
+    ("copy: sync the end", COPIED),
+    ("copy: sync the mark", COPIED),
+    ("copy: sync the name", COPIED),
+    ("copy: sync the removal", COPIED),
     ("create: fill the database", "open_*"),
     ("create: make the data directory", "open_*"),
     ("create: make the database", "open_*"),
@@ -45,16 +62,16 @@ const POINTS: &[(&str, &str)] = &[
     ("erase: cut the log", "purge* recover_purge"),
     ("erase: rewrite the database", "purge* recover_purge"),
     ("import: make a stage", "import*"),
-    ("import: sync the files", "import import_twice import_late"),
-    ("import: write the files", "import import_twice import_late"),
+    ("import: sync the files", "import import_twice import_late import_copied"),
+    ("import: write the files", "import import_twice import_late import_copied"),
     (
         "make: a directory",
-        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair",
+        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair import_copied recover_restore_copied",
     ),
     ("make: change a mode", "make_masked"),
     (
         "make: sync a directory",
-        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair",
+        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair import_copied recover_restore_copied",
     ),
     ("open: make a directory of the store", "open_* upgrade"),
     ("open: name the marker", "open_* upgrade"),
@@ -63,26 +80,35 @@ const POINTS: &[(&str, &str)] = &[
     ("open: sync the data directory", "open_* upgrade"),
     ("open: sync the marker", "open_* upgrade"),
     ("open: write the marker", "open_* upgrade"),
-    ("quarantine: make a place", "adopt_late repair"),
-    ("quarantine: make its directory", "adopt_late repair"),
-    ("quarantine: move", "adopt_late repair"),
-    ("quarantine: sync", "adopt_late repair"),
-    ("quarantine: sync the note", "adopt_late repair"),
-    ("quarantine: write the note", "adopt_late repair"),
-    ("remove: a directory", "purge* import_bare import_twice import_late open_* recover_purge"),
-    ("remove: a file", "purge* import_twice import_late recover_purge"),
-    ("remove: change a mode", "purge"),
+    ("quarantine: make a place", "adopt_late repair adopt_copied repair_copied"),
+    ("quarantine: make its directory", "adopt_late repair adopt_copied repair_copied"),
+    ("quarantine: move", "adopt_late repair adopt_copied repair_copied"),
+    ("quarantine: sync", "adopt_late repair adopt_copied repair_copied"),
+    ("quarantine: sync the note", "adopt_late repair adopt_copied repair_copied"),
+    ("quarantine: write the note", "adopt_late repair adopt_copied repair_copied"),
+    ("remove: a directory", "purge* import_bare import_twice import_late open_* recover_purge *_copied"),
+    ("remove: a file", "purge* import_twice import_late recover_purge *_copied"),
+    ("remove: change a mode", "purge purge_copied"),
     ("remove: move a directory up", "purge* import_late recover_purge"),
     ("remove: sync the trash", "purge* recover_purge"),
     ("repair: change a mode", "repair"),
-    ("restore: move the directory", "restore* import import_twice import_late recover_restore recover_import"),
-    ("restore: sync", "restore* import import_twice import_late recover_restore recover_import"),
-    ("trash: move the directory", "delete* recover_delete"),
-    ("trash: sync", "delete* recover_delete"),
+    (
+        "restore: move the directory",
+        "restore* import import_twice import_late recover_restore recover_import import_copied recover_restore_copied",
+    ),
+    (
+        "restore: sync",
+        "restore* import import_twice import_late recover_restore recover_import import_copied recover_restore_copied",
+    ),
+    ("trash: move the directory", "delete* recover_delete recover_delete_copied"),
+    ("trash: sync", "delete* recover_delete recover_delete_copied"),
     ("upgrade: change the schema", "upgrade"),
     ("upgrade: make a directory for snapshots", "upgrade"),
     ("upgrade: name the snapshot", "upgrade"),
 ];
+
+/// Where a directory is copied.
+const COPIED: &str = "delete_copied restore_copied import_copied adopt_copied repair_copied recover_delete_copied recover_restore_copied";
 
 /// More points than any scenario passes.
 const POINTS_MAX: u64 = 1_000;
@@ -173,7 +199,7 @@ fn crash_everywhere(name: &str, scenario: Scenario) {
         let ran = Orders { crash: Crash::At(at), ..scenario.orders.clone() }.run(&place.data());
         println!("crash {at} at {:?}", ran.points.last());
         if scenario.is_of_recovery && ran.has_crashed {
-            crash_in_recovery(&place, &judge, &ran, &mut passed);
+            crash_in_recovery(&place, &judge, &ran, scenario.orders.is_copying, &mut passed);
         } else {
             if !scenario.is_of_recovery {
                 passed.extend(ran.points.iter().cloned());
@@ -193,14 +219,18 @@ fn crash_everywhere(name: &str, scenario: Scenario) {
 }
 
 fn fits(scenario: &str, pattern: &str) -> bool {
-    pattern.strip_suffix('*').map_or(scenario == pattern, |start| scenario.starts_with(start))
+    match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(end), _) => scenario.ends_with(end),
+        (None, Some(start)) => scenario.starts_with(start),
+        (None, None) => scenario == pattern,
+    }
 }
 
 /// Aborts the opening after a crash at each of its points in turn.
-fn crash_in_recovery(place: &Place, judge: &Judge, ran: &Ran, passed: &mut BTreeSet<String>) {
+fn crash_in_recovery(place: &Place, judge: &Judge, ran: &Ran, is_copying: bool, passed: &mut BTreeSet<String>) {
     for at in 1..POINTS_MAX {
         let place = place.copy();
-        let opening = Orders { crash: Crash::At(at), is_opening_armed: true, ..Orders::default() };
+        let opening = Orders { crash: Crash::At(at), is_opening_armed: true, is_copying, ..Orders::default() };
         let reopened = opening.run(&place.data());
         println!("  then {at} at {:?}", reopened.points.last());
         passed.extend(reopened.points.iter().cloned());
@@ -234,12 +264,22 @@ fn tangled(user: u8) -> Vec<Op> {
     [person(user, None, &files), vec![complicate, Op::Delete { user }]].concat()
 }
 
+/// A file with a second name, which the copies of a place that is prepared don't have.
+fn linked(user: u8) -> Op {
+    Op::Link { user, file: "a.txt".to_owned(), name: "b/other.txt".to_owned() }
+}
+
 fn place_chosen() -> Op {
     Op::Place { path: format!("storage/{CHOSEN}") }
 }
 
 fn adopt() -> Op {
     Op::Adopt { user: ADA, path: CHOSEN.to_owned() }
+}
+
+/// The same where directories can't be renamed, but have to be copied.
+fn to_copy(ops: impl Into<Vec<Op>>) -> Orders {
+    Orders { is_copying: true, ..to_do(ops) }
 }
 
 fn to_do(ops: impl Into<Vec<Op>>) -> Orders {
@@ -447,6 +487,50 @@ scenarios! {
         is_of_recovery: true,
         ..Scenario::default()
     };
+    delete_copied a_crash_while_a_directory_is_copied_to_the_trash_leaves_a_user_or_one_in_the_trash Scenario {
+        setup: [nested(BOB), person(ADA, Some(CHOSEN), &["a.txt", "b/c.txt"])].concat(),
+        orders: to_copy([linked(ADA), Op::Delete { user: ADA }]),
+        ..Scenario::default()
+    };
+    restore_copied a_crash_while_a_directory_is_copied_back_leaves_a_user_or_one_in_the_trash Scenario {
+        setup: [person(ADA, Some(CHOSEN), &["a.txt", "b/c.txt"]), vec![Op::Delete { user: ADA }]].concat(),
+        orders: to_copy([Op::Restore { user: ADA, email: None }]),
+        ..Scenario::default()
+    };
+    import_copied a_crash_while_imported_files_are_copied_in_place_leaves_a_user_with_all_of_them_or_none Scenario {
+        setup: nested(BOB),
+        setup_more: Some(|place, _| place.put_archive(&import_nested())),
+        orders: to_copy([import_nested()]),
+        ..Scenario::default()
+    };
+    purge_copied a_crash_in_a_purge_that_can_move_nothing_leaves_someone_to_purge_or_nobody Scenario {
+        setup: tangled(ADA),
+        orders: to_copy([Op::Purge { user: ADA }]),
+        ..Scenario::default()
+    };
+    adopt_copied a_crash_while_what_an_adoption_leaves_is_copied_to_quarantine_loses_nothing Scenario {
+        setup: [person(ADA, None, &[]), vec![place_chosen()]].concat(),
+        setup_more: Some(write_into_what_is_discarded),
+        orders: Orders { is_opening_armed: true, is_copying: true, ..Orders::default() },
+        ..Scenario::default()
+    };
+    repair_copied a_crash_in_a_repair_that_copies_loses_nothing_and_another_repair_ends_it Scenario {
+        setup: [nested(ADA), vec![Op::Place { path: "storage/orphan".to_owned() }]].concat(),
+        orders: to_copy([Op::Repair]),
+        ..Scenario::default()
+    };
+    recover_delete_copied a_crash_while_a_crashed_copy_to_the_trash_is_finished_changes_nothing_about_its_end Scenario {
+        setup: person(ADA, Some(CHOSEN), &["a.txt"]),
+        orders: to_copy([Op::Delete { user: ADA }]),
+        is_of_recovery: true,
+        ..Scenario::default()
+    };
+    recover_restore_copied a_crash_while_a_crashed_copy_back_is_finished_changes_nothing_about_its_end Scenario {
+        setup: [person(ADA, Some(CHOSEN), &["a.txt"]), vec![Op::Delete { user: ADA }]].concat(),
+        orders: to_copy([Op::Restore { user: ADA, email: None }]),
+        is_of_recovery: true,
+        ..Scenario::default()
+    };
     recover_adopt a_crash_while_a_crashed_adoption_is_finished_changes_nothing_about_its_end Scenario {
         setup: [person(ADA, None, &[]), vec![place_chosen()]].concat(),
         orders: to_do([adopt()]),
@@ -484,6 +568,49 @@ fn files_that_an_import_still_has_to_move_are_kept_whatever_is_imported_meanwhil
     [import_chosen(), other].iter().for_each(|op| model.apply(op).unwrap());
     assert_eq!(World::find_sound(&place.data(), &[]), model.world);
     assert_eq!(stages(&place.data()), [""; 0]);
+}
+
+/// Deletes a user by a copy, which crashes, and returns where their directory was.
+fn crash_in_a_copy(place: &Place, model: &mut Model, point: &str) -> std::path::PathBuf {
+    let delete = Op::Delete { user: ADA };
+    place.prepare(model, &nested(ADA));
+    let ran = Orders { crash: Crash::Point(point.to_owned()), ..to_copy([delete.clone()]) }.run(&place.data());
+    assert!(ran.has_crashed);
+    model.apply(&delete).unwrap();
+    place.data().join(derived(ADA))
+}
+
+/// A copy is complete and has its name. What has been written since to the place of the original is nowhere else.
+#[test]
+fn what_is_written_at_the_old_place_after_it_was_copied_is_not_removed() {
+    let (place, mut model) = (Place::new(), Model::default());
+    let old = crash_in_a_copy(&place, &mut model, "remove: a file");
+    let late = old.join("b/late.txt");
+    std::fs::write(&late, "late").unwrap();
+    let store = block_on(Store::open(place.data())).unwrap();
+    assert_eq!(block_on(store.restore(id(ADA), None)).unwrap_err().kind(), ErrorKind::Unfinished);
+    block_on(store.close()).unwrap();
+    assert_eq!(std::fs::read_to_string(&late).unwrap(), "late");
+    let findings = block_on(check(place.data())).unwrap().findings;
+    assert_eq!(findings.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::IntentUnfinished]);
+    std::fs::remove_file(&late).unwrap();
+    assert_eq!(World::find_sound(&place.data(), &[]), model.world);
+    assert!(!old.exists());
+}
+
+/// A copy is complete, but the original has changed since.
+#[test]
+fn a_copy_that_is_older_than_the_original_is_made_anew() {
+    for is_copying in [false, true] {
+        let (place, mut model) = (Place::new(), Model::default());
+        let old = crash_in_a_copy(&place, &mut model, "copy: name the directory");
+        std::fs::write(old.join("b/c.txt"), "late").unwrap();
+        let opening = Orders { is_opening_armed: true, is_copying, ..Orders::default() };
+        assert!(!opening.run(&place.data()).has_crashed);
+        let files = model.world.people.get_mut(&ADA).unwrap().files.as_mut().unwrap();
+        files.insert("b/c.txt".to_owned(), "late".to_owned());
+        assert_eq!(World::find_sound(&place.data(), &[]), model.world, "{is_copying}");
+    }
 }
 
 #[test]

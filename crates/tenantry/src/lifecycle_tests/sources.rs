@@ -108,7 +108,9 @@ fn every_call_that_changes_a_directory_or_commits_comes_after_a_point_in_its_fun
     let (mut calls, mut without) = (0, BTreeSet::new());
     for (file, text) in sources() {
         for (name, body) in functions(&text) {
-            for (at, _) in CHANGES.iter().flat_map(|call| body.match_indices(call)) {
+            let changes = CHANGES.iter().flat_map(|call| body.match_indices(call));
+            // `readlinkat` only reads.
+            for (at, _) in changes.filter(|(at, _)| !body[..*at].ends_with("read")) {
                 calls += 1;
                 if !body[..at].contains("reach(") {
                     without.insert((file.clone(), name.clone()));

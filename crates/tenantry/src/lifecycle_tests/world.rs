@@ -77,6 +77,12 @@ pub(super) enum Op {
         user: u8,
         dir: String,
     },
+    /// Past the store: another name of a file.
+    Link {
+        user: u8,
+        file: String,
+        name: String,
+    },
     /// Past the store: others may look into a directory within the data directory.
     Loosen {
         path: String,
@@ -198,6 +204,10 @@ impl Op {
                 let top = store.storage_path(id(*user)).await?;
                 fs::set_permissions(top.join(dir), PermissionsExt::from_mode(0o500)).unwrap();
                 std::os::unix::fs::symlink(LINK_TARGET, top.join(LINK)).unwrap();
+            }
+            Self::Link { user, file, name } => {
+                let top = store.storage_path(id(*user)).await?;
+                fs::hard_link(top.join(file), top.join(name)).unwrap();
             }
             Self::Loosen { path } => loosen(data, path),
         }
@@ -337,6 +347,10 @@ impl Model {
             Op::Complicate { user, .. } => {
                 let files = people.get_mut(user).unwrap().files.as_mut().unwrap();
                 files.insert(LINK.to_owned(), format!("-> {LINK_TARGET}"));
+            }
+            Op::Link { user, file, name } => {
+                let files = people.get_mut(user).unwrap().files.as_mut().unwrap();
+                files.insert(name.clone(), files[file].clone());
             }
             Op::Check | Op::Loosen { .. } => {}
         }

@@ -12,7 +12,7 @@ use super::intents::{self, Directories, Intent};
 use super::open::{LOCK_POLL, Options, open_reader, wait_while_busy, with_suffix};
 use super::users::{self, blob, storage_path};
 use super::{lifecycle, open};
-use crate::storage::{Storage, Stray, file_error};
+use crate::storage::{Storage, Stray, file_error, user_of_work};
 use crate::{Builder, Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 
 /// With their tables. SQLite's integrity check looks for each row in the index, but not whether a partial index holds more.
@@ -215,10 +215,10 @@ impl Inspection {
     /// Whether something at this path within the data directory belongs to nobody now, and isn't on its way.
     pub(crate) fn is_orphaned(&self, storage: &Storage, path: &Path) -> Result<bool> {
         let user = match Storage::stray(path) {
-            Some(Stray::InTrash(name)) => name.to_str().and_then(|name| name.parse().ok()),
+            Some(Stray::InTrash(name)) => name.to_str().and_then(|name| name.parse().ok()).or(user_of_work(&name)),
             Some(Stray::InStorage(path)) => match path.to_str().map(|path| self.owner(path)).transpose()? {
                 Some(Owner::Trashed(id)) => Some(id),
-                _ => None,
+                _ => path.file_name().and_then(user_of_work),
             },
             None => None,
         };
@@ -279,10 +279,10 @@ pub(super) fn quarantine(
 ) -> Result<bool> {
     // It may be just what an unfinished intent is about.
     let user = match stray {
-        Stray::InTrash(name) => name.to_str().and_then(|name| name.parse().ok()),
+        Stray::InTrash(name) => name.to_str().and_then(|name| name.parse().ok()).or(user_of_work(name)),
         Stray::InStorage(path) => match path.to_str().map(|path| owner(conn, path)).transpose()? {
             Some(Owner::Trashed(id)) => Some(id),
-            _ => None,
+            _ => path.file_name().and_then(user_of_work),
         },
     };
     if let Some(user) = user {

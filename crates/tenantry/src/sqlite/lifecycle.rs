@@ -130,7 +130,7 @@ pub(super) fn restore(
             return Err(email_taken(&other));
         }
         if has_directory {
-            directories.storage()?.check_is_free(&trashed.storage_path)?;
+            directories.storage()?.check_can_restore(id, &trashed.storage_path, None)?;
         }
         // With another address at once: the old one may be taken.
         let user = match email {
@@ -169,7 +169,7 @@ pub(super) fn import(
     whole(conn, || {
         let user = users::create(conn, new, now, new_id)?;
         if let Some(stage) = stage {
-            directories.storage()?.check_is_free(&user.storage_path)?;
+            directories.storage()?.check_can_restore(user.id, &user.storage_path, Some(stage))?;
             conn.prepare_cached("UPDATE users SET has_directory = 1 WHERE id = ?1")?.execute([blob(user.id)])?;
             record(conn, directories, &Action::Restore { user: user.id, stage: Some(stage.to_owned()) }, now)?;
         }

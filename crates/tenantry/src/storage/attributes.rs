@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
+use rustix::ioctl;
 use rustix::path::Arg;
 
 use crate::point;
@@ -22,8 +23,10 @@ const ACL: &CStr = c"system.posix_acl_access";
 /// The POSIX ACL that what is made in a directory gets.
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
-/// How often a list or a value is read again that grows between the question for its size and the reading.
-const ATTEMPTS_MAX: usize = 10;
+/// What most lists of names and most values fit in.
+const USUAL_OCTETS: usize = 1 << 10;
+/// What the kernel allows for either (`XATTR_LIST_MAX` and `XATTR_SIZE_MAX`).
+const OCTETS_MAX: usize = 1 << 16;
 
 /// What a file has beside its content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,6 +120,56 @@ pub(crate) fn apply_at(
     set(&Target::named(dir, name)?, attributes, point)
 }
 
+/// Removes the ACL that what is made in a directory would inherit.
+pub(super) fn forget_default_acl(dir: &OwnedFd) -> io::Result<()> {
+    match fs::fremovexattr(dir, DEFAULT_ACL) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        removed => Ok(removed?),
+    }
+}
+
+/// Whether the file system may refuse to rename a directory to a place within the same mount, as far as it can be told.
+pub(super) fn may_need_copy(dir: &OwnedFd, to: &OwnedFd) -> io::Result<bool> {
+    // Which layer a directory is in isn't told.
+    if fs::fstatfs(to)?.f_type == OVERLAYFS {
+        return Ok(true);
+    }
+    // Subvolumes of btrfs.
+    if fs::fstat(dir)?.st_dev != fs::fstat(to)?.st_dev {
+        return Ok(true);
+    }
+    let (Some(project), Some(target)) = (Project::of(dir), Project::of(to)) else { return Ok(false) };
+    Ok(target.flags & Project::INHERITED != 0 && target.id != project.id)
+}
+
+/// From the kernel's `magic.h`.
+const OVERLAYFS: fs::FsWord = 0x794c_7630;
+
+/// The quota that a directory counts for, as `struct fsxattr` of the kernel's `fs.h` says it.
+#[repr(C)]
+struct Project {
+    flags: u32,
+    extent_size: u32,
+    extents: u32,
+    id: u32,
+    copied_extent_size: u32,
+    padding: [u8; 8],
+}
+
+impl Project {
+    /// What is made in a directory, or moved into it, has its project.
+    const INHERITED: u32 = 0x200;
+
+    /// `None` on file systems without projects.
+    fn of(dir: &OwnedFd) -> Option<Self> {
+        const GET: ioctl::Opcode = ioctl::opcode::read::<Project>(b'X', 31);
+        #[allow(unsafe_code, reason = "there is no safe interface to a project id")]
+        // SAFETY: the kernel writes a whole `struct fsxattr` or fails, and any octets are a valid one.
+        let project = unsafe { ioctl::ioctl(dir, ioctl::Getter::<GET, Self>::new()) };
+        project.ok()
+    }
+}
+
 /// What has the attributes.
 enum Target<'f> {
     /// A file or directory that is open to be read or written.
@@ -147,18 +200,14 @@ impl Target<'_> {
 
     fn list(&self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
         match self {
-            Self::Open(file) if buffer.is_empty() => fs::flistxattr_query(file),
             Self::Open(file) => fs::flistxattr(file, buffer),
-            Self::Named { path, .. } if buffer.is_empty() => fs::listxattr_query(path),
             Self::Named { path, .. } => fs::listxattr(path, buffer),
         }
     }
 
     fn get(&self, name: &CStr, buffer: &mut [u8]) -> rustix::io::Result<usize> {
         match self {
-            Self::Open(file) if buffer.is_empty() => fs::fgetxattr_query(file, name),
             Self::Open(file) => fs::fgetxattr(file, name, buffer),
-            Self::Named { path, .. } if buffer.is_empty() => fs::getxattr_query(path, name),
             Self::Named { path, .. } => fs::getxattr(path, name, buffer),
         }
     }
@@ -238,23 +287,18 @@ fn read_extended(target: &Target<'_>) -> io::Result<Vec<Extended>> {
     Ok(extended)
 }
 
-/// Calls a function that fills a buffer, or returns the size that it wants if the buffer is empty.
+/// Calls a function that fills a buffer and returns how much of it.
 fn filled(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
-    for _ in 0..ATTEMPTS_MAX {
-        let size = read(&mut [])?;
-        if size == 0 {
-            return Ok(Vec::new());
+    let mut buffer = vec![0; USUAL_OCTETS];
+    let length = match read(&mut buffer) {
+        Err(Errno::RANGE) => {
+            buffer.resize(OCTETS_MAX, 0);
+            read(&mut buffer)?
         }
-        let mut buffer = vec![0; size];
-        match read(&mut buffer) {
-            Err(Errno::RANGE) => {}
-            length => {
-                buffer.truncate(length?);
-                return Ok(buffer);
-            }
-        }
-    }
-    Err(Errno::RANGE)
+        length => length?,
+    };
+    buffer.truncate(length);
+    Ok(buffer)
 }
 
 fn set(target: &Target<'_>, attributes: &Attributes, point: &'static str) -> io::Result<Vec<Unset>> {

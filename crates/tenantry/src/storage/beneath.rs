@@ -10,7 +10,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags};
@@ -117,27 +117,48 @@ fn step(at: impl AsFd, name: &[u8], flags: OFlags, mount: Option<Mount>) -> rust
         }
     };
     match mount {
-        Some(mount) if mount_of(&opened)? != mount => Err(Errno::XDEV),
+        Some(mount) if !mount_of(&opened)?.is(mount) => Err(Errno::XDEV),
         _ => Ok(opened),
     }
 }
 
 /// What a directory is on.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Mount {
     device: u64,
-    /// Tells a directory from one of the same file system that is mounted over it. Linux has it from 5.8 on.
+    /// Tells a directory from one of the same file system that is mounted over it. It alone says what is a mount: on btrfs each
+    /// subvolume has another device.
     id: Option<u64>,
+}
+
+impl Mount {
+    fn is(self, other: Self) -> bool {
+        match (self.id, other.id) {
+            (Some(id), Some(other)) => id == other,
+            _ => self.device == other.device,
+        }
+    }
 }
 
 fn mount_of(dir: impl AsFd) -> rustix::io::Result<Mount> {
     let device = fs::fstat(&dir)?.st_dev;
     let id = match fs::statx(&dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
         Ok(found) if found.stx_mask & StatxFlags::MNT_ID.bits() != 0 => Some(found.stx_mnt_id),
-        Ok(_) | Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => None,
+        // Before Linux 5.8, or behind a filter.
+        Ok(_) | Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => mount_id_in_proc(&dir),
         Err(error) => return Err(error),
     };
     Ok(Mount { device, id })
+}
+
+fn mount_id_in_proc(dir: impl AsFd) -> Option<u64> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", dir.as_fd().as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
+}
+
+/// Whether two directories are in the same mount, so that only the file system can refuse a rename between them (`EXDEV`).
+pub(super) fn are_in_one_mount(one: impl AsFd, other: impl AsFd) -> io::Result<bool> {
+    Ok(mount_of(one)?.is(mount_of(other)?))
 }
 
 /// What stands at a name in a directory, a symbolic link being itself; `None` if there is nothing.
@@ -216,6 +237,9 @@ pub(super) fn rename(
     point: &'static str,
 ) -> io::Result<()> {
     point::reach(point);
+    if point::is_rename_refused(point) {
+        return Err(Errno::XDEV.into());
+    }
     match fs::renameat_with(&from, name, &to, new_name, RenameFlags::NOREPLACE) {
         // Some file systems don't know the flag, and some filters the call.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}

@@ -10,14 +10,18 @@
 //! ```
 //!
 //! A [`Storage`] holds descriptors of these since the store was opened, and everything is looked up from them
-//! ([`beneath`]). Directories are moved within the data directory only, which is one file system.
+//! ([`beneath`]). Directories are moved within the data directory only, which is one file system, though perhaps one that
+//! doesn't rename everything everywhere ([`moving`]).
 //!
 //! Each change can be made again, when a crash left open whether it was made: it looks for what is to be done still, and waits
 //! for the disk in any case. What is to be changed when is decided by the engine, which has recorded it before.
 
 mod attributes;
 mod beneath;
+mod copying;
+mod in_place;
 mod locks;
+mod moving;
 mod ownership;
 mod probe;
 mod stage;
@@ -26,20 +30,22 @@ mod transfer;
 mod tree;
 mod unpack;
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::path::Arg;
 use uuid::Uuid;
 
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 pub(crate) use attributes::{Attributes, Extended, Modified};
 use beneath::{Mounts, errno, make_dir, open_dir, rename, stat, sync};
+use moving::Move;
+pub(crate) use moving::{WORK_PREFIX, user_of_work};
 pub(crate) use ownership::{Ownership, PRIVATE_FILE, owner_of_store};
 pub(crate) use probe::Ways;
 pub(crate) use stage::{Stage, is_stage};
@@ -311,7 +317,11 @@ impl Storage {
         if stat(&self.trash, &*id.to_string()).map_err(refused)?.is_some() {
             return Err(blocked("something stands in the user's place in the trash already"));
         }
-        Ok(())
+        let (above, last) = split(path);
+        match self.above(above) {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(()),
+            parent => self.check_movable(&parent.map_err(refused)?, &text(last)?, &self.trash),
+        }
     }
 
     /// Moves a user's directory to the trash, unless that has been done. What is lost stays so.
@@ -323,12 +333,18 @@ impl Storage {
             Err(error) if errno(&error) == Some(Errno::NOENT) => None,
             parent => Some(parent.map_err(refused)?),
         };
-        if let Some(parent) = &parent {
-            match move_dir(parent, last, &self.trash, &*name, "trash: move the directory") {
-                // That it is in the trash is what was wanted. What stands at the old place then was made since.
-                Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::EXIST)) => {}
-                renamed => renamed.map_err(refused)?,
-            }
+        let moved = Move {
+            from: parent.as_ref(),
+            name: text(last)?,
+            to: &self.trash,
+            new_name: text(&name)?,
+            work: moving::work_of(id).map_err(refused)?,
+            point: "trash: move the directory",
+        };
+        match self.move_dir(&moved) {
+            // That it is in the trash is what was wanted. What stands at the old place then was made since.
+            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::EXIST)) => {}
+            done => done.map_err(refused)?,
         }
         if stat(&self.trash, &*name).map_err(refused)?.is_none() {
             if self.exists(path)? {
@@ -347,6 +363,24 @@ impl Storage {
         Ok(())
     }
 
+    /// Makes sure that a user's directory can be moved back from the trash, or to its place from the [stage] of an import.
+    pub(crate) fn check_can_restore(&self, id: UserId, path: &StoragePath, stage: Option<&str>) -> Result<()> {
+        self.check_is_free(path)?;
+        let in_trash = id.to_string();
+        let (from, name) = stage.map_or((&self.trash, &*in_trash), |stage| (&self.data, stage));
+        let (mut above, _) = split(path);
+        // What isn't there yet is made in, and like, the last one that is.
+        let parent = loop {
+            match self.above(above) {
+                Err(error) if errno(&error) == Some(Errno::NOENT) && !above.is_empty() => {
+                    above = above.rsplit_once('/').map_or("", |(above, _)| above);
+                }
+                parent => break parent.map_err(refused)?,
+            }
+        };
+        self.check_movable(from, &text(name)?, &parent)
+    }
+
     /// Moves a user's directory back from the trash, or to its place from the [stage] of an import, unless that has been
     /// done. What is lost stays so.
     pub(crate) fn restore(&self, id: UserId, path: &StoragePath, stage: Option<&str>) -> Result<()> {
@@ -356,10 +390,18 @@ impl Storage {
         let (above, last) = split(path);
         for _ in 0..ATTEMPTS_MAX {
             let parent = self.make_lineage(above).map_err(refused)?;
-            match move_dir(from, name, &parent, last, "restore: move the directory") {
+            let moved = Move {
+                from: Some(from),
+                name: text(name)?,
+                to: &parent,
+                new_name: text(last)?,
+                work: moving::work_of(id).map_err(refused)?,
+                point: "restore: move the directory",
+            };
+            match self.move_dir(&moved) {
                 // It is there already, or lost; or somebody has removed the directories above it, which were empty.
                 Err(error) if errno(&error) == Some(Errno::NOENT) => {}
-                renamed => renamed.map_err(refused)?,
+                done => done.map_err(refused)?,
             }
             if stat(&parent, last).map_err(refused)?.is_none() {
                 if stat(from, name).map_err(refused)?.is_some() {
@@ -386,7 +428,7 @@ impl Storage {
     /// [kept away](Self::keep_backups_away).
     pub(crate) fn remove(&self, id: UserId, path: &StoragePath, progress: &dyn Fn(u64)) -> Result<Removal> {
         self.check_roots()?;
-        let name = std::ffi::CString::new(id.to_string()).map_err(|error| refused(error.into()))?;
+        let name = text(&id.to_string())?;
         let mut removal = tree::remove(&self.trash, &name, progress).map_err(refused)?;
         if removal.is_complete() {
             if matches!(self.exists(path), Ok(true)) {
@@ -462,9 +504,17 @@ impl Storage {
                 Err(error) if errno(&error) == Some(Errno::NOENT) => return Ok(()),
                 parent => parent?,
             };
-            match move_dir(&parent, last, &place, "content", "quarantine: move") {
+            let moved = Move {
+                from: Some(&parent),
+                name: CString::new(last.as_bytes())?,
+                to: &place,
+                new_name: c"content".to_owned(),
+                work: CString::new(WORK_PREFIX)?,
+                point: "quarantine: move",
+            };
+            match self.move_dir(&moved) {
                 Err(error) if errno(&error) == Some(Errno::NOENT) && stat(&parent, last)?.is_none() => {}
-                renamed => renamed?,
+                done => done?,
             }
             self.sync_both(&place, Some(&parent), "quarantine: sync")
         };
@@ -520,29 +570,14 @@ fn fix_mode(dir: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves a directory, which takes the right to write its "..", and gives its owner that right if it is missing: an application
-/// may have taken it away, and what is recorded to be moved must not be stuck for that.
-fn move_dir(
-    from: &OwnedFd,
-    name: impl Arg + Copy,
-    to: &OwnedFd,
-    new_name: impl Arg + Copy,
-    point: &'static str,
-) -> io::Result<()> {
-    match rename(from, name, to, new_name, point) {
-        Err(error)
-            if errno(&error) == Some(Errno::ACCESS)
-                && beneath::make_private(from, name, "move: change a mode").is_ok() =>
-        {
-            rename(from, name, to, new_name, point)
-        }
-        renamed => renamed,
-    }
-}
-
 /// The path above and the last segment.
 fn split(path: &StoragePath) -> (&str, &str) {
     path.as_str().rsplit_once('/').unwrap_or(("", path.as_str()))
+}
+
+/// A name as the system takes it.
+fn text(name: &str) -> Result<CString> {
+    CString::new(name).map_err(|error| refused(error.into()))
 }
 
 /// The failure of a file operation outside the users' directories.
@@ -559,12 +594,16 @@ fn unavailable(message: &'static str) -> Error {
     Error::new(ErrorKind::StorageUnavailable, message)
 }
 
-fn blocked(message: &'static str) -> Error {
+fn blocked(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::StorageBlocked, message)
 }
 
 /// The failure of an operation on a user's directory.
 fn refused(error: io::Error) -> Error {
+    let error = match error.downcast::<Error>() {
+        Ok(error) => return error,
+        Err(error) => error,
+    };
     let (kind, message) = match errno(&error) {
         Some(Errno::NOENT) => (ErrorKind::StorageLost, "the user's directory is missing, though it was made"),
         Some(Errno::LOOP) => (ErrorKind::StorageBlocked, "a symbolic link stands on the way to the user's directory"),

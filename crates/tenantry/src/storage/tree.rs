@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 
 use super::beneath::{self, Mounts, entries, errno, is_dir, open_dir, shown};
+use super::in_place;
 
 /// After how many files progress is reported.
 const PROGRESS_FILES: u64 = 1_000;
@@ -25,8 +26,8 @@ const NAMED_MAX: usize = 100;
 /// chain of nested ones is moved up link by link, which may take a pass for each.
 const PASSES_MAX: usize = 100_000;
 
-const REMOVE_FILE: &str = "remove: a file";
-const REMOVE_DIR: &str = "remove: a directory";
+pub(super) const REMOVE_FILE: &str = "remove: a file";
+pub(super) const REMOVE_DIR: &str = "remove: a directory";
 const MAKE_ACCESSIBLE: &str = "remove: change a mode";
 
 /// What a directory holds, as far as it could be walked.
@@ -48,7 +49,7 @@ pub(super) enum Visit<'v> {
 
 /// A directory on the way from the top to where the walk is.
 struct Level {
-    identity: (u64, u64),
+    identity: Identity,
     /// What is still to be entered.
     dirs: Vec<CString>,
 }
@@ -122,12 +123,7 @@ pub(super) fn walk(top: OwnedFd, visit: &mut dyn FnMut(Visit<'_>) -> io::Result<
         levels.pop();
         above.pop();
         if let Some(parent) = levels.last() {
-            // Upwards is where we came from, or else somebody has moved the directory: then there is no way back.
-            let up = fs::openat(&here, c"..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-            if identity(&fs::fstat(&up)?) != parent.identity {
-                return Err(io::Error::other("a directory was moved while it was walked through"));
-            }
-            here = up;
+            here = up(&here, parent.identity)?;
         }
     }
     Ok(())
@@ -163,8 +159,21 @@ pub(super) fn is_at(at: impl AsFd, name: impl Arg, dir: &OwnedFd) -> io::Result<
     Ok(found.is_some_and(|found| fs::fstat(dir).is_ok_and(|dir| identity(&dir) == identity(&found))))
 }
 
-fn identity(stat: &Stat) -> (u64, u64) {
+/// The device and the number of a file or directory.
+pub(super) type Identity = (u64, u64);
+
+pub(super) fn identity(stat: &Stat) -> Identity {
     (stat.st_dev, stat.st_ino)
+}
+
+/// Opens the directory above, which is where the walk came from, or else somebody has moved this one: then there is no
+/// way back.
+pub(super) fn up(dir: &OwnedFd, parent: Identity) -> io::Result<OwnedFd> {
+    let up = fs::openat(dir, c"..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    if identity(&fs::fstat(&up)?) != parent {
+        return Err(io::Error::other("a directory was moved while it was walked through"));
+    }
+    Ok(up)
 }
 
 fn allocated(stat: &Stat) -> u64 {
@@ -186,6 +195,21 @@ pub(crate) struct Removal {
 impl Removal {
     pub(crate) fn is_complete(&self) -> bool {
         self.left.is_empty() && !self.is_elsewhere
+    }
+
+    /// Counts a file that was removed.
+    pub(super) fn count(&mut self, progress: &dyn Fn(u64)) {
+        self.files += 1;
+        if self.files.is_multiple_of(PROGRESS_FILES) {
+            progress(self.files);
+        }
+    }
+
+    /// Names what can't be removed.
+    pub(super) fn leave(&mut self, path: PathBuf, error: io::Error) {
+        if self.left.len() < NAMED_MAX {
+            self.left.push((path, error));
+        }
     }
 }
 
@@ -350,6 +374,11 @@ impl Emptying<'_> {
             match errno(&error) {
                 Some(Errno::EXIST) => {}
                 Some(Errno::NOENT) => return Ok(true),
+                // Directories of overlayfs's lower layer, of another project quota or of another subvolume stay where they
+                // are.
+                Some(Errno::XDEV) => {
+                    return in_place::remove(dir, name, &origin(), &mut self.removal, self.progress);
+                }
                 // To move a directory is to write its "..".
                 Some(Errno::ACCESS)
                     if !was_made_accessible && beneath::make_private(dir, name, MAKE_ACCESSIBLE).is_ok() =>
@@ -365,10 +394,7 @@ impl Emptying<'_> {
     fn remove_file(&mut self, dir: Option<&OwnedFd>, name: &CStr, origin: impl Fn() -> PathBuf) -> bool {
         match beneath::remove_file(dir.unwrap_or(&self.top), name, REMOVE_FILE) {
             Ok(()) => {
-                self.removal.files += 1;
-                if self.removal.files.is_multiple_of(PROGRESS_FILES) {
-                    (self.progress)(self.removal.files);
-                }
+                self.removal.count(self.progress);
                 true
             }
             Err(error) if errno(&error) == Some(Errno::NOENT) => true,
@@ -377,15 +403,13 @@ impl Emptying<'_> {
     }
 
     fn leave(&mut self, origin: PathBuf, error: io::Error) -> bool {
-        if self.removal.left.len() < NAMED_MAX {
-            self.removal.left.push((origin, error));
-        }
+        self.removal.leave(origin, error);
         false
     }
 }
 
 /// Opens a directory to empty it, and gives its owner the right to if that is missing.
-fn open_accessible(at: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
+pub(super) fn open_accessible(at: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
     match open_dir(&at, name, Mounts::Refuse) {
         Err(error) if errno(&error) == Some(Errno::ACCESS) => {
             beneath::make_private(&at, name, MAKE_ACCESSIBLE)?;

@@ -1,0 +1,570 @@
+//! Copying a directory with everything in it, and comparing two of them.
+//!
+//! Both walk through two directories side by side, with one descriptor of each open whatever the depth, and leave again
+//! by `..`, which has to be where they came from. No symbolic link is followed, and no mount entered.
+
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::io::Errno;
+
+use super::attributes::{self, Attribute, Attributes, Unset};
+use super::beneath::{self, Mounts, entries, errno, is_dir, make_dir, open_dir, shown};
+use super::ownership::Ownership;
+use super::tree::{Identity, identity, up};
+use crate::point;
+
+/// How much of a file is held in memory.
+const CHUNK_OCTETS: usize = 1 << 20;
+/// How often a file is copied again that changes while it is copied.
+const ATTEMPTS_MAX: usize = 3;
+
+const SET_ATTRIBUTES: &str = "copy: set attributes";
+const MAKE_FILE: &str = "copy: make a file";
+const MAKE_LINK: &str = "copy: make a link";
+
+/// A failure, and at which path below the directory.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) path: PathBuf,
+    pub(super) error: io::Error,
+}
+
+impl Failure {
+    fn at(path: &Path) -> impl Fn(io::Error) -> Self {
+        |error| Self { path: path.to_owned(), error }
+    }
+}
+
+/// Fills an empty directory with a copy of all that is in another one, and gives it the same attributes. `links` is an
+/// empty directory of the same file system for what has several names, and `owner` to whom directories belong until they
+/// have their own owner, so that a crash leaves nothing that the store's owner can't remove.
+pub(super) fn copy(source: OwnedFd, copy: OwnedFd, links: &OwnedFd, owner: Ownership) -> Result<(), Failure> {
+    walk(Pair { source, copy }, &mut Copying { links, owner, buffer: vec![0; CHUNK_OCTETS] })
+}
+
+/// What a comparison asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Comparison {
+    /// Both directories hold the same.
+    Same,
+    /// The second holds all that the first one holds.
+    Contained,
+}
+
+/// Compares two directories, content with content, and returns the path of the first difference that is met.
+pub(super) fn compare(source: OwnedFd, copy: OwnedFd, how: Comparison) -> Result<Option<PathBuf>, Failure> {
+    let mut comparing = Comparing { how, buffers: [vec![0; CHUNK_OCTETS], vec![0; CHUNK_OCTETS]] };
+    match walk(Pair { source, copy }, &mut comparing) {
+        Ok(()) => Ok(None),
+        Err(Failure { path, error }) if error.get_ref().is_some_and(|error| error.is::<Different>()) => Ok(Some(path)),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Directories that correspond to each other.
+struct Pair {
+    source: OwnedFd,
+    copy: OwnedFd,
+}
+
+/// A directory on the way from the top to where the walk is.
+struct Level {
+    source: Identity,
+    copy: Identity,
+    /// Those of the source as it was entered.
+    attributes: Attributes,
+    /// The directories that are still to be entered.
+    dirs: Vec<CString>,
+}
+
+trait Visitor {
+    /// Meets what isn't a directory.
+    fn file(&mut self, pair: &Pair, name: &CStr, stat: &Stat) -> io::Result<()>;
+    /// Opens the copy of a directory.
+    fn open(&mut self, copy: &OwnedFd, name: &CStr) -> io::Result<OwnedFd>;
+    /// Has met so many entries in the source.
+    fn listed(&mut self, pair: &Pair, count: usize) -> io::Result<()>;
+    /// Is done with all that is in a directory.
+    fn leave(&mut self, copy: &OwnedFd, attributes: &Attributes) -> io::Result<()>;
+}
+
+impl Level {
+    fn visit(pair: &Pair, above: &Path, visitor: &mut dyn Visitor) -> Result<Self, Failure> {
+        let here = || {
+            let identities = (identity(&fs::fstat(&pair.source)?), identity(&fs::fstat(&pair.copy)?));
+            Ok((identities, attributes::of(&pair.source)?, entries(&pair.source)?))
+        };
+        let ((source, copy), attributes, entries) = here().map_err(Failure::at(above))?;
+        let mut level = Self { source, copy, attributes, dirs: Vec::new() };
+        let mut count = 0;
+        for entry in entries {
+            let (name, _) = entry.map_err(Failure::at(above))?;
+            let mut meet = || -> io::Result<()> {
+                // What has gone meanwhile is found by the comparison.
+                let Some(stat) = beneath::stat(&pair.source, &*name)? else { return Ok(()) };
+                count += 1;
+                if is_dir(&stat) {
+                    level.dirs.push(name.clone());
+                    return Ok(());
+                }
+                visitor.file(pair, &name, &stat)
+            };
+            meet().map_err(|error| Failure { path: above.join(shown(&name)), error })?;
+        }
+        visitor.listed(pair, count).map_err(Failure::at(above))?;
+        Ok(level)
+    }
+}
+
+fn walk(top: Pair, visitor: &mut dyn Visitor) -> Result<(), Failure> {
+    let mut above = PathBuf::new();
+    let mut levels = vec![Level::visit(&top, &above, visitor)?];
+    let mut here = top;
+    while let Some(level) = levels.last_mut() {
+        if let Some(name) = level.dirs.pop() {
+            above.push(shown(&name));
+            match enter(&here, &name, visitor).map_err(Failure::at(&above))? {
+                Some(next) => {
+                    levels.push(Level::visit(&next, &above, visitor)?);
+                    here = next;
+                }
+                None => drop(above.pop()),
+            }
+            continue;
+        }
+        let Some(left) = levels.pop() else { break };
+        // First, since the attributes may take away the right to.
+        let next = levels.last().map(|parent| {
+            let source = up(&here.source, parent.source)?;
+            Ok(Pair { source, copy: up(&here.copy, parent.copy)? })
+        });
+        let next = next.transpose().map_err(Failure::at(&above))?;
+        visitor.leave(&here.copy, &left.attributes).map_err(Failure::at(&above))?;
+        above.pop();
+        if let Some(next) = next {
+            here = next;
+        }
+    }
+    Ok(())
+}
+
+/// Opens a directory and its copy. `None` if it has gone, or has become something else.
+fn enter(here: &Pair, name: &CStr, visitor: &mut dyn Visitor) -> io::Result<Option<Pair>> {
+    let source = match open_dir(&here.source, name, Mounts::Refuse) {
+        Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => return Ok(None),
+        source => source?,
+    };
+    Ok(Some(Pair { source, copy: visitor.open(&here.copy, name)? }))
+}
+
+struct Copying<'l> {
+    /// Has a name for each file of the source that has several: the file's number, at which its copy is. So it isn't
+    /// memory that holds them.
+    links: &'l OwnedFd,
+    owner: Ownership,
+    buffer: Vec<u8>,
+}
+
+impl Visitor for Copying<'_> {
+    fn file(&mut self, pair: &Pair, name: &CStr, stat: &Stat) -> io::Result<()> {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if stat.st_nlink == 1 {
+            return self.make(pair, name, stat, kind);
+        }
+        let number = format!("{}-{}", stat.st_dev, stat.st_ino);
+        point::reach(MAKE_LINK);
+        match fs::linkat(self.links, &*number, &pair.copy, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => {}
+            linked => return Ok(linked?),
+        }
+        self.make(pair, name, stat, kind)?;
+        point::reach(MAKE_LINK);
+        match fs::linkat(&pair.copy, name, self.links, &*number, AtFlags::empty()) {
+            // It has gone while it was to be copied.
+            Err(Errno::NOENT) => Ok(()),
+            linked => Ok(linked?),
+        }
+    }
+
+    fn open(&mut self, copy: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
+        make_dir(copy, name, self.owner, "copy: make a directory")
+    }
+
+    fn listed(&mut self, _: &Pair, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn leave(&mut self, copy: &OwnedFd, attributes: &Attributes) -> io::Result<()> {
+        all_set(attributes::apply(copy, attributes, SET_ATTRIBUTES)?)
+    }
+}
+
+impl Copying<'_> {
+    fn make(&mut self, pair: &Pair, name: &CStr, stat: &Stat, kind: FileType) -> io::Result<()> {
+        if kind == FileType::RegularFile {
+            return self.copy_file(pair, name);
+        }
+        point::reach(MAKE_FILE);
+        match kind {
+            FileType::Symlink => {
+                let target = match fs::readlinkat(&pair.source, name, Vec::new()) {
+                    Err(Errno::NOENT) => return Ok(()),
+                    target => target?,
+                };
+                fs::symlinkat(&*target, &pair.copy, name)?;
+            }
+            _ => fs::mknodat(&pair.copy, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)?,
+        }
+        let attributes = attributes::at(&pair.source, name)?;
+        all_set(attributes::apply_at(&pair.copy, name, &attributes, SET_ATTRIBUTES)?)
+    }
+
+    fn copy_file(&mut self, pair: &Pair, name: &CStr) -> io::Result<()> {
+        let Some(mut source) = open_file(&pair.source, name)? else { return Ok(()) };
+        point::reach(MAKE_FILE);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let copy = File::from(fs::openat(&pair.copy, name, flags, Mode::RUSR | Mode::WUSR)?);
+        for _ in 0..ATTEMPTS_MAX {
+            let before = fs::fstat(&source)?;
+            // Where the file system can have the same blocks in two files.
+            if fs::ioctl_ficlone(&copy, &source).is_err() {
+                self.fill(&source, &copy, size(&before))?;
+            }
+            if moments(&before) == moments(&fs::fstat(&source)?) {
+                let attributes = attributes::of(&source)?;
+                return all_set(attributes::apply(&copy, &attributes, SET_ATTRIBUTES)?);
+            }
+            copy.set_len(0)?;
+            // It may have been replaced.
+            let Some(again) = open_file(&pair.source, name)? else { return Ok(()) };
+            source = again;
+        }
+        Err(io::Error::other("it changes all the time"))
+    }
+
+    /// Copies what is in a file, and none of its holes.
+    fn fill(&mut self, source: &File, copy: &File, size: u64) -> io::Result<()> {
+        let mut at = 0;
+        while let Some((start, end)) = data_from(source, at, size)? {
+            at = start;
+            while at < end {
+                let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(CHUNK_OCTETS);
+                let count = source.read_at(&mut self.buffer[..wanted], at)?;
+                if count == 0 {
+                    // It has been cut meanwhile, which is noticed.
+                    return Ok(());
+                }
+                copy.write_all_at(&self.buffer[..count], at)?;
+                at += count as u64;
+            }
+        }
+        copy.set_len(size)
+    }
+}
+
+/// Fails if an attribute of the file couldn't be set. An owner that the process may not give is no failure: it stays with the
+/// process's own.
+fn all_set(unset: Vec<Unset>) -> io::Result<()> {
+    for unset in unset {
+        match unset.attribute {
+            Attribute::Extended(_) => return Err(io::Error::new(unset.error.kind(), unset.to_string())),
+            _ => tracing::debug!(%unset, "an attribute is lost while a directory is copied"),
+        }
+    }
+    Ok(())
+}
+
+/// Opens a file to read it. `None` if it has gone.
+fn open_file(dir: &OwnedFd, name: &CStr) -> io::Result<Option<File>> {
+    // A file that has become a pipe meanwhile is opened without waiting for its writer.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match fs::openat(dir, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        file => File::from(file?),
+    };
+    if FileType::from_raw_mode(fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("it isn't a file any more"));
+    }
+    Ok(Some(file))
+}
+
+fn size(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or_default()
+}
+
+fn moments(stat: &Stat) -> (u64, i128, i128) {
+    let nanoseconds = |seconds, nanoseconds| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    (size(stat), nanoseconds(stat.st_mtime, stat.st_mtime_nsec), nanoseconds(stat.st_ctime, stat.st_ctime_nsec))
+}
+
+/// The next part of a file, from an offset on, that isn't a hole.
+fn data_from(file: &File, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
+    if at >= size {
+        return Ok(None);
+    }
+    let start = match fs::seek(file, SeekFrom::Data(at)) {
+        Err(Errno::NXIO) => return Ok(None),
+        // The file system doesn't say.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((at, size))),
+        start => start?,
+    };
+    let end = fs::seek(file, SeekFrom::Hole(start))?;
+    Ok((start < size).then_some((start, end.min(size))))
+}
+
+/// That two directories differ.
+#[derive(Debug)]
+struct Different;
+
+impl fmt::Display for Different {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the copy differs")
+    }
+}
+
+impl std::error::Error for Different {}
+
+struct Comparing {
+    how: Comparison,
+    buffers: [Vec<u8>; 2],
+}
+
+impl Visitor for Comparing {
+    fn file(&mut self, pair: &Pair, name: &CStr, stat: &Stat) -> io::Result<()> {
+        let Some(found) = beneath::stat(&pair.copy, name)? else { return different() };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let moments = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
+        let is_newer = self.how == Comparison::Same && moments(stat) != moments(&found);
+        if kind != FileType::from_raw_mode(found.st_mode) || is_newer {
+            return different();
+        }
+        let is_same = match kind {
+            FileType::RegularFile => {
+                let both = (open_file(&pair.source, name)?, open_file(&pair.copy, name)?);
+                let (Some(source), Some(copy)) = both else { return different() };
+                self.hold_the_same(&source, &copy)?
+            }
+            FileType::Symlink => {
+                let targets = [&pair.source, &pair.copy].map(|dir| fs::readlinkat(dir, name, Vec::new()));
+                let [source, copy] = targets;
+                source? == copy?
+            }
+            _ => stat.st_rdev == found.st_rdev,
+        };
+        if is_same { Ok(()) } else { different() }
+    }
+
+    fn open(&mut self, copy: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
+        match open_dir(copy, name, Mounts::Refuse) {
+            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => different(),
+            opened => opened,
+        }
+    }
+
+    fn listed(&mut self, pair: &Pair, count: usize) -> io::Result<()> {
+        if self.how == Comparison::Contained {
+            return Ok(());
+        }
+        let mut in_copy = 0;
+        for entry in entries(&pair.copy)? {
+            entry?;
+            in_copy += 1;
+        }
+        if in_copy == count { Ok(()) } else { different() }
+    }
+
+    fn leave(&mut self, _: &OwnedFd, _: &Attributes) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Comparing {
+    fn hold_the_same(&mut self, source: &File, copy: &File) -> io::Result<bool> {
+        let size_of = |file: &File| io::Result::Ok(size(&fs::fstat(file.as_fd())?));
+        let size = size_of(source)?;
+        if size != size_of(copy)? {
+            return Ok(false);
+        }
+        let [one, other] = &mut self.buffers;
+        let mut at = 0;
+        loop {
+            // Where both have holes, both are the same.
+            let starts = [data_from(source, at, size)?, data_from(copy, at, size)?];
+            let Some(start) = starts.into_iter().flatten().map(|(start, _)| start).min() else { return Ok(true) };
+            let wanted = usize::try_from(size - start).unwrap_or(usize::MAX).min(CHUNK_OCTETS);
+            let cut = |error: io::Error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => io::Error::other(Different),
+                _ => error,
+            };
+            source.read_exact_at(&mut one[..wanted], start).map_err(cut)?;
+            copy.read_exact_at(&mut other[..wanted], start).map_err(cut)?;
+            if one[..wanted] != other[..wanted] {
+                return Ok(false);
+            }
+            at = start + wanted as u64;
+        }
+    }
+}
+
+fn different<T>() -> io::Result<T> {
+    Err(io::Error::other(Different))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs as std_fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use super::*;
+
+    /// As many levels as the walks of hostile directories are tried with.
+    const LEVELS: usize = 5_000;
+    /// That a walk which calls itself for each level doesn't fit in.
+    const SMALL_STACK_OCTETS: usize = 256 << 10;
+
+    struct Place {
+        dir: tempfile::TempDir,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let place = Self { dir: tempfile::tempdir().unwrap() };
+            for name in ["source", "copy", "links"] {
+                std_fs::create_dir(place.path(name)).unwrap();
+            }
+            place
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        fn open(&self, name: &str) -> OwnedFd {
+            File::open(self.path(name)).unwrap().into()
+        }
+
+        fn copy(&self) {
+            copy(self.open("source"), self.open("copy"), &self.open("links"), Ownership::default()).unwrap();
+        }
+
+        fn compare(&self, how: Comparison) -> Option<PathBuf> {
+            compare(self.open("source"), self.open("copy"), how).unwrap()
+        }
+    }
+
+    fn filled() -> Place {
+        let place = Place::new();
+        let source = place.path("source");
+        std_fs::create_dir_all(source.join("a/b")).unwrap();
+        std_fs::write(source.join("a/file"), vec![b'x'; CHUNK_OCTETS + 17]).unwrap();
+        std_fs::write(source.join("a/b/small"), "small").unwrap();
+        std_fs::hard_link(source.join("a/file"), source.join("other name")).unwrap();
+        symlink("../../outside", source.join("a/link")).unwrap();
+        let sparse = File::create(source.join("sparse")).unwrap();
+        sparse.write_all_at(b"middle", 30 << 20).unwrap();
+        sparse.set_len(60 << 20).unwrap();
+        std_fs::create_dir(source.join("empty")).unwrap();
+        place
+    }
+
+    #[test]
+    fn a_copy_holds_the_same_with_holes_links_and_names_of_one_file() {
+        let place = filled();
+        place.copy();
+        assert_eq!(place.compare(Comparison::Same), None);
+        let of = |path: &str| std_fs::symlink_metadata(place.path("copy").join(path)).unwrap();
+        assert_eq!(of("a/file").ino(), of("other name").ino());
+        assert_eq!(std_fs::read_link(place.path("copy/a/link")).unwrap(), Path::new("../../outside"));
+        let from = std_fs::metadata(place.path("source/sparse")).unwrap();
+        assert_eq!(of("sparse").size(), from.size());
+        assert!(of("sparse").blocks() < 1_000, "{} blocks", of("sparse").blocks());
+        assert_eq!(std_fs::read(place.path("copy/sparse")).unwrap()[30 << 20..][..7], *b"middle\0");
+        assert_eq!(
+            of("a/file").modified().unwrap(),
+            std_fs::metadata(place.path("source/a/file")).unwrap().modified().unwrap()
+        );
+    }
+
+    #[test]
+    fn every_difference_is_found() {
+        type Change = fn(&Path) -> io::Result<()>;
+        // What is done to the copy, where that is met, and where if the copy may hold more.
+        let changes: &[(Change, &str, Option<&str>)] = &[
+            (|copy| std_fs::write(copy.join("new"), ""), "", None),
+            (|copy| std_fs::create_dir(copy.join("a/new")), "a", None),
+            (|copy| std_fs::remove_file(copy.join("a/b/small")), "a/b/small", Some("a/b/small")),
+            (|copy| std_fs::remove_dir(copy.join("empty")), "", Some("empty")),
+            (
+                |copy| std_fs::remove_dir(copy.join("empty")).and_then(|()| std_fs::write(copy.join("empty"), "")),
+                "empty",
+                Some("empty"),
+            ),
+            (|copy| std_fs::write(copy.join("a/b/small"), "SMALL"), "a/b/small", Some("a/b/small")),
+            (|copy| std_fs::write(copy.join("a/b/small"), "smal"), "a/b/small", Some("a/b/small")),
+            (
+                |copy| File::options().write(true).open(copy.join("sparse"))?.write_all_at(b"x", 1 << 20),
+                "sparse",
+                Some("sparse"),
+            ),
+            (|copy| File::options().write(true).open(copy.join("sparse"))?.set_len(59 << 20), "sparse", Some("sparse")),
+            (
+                |copy| std_fs::remove_file(copy.join("a/link")).and_then(|()| symlink("inside", copy.join("a/link"))),
+                "a/link",
+                Some("a/link"),
+            ),
+        ];
+        for (number, (change, path, in_contained)) in changes.iter().enumerate() {
+            let place = filled();
+            place.copy();
+            change(&place.path("copy")).unwrap();
+            // The content counts even if the time of modification is as before.
+            for name in ["a/b/small", "sparse"] {
+                let time = std_fs::metadata(place.path("source").join(name)).unwrap().modified().unwrap();
+                if let Ok(file) = File::options().write(true).open(place.path("copy").join(name)) {
+                    file.set_modified(time).unwrap();
+                }
+            }
+            assert_eq!(place.compare(Comparison::Same).as_deref(), Some(Path::new(path)), "change {number}");
+            let rest = place.compare(Comparison::Contained);
+            assert_eq!(rest.as_deref(), in_contained.map(Path::new), "change {number}");
+        }
+        let place = filled();
+        place.copy();
+        File::options()
+            .write(true)
+            .open(place.path("source/a/b/small"))
+            .unwrap()
+            .set_modified(std::time::UNIX_EPOCH)
+            .unwrap();
+        assert_eq!(place.compare(Comparison::Same).as_deref(), Some(Path::new("a/b/small")));
+    }
+
+    #[test]
+    fn no_tree_is_too_deep_to_be_copied_compared_and_removed() {
+        let deep = || {
+            let place = Place::new();
+            let mut here = place.open("source");
+            for _ in 0..LEVELS {
+                here = make_dir(&here, c"level", Ownership::default(), "a test").unwrap();
+            }
+            fs::openat(&here, c"file", OFlags::WRONLY | OFlags::CREATE, Mode::RUSR).unwrap();
+            place.copy();
+            assert_eq!(place.compare(Comparison::Same), None);
+            let mut removal = super::super::tree::Removal::default();
+            for name in [c"source", c"copy"] {
+                let top = File::open(place.dir.path()).unwrap().into();
+                let is_gone = super::super::in_place::remove(&top, name, Path::new(""), &mut removal, &|_| {});
+                assert!(is_gone.unwrap());
+            }
+            assert_eq!((removal.files, removal.left.len()), (2, 0));
+        };
+        std::thread::Builder::new().stack_size(SMALL_STACK_OCTETS).spawn(deep).unwrap().join().unwrap();
+    }
+}

@@ -1,0 +1,303 @@
+//! Moving a user's directory: by a rename, or where the file system refuses that, by a copy.
+//!
+//! Some file systems rename a directory only within a part of themselves, and answer `EXDEV` though both places are in one
+//! mount: overlayfs for what is in a lower layer, XFS and ext4 between project quotas, btrfs between subvolumes. There the
+//! directory is copied into a *work place* beside the target, then named, then the original is removed:
+//!
+//! ```text
+//! TARGET'S PARENT/.tenantry-copy-ID/
+//!   content   the copy
+//!   links     a name for each file that has several, while it is copied
+//!   whole     exists once the copy is complete, compared with the original, and on the disk
+//! ```
+//!
+//! | after a crash there is | so the next attempt |
+//! |---|---|
+//! | a work place without `whole` | removes it and begins anew |
+//! | `whole` and `content` | compares again and goes on, or begins anew if the original has changed since |
+//! | `whole` and the target, no `content` | removes the original, if the target holds all that is in it |
+//!
+//! At any time the original or the copy is complete. All of it happens under the lock of the intent that asks for it, so
+//! one process at a time does it, and the other writes of the store wait. A mount between the two places is refused: what is
+//! mounted was put there by the operator, who can mount one file system for the whole data directory.
+//!
+//! Nobody ought to write into the directory meanwhile. A file that is written during the copy is noticed when the two are
+//! compared, and the copy made anew, a few times. What is written between the comparison and the removal is lost, as are writes
+//! through descriptors that stay open, which a rename would have taken along.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{self, Access, AtFlags, FileType, Stat};
+use rustix::io::Errno;
+
+use super::attributes;
+use super::beneath::{self, Mounts, are_in_one_mount, errno, is_dir, make_dir, open_dir, rename, shown, stat, sync};
+use super::copying::{self, Comparison, Failure, compare};
+use super::tree::{self, Removal, Visit, open_accessible};
+use super::{Storage, blocked, in_place, refused};
+use crate::{Error, ErrorKind, Result, UserId};
+
+/// No segment of a storage path may begin with it.
+pub(crate) const WORK_PREFIX: &str = ".tenantry-copy-";
+const CONTENT: &CStr = c"content";
+const LINKS: &CStr = c"links";
+const WHOLE: &str = "whole";
+
+/// How often a directory is copied into which somebody writes meanwhile.
+const ATTEMPTS_MAX: usize = 3;
+/// How long a copy waits for a backup, which must not find the original half removed. The store's writes wait as long, so it
+/// is enough for a check's brief look and not for a backup.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A directory that is to be moved.
+pub(super) struct Move<'m> {
+    /// Where it is. `None` if even the directory above has gone.
+    pub(super) from: Option<&'m OwnedFd>,
+    pub(super) name: CString,
+    pub(super) to: &'m OwnedFd,
+    pub(super) new_name: CString,
+    /// The name of the work place.
+    pub(super) work: CString,
+    pub(super) point: &'static str,
+}
+
+/// The work place of a user's move.
+pub(super) fn work_of(user: UserId) -> io::Result<CString> {
+    Ok(CString::new(format!("{WORK_PREFIX}{user}"))?)
+}
+
+/// The user whose work place has this name.
+pub(crate) fn user_of_work(name: &std::ffi::OsStr) -> Option<UserId> {
+    name.to_str()?.strip_prefix(WORK_PREFIX)?.parse().ok()
+}
+
+impl Storage {
+    /// Moves a directory to where nothing stands, and goes on with what an interrupted move left. `NOENT` if there is none,
+    /// be it because it was moved before.
+    pub(super) fn move_dir(&self, moved: &Move<'_>) -> io::Result<()> {
+        if stat(moved.to, &*moved.work)?.is_some() && self.take_up(moved)? {
+            return Ok(());
+        }
+        let from = moved.from.ok_or(Errno::NOENT)?;
+        match rename_dir(from, moved) {
+            Err(error) if errno(&error) == Some(Errno::XDEV) && are_in_one_mount(from, moved.to)? => {}
+            renamed => return renamed,
+        }
+        tracing::info!("a user's directory can't be renamed within its file system: it is copied");
+        let _kept_away = self.keep_backups_away(PATIENCE).map_err(io::Error::other)?;
+        if let Err(error) = self.copy(from, moved) {
+            // What is left takes room, which may be what there is too little of.
+            if let Err(error) = clear(moved) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "an unfinished copy could not be removed");
+            }
+            return Err(error);
+        }
+        self.finish(moved)
+    }
+
+    /// Goes on with what a crash left in the work place, and returns whether that ended the move.
+    fn take_up(&self, moved: &Move<'_>) -> io::Result<bool> {
+        let work = match open_dir(moved.to, &*moved.work, Mounts::Refuse) {
+            Ok(work) => work,
+            Err(_) => return clear(moved).map(|()| false),
+        };
+        if stat(&work, WHOLE)?.is_none() {
+            return clear(moved).map(|()| false);
+        }
+        let _kept_away = self.keep_backups_away(PATIENCE).map_err(io::Error::other)?;
+        let source = moved.source()?;
+        if stat(&work, CONTENT)?.is_some() {
+            let copy = open_dir(&work, CONTENT, Mounts::Refuse)?;
+            // Without an original there is nothing else.
+            if let Some(source) = source
+                && compare(source, copy, Comparison::Same).map_err(failed)?.is_some()
+            {
+                return clear(moved).map(|()| false);
+            }
+            return self.finish(moved).map(|()| true);
+        }
+        let Some(target) = moved.target()? else { return clear(moved).map(|()| false) };
+        if let Some(source) = source
+            && let Some(path) = compare(source, target, Comparison::Contained).map_err(failed)?
+        {
+            let message = format!(
+                "{path:?} was written where the user's directory was after it was copied to its new place: compare the two, and move the first one away"
+            );
+            return Err(io::Error::other(blocked(message)));
+        }
+        self.finish(moved).map(|()| true)
+    }
+
+    /// Makes a whole copy in the work place.
+    fn copy(&self, from: &OwnedFd, moved: &Move<'_>) -> io::Result<()> {
+        let mut different = PathBuf::new();
+        for _ in 0..ATTEMPTS_MAX {
+            clear(moved)?;
+            let work = make_dir(moved.to, &*moved.work, self.owner, "copy: make a place")?;
+            // What is made in it would inherit this.
+            attributes::forget_default_acl(&work)?;
+            let content = make_dir(&work, CONTENT, self.owner, "copy: make a directory")?;
+            let links = make_dir(&work, LINKS, self.owner, "copy: make a directory")?;
+            let again = |dir: &OwnedFd| open_dir(dir, c".", Mounts::Refuse);
+            let source = open_accessible(from, &moved.name)?;
+            copying::copy(again(&source)?, again(&content)?, &links, self.owner).map_err(failed)?;
+            remove(&work, LINKS)?;
+            crate::point::reach("copy: sync");
+            fs::syncfs(&work)?;
+            match compare(source, content, Comparison::Same).map_err(failed)? {
+                Some(path) => different = path,
+                None => {
+                    self.write_file(&work, WHOLE, b"", "copy: mark it as whole")?;
+                    return sync(&work, "copy: sync the mark");
+                }
+            }
+        }
+        let message = format!(
+            "{different:?} in the user's directory is written while it is copied, since it can't be renamed to its place (EXDEV): stop what writes it"
+        );
+        Err(io::Error::other(blocked(message)))
+    }
+
+    /// Gives a whole copy its name, unless it has it, and removes the original.
+    fn finish(&self, moved: &Move<'_>) -> io::Result<()> {
+        let work = open_dir(moved.to, &*moved.work, Mounts::Refuse)?;
+        if stat(&work, CONTENT)?.is_some() {
+            rename(&work, CONTENT, moved.to, &*moved.new_name, "copy: name the directory")?;
+        }
+        sync(moved.to, "copy: sync the name")?;
+        sync(&work, "copy: sync the name")?;
+        if let Some(from) = moved.from {
+            remove(from, &moved.name)?;
+            sync(from, "copy: sync the removal")?;
+        }
+        clear(moved)?;
+        sync(moved.to, "copy: sync the end")
+    }
+
+    /// Makes sure, as far as that can be told, that a directory can be moved even if that takes a copy: with nothing in it that
+    /// the process may not copy, and while no backup is reading it.
+    pub(super) fn check_movable(&self, from: &OwnedFd, name: &CStr, to: &OwnedFd) -> Result<()> {
+        let source = match open_dir(from, name, Mounts::Refuse) {
+            // Lost, or its rights have to be changed first.
+            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::ACCESS)) => return Ok(()),
+            source => source.map_err(refused)?,
+        };
+        if !are_in_one_mount(from, to).map_err(refused)? {
+            return Err(refused(Errno::XDEV.into()));
+        }
+        if !attributes::may_need_copy(&source, to).map_err(refused)? {
+            return Ok(());
+        }
+        drop(self.keep_backups_away(Duration::ZERO)?);
+        let mut obstacle = None;
+        let walked = tree::walk(source, &mut |visit| {
+            let Some((path, why)) = obstacle_of(visit) else { return Ok(()) };
+            let message =
+                format!("the user's directory can't be renamed to its place (EXDEV), and {path:?} in it {why}");
+            obstacle = Some(blocked(message));
+            Err(io::Error::other("given up"))
+        });
+        match obstacle {
+            Some(obstacle) => Err(obstacle),
+            None => walked.map_err(refused),
+        }
+    }
+}
+
+impl Move<'_> {
+    /// The original, unless it has gone.
+    fn source(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(from) = self.from else { return Ok(None) };
+        unless_gone(open_accessible(from, &self.name))
+    }
+
+    fn target(&self) -> io::Result<Option<OwnedFd>> {
+        unless_gone(open_dir(self.to, &*self.new_name, Mounts::Refuse))
+    }
+}
+
+fn unless_gone(opened: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    match opened {
+        Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// Renames a directory, which takes the right to write its "..", and gives its owner that right if it is missing: an application
+/// may have taken it away, and what is recorded to be moved must not be stuck for that.
+fn rename_dir(from: &OwnedFd, moved: &Move<'_>) -> io::Result<()> {
+    let rename = || rename(from, &*moved.name, moved.to, &*moved.new_name, moved.point);
+    match rename() {
+        Err(error)
+            if errno(&error) == Some(Errno::ACCESS)
+                && beneath::make_private(from, &*moved.name, "move: change a mode").is_ok() =>
+        {
+            rename()
+        }
+        renamed => renamed,
+    }
+}
+
+/// Removes the work place. The mark goes first: what is left after a crash isn't taken for a whole copy.
+fn clear(moved: &Move<'_>) -> io::Result<()> {
+    if let Ok(work) = open_dir(moved.to, &*moved.work, Mounts::Refuse) {
+        match beneath::remove_file(&work, WHOLE, "copy: remove the mark") {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+            removed => {
+                removed?;
+                sync(&work, "copy: sync the mark")?;
+            }
+        }
+    }
+    remove(moved.to, &moved.work)
+}
+
+fn remove(at: &OwnedFd, name: &CStr) -> io::Result<()> {
+    let mut removal = Removal::default();
+    in_place::remove(at, name, Path::new(""), &mut removal, &|_| {})?;
+    match removal.left.into_iter().next() {
+        None => Ok(()),
+        Some((path, error)) => {
+            Err(failed_to("is copied to its place, but the original can't be removed", Failure { path, error }))
+        }
+    }
+}
+
+fn failed(failure: Failure) -> io::Error {
+    failed_to("can't be renamed to its place (EXDEV), and copying it fails", failure)
+}
+
+/// The failure with its kind, and with the path in the user's directory.
+fn failed_to(what: &str, Failure { path, error }: Failure) -> io::Error {
+    let kind = match errno(&error) {
+        Some(errno) => refused(errno.into()).kind(),
+        None => ErrorKind::Io,
+    };
+    let message = format!("the user's directory {what} at {path:?}: {error}");
+    io::Error::other(Error::new(kind, message).with_source(error))
+}
+
+/// What in a directory can't be copied, and why.
+fn obstacle_of(visit: Visit<'_>) -> Option<(PathBuf, &'static str)> {
+    let is_root = rustix::process::geteuid().is_root();
+    let (dir, above, name, stat) = match visit {
+        Visit::Unreadable { above, name } => {
+            return Some((above.join(shown(name)), "can't be read, or a file system is mounted there"));
+        }
+        Visit::Entry { .. } if is_root => return None,
+        Visit::Entry { dir, above, name, stat } => (dir, above, name, stat),
+    };
+    let may = |access| fs::accessat(dir, name, access, AtFlags::EACCESS).is_ok();
+    let is_own = |stat: &Stat| stat.st_uid == rustix::process::geteuid().as_raw();
+    let why = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile if !may(Access::READ_OK) => "can't be read",
+        FileType::CharacterDevice | FileType::BlockDevice => "is a device, which takes root to copy",
+        _ if is_dir(stat) && !is_own(stat) && !may(Access::WRITE_OK) => "can't be emptied",
+        _ => return None,
+    };
+    Some((above.join(shown(name)), why))
+}
