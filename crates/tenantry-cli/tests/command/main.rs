@@ -6,6 +6,8 @@
 mod clock;
 /// Which data directory is used.
 mod data_dir;
+/// File systems on which a rename, or a look into a directory, fails.
+mod file_systems;
 /// systemd's hardening.
 mod hardened;
 /// Ctrl-C, and readers that go away.
