@@ -175,7 +175,7 @@ fn an_ignored_hangup_stays_ignored() {
     let mut command = session.in_dir("sh");
     let script = "trap '' HUP; exec tenantry import - --from csv";
     let mut child = command.args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("the command listens", || catches(&child, 15));
+    wait_until("it reads the rows, and so listens", || has_thread(&child, "tenantry-import"));
     send("-HUP", &child);
     child.stdin.take().unwrap().write_all(b"email\nada@example.com\n").unwrap();
     let (code, stderr) = ended(child);
