@@ -464,6 +464,8 @@ struct Survey<'s> {
     purging: HashSet<UserId>,
     /// Paths within the data directory that are a finding already: an intent is about them, or they are in a user's way.
     told: HashSet<PathBuf>,
+    /// Where the file system ignores case, the chosen paths and those above them by what it takes for the same.
+    spelled: HashMap<String, String>,
     report: Report,
     progress: &'s dyn Fn(Checking),
     /// How many entries of directories were looked at.
@@ -473,7 +475,7 @@ struct Survey<'s> {
 impl<'s> Survey<'s> {
     fn new(inspection: &'s Inspection, report: Report, progress: &'s dyn Fn(Checking)) -> Self {
         let (unfinished, purging, told) = (HashSet::new(), HashSet::new(), HashSet::new());
-        Self { inspection, owner: 0, unfinished, purging, told, report, progress, entries: 0 }
+        Self { inspection, owner: 0, unfinished, purging, told, spelled: HashMap::new(), report, progress, entries: 0 }
     }
 
     fn count_entry(&mut self) {
@@ -517,6 +519,9 @@ impl<'s> Survey<'s> {
                 return Ok(());
             };
             if path != StoragePath::derived(id) {
+                if storage.is_some_and(Storage::ignores_case) {
+                    self.spelling(id, &path);
+                }
                 let taken = chosen.insert(path.as_str().to_owned(), id);
                 if path.is_reserved() || taken.is_some() {
                     let detail =
@@ -548,6 +553,18 @@ impl<'s> Survey<'s> {
             }
         }
         Ok(())
+    }
+
+    /// Whether nobody spells a path otherwise, or a directory above it, where that makes no difference.
+    fn spelling(&mut self, id: UserId, path: &StoragePath) {
+        for ancestor in path.lineage() {
+            let known = self.spelled.entry(StoragePath::folded(ancestor)).or_insert_with(|| ancestor.to_owned());
+            if known != ancestor {
+                let detail =
+                    "the file system takes it, or a directory above it, for one that another user spells otherwise";
+                return self.report.add(FindingKind::PathOverlaps, Some(id), Some(Storage::relative(path)), detail);
+            }
+        }
     }
 
     fn directory(&mut self, storage: &Storage, id: UserId, path: &StoragePath) -> Result<()> {
@@ -620,6 +637,11 @@ impl<'s> Survey<'s> {
                     (Owner::Above, EntryKind::Directory(_)) => {
                         self.rights(entry.kind, None, || path.clone());
                         above.extend(text.map(ToOwned::to_owned));
+                    }
+                    // To move it away would be to take the directory of a user.
+                    (Owner::Nobody, _) if text.is_some_and(|text| self.spelled.contains_key(&StoragePath::folded(text))) => {
+                        let detail = "it is spelled otherwise than the path of a user that the file system takes for the same";
+                        self.report.add(FindingKind::PathOverlaps, None, Some(path), detail);
                     }
                     (belongs_to, _) => {
                         let (user, detail) = match belongs_to {

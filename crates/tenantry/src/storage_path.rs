@@ -5,9 +5,12 @@ use std::str::FromStr;
 
 use arrayvec::ArrayString;
 use icu_normalizer::ComposingNormalizerBorrowed;
+use icu_properties::CodePointSetData;
+use icu_properties::props::DefaultIgnorableCodePoint;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::fmt::Hyphenated;
 
+use crate::email::fold;
 use crate::storage::WORK_PREFIX;
 use crate::{Error, ErrorKind, Result, UserId};
 
@@ -90,6 +93,23 @@ impl StoragePath {
             None => is_shard(path),
             Some((first, second)) => is_shard(first) && is_shard(second),
         }
+    }
+
+    /// Whether a file system that ignores case and normalization takes one path, or the first directory in which they differ, for
+    /// that of the other.
+    pub(crate) fn is_spelled_otherwise(one: &str, other: &str) -> bool {
+        let differing = one.split('/').zip(other.split('/')).find(|(one, other)| one != other);
+        differing.is_some_and(|(one, other)| Self::folded(one) == Self::folded(other))
+    }
+
+    /// A path without the differences that some file system ignores: rather too few are left than too many.
+    pub(crate) fn folded(path: &str) -> String {
+        if path.is_ascii() {
+            return path.to_ascii_lowercase();
+        }
+        let ignorable = CodePointSetData::new::<DefaultIgnorableCodePoint>();
+        let seen: String = path.chars().filter(|char| !ignorable.contains(*char)).collect();
+        fold(&ComposingNormalizerBorrowed::new_nfkc().normalize(&seen).to_uppercase())
     }
 
     /// The path itself and every directory above it, the topmost first.
@@ -273,6 +293,28 @@ mod tests {
         }
         for path in ["3", "3f0/a", "3g/a", "a/3f", "tenantry", ".tenant", "a/.tenantry"] {
             assert!(!path.parse::<StoragePath>().unwrap().is_reserved(), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_some_file_system_takes_for_the_same_path_is_spelled_otherwise() {
+        for (one, other) in [
+            ("customers/Bob", "customers/BOB"),
+            ("Customers/bob", "customers/ada"),
+            ("customers/Bob", "CUSTOMERS"),
+            ("é", "É"),
+            ("straße", "STRASSE"),
+            ("ﬁ", "fi"),
+            ("Ａ", "a"),
+            ("a\u{200d}b", "ab"),
+            ("ı", "I"),
+            ("Σας", "σασ"),
+        ] {
+            assert!(StoragePath::is_spelled_otherwise(one, other), "{one} {other}");
+            assert!(StoragePath::is_spelled_otherwise(other, one), "{other} {one}");
+        }
+        for (one, other) in [("a", "b"), ("a/b", "a/c"), ("a", "a"), ("a", "a/b"), ("a/B", "c/b"), ("é", "e")] {
+            assert!(!StoragePath::is_spelled_otherwise(one, other), "{one} {other}");
         }
     }
 

@@ -122,3 +122,41 @@ fn no_store_is_made_where_a_step_that_it_needs_fails() {
         session.output(&["user", "create", "ada@example.com"]);
     }
 }
+
+/// On a file system that ignores case two users had one directory, and the purge of one took the files of the other.
+/// What it answers to another spelling of a name, the store asks of a file of its own.
+#[test]
+fn where_case_is_ignored_no_two_users_have_one_directory() {
+    let session = Session::new();
+    session.output(&["user", "create", "ada@example.com", "--storage-path", "Customers/Bob"]);
+    let path = session.output(&["storage", "path", "ada@example.com"]);
+    session.write(&format!("{}/f", path.trim_end()), "hello");
+    let create = |address: &str, path: &str, adopt: bool| {
+        let mut arguments = vec!["user", "create", address, "--storage-path", path];
+        arguments.extend(adopt.then_some("--adopt"));
+        session.run(&arguments).0
+    };
+    // Where case counts these are two paths.
+    assert_eq!(create("cyd@example.com", "Customers/bob", false), 0);
+    session.output(&["user", "update", "cyd@example.com", "--email", "dan@example.com"]);
+    // As such a file system answers.
+    std::os::unix::fs::symlink(".tenantry-store", session.path("data/storage/.TENANTRY-STORE")).unwrap();
+    for path in ["Customers/BOB", "customers/Bob", "customers/eve", "CUSTOMERS", "Customers/BOB/within"] {
+        for adopt in [false, true] {
+            assert_eq!(create("eve@example.com", path, adopt), 4, "{path}");
+        }
+        let row = format!("{{\"email\":\"eve@example.com\",\"storage_path\":\"{path}\"}}\n");
+        session.write("row.jsonl", row);
+        let (code, _, stderr) = session.run(&["import", "row.jsonl", "--on-conflict", "skip"]);
+        assert_ne!(code, 0, "{stderr}");
+    }
+    assert_eq!(create("eve@example.com", "Customers/eve", false), 0);
+    // Who is there already is told of first, and a row of a user who is there stays as it is.
+    assert_eq!(create("ada@example.com", "customers/bob", false), 4);
+    // What was two before is found, and nobody's directory is moved away.
+    let (code, found, _) = session.run(&["check"]);
+    assert_eq!((code, found.matches("path_overlaps").count()), (1, 1), "{found}");
+    std::fs::rename(session.path("data/storage/Customers"), session.path("data/storage/customers")).unwrap();
+    let (_, found, _) = session.run(&["check"]);
+    assert!(!found.contains("\"path\":\"storage/customers\",\"detail\":\"it belongs to no user\""), "{found}");
+}

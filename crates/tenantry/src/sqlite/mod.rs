@@ -41,6 +41,7 @@ mod place;
 mod readers;
 mod searches;
 mod settle;
+mod spelling;
 mod transaction;
 mod upgrade;
 mod users;

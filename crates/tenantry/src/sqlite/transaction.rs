@@ -9,7 +9,7 @@ use super::inspect;
 use super::intents::{self, Directories};
 use super::lifecycle::{self, Directory};
 use super::listing::Listing;
-use super::users;
+use super::{spelling, users};
 use crate::storage::Stray;
 use crate::{
     Email, Error, Imported, ListQuery, NewUser, OnConflict, Page, Result, SignIn, StoragePath, Timestamp, TrashPage,
@@ -170,7 +170,10 @@ impl<'c> WriteTx<'c> {
 
     /// As [`Store::create`](crate::Store::create).
     pub fn create(&mut self, user: &NewUser) -> Result<User> {
-        let result = users::create(&self.read.conn.unguarded(), user, self.now, self.new_id);
+        let conn = self.read.conn.unguarded();
+        let result = spelling::check_new(&conn, self.directories.storage, user)
+            .and_then(|()| users::create(&conn, user, self.now, self.new_id));
+        drop(conn);
         self.note(result)
     }
 
@@ -197,7 +200,8 @@ impl<'c> WriteTx<'c> {
     pub fn adopt(&mut self, id: UserId, path: &StoragePath) -> Result<User> {
         let name = || self.quarantine_name();
         let conn = self.read.conn.unguarded();
-        let result = lifecycle::adopt(&conn, self.directories, id, path, self.now, &name);
+        let result = spelling::check(&conn, self.directories.storage, path)
+            .and_then(|()| lifecycle::adopt(&conn, self.directories, id, path, self.now, &name));
         drop(conn);
         self.note(result)
     }
@@ -212,7 +216,8 @@ impl<'c> WriteTx<'c> {
     /// Creates a user who comes with files, in a stage from where they are moved when the transaction is committed.
     pub(crate) fn import_with_files(&mut self, user: &NewUser, stage: Option<&str>) -> Result<User> {
         let conn = self.read.conn.unguarded();
-        let result = lifecycle::import(&conn, self.directories, user, stage, self.now, self.new_id);
+        let result = spelling::check_new(&conn, self.directories.storage, user)
+            .and_then(|()| lifecycle::import(&conn, self.directories, user, stage, self.now, self.new_id));
         drop(conn);
         self.note(result)
     }
@@ -283,7 +288,10 @@ impl<'c> WriteTx<'c> {
     /// Errors: those of [`create`](Self::create) with [`OnConflict::Fail`]; `Immutable`, and the conflicts that an
     /// update can't settle, with [`OnConflict::Update`].
     pub fn import(&mut self, user: &NewUser, on_conflict: OnConflict) -> Result<Imported> {
-        let result = users::import(&self.read.conn.unguarded(), user, on_conflict, self.now, self.new_id);
+        let conn = self.read.conn.unguarded();
+        let result = spelling::check_new(&conn, self.directories.storage, user)
+            .and_then(|()| users::import(&conn, user, on_conflict, self.now, self.new_id));
+        drop(conn);
         self.note(result)
     }
 }

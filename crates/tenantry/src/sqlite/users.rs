@@ -192,7 +192,7 @@ pub(super) fn email_taken(by: &User) -> Error {
     Error::new(ErrorKind::EmailTaken, "another user has this email address").with_taken_by(by.id)
 }
 
-fn path_taken() -> Error {
+pub(super) fn path_taken() -> Error {
     Error::new(
         ErrorKind::PathTaken,
         "the storage path is, holds or lies within that of another user or of one who was deleted",

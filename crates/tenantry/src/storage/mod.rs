@@ -43,7 +43,7 @@ use uuid::Uuid;
 
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 pub(crate) use attributes::{Attributes, Extended, Modified};
-use beneath::{Mounts, errno, make_dir, open_dir, rename, stat, sync};
+use beneath::{Mounts, entries, errno, make_dir, open_dir, rename, stat, sync};
 use moving::Move;
 pub(crate) use moving::{WORK_PREFIX, user_of_work};
 pub(crate) use ownership::{Ownership, PRIVATE_FILE, owner_of_store};
@@ -59,6 +59,8 @@ const TRASH: &str = "trash";
 const QUARANTINE: &str = "quarantine";
 /// In `storage/`. No user's path may begin with `.tenantry`.
 const MARKER: &str = ".tenantry-store";
+/// The same, if the file system ignores case.
+const MARKER_IN_CAPITALS: &str = ".TENANTRY-STORE";
 /// Until it is written and on the disk.
 const NEW_MARKER: &str = ".tenantry-store.new";
 
@@ -207,6 +209,13 @@ impl Storage {
     /// Which store `storage/` belongs to.
     pub(crate) fn marker(&self) -> io::Result<Marker> {
         marker(&self.storage)
+    }
+
+    /// Whether the file system takes names for the same that differ in case. One that only ignores normalization does no
+    /// harm: paths are normalized.
+    pub(crate) fn ignores_case(&self) -> bool {
+        // Asked where it matters: `storage/` itself, which may be of another kind than what is around it.
+        matches!(stat(&self.storage, MARKER_IN_CAPITALS), Ok(Some(_)))
     }
 
     /// One process at a time.
@@ -451,6 +460,19 @@ impl Storage {
                 Some(Errno::NOENT) => Error::new(ErrorKind::NotFound, "there is no such directory under storage/"),
                 _ => refused(error),
             })?;
+            // Where the file system ignores case or normalization, it is there by a name that nobody would know again.
+            let is_spelled_so = entries(parent).and_then(|entries| {
+                entries
+                    .map(|entry| Ok(entry?.0.to_bytes() == name.as_bytes()))
+                    .find(|is_so| !matches!(is_so, Ok(false)))
+                    .transpose()
+            });
+            if is_spelled_so.map_err(refused)?.is_none() {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    "there is no such directory under storage/, but one that the file system takes for it: use its own spelling",
+                ));
+            }
             dirs.push(dir);
         }
         // Only now that all of them are there.
