@@ -19,8 +19,6 @@ use crate::{Error, ErrorKind, Result};
 const FILE_MODE: u32 = 0o777;
 /// And of a directory's, where these bits only say who gets what is made in it.
 const DIRECTORY_MODE: u32 = 0o3777;
-/// How many attributes that could not be set are named.
-const UNSET_NAMED_MAX: usize = 100;
 
 /// Writes the files of an archive below a directory where nobody else writes.
 ///
@@ -38,18 +36,15 @@ pub(crate) struct Unpacking {
     former: Option<(u32, u32)>,
     /// The directories of one user, whose attributes are still to be set: each before those in it.
     directories: Vec<(PathBuf, Attributes)>,
-    /// What attributes could not be set, the first of it.
-    pub(crate) unset: Vec<(PathBuf, String)>,
-    /// Of these, named or not.
-    pub(crate) unset_count: u64,
+    /// How many attributes of the user's could not be set.
+    unset: u64,
 }
 
 impl Unpacking {
     pub(super) fn new(top: OwnedFd, owner: Ownership, former: Option<(u32, u32)>, point: &'static str) -> Result<Self> {
         let stat = fs::fstat(&top).map_err(|error| refused(error.into()))?;
         let ids = owner.ids().unwrap_or((stat.st_uid, stat.st_gid));
-        let (directories, unset) = (Vec::new(), Vec::new());
-        Ok(Self { top, point, last: None, owner, ids, former, directories, unset, unset_count: 0 })
+        Ok(Self { top, point, last: None, owner, ids, former, directories: Vec::new(), unset: 0 })
     }
 
     /// Makes a directory, with those above it.
@@ -75,6 +70,10 @@ impl Unpacking {
             let dir = open_dir(&self.top, name, Mounts::Enter).map_err(refused)?;
             let unset = attributes::apply(&dir, &self.adjusted(&attributes), self.point).map_err(unwritable)?;
             self.note(&path, unset);
+        }
+        match std::mem::take(&mut self.unset) {
+            0 => {}
+            count => tracing::warn!(count, "attributes of a user's files can't be set on this file system"),
         }
         Ok(())
     }
@@ -178,10 +177,8 @@ impl Unpacking {
     fn note(&mut self, path: &Path, unset: Vec<Unset>) {
         // Owners come back where the process may set them, which isn't expected elsewhere.
         for unset in unset.into_iter().filter(|unset| !matches!(unset.attribute, Attribute::Owner | Attribute::Group)) {
-            self.unset_count += 1;
-            if self.unset.len() < UNSET_NAMED_MAX {
-                self.unset.push((path.to_owned(), unset.to_string()));
-            }
+            tracing::debug!(path = %path.display(), %unset, "an attribute can't be set");
+            self.unset += 1;
         }
     }
 }

@@ -90,7 +90,11 @@ pub(crate) struct Forgery {
     pub(crate) content: Vec<u8>,
     /// Where a link leads.
     pub(crate) target: Vec<u8>,
+    pub(crate) modified_at: u64,
 }
+
+/// When everything was modified, if nothing else is said.
+const MODIFIED_AT: u64 = 1_700_000_000;
 
 impl Forged {
     pub(crate) fn of(file: &Path) -> Self {
@@ -104,7 +108,15 @@ impl Forged {
                 entry.read_to_end(&mut content).unwrap();
                 let (kind, mode) = (entry.header().entry_type(), entry.header().mode().unwrap());
                 let target = entry.link_name_bytes().unwrap_or_default().into_owned();
-                Forgery { name: entry.path_bytes().into_owned(), kind, size: None, mode, content, target }
+                Forgery {
+                    name: entry.path_bytes().into_owned(),
+                    kind,
+                    size: None,
+                    mode,
+                    content,
+                    target,
+                    modified_at: MODIFIED_AT,
+                }
             })
             .collect();
         let manifest = String::from_utf8(entries.remove(0).content).unwrap();
@@ -143,8 +155,8 @@ impl Forged {
         }
         self.lines.insert(at, line);
         let content = content.unwrap_or_default().to_owned();
-        let target = Vec::new();
-        self.entries.insert(at, Forgery { name: path.into(), kind, size: None, mode: 0o777, content, target });
+        let file = Forgery::file(path, content);
+        self.entries.insert(at, Forgery { kind, mode: 0o777, ..file });
     }
 
     /// Adds what is neither a file nor a directory, announced as it is.
@@ -224,8 +236,8 @@ impl Forged {
 
 impl Forgery {
     pub(crate) fn file(name: &str, content: Vec<u8>) -> Self {
-        let target = Vec::new();
-        Self { name: name.into(), kind: EntryType::Regular, size: None, mode: 0o600, content, target }
+        let (kind, target) = (EntryType::Regular, Vec::new());
+        Self { name: name.into(), kind, size: None, mode: 0o600, content, target, modified_at: MODIFIED_AT }
     }
 
     pub(crate) fn pax(records: &[u8]) -> Self {
@@ -243,6 +255,7 @@ impl Forgery {
         }
         let length = self.size.unwrap_or(self.content.len() as u64);
         let Octets(mut header) = header(&self.name, self.kind, length, self.mode);
+        header.set_mtime(self.modified_at);
         let target = self.target.len().min(100);
         header.as_old_mut().linkname[..target].copy_from_slice(&self.target[..target]);
         header.set_cksum();
@@ -268,7 +281,7 @@ pub(crate) fn header(name: &[u8], kind: EntryType, size: u64, mode: u32) -> Octe
     header.set_entry_type(kind);
     header.set_size(size);
     header.set_mode(mode);
-    header.set_mtime(1_700_000_000);
+    header.set_mtime(MODIFIED_AT);
     header.set_cksum();
     Octets(header)
 }

@@ -410,7 +410,7 @@ fn a_directory_that_is_moved_while_it_is_read_is_named_and_the_others_are_there(
     let (from, to) = (of_bob.join("a/b"), of_bob.join("c"));
     // The last of the files, wherever they are, is on the way to there or has been met.
     let callback = move |files, _| {
-        if files == 5 && from.exists() {
+        if files == 6 && from.exists() {
             fs::rename(&from, &to).unwrap();
         }
     };
