@@ -176,6 +176,7 @@ fn an_ignored_hangup_stays_ignored() {
     let script = "trap '' HUP; exec tenantry import - --from csv";
     let mut child = command.args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("it reads the rows, and so listens", || has_thread(&child, "tenantry-import"));
+    assert!(catches(&child, 15) && !catches(&child, 1), "a handler would take the place of what was ignored");
     send("-HUP", &child);
     child.stdin.take().unwrap().write_all(b"email\nada@example.com\n").unwrap();
     let (code, stderr) = ended(child);
