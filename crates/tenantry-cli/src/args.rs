@@ -139,6 +139,9 @@ pub(crate) enum UserCommand {
         /// Take the directory that is there already, at the storage path
         #[arg(long, requires = "storage_path")]
         adopt: bool,
+        /// What to do if the address looks like that of another user
+        #[arg(long, value_name = "POLICY", default_value = "warn")]
+        on_lookalike: OnLookalike,
     },
     /// Show a user
     #[command(visible_alias = "show")]
@@ -190,8 +193,8 @@ pub(crate) enum UserCommand {
     },
     /// Bring a user back from the trash, with their directory
     Restore {
-        /// The id, as `tenantry trash list` shows it
-        id: String,
+        /// The id, as `tenantry trash list` shows it, or the email address if nobody else in the trash has it
+        user: String,
         /// The address that they get, if somebody else has theirs
         #[arg(long)]
         email: Option<String>,
@@ -349,6 +352,9 @@ pub(crate) struct Import {
     /// What to do with a row whose user exists
     #[arg(long, value_name = "POLICY", default_value = "fail")]
     pub(crate) on_conflict: OnConflict,
+    /// What to do with a new user whose address looks like that of another one
+    #[arg(long, value_name = "POLICY", default_value = "warn")]
+    pub(crate) on_lookalike: OnLookalike,
     /// Where to write the rows that were rejected, with line and reason [needs --on-conflict skip or update]
     #[arg(long, value_name = "FILE")]
     pub(crate) rejects: Option<PathBuf>,
@@ -400,6 +406,26 @@ impl From<OnConflict> for tenantry::OnConflict {
             OnConflict::Fail => Self::Fail,
             OnConflict::Skip => Self::Skip,
             OnConflict::Update => Self::Update,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnLookalike {
+    /// Create the user, and name the other one on standard error
+    Warn,
+    /// Don't create the user
+    Refuse,
+    /// Don't look
+    Ignore,
+}
+
+impl From<OnLookalike> for tenantry_exchange::OnLookAlike {
+    fn from(policy: OnLookalike) -> Self {
+        match policy {
+            OnLookalike::Warn => Self::Warn,
+            OnLookalike::Refuse => Self::Refuse,
+            OnLookalike::Ignore => Self::Ignore,
         }
     }
 }

@@ -29,8 +29,8 @@ use crate::target::Target;
 
 /// How many chunks may wait for the writer.
 const CHUNKS_WAITING_MAX: usize = 1;
-/// How many rejected rows are named on standard error if there is no file for them.
-const REJECTED_SHOWN_MAX: u64 = 10;
+/// How many rejected rows are named on standard error if there is no file for them, and how many look-alikes.
+const ROWS_SHOWN_MAX: u64 = 10;
 
 pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
     let interrupt = Interrupt::listen()?;
@@ -45,13 +45,13 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
     // The first chunk is waited for before anything is opened: a file that can't be used at all makes neither a store nor
     // a file of rejects.
     let mut first = chunks.receive().map_err(|failure| failure.saying("nothing was imported"))?;
-    let importer = Importer::new(args.on_conflict.into());
+    let importer = Importer::new(args.on_conflict.into()).on_look_alike(args.on_lookalike.into());
     importer.check(&mut first)?;
     let rejects = match &args.rejects {
         Some(path) => Some(Rejects::create(path, Target::create(path, place, Some(&args.file))?)?),
         None => None,
     };
-    let import = Running { importer, rejects, shown: 0, progress };
+    let import = Running { importer, rejects, shown: 0, look_alikes_shown: 0, progress };
 
     let (store, _scratch) = match place.open().await {
         Err(Failure::Told { exit: Exit::NotFound, .. }) if args.dry_run => {
@@ -186,7 +186,9 @@ async fn chunk_by_chunk(store: &Store, import: Running, first: Chunk, mut chunks
             Ok(tally) => landed = tally,
             Err(failure) => {
                 // What was rejected with the chunk that didn't land may be right next time.
-                lock().importer.take_rejected();
+                let importer = &mut lock().importer;
+                importer.take_rejected();
+                importer.take_look_alikes();
                 break Err(failure);
             }
         }
@@ -209,10 +211,11 @@ async fn chunk_by_chunk(store: &Store, import: Running, first: Chunk, mut chunks
 }
 
 fn summary(tally: &Tally, verb: &str) -> String {
-    let Tally { created, updated, unchanged, skipped, rejected, empty, .. } = tally;
+    let Tally { created, updated, unchanged, skipped, rejected, empty, look_alikes, .. } = tally;
+    let alike = if *look_alikes > 0 { format!(", {look_alikes} that look like others") } else { String::new() };
     let empty = if *empty > 0 { format!(", {} passed over", counted(*empty, "empty row")) } else { String::new() };
     format!(
-        "{verb}: {created} created, {updated} updated, {unchanged} unchanged, {skipped} skipped, {rejected} rejected{empty}"
+        "{verb}: {created} created, {updated} updated, {unchanged} unchanged, {skipped} skipped, {rejected} rejected{empty}{alike}"
     )
 }
 
@@ -222,16 +225,24 @@ struct Running {
     rejects: Option<Rejects>,
     /// How many rejected rows were named on standard error.
     shown: u64,
+    look_alikes_shown: u64,
     progress: ProgressBar,
 }
 
 impl Running {
-    /// Reports the rows that were rejected since the last time: in the file for them, or else on standard error.
+    /// Reports the rows that were rejected since the last time, in the file for them or else on standard error, and those
+    /// that look like others.
     fn report(&mut self) -> Result<(), Failure> {
+        for look_alike in self.importer.take_look_alikes() {
+            if self.look_alikes_shown < ROWS_SHOWN_MAX {
+                self.look_alikes_shown += 1;
+                self.progress.suspend(|| tell!("{look_alike}"));
+            }
+        }
         for rejection in self.importer.take_rejected() {
             match &mut self.rejects {
                 Some(rejects) => rejects.add(&rejection)?,
-                None if self.shown < REJECTED_SHOWN_MAX => {
+                None if self.shown < ROWS_SHOWN_MAX => {
                     self.shown += 1;
                     self.progress.suspend(|| tell!("{rejection}"));
                 }

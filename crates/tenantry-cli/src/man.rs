@@ -37,7 +37,7 @@ const EXIT_STATUS: [(&str, &str); 9] = [
         "7",
         "store unusable: corrupt, or of a newer version or another application, in which case it was not changed; or its directories are missing; or a damaged backup or archive",
     ),
-    ("130", "interrupted by Ctrl-C or SIGTERM"),
+    ("130, 143, 129", "interrupted by Ctrl-C (SIGINT), SIGTERM or SIGHUP"),
 ];
 
 const ENVIRONMENT: [(&str, &str); 4] = [
@@ -269,7 +269,7 @@ mod tests {
         let rows = section.split("\n## ").next().unwrap().lines().filter_map(|line| {
             let mut cells = line.strip_prefix("| ")?.split(" | ");
             let (code, what) = (cells.next()?, cells.next()?);
-            code.parse::<u8>().is_ok().then(|| (code.to_owned(), what.replace('`', "")))
+            code.split(", ").all(|code| code.parse::<u8>().is_ok()).then(|| (code.to_owned(), what.replace('`', "")))
         });
         let expected: Vec<_> = rows.collect();
         let codes: Vec<_> = EXIT_STATUS.iter().map(|(code, what)| ((*code).to_owned(), (*what).to_owned())).collect();

@@ -1,6 +1,6 @@
 //! `tenantry user purge` and `tenantry trash …`.
 
-use tenantry::{ListQuery, ReadTx, Store, Timestamp, TrashQuery, TrashedUser, UserId};
+use tenantry::{Email, ErrorKind, ListQuery, ReadTx, Store, Timestamp, TrashQuery, TrashedUser, User, UserId};
 use tenantry_exchange::printable;
 
 use crate::args::{Purge, TrashCommand};
@@ -9,7 +9,7 @@ use crate::human;
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
 use crate::stdio::tell;
-use crate::user::{ago, confirm, did, finish};
+use crate::user::{Who, ago, confirm, did, finish};
 
 pub(crate) const TRASHED: Columns = Columns {
     name: "users",
@@ -59,7 +59,7 @@ fn each_page(
 }
 
 /// The id of a user in the trash, who can't be named by an address: others may have it.
-pub(crate) fn parse_id(text: &str) -> Result<UserId, Failure> {
+fn parse_id(text: &str) -> Result<UserId, Failure> {
     text.parse().map_err(|_| {
         let message = "a user in the trash is named by the id; `tenantry trash list` shows it";
         Failure::new(Exit::Invalid, message)
@@ -74,6 +74,46 @@ pub(crate) fn missing(tx: &ReadTx<'_>, id: UserId, otherwise: &str) -> Result<Fa
         None => otherwise.to_owned(),
     };
     Ok(Failure::new(Exit::NotFound, message))
+}
+
+/// Why there is no living user with an address: those who had it may be in the trash.
+pub(crate) fn missing_email(tx: &ReadTx<'_>, email: &Email) -> Result<Failure, Failure> {
+    let message = match &tx.find_in_trash(email)?[..] {
+        [] => "there is no user with this email address; `tenantry user list --contains TEXT` searches".to_owned(),
+        [trashed] => in_trash(trashed),
+        [latest, others @ ..] => {
+            let others = counted(others.len() as u64, "other user");
+            format!("{}; {others} in the trash had this address before", in_trash(latest))
+        }
+    };
+    Ok(Failure::new(Exit::NotFound, message))
+}
+
+/// Brings a user back. An address names them only if one user in the trash has it.
+pub(crate) async fn restore(store: &Store, who: &Who, email: Option<Email>) -> Result<User, Failure> {
+    let id = match who {
+        Who::Id(id) => *id,
+        Who::Email(address) => match &store.find_in_trash(address).await?[..] {
+            [] => return Err(Failure::new(Exit::NotFound, "there is no user in the trash with this email address")),
+            [trashed] => trashed.user.id,
+            several => {
+                let ids: Vec<String> = several.iter().map(|trashed| trashed.user.id.to_string()).collect();
+                let message = format!(
+                    "several users in the trash have this email address, the last deleted first: {}; name one by the id",
+                    ids.join(", ")
+                );
+                return Err(Failure::new(Exit::Invalid, message));
+            }
+        },
+    };
+    match store.restore(id, email).await {
+        Err(error) if error.kind() == ErrorKind::EmailTaken => {
+            let by = error.taken_by().map(|other| format!(": {other}")).unwrap_or_default();
+            let message = format!("another user has the email address now{by}; --email gives another");
+            Err(Failure::new(Exit::Conflict, message))
+        }
+        restored => restored.map_err(Failure::from),
+    }
 }
 
 fn in_trash(trashed: &TrashedUser) -> String {

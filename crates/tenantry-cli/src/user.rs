@@ -10,7 +10,7 @@ use tenantry::{
 use tenantry_exchange::printable;
 
 use crate::archive;
-use crate::args::{List, UserCommand};
+use crate::args::{List, OnLookalike, UserCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, RecordList, USERS, counted};
 use crate::place::Place;
@@ -20,7 +20,7 @@ use crate::trash;
 pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand) -> Result<(), Failure> {
     // What was typed is checked before the store is opened, so that a mistake never creates one.
     match command {
-        UserCommand::Create { email, id, storage_path, adopt } => {
+        UserCommand::Create { email, id, storage_path, adopt, on_lookalike } => {
             let new = NewUser {
                 id: id.map(|id| id.parse()).transpose()?,
                 storage_path: storage_path.map(|path| path.parse()).transpose()?,
@@ -28,12 +28,12 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand)
             };
             if let Some(scratch) = place.scratch().await? {
                 // An argument that is refused makes no store.
-                create(&scratch, new.clone(), adopt).await?;
+                create(&scratch, new.clone(), adopt, OnLookalike::Ignore).await?;
                 scratch.close().await?;
             }
             let store = place.open_or_create().await?;
-            let created = create(&store, new, adopt).await;
-            finish(&store, created.map_err(Failure::from)).await.and_then(|user| changed("user create", format, &user))
+            let created = create(&store, new, adopt, on_lookalike).await;
+            finish(&store, created).await.and_then(|user| changed("user create", format, &user))
         }
         UserCommand::Get { user } => {
             let who = Who::parse(&user)?;
@@ -84,18 +84,11 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand)
             let deleted = delete(&store, &users, &whom, yes).await;
             finish(&store, deleted).await
         }
-        UserCommand::Restore { id, email } => {
-            let id = trash::parse_id(&id)?;
+        UserCommand::Restore { user, email } => {
+            let who = Who::parse(&user)?;
             let email = email.map(|email| email.parse()).transpose()?;
             let store = place.open().await?;
-            let restored = match store.restore(id, email).await {
-                Err(error) if error.kind() == ErrorKind::EmailTaken => {
-                    let by = error.taken_by().map(|other| format!(": {other}")).unwrap_or_default();
-                    let message = format!("another user has the email address now{by}; --email gives another");
-                    Err(Failure::new(Exit::Conflict, message))
-                }
-                restored => restored.map_err(Failure::from),
-            };
+            let restored = trash::restore(&store, &who, email).await;
             finish(&store, restored).await.and_then(|user| changed("user restore", format, &user))
         }
         UserCommand::ExportArchive { user, file } => archive::export(place, format, &Who::parse(&user)?, &file).await,
@@ -123,17 +116,32 @@ async fn update(
     finish(&store, updated).await.and_then(|user| changed("user update", format, &user))
 }
 
-async fn create(store: &Store, new: NewUser, adopt: bool) -> tenantry::Result<User> {
-    if adopt { create_and_adopt(store, new).await } else { store.create(new).await }
+async fn create(store: &Store, new: NewUser, adopt: bool, on_lookalike: OnLookalike) -> Result<User, Failure> {
+    let (user, alike) = store
+        .write(move |tx| {
+            let mut user = tx.create(&new)?;
+            let alike = match on_lookalike {
+                OnLookalike::Ignore => None,
+                OnLookalike::Warn | OnLookalike::Refuse => tx.look_alikes(&new.email)?.into_iter().next(),
+            };
+            if let (OnLookalike::Refuse, Some(other)) = (on_lookalike, &alike) {
+                let message = format!("{}; --on-lookalike warn creates the user all the same", looks_like(other));
+                return Err(Failure::new(Exit::Conflict, message));
+            }
+            if adopt {
+                user = tx.adopt(user.id, &user.storage_path)?;
+            }
+            Ok((user, alike))
+        })
+        .await?;
+    if let Some(other) = alike {
+        tell!("{}: are they the same person?", looks_like(&other));
+    }
+    Ok(user)
 }
 
-async fn create_and_adopt(store: &Store, new: NewUser) -> tenantry::Result<User> {
-    store
-        .write(move |tx| {
-            let user = tx.create(&new)?;
-            tx.adopt(user.id, &user.storage_path)
-        })
-        .await
+fn looks_like(other: &User) -> String {
+    format!("the address looks like that of {} ({})", printable(other.email.as_str()), other.id)
 }
 
 /// Notes in the log what was done to a user. Addresses are personal data, and have no place there.
@@ -180,10 +188,10 @@ impl Who {
                 Some(user) => Ok(user),
                 None => Err(trash::missing(tx, *id, "there is no user with this id")?),
             },
-            Self::Email(email) => tx.get_by_email(email)?.ok_or_else(|| {
-                let message = "there is no user with this email address; `tenantry user list --contains TEXT` searches";
-                Failure::new(Exit::NotFound, message)
-            }),
+            Self::Email(email) => match tx.get_by_email(email)? {
+                Some(user) => Ok(user),
+                None => Err(trash::missing_email(tx, email)?),
+            },
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use tenantry::{ErrorKind, Imported, OnConflict, WriteTx};
+use tenantry::{Email, ErrorKind, Imported, NewUser, OnConflict, User, WriteTx};
 
 use crate::error::of_csv;
 use crate::{Chunk, Error, Result, Row, csv_safe, printable};
@@ -24,6 +24,45 @@ pub struct Tally {
     pub rejected: u64,
     /// Rows without any value, which were passed over.
     pub empty: u64,
+    /// Users among the created whose addresses look like those of others.
+    pub look_alikes: u64,
+}
+
+/// What to do with a row that creates a user whose address looks like that of another one, as
+/// [`Store::look_alikes`](tenantry::Store::look_alikes) finds them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLookAlike {
+    /// Create the user, and keep the row among the [look-alikes](Importer::take_look_alikes).
+    #[default]
+    Warn,
+    /// Reject the row.
+    Refuse,
+    /// Don't look.
+    Ignore,
+}
+
+/// A user who was created though their address looks like that of another one.
+///
+/// It is written as `line 3: ada@example.com: the address looks like that of the user 3fa2b1c4-…`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LookAlike {
+    /// The line of the file.
+    pub line: u64,
+    /// The address in the file.
+    pub email: Email,
+    /// The first of those whom it looks like.
+    pub other: User,
+}
+
+impl fmt::Display for LookAlike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}: {}", self.line, printable(self.email.as_str()), looks_like(&self.other))
+    }
+}
+
+fn looks_like(other: &User) -> String {
+    format!("the address looks like that of the user {}", other.id)
 }
 
 /// Writes rows into a store and counts what becomes of them.
@@ -37,15 +76,29 @@ pub struct Tally {
 #[derive(Debug)]
 pub struct Importer {
     on_conflict: OnConflict,
+    on_look_alike: OnLookAlike,
     tally: Tally,
     rejected: Vec<Rejection>,
+    look_alikes: Vec<LookAlike>,
 }
 
 impl Importer {
     /// Creates an importer with nothing counted yet.
     #[must_use]
     pub fn new(on_conflict: OnConflict) -> Self {
-        Self { on_conflict, tally: Tally::default(), rejected: Vec::new() }
+        Self {
+            on_conflict,
+            on_look_alike: OnLookAlike::default(),
+            tally: Tally::default(),
+            rejected: Vec::new(),
+            look_alikes: Vec::new(),
+        }
+    }
+
+    /// Sets what is done with a row whose address looks like that of another user.
+    #[must_use]
+    pub fn on_look_alike(self, on_look_alike: OnLookAlike) -> Self {
+        Self { on_look_alike, ..self }
     }
 
     /// Checks a chunk before there is a transaction, or a store.
@@ -72,9 +125,24 @@ impl Importer {
     /// isn't one of the row. The transaction must be undone then.
     pub fn write(&mut self, tx: &mut WriteTx<'_>, chunk: Chunk) -> Result<()> {
         self.tally.empty = chunk.empty_rows;
+        // Others may have written since the last chunk.
+        let mut must_look = self.on_look_alike != OnLookAlike::Ignore && tx.has_non_ascii_addresses()?;
         for row in chunk.rows {
+            let mut alike = None;
             let imported = match &row.user {
-                Ok(user) => tx.import(user, self.on_conflict),
+                Ok(user) => {
+                    let is_plain = is_plain(&user.email);
+                    must_look |= !is_plain && self.on_look_alike != OnLookAlike::Ignore;
+                    if must_look {
+                        alike = look_alike_of_new(tx, user)?;
+                    }
+                    if let Some(other) = alike.take_if(|_| self.on_look_alike == OnLookAlike::Refuse) {
+                        let (reason, kind) = (looks_like(&other), ErrorKind::EmailTaken);
+                        self.reject(Rejection { row, reason, kind })?;
+                        continue;
+                    }
+                    tx.import(user, self.on_conflict)
+                }
                 Err(bad) => {
                     let (reason, kind) = (bad.reason.clone(), ErrorKind::InvalidUser);
                     self.reject(Rejection { row, reason, kind })?;
@@ -82,7 +150,13 @@ impl Importer {
                 }
             };
             match imported {
-                Ok(Imported::Created) => self.tally.created += 1,
+                Ok(Imported::Created) => {
+                    self.tally.created += 1;
+                    if let (Some(other), Ok(user)) = (alike, row.user) {
+                        self.tally.look_alikes += 1;
+                        self.look_alikes.push(LookAlike { line: row.line, email: user.email, other });
+                    }
+                }
                 Ok(Imported::Updated) => self.tally.updated += 1,
                 Ok(Imported::Unchanged) => self.tally.unchanged += 1,
                 Ok(Imported::Skipped) => self.tally.skipped += 1,
@@ -119,6 +193,29 @@ impl Importer {
     /// Takes the rows that were rejected, so that they don't pile up in memory.
     pub fn take_rejected(&mut self) -> Vec<Rejection> {
         std::mem::take(&mut self.rejected)
+    }
+
+    /// Takes the users who were created though they look like others, so that they don't pile up in memory.
+    pub fn take_look_alikes(&mut self) -> Vec<LookAlike> {
+        std::mem::take(&mut self.look_alikes)
+    }
+}
+
+/// Whether an address is of ASCII, in its domain as people read it too.
+fn is_plain(email: &Email) -> bool {
+    let text = email.as_str();
+    text.is_ascii() && !text.to_ascii_lowercase().contains("xn--")
+}
+
+/// Returns a user who looks like this one, unless this one exists already.
+fn look_alike_of_new(tx: &WriteTx<'_>, user: &NewUser) -> Result<Option<User>> {
+    let mut alike = tx.look_alikes(&user.email)?;
+    if alike.is_empty() || tx.get_by_email(&user.email)?.is_some() {
+        return Ok(None);
+    }
+    match user.id {
+        Some(id) if tx.get(id)?.is_some() => Ok(None),
+        _ => Ok(Some(alike.swap_remove(0))),
     }
 }
 

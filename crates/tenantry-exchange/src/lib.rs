@@ -48,7 +48,7 @@ use std::path::Path;
 
 pub use error::{Error, Result};
 pub use formula::csv_safe;
-pub use import::{Importer, Rejection, RejectsWriter, Tally};
+pub use import::{Importer, LookAlike, OnLookAlike, Rejection, RejectsWriter, Tally};
 pub use printable::printable;
 pub use rows::{BadRow, Chunk, Row, RowReader};
 pub use write::{UserWriter, export};

@@ -492,6 +492,7 @@ fn run_every_operation(conn: &GuardedConnection, storage: &Result<Storage>) -> R
     tx.delete(ada.id)?;
     assert_eq!(tx.find_in_trash(&email("ada2@example.com"))?.len(), 1);
     tx.look_alikes(&email("сосо@example.com"))?;
+    assert!(!tx.has_non_ascii_addresses()?);
     assert!(tx.create(&NewUser { id: Some(ada.id), ..new_user("ada3@example.com") }).is_err());
     let ada = tx.restore(ada.id, Some(&email("ada4@example.com")))?;
     tx.set_usage(

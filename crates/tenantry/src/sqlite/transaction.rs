@@ -79,6 +79,16 @@ impl ReadTx<'_> {
         users::look_alikes(&self.conn.unguarded(), email)
     }
 
+    /// Returns whether an address of a user isn't plain ASCII. Otherwise no address of plain ASCII has
+    /// [look-alikes](Self::look_alikes), and an import needn't look for any.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`, `Io`, `Corrupt`.
+    pub fn has_non_ascii_addresses(&self) -> Result<bool> {
+        users::has_non_ascii(&self.conn.unguarded())
+    }
+
     /// Whether a user with this id was purged.
     ///
     /// Errors: `Busy`, `Io`, `Corrupt`.

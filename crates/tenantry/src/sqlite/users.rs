@@ -113,6 +113,13 @@ pub(super) fn look_alikes(conn: &Connection, email: &Email) -> Result<Vec<User>>
     Ok(found)
 }
 
+/// Returns whether a user, alive or in the trash, has an address that isn't plain ASCII.
+pub(super) fn has_non_ascii(conn: &Connection) -> Result<bool> {
+    // Not IS NOT NULL, for which SQLite would go through the index.
+    let sql = "SELECT 1 FROM users WHERE skeleton > '' LIMIT 1";
+    Ok(conn.prepare_cached(sql)?.query_row([], |_| Ok(())).optional()?.is_some())
+}
+
 /// Returns the column `skeleton` of a user with this address.
 fn skeleton_of(email: &Email) -> Option<String> {
     skeleton_of_key(email.key())
