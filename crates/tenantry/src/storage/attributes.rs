@@ -60,6 +60,11 @@ impl Extended {
         name.to_bytes().starts_with(b"user.") || Self::is_acl(name)
     }
 
+    /// Whether it says who may use the file beside its owner.
+    pub(super) fn is_access(&self) -> bool {
+        self.name.as_c_str() == ACL
+    }
+
     fn is_acl(name: &CStr) -> bool {
         name == ACL || name == DEFAULT_ACL
     }

@@ -53,8 +53,9 @@ impl Unpacking {
         attributes.mode &= DIRECTORY_MODE;
         if !self.directories.first().is_some_and(|(top, _)| path.starts_with(top)) {
             self.finish()?;
-            // A user's directory itself is moved, which takes the right to write it.
-            attributes.mode |= PRIVATE.bits();
+            // A user's directory itself is the store's, and for its owner alone.
+            attributes.mode = PRIVATE.bits();
+            attributes.extended.retain(|extended| !extended.is_access());
         }
         self.open(path)?;
         self.directories.push((path.to_owned(), attributes));
