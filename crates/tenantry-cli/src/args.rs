@@ -106,7 +106,7 @@ pub(crate) enum Command {
     ///
     /// It reads everything and changes nothing, unless --repair is given. The exit code is 0 only if all is well.
     Check(Check),
-    /// Back up a store while it is in use, verify a backup, restore one
+    /// Back up a store while it is in use, verify a backup, list who is in it, restore it or one user
     #[command(subcommand)]
     Backup(BackupCommand),
     /// Show the location, version and size of the store
@@ -287,14 +287,36 @@ pub(crate) enum BackupCommand {
         /// The archive
         file: PathBuf,
     },
-    /// Restore a backup into a directory that is new or empty
-    Restore {
+    /// List who is in a backup, without restoring it: also who was in the trash
+    List {
         /// The archive
         file: PathBuf,
-        /// The data directory that it becomes
-        #[arg(long, value_name = "DIR")]
-        into: PathBuf,
+        /// Only the user with this id or email address
+        #[arg(long)]
+        user: Option<String>,
     },
+    /// Restore a backup into a directory that is new or empty, or one user of it into the store
+    Restore(Restore),
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["into", "user"])))]
+pub(crate) struct Restore {
+    /// The archive
+    pub(crate) file: PathBuf,
+    /// The data directory that it becomes
+    #[arg(long, value_name = "DIR")]
+    pub(crate) into: Option<PathBuf>,
+    /// Bring back this user alone (the id or the email address) into the store of --data-dir, with the files that they lack;
+    /// nothing that they have is replaced
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// With --user: bring back one who was purged, with a new id
+    #[arg(long, conflicts_with = "into")]
+    pub(crate) even_if_purged: bool,
+    /// With --user: change nothing, only say what would be done
+    #[arg(long, conflicts_with = "into")]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use indicatif::HumanBytes;
 use serde_json::json;
-use tenantry::{BackupManifest, BackupOptions, Timestamp, create_backup, restore_backup, verify_backup};
+use tenantry::{BackupManifest, BackupOptions, ErrorKind, Timestamp, create_backup, restore_backup, verify_backup};
 use tenantry_exchange::printable;
 
 use crate::failure::{Exit, Failure};
@@ -69,7 +69,11 @@ pub(crate) async fn verify(format: Format<'_>, file: &Path) -> Result<(), Failur
     let progress = Progress::new();
     let verified = verify_backup(file, progress.callback()).await;
     progress.0.finish_and_clear();
-    let verified = verified.map_err(|error| explain(error, file, "use another backup"))?;
+    let verified = verified.map_err(|error| {
+        // Only a backup that was read can be a bad one.
+        let is_bad = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Incompatible | ErrorKind::NotFound);
+        explain(error, file, if is_bad { "use another backup" } else { "the backup was not verified" })
+    })?;
     show(format, file, &verified.manifest, &[])?;
     for finding in &verified.findings {
         tell!("{}: {}", finding.kind, printable(&finding.detail));

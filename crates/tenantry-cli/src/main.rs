@@ -3,6 +3,7 @@
 mod archive;
 mod args;
 mod backup;
+mod bring_back;
 mod check;
 mod completions;
 mod descriptor;
@@ -123,7 +124,15 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             backup::create(&place()?, format, file, database_only, keep).await
         }
         Command::Backup(BackupCommand::Verify { file }) => backup::verify(format, &file).await,
-        Command::Backup(BackupCommand::Restore { file, into }) => backup::restore(format, &file, &into).await,
+        Command::Backup(BackupCommand::List { file, user }) => bring_back::list(format, &file, user.as_deref()).await,
+        Command::Backup(BackupCommand::Restore(restore)) => match (&restore.user, &restore.into) {
+            (Some(user), _) => {
+                let options = bring_back::Options { even_if_purged: restore.even_if_purged, dry_run: restore.dry_run };
+                bring_back::restore(&place()?, format, &restore.file, user, options).await
+            }
+            (None, Some(into)) => backup::restore(format, &restore.file, into).await,
+            (None, None) => Err(Failure::new(Exit::Usage, "whereto? Name a directory with --into, or a --user")),
+        },
         Command::Check(args) => check::run(&place()?, format, args).await,
         Command::Status => status(&place()?, format).await,
         Command::Completions { shell } => completions::print(shell),
@@ -142,6 +151,7 @@ fn columns_of(command: &Command) -> Option<&'static Columns> {
         Command::Trash(_) => Some(&trash::TRASHED),
         Command::Storage(StorageCommand::Usage { .. }) => Some(&storage::USAGES),
         Command::Check(_) => Some(&check::FINDINGS),
+        Command::Backup(BackupCommand::List { .. }) => Some(&bring_back::BACKED_UP),
         _ => None,
     }
 }

@@ -132,6 +132,12 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     ("check", "What would a repair do?", "tenantry check --repair --dry-run"),
     ("backup create", "Back up a store while it is in use:", "tenantry backup create backup.tar.zst"),
     ("backup verify", "Is the backup whole?", "tenantry backup verify backup.tar.zst"),
+    ("backup list", "Who is in a backup?", "tenantry backup list backup.tar.zst"),
+    (
+        "backup restore",
+        "Bring back a user who was deleted, or the files that they have lost:",
+        "tenantry backup restore backup.tar.zst --user ada@example.com",
+    ),
     ("backup restore", "Restore a backup:", "tenantry backup restore backup.tar.zst --into restored"),
     ("status", "Where is the store, and how large?", "tenantry status"),
     (

@@ -158,6 +158,20 @@ impl NewUser {
             version: None,
         }
     }
+
+    /// A user with all values of one who was in a store.
+    pub(crate) fn as_it_was(user: &User) -> Self {
+        let User { id, email, created_at, last_login_at, storage_path, updated_at, version } = user.clone();
+        Self {
+            email,
+            id: Some(id),
+            storage_path: Some(storage_path),
+            created_at: Some(created_at),
+            last_login_at,
+            updated_at: Some(updated_at),
+            version: Some(version),
+        }
+    }
 }
 
 /// What to change of a user; what is `None` stays as it is.

@@ -103,6 +103,7 @@ transcripts! {
     users: "tests/command/transcripts/users.md",
     lifecycle: "tests/command/transcripts/lifecycle.md",
     backup: "tests/command/transcripts/backup.md",
+    one_of_a_backup: "tests/command/transcripts/one_of_a_backup.md",
     user_archive: "tests/command/transcripts/user_archive.md",
     checks: "tests/command/transcripts/checks.md",
     listing: "tests/command/transcripts/listing.md",

@@ -146,15 +146,15 @@ pub(super) fn read<M: Manifest>(
     let mut archive = open(archive)?;
     let mut entries = archive.entries().map_err(unreadable)?.raw(true);
     let mut manifest = first(&mut entries)?;
-    let mut spool = BufWriter::new(tempfile::tempfile_in(temp_dir).map_err(unwritable)?);
+    let mut spool = BufWriter::new(tempfile::tempfile_in(temp_dir).map_err(unspooled)?);
     let mut lines = Lines { input: BufReader::new(&mut manifest) };
     while let Some(line) = lines.next_octets()? {
-        spool.write_all(&line).map_err(unwritable)?;
+        spool.write_all(&line).map_err(unspooled)?;
     }
     // The checksum of the manifest's frame is met on the way to what follows: before that, none of it is believed.
     let second = entries.next().transpose().map_err(unreadable)?;
     let mut entries = second.map(Ok).into_iter().chain(entries);
-    let mut lines = Lines { input: BufReader::new(rewound(spool).map_err(unwritable)?) };
+    let mut lines = Lines { input: BufReader::new(rewound(spool).map_err(unspooled)?) };
     let manifest: M = parse(&lines.next_octets()?.ok_or_else(|| damaged("the manifest is empty"))?)?;
 
     let (announced, format) = (manifest.totals(), manifest.format());
@@ -340,6 +340,10 @@ pub(super) fn damaged(message: &'static str) -> Error {
 
 fn unreadable(error: io::Error) -> Error {
     damaged(UNREADABLE).with_source(error)
+}
+
+fn unspooled(error: io::Error) -> Error {
+    crate::storage::file_error(error, "the temporary file for the manifest can't be written")
 }
 
 pub(super) fn unwritable(error: io::Error) -> Error {

@@ -3,11 +3,14 @@
 
 mod archive;
 mod body;
+mod bring_back;
+mod contents;
 mod entry;
 mod making;
 mod pax;
 mod reading;
 mod sparse;
+mod temporary;
 mod user;
 
 use std::fs::File;
@@ -16,19 +19,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
 use tracing::instrument;
 use uuid::Uuid;
 
 use crate::check::check_database;
 use crate::sqlite::{Engine, Inspection, Options, Row};
-use crate::storage::{Ownership, Storage, owner_of_store};
+use crate::storage::{Ownership, Storage, Target, owner_of_store};
 use crate::store::on_thread;
 use crate::{Error, ErrorKind, Finding, FindingKind, Report, Result, Store, Timestamp, check};
 use archive::{Kind, damaged, unwritable};
+pub use bring_back::{RestoreUserOptions, RestoredUser, UserBefore, restore_user};
+pub use contents::{BackupContents, open_backup};
 use entry::What;
 use making::{Making, finish, parent, private_dir, refuse_existing};
 use reading::{Met, Reading, open};
+use temporary::Image;
 pub use user::{ExportedUser, UserManifest, export_user, import_user, read_user_manifest};
 
 /// The version of the format.
@@ -159,7 +164,8 @@ pub async fn create_backup(
 
 /// Reads a backup from beginning to end, compares each hash, and checks the image of the database.
 ///
-/// It needs room for that image in the directory for temporary files.
+/// It needs room for that image in the directory for temporary files or, if that can't be used, in the archive's. Nothing is left
+/// of it there however the process ends.
 ///
 /// Errors: `NotFound` if there is no such file, `ReadOnly` if there is no permission to read it; `Corrupt` if the archive
 /// differs from its manifest in anything; `Incompatible` if it is of another format or of a newer store; `Io`, `Full`.
@@ -169,12 +175,21 @@ pub async fn verify_backup(file: impl Into<PathBuf>, progress: impl Fn(u64, u64)
     on_thread(move || verify(&file, &progress)).await?
 }
 
-/// Restores a backup into a directory that isn't there yet, or is empty. It is written and checked under another name
-/// beside it, and has its own name only when it is complete and on the disk.
+/// Restores a backup into a directory that is empty or doesn't exist yet. An empty `lost+found` of a new volume doesn't count.
 ///
-/// Nothing is trusted that the archive says of permissions: everything is for its owner alone.
+/// Everything is written below a hidden name in the directory itself, checked there, and moved up when it is complete and on the
+/// disk, the database last. So a mounted volume and a directory whose parent can't be written will do, and a crash leaves no
+/// store that opens, or the whole store. The next restore into the directory removes what a crash left, in
+/// `.tenantry-restore-…` and beside it.
 ///
-/// Errors: `NotEmpty` if there is something in the directory; those of [`verify_backup`]. In all cases nothing is left.
+/// The mode and the owner of a directory that exists stay as they are. If the process is root's and the directory isn't,
+/// everything in it gets the directory's owner. Nothing is trusted that the archive says of permissions: everything is
+/// for its owner alone.
+///
+/// # Errors
+///
+/// `NotEmpty` if something is in the directory, or comes into it meanwhile; `Busy` if another restore into it is under way; those of
+/// [`verify_backup`]. In all cases nothing is left.
 #[instrument(level = "debug", skip_all)]
 pub async fn restore_backup(
     file: impl Into<PathBuf>,
@@ -182,39 +197,17 @@ pub async fn restore_backup(
     progress: impl Fn(u64, u64) + Send + 'static,
 ) -> Result<Restored> {
     let (file, into) = (file.into(), into.into());
-    let (place, manifest) = {
-        let into = into.clone();
-        on_thread(move || extract(&file, &into, &progress)).await??
-    };
-    let data_dir = place.path().join("data");
+    let (target, manifest) = on_thread(move || extract(&file, &into, &progress)).await??;
+    let data_dir = target.data_dir();
     // Opening it brings the database into its usual form, and finishes what was under way when it was backed up.
     let opening = Store::builder(&data_dir).create_if_missing(false).snapshot_before_upgrade(false);
     // Nobody else knows of it yet. Whoever opens it where it is to be is told.
     let opened = opening.allow_network_fs(true).open().await;
     opened.map_err(of_image)?.close().await?;
     let report = check(&data_dir).await.map_err(of_image)?;
-    let named = on_thread(move || name_restored(&data_dir, &into));
-    named.await??;
-    drop(place);
+    let store_id = manifest.store_id;
+    on_thread(move || target.place(store_id)).await??;
     Ok(Restored { manifest, report })
-}
-
-/// Gives a store that was restored its name, or leaves it where it is.
-fn name_restored(data_dir: &Path, into: &Path) -> Result<()> {
-    let sync = |dir: &Path| File::open(dir)?.sync_all();
-    // What SQLite removed mustn't come back beside the database: neither its log nor the journal with which it went over
-    // to a log.
-    sync(data_dir).map_err(unwritable)?;
-    std::fs::rename(data_dir, into).map_err(|error| match error.kind() {
-        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => not_empty(),
-        _ => unwritable(error),
-    })?;
-    // The old name has to be gone on the disk too, before what is around it is removed.
-    sync(parent(into)).and_then(|()| sync(parent(data_dir))).map_err(|error| {
-        // Whether the name lasts is not known, and whoever is told of a failure expects nothing there.
-        let _ = std::fs::rename(into, data_dir);
-        unwritable(error)
-    })
 }
 
 fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &dyn Fn(u64, u64)) -> Result<Backup> {
@@ -258,19 +251,29 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &
 }
 
 fn verify(file: &Path, progress: &dyn Fn(u64, u64)) -> Result<Verified> {
-    let temp = private_dir(".tenantry-verify-", &std::env::temp_dir())?;
+    let mut archive = Some(open(file, MISSING)?);
+    temporary::with_dir(file, |dir| {
+        let archive = archive.take().map_or_else(|| open(file, MISSING), Ok)?;
+        verify_in(dir, archive, progress)
+    })
+}
+
+fn verify_in(temp_dir: &Path, archive: File, progress: &dyn Fn(u64, u64)) -> Result<Verified> {
     let mut contents = Contents::default();
     let mut reading = Reading::new(progress);
-    let manifest =
-        archive::read(open(file, MISSING)?, temp.path(), |_: &BackupManifest, path, entry, details, octets| {
-            match entry.plain() {
-                Some(content) if path == Path::new(DATABASE) => {
-                    return contents.take_database(temp.path(), |output| reading.copy(content, octets, output));
-                }
-                _ => contents.admit(path, &details.what)?,
+    let manifest = archive::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, octets| {
+        match entry.plain() {
+            Some(content) if path == Path::new(DATABASE) => {
+                return contents.take_database(|| {
+                    let mut image = Image::new(temp_dir)?;
+                    reading.copy(content, octets, &mut image)?;
+                    image.open()
+                });
             }
-            reading.check(entry, octets)
-        })?;
+            _ => contents.admit(path, &details.what)?,
+        }
+        reading.check(entry, octets)
+    })?;
     let inspection = contents.image()?;
     check_against(&manifest, inspection)?;
     let report = check_database(inspection).map_err(of_image)?;
@@ -299,13 +302,11 @@ impl Contents {
         self.image.as_ref().ok_or_else(|| damaged("the backup does not begin with the database"))
     }
 
-    fn take_database(&mut self, dir: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    fn take_database(&mut self, take: impl FnOnce() -> Result<Inspection>) -> Result<()> {
         if self.image.is_some() {
             return Err(damaged("there is more than one database in the archive"));
         }
-        let owner = Ownership::of_store(dir).map_err(unwritable)?;
-        write(&mut owner.make_file(&dir.join(DATABASE)).map_err(unwritable)?)?;
-        self.image = Some(Inspection::open(&Options::to_look(dir.to_owned())).map_err(of_image)?);
+        self.image = Some(take().map_err(of_image)?);
         Ok(())
     }
 
@@ -350,36 +351,32 @@ fn check_against(manifest: &BackupManifest, image: &Inspection) -> Result<()> {
     Ok(())
 }
 
-/// Unpacks a backup beside the place where it is to go.
-fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(TempDir, BackupManifest)> {
-    match std::fs::read_dir(into).map(|mut entries| entries.next()) {
-        Ok(None) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Ok(Some(_)) => return Err(not_empty()),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(not_empty()),
-        Err(error) => return Err(unwritable(error)),
-    }
+/// Unpacks a backup in the directory where it is to go.
+fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Target, BackupManifest)> {
     let archive = open(file, MISSING)?;
-    let place = private_dir(".tenantry-restore-", parent(into))?;
-    let data_dir = place.path().join("data");
-    // Not that of the place: by its own name it may be in somebody's directory.
-    let owner = Ownership::of_place(into).map_err(unwritable)?;
-    owner.make_private_dir(&data_dir).map_err(unwritable)?;
+    let target = Target::open(into)?;
+    let data_dir = target.data_dir();
     let mut reading = Reading::new(progress);
     let mut contents = Contents::default();
     let (mut storage, mut former) = (None, None);
-    let manifest = archive::read(archive, place.path(), |manifest: &BackupManifest, path, entry, details, octets| {
+    let manifest = archive::read(archive, &data_dir, |manifest: &BackupManifest, path, entry, details, octets| {
         match entry.plain() {
             Some(content) if path == Path::new(DATABASE) => {
                 former = Some((details.attributes.owner, details.attributes.group));
-                return contents.take_database(&data_dir, |output| reading.copy(content, octets, output));
+                let database = data_dir.join(DATABASE);
+                return contents.take_database(|| {
+                    let owner = Ownership::of_store(&data_dir).map_err(|error| target.unusable(error))?;
+                    let mut output = owner.make_file(&database).map_err(|error| target.unusable(error))?;
+                    reading.copy(content, octets, &mut output)?;
+                    Inspection::open_image(&database)
+                });
             }
             _ => contents.admit(path, &details.what)?,
         }
         let (_, unpacking) = match &mut storage {
             Some(storage) => storage,
             none => {
-                let storage = make_storage(&data_dir, manifest)?;
+                let storage = make_storage(&target, manifest)?;
                 let unpacking = storage.unpack(former)?;
                 none.insert((storage, unpacking))
             }
@@ -391,7 +388,7 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tem
             unpacking.finish()?;
             storage
         }
-        None => make_storage(&data_dir, &manifest)?,
+        None => make_storage(&target, &manifest)?,
     };
     storage.wait_for_disk("restore a backup: sync the files")?;
     let inspection = contents.image()?;
@@ -404,21 +401,17 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tem
     {
         return Err(damaged("the database in the archive is damaged"));
     }
-    Ok((place, manifest))
+    Ok((target, manifest))
 }
 
 /// Makes the directories of a store that is being restored. It can't do without them, as one that is opened can: so what
 /// is told is why.
-fn make_storage(data_dir: &Path, manifest: &BackupManifest) -> Result<Storage> {
-    Storage::open(data_dir, manifest.store_id, false).map_err(|error| {
+fn make_storage(target: &Target, manifest: &BackupManifest) -> Result<Storage> {
+    Storage::open(&target.data_dir(), manifest.store_id, false).map_err(|error| {
         let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
         match source.and_then(io::Error::raw_os_error) {
-            Some(code) => unwritable(io::Error::from_raw_os_error(code)),
+            Some(code) => target.unusable(io::Error::from_raw_os_error(code)),
             None => error,
         }
     })
-}
-
-fn not_empty() -> Error {
-    Error::new(ErrorKind::NotEmpty, "a backup is restored into a directory that is new or empty, and this one isn't")
 }

@@ -28,7 +28,8 @@ impl<'p> Reading<'p> {
     /// Passes a file on.
     pub(super) fn copy(&mut self, announced: &Content, octets: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
         let mut hashed = Hashed::new(octets);
-        io::copy(&mut hashed, output).map_err(unwritable)?;
+        io::copy(&mut hashed, output)
+            .map_err(|error| file_error(error, "what is read from the archive can't be written"))?;
         self.took(announced, None, &hashed.content())
     }
 

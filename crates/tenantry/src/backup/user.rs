@@ -12,7 +12,7 @@ use super::entry::What;
 use super::making::{Making, finish, parent, refuse_existing};
 use super::reading::{Met, Reading, open};
 use crate::sqlite::Engine;
-use crate::storage::Stage;
+use crate::storage::{Purpose, Stage};
 use crate::store::on_thread;
 use crate::{Email, Error, ErrorKind, NewUser, Result, StoragePath, Store, Timestamp, User, UserId};
 
@@ -122,7 +122,7 @@ pub async fn import_user(
         on_thread(move || extract(&engine, &file, &progress)).await??
     };
     let stage = stage.map(Arc::new);
-    let new = manifest.new_user();
+    let new = NewUser::as_it_was(&manifest.user);
     let created = {
         // Whoever runs it last sees to the files, also if nobody waits any more.
         let stage = stage.clone();
@@ -132,16 +132,8 @@ pub async fn import_user(
         })
     };
     let created = created.await;
-    if let (Some(stage), Err(error)) = (stage, &created) {
-        match error.kind() {
-            // They are about to be moved; or they are where the database is gone to, with the intent.
-            ErrorKind::Unfinished | ErrorKind::Replaced => {}
-            // There may be an intent that nobody can see before the store is opened again. Until then the lock has to keep
-            // other imports from taking the stage for one that was left, so it is never given up.
-            ErrorKind::OutcomeUnknown => std::mem::forget(stage),
-            // No intent is about them.
-            _ => on_thread(move || stage.remove()).await?,
-        }
+    if let Some(stage) = stage {
+        stage.settle(created.as_ref().err()).await?;
     }
     manifest.user = created?;
     Ok(manifest)
@@ -204,7 +196,7 @@ fn extract(engine: &Engine, file: &Path, progress: &dyn Fn(u64, u64)) -> Result<
     if let Err(error) = storage.clear_stages(&is_needed) {
         tracing::warn!(error = &error as &dyn std::error::Error, "what an import has left could not be removed");
     }
-    let stage = storage.stage(|| engine.new_id().to_string())?;
+    let stage = storage.stage(Purpose::New, || engine.new_id().to_string())?;
     let mut unpacking = stage.unpack()?;
     let mut reading = Reading::new(progress);
     let mut met = Met::default();
@@ -237,21 +229,6 @@ fn extract(engine: &Engine, file: &Path, progress: &dyn Fn(u64, u64)) -> Result<
 /// Where it is in the user's directory.
 fn below(path: &Path) -> Result<&Path> {
     path.strip_prefix(FILES).map_err(|_| damaged("the archive holds something that is no file of the user"))
-}
-
-impl UserManifest {
-    fn new_user(&self) -> NewUser {
-        let User { id, email, created_at, last_login_at, storage_path, updated_at, version } = self.user.clone();
-        NewUser {
-            email,
-            id: Some(id),
-            storage_path: Some(storage_path),
-            created_at: Some(created_at),
-            last_login_at,
-            updated_at: Some(updated_at),
-            version: Some(version),
-        }
-    }
 }
 
 impl archive::Manifest for UserManifest {

@@ -33,11 +33,11 @@ const POINTS: &[(&str, &str)] = &[
     ("commit: the database is rewritten", "purge* recover_purge"),
     (
         "commit: the intents are done",
-        "make_* delete* restore* purge* adopt_other adopt_late import import_twice import_late repair recover_* adopt_copied import_copied repair_copied",
+        "make_* delete* restore* purge* adopt_other adopt_late import import_twice import_late repair recover_* adopt_copied import_copied repair_copied bring_back*",
     ),
     (
         "commit: the rows",
-        "make_* delete* restore* purge* adopt_first adopt_other adopt_new import* repair repair_copied",
+        "make_* delete* restore* purge* adopt_first adopt_other adopt_new import* repair repair_copied bring_back*",
     ),
     ("commit: what came before is on the disk", "delete_normal adopt_late recover_* adopt_copied"),
     ("copy: make a directory", COPIED),
@@ -61,17 +61,17 @@ const POINTS: &[(&str, &str)] = &[
     ("create: try the file system", "open_*"),
     ("erase: cut the log", "purge* recover_purge"),
     ("erase: rewrite the database", "purge* recover_purge"),
-    ("import: make a stage", "import*"),
-    ("import: sync the files", "import import_twice import_late import_copied"),
-    ("import: write the files", "import import_twice import_late import_copied"),
+    ("import: make a stage", "import* bring_back*"),
+    ("import: sync the files", "import import_twice import_late import_copied bring_back*"),
+    ("import: write the files", "import import_twice import_late import_copied bring_back*"),
     (
         "make: a directory",
-        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair import_copied recover_restore_copied",
+        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair import_copied recover_restore_copied bring_back* recover_bring_back",
     ),
     ("make: change a mode", "make_masked"),
     (
         "make: sync a directory",
-        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair import_copied recover_restore_copied",
+        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair import_copied recover_restore_copied bring_back* recover_bring_back",
     ),
     ("open: make a directory of the store", "open_* upgrade"),
     ("open: name the marker", "open_* upgrade"),
@@ -92,13 +92,16 @@ const POINTS: &[(&str, &str)] = &[
     ("remove: move a directory up", "purge* import_late recover_purge"),
     ("remove: sync the trash", "purge* recover_purge"),
     ("repair: change a mode", "repair"),
+    ("restore: move a file", "bring_back* recover_bring_back"),
+    ("restore: remove an empty directory", "bring_back* recover_bring_back"),
+    ("restore: sync a directory", "bring_back* recover_bring_back"),
     (
         "restore: move the directory",
-        "restore* import import_twice import_late recover_restore recover_import import_copied recover_restore_copied",
+        "restore* import import_twice import_late recover_restore recover_import import_copied recover_restore_copied bring_back_trashed recover_bring_back",
     ),
     (
         "restore: sync",
-        "restore* import import_twice import_late recover_restore recover_import import_copied recover_restore_copied",
+        "restore* import import_twice import_late recover_restore recover_import import_copied recover_restore_copied bring_back* recover_bring_back",
     ),
     ("trash: move the directory", "delete* recover_delete recover_delete_copied"),
     ("trash: sync", "delete* recover_delete recover_delete_copied"),
@@ -300,6 +303,15 @@ fn import_chosen() -> Op {
     import(Some(CHOSEN), Some(&["a.txt"]))
 }
 
+/// Some of the files of [`nested`].
+fn fewer(user: u8) -> Vec<Op> {
+    person(user, None, &["b/c.txt", "own.txt"])
+}
+
+fn bring_back() -> Op {
+    Op::BringBack { user: ADA, files: ["a.txt", "b/c.txt", "b/d/e.txt"].map(str::to_owned).into() }
+}
+
 /// An import crashes when all of its files are there, and so do not their users.
 fn leave_a_stage(place: &Place, _: &mut Model) {
     place.put_archive(&import_nested());
@@ -442,6 +454,18 @@ scenarios! {
         orders: to_do([import_nested()]),
         ..Scenario::default()
     };
+    bring_back a_crash_while_files_of_a_backup_are_put_beside_others_leaves_all_of_them_or_none Scenario {
+        setup: [nested(BOB), fewer(ADA)].concat(),
+        setup_more: Some(|place, _| place.put_backup(&nested(ADA))),
+        orders: to_do([bring_back()]),
+        ..Scenario::default()
+    };
+    bring_back_trashed a_crash_while_a_user_is_brought_back_leaves_them_in_the_trash_or_with_all_files Scenario {
+        setup: [fewer(ADA), vec![Op::Delete { user: ADA }]].concat(),
+        setup_more: Some(|place, _| place.put_backup(&trashed(ADA))),
+        orders: to_do([bring_back()]),
+        ..Scenario::default()
+    };
     repair a_crash_in_a_repair_loses_nothing_and_another_repair_ends_it Scenario {
         setup: [
             nested(ADA),
@@ -479,6 +503,12 @@ scenarios! {
         setup: nested(BOB),
         setup_more: Some(|place, _| place.put_archive(&import_chosen())),
         orders: to_do([import_chosen()]),
+        is_of_recovery: true,
+    };
+    recover_bring_back a_crash_while_a_crashed_return_is_finished_changes_nothing_about_its_end Scenario {
+        setup: [fewer(ADA), vec![Op::Delete { user: ADA }]].concat(),
+        setup_more: Some(|place, _| place.put_backup(&nested(ADA))),
+        orders: to_do([bring_back()]),
         is_of_recovery: true,
     };
     recover_purge a_crash_while_a_crashed_purge_is_finished_changes_nothing_about_its_end Scenario {

@@ -9,8 +9,9 @@ use futures_lite::future::block_on;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Email, Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, RepairOptions, Report, Result, StoragePath, Store,
-    Timestamp, TrashQuery, User, UserId, UserUpdate, check, export_user, import_user, repair, sqlite,
+    BackupOptions, Email, Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, RepairOptions, Report,
+    RestoreUserOptions, Result, StoragePath, Store, Timestamp, TrashQuery, User, UserId, UserUpdate, check,
+    create_backup, export_user, import_user, open_backup, repair, restore_user, sqlite,
 };
 
 /// An operation on a store, or on its files past the store. Users and addresses are numbered.
@@ -66,6 +67,11 @@ pub(super) enum Op {
         /// `None` if there is no directory in it.
         files: Option<Vec<String>>,
     },
+    /// From the backup that [`Place::put_backup`] has put there, in which the user has these files.
+    BringBack {
+        user: u8,
+        files: Vec<String>,
+    },
     Check,
     Repair,
     /// Past the store: a directory with files, at a path within the data directory.
@@ -114,6 +120,7 @@ pub(super) fn outcome(result: Result<(), ErrorKind>) -> String {
 
 /// In the data directory, so that it is copied with it.
 pub(super) const ARCHIVE: &str = "user.tar.zst";
+pub(super) const BACKUP: &str = "backup.tar.zst";
 const LINK: &str = "link";
 const LINK_TARGET: &str = "../../../..";
 
@@ -183,6 +190,10 @@ impl Op {
             }
             Self::Import { .. } => {
                 import_user(store, data.join(ARCHIVE), |_, _| {}).await?;
+            }
+            Self::BringBack { user, .. } => {
+                let backup = open_backup(data.join(BACKUP)).await?;
+                restore_user(store, backup, id(*user), RestoreUserOptions::default(), |_, _| {}).await?;
             }
             Self::Check => {
                 let report = check(data).await?;
@@ -316,6 +327,12 @@ impl Model {
                 let written = |file: &String| (file.clone(), written(*user, file));
                 let files = files.as_ref().map(|files| files.iter().map(written).collect());
                 self.world.people.get_mut(user).unwrap().files = files;
+            }
+            Op::BringBack { user, files } => {
+                let person = people.get_mut(user).unwrap();
+                person.is_trashed = false;
+                let has = person.files.get_or_insert_default();
+                has.extend(files.iter().map(|file| (file.clone(), written(*user, file))));
             }
             Op::Update { user, email } => {
                 if people[user].email != *email && has(people, *email) {
@@ -503,6 +520,16 @@ impl Place {
         other.prepare(&mut Model::default(), &ops);
         let store = block_on(Store::open(other.data())).unwrap();
         block_on(export_user(&store, id(*user), self.data().join(ARCHIVE), |_, _| {})).unwrap();
+        block_on(store.close()).unwrap();
+    }
+
+    /// Puts a backup there, of a store in which this was done.
+    pub(super) fn put_backup(&self, ops: &[Op]) {
+        let other = Self::new();
+        other.prepare(&mut Model::default(), ops);
+        let store = block_on(Store::open(other.data())).unwrap();
+        let file = self.data().join(BACKUP);
+        block_on(create_backup(&store, file, BackupOptions::default(), |_, _| {})).unwrap();
         block_on(store.close()).unwrap();
     }
 

@@ -28,7 +28,9 @@ const PARTIAL_INDEXES: [(&str, &str, &str); 6] = [
 
 /// A store that is looked at as it is: nothing in it is finished, upgraded or made.
 pub(crate) struct Inspection {
-    conn: Connection,
+    pub(super) conn: Connection,
+    /// Of an image, the version of the schema that it had.
+    pub(super) version: Option<u32>,
 }
 
 /// A user, in the trash or not.
@@ -66,7 +68,7 @@ impl Inspection {
             // To move the log into the database would be a change.
             conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         }
-        Ok(Self { conn })
+        Ok(Self { conn, version: None })
     }
 
     /// Begins to look at the store as it is now. With `holding` nobody writes meanwhile, and so nobody moves a directory
@@ -121,6 +123,9 @@ impl Inspection {
     }
 
     pub(crate) fn schema_version(&self) -> Result<u32> {
+        if let Some(version) = self.version {
+            return Ok(version);
+        }
         Ok(self.conn.query_row("PRAGMA user_version", [], |row| row.get(0))?)
     }
 

@@ -28,10 +28,12 @@
 //! copy them: POSIX ends all locks of a process on a file when it closes any descriptor of it
 //! (<https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_>).
 
+mod bring_back;
 mod checkpoints;
 mod error;
 mod functions;
 mod guard;
+mod image;
 mod inspect;
 mod intents;
 mod lifecycle;

@@ -289,7 +289,7 @@ pub(super) fn open_reader(options: &Options) -> Result<Connection> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
+pub(super) enum Found {
     /// No file, or one that holds nothing.
     Nothing,
     Older,
@@ -317,7 +317,7 @@ fn look_at(options: &Options) -> Result<Found> {
 }
 
 /// The part of it that SQLite has in it.
-fn identify(conn: &Connection, options: &Options) -> Result<Found> {
+pub(super) fn identify(conn: &Connection, options: &Options) -> Result<Found> {
     let incompatible = |message| Err(Error::new(ErrorKind::Incompatible, message));
     conn.busy_timeout(options.busy_timeout)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -530,7 +530,7 @@ fn has_content(path: &Path, suffix: &str) -> bool {
 }
 
 /// The [URI](https://sqlite.org/uri.html) of a database that nobody changes.
-fn immutable(path: &Path) -> String {
+pub(super) fn immutable(path: &Path) -> String {
     let mut uri = "file:".to_owned();
     for byte in path.as_os_str().as_bytes() {
         match byte {
@@ -544,7 +544,7 @@ fn immutable(path: &Path) -> String {
 }
 
 /// What keeps a hostile or damaged file from doing more than failing: <https://sqlite.org/security.html>.
-fn harden(conn: &Connection) -> Result<()> {
+pub(super) fn harden(conn: &Connection) -> Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;

@@ -3,6 +3,7 @@ use std::ops::Deref;
 
 use uuid::Uuid;
 
+use super::bring_back::bring_back;
 use super::error::Fault;
 use super::guard::GuardedConnection;
 use super::inspect;
@@ -228,6 +229,15 @@ impl<'c> WriteTx<'c> {
         let conn = self.read.conn.unguarded();
         let result = spelling::check_new(&conn, self.directories.storage, user)
             .and_then(|()| lifecycle::import(&conn, self.directories, user, stage, self.now, self.new_id));
+        drop(conn);
+        self.note(result)
+    }
+
+    /// Brings back a user, from the trash if they may be there, with files in a stage from where they are moved when the transaction
+    /// is committed.
+    pub(crate) fn bring_back(&mut self, id: UserId, may_be_trashed: bool, stage: Option<&str>) -> Result<User> {
+        let conn = self.read.conn.unguarded();
+        let result = bring_back(&conn, self.directories, id, may_be_trashed, stage, self.now);
         drop(conn);
         self.note(result)
     }

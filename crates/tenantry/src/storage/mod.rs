@@ -21,15 +21,18 @@ mod beneath;
 mod copying;
 mod in_place;
 mod locks;
+mod merge;
 mod moving;
 mod ownership;
 mod probe;
 mod stage;
 mod survey;
+mod target;
 mod transfer;
 mod tree;
 mod unpack;
 
+use std::borrow::Cow;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -44,12 +47,14 @@ use uuid::Uuid;
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 pub(crate) use attributes::{Attributes, Extended, Modified};
 use beneath::{Mounts, entries, errno, make_dir, open_dir, rename, stat, sync};
+pub(crate) use merge::{Present, Standing};
 use moving::Move;
 pub(crate) use moving::{WORK_PREFIX, user_of_work};
 pub(crate) use ownership::{Ownership, PRIVATE_FILE, owner_of_store};
 pub(crate) use probe::Ways;
-pub(crate) use stage::{Stage, is_stage};
+pub(crate) use stage::{Purpose, Stage, is_stage};
 pub(crate) use survey::{EntryKind, Look, Rights, is_own_file};
+pub(crate) use target::Target;
 pub(crate) use transfer::{Identity, Item, KeptAway, Opened, SEGMENTS_MAX, Segment, Source};
 pub(crate) use tree::{Measured, Removal};
 pub(crate) use unpack::Unpacking;
@@ -394,6 +399,9 @@ impl Storage {
     /// done. What is lost stays so.
     pub(crate) fn restore(&self, id: UserId, path: &StoragePath, stage: Option<&str>) -> Result<()> {
         self.check_roots()?;
+        if let Some(stage) = stage.filter(|stage| stage::purpose(stage) != Some(Purpose::New)) {
+            return self.merge(id, path, stage);
+        }
         let in_trash = id.to_string();
         let (from, name) = stage.map_or((&self.trash, &*in_trash), |stage| (&self.data, stage));
         let (above, last) = split(path);
@@ -603,7 +611,7 @@ fn text(name: &str) -> Result<CString> {
 }
 
 /// The failure of a file operation outside the users' directories.
-pub(crate) fn file_error(error: io::Error, message: &'static str) -> Error {
+pub(crate) fn file_error(error: io::Error, message: impl Into<Cow<'static, str>>) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,

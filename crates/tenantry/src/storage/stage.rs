@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{self, FileType, FlockOperation};
 use rustix::io::Errno;
@@ -14,9 +14,35 @@ use rustix::io::Errno;
 use super::beneath::{self, Mounts, entries, errno, is_dir, make_dir, open_dir};
 use super::unpack::Unpacking;
 use super::{ATTEMPTS_MAX, Ownership, Storage, blocked, refused, tree};
-use crate::Result;
+use crate::store::on_thread;
+use crate::{Error, ErrorKind, Result};
 
 const PREFIX: &str = ".tenantry-import-";
+const RETURN: &str = "return-";
+const BESIDE: &str = "beside-";
+
+/// What becomes of a stage. Its name says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It becomes the directory of a new user.
+    New,
+    /// What is in it goes into the directory of a user, beside what is there.
+    Beside,
+    /// The same after the directory was moved back from the trash.
+    Return,
+}
+
+/// What a stage of this name is for, if it is one.
+pub(super) fn purpose(name: &str) -> Option<Purpose> {
+    let name = name.strip_prefix(PREFIX)?;
+    Some(if name.starts_with(RETURN) {
+        Purpose::Return
+    } else if name.starts_with(BESIDE) {
+        Purpose::Beside
+    } else {
+        Purpose::New
+    })
+}
 
 /// Whether a stage may have this name. It stands in intents, and a database may come from a backup that somebody has made.
 pub(crate) fn is_stage(name: &str) -> bool {
@@ -50,6 +76,23 @@ impl Stage {
         self.unlock();
         if let Err(error) = remove(&self.data, &self.name, &|_| Ok(true)) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the files of an import could not be removed");
+        }
+    }
+
+    /// Removes what is left of it after the operation that was to see to it has ended, with this failure or none. Not if it is still
+    /// to be seen to.
+    pub(crate) async fn settle(self: Arc<Self>, failure: Option<&Error>) -> Result<()> {
+        match failure.map(Error::kind) {
+            // It is about to be moved; or it is where the database is gone to, with the intent.
+            Some(ErrorKind::Unfinished | ErrorKind::Replaced) => Ok(()),
+            // There may be an intent that nobody can see before the store is opened again. Until then the lock has to keep
+            // other imports from taking the stage for one that was left, so it is never given up.
+            Some(ErrorKind::OutcomeUnknown) => {
+                std::mem::forget(self);
+                Ok(())
+            }
+            // No intent is about it.
+            _ => on_thread(move || self.remove()).await,
         }
     }
 
@@ -119,9 +162,14 @@ impl Stage {
 
 impl Storage {
     /// Makes an empty stage.
-    pub(crate) fn stage(&self, new_name: impl Fn() -> String) -> Result<Stage> {
+    pub(crate) fn stage(&self, purpose: Purpose, new_name: impl Fn() -> String) -> Result<Stage> {
         self.check_roots()?;
-        let new_name = || format!("{PREFIX}{}", new_name());
+        let purpose = match purpose {
+            Purpose::New => "",
+            Purpose::Beside => BESIDE,
+            Purpose::Return => RETURN,
+        };
+        let new_name = || format!("{PREFIX}{purpose}{}", new_name());
         let stage = Stage::make(&self.data, self.owner, new_name, "import: make a stage").map_err(refused)?;
         stage.ok_or_else(|| blocked("the place for the files of an import is removed all the time"))
     }
@@ -158,7 +206,7 @@ pub(super) fn clear(
 }
 
 /// Removes a stage, unless it is in use.
-fn remove(data: &OwnedFd, name: &str, may_go: &dyn Fn(&OwnedFd) -> io::Result<bool>) -> io::Result<()> {
+pub(super) fn remove(data: &OwnedFd, name: &str, may_go: &dyn Fn(&OwnedFd) -> io::Result<bool>) -> io::Result<()> {
     let name = std::ffi::CString::new(name)?;
     let removal = tree::remove_if(data, &name, may_go, &|_| {})?;
     removal.left.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))

@@ -1,6 +1,6 @@
 //! What this binary does when it is run as a second process.
 
-use crate::{backup, concurrency, content, file, hostile, logs, place, process, refused_calls, user_archive};
+use crate::{backup, concurrency, content, file, hostile, logs, place, process, refused_calls, restore, user_archive};
 
 #[test]
 fn child_process_entry() {
@@ -29,6 +29,10 @@ fn child_process_entry() {
         "can't move what it imports" => user_archive::child_cannot_move(&dir),
         "imports bombs" => user_archive::child_imports_bombs(&dir),
         "is refused calls" => refused_calls::child_is_refused_calls(&dir),
+        "restores in a closed place" => restore::child_restores_in_a_closed_place(&dir),
+        "is killed in a restore" => restore::child_is_killed_in_a_restore(&dir),
+        "is killed in a verification" => restore::child_is_killed_in_a_verification(&dir),
+        "verifies without room" => restore::child_verifies_without_room(&dir),
         "reads bombs" => backup::child_reads_bombs(&dir),
         _ => panic!("there is no role {role:?}"),
     }

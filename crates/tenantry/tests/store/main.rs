@@ -58,6 +58,12 @@ mod races;
 // Systems that don't let directories be opened or moved in one step.
 mod refused_calls;
 
+// One user out of a backup of the whole store.
+mod bring_back;
+
+// Where backups are restored and verified.
+mod restore;
+
 // The worst that can be found in a user's directory.
 mod hostile;
 

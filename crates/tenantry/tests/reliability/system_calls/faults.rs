@@ -56,7 +56,7 @@ fn cases() -> Vec<Case> {
             "restore a backup",
             [trashed(), vec![Op::Backup { name: archive() }]].concat(),
             Op::RestoreBackup { name: archive(), into: "restored".to_owned() },
-            &["mkdir", "mkdirat", "rename", "openat2", "fsync", "syncfs"],
+            &["mkdir", "mkdirat", "renameat2", "openat2", "fsync", "syncfs"],
         ),
         // Which it comes to on another thread, after others of its kind.
         Case {
@@ -173,7 +173,7 @@ fn fail(case: &Case, before: &State, prepared: &Path, call: &str, error: &str, n
     let about = format!("{}, with {error} for the {nth}. {call}: {said}", case.what);
     assert!(is_right(said, &case.op, call, error), "{about}");
     // What was only for the time being has gone, whatever happened.
-    for dir in [top.join(ARCHIVES), top.join(DATA).parent().unwrap().to_owned()] {
+    for dir in [top.join(ARCHIVES), top.join(DATA).with_file_name("restored")] {
         let entries = fs::read_dir(dir).into_iter().flatten();
         let left =
             entries.map(|entry| entry.unwrap().file_name()).find(|name| name.as_encoded_bytes().starts_with(b"."));

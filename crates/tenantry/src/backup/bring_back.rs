@@ -1,0 +1,307 @@
+//! One user out of a backup of a whole store, into a store that lives on.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+use tracing::instrument;
+
+use super::archive::{self, Details, damaged};
+use super::contents::BackupContents;
+use super::entry::{Entry, What};
+use super::reading::{Met, Reading, open};
+use super::{BackupManifest, DATABASE, MISSING};
+use crate::content::Hashed;
+use crate::sqlite::Engine;
+use crate::storage::{Present, Purpose, Stage, Standing, Unpacking};
+use crate::store::on_thread;
+use crate::{Error, ErrorKind, NewUser, Result, Store, User, UserId};
+
+/// How many of the files that were kept are named.
+const KEPT_NAMED_MAX: usize = 100;
+
+/// How a user is [brought back](restore_user).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RestoreUserOptions {
+    /// Bring back a user who was purged, with a new id.
+    pub even_if_purged: bool,
+    /// Change nothing, and only return what would be done.
+    pub dry_run: bool,
+}
+
+/// What a user was in the store before they were [brought back](restore_user). Serialized in snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum UserBefore {
+    /// There all the time, perhaps without some of their files.
+    Living,
+    /// In the trash.
+    Trashed,
+    /// Purged.
+    Purged,
+    /// Not there, and never purged: the store is older than the backup, or another.
+    Missing,
+}
+
+/// A user who was [brought back](restore_user).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RestoredUser {
+    /// The user as they are now. After a dry run the id of one who was purged is still the old one.
+    pub user: User,
+    /// What they were before.
+    pub before: UserBefore,
+    /// How many files were brought back.
+    pub files: u64,
+    /// The sum of their lengths.
+    pub bytes: u64,
+    /// How many files of the backup the user has, with the same content.
+    pub same: u64,
+    /// How many files and directories of the backup weren't brought back because something else stands at their place.
+    pub kept: u64,
+    /// The paths of these within the user's directory, the first 100.
+    pub kept_paths: Vec<PathBuf>,
+}
+
+/// Brings back one user out of a backup of the whole store: one who was deleted, was purged or has lost files.
+///
+/// A user who is in the store keeps the row that they have there. Files that they lack are put beside those that they have, and
+/// nothing that they have is replaced. A user in the trash is restored, with what is in the trash and what the backup has
+/// besides. A user who was purged gets a new id and a new storage path, but only if the [options](RestoreUserOptions) say so. A user of
+/// whom the store knows nothing gets the row of the backup.
+///
+/// Files are written into a directory of their own, `.tenantry-import-…` in the data directory. When all of them are on the disk,
+/// the row is changed and the files are moved, as one step: whatever crashes, both have happened once the store is opened
+/// again, or neither.
+///
+/// The whole archive is read. `progress` is called with the number of files and of bytes of this user so far.
+///
+/// # Errors
+///
+/// `NotFound` if the user isn't in the backup, or is just being purged; `EmailTaken` if another user has the address; `IdTaken` if the
+/// user was purged and the options don't say that they are to come back; `PathTaken` and `StorageBlocked` as of a
+/// [creation](Store::create) and a [restore](Store::restore); those of [`verify_backup`](super::verify_backup);
+/// `StorageUnavailable`; `Full`, `ReadOnly`, `Io`. In all these cases nothing was done and nothing is left. `Unfinished` if the user is
+/// there, but the files could not be moved to their place yet.
+#[instrument(level = "debug", skip_all, fields(user = %id))]
+pub async fn restore_user(
+    store: &Store,
+    backup: BackupContents,
+    id: UserId,
+    options: RestoreUserOptions,
+    progress: impl Fn(u64, u64) + Send + 'static,
+) -> Result<RestoredUser> {
+    let engine = Arc::clone(store.engine());
+    let (mut restored, stage) = {
+        let engine = Arc::clone(&engine);
+        on_thread(move || prepare(&engine, &backup, id, options, &progress)).await??
+    };
+    if options.dry_run {
+        return Ok(restored);
+    }
+    let stage = stage.map(Arc::new);
+    let done = {
+        let (stage, before, row) = (stage.clone(), restored.before, restored.user.clone());
+        engine.operate(move |tx| {
+            stage.iter().for_each(|stage| stage.hand_over());
+            let stage = stage.as_ref().map(|stage| stage.name());
+            match before {
+                UserBefore::Living => tx.bring_back(row.id, false, stage),
+                UserBefore::Trashed => tx.bring_back(row.id, true, stage),
+                UserBefore::Purged => tx.import_with_files(&anew(&row), stage),
+                UserBefore::Missing => tx.import_with_files(&NewUser::as_it_was(&row), stage),
+            }
+        })
+    };
+    let done = done.await;
+    if let Some(stage) = stage {
+        stage.settle(done.as_ref().err()).await?;
+    }
+    restored.user = done?;
+    Ok(restored)
+}
+
+/// A purged user with a new id, and so a new storage path.
+fn anew(row: &User) -> NewUser {
+    NewUser { created_at: Some(row.created_at), last_login_at: row.last_login_at, ..NewUser::new(row.email.clone()) }
+}
+
+/// Finds out what is to be done, and stages the files that are missing.
+fn prepare(
+    engine: &Engine,
+    backup: &BackupContents,
+    id: UserId,
+    options: RestoreUserOptions,
+    progress: &dyn Fn(u64, u64),
+) -> Result<(RestoredUser, Option<Stage>)> {
+    let missing = || Error::new(ErrorKind::NotFound, "the user isn't in the backup");
+    let (row, place) = backup.row(id)?.ok_or_else(missing)?;
+    let (before, user) = find(engine, row, options)?;
+    let storage = engine.storage()?;
+    let present = match before {
+        UserBefore::Living | UserBefore::Trashed => storage.present(id, &user.storage_path)?,
+        UserBefore::Purged | UserBefore::Missing => Present::nothing(),
+    };
+    let stage = if options.dry_run { None } else { Some(make_stage(engine, before)?) };
+    let mut bringing = Bringing {
+        place,
+        present,
+        unpacking: stage.as_ref().map(Stage::unpack).transpose()?,
+        reading: Reading::new(progress),
+        met: Met::default(),
+        staged: HashSet::new(),
+        has_missing: false,
+        restored: RestoredUser { user, before, files: 0, bytes: 0, same: 0, kept: 0, kept_paths: Vec::new() },
+    };
+    bringing.read(engine.data_dir(), backup)?;
+    let Bringing { has_missing, restored, .. } = bringing;
+    let stage = stage.filter(|_| has_missing);
+    if stage.is_some() {
+        storage.wait_for_disk("import: sync the files")?;
+    }
+    Ok((restored, stage))
+}
+
+/// What the user is in the store, and their row: the store's, if it has one, or else that of the backup.
+fn find(engine: &Engine, row: User, options: RestoreUserOptions) -> Result<(UserBefore, User)> {
+    let refuse = |kind, message| Err(Error::new(kind, message));
+    engine.read(|tx| {
+        if let Some(user) = tx.get(row.id)? {
+            return Ok((UserBefore::Living, user));
+        }
+        let (before, user) = match tx.get_trashed(row.id)? {
+            Some(trashed) if trashed.is_being_purged => {
+                return refuse(ErrorKind::NotFound, "the user is being purged: there is no way back");
+            }
+            Some(trashed) => (UserBefore::Trashed, trashed.user),
+            None if tx.was_purged(row.id)? && !options.even_if_purged => {
+                return refuse(ErrorKind::IdTaken, "the user was purged, and their id is never given out again");
+            }
+            None if tx.was_purged(row.id)? => (UserBefore::Purged, row),
+            None => (UserBefore::Missing, row),
+        };
+        match tx.get_by_email(&user.email)? {
+            Some(other) => {
+                Err(Error::new(ErrorKind::EmailTaken, "another user has the email address").with_taken_by(other.id))
+            }
+            None => Ok((before, user)),
+        }
+    })
+}
+
+fn make_stage(engine: &Engine, before: UserBefore) -> Result<Stage> {
+    let storage = engine.storage()?;
+    let is_needed = |stage: &str| engine.read_one(|tx| tx.needs_stage(stage));
+    if let Err(error) = storage.clear_stages(&is_needed) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "what an import has left could not be removed");
+    }
+    let purpose = match before {
+        UserBefore::Living => Purpose::Beside,
+        UserBefore::Trashed => Purpose::Return,
+        UserBefore::Purged | UserBefore::Missing => Purpose::New,
+    };
+    storage.stage(purpose, || engine.new_id().to_string())
+}
+
+/// The files of one user on their way out of a backup.
+struct Bringing<'p> {
+    /// Where they are in the archive.
+    place: PathBuf,
+    present: Present,
+    /// `None` in a dry run.
+    unpacking: Option<Unpacking>,
+    reading: Reading<'p>,
+    met: Met,
+    /// The files that were staged, to which hard links may lead.
+    staged: HashSet<PathBuf>,
+    /// Whether anything is to be put into the user's directory.
+    has_missing: bool,
+    restored: RestoredUser,
+}
+
+impl Bringing<'_> {
+    fn read(&mut self, temp_dir: &Path, backup: &BackupContents) -> Result<()> {
+        let archive = open(&backup.file, MISSING)?;
+        let mut has_database = false;
+        archive::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, octets| {
+            if path == Path::new(DATABASE) {
+                has_database = entry.content.as_ref() == Some(&backup.database);
+            } else if !has_database {
+                return Err(damaged("the backup was replaced while it was read"));
+            }
+            let Ok(below) = path.strip_prefix(&self.place) else { return Ok(()) };
+            // The directory itself comes first, and each other before what is in it.
+            if !(below.as_os_str().is_empty() || self.met.is_in_directory(path)) {
+                return Err(damaged("the archive holds something that is in no directory"));
+            }
+            self.met.add(path, &details.what)?;
+            self.take(below, entry, details, octets)
+        })?;
+        self.unpacking.as_mut().map_or(Ok(()), Unpacking::finish)
+    }
+
+    /// Stages what the user lacks.
+    fn take(&mut self, below: &Path, entry: &Entry, details: &Details, octets: &mut dyn Read) -> Result<()> {
+        let what = match &details.what {
+            What::HardLink(target) => What::HardLink(target.strip_prefix(&self.place).unwrap_or(target).to_owned()),
+            what => what.clone(),
+        };
+        match (self.present.at(below)?, &what) {
+            (Standing::Nothing, What::HardLink(target)) if !self.staged.contains(target) => {
+                // Its file wasn't lost, and may be another one by now.
+                self.keep(below);
+                return Ok(());
+            }
+            (Standing::Nothing, _) => {}
+            (Standing::Directory, What::Directory) => return Ok(()),
+            (Standing::Link(found), What::Symlink(target)) if found == *target => return Ok(()),
+            (Standing::File(file), What::File) => {
+                if is_same(&file, entry)? {
+                    self.restored.same += 1;
+                } else {
+                    self.keep(below);
+                }
+                return Ok(());
+            }
+            _ => {
+                self.keep(below);
+                return Ok(());
+            }
+        }
+        self.has_missing = true;
+        if matches!(what, What::File | What::HardLink(_)) {
+            self.staged.insert(below.to_owned());
+            self.restored.files += 1;
+            self.restored.bytes += entry.content.as_ref().map_or(0, |content| content.size);
+        }
+        let details = Details { what, attributes: details.attributes.clone() };
+        match &mut self.unpacking {
+            Some(unpacking) => self.reading.unpack(unpacking, below, entry, &details, octets),
+            None => Ok(()),
+        }
+    }
+
+    fn keep(&mut self, below: &Path) {
+        self.restored.kept += 1;
+        if self.restored.kept_paths.len() < KEPT_NAMED_MAX {
+            self.restored.kept_paths.push(below.to_owned());
+        }
+    }
+}
+
+/// Whether a file is as a backup has it. One that can't be read isn't.
+fn is_same(file: &File, entry: &Entry) -> Result<bool> {
+    let Some(announced) = &entry.content else { return Ok(false) };
+    let failed = |error| crate::storage::file_error(error, "a file of the user can't be read");
+    if file.metadata().map_err(failed)?.len() != announced.size {
+        return Ok(false);
+    }
+    // What the hash of a sparse file covers is in the archive alone.
+    let Some(_) = entry.plain() else { return Ok(false) };
+    let mut hashed = Hashed::new(file);
+    Ok(io::copy(&mut hashed, &mut io::sink()).is_ok() && hashed.content() == *announced)
+}

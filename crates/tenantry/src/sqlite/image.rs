@@ -1,0 +1,89 @@
+//! The image of a database in a backup: it is looked at as a store is, without its directories.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::inspect::Inspection;
+use super::lifecycle;
+use super::listing::Listing;
+use super::open::{Found, Options, SCHEMA_VERSION, harden, identify, immutable, refuse_old_sqlite};
+use super::upgrade::migrate;
+use super::{functions, users};
+use crate::{Email, Error, ErrorKind, ListQuery, Page, Result, TrashPage, TrashQuery, TrashedUser, User, UserId};
+
+/// Where the [header](https://sqlite.org/fileformat.html#file_format_version_numbers) says that there is a log.
+const FORMAT_VERSIONS: std::ops::Range<usize> = 18..20;
+
+impl Inspection {
+    /// Opens an image that nobody else knows of, and that may lose its name afterwards. One of an older version is upgraded; its
+    /// [version](Self::schema_version) is the one that it had.
+    ///
+    /// `Incompatible` if it is none of a store, or of a newer one.
+    pub(crate) fn open_image(path: &Path) -> Result<Self> {
+        refuse_old_sqlite(rusqlite::version_number())?;
+        let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        let mut conn = Connection::open_with_flags(immutable(path), read_only | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        harden(&conn)?;
+        let found = identify(&conn, &Options::to_look(path.to_owned()))?;
+        let version = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        // It is left open by the look.
+        conn.execute_batch("ROLLBACK")?;
+        match found {
+            Found::Current | Found::Unmarked => {}
+            Found::Nothing => return Err(Error::new(ErrorKind::Corrupt, "the database in the archive is empty")),
+            Found::Older => conn = upgrade(path)?,
+        }
+        functions::register(&conn)?;
+        conn.execute_batch("PRAGMA foreign_keys = ON; PRAGMA query_only = ON")?;
+        Ok(Self { conn, version: Some(version) })
+    }
+
+    pub(crate) fn list(&self, query: &ListQuery) -> Result<Page> {
+        let mut listing = Listing::new(query)?;
+        loop {
+            if let Some(page) = listing.advance(&self.conn)? {
+                return Ok(page);
+            }
+        }
+    }
+
+    pub(crate) fn list_trash(&self, query: &TrashQuery) -> Result<TrashPage> {
+        lifecycle::list_trash(&self.conn, query)
+    }
+
+    pub(crate) fn get(&self, id: UserId) -> Result<Option<User>> {
+        users::get(&self.conn, id)
+    }
+
+    pub(crate) fn get_by_email(&self, email: &Email) -> Result<Option<User>> {
+        users::get_by_email(&self.conn, email)
+    }
+
+    pub(crate) fn get_trashed(&self, id: UserId) -> Result<Option<TrashedUser>> {
+        lifecycle::get_trashed(&self.conn, id)
+    }
+}
+
+/// Brings an image to the schema of this program, without any other file beside it.
+fn upgrade(path: &Path) -> Result<Connection> {
+    let mut header = [0; FORMAT_VERSIONS.end];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    read.map_err(|error| crate::storage::file_error(error, "the image of the database can't be read"))?;
+    if header[FORMAT_VERSIONS] != [1, 1] {
+        return Err(Error::new(ErrorKind::Corrupt, "the database in the archive has a log, which no image has"));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut conn = Connection::open_with_flags(path, flags)?;
+    harden(&conn)?;
+    // Whatever fails, the image is given up as a whole.
+    conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF")?;
+    migrate(&mut conn)?;
+    let version: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version != SCHEMA_VERSION {
+        return Err(Error::new(ErrorKind::Corrupt, "the database in the archive can't be upgraded"));
+    }
+    Ok(conn)
+}

@@ -1,0 +1,173 @@
+//! Files that a backup brings back beside those that a user has.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::path::Arg;
+
+use super::beneath::{Mounts, entries, errno, is_dir, open_dir, remove_dir, rename, stat, sync};
+use super::moving::{self, Move};
+use super::stage::{self, Purpose};
+use super::{Storage, refused, split};
+use crate::{Result, StoragePath, UserId};
+
+const MOVE: &str = "restore: move a file";
+
+/// A user's directory as it is, to compare with what a backup holds.
+#[derive(Debug)]
+pub(crate) struct Present(Option<OwnedFd>);
+
+/// What stands at a path in a user's directory.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    Nothing,
+    Directory,
+    File(File),
+    /// A symbolic link that leads there.
+    Link(PathBuf),
+    /// Something else, or something that isn't a directory stands on the way.
+    Other,
+}
+
+impl Present {
+    /// That of a user who has none.
+    pub(crate) fn nothing() -> Self {
+        Self(None)
+    }
+
+    pub(crate) fn at(&self, path: &Path) -> Result<Standing> {
+        self.look(path).map_err(refused)
+    }
+
+    fn look(&self, path: &Path) -> io::Result<Standing> {
+        let Some(top) = &self.0 else { return Ok(Standing::Nothing) };
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(Standing::Directory) };
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        let dir = match open_dir(top, above, Mounts::Enter) {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => return Ok(Standing::Nothing),
+            Err(error) if matches!(errno(&error), Some(Errno::LOOP | Errno::NOTDIR)) => return Ok(Standing::Other),
+            dir => dir?,
+        };
+        let Some(found) = stat(&dir, name)? else { return Ok(Standing::Nothing) };
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory => Ok(Standing::Directory),
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+                match fs::openat(&dir, name, flags, Mode::empty()) {
+                    Ok(file) => Ok(Standing::File(file.into())),
+                    Err(Errno::NOENT) => Ok(Standing::Nothing),
+                    // It may not be read, or is another thing by now.
+                    Err(Errno::LOOP | Errno::ACCESS | Errno::PERM) => Ok(Standing::Other),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            FileType::Symlink => {
+                let target = fs::readlinkat(&dir, name, Vec::new())?;
+                Ok(Standing::Link(OsStr::from_bytes(target.to_bytes()).into()))
+            }
+            _ => Ok(Standing::Other),
+        }
+    }
+}
+
+impl Storage {
+    /// A user's directory, wherever it is now.
+    pub(crate) fn present(&self, id: UserId, path: &StoragePath) -> Result<Present> {
+        let in_trash = id.to_string();
+        for (root, name) in [(&self.storage, path.as_str()), (&self.trash, &*in_trash)] {
+            match open_dir(root, name, Mounts::Enter) {
+                Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+                opened => return Ok(Present(Some(opened.map_err(refused)?))),
+            }
+        }
+        Ok(Present(None))
+    }
+
+    /// Moves what is in a stage into a user's directory, unless that has been done. What stands there stays, and what would
+    /// replace it is left in the stage.
+    pub(super) fn merge(&self, id: UserId, path: &StoragePath, stage: &str) -> Result<()> {
+        if stage::purpose(stage) == Some(Purpose::Return) {
+            self.restore(id, path, None)?;
+        }
+        let (above, last) = split(path);
+        let run = || {
+            let parent = self.make_lineage(above)?;
+            let staged = match open_dir(&self.data, stage, Mounts::Refuse) {
+                // It was done before.
+                Err(error) if errno(&error) == Some(Errno::NOENT) => None,
+                staged => Some(staged?),
+            };
+            match (staged, stat(&parent, last)?) {
+                (None, _) => {}
+                (Some(_), None) => self.move_dir(&Move {
+                    from: Some(&self.data),
+                    name: CString::new(stage)?,
+                    to: &parent,
+                    new_name: CString::new(last)?,
+                    work: moving::work_of(id)?,
+                    point: MOVE,
+                })?,
+                (Some(staged), Some(_)) => {
+                    merge_dir(&staged, &open_dir(&parent, last, Mounts::Refuse)?)?;
+                    if !remove_empty(&self.data, stage)? {
+                        // Whoever has filled it removes it, or nobody has the lock on it any more.
+                        stage::remove(&self.data, stage, &|_| Ok(true))?;
+                    }
+                }
+            }
+            self.sync_both(&parent, Some(&self.data), "restore: sync")
+        };
+        run().map_err(refused)
+    }
+}
+
+/// Moves what one directory holds into another, wherever nothing stands there, and removes the directories that are empty then.
+fn merge_dir(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
+    let mut dirs = vec![PathBuf::from(".")];
+    let mut met = 0;
+    while let Some(here) = dirs.get(met).cloned() {
+        met += 1;
+        let source = open_dir(from, &*here, Mounts::Refuse)?;
+        let target = match open_dir(to, &*here, Mounts::Refuse) {
+            // Somebody has put something else there meanwhile.
+            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => continue,
+            target => target?,
+        };
+        for entry in entries(&source)?.collect::<io::Result<Vec<_>>>()? {
+            let (name, _) = entry;
+            match rename(&source, &*name, &target, &*name, MOVE) {
+                Ok(()) => {}
+                Err(error) if matches!(errno(&error), Some(Errno::EXIST | Errno::NOTEMPTY)) => {
+                    if stat(&source, &*name)?.is_some_and(|found| is_dir(&found)) {
+                        dirs.push(here.join(super::beneath::shown(&name)));
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        sync(&target, "restore: sync a directory")?;
+        sync(&source, "restore: sync a directory")?;
+    }
+    // Each after what is in it.
+    for dir in dirs.iter().rev() {
+        if let (Some(above), Some(name)) = (dir.parent(), dir.file_name()) {
+            remove_empty(&open_dir(from, above, Mounts::Refuse)?, name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a directory if it is empty, and says whether it has gone.
+fn remove_empty(at: &OwnedFd, name: impl Arg) -> io::Result<bool> {
+    match remove_dir(at, name, "restore: remove an empty directory") {
+        Err(error) if matches!(errno(&error), Some(Errno::NOTEMPTY | Errno::EXIST)) => Ok(false),
+        Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(true),
+        removed => removed.map(|()| true),
+    }
+}

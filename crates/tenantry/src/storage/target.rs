@@ -1,0 +1,385 @@
+//! Where a backup is restored: a directory that is new or empty.
+//!
+//! Everything is unpacked within the directory itself, below a hidden name, so it may be a mounted volume, and its parent
+//! need not be writable. When all is complete and on the disk, the parts are moved up: `storage/` first, whose marker keeps
+//! other processes from creating a store there, and the database last. So a crash leaves no store that opens, or the whole. What
+//! it leaves is recognized by the next restore into the directory, which removes it.
+
+use std::ffi::CString;
+use std::fs::{File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use uuid::Uuid;
+
+use super::beneath::{Mounts, entries, errno, is_dir, open_dir, remove_file, rename, stat, sync};
+use super::tree::remove_if;
+use super::{Marker, Ownership, PRIVATE_FILE, STORAGE, file_error, marker};
+use crate::point::reach;
+use crate::{Error, ErrorKind, Result};
+
+const PREFIX: &str = ".tenantry-restore-";
+/// In the stage: what becomes the data directory. The stage itself stays this process's, so nobody else reaches what is in it.
+const DATA: &str = "data";
+/// In the stage: the id of the store and the names of the parts, one a line. Written before the first of them is moved up.
+const NOTE: &str = "parts";
+/// No store has as many parts as would fill it.
+const NOTE_OCTETS_MAX: u64 = 64 << 10;
+const DATABASE: &str = "tenantry.db";
+const LOCK: &str = "tenantry.lock";
+/// Every new ext4 volume has it, and it holds nothing of anybody.
+const LOST_AND_FOUND: &[u8] = b"lost+found";
+const TAKE_BACK: &str = "restore a backup: take a part back";
+const REMOVE_LOCK: &str = "restore a backup: remove the lock file";
+
+/// The directory that becomes a data directory. What was put into it is removed when this is dropped, unless it was
+/// [placed](Self::place).
+#[derive(Debug)]
+pub(crate) struct Target {
+    path: PathBuf,
+    dir: OwnedFd,
+    /// Whether the directory is new.
+    is_made: bool,
+    stage: CString,
+    /// The stage, with the lock on it.
+    staged: OwnedFd,
+    /// What is in it.
+    data: OwnedFd,
+    /// Whether what is there is to stay.
+    is_kept: bool,
+}
+
+impl Target {
+    /// Opens the directory, or makes it, and a stage in it.
+    ///
+    /// `NotEmpty` if it isn't empty; `Busy` if another restore into it is under way.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path).map_err(|error| unusable(path, error))?;
+        let failed = |error| unusable(&path, error);
+        let (dir, is_made) = match open_top(&path) {
+            Ok(dir) => (dir, false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (make(&path).map_err(failed)?, true),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(not_empty()),
+            Err(error) => return Err(failed(error)),
+        };
+        let staged = clear(&dir, &path).and_then(|()| make_stage(&dir, &path).map_err(failed));
+        match staged {
+            Ok((stage, staged, data)) => Ok(Self { path, dir, is_made, stage, staged, data, is_kept: false }),
+            Err(error) => {
+                if is_made {
+                    let _ = remove_made(&path);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The data directory that is to be filled.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.stage_dir().join(DATA)
+    }
+
+    fn stage_dir(&self) -> PathBuf {
+        self.path.join(&*self.stage.to_string_lossy())
+    }
+
+    /// The failure to write what is restored.
+    pub(crate) fn unusable(&self, error: io::Error) -> Error {
+        unusable(&self.path, error)
+    }
+
+    /// Moves the parts of the store with this id to where they belong. Afterwards they are on the disk.
+    ///
+    /// `NotEmpty` if something else has come into the directory meanwhile.
+    pub(crate) fn place(mut self, store_id: Uuid) -> Result<()> {
+        let parts = self.prepare(store_id).map_err(|error| self.unusable(error))?;
+        // Whoever would create a store here waits for it.
+        let _lock = self.lock().map_err(|error| self.of_move(error))?;
+        let mut moved = 0;
+        let placed =
+            self.refuse_others().and_then(|()| self.move_up(&parts, &mut moved).map_err(|error| self.of_move(error)));
+        // If that fails as well, the next restore goes on with it.
+        self.is_kept = placed.is_ok() || self.take_back(&parts[..moved]).is_err();
+        if placed.is_ok() {
+            self.remove_stage();
+        }
+        placed
+    }
+
+    /// Does what is to be done before anything is moved, and returns what is.
+    fn prepare(&self, store_id: Uuid) -> io::Result<Vec<CString>> {
+        let parts = self.parts()?;
+        self.write_note(store_id, &parts)?;
+        Ok(parts)
+    }
+
+    /// The failure to put something where something else may be.
+    fn of_move(&self, error: io::Error) -> Error {
+        match errno(&error) {
+            Some(Errno::EXIST | Errno::NOTEMPTY) => not_empty(),
+            _ => self.unusable(error),
+        }
+    }
+
+    /// What is to be moved, in this order.
+    fn parts(&self) -> io::Result<Vec<CString>> {
+        let mut parts = Vec::new();
+        for entry in entries(&self.data)? {
+            let (name, _) = entry?;
+            // The lock file is made anew.
+            if name.to_bytes() != LOCK.as_bytes() {
+                parts.push(name);
+            }
+        }
+        let rank = |name: &CString| match name.to_bytes() {
+            name if name == STORAGE.as_bytes() => 0,
+            name if name == DATABASE.as_bytes() => 2,
+            _ => 1,
+        };
+        parts.sort_by_key(|name| (rank(name), name.clone()));
+        Ok(parts)
+    }
+
+    fn write_note(&self, store_id: Uuid, parts: &[CString]) -> io::Result<()> {
+        reach("restore a backup: write the note");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut note = File::from(fs::openat(&self.staged, NOTE, flags, PRIVATE_FILE)?);
+        writeln!(note, "{store_id}")?;
+        for part in parts {
+            note.write_all(part.to_bytes())?;
+            note.write_all(b"\n")?;
+        }
+        note.sync_all()?;
+        // What SQLite removed mustn't come back beside the database: neither its log nor the journal with which it went over
+        // to a log.
+        sync(&self.data, "restore a backup: sync the data directory")?;
+        sync(&self.staged, "restore a backup: sync the stage")
+    }
+
+    /// Makes the lock file of the store, and takes the lock that keeps others from creating one.
+    fn lock(&self) -> io::Result<File> {
+        reach("restore a backup: make the lock file");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = File::from(fs::openat(&self.dir, LOCK, flags, PRIVATE_FILE)?);
+        let given = Ownership::of_store_in(&self.dir).and_then(|owner| owner.give_file(&lock, PRIVATE_FILE));
+        match given.and_then(|()| Ok(fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?)) {
+            // It is that of the store which another process is just creating.
+            Err(error) if errno(&error) == Some(Errno::WOULDBLOCK) => Err(Errno::EXIST.into()),
+            Err(error) => {
+                let _ = remove_file(&self.dir, LOCK, REMOVE_LOCK);
+                Err(error)
+            }
+            Ok(()) => Ok(lock),
+        }
+    }
+
+    /// Makes sure that nobody else has put anything into the directory.
+    fn refuse_others(&self) -> Result<()> {
+        for entry in names(&self.dir, &self.path)? {
+            if entry != self.stage && entry.to_bytes() != LOCK.as_bytes() {
+                return Err(not_empty());
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what was moved.
+    fn move_up(&self, parts: &[CString], moved: &mut usize) -> io::Result<()> {
+        let sync_both = || {
+            sync(&self.dir, "restore a backup: sync the directory")?;
+            sync(&self.data, "restore a backup: sync the data directory")
+        };
+        for part in parts {
+            if part.to_bytes() == DATABASE.as_bytes() {
+                // It makes a store of the others.
+                sync_both()?;
+            }
+            rename(&self.data, &**part, &self.dir, &**part, "restore a backup: move a part")?;
+            *moved += 1;
+        }
+        sync_both()
+    }
+
+    /// Moves these parts back into the stage, the last one first, and gives up the lock file.
+    fn take_back(&self, parts: &[CString]) -> io::Result<()> {
+        for part in parts.iter().rev() {
+            rename(&self.dir, &**part, &self.data, &**part, TAKE_BACK)?;
+        }
+        remove_file(&self.dir, LOCK, REMOVE_LOCK)
+    }
+
+    /// Removes the stage with what is in it.
+    fn remove_stage(&self) {
+        // The removal takes the lock itself.
+        let _ = fs::flock(&self.staged, FlockOperation::Unlock);
+        let removed = remove_if(&self.dir, &self.stage, &|_| Ok(true), &|_| {});
+        if !removed.is_ok_and(|removal| removal.is_complete()) {
+            reach("restore a backup: remove the stage");
+            if let Err(error) = std::fs::remove_dir_all(self.stage_dir()) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the stage of a restore could not be removed");
+            }
+        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        self.remove_stage();
+        if self.is_made {
+            let _ = remove_made(&self.path);
+        }
+    }
+}
+
+fn open_top(path: &Path) -> io::Result<OwnedFd> {
+    Ok(fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Makes the directory, so that its name is on the disk.
+fn make(path: &Path) -> io::Result<OwnedFd> {
+    reach("restore a backup: make the directory");
+    if path.is_symlink() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "a symbolic link that leads to nothing"));
+    }
+    Ownership::of_place(path)?.make_private_dir(path)?;
+    let made = sync_above(path).and_then(|()| open_top(path));
+    if made.is_err() {
+        let _ = remove_made(path);
+    }
+    made
+}
+
+fn sync_above(path: &Path) -> io::Result<()> {
+    sync(open_top(path.parent().unwrap_or(path))?, "restore a backup: sync the directory above")
+}
+
+/// Removes a directory that was made, if it is empty again.
+fn remove_made(path: &Path) -> io::Result<()> {
+    reach("restore a backup: remove the directory");
+    std::fs::remove_dir(path)
+}
+
+/// Makes a stage, takes the lock on it, and makes the data directory in it.
+fn make_stage(dir: &OwnedFd, path: &Path) -> io::Result<(CString, OwnedFd, OwnedFd)> {
+    let mut builder = tempfile::Builder::new();
+    let made = builder.prefix(PREFIX).permissions(Permissions::from_mode(0o700)).tempdir_in(path)?;
+    Ownership::default().give_private_dir(made.path())?;
+    let name = made.path().file_name().unwrap_or_default();
+    let stage = CString::new(name.as_encoded_bytes())?;
+    let staged = open_dir(dir, &*stage, Mounts::Refuse)?;
+    fs::flock(&staged, FlockOperation::NonBlockingLockExclusive)?;
+    Ownership::of_store_in(dir)?.make_private_dir(&made.path().join(DATA))?;
+    let data = open_dir(&staged, DATA, Mounts::Refuse)?;
+    // From here on it is removed in another way.
+    let _ = made.keep();
+    Ok((stage, staged, data))
+}
+
+/// What is in the directory but for `lost+found`.
+fn names(dir: &OwnedFd, path: &Path) -> Result<Vec<CString>> {
+    let list = || {
+        let mut names = Vec::new();
+        for entry in entries(dir)? {
+            let (name, _) = entry?;
+            let is_superfluous =
+                name.to_bytes() == LOST_AND_FOUND && stat(dir, &*name)?.is_some_and(|found| is_dir(&found));
+            if !is_superfluous {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    };
+    list().map_err(|error| unusable(path, error))
+}
+
+/// Removes what restores have left that came to no end. Fails if there is anything else, and then removes nothing.
+fn clear(dir: &OwnedFd, path: &Path) -> Result<()> {
+    let failed = |error| unusable(path, error);
+    let (stages, others): (Vec<_>, Vec<_>) =
+        names(dir, path)?.into_iter().partition(|name| name.to_bytes().starts_with(PREFIX.as_bytes()));
+    let mut explained: Vec<CString> = Vec::new();
+    for stage in &stages {
+        let staged = open_dir(dir, &**stage, Mounts::Refuse).map_err(failed)?;
+        explained.extend(moved_up(dir, &staged).map_err(failed)?);
+    }
+    if others.iter().any(|other| !explained.contains(other)) {
+        return Err(not_empty());
+    }
+    for stage in &stages {
+        let removal = remove_if(dir, stage, &|staged| undo(dir, staged).map(|()| true), &|_| {});
+        let removal = removal.map_err(failed)?;
+        if removal.is_elsewhere {
+            return Err(Error::new(ErrorKind::Busy, "another restore into the directory is under way"));
+        }
+        if let Some((_, error)) = removal.left.into_iter().next() {
+            return Err(failed(error));
+        }
+    }
+    if names(dir, path)?.is_empty() { Ok(()) } else { Err(not_empty()) }
+}
+
+/// Which names in the directory are those of parts that a restore has moved up from its stage, without coming to its end.
+fn moved_up(dir: &OwnedFd, staged: &OwnedFd) -> io::Result<Vec<CString>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut note = String::new();
+    match fs::openat(staged, NOTE, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        file => drop(File::from(file?).take(NOTE_OCTETS_MAX).read_to_string(&mut note)?),
+    }
+    let data = open_dir(staged, DATA, Mounts::Refuse)?;
+    let mut lines = note.lines();
+    let store_id = lines.next().and_then(|line| line.parse().ok());
+    // A store whose database is in its place may have been used since.
+    if stat(&data, DATABASE)?.is_none() || stat(dir, DATABASE)?.is_some() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for part in lines.filter(|part| !part.is_empty() && !part.contains('/')) {
+        let has_moved = stat(&data, part)?.is_none() && stat(dir, part)?.is_some();
+        let is_ours = part != STORAGE || store_id.is_some_and(|id| Some(Marker::Of(id)) == marker_of(dir).ok());
+        if has_moved && is_ours {
+            found.push(CString::new(part)?);
+        }
+    }
+    // The lock file was made before anything was moved, and never holds anything.
+    if stat(dir, LOCK)?.is_some_and(|lock| !is_dir(&lock) && lock.st_size == 0) {
+        found.push(CString::new(LOCK)?);
+    }
+    Ok(found)
+}
+
+fn marker_of(dir: &OwnedFd) -> io::Result<Marker> {
+    marker(&open_dir(dir, STORAGE, Mounts::Refuse)?)
+}
+
+/// Moves what a restore has moved up back into its stage.
+fn undo(dir: &OwnedFd, staged: &OwnedFd) -> io::Result<()> {
+    let parts = moved_up(dir, staged)?;
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let data = open_dir(staged, DATA, Mounts::Refuse)?;
+    for part in parts {
+        if part.to_bytes() == LOCK.as_bytes() {
+            remove_file(dir, &*part, REMOVE_LOCK)?;
+        } else {
+            rename(dir, &*part, &data, &*part, TAKE_BACK)?;
+        }
+    }
+    Ok(())
+}
+
+fn not_empty() -> Error {
+    Error::new(ErrorKind::NotEmpty, "a backup is restored into a directory that is new or empty, and this one isn't")
+}
+
+fn unusable(path: &Path, error: io::Error) -> Error {
+    file_error(error, format!("the target directory {} can't be used", path.display()))
+}

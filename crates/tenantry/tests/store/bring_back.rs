@@ -1,0 +1,307 @@
+//! One user out of a backup of the whole store: who was deleted or purged, and who has lost files.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use tenantry::{
+    BackupOptions, ErrorKind, ListQuery, Purge, RestoreUserOptions, RestoredUser, Result, Store, TrashQuery, User,
+    UserBefore, UserId, check, create_backup, open_backup, restore_user,
+};
+
+use crate::archives::{dir_of, names, names_are, tree};
+use crate::backup::back_up;
+use crate::support::{SqlitePlace, block_on, email, kind, new_user, new_user_at, to_email};
+
+const AS_EVER: RestoreUserOptions = RestoreUserOptions { even_if_purged: false, dry_run: false };
+const EVEN_IF_PURGED: RestoreUserOptions = RestoreUserOptions { even_if_purged: true, dry_run: false };
+
+/// A store with a backup of Ada and others.
+struct World {
+    place: SqlitePlace,
+    store: Store,
+    ada: User,
+    backup: PathBuf,
+}
+
+/// What Ada has in the backup.
+const FILES: [(&str, &str); 4] =
+    [("a.txt", "a of Ada's"), ("sub/b.txt", "b of Ada's"), ("sub/deep/c.txt", "c"), ("other/d.txt", "d")];
+
+impl World {
+    fn new() -> Self {
+        let place = SqlitePlace::new();
+        let store = place.open();
+        let ada = block_on(store.create(new_user_at("ada@example.com", "customers/ada"))).unwrap();
+        let other = block_on(store.create(new_user("other@example.com"))).unwrap();
+        fs::write(dir_of(&store, other.id).join("secret"), "of another").unwrap();
+        let dir = dir_of(&store, ada.id);
+        for (path, text) in FILES {
+            let path = dir.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        fs::create_dir(dir.join("empty")).unwrap();
+        block_on(store.record_login(ada.id)).unwrap();
+        let ada = block_on(store.get(ada.id)).unwrap().unwrap();
+        let backup = place.as_ref().join("a.tar.zst");
+        back_up(&store, &backup).unwrap();
+        Self { place, store, ada, backup }
+    }
+
+    fn bring_back(&self, options: RestoreUserOptions) -> Result<RestoredUser> {
+        bring_back(&self.store, &self.backup, self.ada.id, options)
+    }
+
+    fn dir(&self) -> PathBuf {
+        dir_of(&self.store, self.ada.id)
+    }
+
+    fn now(&self) -> User {
+        block_on(self.store.get(self.ada.id)).unwrap().unwrap()
+    }
+
+    /// Everything in the data directory but for the database.
+    fn tree(&self) -> BTreeMap<PathBuf, crate::archives::Met> {
+        let mut tree = tree(&self.place.data_dir());
+        tree.retain(|path, _| !path.to_str().unwrap().starts_with("tenantry."));
+        tree
+    }
+
+    #[track_caller]
+    fn is_sound(&self) {
+        assert_eq!(block_on(check(self.place.data_dir())).unwrap().findings, []);
+        let left = names(&self.place.data_dir());
+        assert!(!left.iter().any(|name| name.starts_with(".tenantry")), "{left:?}");
+    }
+}
+
+fn bring_back(store: &Store, backup: &Path, id: UserId, options: RestoreUserOptions) -> Result<RestoredUser> {
+    block_on(async { restore_user(store, open_backup(backup).await?, id, options, |_, _| {}).await })
+}
+
+/// The files of a directory as texts.
+fn texts(dir: &Path) -> BTreeMap<String, String> {
+    let files = tree(dir).into_iter().filter_map(|(path, met)| Some((path, met.content?.0)));
+    files.map(|(path, text)| (path.to_str().unwrap().to_owned(), String::from_utf8(text).unwrap())).collect()
+}
+
+fn expected(changes: &[(&str, &str)]) -> BTreeMap<String, String> {
+    FILES.iter().chain(changes).map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect()
+}
+
+#[test]
+fn files_that_were_lost_come_back_beside_those_that_are_there() {
+    let world = World::new();
+    let dir = world.dir();
+    fs::write(dir.join("a.txt"), "changed since").unwrap();
+    fs::write(dir.join("sub/own.txt"), "new since").unwrap();
+    fs::remove_dir_all(dir.join("sub/deep")).unwrap();
+    fs::remove_dir_all(dir.join("other")).unwrap();
+    fs::remove_dir(dir.join("empty")).unwrap();
+    let renamed = block_on(world.store.update(world.ada.id, to_email("ada2@example.com"))).unwrap();
+    let (before, user) = (world.tree(), world.now());
+
+    let options = RestoreUserOptions { dry_run: true, ..AS_EVER };
+    let told = world.bring_back(options).unwrap();
+    assert!(world.tree() == before, "a dry run changes nothing");
+    assert_eq!(world.now(), user);
+
+    let restored = world.bring_back(AS_EVER).unwrap();
+    assert_eq!(restored, told);
+    assert_eq!((restored.before, restored.user), (UserBefore::Living, renamed));
+    assert_eq!((restored.files, restored.bytes, restored.same, restored.kept), (2, 2, 1, 1));
+    assert_eq!(restored.kept_paths, [PathBuf::from("a.txt")]);
+    assert_eq!(texts(&dir), expected(&[("a.txt", "changed since"), ("sub/own.txt", "new since")]));
+    assert!(dir.join("empty").is_dir());
+    world.is_sound();
+
+    // Once more there is nothing to do.
+    let before = world.tree();
+    let again = world.bring_back(AS_EVER).unwrap();
+    assert_eq!((again.files, again.same, again.kept), (0, 3, 1));
+    assert!(world.tree() == before);
+    world.is_sound();
+}
+
+#[test]
+fn a_directory_that_was_lost_comes_back() {
+    let world = World::new();
+    fs::remove_dir_all(world.place.data_dir().join("storage/customers")).unwrap();
+    let restored = world.bring_back(AS_EVER).unwrap();
+    assert_eq!((restored.before, restored.files), (UserBefore::Living, 4));
+    assert_eq!(texts(&world.dir()), expected(&[]));
+    assert_eq!(world.now(), world.ada);
+    world.is_sound();
+}
+
+#[test]
+fn who_is_in_the_trash_comes_back_with_what_is_there_and_in_the_backup() {
+    let world = World::new();
+    let dir = world.dir();
+    fs::write(dir.join("own.txt"), "new since").unwrap();
+    fs::remove_file(dir.join("sub/b.txt")).unwrap();
+    block_on(world.store.delete(world.ada.id)).unwrap();
+    let restored = world.bring_back(AS_EVER).unwrap();
+    assert_eq!((restored.before, restored.user, restored.files), (UserBefore::Trashed, world.ada.clone(), 1));
+    assert_eq!(restored.same, 3);
+    assert_eq!(texts(&dir), expected(&[("own.txt", "new since")]));
+    world.is_sound();
+
+    // Nothing is missing.
+    block_on(world.store.delete(world.ada.id)).unwrap();
+    assert_eq!(world.bring_back(AS_EVER).unwrap().files, 0);
+    assert_eq!(texts(&dir), expected(&[("own.txt", "new since")]));
+    world.is_sound();
+}
+
+#[test]
+fn who_was_purged_comes_back_only_if_that_is_said_and_with_a_new_id() {
+    let world = World::new();
+    block_on(world.store.delete(world.ada.id)).unwrap();
+    block_on(world.store.purge(Purge::User(world.ada.id), |_| {})).unwrap();
+    let before = world.tree();
+    assert_eq!(kind(world.bring_back(AS_EVER)), ErrorKind::IdTaken);
+    assert!(world.tree() == before);
+
+    let restored = world.bring_back(EVEN_IF_PURGED).unwrap();
+    let User { id, email, created_at, last_login_at, storage_path, .. } = restored.user.clone();
+    assert_eq!((restored.before, restored.files), (UserBefore::Purged, 4));
+    assert!(id != world.ada.id && storage_path != world.ada.storage_path);
+    assert_eq!((&email, created_at, last_login_at), (&world.ada.email, world.ada.created_at, world.ada.last_login_at));
+    assert_eq!(block_on(world.store.get_by_email(&email)).unwrap(), Some(restored.user));
+    assert_eq!(texts(&dir_of(&world.store, id)), expected(&[]));
+    world.is_sound();
+    // The second one would be another.
+    assert_eq!(kind(world.bring_back(EVEN_IF_PURGED)), ErrorKind::EmailTaken);
+    world.is_sound();
+}
+
+#[test]
+fn of_whom_the_store_knows_nothing_comes_back_as_they_were() {
+    let world = World::new();
+    let other = SqlitePlace::new();
+    let store = other.open();
+    let restored = bring_back(&store, &world.backup, world.ada.id, AS_EVER).unwrap();
+    assert_eq!((restored.before, &restored.user, restored.files), (UserBefore::Missing, &world.ada, 4));
+    assert_eq!(block_on(store.get(world.ada.id)).unwrap().as_ref(), Some(&world.ada));
+    assert_eq!(texts(&dir_of(&store, world.ada.id)), expected(&[]));
+    assert_eq!(block_on(store.count()).unwrap(), 1);
+    assert_eq!(block_on(check(other.data_dir())).unwrap().findings, []);
+}
+
+#[test]
+fn an_address_that_another_user_has_now_is_a_conflict_and_nothing_changes() {
+    let world = World::new();
+    block_on(world.store.delete(world.ada.id)).unwrap();
+    let other = block_on(world.store.create(new_user("Ada@Example.com"))).unwrap().id;
+    for purged in [false, true] {
+        if purged {
+            block_on(world.store.purge(Purge::User(world.ada.id), |_| {})).unwrap();
+        }
+        let before = world.tree();
+        for dry_run in [true, false] {
+            let error = world.bring_back(RestoreUserOptions { dry_run, ..EVEN_IF_PURGED }).unwrap_err();
+            assert_eq!((error.kind(), error.taken_by()), (ErrorKind::EmailTaken, Some(other)));
+        }
+        assert!(world.tree() == before);
+        assert_eq!(block_on(world.store.list_trash(&TrashQuery::default())).unwrap().users.len(), usize::from(!purged));
+        world.is_sound();
+    }
+}
+
+#[test]
+fn who_was_in_the_trash_of_the_backup_comes_back_from_there() {
+    let world = World::new();
+    block_on(world.store.delete(world.ada.id)).unwrap();
+    let later = world.place.as_ref().join("later.tar.zst");
+    back_up(&world.store, &later).unwrap();
+    block_on(world.store.purge(Purge::User(world.ada.id), |_| {})).unwrap();
+    let restored = bring_back(&world.store, &later, world.ada.id, EVEN_IF_PURGED).unwrap();
+    assert_eq!(texts(&dir_of(&world.store, restored.user.id)), expected(&[]));
+    let nobody = "00000000-0000-4000-8000-000000000000".parse().unwrap();
+    assert_eq!(kind(bring_back(&world.store, &later, nobody, EVEN_IF_PURGED)), ErrorKind::NotFound);
+    world.is_sound();
+}
+
+/// What the application, or a user through it, has put where the backup has something else.
+#[test]
+fn nothing_in_the_way_is_replaced_or_followed() {
+    let world = World::new();
+    let dir = world.dir();
+    let outside = world.place.as_ref().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("b.txt"), "outside").unwrap();
+    for name in ["sub", "other"] {
+        fs::remove_dir_all(dir.join(name)).unwrap();
+    }
+    fs::remove_file(dir.join("a.txt")).unwrap();
+    symlink(&outside, dir.join("sub")).unwrap();
+    symlink(outside.join("a"), dir.join("a.txt")).unwrap();
+    fs::write(dir.join("other"), "a file").unwrap();
+    let restored = world.bring_back(AS_EVER).unwrap();
+    assert_eq!((restored.files, restored.same), (0, 0));
+    let mut kept: Vec<&str> = restored.kept_paths.iter().map(|path| path.to_str().unwrap()).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, ["a.txt", "other", "other/d.txt", "sub", "sub/b.txt", "sub/deep", "sub/deep/c.txt"]);
+    names_are(&dir, &["a.txt", "empty", "other", "sub"]);
+    assert_eq!(fs::read_link(dir.join("sub")).unwrap(), outside);
+    assert_eq!(fs::read_link(dir.join("a.txt")).unwrap(), outside.join("a"));
+    assert_eq!(fs::read_to_string(dir.join("other")).unwrap(), "a file");
+    names_are(&outside, &["b.txt"]);
+    world.is_sound();
+}
+
+/// A directory that nobody was given stands where a user without one would get theirs.
+#[test]
+fn a_directory_of_nobodys_is_not_mixed_with_files_of_a_user() {
+    let world = World::new();
+    block_on(world.store.delete(world.ada.id)).unwrap();
+    let strange = world.place.data_dir().join("storage/customers/ada");
+    fs::create_dir_all(&strange).unwrap();
+    fs::write(strange.join("a.txt"), "of nobody").unwrap();
+    let before = world.tree();
+    assert_eq!(kind(world.bring_back(AS_EVER)), ErrorKind::StorageBlocked);
+    assert!(world.tree() == before);
+    let other = SqlitePlace::new();
+    let store = other.open();
+    block_on(
+        store.create(tenantry::NewUser { id: Some(world.ada.id), ..new_user_at("ada@example.com", "customers/x") }),
+    )
+    .unwrap();
+    let strange = other.data_dir().join("storage/customers/x");
+    fs::create_dir_all(&strange).unwrap();
+    assert_eq!(kind(bring_back(&store, &world.backup, world.ada.id, AS_EVER)), ErrorKind::StorageBlocked);
+    names_are(&strange, &[]);
+}
+
+#[test]
+fn a_backup_tells_who_is_in_it() {
+    let world = World::new();
+    block_on(world.store.create(new_user("bob@example.com"))).unwrap();
+    block_on(world.store.delete(world.ada.id)).unwrap();
+    let file = world.place.as_ref().join("both.tar.zst");
+    let options = BackupOptions { database_only: true };
+    block_on(create_backup(&world.store, &file, options, |_, _| {})).unwrap();
+    let backup = block_on(open_backup(&file)).unwrap();
+    let one = ListQuery { limit: 1, ..ListQuery::default() };
+    let first = backup.list(&one).unwrap();
+    let second = backup.list(&ListQuery { cursor: first.next_cursor, ..one }).unwrap();
+    assert_eq!(second.next_cursor, None);
+    let listed: Vec<User> = first.users.into_iter().chain(second.users).collect();
+    assert_eq!(listed, block_on(world.store.list(&ListQuery::default())).unwrap().users);
+    let trash = block_on(world.store.list_trash(&TrashQuery::default())).unwrap();
+    assert_eq!(backup.list_trash(&TrashQuery::default()).unwrap(), trash);
+    assert_eq!(backup.get_trashed(world.ada.id).unwrap(), trash.users.into_iter().next());
+    assert_eq!(backup.get_by_email(&email("BOB@example.com")).unwrap().as_ref(), listed.last());
+    assert_eq!(backup.get(world.ada.id).unwrap(), None);
+    assert_eq!((backup.manifest().users, backup.manifest().trashed), (2, 1));
+    // Without files in it the user alone comes back.
+    assert_eq!(bring_back(&world.store, &file, world.ada.id, AS_EVER).unwrap().files, 0);
+    world.is_sound();
+    assert_eq!(kind(block_on(open_backup(world.place.as_ref().join("none")))), ErrorKind::NotFound);
+    let half = fs::read(&world.backup).unwrap();
+    fs::write(&file, &half[..half.len() / 4]).unwrap();
+    assert_eq!(kind(block_on(open_backup(&file))), ErrorKind::Corrupt);
+}
