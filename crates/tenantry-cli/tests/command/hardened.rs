@@ -9,8 +9,9 @@ use syscalls::Sysno;
 
 use super::{Session, missing, told};
 
-/// Where the units are.
+/// Where the units and the image are.
 const SYSTEMD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contrib/systemd");
+const CONTAINERFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contrib/docker/Containerfile");
 
 /// What `systemd-analyze security` may rate a unit at most, in tenths.
 const EXPOSURE_MAX: &str = "19";
@@ -314,4 +315,38 @@ fn systemd_accepts_the_units_and_rates_them_as_hardened() {
         assert_eq!((code, &*stderr), (0, ""), "{name}");
     }
     assert_eq!(services, 2);
+}
+
+/// What the image has of a file system, without an engine: the command, the C library, a volume and nothing else.
+#[test]
+fn every_command_works_as_the_container_runs_it() {
+    if !can_sandbox() {
+        return missing("a container's file system needs `bwrap` (bubblewrap)");
+    }
+    let text = std::fs::read_to_string(CONTAINERFILE).unwrap();
+    let setting = |name: &str| {
+        let line = text.lines().rev().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("the Containerfile has no {name}"))
+    };
+    let (user, group) = setting("USER").split_once(':').unwrap();
+    assert_ne!(user, "0");
+    let volume = setting("VOLUME");
+    let entry_point = setting("ENTRYPOINT").trim_start_matches("[\"").trim_end_matches("\"]");
+
+    let session = Session::new();
+    let mut sandbox = Sandbox::new(&session);
+    sandbox.with_user(user, group);
+    for dir in ["/lib", "/lib64", "/usr/lib"].into_iter().filter(|dir| Path::new(dir).exists()) {
+        sandbox.with(&["--ro-bind", dir, dir]);
+    }
+    sandbox.with(&["--ro-bind", env!("CARGO_BIN_EXE_tenantry"), entry_point, "--ro-bind", "/proc", "/proc"]);
+    sandbox.with(&["--dev", "/dev"]);
+    sandbox.with_dir("volume", volume);
+    sandbox.with_dir("backups", "/backups");
+    sandbox.with(&["--chdir", "/backups", "--remount-ro", "/"]);
+    let (name, value) = setting("ENV").split_once('=').unwrap();
+    sandbox.with(&["--setenv", name, value]);
+
+    run_every_command(&sandbox, entry_point);
+    assert!(session.path("volume/tenantry.db").exists());
 }

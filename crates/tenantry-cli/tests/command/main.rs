@@ -8,7 +8,7 @@ mod clock;
 mod data_dir;
 /// File systems on which a rename, or a look into a directory, fails.
 mod file_systems;
-/// systemd's hardening.
+/// systemd's hardening, and a container's file system.
 mod hardened;
 /// Ctrl-C, and readers that go away.
 mod interrupt;
