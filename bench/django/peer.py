@@ -64,13 +64,18 @@ settings.configure(
 django.setup()
 
 from django.db import connection, models  # noqa: E402  (it needs the settings)
+from django.db.models.functions import Coalesce  # noqa: E402
 
 
 class User(models.Model):
     seq = models.BigAutoField(primary_key=True)
     user_id = models.BinaryField(db_column="id", unique=True)
-    email_key = models.TextField(unique=True)
+    email_folded = models.TextField(null=True)
+    email_key = models.GeneratedField(
+        expression=Coalesce("email_folded", "email"), output_field=models.TextField(), db_persist=False
+    )
     email = models.TextField()
+    deleted_at = models.BigIntegerField(null=True)
     created_at = models.BigIntegerField()
     last_login_at = models.BigIntegerField(null=True)
     updated_at = models.BigIntegerField()
@@ -85,8 +90,9 @@ class User(models.Model):
 
 def create(number):
     address, now = email(number), time.time_ns() // 1000
+    folded = None if address == address.lower() else address.lower()
     User.objects.create(
-        user_id=user_id(number), email_key=address.lower(), email=address, created_at=now, updated_at=now, version=1
+        user_id=user_id(number), email_folded=folded, email=address, created_at=now, updated_at=now, version=1
     )
 
 
@@ -94,9 +100,10 @@ def call(caller, turn):
     if args.workload == "create":
         create(20_000_000 + args.run * 2_000_000 + caller + turn * args.callers)
     elif args.workload == "get-by-id":
-        User.objects.get(user_id=user_id(scatter(caller + turn * 1000 + args.run) % args.rows))
+        User.objects.get(user_id=user_id(scatter(caller + turn * 1000 + args.run) % args.rows), deleted_at=None)
     elif args.workload == "get-by-email":
-        User.objects.get(email_key=email(scatter(caller + turn * 1000 + args.run) % args.rows).lower())
+        key = email(scatter(caller + turn * 1000 + args.run) % args.rows).lower()
+        User.objects.get(email_key=key, deleted_at=None)
     else:
         raise SystemExit(f"no such workload: {args.workload}")
 

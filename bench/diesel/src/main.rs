@@ -11,8 +11,10 @@ diesel::table! {
     users (seq) {
         seq -> BigInt,
         id -> Binary,
+        email_folded -> Nullable<Text>,
         email_key -> Text,
         email -> Text,
+        deleted_at -> Nullable<BigInt>,
         created_at -> BigInt,
         last_login_at -> Nullable<BigInt>,
         updated_at -> BigInt,
@@ -39,7 +41,7 @@ struct User {
 #[diesel(table_name = users)]
 struct NewUser<'a> {
     id: &'a [u8],
-    email_key: &'a str,
+    email_folded: Option<&'a str>,
     email: &'a str,
     created_at: i64,
     updated_at: i64,
@@ -59,8 +61,9 @@ impl CustomizeConnection<SqliteConnection, Error> for Settings {
 
 fn create(conn: &mut SqliteConnection, number: u64) -> QueryResult<()> {
     let (address, now) = (email(number), now_us());
-    let (id, email_key) = (&id(number), &address.to_ascii_lowercase());
-    let new = NewUser { id, email_key, email: &address, created_at: now, updated_at: now, version: 1 };
+    let (id, key) = (&id(number), address.to_ascii_lowercase());
+    let email_folded = Some(&*key).filter(|key| *key != address);
+    let new = NewUser { id, email_folded, email: &address, created_at: now, updated_at: now, version: 1 };
     conn.immediate_transaction(|conn| diesel::insert_into(users::table).values(new).execute(conn))?;
     Ok(())
 }
@@ -71,7 +74,7 @@ fn get_by_id(conn: &mut SqliteConnection, number: u64) -> QueryResult<User> {
 
 fn get_by_email(conn: &mut SqliteConnection, number: u64) -> QueryResult<User> {
     let key = email(number).to_ascii_lowercase();
-    users::table.filter(users::email_key.eq(key)).select(User::as_select()).first(conn)
+    users::table.filter(users::email_key.eq(key)).filter(users::deleted_at.is_null()).select(User::as_select()).first(conn)
 }
 
 fn call(workload: &str, pool: &Connections, caller: &mut Caller) {

@@ -224,7 +224,7 @@ pub fn now_us() -> i64 {
 /// What each connection is set to.
 pub const PRAGMAS: &str = "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
 
-/// Tenantry's own table of users with its index, from the product's description of its schema: so that columns and
+/// Tenantry's own table of users with its indexes, from the product's description of its schema: so that columns and
 /// constraints are the same, and stay so.
 pub fn schema() -> String {
     let text = include_str!("../../../crates/tenantry/src/sqlite/schema.sql");
@@ -234,7 +234,7 @@ pub fn schema() -> String {
     sql.split_inclusive(';').filter(of_users).map(|sql| sql.replacen("TABLE", "TABLE IF NOT EXISTS", 1)).fold(
         String::new(),
         |mut all, sql| {
-            let _ = write!(all, "{}", sql.replacen("UNIQUE INDEX", "UNIQUE INDEX IF NOT EXISTS", 1));
+            let _ = write!(all, "{}", sql.replacen(" INDEX ", " INDEX IF NOT EXISTS ", 1));
             all
         },
     )
@@ -258,6 +258,6 @@ mod tests {
 
     #[test]
     fn the_schema_is_found() {
-        assert_eq!(schema().matches("IF NOT EXISTS").count(), 2, "{}", schema());
+        assert_eq!(schema().matches("IF NOT EXISTS").count(), 7, "{}", schema());
     }
 }

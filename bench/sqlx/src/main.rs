@@ -22,10 +22,10 @@ struct User {
 async fn create(pool: &SqlitePool, number: u64) -> sqlx::Result<()> {
     let (address, now) = (email(number), now_us());
     sqlx::query(
-        "INSERT INTO users (id, email_key, email, created_at, updated_at, version) VALUES (?1, ?2, ?3, ?4, ?4, 1)",
+        "INSERT INTO users (id, email_folded, email, created_at, updated_at, version) VALUES (?1, ?2, ?3, ?4, ?4, 1)",
     )
     .bind(&id(number)[..])
-    .bind(address.to_ascii_lowercase())
+    .bind(Some(address.to_ascii_lowercase()).filter(|key| *key != address))
     .bind(address)
     .bind(now)
     .execute(pool)
@@ -34,12 +34,12 @@ async fn create(pool: &SqlitePool, number: u64) -> sqlx::Result<()> {
 }
 
 async fn get_by_id(pool: &SqlitePool, number: u64) -> sqlx::Result<User> {
-    let sql = "SELECT id, email_key, email, created_at, last_login_at, updated_at, version, storage_path FROM users WHERE id = ?1";
+    let sql = "SELECT id, email_key, email, created_at, last_login_at, updated_at, version, storage_path FROM users WHERE id = ?1 AND deleted_at IS NULL";
     sqlx::query_as(sql).bind(&id(number)[..]).fetch_one(pool).await
 }
 
 async fn get_by_email(pool: &SqlitePool, number: u64) -> sqlx::Result<User> {
-    let sql = "SELECT id, email_key, email, created_at, last_login_at, updated_at, version, storage_path FROM users WHERE email_key = ?1";
+    let sql = "SELECT id, email_key, email, created_at, last_login_at, updated_at, version, storage_path FROM users WHERE email_key = ?1 AND deleted_at IS NULL";
     sqlx::query_as(sql).bind(email(number).to_ascii_lowercase()).fetch_one(pool).await
 }
 

@@ -47,7 +47,7 @@ fn csv(job: &Job, numbers: std::ops::Range<u64>, name: &str) -> std::io::Result<
         let uuid = uuid::Uuid::from_bytes(id(number));
         writeln!(ours, "{uuid},{address},{},{},{},1", time(created), time(login), time(created))?;
         let (id, key) = (scatter(number), address.to_ascii_lowercase());
-        writeln!(shell, "{seq},{id:016x},{key},{address},{created},{login},{created},1,0")?;
+        writeln!(shell, "{seq},{id:016x},{key},{address},{created},{login},{created},1")?;
     }
     ours.flush()?;
     shell.flush()

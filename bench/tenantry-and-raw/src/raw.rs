@@ -8,7 +8,7 @@ const BULK_ROWS: u64 = 10_000;
 
 macro_rules! columns {
     () => {
-        "id, email_key, email, created_at, last_login_at, updated_at, version, storage_path"
+        "id, email_folded, email, created_at, last_login_at, updated_at, version, storage_path"
     };
 }
 
@@ -16,7 +16,8 @@ macro_rules! columns {
 #[allow(dead_code, reason = "what is read is to be there, and not looked at")]
 pub(crate) struct User {
     id: [u8; 16],
-    email_key: String,
+    /// The key, unless that is the address.
+    email_folded: Option<String>,
     email: String,
     created_at: i64,
     last_login_at: Option<i64>,
@@ -28,7 +29,7 @@ pub(crate) struct User {
 fn from_row(row: &Row<'_>) -> Result<User> {
     Ok(User {
         id: row.get(0)?,
-        email_key: row.get(1)?,
+        email_folded: row.get(1)?,
         email: row.get(2)?,
         created_at: row.get(3)?,
         last_login_at: row.get(4)?,
@@ -53,8 +54,12 @@ pub(crate) fn insert(conn: &Connection, number: u64) -> Result<()> {
 fn insert_at(conn: &Connection, number: u64, now: i64, login: Option<i64>) -> Result<()> {
     let address = email(number);
     let sql = concat!("INSERT INTO users (", columns!(), ") VALUES (?1, ?2, ?3, ?4, ?5, ?4, 1, NULL)");
-    conn.prepare_cached(sql)?.execute(params![id(number), address.to_ascii_lowercase(), address, now, login])?;
+    conn.prepare_cached(sql)?.execute(params![id(number), folded(&address), address, now, login])?;
     Ok(())
+}
+
+fn folded(address: &str) -> Option<String> {
+    Some(address.to_ascii_lowercase()).filter(|key| key != address)
 }
 
 /// The user with this number, with all columns, as a prepared database holds them.
@@ -63,22 +68,22 @@ pub(crate) fn insert_prepared(conn: &Connection, number: u64) -> Result<()> {
 }
 
 pub(crate) fn sign_in(conn: &Connection, number: u64) -> Result<User> {
-    let sql = concat!("UPDATE users SET last_login_at = ?2 WHERE email_key = ?1 RETURNING ", columns!());
+    let sql = concat!("UPDATE users SET last_login_at = ?2 WHERE email_key = ?1 AND deleted_at IS NULL RETURNING ", columns!());
     conn.prepare_cached(sql)?.query_row(params![email(number).to_ascii_lowercase(), now_us()], from_row)
 }
 
 pub(crate) fn get_by_id(conn: &Connection, number: u64) -> Result<Option<User>> {
-    let sql = concat!("SELECT ", columns!(), " FROM users WHERE id = ?1");
+    let sql = concat!("SELECT ", columns!(), " FROM users WHERE id = ?1 AND deleted_at IS NULL");
     conn.prepare_cached(sql)?.query_row([id(number)], from_row).optional()
 }
 
 pub(crate) fn get_by_email(conn: &Connection, number: u64) -> Result<Option<User>> {
-    let sql = concat!("SELECT ", columns!(), " FROM users WHERE email_key = ?1");
+    let sql = concat!("SELECT ", columns!(), " FROM users WHERE email_key = ?1 AND deleted_at IS NULL");
     conn.prepare_cached(sql)?.query_row([email(number).to_ascii_lowercase()], from_row).optional()
 }
 
 fn page(conn: &Connection, after: i64) -> Result<Vec<User>> {
-    let sql = concat!("SELECT ", columns!(), " FROM users WHERE seq > ?1 ORDER BY seq LIMIT 101");
+    let sql = concat!("SELECT ", columns!(), " FROM users WHERE seq > ?1 AND deleted_at IS NULL ORDER BY seq LIMIT 101");
     let mut users: Vec<User> = conn.prepare_cached(sql)?.query_map([after], from_row)?.collect::<Result<_>>()?;
     users.truncate(100);
     Ok(users)
@@ -87,12 +92,12 @@ fn page(conn: &Connection, after: i64) -> Result<Vec<User>> {
 fn bulk(conn: &Connection, caller: &mut Caller) -> Result<()> {
     conn.execute_batch("BEGIN IMMEDIATE")?;
     let mut insert = conn.prepare_cached(
-        "INSERT INTO users (id, email_key, email, created_at, updated_at, version) VALUES (?1, ?2, ?3, ?4, ?4, 1)",
+        "INSERT INTO users (id, email_folded, email, created_at, updated_at, version) VALUES (?1, ?2, ?3, ?4, ?4, 1)",
     )?;
     for _ in 0..BULK_ROWS {
         let number = caller.new_user();
         let address = email(number);
-        insert.execute(params![id(number), address.to_ascii_lowercase(), address, now_us()])?;
+        insert.execute(params![id(number), folded(&address), address, now_us()])?;
     }
     conn.execute_batch("COMMIT")
 }
