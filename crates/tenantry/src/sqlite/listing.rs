@@ -24,6 +24,21 @@ const STEP_PLACES: i64 = 4_096;
 const SEQ: usize = 8;
 const IS_DELETED: usize = 9;
 
+/// Returns the pattern of [GLOB](https://sqlite.org/lang_expr.html#the_like_glob_regexp_match_and_extract_operators) that
+/// matches the texts which hold this one.
+fn containing(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len() + 2);
+    pattern.push('*');
+    for c in text.chars() {
+        match c {
+            '*' | '?' | '[' => pattern.extend(['[', c, ']']),
+            c => pattern.push(c),
+        }
+    }
+    pattern.push('*');
+    pattern
+}
+
 /// A page in the making.
 pub(crate) struct Listing {
     sql: String,
@@ -54,12 +69,13 @@ impl Listing {
         if let Some(text) = filter.email_contains.as_deref().filter(|text| !text.is_empty()) {
             let Fragment { in_key, in_address, in_shown } = Fragment::new(text)?;
             let differs = in_address != in_key;
-            let [key, address, shown] = [in_key, in_address, in_shown].map(|text| bind(Value::Text(text)));
+            let [key, address] = [in_key, in_address].map(|text| bind(Value::Text(containing(&text))));
+            let shown = bind(Value::Text(in_shown));
             // Most addresses are their own keys and of ASCII: they are searched once, whatever else there is to ask.
-            let mut holds =
-                format!("instr(email, ?{key}) OR (email_folded IS NOT NULL AND instr(email_folded, ?{key}))");
+            // GLOB is faster than instr. The plus signs keep SQLite from preparing the statement anew for each step.
+            let mut holds = format!("email GLOB +?{key} OR (email_folded IS NOT NULL AND email_folded GLOB +?{key})");
             if differs {
-                holds += &format!(" OR instr(email, ?{address})");
+                holds += &format!(" OR email GLOB +?{address}");
             }
             // A key with such labels is shown in another form, and has a skeleton if that isn't ASCII.
             let has_labels = "skeleton IS NOT NULL AND instr(email_key, 'xn--')";
@@ -89,7 +105,7 @@ impl Listing {
                 let matches = conditions.join(" AND ");
                 format!(
                     "SELECT {columns}, seq, 0 FROM users
-                     WHERE seq > ?1 AND seq <= ?{end} AND deleted_at IS NULL AND {matches} ORDER BY seq"
+                     WHERE seq > ?1 AND seq <= ?{end} AND {matches} AND deleted_at IS NULL ORDER BY seq"
                 )
             }
             Some(prefix) => {
