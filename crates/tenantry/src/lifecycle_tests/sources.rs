@@ -61,7 +61,6 @@ const WITHOUT_POINT: &[(&str, &str)] = &[
     ("backup/making.rs", "take_database"),
     // Has a name for a moment, and nobody looks for it.
     ("backup/temporary.rs", "clear"),
-    ("backup/temporary.rs", "open"),
     // What is restored lies below a hidden name until it is whole.
     ("backup/mod.rs", "extract"),
     ("storage/target.rs", "make_stage"),

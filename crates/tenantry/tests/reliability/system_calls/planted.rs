@@ -150,11 +150,14 @@ fn planted() -> Vec<Planted> {
         }),
         noticed("backup: the archive's name", Backup, BACKUP, |waits| waits.path == ARCHIVES),
         noticed("restore a backup: the files", Backup, BACKUP_RESTORE, |waits| waits.is_all),
-        noticed("restore a backup: the store", Backup, BACKUP_RESTORE, |waits| {
-            waits.is_restore("data") && waits.before == 3
+        noticed("restore a backup: the parts, before the database", Backup, BACKUP_RESTORE, |waits| {
+            waits.path == "srv/app/restored" && waits.before == 0
         }),
-        noticed("restore a backup: its new name", Backup, BACKUP_RESTORE, |waits| waits.path == "srv/app"),
-        noticed("restore a backup: its old name", Backup, BACKUP_RESTORE, |waits| waits.is_restore("")),
+        noticed("restore a backup: the database", Backup, BACKUP_RESTORE, |waits| {
+            waits.path == "srv/app/restored" && waits.before == 1
+        }),
+        noticed("restore a backup: the directory", Backup, BACKUP_RESTORE, |waits| waits.path == "srv/app"),
+        noticed("restore a backup: the note of the parts", Backup, BACKUP_RESTORE, |waits| waits.is_restore("")),
     ]
 }
 
