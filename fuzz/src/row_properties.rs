@@ -25,11 +25,19 @@ fn file(store: &Store, format: Format, input: &[u8]) -> bool {
     let (users, failure) = read(format, input, |line, original| {
         assert!(line >= 1 && (line <= lines.len() || is_utf16(input)), "there is no line {line}");
         let text = lines.get(line - 1).copied().unwrap_or_default();
-        let text = text.strip_prefix("\u{feff}".as_bytes()).filter(|_| line == 1).unwrap_or(text);
+        let mut text = text;
+        while let Some(rest) = text.strip_prefix("\u{feff}".as_bytes()).filter(|_| line == 1) {
+            text = rest;
+        }
         let as_it_stood = match format {
             // Its lines are others than those of the octets.
             _ if is_utf16(input) => true,
-            Format::Jsonl => original.is_empty() || trimmed(text) == original,
+            // In an array it may begin and end anywhere.
+            Format::Jsonl | Format::Json => {
+                original.is_empty()
+                    || trimmed(text) == original
+                    || input.windows(original.len()).any(|octets| octets == original)
+            }
             // With quotes a row may be written in more than one way, and go on on the next line. But it begins here.
             Format::Csv if text.contains(&b'"') || original.contains(&b'"') => {
                 without_quotes(text).starts_with(&without_quotes(&beginning_of_row(original)))
@@ -39,7 +47,9 @@ fn file(store: &Store, format: Format, input: &[u8]) -> bool {
         assert!(as_it_stood, "line {line} is {:?}, not {:?}", text.escape_ascii(), original.escape_ascii());
     });
     if let Some(failure) = failure {
-        let FileError::Invalid { line, reason } = failure else { panic!("{failure:?}") };
+        let (FileError::Invalid { line, reason } | FileError::Header { line, reason }) = failure else {
+            panic!("{failure:?}")
+        };
         let line = usize::try_from(line).unwrap();
         assert!(line >= 1 && (line <= lines.len() || is_utf16(input)), "there is no line {line}");
         assert!(!reason.contains(char::is_control), "{reason:?}");
@@ -54,7 +64,8 @@ fn file(store: &Store, format: Format, input: &[u8]) -> bool {
             }
         };
         assert!(is_same(&new, &user), "the user isn't what the row says");
-        for (format, text) in [Format::Csv, Format::Jsonl].map(|format| (format, written(format, &user))) {
+        for (format, text) in [Format::Csv, Format::Jsonl, Format::Json].map(|format| (format, written(format, &user)))
+        {
             let (users, failure) = read(format, &text, |_, _| {});
             assert!(failure.is_none(), "{failure:?}");
             assert!(users == [whole(&user)], "{:?} is read as another", text.escape_ascii());
@@ -78,7 +89,8 @@ fn read(format: Format, input: &[u8], mut meet: impl FnMut(usize, &[u8])) -> (Ve
             Err(failure) => return (users, Some(failure)),
         };
         let line = usize::try_from(row.line).unwrap();
-        assert!(line > last_line, "line {line} comes after line {last_line}");
+        let is_next = line > last_line || (line == last_line && row.element.is_some());
+        assert!(is_next, "line {line} comes after line {last_line}");
         last_line = line;
         meet(line, &row.original());
         match row.user {

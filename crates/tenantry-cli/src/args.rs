@@ -91,8 +91,8 @@ pub(crate) enum Command {
     User(UserCommand),
     /// Create or update users from a file
     ///
-    /// The columns of the CSV file, or the keys of each line of the JSON Lines file, are the fields of a user: id,
-    /// email, created_at, last_login_at, storage_path, updated_at, version. Only email is required.
+    /// The columns of the CSV file, or the keys of each object of JSON, are the fields of a user: id, email, created_at,
+    /// last_login_at, storage_path, updated_at, version. Only email is required.
     Import(Import),
     /// Write all users to a file, in the order of creation and as of one moment
     Export(Export),
@@ -371,6 +371,13 @@ pub(crate) struct Import {
     /// The format [default: by the file's extension, else jsonl]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) from: Option<FileFormat>,
+    /// Which column of CSV, or key of JSON, is a field, if it is called otherwise; repeat for more. Without a column, as in
+    /// id=, the field isn't read
+    #[arg(long, value_name = "FIELD=COLUMN")]
+    pub(crate) map: Vec<String>,
+    /// Drop columns and keys that aren't fields, and name them on standard error
+    #[arg(long)]
+    pub(crate) ignore_unknown: bool,
     /// What to do with a row whose user exists
     #[arg(long, value_name = "POLICY", default_value = "fail")]
     pub(crate) on_conflict: OnConflict,
@@ -401,6 +408,8 @@ pub(crate) enum FileFormat {
     Csv,
     /// One JSON object a line
     Jsonl,
+    /// One JSON array of objects; --from json and jsonl read either
+    Json,
 }
 
 impl From<FileFormat> for tenantry_exchange::Format {
@@ -408,6 +417,7 @@ impl From<FileFormat> for tenantry_exchange::Format {
         match format {
             FileFormat::Csv => Self::Csv,
             FileFormat::Jsonl => Self::Jsonl,
+            FileFormat::Json => Self::Json,
         }
     }
 }

@@ -125,6 +125,14 @@ impl From<tenantry_exchange::Error> for Failure {
                     "{rejection}; nothing was imported: correct the line, or import the others with --on-conflict skip"
                 ),
             ),
+            Error::Header { .. } => Self::new(
+                Exit::Invalid,
+                format!(
+                    "{error}; --map FIELD=COLUMN names a column that is called otherwise, --ignore-unknown drops those \
+                     that aren't needed"
+                ),
+            ),
+            Error::Mapping(reason) => Self::new(Exit::Usage, format!("--map: {reason}")),
             error => Self::new(Exit::Invalid, error.to_string()),
         }
     }

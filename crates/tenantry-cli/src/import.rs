@@ -16,8 +16,10 @@ use std::thread;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use tenantry::{NewUser, Store};
-use tenantry_exchange::{Chunk, Format, Importer, Rejection, RejectsWriter, RowReader, Tally};
+use tenantry::{NewUser, Store, WriteTx};
+use tenantry_exchange::{
+    Chunk, Columns, Format, Importer, PassedOver, Rejection, RejectsWriter, RowReader, Tally, printable,
+};
 
 use crate::args::{Import, OnConflict};
 use crate::failure::{Exit, Failure};
@@ -73,8 +75,11 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
         false => chunk_by_chunk(&store, import, first, chunks).await,
     };
     store.close().await?;
-    let tally = result?;
-    tell!("{}", summary(&tally, if args.dry_run { "would import" } else { "imported" }));
+    let Outcome { tally, passed_over } = result?;
+    tell!("{}", summary(&tally, &passed_over, if args.dry_run { "would import" } else { "imported" }));
+    if let Some(ignored) = ignored(&passed_over) {
+        tell!("{ignored}");
+    }
     if tally.rejected > 0 {
         let rejected = counted(tally.rejected, "rejected row");
         return Err(Failure::new(
@@ -132,10 +137,10 @@ async fn in_one_transaction(
     first: Chunk,
     mut chunks: Chunks,
     dry_run: bool,
-) -> Result<Tally, Failure> {
-    /// Carries the tally of a rehearsal out of the transaction that it undoes.
+) -> Result<Outcome, Failure> {
+    /// Carries the outcome of a rehearsal out of the transaction that it undoes.
     enum Undo {
-        Rehearsed(Tally),
+        Rehearsed(Box<Outcome>),
         Failed(Failure),
     }
     impl From<tenantry::Error> for Undo {
@@ -156,39 +161,31 @@ async fn in_one_transaction(
                 }
                 chunk = chunks.receive().map_err(|failure| Undo::Failed(failure.saying("nothing was imported")))?;
             }
+            import.importer.finish(tx).map_err(|error| Undo::Failed(error.into()))?;
+            import.report().map_err(Undo::Failed)?;
             import.finish().map_err(Undo::Failed)?;
-            let tally = import.importer.tally();
-            if dry_run { Err(Undo::Rehearsed(tally)) } else { Ok(tally) }
+            let outcome = Box::new(Outcome::of(&import.importer));
+            if dry_run { Err(Undo::Rehearsed(outcome)) } else { Ok(outcome) }
         })
         .await;
     match written {
-        Ok(tally) | Err(Undo::Rehearsed(tally)) => Ok(tally),
+        Ok(outcome) | Err(Undo::Rehearsed(outcome)) => Ok(*outcome),
         Err(Undo::Failed(failure)) => Err(failure),
     }
 }
 
-async fn chunk_by_chunk(store: &Store, import: Running, first: Chunk, mut chunks: Chunks) -> Result<Tally, Failure> {
+async fn chunk_by_chunk(store: &Store, import: Running, first: Chunk, mut chunks: Chunks) -> Result<Outcome, Failure> {
     let import = Arc::new(Mutex::new(import));
     let lock = || import.lock().unwrap_or_else(PoisonError::into_inner);
     let mut chunk = first;
-    let mut landed = Tally::default();
+    let mut landed = Outcome::default();
+    let mut must_give_up = false;
     let ended = loop {
         let (read_octets, is_last) = (chunk.read_octets, chunk.end.is_some());
-        let shared = Arc::clone(&import);
-        let written = store
-            .write(move |tx| {
-                let importer = &mut shared.lock().unwrap_or_else(PoisonError::into_inner).importer;
-                importer.write(tx, chunk)?;
-                Ok::<_, Failure>(importer.tally())
-            })
-            .await;
-        match written {
-            Ok(tally) => landed = tally,
+        match write(store, &import, move |importer, tx| importer.write(tx, chunk)).await {
+            Ok(outcome) => landed = outcome,
             Err(failure) => {
-                // What was rejected with the chunk that didn't land may be right next time.
-                let importer = &mut lock().importer;
-                importer.take_rejected();
-                importer.take_look_alikes();
+                must_give_up = true;
                 break Err(failure);
             }
         }
@@ -205,18 +202,79 @@ async fn chunk_by_chunk(store: &Store, import: Running, first: Chunk, mut chunks
             Err(failure) => break Err(failure),
         };
     };
+    let mut settled = Ok(());
+    if must_give_up || chunks.interrupt.is_requested() {
+        landed.tally.rejected += lock().importer.give_up();
+    } else {
+        settled = write(store, &import, |importer, tx| importer.finish(tx)).await.map(|outcome| landed = outcome);
+    }
     // Whatever has happened, the rejects of the rows before it are wanted.
+    let reported = lock().report();
     let finished = lock().finish();
-    ended.and(finished).map(|()| landed).map_err(|failure| failure.saying(&summary(&landed, "imported before that")))
+    ended
+        .and(settled)
+        .and(reported)
+        .and(finished)
+        .map_err(|failure| failure.saying(&summary(&landed.tally, &landed.passed_over, "imported before that")))?;
+    Ok(landed)
 }
 
-fn summary(tally: &Tally, verb: &str) -> String {
-    let Tally { created, updated, unchanged, skipped, rejected, empty, look_alikes, .. } = tally;
+/// Runs one transaction of an import, and returns what has become of all rows by its end.
+async fn write(
+    store: &Store,
+    import: &Arc<Mutex<Running>>,
+    step: impl FnOnce(&mut Importer, &mut WriteTx<'_>) -> tenantry_exchange::Result<()> + Send + 'static,
+) -> Result<Outcome, Failure> {
+    let shared = Arc::clone(import);
+    let written = store
+        .write(move |tx| {
+            let importer = &mut shared.lock().unwrap_or_else(PoisonError::into_inner).importer;
+            step(importer, tx)?;
+            Ok::<_, Failure>(Outcome::of(importer))
+        })
+        .await;
+    if written.is_err() {
+        // What was rejected with the rows that didn't land may be right next time.
+        let importer = &mut import.lock().unwrap_or_else(PoisonError::into_inner).importer;
+        importer.take_rejected();
+        importer.take_look_alikes();
+    }
+    written
+}
+
+/// What has become of the file.
+#[derive(Default)]
+struct Outcome {
+    tally: Tally,
+    passed_over: PassedOver,
+}
+
+impl Outcome {
+    fn of(importer: &Importer) -> Self {
+        Self { tally: importer.tally(), passed_over: importer.passed_over().clone() }
+    }
+}
+
+fn summary(tally: &Tally, passed_over: &PassedOver, verb: &str) -> String {
+    let Tally { created, updated, unchanged, skipped, rejected, look_alikes, .. } = tally;
     let alike = if *look_alikes > 0 { format!(", {look_alikes} that look like others") } else { String::new() };
-    let empty = if *empty > 0 { format!(", {} passed over", counted(*empty, "empty row")) } else { String::new() };
+    let PassedOver { empty_rows, empty_columns, .. } = passed_over;
+    let empty: Vec<_> = [(*empty_rows, "empty row"), (*empty_columns, "empty column")]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, thing)| counted(count, thing))
+        .collect();
+    let empty = if empty.is_empty() { String::new() } else { format!(", {} passed over", empty.join(" and ")) };
     format!(
         "{verb}: {created} created, {updated} updated, {unchanged} unchanged, {skipped} skipped, {rejected} rejected{empty}{alike}"
     )
+}
+
+/// The columns or keys that were dropped, in words.
+fn ignored(passed_over: &PassedOver) -> Option<String> {
+    let names: Vec<_> = passed_over.ignored_names().iter().map(|name| format!("\"{}\"", printable(name))).collect();
+    let more = if passed_over.ignored > names.len() as u64 { ", and others" } else { "" };
+    (!names.is_empty()).then(|| format!("ignored: {}{more}", names.join(", ")))
 }
 
 /// An import on its way.
@@ -289,6 +347,7 @@ fn read_in_background(
     interrupt: &Interrupt,
 ) -> Result<(ProgressBar, Chunks), Failure> {
     let format = args.from.map_or_else(|| Format::of(&args.file), Format::from);
+    let columns = columns(args)?;
     let name = args.file.display().to_string();
     let (input, length): (Box<dyn Read + Send>, _) = if args.file == Path::new("-") {
         (Box::new(io::stdin()), None)
@@ -310,9 +369,9 @@ fn read_in_background(
         .name("tenantry-import".to_owned())
         .spawn(move || {
             let read = if must_spool {
-                spool(input).and_then(|file| read_rows(format, file, all_or_nothing, &sender))
+                spool(input).and_then(|file| read_rows(format, columns, file, all_or_nothing, &sender))
             } else {
-                read_rows(format, input, all_or_nothing, &sender)
+                read_rows(format, columns, input, all_or_nothing, &sender)
             };
             if let Err(failure) = read {
                 // If nobody listens any more, the import has ended for another reason.
@@ -321,6 +380,21 @@ fn read_in_background(
         })
         .map_err(|error| Failure::io("starting a thread", &error))?;
     Ok((progress, Chunks { receiver, interrupt: interrupt.clone() }))
+}
+
+fn columns(args: &Import) -> Result<Columns, Failure> {
+    let mut columns = Columns::default();
+    for mapping in &args.map {
+        let Some((field, column)) = mapping.split_once('=') else {
+            let message = format!("--map: \"{}\" is not FIELD=COLUMN", printable(mapping));
+            return Err(Failure::new(Exit::Usage, message));
+        };
+        columns.map(field, column)?;
+    }
+    if args.ignore_unknown {
+        columns.ignore_unknown();
+    }
+    Ok(columns)
 }
 
 /// Copies what may come slowly into a file that has no name and goes with the process.
@@ -335,11 +409,12 @@ fn spool(mut input: impl Read) -> Result<File, Failure> {
 /// Sends the rows in chunks, and a failure after the rows before it, unless these are in vain.
 fn read_rows(
     format: Format,
+    columns: Columns,
     input: impl Read,
     all_or_nothing: bool,
     sender: &SyncSender<Result<Chunk, Failure>>,
 ) -> Result<(), Failure> {
-    let mut reader = RowReader::new(format, input)?;
+    let mut reader = RowReader::with_columns(format, columns, input)?;
     loop {
         let mut chunk = reader.next_chunk()?;
         if let Some(Err(error)) = chunk.end.take_if(|end| end.is_err()) {

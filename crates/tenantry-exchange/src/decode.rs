@@ -8,10 +8,10 @@ use std::rc::Rc;
 /// As much as is read from the file at a time.
 const BUFFER_OCTETS: usize = 64 << 10;
 /// The longest signature below, in octets.
-const SIGNATURE_OCTETS_MAX: u64 = 8;
+const SIGNATURE_OCTETS_MAX: u64 = 12;
 
 /// Files that people take for a file of users, by the octets with which they begin.
-const FOREIGN: [(&[u8], &str); 9] = [
+const FOREIGN: [(&[u8], &str); 14] = [
     (b"PK\x03\x04", "a ZIP archive, such as an .xlsx or .ods spreadsheet: save it as CSV"),
     (b"\xd0\xcf\x11\xe0", "an .xls spreadsheet: save it as CSV"),
     (b"\x1f\x8b", "compressed with gzip: decompress it"),
@@ -21,6 +21,19 @@ const FOREIGN: [(&[u8], &str); 9] = [
     (b"%PDF-", "a PDF document: save it as CSV"),
     (b"\xff\xfe\0\0", "UTF-32: save it as UTF-8"),
     (b"\0\0\xfe\xff", "UTF-32: save it as UTF-8"),
+    (b"\0\0\0\0", "filled with NUL octets, as one that was cut off by a crash: get another copy"),
+    (b"BZh", "compressed with bzip2: decompress it"),
+    (b"7z\xbc\xaf", "a 7z archive: unpack it"),
+    (b"PAR1", "a Parquet file: save it as CSV"),
+    (b"Obj\x01", "an Avro file: save it as JSON"),
+];
+
+/// The same for files of text, which may begin with a byte order mark and spaces, in any case.
+const FOREIGN_TEXT: [(&[u8], &str); 4] = [
+    (b"<", "HTML or XML, as some programs write it under the name of a spreadsheet: save it as CSV"),
+    (b"{\\rtf", "a document in RTF: save it as CSV"),
+    (b"begin:vcard", "a file of vCards: export CSV"),
+    (b"dn: ", "LDIF: export CSV"),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,7 +71,8 @@ impl<R: Read> Decoder<R> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the file is {what}")));
         }
         let (mark_octets, encoding) = match start.as_slice() {
-            [0xef, 0xbb, 0xbf, ..] => (3, Encoding::Utf8),
+            // A program that adds a mark may have met one that was there.
+            [0xef, 0xbb, 0xbf, rest @ ..] => (3 * (1 + utf8_marks(rest)), Encoding::Utf8),
             [0xff, 0xfe, ..] => (2, Encoding::Utf16(Endian::Little)),
             [0xfe, 0xff, ..] => (2, Encoding::Utf16(Endian::Big)),
             [0, other, ..] | [other, 0, ..] if *other != 0 => {
@@ -68,6 +82,10 @@ impl<R: Read> Decoder<R> {
             _ => (0, Encoding::Utf8),
         };
         start.drain(..mark_octets);
+        let text = start.trim_ascii_start().to_ascii_lowercase();
+        if let Some((_, what)) = FOREIGN_TEXT.iter().find(|(signature, _)| text.starts_with(signature)) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the file is {what}")));
+        }
         let octets = Rc::new(Cell::new(mark_octets as u64));
         let input = Counted { input: Cursor::new(start).chain(input), octets };
         let input = BufReader::with_capacity(BUFFER_OCTETS, input);
@@ -101,6 +119,11 @@ impl<R: Read> Decoder<R> {
             _ => Err(broken("the file is UTF-16 and has half of a surrogate pair here")),
         }
     }
+}
+
+/// How many byte order marks of UTF-8 there are at the beginning.
+fn utf8_marks(text: &[u8]) -> usize {
+    text.chunks(3).take_while(|octets| *octets == "\u{feff}".as_bytes()).count()
 }
 
 fn broken(what: &'static str) -> io::Error {
@@ -181,6 +204,7 @@ mod tests {
         for octets in [
             text.as_bytes().to_vec(),
             format!("\u{feff}{text}").into_bytes(),
+            format!("\u{feff}\u{feff}\u{feff}{text}").into_bytes(),
             utf16(u16::to_le_bytes),
             utf16(u16::to_be_bytes),
         ] {
@@ -215,6 +239,16 @@ mod tests {
             (b"PK\x03\x04....", ".xlsx"),
             (b"\x1f\x8b\x08", "gzip"),
             (b"\xff\xfe\0\0e\0\0\0", "UTF-32"),
+            (b"\0\0\0\0\0\0", "filled with NUL"),
+            (b"BZh91AY", "bzip2"),
+            (b"7z\xbc\xaf\x27\x1c", "7z"),
+            (b"PAR1\x15", "Parquet"),
+            (b"Obj\x01\x04", "Avro"),
+            (b"\xef\xbb\xbf\r\n <!DOCTYPE html>", "HTML or XML"),
+            (b"<?xml version", "HTML or XML"),
+            (b"{\\rtf1\\ansi", "RTF"),
+            (b"BEGIN:VCARD\r\n", "vCards"),
+            (b"dn: cn=ada", "LDIF"),
         ] {
             let failure = decoded(octets).expect_err(what);
             assert_eq!(failure.kind(), io::ErrorKind::InvalidData);

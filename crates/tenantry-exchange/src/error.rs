@@ -17,6 +17,15 @@ pub enum Error {
         /// What is wrong there. It has no control characters.
         reason: String,
     },
+    /// The header of a CSV file can't be used as [`Columns`](crate::Columns) were given.
+    Header {
+        /// The line, counted from 1.
+        line: u64,
+        /// What is wrong with it. It has no control characters.
+        reason: String,
+    },
+    /// [`Columns`](crate::Columns) can't be mapped like this.
+    Mapping(String),
     /// Reading or writing failed.
     Io(io::Error),
     /// A row was rejected, which ends an import with [`OnConflict::Fail`](tenantry::OnConflict::Fail).
@@ -34,7 +43,8 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Invalid { line, reason } => write!(f, "line {line}: {reason}"),
+            Self::Invalid { line, reason } | Self::Header { line, reason } => write!(f, "line {line}: {reason}"),
+            Self::Mapping(reason) => f.write_str(reason),
             Self::Io(error) => error.fmt(f),
             Self::Rejected(rejection) => rejection.fmt(f),
             Self::Store(error) => error.fmt(f),
@@ -47,7 +57,7 @@ impl std::error::Error for Error {
         match self {
             Self::Io(error) => error.source(),
             Self::Store(error) => error.source(),
-            Self::Invalid { .. } | Self::Rejected(_) => None,
+            Self::Invalid { .. } | Self::Header { .. } | Self::Mapping(_) | Self::Rejected(_) => None,
         }
     }
 }

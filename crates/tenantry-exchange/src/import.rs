@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use tenantry::{Email, ErrorKind, Imported, NewUser, OnConflict, User, WriteTx};
 
 use crate::error::of_csv;
-use crate::{Chunk, Error, Result, Row, csv_safe, printable};
+use crate::waiting::{Order, Step, Waiting};
+use crate::{Chunk, Error, PassedOver, Result, Row, csv_safe, printable};
 
 /// What has become of the rows of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,8 +23,6 @@ pub struct Tally {
     pub skipped: u64,
     /// Rows that were rejected.
     pub rejected: u64,
-    /// Rows without any value, which were passed over.
-    pub empty: u64,
     /// Users among the created whose addresses look like those of others.
     pub look_alikes: u64,
 }
@@ -65,7 +64,26 @@ fn looks_like(other: &User) -> String {
     format!("the address looks like that of the user {}", other.id)
 }
 
+impl Tally {
+    fn count(&mut self, imported: Imported) {
+        match imported {
+            Imported::Created => self.created += 1,
+            Imported::Updated => self.updated += 1,
+            Imported::Unchanged => self.unchanged += 1,
+            Imported::Skipped => self.skipped += 1,
+        }
+    }
+}
+
+/// How many lines a reason names; more of them help nobody.
+const LINES_NAMED_MAX: usize = 5;
+
 /// Writes rows into a store and counts what becomes of them.
+///
+/// With [`OnConflict::Update`] a row may want an address that somebody else still has, who gives it up in a later row. Such
+/// rows wait, and so do later ones about the same users or addresses, until [`finish`](Self::finish): addresses can be
+/// passed on in chains and exchanged in circles, of any length and across chunks. Up to 32 MiB of rows wait, which is some
+/// 80,000; beyond that they are rejected.
 ///
 /// A transaction that is undone leaves counts and rejected rows behind that aren't true. Keep the [tally](Self::tally) of
 /// the last one that was committed, and end the import.
@@ -77,7 +95,11 @@ fn looks_like(other: &User) -> String {
 pub struct Importer {
     on_conflict: OnConflict,
     on_look_alike: OnLookAlike,
+    /// Whether an address of ASCII may look like another one.
+    must_look: bool,
     tally: Tally,
+    passed_over: PassedOver,
+    waiting: Waiting,
     rejected: Vec<Rejection>,
     look_alikes: Vec<LookAlike>,
 }
@@ -89,7 +111,10 @@ impl Importer {
         Self {
             on_conflict,
             on_look_alike: OnLookAlike::default(),
+            must_look: false,
             tally: Tally::default(),
+            passed_over: PassedOver::default(),
+            waiting: Waiting::default(),
             rejected: Vec::new(),
             look_alikes: Vec::new(),
         }
@@ -124,49 +149,113 @@ impl Importer {
     /// `Rejected` for the first row that is rejected if the policy is [`OnConflict::Fail`]; `Store` for a failure that
     /// isn't one of the row. The transaction must be undone then.
     pub fn write(&mut self, tx: &mut WriteTx<'_>, chunk: Chunk) -> Result<()> {
-        self.tally.empty = chunk.empty_rows;
-        // Others may have written since the last chunk.
-        let mut must_look = self.on_look_alike != OnLookAlike::Ignore && tx.has_non_ascii_addresses()?;
+        self.passed_over = chunk.passed_over;
+        self.prepare_to_look(tx)?;
         for row in chunk.rows {
-            let mut alike = None;
-            let imported = match &row.user {
-                Ok(user) => {
-                    let is_plain = is_plain(&user.email);
-                    must_look |= !is_plain && self.on_look_alike != OnLookAlike::Ignore;
-                    if must_look {
-                        alike = look_alike_of_new(tx, user)?;
-                    }
-                    if let Some(other) = alike.take_if(|_| self.on_look_alike == OnLookAlike::Refuse) {
-                        let (reason, kind) = (looks_like(&other), ErrorKind::EmailTaken);
-                        self.reject(Rejection { row, reason, kind })?;
-                        continue;
-                    }
-                    tx.import(user, self.on_conflict)
-                }
-                Err(bad) => {
-                    let (reason, kind) = (bad.reason.clone(), ErrorKind::InvalidUser);
-                    self.reject(Rejection { row, reason, kind })?;
-                    continue;
-                }
-            };
-            match imported {
-                Ok(Imported::Created) => {
-                    self.tally.created += 1;
-                    if let (Some(other), Ok(user)) = (alike, row.user) {
-                        self.tally.look_alikes += 1;
-                        self.look_alikes.push(LookAlike { line: row.line, email: user.email, other });
-                    }
-                }
-                Ok(Imported::Updated) => self.tally.updated += 1,
-                Ok(Imported::Unchanged) => self.tally.unchanged += 1,
-                Ok(Imported::Skipped) => self.tally.skipped += 1,
-                Err(error) if is_of_row(error.kind()) => {
-                    self.reject(Rejection { row, reason: error.to_string(), kind: error.kind() })?;
-                }
-                Err(error) => return Err(error.into()),
+            match &row.user {
+                Ok(user) if self.waiting.concerns(user) => self.wait(row, None)?,
+                _ => self.import(tx, row, self.on_conflict == OnConflict::Update)?,
             }
         }
         Ok(())
+    }
+
+    /// Writes the rows that wait for others. Call it after the last chunk, in its transaction or another one.
+    ///
+    /// Users who exchange addresses get them together or not at all. A row whose address isn't free in the end is rejected.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn finish(&mut self, tx: &mut WriteTx<'_>) -> Result<()> {
+        self.prepare_to_look(tx)?;
+        let mut order = Order::new(self.waiting.take());
+        while let Some(step) = order.next(|email| tx.get_by_email(email).map(|user| user.map(|user| user.id)))? {
+            match step {
+                Step::One(row) => self.import(tx, row, false)?,
+                Step::Exchange(rows) => self.exchange(tx, rows)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a transaction: others may have written since the last one.
+    fn prepare_to_look(&mut self, tx: &WriteTx<'_>) -> Result<()> {
+        self.must_look = self.on_look_alike != OnLookAlike::Ignore && tx.has_non_ascii_addresses()?;
+        Ok(())
+    }
+
+    fn import(&mut self, tx: &mut WriteTx<'_>, row: Row, may_wait: bool) -> Result<()> {
+        let user = match &row.user {
+            Ok(user) => user,
+            Err(bad) => {
+                let (reason, kind) = (bad.reason.clone(), ErrorKind::InvalidUser);
+                return self.reject(Rejection { row, reason, kind });
+            }
+        };
+        self.must_look |= self.on_look_alike != OnLookAlike::Ignore && !is_plain(&user.email);
+        let alike = if self.must_look { look_alike_of_new(tx, user)? } else { None };
+        if let Some(other) = alike.as_ref().filter(|_| self.on_look_alike == OnLookAlike::Refuse) {
+            let (reason, kind) = (looks_like(other), ErrorKind::EmailTaken);
+            return self.reject(Rejection { row, reason, kind });
+        }
+        match tx.import(user, self.on_conflict) {
+            Ok(imported) => {
+                self.tally.count(imported);
+                if let Some(other) = alike.filter(|_| imported == Imported::Created) {
+                    self.tally.look_alikes += 1;
+                    self.look_alikes.push(LookAlike { line: row.line, email: user.email.clone(), other });
+                }
+            }
+            Err(error) if may_wait && error.kind() == ErrorKind::EmailTaken => self.wait(row, Some(error))?,
+            Err(error) if is_of_row(error.kind()) => {
+                self.reject(Rejection { row, reason: error.to_string(), kind: error.kind() })?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Has a row wait, because of a conflict or of a row that waits already.
+    fn wait(&mut self, row: Row, conflict: Option<tenantry::Error>) -> Result<()> {
+        let Err(row) = self.waiting.add(row) else { return Ok(()) };
+        let reason = match conflict {
+            Some(error) => format!("{error}; more rows wait for their addresses than can be kept"),
+            None => "a row before it about the same user or address waits, and more can't be kept".to_owned(),
+        };
+        self.reject(Rejection { row: *row, reason, kind: ErrorKind::EmailTaken })
+    }
+
+    fn exchange(&mut self, tx: &mut WriteTx<'_>, rows: Vec<Row>) -> Result<()> {
+        let users: Vec<NewUser> = rows.iter().filter_map(|row| row.user.as_ref().ok().cloned()).collect();
+        match tx.import_exchange(&users) {
+            Ok(imported) => imported.into_iter().for_each(|imported| self.tally.count(imported)),
+            Err(error) if is_of_row(error.kind()) => {
+                let mut lines: Vec<_> = rows.iter().map(|row| row.line).collect();
+                lines.sort_unstable();
+                let named: Vec<_> = lines.iter().take(LINES_NAMED_MAX).map(u64::to_string).collect();
+                let more = if lines.len() > LINES_NAMED_MAX { " and others" } else { "" };
+                let named = named.join(", ");
+                let reason =
+                    format!("{error}; of the rows of lines {named}{more}, which exchange addresses, none is imported");
+                for row in rows {
+                    self.reject(Rejection { row, reason: reason.clone(), kind: error.kind() })?;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Rejects the rows that wait, because the import ends before its time, and returns how many there were.
+    pub fn give_up(&mut self) -> u64 {
+        let rows = self.waiting.take();
+        let count = rows.len() as u64;
+        self.tally.rejected += count;
+        let reason = "the import ended before the address was free";
+        let kind = ErrorKind::EmailTaken;
+        self.rejected.extend(rows.into_iter().map(|row| Rejection { row, reason: reason.to_owned(), kind }));
+        count
     }
 
     fn reject(&mut self, rejection: Rejection) -> Result<()> {
@@ -182,6 +271,12 @@ impl Importer {
     #[must_use]
     pub fn tally(&self) -> Tally {
         self.tally
+    }
+
+    /// Returns what of the file was passed over so far.
+    #[must_use]
+    pub fn passed_over(&self) -> &PassedOver {
+        &self.passed_over
     }
 
     /// Returns the rows that were rejected and not [taken](Self::take_rejected) yet.
@@ -241,7 +336,7 @@ fn is_of_row(kind: ErrorKind) -> bool {
 
 /// A row that wasn't imported, and why.
 ///
-/// It is written as `line 3: ada@example.com: ` and the reason.
+/// It is written as `line 3: ada@example.com: `, or `line 3, element 2: ` for what is in a JSON array, and the reason.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Rejection {
@@ -255,7 +350,10 @@ pub struct Rejection {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: ", self.row.line)?;
+        match self.row.element {
+            Some(element) => write!(f, "line {}, element {element}: ", self.row.line)?,
+            None => write!(f, "line {}: ", self.row.line)?,
+        }
         // The address may be anything, so it is written as no terminal could misunderstand.
         let address = match &self.row.user {
             Ok(user) => printable(user.email.as_str()),
@@ -268,8 +366,11 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// Writes the rows that were rejected as CSV with the columns `line`, `reason` and `row`: the line of a JSON Lines file,
-/// or the fields of a CSV file as they were there.
+/// Writes the rows that were rejected as CSV with the columns `line`, `reason` and `row`: the object of JSON, or the
+/// fields of a CSV file as they were there.
+///
+/// A row that a spreadsheet would run as a formula has an apostrophe before it, unless it has one in the file. An import
+/// takes it off again, so the rows can be put below the header of their file and imported.
 pub struct RejectsWriter<W: Write> {
     csv: csv::Writer<W>,
 }
@@ -292,9 +393,16 @@ impl<W: Write> RejectsWriter<W> {
     ///
     /// Those of the writer.
     pub fn write(&mut self, rejection: &Rejection) -> io::Result<()> {
-        let original = rejection.row.original();
         let line = rejection.row.line.to_string();
-        self.record([&line, &csv_safe(&rejection.reason), &csv_safe(&String::from_utf8_lossy(&original))])
+        let reason = match rejection.row.element {
+            Some(element) => format!("element {element}: {}", rejection.reason),
+            None => rejection.reason.clone(),
+        };
+        let original = rejection.row.original();
+        let original = String::from_utf8_lossy(&original);
+        // With one more apostrophe, another would be left when the row is imported.
+        let row = if original.starts_with('\'') { original } else { csv_safe(&original).into_owned().into() };
+        self.record([&line, &csv_safe(&reason), &row])
     }
 
     fn record(&mut self, fields: [&str; 3]) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! Users of a [Tenantry](tenantry) store as files: CSV and JSON Lines, read and written.
+//! Users of a [Tenantry](tenantry) store as files: CSV, JSON Lines and JSON, read and written.
 //!
 //! The command `tenantry`, an HTTP service and the fuzz targets use the same code. It needs the store's public face
 //! alone, prints nothing and opens no files: it reads from any [`Read`](std::io::Read), writes to any
@@ -36,16 +36,22 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 
+mod columns;
+mod csv_rows;
 mod decode;
 mod error;
+mod fields;
 mod formula;
 mod import;
+mod json_rows;
 mod printable;
 mod rows;
+mod waiting;
 mod write;
 
 use std::path::Path;
 
+pub use columns::{Columns, PassedOver};
 pub use error::{Error, Result};
 pub use formula::csv_safe;
 pub use import::{Importer, LookAlike, OnLookAlike, Rejection, RejectsWriter, Tally};
@@ -63,21 +69,27 @@ pub enum Format {
     Csv,
     /// [JSON Lines](https://jsonlines.org): one object a line.
     Jsonl,
+    /// One array of objects. What is read may be either: a file of JSON Lines or an array, which may be the member `users`
+    /// of an object.
+    Json,
 }
 
 impl Format {
-    /// Returns what the name of a file says of its format: CSV if it ends with `.csv`, else JSON Lines.
+    /// Returns what the name of a file says of its format: CSV if it ends with `.csv`, JSON if it ends with `.json`, else
+    /// JSON Lines.
     ///
     /// ```
     /// use tenantry_exchange::Format;
     ///
     /// assert_eq!(Format::of("users.CSV".as_ref()), Format::Csv);
+    /// assert_eq!(Format::of("users.json".as_ref()), Format::Json);
     /// assert_eq!(Format::of("-".as_ref()), Format::Jsonl);
     /// ```
     #[must_use]
     pub fn of(file: &Path) -> Self {
         match file.extension() {
             Some(extension) if extension.eq_ignore_ascii_case("csv") => Self::Csv,
+            Some(extension) if extension.eq_ignore_ascii_case("json") => Self::Json,
             _ => Self::Jsonl,
         }
     }

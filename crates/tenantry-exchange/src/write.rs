@@ -32,6 +32,7 @@ pub struct UserWriter<W: Write> {
 enum Sink<W: Write> {
     Csv(Box<csv::Writer<W>>),
     Jsonl(W),
+    Json { writer: W, is_empty: bool },
 }
 
 impl<W: Write> UserWriter<W> {
@@ -43,6 +44,7 @@ impl<W: Write> UserWriter<W> {
     pub fn new(format: Format, writer: W) -> io::Result<Self> {
         let sink = match format {
             Format::Jsonl => Sink::Jsonl(writer),
+            Format::Json => Sink::Json { writer, is_empty: true },
             Format::Csv => {
                 let mut csv = csv::Writer::from_writer(writer);
                 csv.write_record(FIELDS).map_err(of_csv)?;
@@ -66,6 +68,10 @@ impl<W: Write> UserWriter<W> {
                 serde_json::to_writer(&mut *writer, user)?;
                 writer.write_all(b"\n")
             }
+            Sink::Json { writer, is_empty } => {
+                writer.write_all(if std::mem::take(is_empty) { b"[\n" } else { b",\n" })?;
+                Ok(serde_json::to_writer(&mut *writer, user)?)
+            }
         }
     }
 
@@ -78,6 +84,10 @@ impl<W: Write> UserWriter<W> {
         let mut writer = match self.sink {
             Sink::Csv(csv) => csv.into_inner().map_err(csv::IntoInnerError::into_error)?,
             Sink::Jsonl(writer) => writer,
+            Sink::Json { mut writer, is_empty } => {
+                writer.write_all(if is_empty { b"[]\n" } else { b"\n]\n" })?;
+                writer
+            }
         };
         writer.flush()?;
         Ok(writer)

@@ -35,10 +35,7 @@ impl Timestamp {
     pub fn from_unix_us(unix_us: i64) -> Result<Self> {
         let timestamp = Self { unix_us };
         if timestamp < Self::MIN || timestamp > Self::MAX {
-            return Err(Error::new(
-                ErrorKind::InvalidTimestamp,
-                "the time is not between 0001-01-01T00:00:00Z and 9999-12-30T22:00:00Z",
-            ));
+            return Err(Error::new(ErrorKind::InvalidTimestamp, OUT_OF_RANGE));
         }
         Ok(timestamp)
     }
@@ -171,17 +168,34 @@ impl FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self> {
         let refuse = |message| Error::new(ErrorKind::InvalidTimestamp, message);
         if !has_rfc3339_form(text) {
-            return Err(refuse("not an RFC 3339 time such as 2026-11-23T07:30:00Z"));
+            let is_far = has_far_year(text);
+            return Err(refuse(if is_far {
+                OUT_OF_RANGE
+            } else {
+                "not an RFC 3339 time such as 2026-11-23T07:30:00Z"
+            }));
         }
         let moment: jiff::Timestamp = text.parse().map_err(|error| {
-            refuse("there is no such time, or it is not between 0001-01-01T00:00:00Z and 9999-12-30T22:00:00Z")
-                .with_source(error)
+            // The last day of 9999 is beyond what can be parsed. A year before, the same days exist.
+            let year_before = text.strip_prefix("9999-").map(|rest| format!("9998-{rest}").parse::<jiff::Timestamp>());
+            let message = if matches!(year_before, Some(Ok(_))) { OUT_OF_RANGE } else { "there is no such time" };
+            refuse(message).with_source(error)
         })?;
         if moment.subsec_nanosecond() % 1_000 != 0 {
             return Err(Error::new(ErrorKind::InvalidTimestamp, "the time is finer than a microsecond"));
         }
         Self::from_unix_us(moment.as_microsecond())
     }
+}
+
+const OUT_OF_RANGE: &str = "the time is not between 0001-01-01T00:00:00Z and 9999-12-30T22:00:00Z";
+
+/// Whether a text is a time of a year with a sign, or of more than four digits, which RFC 3339 doesn't have.
+fn has_far_year(text: &str) -> bool {
+    let unsigned = text.strip_prefix(['-', '+']);
+    let digits = unsigned.unwrap_or(text).bytes().take_while(u8::is_ascii_digit).count();
+    let rest = &unsigned.unwrap_or(text)[digits..];
+    (digits > 4 || (digits == 4 && unsigned.is_some())) && has_rfc3339_form(&format!("2000{rest}"))
 }
 
 /// Whether a text looks like `date-time` of RFC 3339, section 5.6. The parser reads more than that: ISO 8601's short

@@ -314,6 +314,35 @@ impl<'c> WriteTx<'c> {
         drop(conn);
         self.note(result)
     }
+
+    /// Updates users who exchange addresses among themselves, all or none, as [`import`](Self::import) does each with
+    /// [`OnConflict::Update`]: in any order, one of them would find the address taken.
+    ///
+    /// Every row has the id of an existing user. A trigger of an application's sees each user whose address changes with
+    /// `ID@import.invalid` in between.
+    ///
+    /// Errors: `NotFound` if there is no user with a row's id; those of `import`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # futures_lite::future::block_on(async {
+    /// # let store = tenantry::Store::open(dir.path().join("data")).await?;
+    /// use tenantry::NewUser;
+    ///
+    /// let ada = store.create(NewUser::new("ada@example.com".parse()?)).await?;
+    /// let bob = store.create(NewUser::new("bob@example.com".parse()?)).await?;
+    /// let rows = [
+    ///     NewUser { id: Some(ada.id), ..NewUser::new(bob.email) },
+    ///     NewUser { id: Some(bob.id), ..NewUser::new(ada.email.clone()) },
+    /// ];
+    /// store.write(move |tx| tx.import_exchange(&rows)).await?;
+    /// assert_eq!(store.get_by_email(&ada.email).await?.map(|user| user.id), Some(bob.id));
+    /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    pub fn import_exchange(&mut self, users: &[NewUser]) -> Result<Vec<Imported>> {
+        let result = users::import_exchange(&self.read.conn.unguarded(), users, self.now);
+        self.note(result)
+    }
 }
 
 impl<'c> Deref for WriteTx<'c> {

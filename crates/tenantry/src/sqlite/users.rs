@@ -404,6 +404,24 @@ fn bring_to(conn: &Connection, user: User, row: &NewUser, now: Timestamp) -> Res
     Ok(if other_email || later_login.is_some() { Imported::Updated } else { Imported::Unchanged })
 }
 
+/// Gives users the values of rows that can change, where the rows exchange addresses among themselves.
+///
+/// In between, each has a made-up address that no row can be in the way of: a key is unique after every statement.
+pub(super) fn import_exchange(conn: &Connection, rows: &[NewUser], now: Timestamp) -> Result<Vec<Imported>> {
+    whole(conn, || {
+        let mut users = Vec::with_capacity(rows.len());
+        for row in rows {
+            let user = row.id.map(|id| get(conn, id)).transpose()?.flatten().ok_or_else(not_found)?;
+            if user.email.key() != row.email.key() {
+                conn.prepare_cached("UPDATE users SET email_key = ?2, email = ?2 WHERE id = ?1")?
+                    .execute(params![blob(user.id), format!("{}@import.invalid", user.id)])?;
+            }
+            users.push(user);
+        }
+        users.into_iter().zip(rows).map(|(user, row)| bring_to(conn, user, row, now)).collect()
+    })
+}
+
 pub(super) fn not_found() -> Error {
     Error::new(ErrorKind::NotFound, "there is no such user")
 }

@@ -1,0 +1,335 @@
+//! Users in files and in a store: what is imported, exchanged, rejected and written.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
+
+use std::fmt::Write as _;
+
+use pollster::block_on;
+use proptest::prelude::*;
+use tenantry::{Email, NewUser, OnConflict, Store, Timestamp, User, UserId};
+use tenantry_exchange::{Error, Format, Importer, RejectsWriter, RowReader, UserWriter, export};
+
+struct World {
+    store: Store,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = block_on(Store::open(dir.path().join("data"))).unwrap();
+        Self { store, _dir: dir }
+    }
+
+    /// Creates users `0@example.com` and so on.
+    fn users(&self, count: usize) -> Vec<User> {
+        block_on(self.store.write(move |tx| -> Result<_, tenantry::Error> {
+            (0..count).map(|n| tx.create(&NewUser::new(address(n)))).collect()
+        }))
+        .unwrap()
+    }
+
+    /// Imports files, each as a chunk and a transaction of its own, and settles what waits.
+    fn import(&self, policy: OnConflict, files: &[String]) -> Importer {
+        let mut importer = Importer::new(policy);
+        for file in files {
+            let chunk = RowReader::new(Format::Csv, file.as_bytes()).unwrap().next_chunk().unwrap();
+            importer = block_on(self.store.write(move |tx| -> Result<_, Error> {
+                importer.write(tx, chunk)?;
+                Ok(importer)
+            }))
+            .unwrap();
+        }
+        block_on(self.store.write(move |tx| -> Result<_, Error> {
+            importer.finish(tx)?;
+            Ok(importer)
+        }))
+        .unwrap()
+    }
+
+    fn email(&self, id: UserId) -> String {
+        block_on(self.store.get(id)).unwrap().unwrap().email.to_string()
+    }
+}
+
+fn address(n: usize) -> Email {
+    format!("{n}@example.com").parse().unwrap()
+}
+
+/// A file that gives users, by id, addresses by number.
+fn moves(users: &[User], moves: &[(usize, usize)]) -> String {
+    let mut csv = "id,email\n".to_owned();
+    for (user, to) in moves {
+        writeln!(csv, "{},{}", users[*user].id, address(*to)).unwrap();
+    }
+    csv
+}
+
+/// Both rows of a swap had been rejected, since each found its address taken.
+#[test]
+fn addresses_are_exchanged_in_circles_of_any_length() {
+    for length in [2, 3, 4, 100] {
+        let world = World::new();
+        let users = world.users(length);
+        let circle: Vec<_> = (0..length).map(|n| (n, (n + 1) % length)).collect();
+        let importer = world.import(OnConflict::Update, &[moves(&users, &circle)]);
+        assert_eq!((importer.tally().updated, importer.tally().rejected), (length as u64, 0));
+        for (user, to) in circle {
+            assert_eq!(world.email(users[user].id), address(to).as_str());
+            assert_eq!(block_on(world.store.get(users[user].id)).unwrap().unwrap().version, 2);
+        }
+    }
+}
+
+#[test]
+fn addresses_are_passed_on_in_chains_in_whatever_order_and_across_chunks() {
+    let world = World::new();
+    let users = world.users(9);
+    // A chain into a free address, backwards and over three chunks, and a circle over two.
+    let files = [
+        moves(&users, &[(0, 1), (5, 6)]),
+        moves(&users, &[(1, 2), (6, 7), (2, 3)]),
+        moves(&users, &[(7, 5), (3, 20), (8, 8)]),
+    ];
+    let importer = world.import(OnConflict::Update, &files);
+    assert_eq!((importer.tally().updated, importer.tally().unchanged, importer.tally().rejected), (7, 1, 0));
+    for (user, to) in [(0, 1), (1, 2), (2, 3), (3, 20), (5, 6), (6, 7), (7, 5)] {
+        assert_eq!(world.email(users[user].id), address(to).as_str());
+    }
+}
+
+#[test]
+fn a_new_user_gets_an_address_that_is_given_up_later() {
+    let world = World::new();
+    let users = world.users(2);
+    let new = "3fa2b1c4-0000-4000-8000-000000000001";
+    let file = format!("id,email\n{new},0@example.com\n{},9@example.com\n", users[0].id);
+    let importer = world.import(OnConflict::Update, &[file]);
+    assert_eq!((importer.tally().created, importer.tally().updated, importer.tally().rejected), (1, 1, 0));
+    assert_eq!(world.email(new.parse().unwrap()), "0@example.com");
+}
+
+#[test]
+fn an_address_that_nobody_gives_up_is_a_rejected_row_and_so_is_what_waits_for_it() {
+    let world = World::new();
+    let users = world.users(4);
+    let importer = world.import(OnConflict::Update, &[moves(&users, &[(0, 1), (1, 2), (3, 30)])]);
+    assert_eq!((importer.tally().updated, importer.tally().rejected), (1, 2));
+    let mut lines: Vec<_> = importer.rejected().iter().map(|rejection| rejection.row.line).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, [2, 3]);
+    assert!(importer.rejected().iter().all(|rejection| rejection.kind == tenantry::ErrorKind::EmailTaken));
+    for user in 0..3 {
+        assert_eq!(world.email(users[user].id), address(user).as_str());
+    }
+}
+
+#[test]
+fn of_an_exchange_that_fails_nothing_stays() {
+    let world = World::new();
+    let users = world.users(3);
+    let file = format!(
+        "id,email,created_at\n{},1@example.com,\n{},2@example.com,2020-01-01T00:00:00Z\n{},0@example.com,\n",
+        users[0].id, users[1].id, users[2].id
+    );
+    let importer = world.import(OnConflict::Update, &[file]);
+    assert_eq!((importer.tally().updated, importer.tally().rejected), (0, 3));
+    for rejection in importer.rejected() {
+        let reason = "the user exists with another created_at, which is fixed; of the rows of lines 2, 3, 4, \
+                      which exchange addresses, none is imported";
+        assert_eq!(rejection.reason, reason);
+    }
+    for (n, user) in users.iter().enumerate() {
+        assert_eq!(block_on(world.store.get(user.id)).unwrap().as_ref(), Some(user), "user {n}");
+    }
+}
+
+/// The later row says what is to be, so it must not be overtaken by one that waited.
+#[test]
+fn rows_about_the_same_user_or_address_keep_their_order() {
+    let world = World::new();
+    let users = world.users(3);
+    // User 0 waits for address 1, then gets address 20; user 2 wants address 1 as well, after user 0.
+    let importer = world.import(OnConflict::Update, &[moves(&users, &[(0, 1), (0, 20), (2, 1), (1, 10)])]);
+    assert_eq!(importer.tally().rejected, 0, "{:?}", importer.rejected());
+    assert_eq!(world.email(users[0].id), "20@example.com");
+    assert_eq!(world.email(users[1].id), "10@example.com");
+    assert_eq!(world.email(users[2].id), "1@example.com");
+}
+
+#[test]
+fn only_an_update_waits() {
+    for policy in [OnConflict::Skip, OnConflict::Fail] {
+        let world = World::new();
+        let users = world.users(2);
+        let chunk =
+            RowReader::new(Format::Csv, moves(&users, &[(0, 1), (1, 0)]).as_bytes()).unwrap().next_chunk().unwrap();
+        let written = block_on(world.store.write(move |tx| -> Result<_, Error> {
+            let mut importer = Importer::new(policy);
+            importer.write(tx, chunk)?;
+            assert_eq!(importer.give_up(), 0);
+            Ok(importer.tally().skipped)
+        }));
+        match policy {
+            OnConflict::Fail => assert!(matches!(written, Err(Error::Rejected(rejection)) if rejection.row.line == 2)),
+            _ => assert_eq!(written.unwrap(), 2),
+        }
+    }
+}
+
+#[test]
+fn rows_that_wait_have_a_limit_and_are_rejected_when_the_import_ends_early() {
+    let world = World::new();
+    let users = world.users(2);
+    let path = format!("{}/", "x".repeat(200)).repeat(2);
+    let mut csv = "id,email,storage_path\n".to_owned();
+    for n in 0..60_000 {
+        writeln!(csv, "3fa2b1c4-0000-4000-8000-{n:012x},0@example.com,{path}{n}").unwrap();
+    }
+    writeln!(csv, "{},9@example.com,", users[1].id).unwrap();
+    let mut reader = RowReader::new(Format::Csv, csv.as_bytes()).unwrap();
+    let mut importer = Importer::new(OnConflict::Update);
+    loop {
+        let chunk = reader.next_chunk().unwrap();
+        let is_last = chunk.end.is_some();
+        importer = block_on(world.store.write(move |tx| -> Result<_, Error> {
+            importer.write(tx, chunk)?;
+            Ok(importer)
+        }))
+        .unwrap();
+        if is_last {
+            break;
+        }
+    }
+    let refused = importer.take_rejected();
+    assert!(refused.len() > 10_000 && refused.len() < 50_000, "{}", refused.len());
+    assert!(refused.iter().all(|rejection| rejection.reason.contains("more can't be kept")));
+    assert_eq!(importer.tally().updated, 1);
+    let waiting = importer.give_up();
+    assert_eq!(waiting + refused.len() as u64, 60_000);
+    assert_eq!((importer.tally().rejected, importer.rejected().len() as u64), (60_000, waiting));
+}
+
+/// A rejected row `=1+1` is no formula in the file of rejects, and is itself again when it is imported.
+#[test]
+fn a_rejected_row_is_no_formula_and_is_the_same_row_when_it_is_imported_again() {
+    let rows = ["=1+1", "'=1+1", "''=1+1", "\u{ff1d}1+1", "@sum", "-1", "+1", "'x"];
+    let file = format!("email\n{}\n", rows.join("\n"));
+    let addresses = |file: &str| {
+        let mut reader = RowReader::new(Format::Csv, file.as_bytes()).unwrap();
+        let chunk = reader.next_chunk().unwrap();
+        let bad = |row: &tenantry_exchange::Row| row.user.as_ref().unwrap_err().address.clone();
+        (chunk.rows.iter().map(bad).collect::<Vec<_>>(), chunk)
+    };
+    let (_, chunk) = addresses(&file);
+    let world = World::new();
+    let importer = block_on(world.store.write(move |tx| -> Result<_, Error> {
+        let mut importer = Importer::new(OnConflict::Skip);
+        importer.write(tx, chunk)?;
+        Ok(importer)
+    }))
+    .unwrap();
+    let mut writer = RejectsWriter::new(Vec::new()).unwrap();
+    importer.rejected().iter().for_each(|rejection| writer.write(rejection).unwrap());
+    let rejects = writer.finish().unwrap();
+    let cells: Vec<String> =
+        csv::Reader::from_reader(rejects.as_slice()).records().map(|record| record.unwrap()[2].to_owned()).collect();
+    assert_eq!(cells, ["'=1+1", "'=1+1", "''=1+1", "'\u{ff1d}1+1", "'@sum", "'-1", "'+1", "'x"]);
+    // As the reader undoes it: what was rejected for its value is rejected for the same one.
+    let again = format!("email\n{}\n", cells.join("\n"));
+    let reasons = |file: &str| {
+        let chunk = RowReader::new(Format::Csv, file.as_bytes()).unwrap().next_chunk().unwrap();
+        chunk.rows.into_iter().map(|row| row.user.unwrap_err().reason).collect::<Vec<_>>()
+    };
+    assert_eq!(reasons(&again), reasons(&file));
+}
+
+fn new_users() -> impl Strategy<Value = Vec<NewUser>> {
+    let start = prop::sample::select(vec!["", "=", "+", "-", "'", "'=", "''+", "\u{ff1d}", "\u{ff0b}"]);
+    let local = prop::sample::select(vec!["ada", "Bob", "o'neil", "\u{7528}\u{6237}", "\u{fc}ser", "a.b+tag"]);
+    let time = || {
+        (Timestamp::MIN.as_unix_us()..=Timestamp::MAX.as_unix_us()).prop_map(|us| Timestamp::from_unix_us(us).unwrap())
+    };
+    let path = prop::option::of("[a-z]{1,8}( [a-z=',;\"]{1,8})?");
+    let user = (start, local, path, time(), prop::option::of(time()), 1..=User::MAX_VERSION);
+    prop::collection::vec(user, 0..8).prop_map(|users| {
+        let user =
+            |(n, (start, local, path, time, login, version)): (usize, (&str, &str, Option<String>, _, _, _))| NewUser {
+                storage_path: path.and_then(|path| format!("x{n} {path}").parse().ok()),
+                created_at: Some(time),
+                last_login_at: login,
+                updated_at: Some(time),
+                version: Some(version),
+                ..NewUser::new(format!("{start}{local}{n}@example.com").parse().unwrap())
+            };
+        users.into_iter().enumerate().map(user).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_exported_is_imported_as_the_same_users(users in new_users()) {
+        thread_local! { static WORLD: World = World::new(); }
+        WORLD.with(|world| {
+            let (store, count) = (&world.store, users.len());
+            // In a transaction that leaves nothing.
+            let undone = block_on(store.write(move |tx| -> Result<(), Undo> {
+                let created = users.iter().map(|user| tx.create(user)).collect::<Result<Vec<_>, _>>()?;
+                let mut files = Vec::new();
+                for format in [Format::Csv, Format::Jsonl, Format::Json] {
+                    let mut writer = UserWriter::new(format, Vec::new())?;
+                    export(tx, &mut writer, |_| Ok::<_, Undo>(()))?;
+                    files.push((format, writer.finish()?));
+                }
+                Err(Undo::Done(created, files))
+            }));
+            let Err(Undo::Done(created, files)) = undone else { panic!("the transaction failed") };
+            for (format, file) in files {
+                let mut reader = RowReader::new(format, file.as_slice()).unwrap();
+                let chunk = reader.next_chunk().unwrap();
+                assert_eq!(chunk.rows.len(), count);
+                for (row, user) in chunk.rows.into_iter().zip(&created) {
+                    assert_eq!(row.user.unwrap(), whole(user), "{format:?}");
+                }
+            }
+        });
+    }
+}
+
+enum Undo {
+    Done(Vec<User>, Vec<(Format, Vec<u8>)>),
+    Failed,
+}
+
+impl From<Error> for Undo {
+    fn from(_: Error) -> Self {
+        Self::Failed
+    }
+}
+
+impl From<tenantry::Error> for Undo {
+    fn from(_: tenantry::Error) -> Self {
+        Self::Failed
+    }
+}
+
+impl From<std::io::Error> for Undo {
+    fn from(_: std::io::Error) -> Self {
+        Self::Failed
+    }
+}
+
+/// A user with nothing left to a default.
+fn whole(user: &User) -> NewUser {
+    NewUser {
+        id: Some(user.id),
+        storage_path: Some(user.storage_path.clone()),
+        created_at: Some(user.created_at),
+        last_login_at: user.last_login_at,
+        updated_at: Some(user.updated_at),
+        version: Some(user.version),
+        ..NewUser::new(user.email.clone())
+    }
+}
