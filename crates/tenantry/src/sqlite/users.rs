@@ -413,7 +413,7 @@ pub(super) fn import_exchange(conn: &Connection, rows: &[NewUser], now: Timestam
         for row in rows {
             let user = row.id.map(|id| get(conn, id)).transpose()?.flatten().ok_or_else(not_found)?;
             if user.email.key() != row.email.key() {
-                conn.prepare_cached("UPDATE users SET email_key = ?2, email = ?2 WHERE id = ?1")?
+                conn.prepare_cached("UPDATE users SET email = ?2, email_folded = NULL WHERE id = ?1")?
                     .execute(params![blob(user.id), format!("{}@import.invalid", user.id)])?;
             }
             users.push(user);
