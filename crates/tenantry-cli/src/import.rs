@@ -259,12 +259,11 @@ fn summary(tally: &Tally, passed_over: &PassedOver, verb: &str) -> String {
     let Tally { created, updated, unchanged, skipped, rejected, look_alikes, .. } = tally;
     let alike = if *look_alikes > 0 { format!(", {look_alikes} that look like others") } else { String::new() };
     let PassedOver { empty_rows, empty_columns, .. } = passed_over;
-    let empty: Vec<_> = [(*empty_rows, "empty row"), (*empty_columns, "empty column")]
+    let empty: String = [(*empty_rows, "empty row"), (*empty_columns, "empty column")]
         .into_iter()
         .filter(|(count, _)| *count > 0)
-        .map(|(count, thing)| counted(count, thing))
+        .map(|(count, thing)| format!(", {} passed over", counted(count, thing)))
         .collect();
-    let empty = if empty.is_empty() { String::new() } else { format!(", {} passed over", empty.join(" and ")) };
     format!(
         "{verb}: {created} created, {updated} updated, {unchanged} unchanged, {skipped} skipped, {rejected} rejected{empty}{alike}"
     )
