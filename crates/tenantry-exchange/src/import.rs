@@ -172,7 +172,7 @@ impl Importer {
         let mut order = Order::new(self.waiting.take());
         while let Some(step) = order.next(|email| tx.get_by_email(email).map(|user| user.map(|user| user.id)))? {
             match step {
-                Step::One(row) => self.import(tx, row, false)?,
+                Step::One(row) => self.import(tx, *row, false)?,
                 Step::Exchange(rows) => self.exchange(tx, rows)?,
             }
         }

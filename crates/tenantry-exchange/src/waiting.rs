@@ -51,7 +51,7 @@ impl Waiting {
 /// What is to be imported next of the rows that waited.
 pub(crate) enum Step {
     /// A row that waits for no other any more.
-    One(Row),
+    One(Box<Row>),
     /// Rows each of which waits for the next, and the last for the first.
     Exchange(Vec<Row>),
 }
@@ -106,7 +106,7 @@ impl Order {
             if self.is_ready {
                 self.path.pop();
                 if let Some(row) = self.take(last) {
-                    return Ok(Some(Step::One(row)));
+                    return Ok(Some(Step::One(Box::new(row))));
                 }
                 continue;
             }

@@ -119,8 +119,8 @@ fn an_address_that_nobody_gives_up_is_a_rejected_row_and_so_is_what_waits_for_it
     lines.sort_unstable();
     assert_eq!(lines, [2, 3]);
     assert!(importer.rejected().iter().all(|rejection| rejection.kind == tenantry::ErrorKind::EmailTaken));
-    for user in 0..3 {
-        assert_eq!(world.email(users[user].id), address(user).as_str());
+    for (n, user) in users[..3].iter().enumerate() {
+        assert_eq!(world.email(user.id), address(n).as_str());
     }
 }
 
