@@ -11,7 +11,7 @@ use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{Ambient, Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, Store, User, UserId, check};
 
 use crate::support::{
-    Place, SHORT, SqlitePlace, TestClock, all, block_on, email, kind, numbered_id, poll_once, to_email,
+    BlockedWriter, Place, SHORT, SqlitePlace, TestClock, all, block_on, email, kind, numbered_id, queued, to_email,
 };
 
 /// The beginning of every local part here, so that one pass over the bytes finds all of them.
@@ -226,10 +226,11 @@ fn a_purge_whose_caller_has_given_up_is_finished_by_the_next_opening() {
     let ada = block_on(store.create(NewUser::new(email(&format!("{}@example.com", local(0)))))).unwrap();
     block_on(store.storage(ada.id)).unwrap().write("file", "").unwrap();
     block_on(store.delete(ada.id)).unwrap();
-    let mut purge: crate::support::Boxed<'_, _> = Box::pin(store.purge(Purge::User(ada.id), |_| {}));
-    assert!(poll_once(&mut purge).is_pending());
-    drop(purge);
-    // However far it came, there is no way back.
+    // With the writer held, it can't have ended when the caller gives up.
+    let writer = BlockedWriter::block(&store);
+    drop(queued(store.purge(Purge::User(ada.id), |_| {})));
+    writer.release();
+    // It begins all the same, and then there is no way back.
     assert_eq!(kind(block_on(store.restore(ada.id, None))), ErrorKind::NotFound);
     block_on(store.close()).unwrap();
     let store = place.open();
