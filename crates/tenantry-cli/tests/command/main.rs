@@ -18,6 +18,8 @@ mod kernel;
 mod links;
 /// File systems that lack something, by real mounts of such ones.
 mod mounts;
+/// When a file that is written gets its name.
+mod order;
 /// Whose files are that root makes, and a umask that takes the owner's rights.
 mod owner;
 /// Standard input, output and error that are full, closed or something else.
