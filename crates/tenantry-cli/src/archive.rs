@@ -6,13 +6,14 @@ use serde_json::json;
 use tenantry::{ErrorKind, UserId, UserManifest, export_user, import_user, read_user_manifest};
 use tenantry_exchange::printable;
 
-use crate::backup::{Progress, explain, name_left_out};
+use crate::archive_report::{Progress, explain, name_left_out};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, counted};
 use crate::place::Place;
+use crate::session::{did, finish};
 use crate::stdio::tell;
 use crate::target::check_archive;
-use crate::user::{Who, did, finish};
+use crate::who::Who;
 
 pub(crate) async fn export(place: &Place, format: Format<'_>, who: &Who, file: &Path) -> Result<(), Failure> {
     check_archive(file, place)?;

@@ -10,12 +10,13 @@ use tenantry::{
 };
 use tenantry_exchange::printable;
 
-use crate::backup::{Progress, explain};
+use crate::archive_report::{Progress, explain};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
+use crate::session::finish;
 use crate::stdio::tell;
-use crate::user::{Who, finish};
+use crate::who::Who;
 
 pub(crate) const BACKED_UP: Columns = Columns {
     name: "users",

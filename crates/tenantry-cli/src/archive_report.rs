@@ -1,0 +1,40 @@
+//! How the commands report on archives: progress, what was left out, and why one failed.
+
+use std::path::{Path, PathBuf};
+
+use indicatif::HumanBytes;
+use tenantry_exchange::printable;
+
+use crate::failure::{Exit, Failure};
+use crate::output;
+use crate::stdio::tell;
+
+pub(crate) struct Progress(pub(crate) indicatif::ProgressBar);
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        Self(output::progress(None, "{spinner} {human_pos} files, {msg}"))
+    }
+
+    pub(crate) fn callback(&self) -> impl Fn(u64, u64) + Send + 'static {
+        let bar = self.0.clone();
+        move |files, bytes| {
+            bar.set_position(files);
+            bar.set_message(HumanBytes(bytes).to_string());
+        }
+    }
+}
+
+/// Says what is not in an archive, and why.
+pub(crate) fn name_left_out(left_out: &[(PathBuf, String)]) {
+    for (path, why) in left_out {
+        tell!("left out: {}: {why}", printable(&path.to_string_lossy()));
+    }
+}
+
+/// The failure of an archive, which is neither the store's nor its disk's.
+pub(crate) fn explain(error: tenantry::Error, file: &Path, outcome: &str) -> Failure {
+    let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+    let cause = causes.last().map(|root| format!(" ({root})")).unwrap_or_default();
+    Failure::new(Exit::of(error.kind()), format!("{}: {error}{cause}; {outcome}", file.display()))
+}
