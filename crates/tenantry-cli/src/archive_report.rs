@@ -6,7 +6,7 @@ use indicatif::HumanBytes;
 use tenantry_exchange::printable;
 
 use crate::failure::{Exit, Failure};
-use crate::output;
+use crate::output::{self, counted};
 use crate::stdio::tell;
 
 pub(crate) struct Progress(pub(crate) indicatif::ProgressBar);
@@ -30,6 +30,15 @@ pub(crate) fn name_left_out(left_out: &[(PathBuf, String)]) {
     for (path, why) in left_out {
         tell!("left out: {}: {why}", printable(&path.to_string_lossy()));
     }
+}
+
+/// Fails after something was restored of which not all came back.
+pub(crate) fn refuse_incomplete(incomplete: u64, done: &str) -> Result<(), Failure> {
+    if incomplete == 0 {
+        return Ok(());
+    }
+    let attributes = counted(incomplete, "extended attribute");
+    Err(Failure::new(Exit::Failure, format!("{done}, but {attributes} could not be set on this file system")))
 }
 
 /// The failure of an archive, which is neither the store's nor its disk's.

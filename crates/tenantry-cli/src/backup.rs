@@ -8,7 +8,7 @@ use serde_json::json;
 use tenantry::{BackupManifest, BackupOptions, ErrorKind, Timestamp, create_backup, restore_backup, verify_backup};
 use tenantry_exchange::printable;
 
-use crate::archive_report::{Progress, explain, name_left_out};
+use crate::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, counted};
 use crate::place::Place;
@@ -96,7 +96,9 @@ pub(crate) async fn restore(format: Format<'_>, file: &Path, into: &Path) -> Res
     progress.0.finish_and_clear();
     let restored = restored.map_err(|error| explain(error, file, "nothing was restored"))?;
     show(format, file, &restored.manifest, &[])?;
+    name_left_out(&restored.left_out);
     if restored.report.findings.is_empty() {
+        refuse_incomplete(restored.incomplete, &format!("restored into {}", into.display()))?;
         tell!("restored into {}", into.display());
         return Ok(());
     }

@@ -10,7 +10,7 @@ use tenantry::{
 };
 use tenantry_exchange::printable;
 
-use crate::archive_report::{Progress, explain};
+use crate::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
@@ -137,7 +137,8 @@ pub(crate) async fn restore(
     ];
     output::record(format, &fields).map_err(|failure| failure.saying("the user was restored"))?;
     report(&restored, id, dry_run);
-    Ok(())
+    name_left_out(&restored.left_out);
+    refuse_incomplete(restored.incomplete, "the user was restored")
 }
 
 /// The id of a user in a backup. An address may be that of several who were in the trash.

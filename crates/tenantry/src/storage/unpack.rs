@@ -20,6 +20,18 @@ const FILE_MODE: u32 = 0o777;
 /// And of a directory's, where these bits only say who gets what is made in it.
 const DIRECTORY_MODE: u32 = 0o3777;
 
+/// How many of the attributes that could not be set are named.
+const UNSET_NAMED_MAX: usize = 100;
+
+/// The attributes of files that could not be set.
+#[derive(Debug, Default)]
+pub(crate) struct AllUnset {
+    /// The first of them: of which file or directory, and why.
+    pub(crate) named: Vec<(PathBuf, String)>,
+    /// How many there are, named or not.
+    pub(crate) count: u64,
+}
+
 /// Writes the files of an archive below a directory where nobody else writes.
 ///
 /// No name is looked up through a symbolic link, also not through one that came out of the archive. A directory gets its
@@ -36,15 +48,14 @@ pub(crate) struct Unpacking {
     former: Option<(u32, u32)>,
     /// The directories of one user, whose attributes are still to be set: each before those in it.
     directories: Vec<(PathBuf, Attributes)>,
-    /// How many attributes of the user's could not be set.
-    unset: u64,
+    unset: AllUnset,
 }
 
 impl Unpacking {
     pub(super) fn new(top: OwnedFd, owner: Ownership, former: Option<(u32, u32)>, point: &'static str) -> Result<Self> {
         let stat = fs::fstat(&top).map_err(|error| refused(error.into()))?;
         let ids = owner.ids().unwrap_or((stat.st_uid, stat.st_gid));
-        Ok(Self { top, point, last: None, owner, ids, former, directories: Vec::new(), unset: 0 })
+        Ok(Self { top, point, last: None, owner, ids, former, directories: Vec::new(), unset: AllUnset::default() })
     }
 
     /// Makes a directory, with those above it.
@@ -52,7 +63,7 @@ impl Unpacking {
         let mut attributes = attributes.clone();
         attributes.mode &= DIRECTORY_MODE;
         if !self.directories.first().is_some_and(|(top, _)| path.starts_with(top)) {
-            self.finish()?;
+            self.finish_user()?;
             // A user's directory itself is the store's, and for its owner alone.
             attributes.mode = PRIVATE.bits();
             attributes.extended.retain(|extended| !extended.is_access());
@@ -62,8 +73,14 @@ impl Unpacking {
         Ok(())
     }
 
+    /// Gives what was written last its attributes, and returns those of all that could not be set.
+    pub(crate) fn finish(mut self) -> Result<AllUnset> {
+        self.finish_user()?;
+        Ok(self.unset)
+    }
+
     /// Gives the directories of the user who was written last their attributes.
-    pub(crate) fn finish(&mut self) -> Result<()> {
+    fn finish_user(&mut self) -> Result<()> {
         // None is entered any more after it: its mode may forbid that.
         self.last = None;
         for (path, attributes) in std::mem::take(&mut self.directories).into_iter().rev() {
@@ -71,10 +88,6 @@ impl Unpacking {
             let dir = open_dir(&self.top, name, Mounts::Enter).map_err(refused)?;
             let unset = attributes::apply(&dir, &self.adjusted(&attributes), self.point).map_err(unwritable)?;
             self.note(&path, unset);
-        }
-        match std::mem::take(&mut self.unset) {
-            0 => {}
-            count => tracing::warn!(count, "attributes of a user's files can't be set on this file system"),
         }
         Ok(())
     }
@@ -178,8 +191,11 @@ impl Unpacking {
     fn note(&mut self, path: &Path, unset: Vec<Unset>) {
         // Owners come back where the process may set them, which isn't expected elsewhere.
         for unset in unset.into_iter().filter(|unset| !matches!(unset.attribute, Attribute::Owner | Attribute::Group)) {
-            tracing::debug!(path = %path.display(), %unset, "an attribute can't be set");
-            self.unset += 1;
+            self.unset.count += 1;
+            if self.unset.named.len() < UNSET_NAMED_MAX {
+                let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+                self.unset.named.push((path.to_owned(), unset.to_string()));
+            }
         }
     }
 }
