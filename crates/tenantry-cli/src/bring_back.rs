@@ -10,13 +10,12 @@ use tenantry::{
 };
 use tenantry_exchange::printable;
 
-use crate::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
+use crate::backup::{Progress, explain};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
-use crate::session::finish;
 use crate::stdio::tell;
-use crate::who::Who;
+use crate::user::{Who, finish};
 
 pub(crate) const BACKED_UP: Columns = Columns {
     name: "users",
@@ -137,8 +136,7 @@ pub(crate) async fn restore(
     ];
     output::record(format, &fields).map_err(|failure| failure.saying("the user was restored"))?;
     report(&restored, id, dry_run);
-    name_left_out(&restored.left_out);
-    refuse_incomplete(restored.incomplete, "the user was restored")
+    Ok(())
 }
 
 /// The id of a user in a backup. An address may be that of several who were in the trash.

@@ -1,7 +1,6 @@
 //! `tenantry`: operates a Tenantry store. What it does to the data it does through the library's public face.
 
 mod archive;
-mod archive_report;
 mod args;
 mod backup;
 mod bring_back;
@@ -14,11 +13,8 @@ mod human;
 mod import;
 mod interrupt;
 mod man;
-mod moment;
 mod output;
 mod place;
-mod prompt;
-mod session;
 mod stdio;
 mod storage;
 mod table;
@@ -26,7 +22,6 @@ mod target;
 mod tips;
 mod trash;
 mod user;
-mod who;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;

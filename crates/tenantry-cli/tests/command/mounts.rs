@@ -160,3 +160,61 @@ fn where_case_is_ignored_no_two_users_have_one_directory() {
     let (_, found, _) = session.run(&["check"]);
     assert!(!found.contains("\"path\":\"storage/customers\",\"detail\":\"it belongs to no user\""), "{found}");
 }
+
+/// A path is given out once, though only a digest is left of it: also in another spelling, where that is the same path.
+#[test]
+fn where_case_is_ignored_the_path_of_a_purged_user_is_retired_in_every_spelling() {
+    let session = Session::new();
+    let purge = |number: usize, path: &str| {
+        let id = format!("3fa2b1c4-0000-4000-8000-00000000000{number}");
+        session.output(&["user", "create", "ada@example.com", "--id", &id, "--storage-path", path]);
+        session.output(&["user", "delete", &id, "--yes"]);
+        session.output(&["user", "purge", &id, "--yes"]);
+    };
+    purge(1, "Customers/Bob");
+    purge(2, "straße/x");
+    let create = |path: &str| session.run(&["user", "create", "eve@example.com", "--storage-path", path]).0;
+    assert_eq!(create("Customers/Bob"), 4);
+    // Where case counts this is another path.
+    purge(3, "customers/bob");
+    std::os::unix::fs::symlink(".tenantry-store", session.path("data/storage/.TENANTRY-STORE")).unwrap();
+    for path in ["Customers/BOB", "customers", "CUSTOMERS/bob/within", "STRASSE/X", "Customers/Bob"] {
+        assert_eq!(create(path), 4, "{path}");
+    }
+    assert_eq!(create("Customers/Eve"), 0);
+}
+
+/// `syncfs` returns at once on a file system that runs as a program, so that a power cut took what was restored or copied.
+#[test]
+fn on_fuse_each_file_that_is_restored_or_copied_is_synced_by_itself() {
+    let script = r#"set -eu
+        $T user create ada@example.com --id 3fa2b1c4-0000-4000-8000-000000000001 >/dev/null 2>&1
+        P=$($T storage path ada@example.com); mkdir "$P/letters"; echo hello > "$P/letters/notes"
+        $T user export-archive ada@example.com ada.tar.zst >/dev/null
+        $T backup create all.tar.zst >/dev/null
+        strace -f -y -e trace=fsync -o restored tenantry backup restore all.tar.zst --into m/restored >/dev/null
+        strace -f -y -e trace=fsync -o imported tenantry --data-dir m/other user import-archive ada.tar.zst >/dev/null
+        strace -f -y -e trace=fsync,renameat2,unlinkat -e inject=renameat2:error=EXDEV:when=1 -o copied \
+            $T user delete ada@example.com --yes >/dev/null
+        [ -e m/data/trash/3fa2b1c4-0000-4000-8000-000000000001/letters/notes ]"#;
+    let session = Session::new();
+    let Some(ended) = with_mount(&session, "bindfs real m", script) else { return };
+    assert_eq!(ended.0, 0, "{ended:?}");
+    for (trace, prefix) in [("restored", "m/restored"), ("imported", "m/other"), ("copied", "m/data/trash")] {
+        let trace = std::fs::read_to_string(session.path(trace)).unwrap();
+        let is_synced = |name: &str| {
+            trace
+                .lines()
+                .any(|line| line.contains("fsync(") && line.contains(prefix) && line.contains(&format!("{name}>")))
+        };
+        for name in ["/letters/notes", "/letters"] {
+            assert!(is_synced(name), "{prefix} {name}\n{trace}");
+        }
+    }
+    let restored = std::fs::read_to_string(session.path("restored")).unwrap();
+    let is_synced =
+        |name: &str| restored.lines().any(|line| line.contains("fsync(") && line.contains(&format!("{name}>")));
+    for name in ["tenantry.db", "storage", "storage/3f", "storage/3f/a2"] {
+        assert!(is_synced(name), "{name}\n{restored}");
+    }
+}

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::check::check_database;
 use crate::sqlite::{Engine, Inspection, Options, Row};
-use crate::storage::{AllUnset, Ownership, Storage, Target, owner_of_store};
+use crate::storage::{Ownership, Storage, Target, owner_of_store, wait_for_file};
 use crate::store::on_thread;
 use crate::{Error, ErrorKind, Finding, FindingKind, Report, Result, Store, Timestamp, check};
 use archive::{Kind, damaged, unwritable};
@@ -34,7 +34,7 @@ use entry::What;
 use making::{Making, finish, parent, private_dir, refuse_existing};
 use reading::{Met, Reading, open};
 use temporary::Image;
-pub use user::{ExportedUser, ImportedUser, UserManifest, export_user, import_user, read_user_manifest};
+pub use user::{ExportedUser, UserManifest, export_user, import_user, read_user_manifest};
 
 /// The version of the format.
 const FORMAT: u32 = 2;
@@ -134,11 +134,6 @@ pub struct Restored {
     pub manifest: BackupManifest,
     /// What a check of the restored store found. Of a backup without the users' files, that they are lost.
     pub report: Report,
-    /// What didn't come back, the first 100 of it: extended attributes and ACLs that the file system doesn't take. With the
-    /// path of the file in the archive and the reason.
-    pub left_out: Vec<(PathBuf, String)>,
-    /// How many of these there are, named or not.
-    pub incomplete: u64,
 }
 
 /// Writes a backup of the store to a file that isn't there yet, readable by nobody else. Others may use the store
@@ -202,7 +197,7 @@ pub async fn restore_backup(
     progress: impl Fn(u64, u64) + Send + 'static,
 ) -> Result<Restored> {
     let (file, into) = (file.into(), into.into());
-    let (target, manifest, unset) = on_thread(move || extract(&file, &into, &progress)).await??;
+    let (target, manifest) = on_thread(move || extract(&file, &into, &progress)).await??;
     let data_dir = target.data_dir();
     // Opening it brings the database into its usual form, and finishes what was under way when it was backed up.
     let opening = Store::builder(&data_dir).create_if_missing(false).snapshot_before_upgrade(false);
@@ -212,7 +207,7 @@ pub async fn restore_backup(
     let report = check(&data_dir).await.map_err(of_image)?;
     let store_id = manifest.store_id;
     on_thread(move || target.place(store_id)).await??;
-    Ok(Restored { manifest, report, left_out: unset.named, incomplete: unset.count })
+    Ok(Restored { manifest, report })
 }
 
 fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &dyn Fn(u64, u64)) -> Result<Backup> {
@@ -357,7 +352,7 @@ fn check_against(manifest: &BackupManifest, image: &Inspection) -> Result<()> {
 }
 
 /// Unpacks a backup in the directory where it is to go.
-fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Target, BackupManifest, AllUnset)> {
+fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Target, BackupManifest)> {
     let archive = open(file, MISSING)?;
     let target = Target::open(into)?;
     let data_dir = target.data_dir();
@@ -373,6 +368,7 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tar
                     let owner = Ownership::of_store(&data_dir).map_err(|error| target.unusable(error))?;
                     let mut output = owner.make_file(&database).map_err(|error| target.unusable(error))?;
                     reading.copy(content, octets, &mut output)?;
+                    wait_for_file(&output).map_err(|error| target.unusable(error))?;
                     Inspection::open_image(&database)
                 });
             }
@@ -388,9 +384,12 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tar
         };
         reading.unpack(unpacking, path, entry, details, octets)
     })?;
-    let (storage, unset) = match storage {
-        Some((storage, unpacking)) => (storage, unpacking.finish()?),
-        None => (make_storage(&target, &manifest)?, AllUnset::default()),
+    let storage = match storage {
+        Some((storage, mut unpacking)) => {
+            unpacking.finish()?;
+            storage
+        }
+        None => make_storage(&target, &manifest)?,
     };
     storage.wait_for_disk("restore a backup: sync the files")?;
     let inspection = contents.image()?;
@@ -403,7 +402,7 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tar
     {
         return Err(damaged("the database in the archive is damaged"));
     }
-    Ok((target, manifest, unset))
+    Ok((target, manifest))
 }
 
 /// Makes the directories of a store that is being restored. It can't do without them, as one that is opened can: so what

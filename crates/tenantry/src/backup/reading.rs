@@ -1,7 +1,6 @@
 //! An archive while it is read.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -125,15 +124,9 @@ impl Met {
         if self.insert(path, kind) { Ok(()) } else { Err(damaged("the archive holds something twice")) }
     }
 
-    /// Says whether it is new. What was there before stays.
+    /// Says whether it is new.
     pub(super) fn insert(&mut self, path: &Path, kind: Kind) -> bool {
-        match self.kinds.entry(digest(path)) {
-            Slot::Occupied(_) => false,
-            Slot::Vacant(slot) => {
-                slot.insert(kind);
-                true
-            }
-        }
+        self.kinds.insert(digest(path), kind).is_none()
     }
 }
 

@@ -15,7 +15,7 @@ use tempfile::NamedTempFile;
 
 use super::making::parent;
 use crate::sqlite::Inspection;
-use crate::storage::file_error;
+use crate::storage::{Ownership, PRIVATE_FILE, file_error};
 use crate::{Error, ErrorKind, Result};
 
 const PREFIX: &str = ".tenantry-image-";
@@ -83,6 +83,8 @@ impl Image {
             }
             Err(error) => return Err(failed(error.into())),
         };
+        // SQLite opens it anew, for which the umask may have left no right.
+        Ownership::default().give_file(&file, PRIVATE_FILE).map_err(failed)?;
         sys::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| failed(error.into()))?;
         Ok(Self { dir: dir.to_owned(), file, named })
     }

@@ -12,7 +12,7 @@ use super::entry::What;
 use super::making::{Making, finish, parent, refuse_existing};
 use super::reading::{Met, Reading, open};
 use crate::sqlite::Engine;
-use crate::storage::{AllUnset, Purpose, Stage};
+use crate::storage::{Purpose, Stage};
 use crate::store::on_thread;
 use crate::{Email, Error, ErrorKind, NewUser, Result, StoragePath, Store, Timestamp, User, UserId};
 
@@ -56,19 +56,6 @@ pub struct ExportedUser {
     /// What could not be taken, the first 100 of it: files that could not be read, or changed whenever they were read; the
     /// directory, if it is missing; sockets and devices; too large extended attributes. With the path, as it would be in the
     /// archive (`files/…`), and the reason.
-    pub left_out: Vec<(PathBuf, String)>,
-    /// How many of these there are, named or not.
-    pub incomplete: u64,
-}
-
-/// A user who was imported.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ImportedUser {
-    /// What was in the archive, with the user as they are now.
-    pub manifest: UserManifest,
-    /// What didn't come back, the first 100 of it: extended attributes and ACLs that the file system doesn't take. With the
-    /// path in the user's directory and the reason.
     pub left_out: Vec<(PathBuf, String)>,
     /// How many of these there are, named or not.
     pub incomplete: u64,
@@ -128,9 +115,9 @@ pub async fn import_user(
     store: &Store,
     file: impl Into<PathBuf>,
     progress: impl Fn(u64, u64) + Send + 'static,
-) -> Result<ImportedUser> {
+) -> Result<UserManifest> {
     let (engine, file) = (Arc::clone(store.engine()), file.into());
-    let (mut manifest, stage, unset) = {
+    let (mut manifest, stage) = {
         let engine = Arc::clone(&engine);
         on_thread(move || extract(&engine, &file, &progress)).await??
     };
@@ -149,7 +136,7 @@ pub async fn import_user(
         stage.settle(created.as_ref().err()).await?;
     }
     manifest.user = created?;
-    Ok(ImportedUser { manifest, left_out: unset.named, incomplete: unset.count })
+    Ok(manifest)
 }
 
 /// Reads who is in an archive, and nothing else of it: whether the rest is whole is seen when it is [imported](import_user).
@@ -202,11 +189,7 @@ fn export(engine: &Engine, id: UserId, file: &Path, progress: &dyn Fn(u64, u64))
 }
 
 /// Unpacks the files of an archive into a stage, where all of them are on the disk then. `None` if the user had no directory.
-fn extract(
-    engine: &Engine,
-    file: &Path,
-    progress: &dyn Fn(u64, u64),
-) -> Result<(UserManifest, Option<Stage>, AllUnset)> {
+fn extract(engine: &Engine, file: &Path, progress: &dyn Fn(u64, u64)) -> Result<(UserManifest, Option<Stage>)> {
     let archive = open(file, MISSING)?;
     let storage = engine.storage()?;
     let is_needed = |stage: &str| engine.read_one(|tx| tx.needs_stage(stage));
@@ -235,12 +218,12 @@ fn extract(
         let details = Details { what, attributes: attributes.clone() };
         reading.unpack(&mut unpacking, below, entry, &details, octets)
     })?;
-    let unset = unpacking.finish()?;
+    unpacking.finish()?;
     if !has_directory {
-        return Ok((manifest, None, unset));
+        return Ok((manifest, None));
     }
     storage.wait_for_disk("import: sync the files")?;
-    Ok((manifest, Some(stage), unset))
+    Ok((manifest, Some(stage)))
 }
 
 /// Where it is in the user's directory.

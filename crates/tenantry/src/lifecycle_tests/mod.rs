@@ -33,11 +33,11 @@ const POINTS: &[(&str, &str)] = &[
     ("commit: the database is rewritten", "purge* recover_purge"),
     (
         "commit: the intents are done",
-        "make_* delete* restore* purge* adopt_other adopt_late import import_twice import_late repair recover_* adopt_copied import_copied repair_copied bring_back*",
+        "make_* delete* restore* purge* adopt_other adopt_late import import_twice import_late repair recover_* adopt_copied import_copied repair_copied bring_back* return_copied",
     ),
     (
         "commit: the rows",
-        "make_* delete* restore* purge* adopt_first adopt_other adopt_new import* repair repair_copied bring_back*",
+        "make_* delete* restore* purge* adopt_first adopt_other adopt_new import* repair repair_copied bring_back* return_copied",
     ),
     ("commit: what came before is on the disk", "delete_normal adopt_late recover_* adopt_copied"),
     ("copy: make a directory", COPIED),
@@ -61,17 +61,17 @@ const POINTS: &[(&str, &str)] = &[
     ("create: try the file system", "open_*"),
     ("erase: cut the log", "purge* recover_purge"),
     ("erase: rewrite the database", "purge* recover_purge"),
-    ("import: make a stage", "import* bring_back*"),
-    ("import: sync the files", "import import_twice import_late import_copied bring_back*"),
-    ("import: write the files", "import import_twice import_late import_copied bring_back*"),
+    ("import: make a stage", "import* bring_back* return_copied"),
+    ("import: sync the files", "import import_twice import_late import_copied bring_back* return_copied"),
+    ("import: write the files", "import import_twice import_late import_copied bring_back* return_copied"),
     (
         "make: a directory",
-        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair import_copied recover_restore_copied bring_back* recover_bring_back",
+        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair import_copied recover_restore_copied bring_back* recover_bring_back return_copied",
     ),
     ("make: change a mode", "make_masked"),
     (
         "make: sync a directory",
-        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair import_copied recover_restore_copied bring_back* recover_bring_back",
+        "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair import_copied recover_restore_copied bring_back* recover_bring_back return_copied",
     ),
     ("open: make a directory of the store", "open_* upgrade"),
     ("open: name the marker", "open_* upgrade"),
@@ -92,7 +92,7 @@ const POINTS: &[(&str, &str)] = &[
     ("remove: move a directory up", "purge* import_late recover_purge"),
     ("remove: sync the trash", "purge* recover_purge"),
     ("repair: change a mode", "repair"),
-    ("restore: move a file", "bring_back* recover_bring_back"),
+    ("restore: move a file", "bring_back* recover_bring_back return_copied"),
     ("restore: remove an empty directory", "bring_back* recover_bring_back"),
     ("restore: sync a directory", "bring_back* recover_bring_back"),
     (
@@ -101,7 +101,7 @@ const POINTS: &[(&str, &str)] = &[
     ),
     (
         "restore: sync",
-        "restore* import import_twice import_late recover_restore recover_import import_copied recover_restore_copied bring_back* recover_bring_back",
+        "restore* import import_twice import_late recover_restore recover_import import_copied recover_restore_copied bring_back* recover_bring_back return_copied",
     ),
     ("trash: move the directory", "delete* recover_delete recover_delete_copied"),
     ("trash: sync", "delete* recover_delete recover_delete_copied"),
@@ -111,7 +111,7 @@ const POINTS: &[(&str, &str)] = &[
 ];
 
 /// Where a directory is copied.
-const COPIED: &str = "delete_copied restore_copied import_copied adopt_copied repair_copied recover_delete_copied recover_restore_copied";
+const COPIED: &str = "delete_copied restore_copied import_copied return_copied adopt_copied repair_copied recover_delete_copied recover_restore_copied";
 
 /// More points than any scenario passes.
 const POINTS_MAX: u64 = 1_000;
@@ -533,6 +533,12 @@ scenarios! {
         orders: to_copy([import_nested()]),
         ..Scenario::default()
     };
+    return_copied a_crash_while_files_of_a_backup_are_copied_in_place_leaves_a_user_with_all_of_them_or_none Scenario {
+        setup: [nested(BOB), vec![Op::Create { user: ADA, email: ADA, path: None }]].concat(),
+        setup_more: Some(|place, _| place.put_backup(&nested(ADA))),
+        orders: to_copy([bring_back()]),
+        ..Scenario::default()
+    };
     purge_copied a_crash_in_a_purge_that_can_move_nothing_leaves_someone_to_purge_or_nobody Scenario {
         setup: tangled(ADA),
         orders: to_copy([Op::Purge { user: ADA }]),
@@ -626,6 +632,24 @@ fn what_is_written_at_the_old_place_after_it_was_copied_is_not_removed() {
     std::fs::remove_file(&late).unwrap();
     assert_eq!(World::find_sound(&place.data(), &[]), model.world);
     assert!(!old.exists());
+}
+
+/// The files of a backup are about to become a user's directory, where that takes a placeholder that is replaced.
+#[test]
+fn a_placeholder_that_a_crash_has_left_is_not_taken_for_a_users_directory() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let (place, mut model) = (Place::new(), Model::default());
+    place.prepare(&mut model, &[Op::Create { user: ADA, email: ADA, path: None }]);
+    place.put_backup(&nested(ADA));
+    let crash = Crash::Point("restore: move a file".to_owned());
+    assert!(Orders { crash, ..to_do([bring_back()]) }.run(&place.data()).has_crashed);
+    let placeholder = place.data().join(derived(ADA));
+    std::fs::create_dir(&placeholder).unwrap();
+    std::fs::set_permissions(&placeholder, PermissionsExt::from_mode(0o1000)).unwrap();
+    model.apply(&bring_back()).unwrap();
+    assert_eq!(World::find_sound(&place.data(), &[]), model.world);
+    assert_eq!(stages(&place.data()), [""; 0]);
 }
 
 /// A copy is complete, but the original has changed since.

@@ -19,9 +19,9 @@ const CHANGES: &[&str] = &[
     "fs::write(",
     "fs::copy(",
     "fs::set_permissions(",
-    "DirBuilder::new(",
     ".make_file(",
     ".make_private_dir(",
+    "make_dir_of_place(",
     "OFlags::CREATE",
     ".create(true)",
     ".create_new(",
@@ -51,7 +51,7 @@ const WITHOUT_POINT: &[(&str, &str)] = &[
     ("storage/ownership.rs", "give"),
     ("storage/ownership.rs", "give_file"),
     ("storage/ownership.rs", "make_file"),
-    ("storage/ownership.rs", "make_private_dir"),
+    ("storage/ownership.rs", "make_private_dir_in"),
     // A step by itself, of a repair that is run again.
     ("storage/survey.rs", "give_to_owner"),
     // Has a temporary name until it is whole.

@@ -333,13 +333,25 @@ pub(super) fn retire_path(conn: &Connection, path: &str) -> Result<()> {
          ON CONFLICT (digest) DO UPDATE SET is_whole = max(is_whole, excluded.is_whole)",
     )?;
     for ancestor in StoragePath::lineage_of(path) {
-        insert.execute(params![digest(store_id, ancestor), ancestor.len() == path.len()])?;
+        let is_whole = ancestor.len() == path.len();
+        insert.execute(params![digest(store_id, ancestor), is_whole])?;
+        // Whatever the file system is like: the store may be moved to one that ignores case.
+        insert.execute(params![digest_of_folded(store_id, ancestor), is_whole])?;
     }
     Ok(())
 }
 
 /// Whether this path is, lies within or holds one that was retired.
 pub(super) fn is_retired(conn: &Connection, path: &StoragePath) -> Result<bool> {
+    is_any_retired(conn, path, digest)
+}
+
+/// The same on a file system that ignores case, but for paths that were retired before schema version 3.
+pub(super) fn is_retired_otherwise_spelled(conn: &Connection, path: &StoragePath) -> Result<bool> {
+    is_any_retired(conn, path, digest_of_folded)
+}
+
+fn is_any_retired(conn: &Connection, path: &StoragePath, digest: fn(Uuid, &str) -> [u8; 16]) -> Result<bool> {
     let store_id = store_id(conn)?;
     let mut find = conn.prepare_cached("SELECT is_whole FROM tenantry_retired_paths WHERE digest = ?1")?;
     for ancestor in path.lineage() {
@@ -364,6 +376,11 @@ fn digest(store_id: Uuid, path: &str) -> [u8; 16] {
     let mut digest = [0; 16];
     hasher.finalize_xof().fill(&mut digest);
     digest
+}
+
+/// The digest of a path as a file system has it that ignores case. No path begins with NUL, so it is that of no other path.
+fn digest_of_folded(store_id: Uuid, path: &str) -> [u8; 16] {
+    digest(store_id, &format!("\0{}", StoragePath::folded(path)))
 }
 
 pub(super) fn store_id(conn: &Connection) -> Result<Uuid> {

@@ -563,13 +563,11 @@ fn create_data_dir(dir: &Path) -> Result<Vec<PathBuf>> {
     let failed = |error| file_error(error, "the data directory can't be created");
     let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && std::fs::symlink_metadata(dir).is_err();
     let missing: Vec<&Path> = dir.ancestors().take_while(is_missing).collect();
-    // In somebody's directory it is theirs, whoever makes it.
-    let owner = Ownership::of_place(dir).map_err(failed)?;
     // One by one: the umask may take away what it takes to make the next.
     let mut made_dirs = Vec::new();
     for dir in missing.iter().rev() {
         point::reach("create: make the data directory");
-        match owner.make_private_dir(dir) {
+        match Ownership::make_dir_of_place(dir) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
             made => {
                 made.map_err(failed)?;

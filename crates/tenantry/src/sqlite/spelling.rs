@@ -2,6 +2,7 @@
 
 use rusqlite::Connection;
 
+use super::lifecycle;
 use super::users::{self, path_taken};
 use crate::storage::Storage;
 use crate::{NewUser, Result, StoragePath};
@@ -17,7 +18,8 @@ pub(super) fn check_new(conn: &Connection, storage: &Result<Storage>, new: &NewU
     check(conn, storage, path)
 }
 
-/// Refuses a path that is spelled otherwise than another user's that is the same to the file system.
+/// Refuses a path that is spelled otherwise than another user's that is the same to the file system, or than that of a user who
+/// was purged.
 pub(super) fn check(conn: &Connection, storage: &Result<Storage>, path: &StoragePath) -> Result<()> {
     if !ignores_case(storage) {
         return Ok(());
@@ -30,7 +32,7 @@ pub(super) fn check(conn: &Connection, storage: &Result<Storage>, path: &Storage
             return Err(path_taken());
         }
     }
-    Ok(())
+    if lifecycle::is_retired_otherwise_spelled(conn, path)? { Err(path_taken()) } else { Ok(()) }
 }
 
 fn ignores_case(storage: &Result<Storage>) -> bool {

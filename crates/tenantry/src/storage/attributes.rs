@@ -11,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
+use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use rustix::ioctl;
 use rustix::path::Arg;
@@ -115,14 +115,23 @@ pub(crate) fn apply(file: impl AsFd, attributes: &Attributes, point: &'static st
     set(&Target::Open(file.as_fd()), attributes, point)
 }
 
-/// Gives what is at a name in a directory these attributes, whatever it is, and returns those that can't be set.
-pub(crate) fn apply_at(
+/// Gives what was just made at a name in a directory these attributes, and returns those that can't be set.
+///
+/// Fails if something else is there: who may write in the directory could put a name of another's file in its place, and be
+/// given that.
+pub(crate) fn apply_to_new(
     dir: impl AsFd,
     name: impl Arg,
+    kind: FileType,
     attributes: &Attributes,
     point: &'static str,
 ) -> io::Result<Vec<Unset>> {
-    set(&Target::named(dir, name)?, attributes, point)
+    let target = Target::named(dir, name)?;
+    let found = target.stat()?;
+    if FileType::from_raw_mode(found.st_mode) != kind || found.st_nlink > 1 {
+        return Err(io::Error::other("it was replaced as soon as it was made"));
+    }
+    set(&target, attributes, point)
 }
 
 /// Removes the ACL that what is made in a directory would inherit.
@@ -244,8 +253,13 @@ impl Target<'_> {
     }
 
     fn set_modified(&self, modified: Modified) -> rustix::io::Result<()> {
+        // Not `UTIME_OMIT`: file systems that run as programs (bindfs) then set neither, without an error.
+        let found = self.stat()?;
         let times = Timestamps {
-            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_access: Timespec {
+                tv_sec: found.st_atime,
+                tv_nsec: i64::try_from(found.st_atime_nsec).unwrap_or_default(),
+            },
             last_modification: Timespec { tv_sec: modified.seconds, tv_nsec: modified.nanoseconds.into() },
         };
         match self {
@@ -366,16 +380,7 @@ fn give(target: &Target<'_>, attributes: &Attributes, point: &'static str, unset
 fn set_extended(target: &Target<'_>, extended: &[&Extended], unset: &mut Vec<Unset>) -> io::Result<()> {
     for extended in extended {
         match target.set(extended) {
-            // ext4 and btrfs say that there is no space for one that is larger than any that they hold.
-            Err(
-                error @ (Errno::PERM
-                | Errno::ACCESS
-                | Errno::OPNOTSUPP
-                | Errno::INVAL
-                | Errno::RANGE
-                | Errno::TOOBIG
-                | Errno::NOSPC),
-            ) => {
+            Err(error @ (Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL | Errno::TOOBIG)) => {
                 unset.push(Unset { attribute: Attribute::Extended(extended.name.clone()), error: error.into() });
             }
             result => result?,
@@ -436,11 +441,12 @@ mod tests {
         let of_file = attributes(&[(ACL, &acl), (c"user.a", b""), (c"user.b", b"\0\xff"), (c"user.long", &large)]);
         let of_dir = attributes(&[(ACL, &acl), (DEFAULT_ACL, &acl), (c"user.a", b"1")]);
         let of_pipe = attributes(&[(ACL, &acl)]);
-        for (name, wanted) in [("file", &of_file), ("dir", &of_dir), ("pipe", &of_pipe)] {
-            let unset = apply_at(&at_dir, name, wanted, POINT).unwrap();
+        for (name, kind, wanted) in [("file", FileType::RegularFile, &of_file), ("pipe", FileType::Fifo, &of_pipe)] {
+            let unset = apply_to_new(&at_dir, name, kind, wanted, POINT).unwrap();
             assert!(unset.is_empty(), "{name}: {unset:?}");
             assert_eq!(&at(&at_dir, name).unwrap(), wanted, "{name}");
         }
+        assert!(apply(open(&dir.path().join("dir")), &of_dir, POINT).unwrap().is_empty());
         for name in ["file", "dir"] {
             let path = dir.path().join(name);
             assert_eq!(of(open(&path)).unwrap(), at(&at_dir, name).unwrap());
@@ -474,17 +480,43 @@ mod tests {
         let at_dir = open(dir.path());
         std::fs::write(dir.path().join("target"), "").unwrap();
         let before = attributes(&[(c"user.a", b"1")]);
-        apply_at(&at_dir, "target", &before, POINT).unwrap();
+        apply_to_new(&at_dir, "target", FileType::RegularFile, &before, POINT).unwrap();
         symlink("target", dir.path().join("link")).unwrap();
         symlink("/nonexistent", dir.path().join("dangling")).unwrap();
         let mut wanted = attributes(&[(c"user.b", b"2")]);
         wanted.modified.seconds += 1;
         for link in ["link", "dangling"] {
-            assert!(apply_at(&at_dir, link, &wanted, POINT).unwrap().is_empty());
+            assert!(apply_to_new(&at_dir, link, FileType::Symlink, &wanted, POINT).unwrap().is_empty());
             let found = at(&at_dir, link).unwrap();
             assert_eq!((found.modified, found.extended), (wanted.modified, Vec::new()), "{link}");
         }
         assert_eq!(at(&at_dir, "target").unwrap(), before);
+    }
+
+    /// Who may write in the directory puts a name of root's file where a pipe was made, to be given the file.
+    #[test]
+    fn what_took_the_place_of_something_new_gets_no_attributes() {
+        let dir = tempfile::tempdir().unwrap();
+        let at_dir = open(dir.path());
+        for name in ["file", "taken"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        std::fs::hard_link(dir.path().join("file"), dir.path().join("other name")).unwrap();
+        for name in ["pipe", "pipe of another"] {
+            fs::mknodat(&at_dir, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        }
+        std::fs::hard_link(dir.path().join("pipe of another"), dir.path().join("its name")).unwrap();
+        for (name, kind) in [
+            ("other name", FileType::Fifo),
+            ("other name", FileType::RegularFile),
+            ("taken", FileType::Fifo),
+            ("its name", FileType::Fifo),
+        ] {
+            let before = at(&at_dir, name).unwrap();
+            apply_to_new(&at_dir, name, kind, &attributes(&[]), POINT).unwrap_err();
+            assert_eq!(at(&at_dir, name).unwrap(), before, "{name}");
+        }
+        apply_to_new(&at_dir, "pipe", FileType::Fifo, &attributes(&[]), POINT).unwrap();
     }
 
     #[test]

@@ -292,7 +292,7 @@ fn rename_in_steps(
 }
 
 /// Whether nobody may do anything with a directory: bindfs makes one without the sticky bit.
-fn is_placeholder(found: &Stat) -> bool {
+pub(super) fn is_placeholder(found: &Stat) -> bool {
     is_dir(found) && !Mode::from_raw_mode(found.st_mode).intersects(Mode::RWXU | Mode::RWXG | Mode::RWXO)
 }
 
@@ -313,6 +313,20 @@ pub(super) fn sync(dir: impl AsFd, point: &'static str) -> io::Result<()> {
     point::reach(point);
     Ok(fs::fsync(dir)?)
 }
+
+/// Whether `syncfs` does nothing here, without an error: file systems that run as programs aren't asked (`fuse_sync_fs` in the
+/// kernel). So each file has to be waited for by itself.
+pub(super) fn has_no_syncfs(dir: impl AsFd) -> io::Result<bool> {
+    Ok(fs::fstatfs(dir)?.f_type == FUSE)
+}
+
+/// Waits until a file is on the disk, where waiting for the whole file system does nothing.
+pub(crate) fn wait_for_file(file: &std::fs::File) -> io::Result<()> {
+    if has_no_syncfs(file)? { sync(file, "restore a backup: sync the files") } else { Ok(()) }
+}
+
+/// From the kernel's `magic.h`.
+const FUSE: fs::FsWord = 0x6573_5546;
 
 /// The error code, for what isn't a failure everywhere.
 pub(super) fn errno(error: &io::Error) -> Option<Errno> {

@@ -28,6 +28,8 @@ const ATTEMPTS_MAX: usize = 3;
 const SET_ATTRIBUTES: &str = "copy: set attributes";
 const MAKE_FILE: &str = "copy: make a file";
 const MAKE_LINK: &str = "copy: make a link";
+/// Of everything, or where that isn't possible of each.
+pub(super) const SYNC: &str = "copy: sync";
 
 /// A failure, and at which path below the directory.
 #[derive(Debug)]
@@ -46,7 +48,8 @@ impl Failure {
 /// empty directory of the same file system for what has several names, and `owner` to whom directories belong until they
 /// have their own owner, so that a crash leaves nothing that the store's owner can't remove.
 pub(super) fn copy(source: OwnedFd, copy: OwnedFd, links: &OwnedFd, owner: Ownership) -> Result<(), Failure> {
-    walk(Pair { source, copy }, &mut Copying { links, owner, buffer: vec![0; CHUNK_OCTETS] })
+    let has_no_syncfs = beneath::has_no_syncfs(links).map_err(Failure::at(Path::new("")))?;
+    walk(Pair { source, copy }, &mut Copying { links, owner, has_no_syncfs, buffer: vec![0; CHUNK_OCTETS] })
 }
 
 /// What a comparison asks for.
@@ -169,6 +172,8 @@ struct Copying<'l> {
     /// memory that holds them.
     links: &'l OwnedFd,
     owner: Ownership,
+    /// Whether each file and directory has to be waited for by itself.
+    has_no_syncfs: bool,
     buffer: Vec<u8>,
 }
 
@@ -202,7 +207,8 @@ impl Visitor for Copying<'_> {
     }
 
     fn leave(&mut self, copy: &OwnedFd, attributes: &Attributes) -> io::Result<()> {
-        all_set(attributes::apply(copy, attributes, SET_ATTRIBUTES)?)
+        all_set(attributes::apply(copy, attributes, SET_ATTRIBUTES)?)?;
+        if self.has_no_syncfs { beneath::sync(copy, SYNC) } else { Ok(()) }
     }
 }
 
@@ -223,7 +229,7 @@ impl Copying<'_> {
             _ => fs::mknodat(&pair.copy, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)?,
         }
         let attributes = attributes::at(&pair.source, name)?;
-        all_set(attributes::apply_at(&pair.copy, name, &attributes, SET_ATTRIBUTES)?)
+        all_set(attributes::apply_to_new(&pair.copy, name, kind, &attributes, SET_ATTRIBUTES)?)
     }
 
     fn copy_file(&mut self, pair: &Pair, name: &CStr) -> io::Result<()> {
@@ -239,7 +245,8 @@ impl Copying<'_> {
             }
             if moments(&before) == moments(&fs::fstat(&source)?) {
                 let attributes = attributes::of(&source)?;
-                return all_set(attributes::apply(&copy, &attributes, SET_ATTRIBUTES)?);
+                all_set(attributes::apply(&copy, &attributes, SET_ATTRIBUTES)?)?;
+                return if self.has_no_syncfs { beneath::sync(&copy, SYNC) } else { Ok(()) };
             }
             copy.set_len(0)?;
             // It may have been replaced.

@@ -11,8 +11,7 @@ use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-use super::beneath::{Mounts, entries, errno, is_dir, open_dir, remove_dir, rename, stat, sync};
-use super::locks;
+use super::beneath::{Mounts, entries, errno, is_dir, is_placeholder, open_dir, remove_dir, rename, stat, sync};
 use super::moving::{self, Move};
 use super::stage::{self, Purpose};
 use super::{Storage, refused, split};
@@ -32,7 +31,7 @@ pub(crate) enum Standing {
     File(File),
     /// A symbolic link that leads there.
     Link(PathBuf),
-    /// Something else; or something that isn't a directory, or is mounted, stands on the way.
+    /// Something else, or something that isn't a directory stands on the way.
     Other,
 }
 
@@ -46,38 +45,13 @@ impl Present {
         self.look(path).map_err(refused)
     }
 
-    /// What SQLite would take for one database with a file at this path: nothing of that may come from another.
-    pub(crate) fn other_part(&self, path: &Path) -> Result<Option<PathBuf>> {
-        self.find_other_part(path).map_err(refused)
-    }
-
-    fn find_other_part(&self, path: &Path) -> io::Result<Option<PathBuf>> {
-        let octets = path.as_os_str().as_bytes();
-        for suffix in [locks::WAL, locks::JOURNAL, locks::SHM] {
-            let Some(base) = octets.strip_suffix(suffix.as_bytes()) else { continue };
-            let base = Path::new(OsStr::from_bytes(base));
-            if matches!(self.look(base)?, Standing::File(file) if locks::is_database(&file)?) {
-                return Ok(Some(path.to_owned()));
-            }
-        }
-        for suffix in [locks::WAL, locks::JOURNAL] {
-            let beside = PathBuf::from(OsStr::from_bytes(&[octets, suffix.as_bytes()].concat()));
-            if matches!(self.look(&beside)?, Standing::File(file) if locks::is_log(&file)?) {
-                return Ok(Some(beside));
-            }
-        }
-        Ok(None)
-    }
-
     fn look(&self, path: &Path) -> io::Result<Standing> {
         let Some(top) = &self.0 else { return Ok(Standing::Nothing) };
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(Standing::Directory) };
         let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
-        let dir = match open_dir(top, above, Mounts::Refuse) {
+        let dir = match open_dir(top, above, Mounts::Enter) {
             Err(error) if errno(&error) == Some(Errno::NOENT) => return Ok(Standing::Nothing),
-            Err(error) if matches!(errno(&error), Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV)) => {
-                return Ok(Standing::Other);
-            }
+            Err(error) if matches!(errno(&error), Some(Errno::LOOP | Errno::NOTDIR)) => return Ok(Standing::Other),
             dir => dir?,
         };
         let Some(found) = stat(&dir, name)? else { return Ok(Standing::Nothing) };
@@ -107,7 +81,7 @@ impl Storage {
     pub(crate) fn present(&self, id: UserId, path: &StoragePath) -> Result<Present> {
         let in_trash = id.to_string();
         for (root, name) in [(&self.storage, path.as_str()), (&self.trash, &*in_trash)] {
-            match open_dir(root, name, Mounts::Refuse) {
+            match open_dir(root, name, Mounts::Enter) {
                 Err(error) if errno(&error) == Some(Errno::NOENT) => {}
                 opened => return Ok(Present(Some(opened.map_err(refused)?))),
             }
@@ -124,21 +98,24 @@ impl Storage {
         let (above, last) = split(path);
         let run = || {
             let parent = self.make_lineage(above)?;
+            let moved = Move {
+                from: Some(&self.data),
+                name: CString::new(stage)?,
+                to: &parent,
+                new_name: CString::new(last)?,
+                work: moving::work_of(id)?,
+                point: MOVE,
+            };
+            // A move of the whole stage, which a crash has interrupted.
+            self.go_on(&moved)?;
             let staged = match open_dir(&self.data, stage, Mounts::Refuse) {
                 // It was done before.
                 Err(error) if errno(&error) == Some(Errno::NOENT) => None,
                 staged => Some(staged?),
             };
-            match (staged, stat(&parent, last)?) {
+            match (staged, stat(&parent, last)?.filter(|found| !is_placeholder(found))) {
                 (None, _) => {}
-                (Some(_), None) => self.move_dir(&Move {
-                    from: Some(&self.data),
-                    name: CString::new(stage)?,
-                    to: &parent,
-                    new_name: CString::new(last)?,
-                    work: moving::work_of(id)?,
-                    point: MOVE,
-                })?,
+                (Some(_), None) => self.move_dir(&moved)?,
                 (Some(staged), Some(_)) => {
                     merge_dir(&staged, &open_dir(&parent, last, Mounts::Refuse)?)?;
                     if !remove_empty(&self.data, stage)? {

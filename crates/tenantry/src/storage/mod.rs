@@ -46,6 +46,7 @@ use uuid::Uuid;
 
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 pub(crate) use attributes::{Attributes, Extended, Modified};
+pub(crate) use beneath::wait_for_file;
 use beneath::{Mounts, entries, errno, make_dir, open_dir, rename, stat, sync};
 pub(crate) use merge::{Present, Standing};
 use moving::Move;
@@ -57,7 +58,7 @@ pub(crate) use survey::{EntryKind, Look, Rights, is_own_file};
 pub(crate) use target::Target;
 pub(crate) use transfer::{Identity, Item, KeptAway, Opened, SEGMENTS_MAX, Segment, Source};
 pub(crate) use tree::{Measured, Removal};
-pub(crate) use unpack::{AllUnset, Unpacking};
+pub(crate) use unpack::Unpacking;
 
 const STORAGE: &str = "storage";
 const TRASH: &str = "trash";
@@ -233,10 +234,11 @@ impl Storage {
     /// Writes a file that is on the disk, though perhaps not its name.
     fn write_file(&self, dir: &OwnedFd, name: &str, text: &[u8], point: &'static str) -> io::Result<()> {
         crate::point::reach(point);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = match fs::openat(dir, name, flags, PRIVATE_FILE) {
-            // What a crash left before it got the rights that the umask had taken away.
-            Err(Errno::ACCESS) => {
+            // What a crash left. It isn't written to: it may be another name of somebody else's file, put there for root
+            // to empty and to give away.
+            Err(Errno::EXIST) => {
                 fs::unlinkat(dir, name, AtFlags::empty())?;
                 fs::openat(dir, name, flags, PRIVATE_FILE)?
             }

@@ -79,7 +79,7 @@ impl Storage {
     /// Moves a directory to where nothing stands, and goes on with what an interrupted move left. `NOENT` if there is none,
     /// be it because it was moved before.
     pub(super) fn move_dir(&self, moved: &Move<'_>) -> io::Result<()> {
-        if stat(moved.to, &*moved.work)?.is_some() && self.take_up(moved)? {
+        if self.go_on(moved)? {
             return Ok(());
         }
         let from = moved.from.ok_or(Errno::NOENT)?;
@@ -99,11 +99,19 @@ impl Storage {
         self.finish(moved)
     }
 
-    /// Goes on with what a crash left in the work place, and returns whether that ended the move.
+    /// Goes on with the copy that a crash has interrupted, if there is one, and returns whether that ended the move.
+    pub(super) fn go_on(&self, moved: &Move<'_>) -> io::Result<bool> {
+        Ok(stat(moved.to, &*moved.work)?.is_some() && self.take_up(moved)?)
+    }
+
+    /// Does so with what is in the work place.
     fn take_up(&self, moved: &Move<'_>) -> io::Result<bool> {
         let work = match open_dir(moved.to, &*moved.work, Mounts::Refuse) {
-            Ok(work) => work,
-            Err(_) => return clear(moved).map(|()| false),
+            // Nothing of ours.
+            Err(error) if matches!(errno(&error), Some(Errno::LOOP | Errno::NOTDIR)) => {
+                return clear(moved).map(|()| false);
+            }
+            work => work?,
         };
         if stat(&work, WHOLE)?.is_none() {
             return clear(moved).map(|()| false);
@@ -146,7 +154,7 @@ impl Storage {
             let source = open_accessible(from, &moved.name)?;
             copying::copy(again(&source)?, again(&content)?, &links, self.owner).map_err(failed)?;
             remove(&work, LINKS)?;
-            crate::point::reach("copy: sync");
+            crate::point::reach(copying::SYNC);
             fs::syncfs(&work)?;
             match compare(source, content, Comparison::Same).map_err(failed)? {
                 Some(path) => different = path,

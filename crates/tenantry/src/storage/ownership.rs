@@ -4,13 +4,15 @@
 //! that only root may write. So root gives what it makes to the owner of the store, as SQLite does with its log. And
 //! the umask takes away what a caller's other files shouldn't have; the owner's own rights it leaves here.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::{self, AtFlags, CWD, Gid, Mode, OFlags, Stat, Uid};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::beneath::PRIVATE;
@@ -35,16 +37,6 @@ impl Ownership {
     /// Returns the same from a descriptor of the data directory.
     pub(super) fn of_store_in(data: impl AsFd) -> io::Result<Self> {
         Ok(if geteuid().is_root() { Self::of(&owner(data)?) } else { Self::default() })
-    }
-
-    /// Returns the ownership of what is made at this path: that of the next directory that exists, itself or above.
-    pub(crate) fn of_place(path: &Path) -> io::Result<Self> {
-        if !geteuid().is_root() {
-            return Ok(Self::default());
-        }
-        let exists = |path: &&Path| path.as_os_str().is_empty() || path.exists();
-        let place = path.ancestors().find(exists).filter(|path| !path.as_os_str().is_empty());
-        Ok(Self::of(&fs::stat(place.unwrap_or(Path::new(".")))?))
     }
 
     /// Returns the numbers of the owner and the group, if something is given away.
@@ -93,23 +85,51 @@ impl Ownership {
 
     /// Makes a directory that isn't there yet, for its owner alone.
     pub(crate) fn make_private_dir(self, path: &Path) -> io::Result<()> {
-        DirBuilder::new().mode(PRIVATE.bits()).create(path)?;
-        let made = self.give_private_dir(path);
+        let (above, name) = open_above(path)?;
+        self.make_private_dir_in(&above, name)
+    }
+
+    /// Makes a directory that isn't there yet, for its owner alone. In somebody's directory it is theirs, whoever makes it.
+    pub(crate) fn make_dir_of_place(path: &Path) -> io::Result<()> {
+        let (above, name) = open_above(path)?;
+        let owner = if geteuid().is_root() { Self::of(&fs::fstat(&above)?) } else { Self::default() };
+        owner.make_private_dir_in(&above, name)
+    }
+
+    /// From a descriptor of the directory above: who may change the path to that could otherwise lead it elsewhere once the new
+    /// directory is made, and be given one of root's that was there before.
+    fn make_private_dir_in(self, above: &OwnedFd, name: &OsStr) -> io::Result<()> {
+        fs::mkdirat(above, name, PRIVATE)?;
+        let made = self.give_private_dir_in(above, name);
         if made.is_err() {
-            let _ = std::fs::remove_dir(path);
+            let _ = fs::unlinkat(above, name, AtFlags::REMOVEDIR);
         }
         made
     }
 
     /// Gives a new directory the owner's rights that the umask has taken away, and gives it to the owner.
     pub(crate) fn give_private_dir(self, path: &Path) -> io::Result<()> {
+        let (above, name) = open_above(path)?;
+        self.give_private_dir_in(&above, name)
+    }
+
+    fn give_private_dir_in(self, above: &OwnedFd, name: &OsStr) -> io::Result<()> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = fs::open(path, flags, Mode::empty())?;
+        let dir = fs::openat(above, name, flags, Mode::empty())?;
         if !Mode::from_raw_mode(fs::fstat(&dir)?.st_mode).contains(PRIVATE) {
             change_mode(&dir, PRIVATE)?;
         }
         self.give(dir)
     }
+}
+
+/// Opens the directory above a path, which may be reached over links, and returns it with the last name of the path.
+fn open_above(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
+    // A path that ends in `..` is that of a directory which is there.
+    let name = path.file_name().ok_or(Errno::EXIST)?;
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok((fs::open(above, flags, Mode::empty())?, name))
 }
 
 /// Returns the metadata of what says whose a store is: the database or, if that is root's or missing, the data
@@ -132,4 +152,57 @@ pub(super) fn change_mode(named: impl AsFd, mode: Mode) -> io::Result<()> {
     // The detour through /proc is how the mode behind an O_PATH descriptor is changed before Linux 6.6.
     let path = format!("/proc/self/fd/{}", named.as_fd().as_raw_fd());
     Ok(fs::chmodat(CWD, path, mode, AtFlags::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use rustix::fs::RenameFlags;
+
+    use super::*;
+
+    /// More than it takes to lose the race with paths, on one processor too.
+    const ROUNDS: usize = 2_000;
+    const NOBODY: u32 = 65_534;
+
+    /// Root has made `above/made`, and before it is given away, `above` leads to where root's own `made` is.
+    #[test]
+    fn a_directory_of_roots_is_not_given_away_in_a_race_with_who_controls_the_one_above() {
+        if !geteuid().is_root() {
+            // Past the test harness, which keeps what a test that succeeds prints.
+            let _ =
+                std::io::Write::write_all(&mut std::io::stderr(), b"SKIPPED: only root can give away a directory\n");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        let (theirs, roots) = (at("theirs/made"), at("roots/made"));
+        std::fs::create_dir_all(&roots).unwrap();
+        std::fs::create_dir_all(at("theirs")).unwrap();
+        std::os::unix::fs::chown(at("theirs"), Some(NOBODY), Some(NOBODY)).unwrap();
+        symlink("roots", at("link")).unwrap();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    fs::renameat_with(CWD, at("theirs"), CWD, at("link"), RenameFlags::EXCHANGE).unwrap();
+                }
+            });
+            let theirs_is_given = (0..ROUNDS).filter(|_| {
+                let owner = Ownership(Some((Uid::from_raw(NOBODY), Gid::from_raw(NOBODY))));
+                // Something stands there already, or the one above is a link at the wrong moment.
+                let _ = owner.make_private_dir(&theirs);
+                let _ = Ownership::make_dir_of_place(&theirs);
+                let made = [at("theirs"), at("link")].into_iter().map(|above| above.join("made"));
+                let theirs = made.filter(|made| std::fs::metadata(made).is_ok_and(|made| made.uid() == NOBODY));
+                theirs.map(|made| drop(std::fs::remove_dir(made))).count() > 0
+            });
+            let count = theirs_is_given.count();
+            is_over.store(true, Ordering::Relaxed);
+            assert!(count > 0, "nothing was ever made");
+        });
+        assert_eq!(std::fs::metadata(&roots).unwrap().uid(), 0);
+    }
 }

@@ -6,11 +6,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use rustix::fs::{self, AtFlags, FileType, Gid, Mode, Stat, Uid};
+use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use super::beneath::{self, Mounts, PRIVATE, errno, is_dir, open_dir, stat};
-use super::{QUARANTINE, STORAGE, Storage, TRASH, ownership, refused};
+use super::{QUARANTINE, STORAGE, Storage, TRASH, blocked, ownership, refused};
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 
 /// The files in the data directory that every program needs that has the store open.
@@ -178,8 +178,15 @@ impl Storage {
             let owner = ownership::owner(&self.data)?;
             let (user, group) = (Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)));
             if FILES.iter().any(|name| Path::new(name) == path) {
-                // Not opened: that would end SQLite's locks.
-                return Ok(fs::chownat(&self.data, path, user, group, AtFlags::SYMLINK_NOFOLLOW)?);
+                // Opened only to name it: to close another descriptor would end SQLite's locks.
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = fs::openat(&self.data, path, flags, Mode::empty())?;
+                let found = fs::fstat(&file)?;
+                if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile || found.st_nlink > 1 {
+                    // Whoever may write in the data directory has perhaps put a name of another's file there.
+                    return Err(io::Error::other(blocked("it is no file, or has another name (a hard link)")));
+                }
+                return Ok(fs::chownat(file, "", user, group, AtFlags::EMPTY_PATH)?);
             }
             let dir = beneath::open_path(&self.data, path)?;
             Ok(fs::chownat(dir, "", user, group, AtFlags::EMPTY_PATH)?)

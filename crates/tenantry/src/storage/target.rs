@@ -248,7 +248,7 @@ fn make(path: &Path) -> io::Result<OwnedFd> {
     if path.is_symlink() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "a symbolic link that leads to nothing"));
     }
-    Ownership::of_place(path)?.make_private_dir(path)?;
+    Ownership::make_dir_of_place(path)?;
     let made = sync_above(path).and_then(|()| open_top(path));
     if made.is_err() {
         let _ = remove_made(path);

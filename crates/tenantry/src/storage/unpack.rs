@@ -3,14 +3,14 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::attributes::{self, Attribute, Attributes, Unset};
-use super::beneath::{Mounts, PRIVATE, make_dir, open_dir};
+use super::beneath::{self, Mounts, PRIVATE, make_dir, open_dir};
 use super::transfer::Segment;
 use super::{Ownership, file_error, refused};
 use crate::{Error, ErrorKind, Result};
@@ -19,18 +19,6 @@ use crate::{Error, ErrorKind, Result};
 const FILE_MODE: u32 = 0o777;
 /// And of a directory's, where these bits only say who gets what is made in it.
 const DIRECTORY_MODE: u32 = 0o3777;
-
-/// How many of the attributes that could not be set are named.
-const UNSET_NAMED_MAX: usize = 100;
-
-/// The attributes of files that could not be set.
-#[derive(Debug, Default)]
-pub(crate) struct AllUnset {
-    /// The first of them: of which file or directory, and why.
-    pub(crate) named: Vec<(PathBuf, String)>,
-    /// How many there are, named or not.
-    pub(crate) count: u64,
-}
 
 /// Writes the files of an archive below a directory where nobody else writes.
 ///
@@ -48,14 +36,18 @@ pub(crate) struct Unpacking {
     former: Option<(u32, u32)>,
     /// The directories of one user, whose attributes are still to be set: each before those in it.
     directories: Vec<(PathBuf, Attributes)>,
-    unset: AllUnset,
+    /// How many attributes of the user's could not be set.
+    unset: u64,
+    /// Whether each file and directory has to be waited for by itself, since waiting for all of them does nothing.
+    has_no_syncfs: bool,
 }
 
 impl Unpacking {
     pub(super) fn new(top: OwnedFd, owner: Ownership, former: Option<(u32, u32)>, point: &'static str) -> Result<Self> {
         let stat = fs::fstat(&top).map_err(|error| refused(error.into()))?;
         let ids = owner.ids().unwrap_or((stat.st_uid, stat.st_gid));
-        Ok(Self { top, point, last: None, owner, ids, former, directories: Vec::new(), unset: AllUnset::default() })
+        let has_no_syncfs = beneath::has_no_syncfs(&top).map_err(refused)?;
+        Ok(Self { top, point, last: None, owner, ids, former, directories: Vec::new(), unset: 0, has_no_syncfs })
     }
 
     /// Makes a directory, with those above it.
@@ -63,7 +55,7 @@ impl Unpacking {
         let mut attributes = attributes.clone();
         attributes.mode &= DIRECTORY_MODE;
         if !self.directories.first().is_some_and(|(top, _)| path.starts_with(top)) {
-            self.finish_user()?;
+            self.finish()?;
             // A user's directory itself is the store's, and for its owner alone.
             attributes.mode = PRIVATE.bits();
             attributes.extended.retain(|extended| !extended.is_access());
@@ -73,21 +65,20 @@ impl Unpacking {
         Ok(())
     }
 
-    /// Gives what was written last its attributes, and returns those of all that could not be set.
-    pub(crate) fn finish(mut self) -> Result<AllUnset> {
-        self.finish_user()?;
-        Ok(self.unset)
-    }
-
     /// Gives the directories of the user who was written last their attributes.
-    fn finish_user(&mut self) -> Result<()> {
+    pub(crate) fn finish(&mut self) -> Result<()> {
         // None is entered any more after it: its mode may forbid that.
-        self.last = None;
+        self.leave_last()?;
         for (path, attributes) in std::mem::take(&mut self.directories).into_iter().rev() {
             let name = if path.as_os_str().is_empty() { Path::new(".") } else { &*path };
             let dir = open_dir(&self.top, name, Mounts::Enter).map_err(refused)?;
             let unset = attributes::apply(&dir, &self.adjusted(&attributes), self.point).map_err(unwritable)?;
             self.note(&path, unset);
+            self.sync(&dir)?;
+        }
+        match std::mem::take(&mut self.unset) {
+            0 => {}
+            count => tracing::warn!(count, "attributes of a user's files can't be set on this file system"),
         }
         Ok(())
     }
@@ -95,15 +86,29 @@ impl Unpacking {
     fn open(&mut self, path: &Path) -> Result<&OwnedFd> {
         let dir = match self.last.take() {
             Some((last, dir)) if last == path => dir,
-            _ => {
+            last => {
+                self.last = last;
+                self.leave_last()?;
                 let mut here = open_dir(&self.top, ".", Mounts::Enter).map_err(refused)?;
                 for name in path {
-                    here = make_dir(&here, name, self.owner, self.point).map_err(refused)?;
+                    let made = make_dir(&here, name, self.owner, self.point).map_err(refused)?;
+                    self.sync(&here)?;
+                    here = made;
                 }
                 here
             }
         };
         Ok(&self.last.insert((path.to_owned(), dir)).1)
+    }
+
+    /// Is done with the directory that was written to last, for now.
+    fn leave_last(&mut self) -> Result<()> {
+        self.last.take().map_or(Ok(()), |(_, dir)| self.sync(dir))
+    }
+
+    /// Waits for a file or directory, where that isn't possible for all of them in the end.
+    fn sync(&self, file: impl AsFd) -> Result<()> {
+        if self.has_no_syncfs { beneath::sync(file, self.point).map_err(unwritable) } else { Ok(()) }
     }
 
     /// Writes a file that isn't there yet, into a directory that is made if need be. Of a sparse file, the octets are those of its
@@ -118,7 +123,7 @@ impl Unpacking {
         let (above, name) = split(path)?;
         let mut attributes = self.adjusted(attributes);
         attributes.mode &= FILE_MODE;
-        let (point, dir) = (self.point, self.open(above)?);
+        let (point, has_no_syncfs, dir) = (self.point, self.has_no_syncfs, self.open(above)?);
         crate::point::reach(point);
         let mut write = || -> io::Result<Vec<Unset>> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -127,7 +132,11 @@ impl Unpacking {
                 None => drop(io::copy(octets, &mut file)?),
                 Some((segments, length)) => write_segments(segments, length, octets, &mut file)?,
             }
-            attributes::apply(&file, &attributes, point)
+            let unset = attributes::apply(&file, &attributes, point)?;
+            if has_no_syncfs {
+                beneath::sync(&file, point)?;
+            }
+            Ok(unset)
         };
         let unset = write().map_err(unwritable)?;
         self.note(path, unset);
@@ -160,7 +169,9 @@ impl Unpacking {
         let (point, dir) = (self.point, self.open(above)?);
         crate::point::reach(point);
         let made = fs::symlinkat(target, dir, &*name).map_err(io::Error::from);
-        let unset = made.and_then(|()| attributes::apply_at(dir, &*name, &attributes, point)).map_err(unwritable)?;
+        let unset = made
+            .and_then(|()| attributes::apply_to_new(dir, &*name, FileType::Symlink, &attributes, point))
+            .map_err(unwritable)?;
         self.note(path, unset);
         Ok(())
     }
@@ -173,7 +184,9 @@ impl Unpacking {
         let (point, dir) = (self.point, self.open(above)?);
         crate::point::reach(point);
         let made = fs::mknodat(dir, &*name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).map_err(io::Error::from);
-        let unset = made.and_then(|()| attributes::apply_at(dir, &*name, &attributes, point)).map_err(unwritable)?;
+        let unset = made
+            .and_then(|()| attributes::apply_to_new(dir, &*name, FileType::Fifo, &attributes, point))
+            .map_err(unwritable)?;
         self.note(path, unset);
         Ok(())
     }
@@ -191,11 +204,8 @@ impl Unpacking {
     fn note(&mut self, path: &Path, unset: Vec<Unset>) {
         // Owners come back where the process may set them, which isn't expected elsewhere.
         for unset in unset.into_iter().filter(|unset| !matches!(unset.attribute, Attribute::Owner | Attribute::Group)) {
-            self.unset.count += 1;
-            if self.unset.named.len() < UNSET_NAMED_MAX {
-                let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-                self.unset.named.push((path.to_owned(), unset.to_string()));
-            }
+            tracing::debug!(path = %path.display(), %unset, "an attribute can't be set");
+            self.unset += 1;
         }
     }
 }

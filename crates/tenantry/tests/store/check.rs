@@ -577,6 +577,25 @@ fn a_mode_that_lets_others_in_or_the_owner_out_is_found_and_set() {
     assert_eq!(mode(fixture.at(&of_ada)), 0o700);
 }
 
+/// Who may write in the data directory has another's file there under a name of the store's, for root to give it away.
+#[test]
+fn a_file_with_another_name_is_not_given_to_the_owner() {
+    let fixture = Fixture::new();
+    if fs::metadata(fixture.place.database()).unwrap().uid() != 0 {
+        writeln!(std::io::stderr(), "SKIPPED: only root can give a file to somebody else").unwrap();
+        return;
+    }
+    let (lock, elsewhere) = (fixture.at("tenantry.lock"), fixture.at("backups"));
+    chown(&lock, Some(4_711), None).unwrap();
+    fs::hard_link(&lock, &elsewhere).unwrap();
+    let repaired = fixture.repair(EVEN_IF_MANY).unwrap();
+    assert_eq!(repaired.failures.len(), 1, "{repaired:?}");
+    assert_eq!(fs::metadata(&lock).unwrap().uid(), 4_711);
+    fs::remove_file(elsewhere).unwrap();
+    assert!(fixture.repair(EVEN_IF_MANY).unwrap().failures.is_empty());
+    assert_eq!(fs::metadata(&lock).unwrap().uid(), 0);
+}
+
 #[test]
 fn a_directory_of_another_owner_is_found_and_given_back_by_root() {
     let fixture = Fixture::new();

@@ -710,6 +710,24 @@ pub(crate) fn child_purges(data_dir: &Path) {
     block_on(store.close()).unwrap();
 }
 
+/// The store writes its marker as root into a directory of somebody's, who has another's file there under the name that it has
+/// until it is whole.
+#[test]
+fn a_file_with_a_name_of_the_stores_is_neither_emptied_nor_given_away() {
+    let place = SqlitePlace::new();
+    let other = place.data_dir().with_file_name("of another");
+    fs::create_dir_all(place.data_dir().join("storage")).unwrap();
+    set_mode(place.data_dir(), 0o700);
+    set_mode(place.data_dir().join("storage"), 0o700);
+    fs::write(&other, "hello").unwrap();
+    set_mode(&other, 0o644);
+    fs::hard_link(&other, place.data_dir().join("storage/.tenantry-store.new")).unwrap();
+    block_on(place.open().close()).unwrap();
+    assert_eq!(fs::read_to_string(&other).unwrap(), "hello");
+    assert_eq!(mode(&other), 0o644);
+    assert_eq!(check(&place.data_dir()), []);
+}
+
 #[test]
 fn directories_are_private_whatever_the_umask() {
     for umask in ["0000", "0077"] {
