@@ -168,11 +168,10 @@ impl FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self> {
         let refuse = |message| Error::new(ErrorKind::InvalidTimestamp, message);
         if !has_rfc3339_form(text) {
-            let is_far = has_far_year(text);
-            return Err(refuse(if is_far {
-                OUT_OF_RANGE
-            } else {
-                "not an RFC 3339 time such as 2026-11-23T07:30:00Z"
+            return Err(refuse(match text {
+                _ if has_far_year(text) => OUT_OF_RANGE,
+                _ if is_leap_second(text) => "a leap second, which can't be stored",
+                _ => "not an RFC 3339 time such as 2026-11-23T07:30:00Z",
             }));
         }
         let moment: jiff::Timestamp = text.parse().map_err(|error| {
@@ -196,6 +195,11 @@ fn has_far_year(text: &str) -> bool {
     let digits = unsigned.unwrap_or(text).bytes().take_while(u8::is_ascii_digit).count();
     let rest = &unsigned.unwrap_or(text)[digits..];
     (digits > 4 || (digits == 4 && unsigned.is_some())) && has_rfc3339_form(&format!("2000{rest}"))
+}
+
+/// Whether a text is a time whose second is the sixtieth, which there is on some days in UTC.
+fn is_leap_second(text: &str) -> bool {
+    text.get(16..19) == Some(":60") && text.replacen(":60", ":59", 1).parse::<Timestamp>().is_ok()
 }
 
 /// Whether a text looks like `date-time` of RFC 3339, section 5.6. The parser reads more than that: ISO 8601's short
@@ -330,6 +334,27 @@ mod tests {
         assert_eq!(Timestamp::from(chrono::DateTime::from_timestamp_nanos(-1)).unix_us, -1);
         assert_eq!(Timestamp::from(jiff::Timestamp::MAX), Timestamp::MAX);
         assert_eq!(Timestamp::from(chrono::DateTime::<chrono::Utc>::MIN_UTC), Timestamp::MIN);
+    }
+
+    #[test]
+    fn a_time_that_is_none_says_why() {
+        let none = "there is no such time";
+        for (text, reason) in [
+            ("9999-12-30T22:00:00.000001Z", OUT_OF_RANGE),
+            ("9999-12-31T23:59:59Z", OUT_OF_RANGE),
+            ("0000-12-31T23:59:59Z", OUT_OF_RANGE),
+            ("-0001-01-01T00:00:00Z", OUT_OF_RANGE),
+            ("+12026-01-01T00:00:00+01:00", OUT_OF_RANGE),
+            ("12026-01-01T00:00:00Z", OUT_OF_RANGE),
+            ("9999-02-29T00:00:00Z", none),
+            ("2026-02-29T00:00:00Z", none),
+            ("2026-01-01T24:00:00Z", none),
+            ("2016-12-31T23:59:60Z", "a leap second, which can't be stored"),
+            ("2016-13-31T23:59:60Z", "not an RFC 3339 time such as 2026-11-23T07:30:00Z"),
+            ("2026-01-01", "not an RFC 3339 time such as 2026-11-23T07:30:00Z"),
+        ] {
+            assert_eq!(text.parse::<Timestamp>().unwrap_err().to_string(), reason, "{text}");
+        }
     }
 
     #[test]

@@ -310,3 +310,21 @@ fn files_of_spreadsheets_are_imported_or_named() {
         assert!(stderr.contains(what) && !session.path("other").exists(), "{stderr}");
     }
 }
+
+/// They had been "not an RFC 3339 time".
+#[test]
+fn times_that_cannot_be_stored_are_named_on_the_command_line_too() {
+    let session = Session::new();
+    session.output(&["user", "create", "ada@example.com"]);
+    for (time, reason) in [
+        ("9999-12-31", "the time is not between 0001-01-01T00:00:00Z and 9999-12-30T22:00:00Z"),
+        ("0000-01-01", "the time is not between"),
+        ("2025-02-29", "there is no such time"),
+        ("2016-12-31T23:59:60Z", "a leap second"),
+        ("tomorrow", "not an RFC 3339 time"),
+    ] {
+        let (code, _, stderr) = session.run(&["user", "list", "--created-before", time]);
+        assert!(code == 5 && stderr.contains(reason), "{time}: {stderr}");
+    }
+    assert_eq!(session.run(&["user", "list", "--created-before", "2999-12-31"]).0, 0);
+}

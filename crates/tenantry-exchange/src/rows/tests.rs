@@ -406,6 +406,10 @@ fn a_quote_that_is_never_closed_is_named_by_its_own_line() {
     let mut reader = RowReader::new(Format::Csv, &text[..]).expect("a header");
     let error = std::iter::repeat_with(|| reader.next_row()).find_map(Result::err).expect("an error");
     assert_eq!(error.to_string(), "line 5: a quote is opened here and never closed");
+    // Two quotes for one, on a later line, open nothing.
+    let mut reader = RowReader::new(Format::Csv, &b"email\n\"a\n\"\"b\"\"\nc\n"[..]).expect("a header");
+    let error = std::iter::repeat_with(|| reader.next_row()).find_map(Result::err).expect("an error");
+    assert_eq!(error.to_string(), "line 2: a quote is opened here and never closed");
     let error = RowReader::new(Format::Csv, &b"email,\"id\n"[..]).err().expect("a bad header");
     assert_eq!(error.to_string(), "line 1: a quote is opened here and never closed");
     let long = format!("email,id\na@x,\n\"\",\n\"{}", "x\n".repeat(ROW_OCTETS_MAX));
@@ -433,4 +437,12 @@ fn times_that_are_none_say_why() {
         let csv = rows(Format::Csv, format!("email,created_at\na@x,{time}\n").as_bytes());
         assert_eq!(csv[0].1.as_ref().unwrap_err(), reason);
     }
+}
+
+/// A row that was cut off might lack more than its last field.
+#[test]
+fn a_row_with_fewer_fields_than_the_header_is_wrong() {
+    let rows = rows(Format::Csv, b"email,id\na@x\nb@x,\n");
+    assert_eq!(rows[0].1.as_ref().unwrap_err(), "the row has 1 fields and the header 2");
+    assert!(rows[1].1.is_ok());
 }
