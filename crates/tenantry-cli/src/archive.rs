@@ -27,7 +27,7 @@ pub(crate) async fn export(place: &Place, format: Format<'_>, who: &Who, file: &
     };
     let progress = Progress::new();
     let exported = export_user(&store, id, file, progress.callback()).await;
-    progress.0.finish_and_clear();
+    progress.end();
     let exported = finish(&store, exported.map_err(|error| explain(error, file, "nothing was exported"))).await?;
     did("user export-archive", id);
     show(format, file, &exported.manifest, &[("archive_bytes", json!(exported.archive_bytes))])?;
@@ -63,18 +63,21 @@ pub(crate) async fn import(place: &Place, format: Format<'_>, file: &Path) -> Re
     let who = read_user_manifest(file).await.map_err(|error| explain(error, None))?.user.id;
     if let Some(scratch) = place.scratch().await? {
         // What is damaged further down makes no store either. That there is no room to try it says nothing.
-        if let Err(error) = import_user(&scratch, file, |_, _| {}).await
+        let progress = Progress::new();
+        let tried = import_user(&scratch, file, progress.callback()).await;
+        progress.end();
+        scratch.remove().await.map_err(|failure| failure.saying("nothing was imported"))?;
+        if let Err(error) = tried
             && (matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Incompatible)
                 || Exit::of(error.kind()) == Exit::Invalid)
         {
             return Err(explain(error, Some(who)));
         }
-        scratch.close().await?;
     }
     let store = place.open_or_create().await?;
     let progress = Progress::new();
     let imported = import_user(&store, file, progress.callback()).await;
-    progress.0.finish_and_clear();
+    progress.end();
     let manifest = finish(&store, imported.map_err(|error| explain(error, Some(who)))).await?;
     did("user import-archive", manifest.user.id);
     show(format, file, &manifest, &[])?;

@@ -1,6 +1,7 @@
 //! `tenantry backup …`.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -10,6 +11,7 @@ use tenantry::{BackupManifest, BackupOptions, ErrorKind, Timestamp, create_backu
 use tenantry_exchange::printable;
 
 use crate::failure::{Exit, Failure};
+use crate::interrupt::Interrupt;
 use crate::output::{self, Format, counted};
 use crate::place::Place;
 use crate::stdio::{self, tell};
@@ -39,7 +41,7 @@ pub(crate) async fn create(
     let store = place.open().await?;
     let progress = Progress::new();
     let created = create_backup(&store, &file, BackupOptions { database_only }, progress.callback()).await;
-    progress.0.finish_and_clear();
+    progress.end();
     let backup = finish(&store, created.map_err(|error| explain(error, &file, "no backup was made"))).await?;
     if let (Some(keep), Some(dir), Some(name), 0) = (keep, file.parent(), file.file_name(), backup.incomplete) {
         rotate(dir, keep, &name.to_string_lossy())?;
@@ -68,7 +70,7 @@ pub(crate) async fn verify(format: Format<'_>, file: &Path) -> Result<(), Failur
     let file = stdio::input(file);
     let progress = Progress::new();
     let verified = verify_backup(file, progress.callback()).await;
-    progress.0.finish_and_clear();
+    progress.end();
     let verified = verified.map_err(|error| {
         // Only a backup that was read can be a bad one.
         let is_bad = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Incompatible | ErrorKind::NotFound);
@@ -100,7 +102,7 @@ pub(crate) async fn restore(format: Format<'_>, file: &Path, into: &Path) -> Res
     let file = stdio::input(file);
     let progress = Progress::new();
     let restored = restore_backup(file, into, progress.callback()).await;
-    progress.0.finish_and_clear();
+    progress.end();
     let restored = restored.map_err(|error| explain(error, file, "nothing was restored"))?;
     show(format, file, &restored.manifest, &[])?;
     if restored.report.findings.is_empty() {
@@ -118,6 +120,9 @@ pub(crate) async fn restore(format: Format<'_>, file: &Path, into: &Path) -> Res
 
 /// The failure of an archive, which is neither the store's nor its disk's.
 pub(crate) fn explain(error: tenantry::Error, file: &Path, outcome: &str) -> Failure {
+    if error.kind() == ErrorKind::Cancelled {
+        return Failure::from(error).saying(outcome);
+    }
     let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
     let cause = causes.last().map(|root| format!(" ({root})")).unwrap_or_default();
     Failure::new(Exit::of(error.kind()), format!("{}: {error}{cause}; {outcome}", file.display()))
@@ -145,19 +150,25 @@ fn show(
     output::record(format, &fields)
 }
 
-pub(crate) struct Progress(pub(crate) indicatif::ProgressBar);
+/// The progress of what has to clear away before it ends. As long as this is there, a signal asks it to.
+pub(crate) struct Progress(indicatif::ProgressBar, Interrupt);
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self(output::progress(None, "{spinner} {human_pos} files, {msg}"))
+        Self(output::progress(None, "{spinner} {human_pos} files, {msg}"), Interrupt::listen())
     }
 
-    pub(crate) fn callback(&self) -> impl Fn(u64, u64) + Send + 'static {
-        let bar = self.0.clone();
+    pub(crate) fn callback(&self) -> impl Fn(u64, u64) -> ControlFlow<()> + Send + 'static {
+        let (bar, interrupt) = (self.0.clone(), self.1.clone());
         move |files, bytes| {
             bar.set_position(files);
             bar.set_message(HumanBytes(bytes).to_string());
+            if interrupt.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         }
+    }
+
+    pub(crate) fn end(self) {
+        self.0.finish_and_clear();
     }
 }
 

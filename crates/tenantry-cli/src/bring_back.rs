@@ -119,7 +119,7 @@ pub(crate) async fn restore(
     let Options { even_if_purged, dry_run } = options;
     let how = RestoreUserOptions { even_if_purged, dry_run };
     let restored = restore_user(&store, backup, id, how, progress.callback()).await;
-    progress.0.finish_and_clear();
+    progress.end();
     let restored = finish(&store, restored.map_err(|error| of_restore(error, file))).await?;
     let fields = [
         ("file", json!(file.display().to_string())),
@@ -171,7 +171,9 @@ fn of_restore(error: tenantry::Error, file: &Path) -> Failure {
             conflict(format!("another user has the email address now{by}"))
         }
         ErrorKind::IdTaken => conflict(format!("{error}; --even-if-purged brings them back with a new one")),
-        ErrorKind::Corrupt | ErrorKind::Incompatible => explain(error, file, "nothing was restored"),
+        ErrorKind::Corrupt | ErrorKind::Incompatible | ErrorKind::Cancelled => {
+            explain(error, file, "nothing was restored")
+        }
         _ => Failure::from(error),
     }
 }

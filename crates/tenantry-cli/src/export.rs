@@ -15,7 +15,7 @@ use crate::stdio::tell;
 use crate::target::Target;
 
 pub(crate) async fn run(place: &Place, store: &Store, args: Export) -> Result<(), Failure> {
-    let interrupt = Interrupt::listen()?;
+    let interrupt = Interrupt::listen();
     let format = args.to.map_or_else(|| Format::of(&args.file), Format::from);
     let mut target = Target::create(&args.file, place, None)?;
     let count = write_users(store, format, &mut target, &interrupt).await?;

@@ -99,6 +99,7 @@ impl From<tenantry::Error> for Failure {
             ErrorKind::Io => "check the disk and the system's log",
             ErrorKind::Corrupt => "stop using it, and restore a backup into a new directory",
             ErrorKind::Internal => "please report this",
+            ErrorKind::Cancelled => return Self::new(Exit::Interrupted, "interrupted"),
             _ => return Self::new(Exit::of(error.kind()), error.to_string()),
         };
         // An operator wants to know what the system said; of a conflict there is no more to be said.

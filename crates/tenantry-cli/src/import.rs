@@ -25,7 +25,7 @@ use crate::args::{Import, OnConflict};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::{self, Interrupt};
 use crate::output::{self, counted};
-use crate::place::Place;
+use crate::place::{Place, temporary_dir};
 use crate::stdio::tell;
 use crate::target::Target;
 
@@ -35,7 +35,7 @@ const CHUNKS_WAITING_MAX: usize = 1;
 const ROWS_SHOWN_MAX: u64 = 10;
 
 pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
-    let interrupt = Interrupt::listen()?;
+    let interrupt = Interrupt::listen();
     let is_one_transaction = args.dry_run || args.on_conflict == OnConflict::Fail;
     if args.rejects.is_some() && args.on_conflict == OnConflict::Fail {
         return Err(Failure::new(
@@ -58,7 +58,7 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
     let (store, _scratch) = match place.open().await {
         Err(Failure::Told { exit: Exit::NotFound, .. }) if args.dry_run => {
             // Rehearse on an empty store that goes away.
-            let dir = tempfile::tempdir().map_err(|error| Failure::io("making a temporary directory", &error))?;
+            let dir = temporary_dir().map_err(|error| Failure::io("making a temporary directory", &error))?;
             (Store::open(dir.path()).await?, Some(dir))
         }
         Err(Failure::Told { exit: Exit::NotFound, .. }) => match place.scratch().await? {
@@ -152,6 +152,8 @@ async fn in_one_transaction(
         .write(move |tx| {
             let mut chunk = first;
             loop {
+                let stopped = chunks.interrupt.go_on();
+                stopped.map_err(|failure| Undo::Failed(failure.saying("nothing was imported")))?;
                 let (read_octets, is_last) = (chunk.read_octets, chunk.end.is_some());
                 import.importer.write(tx, chunk).map_err(|error| Undo::Failed(error.into()))?;
                 import.report().map_err(Undo::Failed)?;
@@ -325,9 +327,7 @@ impl Chunks {
     /// Waits for the next chunk, but not for longer than until Ctrl-C: a pipe may have nothing to say for hours.
     fn receive(&mut self) -> Result<Chunk, Failure> {
         loop {
-            if self.interrupt.is_requested() {
-                return Err(Failure::new(Exit::Interrupted, "interrupted"));
-            }
+            self.interrupt.go_on()?;
             match self.receiver.recv_timeout(Duration::from_millis(100)) {
                 Ok(chunk) => return chunk,
                 Err(RecvTimeoutError::Timeout) => {}

@@ -6,14 +6,14 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use std::{fs, io, thread};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// What shells add to the number of the signal that ended a process.
 const CODE_BASE: i32 = 128;
@@ -25,18 +25,29 @@ struct Signals {
     ends_at_once: Arc<AtomicBool>,
     /// The number of the signal that was caught last, or 0.
     caught: Arc<AtomicUsize>,
+    /// How many parts of the command listen.
+    listening: Mutex<usize>,
+}
+
+impl Signals {
+    fn listening(&self) -> MutexGuard<'_, usize> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn signals() -> &'static Signals {
     SIGNALS.get_or_init(|| Signals {
         ends_at_once: Arc::new(AtomicBool::new(true)),
         caught: Arc::new(AtomicUsize::new(0)),
+        listening: Mutex::new(0),
     })
 }
 
-/// Sees to it that each signal ends the process with its code.
+/// Sees to it that each signal ends the process with its code. A file that becomes larger than the process may make one
+/// (`ulimit -f`) is a failure to write, as a full disk is: by itself SIGXFSZ would end the process in the middle.
 pub(crate) fn install() -> Result<(), Failure> {
     let signals = signals();
+    flag::register(SIGXFSZ, Arc::default()).map_err(|error| Failure::io("listening for signals", &error))?;
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         // `nohup` ignores it for the program that it starts.
         if signal == SIGHUP && is_ignored(signal) {
@@ -70,27 +81,41 @@ pub(crate) fn code() -> Option<u8> {
     }
 }
 
-/// A command that listens: as long as there is a clone of it, the first signal is only noted.
+/// A command that listens: as long as there is one of it, the first signal is only noted.
 #[derive(Clone)]
 pub(crate) struct Interrupt(Arc<Listening>);
 
 struct Listening(&'static Signals);
 
 impl Interrupt {
-    pub(crate) fn listen() -> Result<Self, Failure> {
+    pub(crate) fn listen() -> Self {
         let signals = signals();
-        signals.ends_at_once.store(false, Ordering::Relaxed);
-        Ok(Self(Arc::new(Listening(signals))))
+        let mut listening = signals.listening();
+        *listening += 1;
+        // A second signal still ends what had begun to listen before the first.
+        if *listening == 1 && signals.caught.load(Ordering::Relaxed) == 0 {
+            signals.ends_at_once.store(false, Ordering::Relaxed);
+        }
+        Self(Arc::new(Listening(signals)))
     }
 
     pub(crate) fn is_requested(&self) -> bool {
         self.0.0.caught.load(Ordering::Relaxed) != 0
     }
+
+    /// Fails if the command was asked to stop.
+    pub(crate) fn go_on(&self) -> Result<(), Failure> {
+        if self.is_requested() { Err(Failure::new(Exit::Interrupted, "interrupted")) } else { Ok(()) }
+    }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.0.ends_at_once.store(true, Ordering::Relaxed);
+        let mut listening = self.0.listening();
+        *listening -= 1;
+        if *listening == 0 {
+            self.0.ends_at_once.store(true, Ordering::Relaxed);
+        }
     }
 }
 

@@ -1,15 +1,17 @@
 //! Where the store is, and opening it.
 
 use std::env;
-use std::fs::{self, Metadata};
+use std::fs::{self, Metadata, Permissions};
+use std::io;
 use std::ops::Deref;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use tenantry::{ErrorKind, Store};
 
 use crate::failure::{Exit, Failure};
+use crate::interrupt::Interrupt;
 use crate::stdio::tell;
 use crate::target::directory_of;
 
@@ -102,14 +104,15 @@ impl Place {
     }
 
     /// Makes an empty store that goes away, to try on it what would be the first change of a new store. `None` if there
-    /// is a store, or nowhere to try: then the change itself tells.
+    /// is a store, or nowhere to try: then the change itself tells. A signal ends the command when it has gone.
     pub(crate) async fn scratch(&self) -> Result<Option<Scratch>, Failure> {
         if fs::symlink_metadata(self.data_dir.join("tenantry.db")).is_ok() {
             return Ok(None);
         }
-        let Ok(dir) = tempfile::tempdir() else { return Ok(None) };
+        let interrupt = Interrupt::listen();
+        let Ok(dir) = temporary_dir() else { return Ok(None) };
         let Ok(store) = Store::builder(dir.path()).allow_network_fs(true).open().await else { return Ok(None) };
-        Ok(Some(Scratch { store, dir }))
+        Ok(Some(Scratch { store, dir, interrupt }))
     }
 
     /// Opens the store, and says what there is to know of that.
@@ -118,6 +121,9 @@ impl Place {
             .create_if_missing(create_if_missing)
             .snapshot_before_upgrade(self.snapshot_before_upgrade)
             .allow_network_fs(self.allow_network_fs);
+        // A store that is just being made has temporary files.
+        let is_new = create_if_missing && fs::symlink_metadata(self.data_dir.join("tenantry.db")).is_err();
+        let interrupt = is_new.then(Interrupt::listen);
         let store = opening.open().await.map_err(|error| self.explain(error))?;
         let dir = self.data_dir.display();
         if store.was_created() {
@@ -132,6 +138,10 @@ impl Place {
         }
         if store.is_read_only() {
             tell!("the file system is read-only: {dir} is opened for reading only");
+        }
+        if let Some(stopped) = interrupt.and_then(|interrupt| interrupt.go_on().err()) {
+            store.close().await?;
+            return Err(stopped);
         }
         Ok(store)
     }
@@ -156,6 +166,18 @@ impl Place {
 pub(crate) struct Scratch {
     pub(crate) store: Store,
     pub(crate) dir: TempDir,
+    // Dropped last.
+    interrupt: Interrupt,
+}
+
+impl Scratch {
+    /// Removes the store, and fails if the command was asked to stop meanwhile.
+    pub(crate) async fn remove(self) -> Result<(), Failure> {
+        let Self { store, dir, interrupt } = self;
+        store.close().await?;
+        drop(dir);
+        interrupt.go_on()
+    }
 }
 
 impl Deref for Scratch {
@@ -164,6 +186,13 @@ impl Deref for Scratch {
     fn deref(&self) -> &Store {
         &self.store
     }
+}
+
+/// Makes a directory that goes away, for nobody else, whatever the umask is.
+pub(crate) fn temporary_dir() -> io::Result<TempDir> {
+    let dir = tempfile::tempdir()?;
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o700))?;
+    Ok(dir)
 }
 
 /// Returns whether something in the data directory is the store's by its name.

@@ -128,7 +128,7 @@ async fn usage_of_all(store: &Store, format: Format<'_>, top: u32, stored: bool)
 
 /// Measures everybody's directory, and says how many could not be.
 async fn measure_all(store: &Store) -> Result<u64, Failure> {
-    let interrupt = Interrupt::listen()?;
+    let interrupt = Interrupt::listen();
     let users = store.users_with_directory().await?;
     let progress = output::progress(Some(users.len() as u64), "{wide_bar} {human_pos}/{human_len} directories {eta}");
     let mut failed = 0;

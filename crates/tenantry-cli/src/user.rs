@@ -28,8 +28,9 @@ pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand)
             };
             if let Some(scratch) = place.scratch().await? {
                 // An argument that is refused makes no store.
-                create(&scratch, new.clone(), adopt, OnLookalike::Ignore).await?;
-                scratch.close().await?;
+                let tried = create(&scratch, new.clone(), adopt, OnLookalike::Ignore).await;
+                scratch.remove().await?;
+                tried?;
             }
             let store = place.open_or_create().await?;
             let created = create(&store, new, adopt, on_lookalike).await;

@@ -97,6 +97,8 @@ pub enum ErrorKind {
     /// again with the next operation on the user and when the store is opened. An operation that meets such a change, and
     /// can't go on before that is done, fails with it too: then it did nothing itself.
     Unfinished,
+    /// The caller has ended the operation, through the callback for its progress. Nothing was done, and nothing is left.
+    Cancelled,
     /// The store was closed.
     Closed,
     /// A mistake in Tenantry or in the SQL of a caller's closure.
@@ -115,7 +117,7 @@ pub enum ErrorClass {
     Invalid,
     /// A condition that the request named doesn't hold (412).
     Precondition,
-    /// Nothing was done, and the same request may succeed after a pause (503 with `Retry-After`).
+    /// Nothing was done, and the same request may succeed after a pause (503 with `Retry-After`). Or the caller has ended it.
     Busy,
     /// The store can't do this until an operator has changed something (503).
     Unavailable,
@@ -148,7 +150,7 @@ impl ErrorKind {
             | Self::InvalidCursor
             | Self::InvalidQuery
             | Self::InvalidUser => ErrorClass::Invalid,
-            Self::Busy => ErrorClass::Busy,
+            Self::Busy | Self::Cancelled => ErrorClass::Busy,
             Self::Full
             | Self::NetworkFileSystem
             | Self::Replaced

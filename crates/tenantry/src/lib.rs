@@ -78,9 +78,9 @@ mod user;
 
 pub use ambient::Ambient;
 pub use backup::{
-    Backup, BackupContents, BackupManifest, BackupOptions, ExportedUser, RestoreUserOptions, Restored, RestoredUser,
-    UserBefore, UserManifest, Verified, create_backup, export_user, import_user, open_backup, read_user_manifest,
-    restore_backup, restore_user, verify_backup,
+    Backup, BackupContents, BackupManifest, BackupOptions, ExportedUser, Reply, RestoreUserOptions, Restored,
+    RestoredUser, UserBefore, UserManifest, Verified, create_backup, export_user, import_user, open_backup,
+    read_user_manifest, restore_backup, restore_user, verify_backup,
 };
 pub use cap_std;
 pub use check::{

@@ -1,5 +1,7 @@
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use super::{Session, wait_until};
 
@@ -209,4 +211,141 @@ fn a_question_is_ended_by_each_signal() {
         assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}: {}", String::from_utf8_lossy(&shown));
     }
     assert!(session.output(&["user", "list"]).contains("ada@example.com"));
+}
+
+/// Everything in a directory, by its path.
+fn names_below(dir: &Path) -> BTreeSet<PathBuf> {
+    let mut names = BTreeSet::new();
+    // It may go away meanwhile.
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        names.extend(names_below(&entry.path()));
+        names.insert(entry.path());
+    }
+    names
+}
+
+fn has_temporary(dir: &Path, prefix: &str) -> bool {
+    let mut entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+}
+
+/// A store with a user who has a file, a backup of it, and an archive of the user.
+fn with_archives() -> Session {
+    let session = Session::new();
+    session.output(&["user", "create", "ada@example.com"]);
+    let dir = session.output(&["storage", "path", "ada@example.com"]);
+    let mut octets = 1_u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        octets = octets.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (octets >> 56) as u8
+    })
+    .take(1 << 20)
+    .collect();
+    std::fs::write(session.path(dir.trim()).join("noise"), noise).unwrap();
+    session.output(&["backup", "create", "a.tar.zst"]);
+    session.output(&["user", "export-archive", "ada@example.com", "ada.tar.zst"]);
+    std::fs::create_dir(session.path("tmp")).unwrap();
+    session.write("users.csv", "email\nbob@example.com\n");
+    session
+}
+
+/// The command on the first half of a backup, while the pipe through which that came stays open.
+fn on_half_a_backup(session: &Session, arguments: &[&str]) -> (Child, ChildStdin) {
+    let archive = std::fs::read(session.path("a.tar.zst")).unwrap();
+    let mut command = session.tenantry(arguments);
+    command.env("TMPDIR", session.path("tmp")).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&archive[..archive.len() / 2]).unwrap();
+    (child, stdin)
+}
+
+/// The files that had been unpacked stayed in the directory, which then was refused by everything but the next restore.
+#[test]
+fn an_interrupted_restore_leaves_the_target_as_it_was() {
+    let session = with_archives();
+    std::fs::create_dir(session.path("empty")).unwrap();
+    let before = names_below(session.dir.path());
+    for (signal, number, code) in SIGNALS {
+        for into in ["new", "empty"] {
+            let (child, stdin) = on_half_a_backup(&session, &["backup", "restore", "-", "--into", into]);
+            wait_until("files are unpacked", || {
+                names_below(&session.path(into)).iter().any(|path| path.ends_with("noise"))
+            });
+            let interrupted = (code, "error: interrupted; nothing was restored\n".to_owned());
+            assert_eq!(ended_by(signal, number, child), interrupted, "{signal} {into}");
+            assert_eq!(names_below(session.dir.path()), before, "{signal} {into}");
+            drop(stdin);
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_verification_leaves_nothing() {
+    let session = with_archives();
+    let before = names_below(session.dir.path());
+    for (signal, number, code) in SIGNALS {
+        let (child, stdin) = on_half_a_backup(&session, &["backup", "verify", "-"]);
+        let interrupted = (code, "error: interrupted; the backup was not verified\n".to_owned());
+        assert_eq!(ended_by(signal, number, child), interrupted, "{signal}");
+        assert_eq!(names_below(session.dir.path()), before, "{signal}");
+        drop(stdin);
+    }
+    // Nor does one that can't see to it.
+    let (mut child, stdin) = on_half_a_backup(&session, &["backup", "verify", "-"]);
+    send("-KILL", &child);
+    child.wait().unwrap();
+    assert_eq!(names_below(session.dir.path()), before);
+    drop(stdin);
+}
+
+/// Each had ended at once, and its temporary files and directories stayed.
+#[test]
+fn a_signal_leaves_nothing_of_what_is_being_made() {
+    let session = with_archives();
+    session.output(&["user", "create", "other@example.com", "--data-dir", "other"]);
+    let before = names_below(session.dir.path());
+    // What is run, where its temporary files are, and what their names begin with. A disk that is slow gives the time to see them.
+    let cases: [(&str, &str, &str); 6] = [
+        ("backup create b.tar.zst", "", ".tenantry-backup-"),
+        ("user export-archive ada@example.com b.tar.zst", "", ".tenantry-export-"),
+        ("user import-archive ada.tar.zst --data-dir other", "other", ".tenantry-import-"),
+        ("user import-archive ada.tar.zst --data-dir new", "tmp", ""),
+        ("user create bob@example.com --data-dir new", "tmp", ""),
+        ("import users.csv --dry-run --data-dir new", "tmp", ""),
+    ];
+    for (index, (arguments, dir, prefix)) in cases.into_iter().enumerate() {
+        let (signal, _, code) = SIGNALS[index % SIGNALS.len()];
+        let mut command = session.in_dir("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "inject=fsync,fdatasync,syncfs:delay_enter=700000"]);
+        command.args(["sh", "-c", &format!("echo $$ > tmp/pid; exec tenantry {arguments}")]);
+        command.env("TMPDIR", session.path("tmp")).stderr(Stdio::piped());
+        let Ok(child) = command.spawn() else { return super::missing("the test needs the program `strace`") };
+        let dir = session.path(dir);
+        wait_until("the command has a temporary file", || match prefix {
+            "" => names_below(&dir).len() > 1,
+            _ => has_temporary(&dir, prefix),
+        });
+        let pid = std::fs::read_to_string(session.path("tmp/pid")).unwrap();
+        std::fs::remove_file(session.path("tmp/pid")).unwrap();
+        assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+        let (found, stderr) = ended(child);
+        assert_eq!(found, code, "{arguments}: {stderr}");
+        assert!(stderr.starts_with("error: interrupted"), "{arguments}: {stderr}");
+        assert_eq!(names_below(session.dir.path()), before, "{arguments}");
+    }
+}
+
+/// It had been killed by SIGXFSZ, and left the image of the database beside the archive.
+#[test]
+fn a_limit_of_the_size_of_files_is_a_failure_and_leaves_nothing() {
+    let session = with_archives();
+    let before = names_below(session.dir.path());
+    for arguments in ["backup create b.tar.zst", "user export-archive ada@example.com b.tar.zst"] {
+        let script = format!("ulimit -f 512; exec tenantry {arguments}");
+        let (code, _, stderr) = super::told(session.in_dir("bash").args(["-c", &script]).output().unwrap());
+        assert_eq!(code, 1, "{arguments}: {stderr}");
+        assert!(stderr.contains("File too large"), "{arguments}: {stderr}");
+        assert_eq!(names_below(session.dir.path()), before, "{arguments}");
+    }
 }

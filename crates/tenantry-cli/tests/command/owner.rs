@@ -68,6 +68,16 @@ const EVERY_COMMAND: &str = r#"
     $T check >/dev/null
 "#;
 
+/// The commands that write rows into files. A rehearsal on no store couldn't use its own temporary directory.
+const FILES_OF_ROWS: &str = r#"
+    (umask 022; printf 'email\nnew@example.com\nnobody\n' >rows.csv; echo >kept.csv; chmod 640 kept.csv)
+    $T export new.csv 2>/dev/null
+    $T export new.jsonl 2>/dev/null
+    $T export kept.csv 2>/dev/null
+    $T import rows.csv --dry-run --on-conflict skip --data-dir none --rejects rejects.csv 2>/dev/null || [ $? = 5 ]
+    [ ! -e none ]
+"#;
+
 /// A umask of 0177 made a directory that its owner couldn't enter, and the store was never made.
 #[test]
 fn a_umask_that_takes_the_owners_rights_takes_nothing_that_the_store_needs() {
@@ -85,6 +95,9 @@ fn a_umask_that_takes_the_owners_rights_takes_nothing_that_the_store_needs() {
             let odd = "find data restored-x other-x \\( -type d ! -perm 0700 \\) -o \\( -type f ! -perm 0600 \\)
                        find *.tar.zst ! -perm 0600";
             assert_eq!(run(&session, 0, odd), "", "{umask} {user}");
+            run(&session, user, &format!("umask {umask}\n{}", FILES_OF_ROWS));
+            let modes = run(&session, 0, "stat -c %a new.csv new.jsonl rejects.csv kept.csv");
+            assert_eq!(modes, "600\n600\n600\n640\n", "{umask} {user}");
         }
     }
 }

@@ -23,6 +23,7 @@ use tar::EntryType;
 use super::entry::{Entry, What};
 use super::pax::{PAX_OCTETS_MAX, Records, Sparse};
 use super::sparse;
+use super::watch::Input;
 use crate::content::Noted;
 use crate::storage::{Attributes, Modified};
 use crate::{Error, ErrorKind, Result};
@@ -78,9 +79,9 @@ struct Head {
     format: u32,
 }
 
-type Decoder = zstd::Decoder<'static, BufReader<File>>;
+type Decoder = zstd::Decoder<'static, BufReader<Input>>;
 
-fn open(archive: File) -> Result<tar::Archive<Decoder>> {
+fn open(archive: Input) -> Result<tar::Archive<Decoder>> {
     let mut decoder = zstd::Decoder::new(archive).map_err(unreadable)?;
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(unreadable)?;
     Ok(tar::Archive::new(decoder))
@@ -125,7 +126,7 @@ fn parse<M: Manifest>(line: &[u8]) -> Result<M> {
 }
 
 /// Reads the first line of the manifest alone. What comes of it is as good as the checksum of the manifest's frame.
-pub(super) fn peek<M: Manifest>(archive: File) -> Result<M> {
+pub(super) fn peek<M: Manifest>(archive: Input) -> Result<M> {
     let mut archive = open(archive)?;
     let mut entries = archive.entries().map_err(unreadable)?.raw(true);
     let mut manifest = first(&mut entries)?;
@@ -139,7 +140,7 @@ pub(super) fn peek<M: Manifest>(archive: File) -> Result<M> {
 /// Reads an archive from its beginning to its end, and hands over each entry once it is clear that the manifest announces it.
 /// The hash of a file is right only when the reader has come to its end.
 pub(super) fn read<M: Manifest>(
-    archive: File,
+    archive: Input,
     temp_dir: &Path,
     mut visit: impl FnMut(&M, &Path, &Entry, &Details, &mut dyn Read) -> Result<()>,
 ) -> Result<M> {

@@ -12,6 +12,7 @@ use super::archive::{BLOCK, MANIFEST, MANIFEST_OCTETS_MAX, Manifest, rewound};
 use super::entry::{Entry, What};
 use super::pax::{Records, Sparse};
 use super::sparse;
+use super::watch::Watch;
 use crate::content::{Content, Hashed, Noted};
 use crate::storage::{Attributes, Opened, Segment};
 
@@ -26,12 +27,16 @@ const LEVEL: i32 = 3;
 /// Files up to this size are read into memory before anything of them is written, larger ones while they are written.
 const IN_MEMORY_OCTETS_MAX: u64 = 8 << 20;
 
+/// How much of a finished archive is copied between two looks at whether it is still wanted.
+const PIECE_OCTETS: u64 = 64 << 20;
+
 /// The archive but for its manifest.
 pub(super) struct Body {
     /// Beside the archive, so that room for one is room for the other. Only the encoder writes to it.
     file: Arc<File>,
     encoder: zstd::Encoder<'static, BufWriter<Arc<File>>>,
     lines: BufWriter<File>,
+    pub(super) watch: Watch,
     pub(super) files: u64,
     pub(super) bytes: u64,
 }
@@ -65,10 +70,11 @@ impl<'h> Head<'h> {
 
 impl Body {
     /// Writes into temporary files in this directory.
-    pub(super) fn new(dir: &Path) -> io::Result<Self> {
+    pub(super) fn new(dir: &Path, watch: &Watch) -> io::Result<Self> {
         let file = Arc::new(tempfile::tempfile_in(dir)?);
         let encoder = encoder(BufWriter::new(Arc::clone(&file)))?;
-        Ok(Self { file, encoder, lines: BufWriter::new(tempfile::tempfile_in(dir)?), files: 0, bytes: 0 })
+        let lines = BufWriter::new(tempfile::tempfile_in(dir)?);
+        Ok(Self { file, encoder, lines, watch: watch.clone(), files: 0, bytes: 0 })
     }
 
     /// Adds what has no content.
@@ -219,7 +225,7 @@ impl Body {
 
     /// Writes what an entry holds. It is shorter than announced if the input is.
     fn octets(&mut self, length: u64, input: impl Read) -> io::Result<Content> {
-        let mut hashed = Hashed::new(input);
+        let mut hashed = Hashed::new(self.watch.over(input));
         io::copy(&mut hashed, &mut self.encoder)?;
         pad(length, &mut self.encoder)?;
         Ok(hashed.content())
@@ -272,7 +278,10 @@ impl Body {
         encoder.finish()?.flush()?;
         let mut body = &*self.file;
         body.rewind()?;
-        io::copy(&mut body, output)?;
+        // Piece by piece, each of which the file system may share instead of copying it.
+        while io::copy(&mut Read::take(body, PIECE_OCTETS), output)? > 0 {
+            self.watch.go_on().map_err(io::Error::other)?;
+        }
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ use super::archive::{self, Details, damaged};
 use super::contents::BackupContents;
 use super::entry::{Entry, What};
 use super::reading::{Met, Reading, open};
+use super::watch::{Reply, Watch};
 use super::{BackupManifest, DATABASE, MISSING};
 use crate::content::Hashed;
 use crate::sqlite::Engine;
@@ -78,7 +79,8 @@ pub struct RestoredUser {
 /// the row is changed and the files are moved, as one step: whatever crashes, both have happened once the store is opened
 /// again, or neither.
 ///
-/// The whole archive is read. `progress` is called with the number of files and of bytes of this user so far.
+/// The whole archive is read. `progress` is called with the number of files and of bytes of this user so far. It ends the operation as
+/// [`create_backup`](super::create_backup)'s does.
 ///
 /// # Errors
 ///
@@ -88,17 +90,17 @@ pub struct RestoredUser {
 /// `StorageUnavailable`; `Full`, `ReadOnly`, `Io`. In all these cases nothing was done and nothing is left. `Unfinished` if the user is
 /// there, but the files could not be moved to their place yet.
 #[instrument(level = "debug", skip_all, fields(user = %id))]
-pub async fn restore_user(
+pub async fn restore_user<R: Reply>(
     store: &Store,
     backup: BackupContents,
     id: UserId,
     options: RestoreUserOptions,
-    progress: impl Fn(u64, u64) + Send + 'static,
+    progress: impl Fn(u64, u64) -> R + Send + 'static,
 ) -> Result<RestoredUser> {
-    let engine = Arc::clone(store.engine());
+    let (engine, watch) = (Arc::clone(store.engine()), Watch::new(progress));
     let (mut restored, stage) = {
         let engine = Arc::clone(&engine);
-        on_thread(move || prepare(&engine, &backup, id, options, &progress)).await??
+        on_thread(move || watch.ended(prepare(&engine, &backup, id, options, &watch))).await??
     };
     if options.dry_run {
         return Ok(restored);
@@ -136,7 +138,7 @@ fn prepare(
     backup: &BackupContents,
     id: UserId,
     options: RestoreUserOptions,
-    progress: &dyn Fn(u64, u64),
+    watch: &Watch,
 ) -> Result<(RestoredUser, Option<Stage>)> {
     let missing = || Error::new(ErrorKind::NotFound, "the user isn't in the backup");
     let (row, place) = backup.row(id)?.ok_or_else(missing)?;
@@ -151,7 +153,8 @@ fn prepare(
         place,
         present,
         unpacking: stage.as_ref().map(Stage::unpack).transpose()?,
-        reading: Reading::new(progress),
+        reading: Reading::new(watch),
+        watch,
         met: Met::default(),
         staged: HashSet::new(),
         has_missing: false,
@@ -163,6 +166,7 @@ fn prepare(
     if stage.is_some() {
         storage.wait_for_disk("import: sync the files")?;
     }
+    watch.go_on()?;
     Ok((restored, stage))
 }
 
@@ -208,13 +212,14 @@ fn make_stage(engine: &Engine, before: UserBefore) -> Result<Stage> {
 }
 
 /// The files of one user on their way out of a backup.
-struct Bringing<'p> {
+struct Bringing<'w> {
     /// Where they are in the archive.
     place: PathBuf,
     present: Present,
     /// `None` in a dry run.
     unpacking: Option<Unpacking>,
-    reading: Reading<'p>,
+    reading: Reading,
+    watch: &'w Watch,
     met: Met,
     /// The files that were staged, to which hard links may lead.
     staged: HashSet<PathBuf>,
@@ -225,7 +230,7 @@ struct Bringing<'p> {
 
 impl Bringing<'_> {
     fn read(&mut self, temp_dir: &Path, backup: &BackupContents) -> Result<()> {
-        let archive = open(&backup.file, MISSING)?;
+        let archive = open(&backup.file, MISSING, self.watch)?;
         let mut has_database = false;
         archive::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, octets| {
             if path == Path::new(DATABASE) {
@@ -260,7 +265,7 @@ impl Bringing<'_> {
             (Standing::Directory, What::Directory) => return Ok(()),
             (Standing::Link(found), What::Symlink(target)) if found == *target => return Ok(()),
             (Standing::File(file), What::File) => {
-                if is_same(&file, entry)? {
+                if is_same(self.watch.over(&file), &file, entry)? {
                     self.restored.same += 1;
                 } else {
                     self.keep(below);
@@ -294,7 +299,7 @@ impl Bringing<'_> {
 }
 
 /// Whether a file is as a backup has it. One that can't be read isn't.
-fn is_same(file: &File, entry: &Entry) -> Result<bool> {
+fn is_same(octets: impl Read, file: &File, entry: &Entry) -> Result<bool> {
     let Some(announced) = &entry.content else { return Ok(false) };
     let failed = |error| crate::storage::file_error(error, "a file of the user can't be read");
     if file.metadata().map_err(failed)?.len() != announced.size {
@@ -302,6 +307,6 @@ fn is_same(file: &File, entry: &Entry) -> Result<bool> {
     }
     // What the hash of a sparse file covers is in the archive alone.
     let Some(_) = entry.plain() else { return Ok(false) };
-    let mut hashed = Hashed::new(file);
+    let mut hashed = Hashed::new(octets);
     Ok(io::copy(&mut hashed, &mut io::sink()).is_ok() && hashed.content() == *announced)
 }

@@ -1,7 +1,6 @@
 //! Who is in a backup.
 
 use std::fmt;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use tracing::instrument;
@@ -9,6 +8,7 @@ use tracing::instrument;
 use super::archive::{self, damaged};
 use super::reading::{Reading, open};
 use super::temporary::{self, Image};
+use super::watch::{Input, Watch};
 use super::{BackupManifest, DATABASE, MISSING, check_against, of_image};
 use crate::content::Content;
 use crate::sqlite::Inspection;
@@ -37,10 +37,11 @@ pub struct BackupContents {
 pub async fn open_backup(file: impl Into<PathBuf>) -> Result<BackupContents> {
     let file = file.into();
     on_thread(move || {
-        let mut archive = Some(open(&file, MISSING)?);
+        let watch = Watch::silent();
+        let mut archive = Some(open(&file, MISSING, &watch)?);
         let (manifest, database, image) = temporary::with_dir(&file, |dir| {
-            let archive = archive.take().map_or_else(|| open(&file, MISSING), Ok)?;
-            read_image(dir, archive)
+            let archive = archive.take().map_or_else(|| open(&file, MISSING, &watch), Ok)?;
+            read_image(dir, archive, &watch)
         })?;
         Ok(BackupContents { file, manifest, database, image })
     })
@@ -48,7 +49,7 @@ pub async fn open_backup(file: impl Into<PathBuf>) -> Result<BackupContents> {
 }
 
 /// Reads an archive up to the end of the database, which comes first.
-fn read_image(temp_dir: &Path, archive: File) -> Result<(BackupManifest, Content, Inspection)> {
+fn read_image(temp_dir: &Path, archive: Input, watch: &Watch) -> Result<(BackupManifest, Content, Inspection)> {
     let no_database = || damaged("the backup does not begin with the database");
     let mut found = None;
     let read = archive::read(archive, temp_dir, |manifest: &BackupManifest, path, entry, _, octets| {
@@ -56,7 +57,7 @@ fn read_image(temp_dir: &Path, archive: File) -> Result<(BackupManifest, Content
             return Err(no_database());
         };
         let mut image = Image::new(temp_dir)?;
-        Reading::new(&|_, _| {}).copy(content, octets, &mut image)?;
+        Reading::new(watch).copy(content, octets, &mut image)?;
         let image = image.open().map_err(of_image)?;
         check_against(manifest, &image)?;
         found = Some((manifest.clone(), content.clone(), image));

@@ -13,6 +13,7 @@ use super::body::{Attempt, Body};
 use super::entry::What;
 use super::pax::{PAX_OCTETS_MAX, Records};
 use super::reading::{Kind, Met};
+use super::watch::Watch;
 use crate::content::{AtOffset, Noted};
 use crate::sqlite::settle;
 use crate::storage::{Attributes, Identity, Item, Opened, Ownership, PRIVATE_FILE, Source};
@@ -26,7 +27,7 @@ const LEFT_OUT_NAMED_MAX: usize = 100;
 /// How often a file is read that changes while it is read.
 const ATTEMPTS_MAX: usize = 3;
 
-pub(super) struct Making<'p> {
+pub(super) struct Making {
     pub(super) body: Body,
     pub(super) left_out: Vec<(PathBuf, String)>,
     /// Of what was left out, named or not.
@@ -37,15 +38,15 @@ pub(super) struct Making<'p> {
     dir: PathBuf,
     /// For copies of databases, once there is one.
     copies: Option<TempDir>,
-    progress: &'p dyn Fn(u64, u64),
+    watch: Watch,
 }
 
-impl<'p> Making<'p> {
+impl Making {
     /// What is written goes into temporary files in this directory.
-    pub(super) fn new(dir: &Path, progress: &'p dyn Fn(u64, u64)) -> Result<Self> {
-        let body = Body::new(dir).map_err(unwritable)?;
-        let (met, linked, dir) = (Met::default(), HashMap::new(), dir.to_owned());
-        Ok(Self { body, left_out: Vec::new(), count: 0, met, linked, dir, copies: None, progress })
+    pub(super) fn new(dir: &Path, watch: &Watch) -> Result<Self> {
+        let body = Body::new(dir, watch).map_err(unwritable)?;
+        let (met, linked, dir, watch) = (Met::default(), HashMap::new(), dir.to_owned(), watch.clone());
+        Ok(Self { body, left_out: Vec::new(), count: 0, met, linked, dir, copies: None, watch })
     }
 
     pub(super) fn take(&mut self, item: Item<'_>) -> Result<()> {
@@ -73,8 +74,7 @@ impl<'p> Making<'p> {
     pub(super) fn take_image(&mut self, path: &Path, owner: (u32, u32), image: &File) -> Result<()> {
         let attributes = Attributes { mode: 0o600, owner: owner.0, group: owner.1, ..Attributes::default() };
         self.body.image(path, &attributes, image).map_err(unwritable)?;
-        (self.progress)(self.body.files, self.body.bytes);
-        Ok(())
+        self.watch.report(self.body.files, self.body.bytes)
     }
 
     fn add(&mut self, path: &Path, what: &What, mut attributes: Attributes) -> Result<()> {
@@ -116,8 +116,7 @@ impl<'p> Making<'p> {
             };
             match attempt {
                 Attempt::Taken => {
-                    (self.progress)(self.body.files, self.body.bytes);
-                    return Ok(());
+                    return self.watch.report(self.body.files, self.body.bytes);
                 }
                 Attempt::Changed => {}
                 Attempt::Unreadable(error) => {
@@ -162,7 +161,7 @@ impl<'p> Making<'p> {
             None => self.copies.insert(private_dir(COPIES, &self.dir)?).path(),
         };
         let (copy, log) = (dir.join(COPY), dir.join(format!("{COPY}{suffix}")));
-        let copied = copy_database(&opened, &copy, &log)?;
+        let copied = copy_database(&opened, &copy, &log, &self.watch)?;
         let is_whole = copied && source.is_unchanged(&opened).unwrap_or(false);
         let attempt = if !is_whole {
             Attempt::Changed
@@ -207,12 +206,12 @@ impl<'p> Making<'p> {
 }
 
 /// Copies a database and its log, and returns whether they could be read. Fails if they can't be written.
-fn copy_database(opened: &Opened, copy: &Path, log: &Path) -> Result<bool> {
+fn copy_database(opened: &Opened, copy: &Path, log: &Path, watch: &Watch) -> Result<bool> {
     let (file, changes) = opened.parts();
     for (from, to) in std::iter::once((file, copy)).chain(changes.map(|changes| (changes, log))) {
         let mut to = Ownership::default().make_file(to).map_err(unwritable)?;
         let mut input = Noted::new(AtOffset::new(from));
-        let copied = io::copy(&mut input, &mut to);
+        let copied = io::copy(&mut watch.over(&mut input), &mut to);
         if input.failure().is_some() {
             return Ok(false);
         }
@@ -223,13 +222,15 @@ fn copy_database(opened: &Opened, copy: &Path, log: &Path) -> Result<bool> {
 
 /// Writes the archive under a temporary name that begins so, and gives it its own when it is on the disk. Answers its size.
 pub(super) fn finish<M: Manifest>(body: Body, manifest: &M, file: &Path, prefix: &str) -> Result<u64> {
-    let dir = parent(file);
+    let (dir, watch) = (parent(file), body.watch.clone());
     let mut output = tempfile::Builder::new().prefix(prefix).tempfile_in(dir).map_err(unwritable)?;
     // The umask may have taken away what its owner needs.
     Ownership::default().give_file(output.as_file(), PRIVATE_FILE).map_err(unwritable)?;
     body.finish(manifest, output.as_file_mut()).map_err(unwritable)?;
     output.as_file().sync_all().map_err(unwritable)?;
     let archive_bytes = output.as_file().metadata().map_err(unwritable)?.len();
+    // From here on it is there.
+    watch.go_on()?;
     output.persist_noclobber(file).map_err(|failed| match failed.error.kind() {
         io::ErrorKind::AlreadyExists => exists(),
         _ => unwritable(failed.error),
@@ -276,7 +277,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("lock"), "hello").unwrap();
         let at = OwnedFd::from(File::open(dir.path()).unwrap());
-        let mut making = Making::new(dir.path(), &|_, _| {}).unwrap();
+        let mut making = Making::new(dir.path(), &Watch::silent()).unwrap();
         for _ in 0..2 {
             let attributes = Attributes::default();
             making.take(Item::Directory { path: "files".into(), attributes, is_top: true }).unwrap();

@@ -12,6 +12,7 @@ mod reading;
 mod sparse;
 mod temporary;
 mod user;
+mod watch;
 
 use std::fs::File;
 use std::io;
@@ -35,6 +36,8 @@ use making::{Making, finish, parent, private_dir, refuse_existing};
 use reading::{Met, Reading, open};
 use temporary::Image;
 pub use user::{ExportedUser, UserManifest, export_user, import_user, read_user_manifest};
+pub use watch::Reply;
+use watch::{Input, STEPS_BETWEEN, Watch};
 
 /// The version of the format.
 const FORMAT: u32 = 2;
@@ -148,31 +151,35 @@ pub struct Restored {
 /// The archive is tar in zstd: `tar --zstd -tf` lists it. It is written under a temporary name in the same directory, and
 /// named when it is complete and on the disk. Nothing is written elsewhere.
 ///
-/// `progress` is called with the number of files and of bytes so far.
+/// `progress` is called with the number of files and of bytes so far. If it returns a [`ControlFlow`](std::ops::ControlFlow), it is
+/// called in between as well, and `Break` ends the operation soon, with `Cancelled`.
 ///
 /// Errors: `Exists` if the file is there; `Busy`; `StorageUnavailable`; `Full`, `ReadOnly`, `Io`, `Corrupt`.
 #[instrument(level = "debug", skip_all)]
-pub async fn create_backup(
+pub async fn create_backup<R: Reply>(
     store: &Store,
     file: impl Into<PathBuf>,
     options: BackupOptions,
-    progress: impl Fn(u64, u64) + Send + 'static,
+    progress: impl Fn(u64, u64) -> R + Send + 'static,
 ) -> Result<Backup> {
-    let (engine, file) = (Arc::clone(store.engine()), file.into());
-    on_thread(move || create(&engine, &file, options, &progress)).await?
+    let (engine, file, watch) = (Arc::clone(store.engine()), file.into(), Watch::new(progress));
+    on_thread(move || watch.ended(create(&engine, &file, options, &watch))).await?
 }
 
 /// Reads a backup from beginning to end, compares each hash, and checks the image of the database.
 ///
 /// It needs room for that image in the directory for temporary files or, if that can't be used, in the archive's. Nothing is left
-/// of it there however the process ends.
+/// of it there however the process ends. `progress` ends it as [`create_backup`]'s does.
 ///
 /// Errors: `NotFound` if there is no such file, `ReadOnly` if there is no permission to read it; `Corrupt` if the archive
 /// differs from its manifest in anything; `Incompatible` if it is of another format or of a newer store; `Io`, `Full`.
 #[instrument(level = "debug", skip_all)]
-pub async fn verify_backup(file: impl Into<PathBuf>, progress: impl Fn(u64, u64) + Send + 'static) -> Result<Verified> {
-    let file = file.into();
-    on_thread(move || verify(&file, &progress)).await?
+pub async fn verify_backup<R: Reply>(
+    file: impl Into<PathBuf>,
+    progress: impl Fn(u64, u64) -> R + Send + 'static,
+) -> Result<Verified> {
+    let (file, watch) = (file.into(), Watch::new(progress));
+    on_thread(move || watch.ended(verify(&file, &watch))).await?
 }
 
 /// Restores a backup into a directory that is empty or doesn't exist yet. An empty `lost+found` of a new volume doesn't count.
@@ -186,18 +193,21 @@ pub async fn verify_backup(file: impl Into<PathBuf>, progress: impl Fn(u64, u64)
 /// everything in it gets the directory's owner. Nothing is trusted that the archive says of permissions: everything is
 /// for its owner alone.
 ///
+/// `progress` ends it as [`create_backup`]'s does, until the first part is moved up.
+///
 /// # Errors
 ///
 /// `NotEmpty` if something is in the directory, or comes into it meanwhile; `Busy` if another restore into it is under way; those of
 /// [`verify_backup`]. In all cases nothing is left.
 #[instrument(level = "debug", skip_all)]
-pub async fn restore_backup(
+pub async fn restore_backup<R: Reply>(
     file: impl Into<PathBuf>,
     into: impl Into<PathBuf>,
-    progress: impl Fn(u64, u64) + Send + 'static,
+    progress: impl Fn(u64, u64) -> R + Send + 'static,
 ) -> Result<Restored> {
-    let (file, into) = (file.into(), into.into());
-    let (target, manifest) = on_thread(move || extract(&file, &into, &progress)).await??;
+    let (file, into, watch) = (file.into(), into.into(), Watch::new(progress));
+    let extracting = watch.clone();
+    let (target, manifest) = on_thread(move || extracting.ended(extract(&file, &into, &extracting))).await??;
     let data_dir = target.data_dir();
     // Opening it brings the database into its usual form, and finishes what was under way when it was backed up.
     let opening = Store::builder(&data_dir).create_if_missing(false).snapshot_before_upgrade(false);
@@ -206,21 +216,26 @@ pub async fn restore_backup(
     opened.map_err(of_image)?.close().await?;
     let report = check(&data_dir).await.map_err(of_image)?;
     let store_id = manifest.store_id;
-    on_thread(move || target.place(store_id)).await??;
+    let placed = on_thread(move || {
+        watch.go_on()?;
+        target.place(store_id)
+    });
+    placed.await??;
     Ok(Restored { manifest, report })
 }
 
-fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &dyn Fn(u64, u64)) -> Result<Backup> {
+fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, watch: &Watch) -> Result<Backup> {
     refuse_existing(file)?;
     // From before the image on: a user who is in it and was purged would have no files.
     let storage = if options.database_only { None } else { Some(engine.storage()?) };
     let _no_purges = storage.map(|storage| storage.keep_purges_away(engine.patience())).transpose()?;
     let temp = private_dir(".tenantry-backup-", parent(file))?;
     let created_at = engine.now();
-    engine.write_image(&temp.path().join(DATABASE))?;
+    let asked = watch.clone();
+    engine.write_image(&temp.path().join(DATABASE), (STEPS_BETWEEN, move || asked.is_stopped()))?;
     let inspection = Inspection::open(&Options::to_look(temp.path().to_owned()))?;
 
-    let mut making = Making::new(temp.path(), progress)?;
+    let mut making = Making::new(temp.path(), watch)?;
     let image = File::open(temp.path().join(DATABASE)).map_err(unwritable)?;
     let owner = owner_of_store(engine.data_dir()).map_err(unwritable)?;
     making.take_image(Path::new(DATABASE), owner, &image)?;
@@ -250,21 +265,21 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, progress: &
     Ok(Backup { manifest, archive_bytes, left_out: making.left_out, incomplete: making.count })
 }
 
-fn verify(file: &Path, progress: &dyn Fn(u64, u64)) -> Result<Verified> {
-    let mut archive = Some(open(file, MISSING)?);
+fn verify(file: &Path, watch: &Watch) -> Result<Verified> {
+    let mut archive = Some(open(file, MISSING, watch)?);
     temporary::with_dir(file, |dir| {
-        let archive = archive.take().map_or_else(|| open(file, MISSING), Ok)?;
-        verify_in(dir, archive, progress)
+        let archive = archive.take().map_or_else(|| open(file, MISSING, watch), Ok)?;
+        verify_in(dir, archive, watch)
     })
 }
 
-fn verify_in(temp_dir: &Path, archive: File, progress: &dyn Fn(u64, u64)) -> Result<Verified> {
+fn verify_in(temp_dir: &Path, archive: Input, watch: &Watch) -> Result<Verified> {
     let mut contents = Contents::default();
-    let mut reading = Reading::new(progress);
+    let mut reading = Reading::new(watch);
     let manifest = archive::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, octets| {
         match entry.plain() {
             Some(content) if path == Path::new(DATABASE) => {
-                return contents.take_database(|| {
+                return contents.take_database(watch, || {
                     let mut image = Image::new(temp_dir)?;
                     reading.copy(content, octets, &mut image)?;
                     image.open()
@@ -302,11 +317,15 @@ impl Contents {
         self.image.as_ref().ok_or_else(|| damaged("the backup does not begin with the database"))
     }
 
-    fn take_database(&mut self, take: impl FnOnce() -> Result<Inspection>) -> Result<()> {
+    /// What is read of it later ends when the caller wants no more.
+    fn take_database(&mut self, watch: &Watch, take: impl FnOnce() -> Result<Inspection>) -> Result<()> {
         if self.image.is_some() {
             return Err(damaged("there is more than one database in the archive"));
         }
-        self.image = Some(take().map_err(of_image)?);
+        let mut image = take().map_err(of_image)?;
+        let watch = watch.clone();
+        image.end_if(STEPS_BETWEEN, move || watch.is_stopped())?;
+        self.image = Some(image);
         Ok(())
     }
 
@@ -352,11 +371,11 @@ fn check_against(manifest: &BackupManifest, image: &Inspection) -> Result<()> {
 }
 
 /// Unpacks a backup in the directory where it is to go.
-fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Target, BackupManifest)> {
-    let archive = open(file, MISSING)?;
+fn extract(file: &Path, into: &Path, watch: &Watch) -> Result<(Target, BackupManifest)> {
+    let archive = open(file, MISSING, watch)?;
     let target = Target::open(into)?;
     let data_dir = target.data_dir();
-    let mut reading = Reading::new(progress);
+    let mut reading = Reading::new(watch);
     let mut contents = Contents::default();
     let (mut storage, mut former) = (None, None);
     let manifest = archive::read(archive, &data_dir, |manifest: &BackupManifest, path, entry, details, octets| {
@@ -364,7 +383,7 @@ fn extract(file: &Path, into: &Path, progress: &dyn Fn(u64, u64)) -> Result<(Tar
             Some(content) if path == Path::new(DATABASE) => {
                 former = Some((details.attributes.owner, details.attributes.group));
                 let database = data_dir.join(DATABASE);
-                return contents.take_database(|| {
+                return contents.take_database(watch, || {
                     let owner = Ownership::of_store(&data_dir).map_err(|error| target.unusable(error))?;
                     let mut output = owner.make_file(&database).map_err(|error| target.unusable(error))?;
                     reading.copy(content, octets, &mut output)?;

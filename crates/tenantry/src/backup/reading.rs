@@ -1,7 +1,6 @@
 //! An archive while it is read.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -9,25 +8,26 @@ use std::path::{Path, PathBuf};
 use super::archive::{Details, damaged, unwritable};
 use super::entry::{Entry, What};
 use super::sparse;
+use super::watch::{Input, Watch};
 use crate::content::{Content, Hashed};
 use crate::storage::{Unpacking, file_error};
 use crate::{Error, ErrorKind, Result};
 
 /// The files that were read so far, each compared with what was announced.
-pub(super) struct Reading<'p> {
+pub(super) struct Reading {
     files: u64,
     bytes: u64,
-    progress: &'p dyn Fn(u64, u64),
+    watch: Watch,
 }
 
-impl<'p> Reading<'p> {
-    pub(super) fn new(progress: &'p dyn Fn(u64, u64)) -> Self {
-        Self { files: 0, bytes: 0, progress }
+impl Reading {
+    pub(super) fn new(watch: &Watch) -> Self {
+        Self { files: 0, bytes: 0, watch: watch.clone() }
     }
 
     /// Passes a file on.
     pub(super) fn copy(&mut self, announced: &Content, octets: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
-        let mut hashed = Hashed::new(octets);
+        let mut hashed = Hashed::new(self.watch.over(octets));
         io::copy(&mut hashed, output)
             .map_err(|error| file_error(error, "what is read from the archive can't be written"))?;
         self.took(announced, None, &hashed.content())
@@ -36,7 +36,7 @@ impl<'p> Reading<'p> {
     /// Reads an entry to its end.
     pub(super) fn check(&mut self, entry: &Entry, octets: &mut dyn Read) -> Result<()> {
         let Some(announced) = &entry.content else { return Ok(()) };
-        let mut hashed = Hashed::new(octets);
+        let mut hashed = Hashed::new(self.watch.over(octets));
         if let Some(stored) = entry.stored {
             sparse::read_map(&mut hashed, announced.size, stored)?;
         }
@@ -60,7 +60,7 @@ impl<'p> Reading<'p> {
             (What::HardLink(target), _) => return unpacking.hard_link(path, target),
             (What::Pipe, _) => return unpacking.pipe(path, attributes),
         };
-        let mut hashed = Hashed::new(octets);
+        let mut hashed = Hashed::new(self.watch.over(octets));
         let segments = match entry.stored {
             Some(stored) => Some(sparse::read_map(&mut hashed, announced.size, stored)?),
             None => None,
@@ -76,8 +76,7 @@ impl<'p> Reading<'p> {
         }
         self.files += 1;
         self.bytes = self.bytes.saturating_add(announced.size);
-        (self.progress)(self.files, self.bytes);
-        Ok(())
+        self.watch.report(self.files, self.bytes)
     }
 }
 
@@ -137,8 +136,8 @@ fn digest(path: &Path) -> [u8; 16] {
 }
 
 /// Opens an archive, which is what the message calls it if there is none.
-pub(super) fn open(file: &Path, missing: &'static str) -> Result<File> {
-    File::open(file).map_err(|error| match error.kind() {
+pub(super) fn open(file: &Path, missing: &'static str, watch: &Watch) -> Result<Input> {
+    Input::open(file, watch).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, missing).with_source(error),
         _ => file_error(error, "the archive can't be read"),
     })

@@ -11,6 +11,7 @@ use super::archive::{self, Details, Kind, USER, damaged};
 use super::entry::What;
 use super::making::{Making, finish, parent, refuse_existing};
 use super::reading::{Met, Reading, open};
+use super::watch::{Reply, Watch};
 use crate::sqlite::Engine;
 use crate::storage::{Purpose, Stage};
 use crate::store::on_thread;
@@ -73,19 +74,20 @@ pub struct ExportedUser {
 /// It is tar in zstd, as a backup is: `manifest.jsonl`, and the user's directory as `files`, if there was one. The archive
 /// keeps what it holds, whatever becomes of the user.
 ///
-/// `progress` is called with the number of files and of bytes so far.
+/// `progress` is called with the number of files and of bytes so far. It ends the operation as [`create_backup`](crate::create_backup)'s
+/// does.
 ///
 /// Errors: `NotFound` if there is no such user, also if they are in the trash: restore them first; `Exists` if the file is there;
 /// `Busy`; `StorageUnavailable`; `Full`, `ReadOnly`, `Io`, `Corrupt`.
 #[instrument(level = "debug", skip_all, fields(user = %id))]
-pub async fn export_user(
+pub async fn export_user<R: Reply>(
     store: &Store,
     id: UserId,
     file: impl Into<PathBuf>,
-    progress: impl Fn(u64, u64) + Send + 'static,
+    progress: impl Fn(u64, u64) -> R + Send + 'static,
 ) -> Result<ExportedUser> {
-    let (engine, file) = (Arc::clone(store.engine()), file.into());
-    on_thread(move || export(&engine, id, &file, &progress)).await?
+    let (engine, file, watch) = (Arc::clone(store.engine()), file.into(), Watch::new(progress));
+    on_thread(move || watch.ended(export(&engine, id, &file, &watch))).await?
 }
 
 /// Creates the user whom [`export_user`] has put into an archive, with the same row and files: the same id, address, storage
@@ -102,7 +104,8 @@ pub async fn export_user(
 ///
 /// An id and a storage path are never given out again, so somebody who was purged can't be imported into the same store.
 ///
-/// `progress` is called with the number of files and of bytes so far.
+/// `progress` is called with the number of files and of bytes so far. It ends the operation as [`create_backup`](crate::create_backup)'s
+/// does.
 ///
 /// Errors: `EmailTaken`, `IdTaken` and `PathTaken`, as of a [creation](Store::create), also if the id or the path is that of a user
 /// in the trash or of one who was purged; `StorageBlocked` if something stands at the storage path; `InvalidEmail`, `InvalidId`,
@@ -111,15 +114,15 @@ pub async fn export_user(
 /// `StorageUnavailable`; `Full`, `ReadOnly`, `Io`. In all these cases nothing was done and nothing is left. `Unfinished` if the user
 /// is there, but their files could not be moved to their place yet.
 #[instrument(level = "debug", skip_all)]
-pub async fn import_user(
+pub async fn import_user<R: Reply>(
     store: &Store,
     file: impl Into<PathBuf>,
-    progress: impl Fn(u64, u64) + Send + 'static,
+    progress: impl Fn(u64, u64) -> R + Send + 'static,
 ) -> Result<UserManifest> {
-    let (engine, file) = (Arc::clone(store.engine()), file.into());
+    let (engine, file, watch) = (Arc::clone(store.engine()), file.into(), Watch::new(progress));
     let (mut manifest, stage) = {
         let engine = Arc::clone(&engine);
-        on_thread(move || extract(&engine, &file, &progress)).await??
+        on_thread(move || watch.ended(extract(&engine, &file, &watch))).await??
     };
     let stage = stage.map(Arc::new);
     let new = NewUser::as_it_was(&manifest.user);
@@ -145,10 +148,10 @@ pub async fn import_user(
 #[instrument(level = "debug", skip_all)]
 pub async fn read_user_manifest(file: impl Into<PathBuf>) -> Result<UserManifest> {
     let file = file.into();
-    on_thread(move || archive::peek(open(&file, MISSING)?)).await?
+    on_thread(move || archive::peek(open(&file, MISSING, &Watch::silent())?)).await?
 }
 
-fn export(engine: &Engine, id: UserId, file: &Path, progress: &dyn Fn(u64, u64)) -> Result<ExportedUser> {
+fn export(engine: &Engine, id: UserId, file: &Path, watch: &Watch) -> Result<ExportedUser> {
     refuse_existing(file)?;
     let storage = engine.storage()?;
     // From before the row is read on: a user who was purged since would have no files.
@@ -166,7 +169,7 @@ fn export(engine: &Engine, id: UserId, file: &Path, progress: &dyn Fn(u64, u64))
         };
         Ok((tx.store_id()?, user, directory))
     })?;
-    let mut making = Making::new(parent(file), progress)?;
+    let mut making = Making::new(parent(file), watch)?;
     // What is at the derived path is theirs, even if the row doesn't know, as after an older backup of the database was restored.
     if directory.is_made || user.storage_path == StoragePath::derived(id) {
         let is_found = storage.read_user(id, &user.storage_path, Path::new(FILES), |item| making.take(item))?;
@@ -189,8 +192,8 @@ fn export(engine: &Engine, id: UserId, file: &Path, progress: &dyn Fn(u64, u64))
 }
 
 /// Unpacks the files of an archive into a stage, where all of them are on the disk then. `None` if the user had no directory.
-fn extract(engine: &Engine, file: &Path, progress: &dyn Fn(u64, u64)) -> Result<(UserManifest, Option<Stage>)> {
-    let archive = open(file, MISSING)?;
+fn extract(engine: &Engine, file: &Path, watch: &Watch) -> Result<(UserManifest, Option<Stage>)> {
+    let archive = open(file, MISSING, watch)?;
     let storage = engine.storage()?;
     let is_needed = |stage: &str| engine.read_one(|tx| tx.needs_stage(stage));
     if let Err(error) = storage.clear_stages(&is_needed) {
@@ -198,7 +201,7 @@ fn extract(engine: &Engine, file: &Path, progress: &dyn Fn(u64, u64)) -> Result<
     }
     let stage = storage.stage(Purpose::New, || engine.new_id().to_string())?;
     let mut unpacking = stage.unpack()?;
-    let mut reading = Reading::new(progress);
+    let mut reading = Reading::new(watch);
     let mut met = Met::default();
     let mut has_directory = false;
     let stage_dir = engine.data_dir().join(stage.name());
@@ -220,9 +223,11 @@ fn extract(engine: &Engine, file: &Path, progress: &dyn Fn(u64, u64)) -> Result<
     })?;
     unpacking.finish()?;
     if !has_directory {
+        watch.go_on()?;
         return Ok((manifest, None));
     }
     storage.wait_for_disk("import: sync the files")?;
+    watch.go_on()?;
     Ok((manifest, Some(stage)))
 }
 

@@ -41,6 +41,11 @@ impl Inspection {
         Ok(Self { conn, version: Some(version) })
     }
 
+    /// Has whatever is read fail from now on if it is to end, which is asked every so many steps of SQLite's virtual machine.
+    pub(crate) fn end_if(&mut self, steps: i32, is_to_end: impl FnMut() -> bool + Send + 'static) -> Result<()> {
+        Ok(self.conn.progress_handler(steps, Some(is_to_end))?)
+    }
+
     pub(crate) fn list(&self, query: &ListQuery) -> Result<Page> {
         let mut listing = Listing::new(query)?;
         loop {

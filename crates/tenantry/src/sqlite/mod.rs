@@ -235,9 +235,14 @@ impl Engine {
         self.writer.run_alone(closure).await
     }
 
-    /// Writes an image of the database as it is now to a file that isn't there yet.
-    pub(crate) fn write_image(&self, image: &Path) -> Result<()> {
-        open::write_image(&self.options, image)
+    /// Writes an image of the database as it is now to a file that isn't there yet. Fails if it is to end, which is asked
+    /// every so many steps of SQLite's virtual machine.
+    pub(crate) fn write_image(
+        &self,
+        image: &Path,
+        (steps, is_to_end): (i32, impl FnMut() -> bool + Send + 'static),
+    ) -> Result<()> {
+        open::write_image(&self.options, image, (steps, is_to_end))
     }
 
     pub(crate) async fn close(&self) {

@@ -277,8 +277,13 @@ fn store_missing() -> Error {
 }
 
 /// Writes an image of the database as it is now to a file that isn't there yet.
-pub(super) fn write_image(options: &Options, image: &Path) -> Result<()> {
-    let conn = open_reader(options)?;
+pub(super) fn write_image(
+    options: &Options,
+    image: &Path,
+    (steps, is_to_end): (i32, impl FnMut() -> bool + Send + 'static),
+) -> Result<()> {
+    let mut conn = open_reader(options)?;
+    conn.progress_handler(steps, Some(is_to_end))?;
     conn.execute_batch("PRAGMA query_only = OFF")?;
     upgrade::write_image(&conn, image, Ownership::default()).map_err(|error| with_quota_as_full(&conn, error))
 }

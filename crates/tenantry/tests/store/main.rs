@@ -64,6 +64,9 @@ mod bring_back;
 // Where backups are restored and verified.
 mod restore;
 
+// That a caller can end the making and the reading of an archive.
+mod ended;
+
 // The worst that can be found in a user's directory.
 mod hostile;
 
