@@ -123,6 +123,7 @@ mod tests {
             ("2026-09-25T12:00:00Z", "59 days ago"),
             ("2026-09-24T12:00:00Z", "1 month ago"),
             ("2025-11-23T12:00:00Z", "12 months ago"),
+            ("2024-11-24T12:00:00Z", "23 months ago"),
             ("2024-11-23T12:00:00Z", "2 years ago"),
             ("0001-01-01T00:00:00Z", "2027 years ago"),
             ("2026-11-23T12:00:59Z", "just now"),
@@ -144,6 +145,8 @@ mod tests {
             "last_login_at": null,
             "wal_bytes": 81_920,
             "version": 2,
+            "bytes": 1_024,
+            "unreadable": 0,
             "is_being_purged": false,
         });
         let record = record.as_object().unwrap();
@@ -154,7 +157,9 @@ mod tests {
         assert_eq!(put("last_login_at", Put::Fully), "");
         assert_eq!(put("wal_bytes", Put::Exactly), "81920");
         assert_eq!(put("wal_bytes", Put::Briefly), "80.00 KiB");
+        assert_eq!(put("bytes", Put::Chosen), "1.00 KiB");
         assert_eq!(put("version", Put::Briefly), "2");
+        assert_eq!((put("unreadable", Put::Briefly), put("unreadable", Put::Chosen)), ("".into(), "0".into()));
         assert_eq!(
             (put("is_being_purged", Put::Briefly), put("is_being_purged", Put::Chosen)),
             ("".into(), "false".into())
@@ -163,7 +168,9 @@ mod tests {
             (put("storage_path", Put::Briefly), put("storage_path", Put::Chosen)),
             ("".into(), format!("3f/a2/{id}"))
         );
-        let chosen = json!({ "id": id, "storage_path": "customers/ada" });
-        assert_eq!(text(chosen.as_object().unwrap(), "storage_path", Put::Briefly, now), "customers/ada");
+        let unusual = json!({ "id": id, "storage_path": "customers/ada", "unreadable": 3, "is_being_purged": true });
+        let unusual = |field| text(unusual.as_object().unwrap(), field, Put::Briefly, now);
+        assert_eq!(unusual("storage_path"), "customers/ada");
+        assert_eq!((unusual("unreadable"), unusual("is_being_purged")), ("3".into(), "true".into()));
     }
 }
