@@ -10,7 +10,7 @@ use crate::backup::{Progress, explain, name_left_out};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, counted};
 use crate::place::Place;
-use crate::stdio::tell;
+use crate::stdio::{self, tell};
 use crate::target::check_archive;
 use crate::user::{Who, did, finish};
 
@@ -43,10 +43,7 @@ pub(crate) async fn export(place: &Place, format: Format<'_>, who: &Who, file: &
 }
 
 pub(crate) async fn import(place: &Place, format: Format<'_>, file: &Path) -> Result<(), Failure> {
-    if file == Path::new("-") {
-        let message = "the archive of a user is read twice: name a file instead of -";
-        return Err(Failure::new(Exit::Usage, message));
-    }
+    stdio::refuse_stream(file, "the archive of a user is")?;
     let explain = |error: tenantry::Error, who: Option<UserId>| match error.kind() {
         ErrorKind::Unfinished | ErrorKind::OutcomeUnknown => Failure::from(error),
         ErrorKind::EmailTaken if error.taken_by() == who => {

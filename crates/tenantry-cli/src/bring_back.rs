@@ -14,7 +14,7 @@ use crate::backup::{Progress, explain};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
-use crate::stdio::tell;
+use crate::stdio::{self, tell};
 use crate::user::{Who, finish};
 
 pub(crate) const BACKED_UP: Columns = Columns {
@@ -41,6 +41,7 @@ struct BackedUp {
 
 pub(crate) async fn list(format: Format<'_>, file: &Path, user: Option<&str>) -> Result<(), Failure> {
     let who = user.map(Who::parse).transpose()?;
+    let file = stdio::input(file);
     let failed = |error| explain(error, file, "nothing was listed");
     let backup = open_backup(file).await.map_err(failed)?;
     let mut list = RecordList::new(format, &BACKED_UP)?;
@@ -111,6 +112,7 @@ pub(crate) async fn restore(
     options: Options,
 ) -> Result<(), Failure> {
     let who = Who::parse(user)?;
+    stdio::refuse_stream(file, "the backup is")?;
     let backup = open_backup(file).await.map_err(|error| explain(error, file, "nothing was restored"))?;
     let id = find(&backup, &who, file)?;
     let store_id = backup.manifest().store_id;

@@ -26,7 +26,7 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt::{self, Interrupt};
 use crate::output::{self, counted};
 use crate::place::{Place, temporary_dir};
-use crate::stdio::tell;
+use crate::stdio::{self, tell};
 use crate::target::Target;
 
 /// How many chunks may wait for the writer.
@@ -50,7 +50,7 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
     let importer = Importer::new(args.on_conflict.into()).on_look_alike(args.on_lookalike.into());
     importer.check(&mut first)?;
     let rejects = match &args.rejects {
-        Some(path) => Some(Rejects::create(path, Target::create(path, place, Some(&args.file))?)?),
+        Some(path) => Some(Rejects::create(path, Target::create(path, place, Some(stdio::input(&args.file)))?)?),
         None => None,
     };
     let import = Running { importer, rejects, shown: 0, look_alikes_shown: 0, progress };

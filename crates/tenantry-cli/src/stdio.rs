@@ -5,7 +5,7 @@
 //! library panic in both cases, so `clippy.toml` bans them.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -13,8 +13,9 @@ use std::path::Path;
 use anstream::AutoStream;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use tenantry_exchange::printable;
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::interrupt;
 
 /// Writes a line to standard error, formatted as by `format!`.
@@ -72,6 +73,16 @@ impl Write for Log {
 /// Returns the path of a file to read once, from its beginning to its end: `-` is standard input.
 pub(crate) fn input(named: &Path) -> &Path {
     if named == Path::new("-") { Path::new("/dev/stdin") } else { named }
+}
+
+/// Refuses to read something twice that can be read only once: standard input, a pipe, a socket, a device.
+pub(crate) fn refuse_stream(named: &Path, what_is: &str) -> Result<(), Failure> {
+    let is_stream = |metadata: Metadata| !metadata.is_file() && !metadata.is_dir();
+    if named == Path::new("-") || fs::metadata(named).is_ok_and(is_stream) {
+        let message = format!("{what_is} read twice: name a file instead of {}", printable(&named.to_string_lossy()));
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    Ok(())
 }
 
 /// How many octets a pipe takes without delay once it is ready (PIPE_BUF of Linux).

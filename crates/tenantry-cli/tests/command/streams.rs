@@ -349,3 +349,43 @@ fn nothing_is_made_when_nothing_is_done() {
     assert_eq!(code, 5, "{stderr}");
     assert!(session.output(&["user", "list"]).contains("b@example.com"));
 }
+
+/// The rejects had taken the place of the rows, since `-` is no path that could be compared.
+#[test]
+fn rejects_never_replace_the_file_that_standard_input_comes_from() {
+    let session = Session::new();
+    let rows = "email\nada@example.com\nnobody\n";
+    let file = session.write("rows.csv", rows);
+    for input in ["-", "/dev/stdin", "/dev/fd/0"] {
+        let mut command =
+            session.tenantry(&["import", input, "--from", "csv", "--on-conflict", "skip", "--rejects", "rows.csv"]);
+        let output = command.stdin(std::fs::File::open(&file).unwrap()).output().unwrap();
+        let (code, _, stderr) = super::told(output);
+        assert_eq!((code, stderr.as_str()), (2, "error: rows.csv is the file to read; choose another\n"), "{input}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), rows);
+        assert!(!session.path("data").exists());
+    }
+}
+
+/// `-` was looked for as a file, and of a pipe the second reading found the rest, which was no archive.
+#[test]
+fn a_backup_is_listed_from_a_pipe_and_what_is_read_twice_is_no_pipe() {
+    let session = Session::new();
+    session.output(&["user", "create", "ada@example.com"]);
+    session.output(&["backup", "create", "a.tar.zst"]);
+    session.output(&["user", "export-archive", "ada@example.com", "ada.tar.zst"]);
+    let piped = |script: &str| super::told(session.in_dir("bash").args(["-c", script]).output().unwrap());
+    let (code, stdout, stderr) = piped("cat a.tar.zst | tenantry backup list -");
+    assert!(code == 0 && stdout.contains("ada@example.com"), "{code} {stderr}");
+    for script in [
+        "cat a.tar.zst | tenantry backup restore - --user ada@example.com",
+        "cat a.tar.zst | tenantry backup restore /dev/stdin --user ada@example.com",
+        "tenantry backup restore <(cat a.tar.zst) --user ada@example.com",
+        "cat ada.tar.zst | tenantry user import-archive -",
+        "tenantry user import-archive <(cat ada.tar.zst) --data-dir other",
+    ] {
+        let (code, _, stderr) = piped(script);
+        assert!(code == 2 && stderr.contains("read twice: name a file instead of "), "{script}: {code} {stderr}");
+    }
+    assert!(!session.path("other").exists());
+}
