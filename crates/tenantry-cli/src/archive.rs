@@ -6,13 +6,14 @@ use serde_json::json;
 use tenantry::{ErrorKind, UserId, UserManifest, export_user, import_user, read_user_manifest};
 use tenantry_exchange::printable;
 
-use crate::backup::{Progress, explain, name_left_out};
+use crate::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, counted};
 use crate::place::Place;
+use crate::session::{did, finish};
 use crate::stdio::{self, tell};
 use crate::target::check_archive;
-use crate::user::{Who, did, finish};
+use crate::who::Who;
 
 pub(crate) async fn export(place: &Place, format: Format<'_>, who: &Who, file: &Path) -> Result<(), Failure> {
     check_archive(file, place)?;
@@ -75,11 +76,13 @@ pub(crate) async fn import(place: &Place, format: Format<'_>, file: &Path) -> Re
     let progress = Progress::new();
     let imported = import_user(&store, file, progress.callback()).await;
     progress.end();
-    let manifest = finish(&store, imported.map_err(|error| explain(error, Some(who)))).await?;
+    let imported = finish(&store, imported.map_err(|error| explain(error, Some(who)))).await?;
+    let manifest = imported.manifest;
     did("user import-archive", manifest.user.id);
     show(format, file, &manifest, &[])?;
     tell!("imported {} with {}", printable(manifest.user.email.as_str()), counted(manifest.files, "file"));
-    Ok(())
+    name_left_out(&imported.left_out);
+    refuse_incomplete(imported.incomplete, "the user was imported")
 }
 
 fn show(

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::completions;
 use clap::builder::styling::AnsiColor;
 use clap::builder::{NonEmptyStringValueParser, Styles};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, value_parser};
@@ -10,6 +9,17 @@ use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, value_parse
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 conflict (email, id or path taken, version mismatch), \
 5 invalid input, 6 busy (try again), 7 store unusable (corrupt, incompatible, not a store), 130 interrupted.";
+
+/// Where a person's completions go, by shell.
+pub(crate) const COMPLETION_PLACES: &str = "\
+Where they go:
+  bash        tenantry completions bash > ~/.local/share/bash-completion/completions/tenantry
+  elvish      tenantry completions elvish >> ~/.config/elvish/rc.elv
+  fish        tenantry completions fish > ~/.config/fish/completions/tenantry.fish
+  nushell     tenantry completions nushell | save ~/.config/nushell/autoload/tenantry.nu
+  powershell  tenantry completions powershell >> $PROFILE
+  zsh         tenantry completions zsh > ~/.zfunc/_tenantry
+              (with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc)";
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -63,6 +73,16 @@ pub(crate) struct Global {
     pub(crate) verbose: u8,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Elvish,
+    Fish,
+    Nushell,
+    Powershell,
+    Zsh,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FormatName {
     /// For people: the most used fields, cut to the width of the terminal, with ages and rounded sizes
@@ -112,10 +132,10 @@ pub(crate) enum Command {
     /// Show the location, version and size of the store
     Status,
     /// Print the completions for a shell
-    #[command(after_long_help = completions::PLACES)]
+    #[command(after_long_help = COMPLETION_PLACES)]
     Completions {
         /// The shell
-        shell: completions::Shell,
+        shell: Shell,
     },
     /// Write the manual pages into a directory
     Man {

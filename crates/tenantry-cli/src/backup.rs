@@ -1,22 +1,20 @@
 //! `tenantry backup …`.
 
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use indicatif::HumanBytes;
 use serde_json::json;
 use tenantry::{BackupManifest, BackupOptions, ErrorKind, Timestamp, create_backup, restore_backup, verify_backup};
 use tenantry_exchange::printable;
 
+use crate::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
 use crate::failure::{Exit, Failure};
-use crate::interrupt::Interrupt;
 use crate::output::{self, Format, counted};
 use crate::place::Place;
+use crate::session::finish;
 use crate::stdio::{self, tell};
 use crate::target::check_archive;
-use crate::user::finish;
 
 /// What the name of a backup begins and ends with, around the time.
 const PREFIX: &str = "tenantry-";
@@ -59,13 +57,6 @@ pub(crate) async fn create(
     Err(Failure::new(Exit::Failure, message))
 }
 
-/// Says what is not in an archive, and why.
-pub(crate) fn name_left_out(left_out: &[(PathBuf, String)]) {
-    for (path, why) in left_out {
-        tell!("left out: {}: {why}", printable(&path.to_string_lossy()));
-    }
-}
-
 pub(crate) async fn verify(format: Format<'_>, file: &Path) -> Result<(), Failure> {
     let file = stdio::input(file);
     let progress = Progress::new();
@@ -105,7 +96,9 @@ pub(crate) async fn restore(format: Format<'_>, file: &Path, into: &Path) -> Res
     progress.end();
     let restored = restored.map_err(|error| explain(error, file, "nothing was restored"))?;
     show(format, file, &restored.manifest, &[])?;
+    name_left_out(&restored.left_out);
     if restored.report.findings.is_empty() {
+        refuse_incomplete(restored.incomplete, &format!("restored into {}", into.display()))?;
         tell!("restored into {}", into.display());
         return Ok(());
     }
@@ -116,16 +109,6 @@ pub(crate) async fn restore(format: Format<'_>, file: &Path, into: &Path) -> Res
         into.display()
     );
     Err(Failure::new(Exit::Failure, message))
-}
-
-/// The failure of an archive, which is neither the store's nor its disk's.
-pub(crate) fn explain(error: tenantry::Error, file: &Path, outcome: &str) -> Failure {
-    if error.kind() == ErrorKind::Cancelled {
-        return Failure::from(error).saying(outcome);
-    }
-    let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
-    let cause = causes.last().map(|root| format!(" ({root})")).unwrap_or_default();
-    Failure::new(Exit::of(error.kind()), format!("{}: {error}{cause}; {outcome}", file.display()))
 }
 
 fn show(
@@ -148,28 +131,6 @@ fn show(
     ];
     fields.extend_from_slice(more);
     output::record(format, &fields)
-}
-
-/// The progress of what has to clear away before it ends. As long as this is there, a signal asks it to.
-pub(crate) struct Progress(indicatif::ProgressBar, Interrupt);
-
-impl Progress {
-    pub(crate) fn new() -> Self {
-        Self(output::progress(None, "{spinner} {human_pos} files, {msg}"), Interrupt::listen())
-    }
-
-    pub(crate) fn callback(&self) -> impl Fn(u64, u64) -> ControlFlow<()> + Send + 'static {
-        let (bar, interrupt) = (self.0.clone(), self.1.clone());
-        move |files, bytes| {
-            bar.set_position(files);
-            bar.set_message(HumanBytes(bytes).to_string());
-            if interrupt.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        }
-    }
-
-    pub(crate) fn end(self) {
-        self.0.finish_and_clear();
-    }
 }
 
 /// The name of a backup that is made now. In the order of names is in the order of time.

@@ -10,12 +10,13 @@ use tenantry::{
 };
 use tenantry_exchange::printable;
 
-use crate::backup::{Progress, explain};
+use crate::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
+use crate::session::finish;
 use crate::stdio::{self, tell};
-use crate::user::{Who, finish};
+use crate::who::Who;
 
 pub(crate) const BACKED_UP: Columns = Columns {
     name: "users",
@@ -138,7 +139,8 @@ pub(crate) async fn restore(
     ];
     output::record(format, &fields).map_err(|failure| failure.saying("the user was restored"))?;
     report(&restored, id, dry_run);
-    Ok(())
+    name_left_out(&restored.left_out);
+    refuse_incomplete(restored.incomplete, "the user was restored")
 }
 
 /// The id of a user in a backup. An address may be that of several who were in the trash.

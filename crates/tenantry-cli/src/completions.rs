@@ -2,34 +2,13 @@
 
 use std::io::{self, IsTerminal};
 
-use clap::{CommandFactory, ValueEnum};
+use clap::CommandFactory;
 use clap_complete::{Generator, Shell as Known, generate};
 use clap_complete_nushell::Nushell;
 
-use crate::args::Cli;
+use crate::args::{Cli, Shell};
 use crate::failure::Failure;
 use crate::stdio::{self, tell};
-
-/// Where a person's completions are.
-pub(crate) const PLACES: &str = "\
-Where they go:
-  bash        tenantry completions bash > ~/.local/share/bash-completion/completions/tenantry
-  elvish      tenantry completions elvish >> ~/.config/elvish/rc.elv
-  fish        tenantry completions fish > ~/.config/fish/completions/tenantry.fish
-  nushell     tenantry completions nushell | save ~/.config/nushell/autoload/tenantry.nu
-  powershell  tenantry completions powershell >> $PROFILE
-  zsh         tenantry completions zsh > ~/.zfunc/_tenantry
-              (with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc)";
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Shell {
-    Bash,
-    Elvish,
-    Fish,
-    Nushell,
-    Powershell,
-    Zsh,
-}
 
 pub(crate) fn print(shell: Shell) -> Result<(), Failure> {
     let script = match shell {
@@ -67,14 +46,20 @@ fn place(shell: Shell) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
+    use crate::args::COMPLETION_PLACES;
 
     #[test]
     fn every_shell_has_its_place_in_help() {
         for shell in Shell::value_variants() {
             let name = shell.to_possible_value().unwrap().get_name().to_owned();
             let file = place(*shell).trim_start_matches("at the end of ").split(',').next().unwrap();
-            assert!(PLACES.contains(&format!("completions {name} ")) && PLACES.contains(file), "{shell:?}");
+            assert!(
+                COMPLETION_PLACES.contains(&format!("completions {name} ")) && COMPLETION_PLACES.contains(file),
+                "{shell:?}"
+            );
         }
     }
 }

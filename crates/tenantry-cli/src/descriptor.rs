@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_getfd};
 
-use crate::target::directory_of;
+use crate::place::directory_of;
 
 /// Returns the number of the descriptor that a path stands for, such as 3 for `/dev/fd/3`.
 ///

@@ -1,6 +1,7 @@
 //! `tenantry`: operates a Tenantry store. What it does to the data it does through the library's public face.
 
 mod archive;
+mod archive_report;
 mod args;
 mod backup;
 mod bring_back;
@@ -13,8 +14,11 @@ mod human;
 mod import;
 mod interrupt;
 mod man;
+mod moment;
 mod output;
 mod place;
+mod prompt;
+mod session;
 mod stdio;
 mod storage;
 mod table;
@@ -22,6 +26,7 @@ mod target;
 mod tips;
 mod trash;
 mod user;
+mod who;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;

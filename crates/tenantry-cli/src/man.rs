@@ -8,8 +8,7 @@ use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use crate::args::Cli;
-use crate::completions;
+use crate::args::{self, Cli};
 use crate::failure::Failure;
 
 /// The exit codes, as docs/command.md has them.
@@ -189,7 +188,7 @@ fn render(man: &Man, mut command: Command, name: &str, page: &mut Vec<u8>) -> io
         list(&mut more, "FILES", &FILES);
     }
     if name == "completions" {
-        literal(&mut more, "FILES", completions::PLACES);
+        literal(&mut more, "FILES", args::COMPLETION_PLACES);
     }
     examples(&mut more, name);
     if name.is_empty() {

@@ -13,7 +13,6 @@ use tenantry::{ErrorKind, Store};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::stdio::tell;
-use crate::target::directory_of;
 
 /// The directories of a store, in which nothing is written but by the store.
 const OWN_DIRECTORIES: [&str; 3] = ["storage", "trash", "quarantine"];
@@ -199,4 +198,9 @@ pub(crate) fn temporary_dir() -> io::Result<TempDir> {
 fn is_own_name(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     name.starts_with("tenantry.") || name.starts_with(".tenantry-") || OWN_DIRECTORIES.contains(&name.as_str())
+}
+
+/// Returns the directory that a path lies in, the current one if the path doesn't say.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -10,8 +10,9 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
+use crate::session::{changed, finish};
 use crate::stdio::{self, tell};
-use crate::user::{Who, changed, finish};
+use crate::who::Who;
 
 pub(crate) const USAGES: Columns = Columns {
     name: "usages",

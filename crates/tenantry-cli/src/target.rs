@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 use crate::descriptor;
 use crate::failure::{Exit, Failure};
 use crate::interrupt;
-use crate::place::Place;
+use crate::place::{Place, directory_of};
 use crate::stdio::Patient;
 
 /// What the name of a temporary file begins with.
@@ -228,8 +228,4 @@ impl Unnamed {
 /// The name of an open file that has no other.
 fn name_of(file: &File) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()).into()
-}
-
-pub(crate) fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

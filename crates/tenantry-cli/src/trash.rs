@@ -5,11 +5,13 @@ use tenantry_exchange::printable;
 
 use crate::args::{Purge, TrashCommand};
 use crate::failure::{Exit, Failure};
-use crate::human;
+use crate::moment::ago;
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;
+use crate::prompt::confirm;
+use crate::session::{did, finish};
 use crate::stdio::tell;
-use crate::user::{Who, ago, confirm, did, finish};
+use crate::who::Who;
 
 pub(crate) const TRASHED: Columns = Columns {
     name: "users",
@@ -66,29 +68,6 @@ fn parse_id(text: &str) -> Result<UserId, Failure> {
     })
 }
 
-/// Why there is no living user with an id: they may be in the trash, or were purged.
-pub(crate) fn missing(tx: &ReadTx<'_>, id: UserId, otherwise: &str) -> Result<Failure, Failure> {
-    let message = match tx.get_trashed(id)? {
-        Some(trashed) => in_trash(&trashed),
-        None if tx.was_purged(id)? => "the user who had this id was purged".to_owned(),
-        None => otherwise.to_owned(),
-    };
-    Ok(Failure::new(Exit::NotFound, message))
-}
-
-/// Why there is no living user with an address: those who had it may be in the trash.
-pub(crate) fn missing_email(tx: &ReadTx<'_>, email: &Email) -> Result<Failure, Failure> {
-    let message = match &tx.find_in_trash(email)?[..] {
-        [] => "there is no user with this email address; `tenantry user list --contains TEXT` searches".to_owned(),
-        [trashed] => in_trash(trashed),
-        [latest, others @ ..] => {
-            let others = counted(others.len() as u64, "other user");
-            format!("{}; {others} in the trash had this address before", in_trash(latest))
-        }
-    };
-    Ok(Failure::new(Exit::NotFound, message))
-}
-
 /// Brings a user back. An address names them only if one user in the trash has it.
 pub(crate) async fn restore(store: &Store, who: &Who, email: Option<Email>) -> Result<User, Failure> {
     let id = match who {
@@ -114,15 +93,6 @@ pub(crate) async fn restore(store: &Store, who: &Who, email: Option<Email>) -> R
         }
         restored => restored.map_err(Failure::from),
     }
-}
-
-fn in_trash(trashed: &TrashedUser) -> String {
-    let id = trashed.user.id;
-    if trashed.is_being_purged {
-        return format!("the user is being purged and can't be restored; `tenantry user purge {id}` goes on");
-    }
-    let since = human::since(trashed.deleted_at);
-    format!("the user is in the trash since {since}, until a purge; `tenantry user restore {id}` brings them back")
 }
 
 pub(crate) async fn purge(place: &Place, format: Format<'_>, args: Purge) -> Result<(), Failure> {

@@ -1,21 +1,19 @@
 //! `tenantry user …`.
 
-use std::io::{self, BufRead, IsTerminal};
-use std::time::SystemTime;
-
-use jiff::{Span, SpanRelativeTo};
-use tenantry::{
-    Cursor, Email, ErrorKind, Filter, ListQuery, NewUser, ReadTx, Store, Timestamp, User, UserId, UserUpdate,
-};
+use tenantry::{Cursor, ErrorKind, Filter, ListQuery, NewUser, ReadTx, Store, User, UserUpdate};
 use tenantry_exchange::printable;
 
 use crate::archive;
 use crate::args::{List, OnLookalike, UserCommand};
 use crate::failure::{Exit, Failure};
+use crate::moment::{ago, time};
 use crate::output::{self, Format, RecordList, USERS, counted};
 use crate::place::Place;
-use crate::stdio::{self, tell};
+use crate::prompt::confirm;
+use crate::session::{changed, did, finish};
+use crate::stdio::tell;
 use crate::trash;
+use crate::who::Who;
 
 pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand) -> Result<(), Failure> {
     // What was typed is checked before the store is opened, so that a mistake never creates one.
@@ -145,58 +143,6 @@ fn looks_like(other: &User) -> String {
     format!("the address looks like that of {} ({})", printable(other.email.as_str()), other.id)
 }
 
-/// Notes in the log what was done to a user. Addresses are personal data, and have no place there.
-pub(crate) fn did(verb: &str, user: UserId) {
-    tracing::info!(target: "tenantry", %user, "{verb}");
-}
-
-/// Notes and prints the user after a change, which has happened even if nobody can be shown.
-pub(crate) fn changed(verb: &str, format: Format<'_>, user: &User) -> Result<(), Failure> {
-    did(verb, user.id);
-    output::user(format, user).map_err(|failure| failure.saying("the change itself was made"))
-}
-
-/// Closes the store, whatever came of the command.
-pub(crate) async fn finish<T>(store: &Store, result: Result<T, Failure>) -> Result<T, Failure> {
-    store.close().await?;
-    result
-}
-
-/// How a user is named on the command line.
-pub(crate) enum Who {
-    Id(UserId),
-    Email(Email),
-}
-
-impl Who {
-    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
-        if text.contains('@') {
-            return Ok(Self::Email(text.parse()?));
-        }
-        text.parse().map(Self::Id).map_err(|_| {
-            let text = printable(text);
-            Failure::new(
-                Exit::Invalid,
-                format!("\"{text}\" is neither an email address nor the id of a user, a UUID of version 4"),
-            )
-        })
-    }
-
-    /// Finds the user, or says why there is none.
-    pub(crate) fn find(&self, tx: &ReadTx<'_>) -> Result<User, Failure> {
-        match self {
-            Self::Id(id) => match tx.get(*id)? {
-                Some(user) => Ok(user),
-                None => Err(trash::missing(tx, *id, "there is no user with this id")?),
-            },
-            Self::Email(email) => match tx.get_by_email(email)? {
-                Some(user) => Ok(user),
-                None => Err(trash::missing_email(tx, email)?),
-            },
-        }
-    }
-}
-
 /// Moves users to the trash, or none of them if one isn't there from the beginning.
 async fn delete(store: &Store, named: &[String], whom: &[Who], yes: bool) -> Result<(), Failure> {
     let mut users: Vec<User> = Vec::new();
@@ -244,26 +190,6 @@ async fn delete_one(store: &Store, user: &User) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Asks before something is done, unless the answer was given beforehand.
-pub(crate) fn confirm(yes: bool, done: &str, question: impl FnOnce() -> String) -> Result<(), Failure> {
-    if yes {
-        return Ok(());
-    }
-    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!("nothing was {done}: without a terminal to ask on, it needs --yes"),
-        ));
-    }
-    let mut answer = String::new();
-    let asked = stdio::ask(&question()).and_then(|()| io::stdin().lock().read_line(&mut answer));
-    asked.map_err(|error| Failure::io("asking", &error))?;
-    if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
-        return Ok(());
-    }
-    Err(Failure::new(Exit::Failure, format!("nothing was {done}")))
-}
-
 async fn print_list(store: &Store, format: Format<'_>, mut query: ListQuery, all: bool) -> Result<(), Failure> {
     let mut list = RecordList::new(format, &USERS)?;
     loop {
@@ -290,24 +216,4 @@ fn query(list: List) -> Result<ListQuery, Failure> {
             never_logged_in: list.never_logged_in,
         },
     })
-}
-
-/// A time, or the first moment of a day in UTC.
-fn time(text: &str) -> Result<Timestamp, Failure> {
-    let of_day = || format!("{text}T00:00:00Z").parse().ok();
-    text.parse::<Timestamp>().or_else(|error| of_day().ok_or(error)).map_err(|error| {
-        Failure::new(Exit::Invalid, format!("\"{}\": {error}; a date such as 2026-11-23 will do too", printable(text)))
-    })
-}
-
-/// The moment this long before now.
-#[allow(clippy::disallowed_methods, reason = "the person's now; the store has its own")]
-pub(crate) fn ago(duration: &str) -> Result<Timestamp, Failure> {
-    let span: Option<Span> = duration.parse().ok();
-    let length = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
-    let length = length.and_then(|length| std::time::Duration::try_from(length).ok());
-    let length = length.ok_or_else(|| {
-        Failure::new(Exit::Invalid, format!("{duration:?} is not a duration such as 180d, 36h or 2w"))
-    })?;
-    Ok(Timestamp::from(SystemTime::now()).saturating_sub(length))
 }

@@ -10,9 +10,10 @@ use tenantry::NewUser;
 
 use crate::columns::{Columns, PassedOver, cut};
 use crate::decode::Decoder;
+use crate::error::file_failure;
 use crate::fields::{EMAIL, Fields, not_utf8};
 use crate::formula::csv_plain;
-use crate::rows::{BadRow, IO_OCTETS, Original, ROW_OCTETS_MAX, Row, file_failure};
+use crate::row::{BadRow, IO_OCTETS, Original, ROW_OCTETS_MAX, Row};
 use crate::{Error, FIELDS, Result};
 
 /// How many octets may be read for one row: those of the longest, and what the reader takes beyond it.

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::io;
 
-use crate::Rejection;
+use crate::row::Rejection;
 
 /// [`std::result::Result`] with [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -79,5 +79,13 @@ pub(crate) fn of_csv(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
         kind => io::Error::other(format!("{kind:?}")),
+    }
+}
+
+/// The failure to read a file, which may be what is in it.
+pub(crate) fn file_failure(error: io::Error, line: u64) -> Error {
+    match error.kind() {
+        io::ErrorKind::InvalidData => Error::invalid(line, error.to_string()),
+        _ => Error::Io(error),
     }
 }

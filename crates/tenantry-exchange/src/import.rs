@@ -7,7 +7,7 @@ use tenantry::{Email, ErrorKind, Imported, NewUser, OnConflict, User, WriteTx};
 
 use crate::error::of_csv;
 use crate::waiting::{Order, Step, Waiting};
-use crate::{Chunk, Error, PassedOver, Result, Row, csv_safe, printable};
+use crate::{Chunk, Error, PassedOver, Rejection, Result, Row, csv_safe, printable};
 
 /// What has become of the rows of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -332,38 +332,6 @@ fn is_of_row(kind: ErrorKind) -> bool {
             | ErrorKind::InvalidTimestamp
             | ErrorKind::InvalidUser
     )
-}
-
-/// A row that wasn't imported, and why.
-///
-/// It is written as `line 3: ada@example.com: `, or `line 3, element 2: ` for what is in a JSON array, and the reason.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Rejection {
-    /// The row.
-    pub row: Row,
-    /// What is wrong with it. It has no control characters.
-    pub reason: String,
-    /// Of which kind that is; a row that is no user is `InvalidUser`.
-    pub kind: ErrorKind,
-}
-
-impl fmt::Display for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.row.element {
-            Some(element) => write!(f, "line {}, element {element}: ", self.row.line)?,
-            None => write!(f, "line {}: ", self.row.line)?,
-        }
-        // The address may be anything, so it is written as no terminal could misunderstand.
-        let address = match &self.row.user {
-            Ok(user) => printable(user.email.as_str()),
-            Err(bad) => printable(&bad.address),
-        };
-        if !address.is_empty() {
-            write!(f, "{address}: ")?;
-        }
-        f.write_str(&self.reason)
-    }
 }
 
 /// Writes the rows that were rejected as CSV with the columns `line`, `reason` and `row`: the object of JSON, or the

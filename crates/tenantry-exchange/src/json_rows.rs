@@ -6,8 +6,9 @@ use std::rc::Rc;
 
 use crate::columns::{Columns, PassedOver};
 use crate::decode::Decoder;
+use crate::error::file_failure;
 use crate::fields::{address_in, parse_object};
-use crate::rows::{BadRow, IO_OCTETS, Original, ROW_OCTETS_MAX, Row, file_failure};
+use crate::row::{BadRow, IO_OCTETS, Original, ROW_OCTETS_MAX, Row};
 use crate::{Error, Result};
 
 /// How far into a file an array of users is looked for, behind other members of the object that holds it.

@@ -41,56 +41,22 @@ mod csv_rows;
 mod decode;
 mod error;
 mod fields;
+mod format;
 mod formula;
 mod import;
 mod json_rows;
 mod printable;
+mod row;
 mod rows;
 mod waiting;
 mod write;
 
-use std::path::Path;
-
 pub use columns::{Columns, PassedOver};
 pub use error::{Error, Result};
+pub use format::{FIELDS, Format};
 pub use formula::csv_safe;
-pub use import::{Importer, LookAlike, OnLookAlike, Rejection, RejectsWriter, Tally};
+pub use import::{Importer, LookAlike, OnLookAlike, RejectsWriter, Tally};
 pub use printable::printable;
-pub use rows::{BadRow, Chunk, Row, RowReader};
+pub use row::{BadRow, Rejection, Row};
+pub use rows::{Chunk, RowReader};
 pub use write::{UserWriter, export};
-
-/// The fields of a user, in the order in which they are written everywhere.
-pub const FIELDS: [&str; 7] = ["id", "email", "created_at", "last_login_at", "storage_path", "updated_at", "version"];
-
-/// How a file holds users.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// Comma-separated values ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180)) with a header that names [`FIELDS`].
-    Csv,
-    /// [JSON Lines](https://jsonlines.org): one object a line.
-    Jsonl,
-    /// One array of objects. What is read may be either: a file of JSON Lines or an array, which may be the member `users`
-    /// of an object.
-    Json,
-}
-
-impl Format {
-    /// Returns what the name of a file says of its format: CSV if it ends with `.csv`, JSON if it ends with `.json`, else
-    /// JSON Lines.
-    ///
-    /// ```
-    /// use tenantry_exchange::Format;
-    ///
-    /// assert_eq!(Format::of("users.CSV".as_ref()), Format::Csv);
-    /// assert_eq!(Format::of("users.json".as_ref()), Format::Json);
-    /// assert_eq!(Format::of("-".as_ref()), Format::Jsonl);
-    /// ```
-    #[must_use]
-    pub fn of(file: &Path) -> Self {
-        match file.extension() {
-            Some(extension) if extension.eq_ignore_ascii_case("csv") => Self::Csv,
-            Some(extension) if extension.eq_ignore_ascii_case("json") => Self::Json,
-            _ => Self::Jsonl,
-        }
-    }
-}

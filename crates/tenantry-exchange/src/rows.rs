@@ -1,84 +1,17 @@
 //! Users as rows of CSV and JSON, on their way out of a file.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::io::{self, Read};
-
-use tenantry::NewUser;
+use std::io::Read;
 
 use crate::columns::{Columns, PassedOver};
 use crate::csv_rows::CsvRows;
 use crate::json_rows::JsonRows;
-use crate::{Error, Format, Result};
+use crate::row::Row;
+use crate::{Format, Result};
 
-/// No honest row is longer, photographs and metadata that nobody needs included. Without a limit, a file without a line
-/// end, or with a quote that is never closed, would be read into memory as a whole.
-pub(crate) const ROW_OCTETS_MAX: usize = 1 << 20;
-/// As much as is read from a file at a time.
-pub(crate) const IO_OCTETS: usize = 64 << 10;
 /// How many rows are enough for a chunk: a transaction of them waits for the disk once, and takes some 50 ms.
 const CHUNK_ROWS: usize = 5_000;
 /// How many octets of the file are enough for a chunk, whatever the number of rows.
 const CHUNK_OCTETS: u64 = 1 << 20;
-
-/// A row that was read, good or bad.
-#[non_exhaustive]
-pub struct Row {
-    /// The line on which it begins in the file, counted from 1.
-    pub line: u64,
-    /// Which element of a JSON array it is, counted from 1.
-    pub element: Option<u64>,
-    pub(crate) original: Original,
-    /// The user to import, or why there is none.
-    pub user: std::result::Result<NewUser, BadRow>,
-}
-
-/// Without what was in the file, which may be anybody's address.
-impl fmt::Debug for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Row").field("line", &self.line).finish_non_exhaustive()
-    }
-}
-
-impl Row {
-    /// Returns what was in the file: the object of JSON, or the fields of CSV as one record. It is empty if it was too
-    /// long to be kept.
-    #[must_use]
-    pub fn original(&self) -> Cow<'_, [u8]> {
-        match &self.original {
-            Original::Json(text) => Cow::Borrowed(text),
-            Original::Csv { record, separator } => {
-                let mut csv = csv::WriterBuilder::new().flexible(true).delimiter(*separator).from_writer(Vec::new());
-                // Writing to memory fails for no other reason than that there is none.
-                let written = csv.write_byte_record(record).is_ok();
-                let mut line = csv.into_inner().ok().filter(|_| written).unwrap_or_default();
-                line.pop();
-                Cow::Owned(line)
-            }
-        }
-    }
-}
-
-pub(crate) enum Original {
-    Csv { record: csv::ByteRecord, separator: u8 },
-    Json(Vec<u8>),
-}
-
-/// Why a row is no user.
-#[non_exhaustive]
-pub struct BadRow {
-    /// The address as it is in the row, which may be anything, or nothing.
-    pub address: String,
-    /// What is wrong, with the name of the field. It has no control characters.
-    pub reason: String,
-}
-
-/// Without the address.
-impl fmt::Debug for BadRow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BadRow").field("reason", &self.reason).finish_non_exhaustive()
-    }
-}
 
 /// Some rows, in the order of the file.
 #[derive(Debug)]
@@ -193,14 +126,6 @@ impl<R: Read> RowReader<R> {
             Rows::Csv(rows) => &rows.passed_over,
             Rows::Json(rows) => &rows.passed_over,
         }
-    }
-}
-
-/// The failure to read a file, which may be what is in it.
-pub(crate) fn file_failure(error: io::Error, line: u64) -> Error {
-    match error.kind() {
-        io::ErrorKind::InvalidData => Error::invalid(line, error.to_string()),
-        _ => Error::Io(error),
     }
 }
 

@@ -78,8 +78,8 @@ mod user;
 
 pub use ambient::Ambient;
 pub use backup::{
-    Backup, BackupContents, BackupManifest, BackupOptions, ExportedUser, Reply, RestoreUserOptions, Restored,
-    RestoredUser, UserBefore, UserManifest, Verified, create_backup, export_user, import_user, open_backup,
+    Backup, BackupContents, BackupManifest, BackupOptions, ExportedUser, ImportedUser, Reply, RestoreUserOptions,
+    Restored, RestoredUser, UserBefore, UserManifest, Verified, create_backup, export_user, import_user, open_backup,
     read_user_manifest, restore_backup, restore_user, verify_backup,
 };
 pub use cap_std;

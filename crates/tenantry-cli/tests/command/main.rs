@@ -22,6 +22,8 @@ mod mounts;
 mod order;
 /// Whose files are that root makes, and a umask that takes the owner's rights.
 mod owner;
+/// Where backups are restored, and what doesn't come back.
+mod restoring;
 /// Standard input, output and error that are full, closed or something else.
 mod streams;
 /// A terminal: tables, questions.

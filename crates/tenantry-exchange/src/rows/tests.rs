@@ -1,7 +1,11 @@
-use std::io::Read;
+use std::io::{self, Read};
+
+use tenantry::NewUser;
 
 use super::*;
+use crate::Error;
 use crate::csv_rows::STRAY;
+use crate::row::ROW_OCTETS_MAX;
 
 fn rows(format: Format, text: &[u8]) -> Vec<(u64, std::result::Result<NewUser, String>)> {
     let mut reader = RowReader::new(format, text).expect("a good header");

@@ -66,12 +66,18 @@ pub struct RestoredUser {
     pub kept: u64,
     /// The paths of these within the user's directory, the first 100.
     pub kept_paths: Vec<PathBuf>,
+    /// What didn't come back with the files, the first 100 of it: extended attributes and ACLs that the file system doesn't
+    /// take. With the path in the user's directory and the reason.
+    pub left_out: Vec<(PathBuf, String)>,
+    /// How many of these there are, named or not.
+    pub incomplete: u64,
 }
 
 /// Brings back one user out of a backup of the whole store: one who was deleted, was purged or has lost files.
 ///
 /// A user who is in the store keeps the row that they have there. Files that they lack are put beside those that they have, and
-/// nothing that they have is replaced. A user in the trash is restored, with what is in the trash and what the backup has
+/// nothing that they have is replaced. Nothing is put beside a SQLite database, nor a database beside a log, that SQLite would
+/// take for part of it. A user in the trash is restored, with what is in the trash and what the backup has
 /// besides. A user who was purged gets a new id and a new storage path, but only if the [options](RestoreUserOptions) say so. A user of
 /// whom the store knows nothing gets the row of the backup.
 ///
@@ -158,10 +164,22 @@ fn prepare(
         met: Met::default(),
         staged: HashSet::new(),
         has_missing: false,
-        restored: RestoredUser { user, before, files: 0, bytes: 0, same: 0, kept: 0, kept_paths: Vec::new() },
+        restored: RestoredUser {
+            user,
+            before,
+            files: 0,
+            bytes: 0,
+            same: 0,
+            kept: 0,
+            kept_paths: Vec::new(),
+            left_out: Vec::new(),
+            incomplete: 0,
+        },
     };
     bringing.read(engine.data_dir(), backup)?;
-    let Bringing { has_missing, restored, .. } = bringing;
+    let Bringing { has_missing, mut restored, unpacking, .. } = bringing;
+    let unset = unpacking.map(Unpacking::finish).transpose()?.unwrap_or_default();
+    (restored.left_out, restored.incomplete) = (unset.named, unset.count);
     let stage = stage.filter(|_| has_missing);
     if stage.is_some() {
         storage.wait_for_disk("import: sync the files")?;
@@ -246,7 +264,7 @@ impl Bringing<'_> {
             self.met.add(path, &details.what)?;
             self.take(below, entry, details, octets)
         })?;
-        self.unpacking.as_mut().map_or(Ok(()), Unpacking::finish)
+        Ok(())
     }
 
     /// Stages what the user lacks.
@@ -261,7 +279,12 @@ impl Bringing<'_> {
                 self.keep(below);
                 return Ok(());
             }
-            (Standing::Nothing, _) => {}
+            (Standing::Nothing, _) => {
+                if let Some(other) = self.present.other_part(below)? {
+                    self.keep(&other);
+                    return Ok(());
+                }
+            }
             (Standing::Directory, What::Directory) => return Ok(()),
             (Standing::Link(found), What::Symlink(target)) if found == *target => return Ok(()),
             (Standing::File(file), What::File) => {

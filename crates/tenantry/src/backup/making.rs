@@ -50,6 +50,16 @@ impl Making {
     }
 
     pub(super) fn take(&mut self, item: Item<'_>) -> Result<()> {
+        if let Item::Directory { path, is_top: false, .. }
+        | Item::Link { path, .. }
+        | Item::Pipe { path, .. }
+        | Item::File { path, .. } = &item
+            && !self.met.is_in_directory(path)
+        {
+            // The archive has something else there, and no reader takes what lies in that.
+            self.leave_out(path.clone(), "what its directory is was something else before".to_owned());
+            return Ok(());
+        }
         match item {
             Item::LeftOut { path, why } => self.leave_out(path, why),
             Item::Directory { path, attributes, is_top } => {
@@ -173,6 +183,11 @@ impl Making {
             let attempt = self.body.file(path, &opened, &|| source.is_unchanged(&opened)).map_err(unwritable)?;
             if matches!(attempt, Attempt::Taken) {
                 self.take_beside(path, source, suffix)?;
+                if !opened.may_be_settled() {
+                    // Its journal names a file outside, without which SQLite takes the transaction for finished.
+                    let why = "a transaction over several databases was cut short in it: open it with its application";
+                    self.leave_out(path.to_owned(), why.to_owned());
+                }
             }
             attempt
         };
@@ -285,5 +300,24 @@ mod tests {
             making.take(Item::File { path: "files/lock".into(), source }).unwrap();
         }
         assert_eq!((making.body.files, making.body.bytes, making.count), (1, 5, 0));
+    }
+
+    /// What is a file when it is met and a directory when it is met again was left as it was met first, but with files in it.
+    #[test]
+    fn nothing_is_taken_that_lies_in_no_directory_of_the_archive() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["changing", "in it"] {
+            std::fs::write(dir.path().join(name), "hello").unwrap();
+        }
+        let at = OwnedFd::from(File::open(dir.path()).unwrap());
+        let mut making = Making::new(dir.path(), &|_, _| {}).unwrap();
+        let directory =
+            |path: &str, is_top| Item::Directory { path: path.into(), attributes: Attributes::default(), is_top };
+        making.take(directory("files", true)).unwrap();
+        making.take(Item::File { path: "files/changing".into(), source: Source::new(&at, c"changing") }).unwrap();
+        making.take(directory("files/changing", false)).unwrap();
+        making.take(Item::File { path: "files/changing/in it".into(), source: Source::new(&at, c"in it") }).unwrap();
+        assert_eq!((making.body.files, making.count), (1, 1));
+        assert_eq!(making.left_out[0].0, Path::new("files/changing/in it"));
     }
 }

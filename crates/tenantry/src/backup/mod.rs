@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::check::check_database;
 use crate::sqlite::{Engine, Inspection, Options, Row};
-use crate::storage::{Ownership, Storage, Target, owner_of_store, wait_for_file};
+use crate::storage::{AllUnset, Ownership, Storage, Target, owner_of_store, wait_for_file};
 use crate::store::on_thread;
 use crate::{Error, ErrorKind, Finding, FindingKind, Report, Result, Store, Timestamp, check};
 use archive::{Kind, damaged, unwritable};
@@ -35,7 +35,7 @@ use entry::What;
 use making::{Making, finish, parent, private_dir, refuse_existing};
 use reading::{Met, Reading, open};
 use temporary::Image;
-pub use user::{ExportedUser, UserManifest, export_user, import_user, read_user_manifest};
+pub use user::{ExportedUser, ImportedUser, UserManifest, export_user, import_user, read_user_manifest};
 pub use watch::Reply;
 use watch::{Input, STEPS_BETWEEN, Watch};
 
@@ -137,6 +137,11 @@ pub struct Restored {
     pub manifest: BackupManifest,
     /// What a check of the restored store found. Of a backup without the users' files, that they are lost.
     pub report: Report,
+    /// What didn't come back, the first 100 of it: extended attributes and ACLs that the file system doesn't take. With the
+    /// path of the file in the archive and the reason.
+    pub left_out: Vec<(PathBuf, String)>,
+    /// How many of these there are, named or not.
+    pub incomplete: u64,
 }
 
 /// Writes a backup of the store to a file that isn't there yet, readable by nobody else. Others may use the store
@@ -207,7 +212,8 @@ pub async fn restore_backup<R: Reply>(
 ) -> Result<Restored> {
     let (file, into, watch) = (file.into(), into.into(), Watch::new(progress));
     let extracting = watch.clone();
-    let (target, manifest) = on_thread(move || extracting.ended(extract(&file, &into, &extracting))).await??;
+    let extracted = on_thread(move || extracting.ended(extract(&file, &into, &extracting)));
+    let (target, manifest, unset) = extracted.await??;
     let data_dir = target.data_dir();
     // Opening it brings the database into its usual form, and finishes what was under way when it was backed up.
     let opening = Store::builder(&data_dir).create_if_missing(false).snapshot_before_upgrade(false);
@@ -221,7 +227,7 @@ pub async fn restore_backup<R: Reply>(
         target.place(store_id)
     });
     placed.await??;
-    Ok(Restored { manifest, report })
+    Ok(Restored { manifest, report, left_out: unset.named, incomplete: unset.count })
 }
 
 fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, watch: &Watch) -> Result<Backup> {
@@ -371,7 +377,7 @@ fn check_against(manifest: &BackupManifest, image: &Inspection) -> Result<()> {
 }
 
 /// Unpacks a backup in the directory where it is to go.
-fn extract(file: &Path, into: &Path, watch: &Watch) -> Result<(Target, BackupManifest)> {
+fn extract(file: &Path, into: &Path, watch: &Watch) -> Result<(Target, BackupManifest, AllUnset)> {
     let archive = open(file, MISSING, watch)?;
     let target = Target::open(into)?;
     let data_dir = target.data_dir();
@@ -403,12 +409,9 @@ fn extract(file: &Path, into: &Path, watch: &Watch) -> Result<(Target, BackupMan
         };
         reading.unpack(unpacking, path, entry, details, octets)
     })?;
-    let storage = match storage {
-        Some((storage, mut unpacking)) => {
-            unpacking.finish()?;
-            storage
-        }
-        None => make_storage(&target, &manifest)?,
+    let (storage, unset) = match storage {
+        Some((storage, unpacking)) => (storage, unpacking.finish()?),
+        None => (make_storage(&target, &manifest)?, AllUnset::default()),
     };
     storage.wait_for_disk("restore a backup: sync the files")?;
     let inspection = contents.image()?;
@@ -421,7 +424,7 @@ fn extract(file: &Path, into: &Path, watch: &Watch) -> Result<(Target, BackupMan
     {
         return Err(damaged("the database in the archive is damaged"));
     }
-    Ok((target, manifest))
+    Ok((target, manifest, unset))
 }
 
 /// Makes the directories of a store that is being restored. It can't do without them, as one that is opened can: so what

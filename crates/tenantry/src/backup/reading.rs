@@ -1,6 +1,7 @@
 //! An archive while it is read.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -123,9 +124,15 @@ impl Met {
         if self.insert(path, kind) { Ok(()) } else { Err(damaged("the archive holds something twice")) }
     }
 
-    /// Says whether it is new.
+    /// Says whether it is new. What was there before stays.
     pub(super) fn insert(&mut self, path: &Path, kind: Kind) -> bool {
-        self.kinds.insert(digest(path), kind).is_none()
+        match self.kinds.entry(digest(path)) {
+            Slot::Occupied(_) => false,
+            Slot::Vacant(slot) => {
+                slot.insert(kind);
+                true
+            }
+        }
     }
 }
 

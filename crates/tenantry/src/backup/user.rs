@@ -13,7 +13,7 @@ use super::making::{Making, finish, parent, refuse_existing};
 use super::reading::{Met, Reading, open};
 use super::watch::{Reply, Watch};
 use crate::sqlite::Engine;
-use crate::storage::{Purpose, Stage};
+use crate::storage::{AllUnset, Purpose, Stage};
 use crate::store::on_thread;
 use crate::{Email, Error, ErrorKind, NewUser, Result, StoragePath, Store, Timestamp, User, UserId};
 
@@ -57,6 +57,19 @@ pub struct ExportedUser {
     /// What could not be taken, the first 100 of it: files that could not be read, or changed whenever they were read; the
     /// directory, if it is missing; sockets and devices; too large extended attributes. With the path, as it would be in the
     /// archive (`files/…`), and the reason.
+    pub left_out: Vec<(PathBuf, String)>,
+    /// How many of these there are, named or not.
+    pub incomplete: u64,
+}
+
+/// A user who was imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImportedUser {
+    /// What was in the archive, with the user as they are now.
+    pub manifest: UserManifest,
+    /// What didn't come back, the first 100 of it: extended attributes and ACLs that the file system doesn't take. With the
+    /// path in the user's directory and the reason.
     pub left_out: Vec<(PathBuf, String)>,
     /// How many of these there are, named or not.
     pub incomplete: u64,
@@ -118,9 +131,9 @@ pub async fn import_user<R: Reply>(
     store: &Store,
     file: impl Into<PathBuf>,
     progress: impl Fn(u64, u64) -> R + Send + 'static,
-) -> Result<UserManifest> {
+) -> Result<ImportedUser> {
     let (engine, file, watch) = (Arc::clone(store.engine()), file.into(), Watch::new(progress));
-    let (mut manifest, stage) = {
+    let (mut manifest, stage, unset) = {
         let engine = Arc::clone(&engine);
         on_thread(move || watch.ended(extract(&engine, &file, &watch))).await??
     };
@@ -139,7 +152,7 @@ pub async fn import_user<R: Reply>(
         stage.settle(created.as_ref().err()).await?;
     }
     manifest.user = created?;
-    Ok(manifest)
+    Ok(ImportedUser { manifest, left_out: unset.named, incomplete: unset.count })
 }
 
 /// Reads who is in an archive, and nothing else of it: whether the rest is whole is seen when it is [imported](import_user).
@@ -192,7 +205,7 @@ fn export(engine: &Engine, id: UserId, file: &Path, watch: &Watch) -> Result<Exp
 }
 
 /// Unpacks the files of an archive into a stage, where all of them are on the disk then. `None` if the user had no directory.
-fn extract(engine: &Engine, file: &Path, watch: &Watch) -> Result<(UserManifest, Option<Stage>)> {
+fn extract(engine: &Engine, file: &Path, watch: &Watch) -> Result<(UserManifest, Option<Stage>, AllUnset)> {
     let archive = open(file, MISSING, watch)?;
     let storage = engine.storage()?;
     let is_needed = |stage: &str| engine.read_one(|tx| tx.needs_stage(stage));
@@ -221,14 +234,14 @@ fn extract(engine: &Engine, file: &Path, watch: &Watch) -> Result<(UserManifest,
         let details = Details { what, attributes: attributes.clone() };
         reading.unpack(&mut unpacking, below, entry, &details, octets)
     })?;
-    unpacking.finish()?;
+    let unset = unpacking.finish()?;
     if !has_directory {
         watch.go_on()?;
-        return Ok((manifest, None));
+        return Ok((manifest, None, unset));
     }
     storage.wait_for_disk("import: sync the files")?;
     watch.go_on()?;
-    Ok((manifest, Some(stage)))
+    Ok((manifest, Some(stage), unset))
 }
 
 /// Where it is in the user's directory.

@@ -10,7 +10,7 @@ use super::inspect::Inspection;
 use super::lifecycle;
 use super::listing::Listing;
 use super::open::{Found, Options, SCHEMA_VERSION, harden, identify, immutable, refuse_old_sqlite};
-use super::upgrade::migrate;
+use super::upgrade::{migrate, refuse_other_references};
 use super::{functions, users};
 use crate::{Email, Error, ErrorKind, ListQuery, Page, Result, TrashPage, TrashQuery, TrashedUser, User, UserId};
 
@@ -83,6 +83,8 @@ fn upgrade(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(path, flags)?;
     harden(&conn)?;
+    functions::register(&conn)?;
+    refuse_other_references(&conn)?;
     // Whatever fails, the image is given up as a whole.
     conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF")?;
     migrate(&mut conn)?;

@@ -100,7 +100,7 @@ pub(super) fn upgrade(conn: &mut Connection, options: &Options, ambient: &dyn Am
 
 /// Refuses a store in which an application's table refers to another column of `users` than those that stay unique: from
 /// version 3 on an address is unique among the living alone.
-fn refuse_other_references(conn: &Connection) -> Result<()> {
+pub(super) fn refuse_other_references(conn: &Connection) -> Result<()> {
     let found = conn.query_row(
         "SELECT object.name FROM sqlite_schema AS object, pragma_foreign_key_list(object.name) AS reference
          WHERE object.type = 'table' AND reference.\"table\" = 'users' COLLATE NOCASE

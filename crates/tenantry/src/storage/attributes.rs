@@ -380,7 +380,16 @@ fn give(target: &Target<'_>, attributes: &Attributes, point: &'static str, unset
 fn set_extended(target: &Target<'_>, extended: &[&Extended], unset: &mut Vec<Unset>) -> io::Result<()> {
     for extended in extended {
         match target.set(extended) {
-            Err(error @ (Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL | Errno::TOOBIG)) => {
+            // ext4 and btrfs say that there is no space for one that is larger than any that they hold.
+            Err(
+                error @ (Errno::PERM
+                | Errno::ACCESS
+                | Errno::OPNOTSUPP
+                | Errno::INVAL
+                | Errno::RANGE
+                | Errno::TOOBIG
+                | Errno::NOSPC),
+            ) => {
                 unset.push(Unset { attribute: Attribute::Extended(extended.name.clone()), error: error.into() });
             }
             result => result?,

@@ -22,6 +22,10 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// What a rollback journal begins with, and what ends one that is part of a transaction over several databases.
 const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
+/// What a WAL begins with (<https://www.sqlite.org/fileformat2.html#walformat>).
+const WAL_MAGIC: [u8; 4] = [0x37, 0x7f, 0x06, 0x82];
+const WAL_MAGIC_BIG_ENDIAN: [u8; 4] = [0x37, 0x7f, 0x06, 0x83];
+
 /// Who is about to write all of the file has this octet, so that no more readers come.
 const PENDING: Range = Range { start: 0x4000_0000, length: 1 };
 /// Who writes a transaction.
@@ -39,7 +43,7 @@ const POLL: Duration = Duration::from_millis(1);
 /// What lies beside the file of a database: the parts that hold changes, and the one that is made anew when it is missing.
 pub(crate) const WAL: &str = "-wal";
 pub(crate) const JOURNAL: &str = "-journal";
-const SHM: &str = "-shm";
+pub(super) const SHM: &str = "-shm";
 
 #[derive(Clone, Copy)]
 struct Range {
@@ -116,6 +120,13 @@ impl Held {
 /// Whether a file is a database.
 pub(super) fn is_database(file: &File) -> io::Result<bool> {
     begins_with(file, MAGIC)
+}
+
+/// Whether a file holds changes of a database beside it.
+pub(super) fn is_log(file: &File) -> io::Result<bool> {
+    Ok(begins_with(file, &JOURNAL_MAGIC)?
+        || begins_with(file, &WAL_MAGIC)?
+        || begins_with(file, &WAL_MAGIC_BIG_ENDIAN)?)
 }
 
 /// Whether a file is part of a database beside it, with which it is taken.

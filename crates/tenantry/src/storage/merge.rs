@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 
 use super::beneath::{Mounts, entries, errno, is_dir, is_placeholder, open_dir, remove_dir, rename, stat, sync};
+use super::locks;
 use super::moving::{self, Move};
 use super::stage::{self, Purpose};
 use super::{Storage, refused, split};
@@ -31,7 +32,7 @@ pub(crate) enum Standing {
     File(File),
     /// A symbolic link that leads there.
     Link(PathBuf),
-    /// Something else, or something that isn't a directory stands on the way.
+    /// Something else; or something that isn't a directory, or is mounted, stands on the way.
     Other,
 }
 
@@ -45,13 +46,38 @@ impl Present {
         self.look(path).map_err(refused)
     }
 
+    /// What SQLite would take for one database with a file at this path: nothing of that may come from another.
+    pub(crate) fn other_part(&self, path: &Path) -> Result<Option<PathBuf>> {
+        self.find_other_part(path).map_err(refused)
+    }
+
+    fn find_other_part(&self, path: &Path) -> io::Result<Option<PathBuf>> {
+        let octets = path.as_os_str().as_bytes();
+        for suffix in [locks::WAL, locks::JOURNAL, locks::SHM] {
+            let Some(base) = octets.strip_suffix(suffix.as_bytes()) else { continue };
+            let base = Path::new(OsStr::from_bytes(base));
+            if matches!(self.look(base)?, Standing::File(file) if locks::is_database(&file)?) {
+                return Ok(Some(path.to_owned()));
+            }
+        }
+        for suffix in [locks::WAL, locks::JOURNAL] {
+            let beside = PathBuf::from(OsStr::from_bytes(&[octets, suffix.as_bytes()].concat()));
+            if matches!(self.look(&beside)?, Standing::File(file) if locks::is_log(&file)?) {
+                return Ok(Some(beside));
+            }
+        }
+        Ok(None)
+    }
+
     fn look(&self, path: &Path) -> io::Result<Standing> {
         let Some(top) = &self.0 else { return Ok(Standing::Nothing) };
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(Standing::Directory) };
         let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
-        let dir = match open_dir(top, above, Mounts::Enter) {
+        let dir = match open_dir(top, above, Mounts::Refuse) {
             Err(error) if errno(&error) == Some(Errno::NOENT) => return Ok(Standing::Nothing),
-            Err(error) if matches!(errno(&error), Some(Errno::LOOP | Errno::NOTDIR)) => return Ok(Standing::Other),
+            Err(error) if matches!(errno(&error), Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV)) => {
+                return Ok(Standing::Other);
+            }
             dir => dir?,
         };
         let Some(found) = stat(&dir, name)? else { return Ok(Standing::Nothing) };
@@ -81,7 +107,7 @@ impl Storage {
     pub(crate) fn present(&self, id: UserId, path: &StoragePath) -> Result<Present> {
         let in_trash = id.to_string();
         for (root, name) in [(&self.storage, path.as_str()), (&self.trash, &*in_trash)] {
-            match open_dir(root, name, Mounts::Enter) {
+            match open_dir(root, name, Mounts::Refuse) {
                 Err(error) if errno(&error) == Some(Errno::NOENT) => {}
                 opened => return Ok(Present(Some(opened.map_err(refused)?))),
             }

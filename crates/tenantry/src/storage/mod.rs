@@ -58,7 +58,7 @@ pub(crate) use survey::{EntryKind, Look, Rights, is_own_file};
 pub(crate) use target::Target;
 pub(crate) use transfer::{Identity, Item, KeptAway, Opened, SEGMENTS_MAX, Segment, Source};
 pub(crate) use tree::{Measured, Removal};
-pub(crate) use unpack::Unpacking;
+pub(crate) use unpack::{AllUnset, Unpacking};
 
 const STORAGE: &str = "storage";
 const TRASH: &str = "trash";

@@ -20,6 +20,18 @@ const FILE_MODE: u32 = 0o777;
 /// And of a directory's, where these bits only say who gets what is made in it.
 const DIRECTORY_MODE: u32 = 0o3777;
 
+/// How many of the attributes that could not be set are named.
+const UNSET_NAMED_MAX: usize = 100;
+
+/// The attributes of files that could not be set.
+#[derive(Debug, Default)]
+pub(crate) struct AllUnset {
+    /// The first of them: of which file or directory, and why.
+    pub(crate) named: Vec<(PathBuf, String)>,
+    /// How many there are, named or not.
+    pub(crate) count: u64,
+}
+
 /// Writes the files of an archive below a directory where nobody else writes.
 ///
 /// No name is looked up through a symbolic link, also not through one that came out of the archive. A directory gets its
@@ -36,8 +48,7 @@ pub(crate) struct Unpacking {
     former: Option<(u32, u32)>,
     /// The directories of one user, whose attributes are still to be set: each before those in it.
     directories: Vec<(PathBuf, Attributes)>,
-    /// How many attributes of the user's could not be set.
-    unset: u64,
+    unset: AllUnset,
     /// Whether each file and directory has to be waited for by itself, since waiting for all of them does nothing.
     has_no_syncfs: bool,
 }
@@ -47,7 +58,8 @@ impl Unpacking {
         let stat = fs::fstat(&top).map_err(|error| refused(error.into()))?;
         let ids = owner.ids().unwrap_or((stat.st_uid, stat.st_gid));
         let has_no_syncfs = beneath::has_no_syncfs(&top).map_err(refused)?;
-        Ok(Self { top, point, last: None, owner, ids, former, directories: Vec::new(), unset: 0, has_no_syncfs })
+        let (directories, unset) = (Vec::new(), AllUnset::default());
+        Ok(Self { top, point, last: None, owner, ids, former, directories, unset, has_no_syncfs })
     }
 
     /// Makes a directory, with those above it.
@@ -55,7 +67,7 @@ impl Unpacking {
         let mut attributes = attributes.clone();
         attributes.mode &= DIRECTORY_MODE;
         if !self.directories.first().is_some_and(|(top, _)| path.starts_with(top)) {
-            self.finish()?;
+            self.finish_user()?;
             // A user's directory itself is the store's, and for its owner alone.
             attributes.mode = PRIVATE.bits();
             attributes.extended.retain(|extended| !extended.is_access());
@@ -65,8 +77,14 @@ impl Unpacking {
         Ok(())
     }
 
+    /// Gives what was written last its attributes, and returns those of all that could not be set.
+    pub(crate) fn finish(mut self) -> Result<AllUnset> {
+        self.finish_user()?;
+        Ok(self.unset)
+    }
+
     /// Gives the directories of the user who was written last their attributes.
-    pub(crate) fn finish(&mut self) -> Result<()> {
+    fn finish_user(&mut self) -> Result<()> {
         // None is entered any more after it: its mode may forbid that.
         self.leave_last()?;
         for (path, attributes) in std::mem::take(&mut self.directories).into_iter().rev() {
@@ -75,10 +93,6 @@ impl Unpacking {
             let unset = attributes::apply(&dir, &self.adjusted(&attributes), self.point).map_err(unwritable)?;
             self.note(&path, unset);
             self.sync(&dir)?;
-        }
-        match std::mem::take(&mut self.unset) {
-            0 => {}
-            count => tracing::warn!(count, "attributes of a user's files can't be set on this file system"),
         }
         Ok(())
     }
@@ -204,8 +218,11 @@ impl Unpacking {
     fn note(&mut self, path: &Path, unset: Vec<Unset>) {
         // Owners come back where the process may set them, which isn't expected elsewhere.
         for unset in unset.into_iter().filter(|unset| !matches!(unset.attribute, Attribute::Owner | Attribute::Group)) {
-            tracing::debug!(path = %path.display(), %unset, "an attribute can't be set");
-            self.unset += 1;
+            self.unset.count += 1;
+            if self.unset.named.len() < UNSET_NAMED_MAX {
+                let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+                self.unset.named.push((path.to_owned(), unset.to_string()));
+            }
         }
     }
 }

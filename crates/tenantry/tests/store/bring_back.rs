@@ -5,12 +5,13 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{
     BackupOptions, ErrorKind, ListQuery, Purge, RestoreUserOptions, RestoredUser, Result, Store, TrashQuery, User,
     UserBefore, UserId, check, create_backup, open_backup, restore_user,
 };
 
-use crate::archives::{dir_of, names, names_are, tree};
+use crate::archives::{Forged, dir_of, names, names_are, tree};
 use crate::backup::back_up;
 use crate::support::{SqlitePlace, block_on, email, kind, new_user, new_user_at, to_email};
 
@@ -304,4 +305,64 @@ fn a_backup_tells_who_is_in_it() {
     let half = fs::read(&world.backup).unwrap();
     fs::write(&file, &half[..half.len() / 4]).unwrap();
     assert_eq!(kind(block_on(open_backup(&file))), ErrorKind::Corrupt);
+}
+
+/// Opens a database of an application's with a log, and writes this into it. While it is open, the change is in the log.
+fn write_into(database: &Path, text: &str) -> Connection {
+    let conn = Connection::open(database).unwrap();
+    conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE IF NOT EXISTS t (text)")
+        .unwrap();
+    conn.execute("INSERT INTO t VALUES (?1)", [text]).unwrap();
+    conn
+}
+
+fn read_from(database: &Path) -> String {
+    let conn = Connection::open(database).unwrap();
+    conn.query_row("SELECT group_concat(text) FROM t", [], |row| row.get(0)).unwrap()
+}
+
+/// Older programs have put the log of a database into a backup as the file that it is. Beside the database of today, SQLite
+/// took it for that one's, and wrote pages of then into it.
+#[test]
+fn a_log_never_comes_back_beside_another_database_nor_a_database_beside_another_log() {
+    let world = World::new();
+    let dir = world.dir();
+    let (database, log) = (dir.join("app.db"), dir.join("app.db-wal"));
+    let old = world.place.as_ref().join("old.db");
+    let conn = write_into(&old, "of then");
+    let mut archive = Forged::of(&world.backup);
+    for suffix in ["", "-wal", "-shm"] {
+        let octets = fs::read(format!("{}{suffix}", old.display())).unwrap();
+        archive.push(&format!("storage/customers/ada/app.db{suffix}"), Some(&octets));
+    }
+    archive.write(&world.backup);
+    conn.close().unwrap();
+
+    // The database of today is closed, and so without a log.
+    write_into(&database, "of today").close().unwrap();
+    assert!(!log.exists());
+    let restored = world.bring_back(AS_EVER).unwrap();
+    assert_eq!((restored.files, restored.kept), (0, 3));
+    assert!(restored.kept_paths.contains(&"app.db-wal".into()), "{:?}", restored.kept_paths);
+    assert!(!log.exists());
+    assert_eq!(read_from(&database), "of today");
+
+    // A log is all that was left of it.
+    let conn = write_into(&database, "and more");
+    let left = fs::read(&log).unwrap();
+    conn.close().unwrap();
+    fs::remove_file(&database).unwrap();
+    fs::write(&log, &left).unwrap();
+    let restored = world.bring_back(AS_EVER).unwrap();
+    assert!(restored.kept_paths.contains(&"app.db-wal".into()), "{:?}", restored.kept_paths);
+    assert!(!database.exists());
+    assert!(fs::read(&log).unwrap() == left);
+
+    // Where nothing is left of it, all of it comes back.
+    for name in ["app.db-wal", "app.db-shm"] {
+        let _ = fs::remove_file(dir.join(name));
+    }
+    assert_eq!(world.bring_back(AS_EVER).unwrap().files, 3);
+    assert_eq!(read_from(&database), "of then");
+    world.is_sound();
 }

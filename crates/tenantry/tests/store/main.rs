@@ -61,6 +61,9 @@ mod refused_calls;
 // One user out of a backup of the whole store.
 mod bring_back;
 
+// Backups that older programs have made.
+mod older;
+
 // Where backups are restored and verified.
 mod restore;
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use tenantry::{ErrorKind, Store, check, restore_backup, verify_backup};
 
-use crate::archives::{self, names_are, tree};
+use crate::archives::{self, Forged, Forgery, names_are, pax_record, tree};
 use crate::backup::{back_up, files, restore, small_store, verify};
 use crate::process::{self, Process};
 use crate::support::{block_on, kind, new_user, set_mode, skipped};
@@ -292,4 +292,31 @@ pub(crate) fn child_verifies_without_room(dir: &Path) {
     assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::Io), "{error:?}");
     assert!(tmp.read_dir().map_or(0, Iterator::count) == 0);
     process::say("room is found");
+}
+
+/// ext4 says that there is no space for an attribute that XFS or tmpfs has taken. So nothing was restored, for a full disk.
+#[test]
+fn an_attribute_that_the_file_system_cant_hold_is_named_and_counted() {
+    let (place, store, _) = small_store();
+    let file = place.as_ref().join("a.tar.zst");
+    back_up(&store, &file).unwrap();
+    let mut archive = Forged::of(&file);
+    let path = format!("{}/much", archive.of_user());
+    archive.push(&path, Some(b"hello"));
+    let attribute = Forgery::pax(pax_record("SCHILY.xattr.user.much", &"x".repeat(60_000)).as_bytes());
+    archive.entries.insert(archive.entries.len() - 1, attribute);
+    archive.write(&file);
+    let target = place.as_ref().join("restored");
+    let restored = restore(&file, &target).unwrap();
+    assert_eq!(restored.report.findings, []);
+    assert_eq!(fs::read_to_string(target.join(&path)).unwrap(), "hello");
+    let mut value = vec![0; 1 << 16];
+    match rustix::fs::getxattr(target.join(&path), c"user.much", &mut value) {
+        Ok(length) => assert_eq!((length, restored.incomplete), (60_000, 0)),
+        Err(_) => {
+            assert_eq!((restored.incomplete, restored.left_out.len()), (1, 1));
+            assert_eq!(restored.left_out[0].0, Path::new(&path));
+            assert!(restored.left_out[0].1.contains("user.much"), "{:?}", restored.left_out);
+        }
+    }
 }

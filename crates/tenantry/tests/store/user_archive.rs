@@ -31,7 +31,7 @@ fn export(store: &Store, id: UserId, file: &Path) -> Result<ExportedUser> {
 }
 
 fn import(store: &Store, file: &Path) -> Result<UserManifest> {
-    block_on(import_user(store, file, |_, _| {}))
+    block_on(import_user(store, file, |_, _| {})).map(|imported| imported.manifest)
 }
 
 /// A store with a user who has a few files, and an archive of them.
@@ -127,7 +127,7 @@ fn everything_of_a_user_comes_over() {
         let calls = Arc::clone(&calls);
         move |files, _| assert_eq!(calls.fetch_add(1, Ordering::SeqCst) + 1, files)
     };
-    let imported = block_on(import_user(&there, &file, callback)).unwrap();
+    let imported = block_on(import_user(&there, &file, callback)).unwrap().manifest;
     assert_eq!(imported, exported.manifest);
     assert_eq!(calls.load(Ordering::SeqCst), imported.files);
     let (users, trash, _) = world(&place_there, &there);

@@ -1,0 +1,31 @@
+//! Moments as people type them: a time, a day, or how long ago.
+
+use std::time::Duration;
+
+use jiff::{Span, SpanRelativeTo};
+use tenantry::Timestamp;
+use tenantry_exchange::printable;
+
+use crate::failure::{Exit, Failure};
+use crate::human;
+
+/// A time, or the first moment of a day in UTC.
+pub(crate) fn time(text: &str) -> Result<Timestamp, Failure> {
+    let of_day = || format!("{text}T00:00:00Z").parse::<Timestamp>();
+    // Of a day it is reported why the day is none, and of a time why the time is.
+    let is_day = !text.contains(['T', 't']);
+    text.parse::<Timestamp>().or_else(|error| if is_day { of_day() } else { Err(error) }).map_err(|error| {
+        Failure::new(Exit::Invalid, format!("\"{}\": {error}; a date such as 2026-11-23 will do too", printable(text)))
+    })
+}
+
+/// The moment this long before now.
+pub(crate) fn ago(duration: &str) -> Result<Timestamp, Failure> {
+    let span: Option<Span> = duration.parse().ok();
+    let length = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    let length = length.and_then(|length| Duration::try_from(length).ok());
+    let length = length.ok_or_else(|| {
+        Failure::new(Exit::Invalid, format!("{duration:?} is not a duration such as 180d, 36h or 2w"))
+    })?;
+    Ok(human::now().saturating_sub(length))
+}

@@ -1,0 +1,75 @@
+//! How users are named on the command line, and why one isn't found.
+
+use tenantry::{Email, ReadTx, TrashedUser, User, UserId};
+use tenantry_exchange::printable;
+
+use crate::failure::{Exit, Failure};
+use crate::human;
+use crate::output::counted;
+
+/// How a user is named on the command line.
+pub(crate) enum Who {
+    Id(UserId),
+    Email(Email),
+}
+
+impl Who {
+    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
+        if text.contains('@') {
+            return Ok(Self::Email(text.parse()?));
+        }
+        text.parse().map(Self::Id).map_err(|_| {
+            let text = printable(text);
+            Failure::new(
+                Exit::Invalid,
+                format!("\"{text}\" is neither an email address nor the id of a user, a UUID of version 4"),
+            )
+        })
+    }
+
+    /// Finds the user, or says why there is none.
+    pub(crate) fn find(&self, tx: &ReadTx<'_>) -> Result<User, Failure> {
+        match self {
+            Self::Id(id) => match tx.get(*id)? {
+                Some(user) => Ok(user),
+                None => Err(missing(tx, *id, "there is no user with this id")?),
+            },
+            Self::Email(email) => match tx.get_by_email(email)? {
+                Some(user) => Ok(user),
+                None => Err(missing_email(tx, email)?),
+            },
+        }
+    }
+}
+
+/// Why there is no living user with an id: they may be in the trash, or were purged.
+fn missing(tx: &ReadTx<'_>, id: UserId, otherwise: &str) -> Result<Failure, Failure> {
+    let message = match tx.get_trashed(id)? {
+        Some(trashed) => in_trash(&trashed),
+        None if tx.was_purged(id)? => "the user who had this id was purged".to_owned(),
+        None => otherwise.to_owned(),
+    };
+    Ok(Failure::new(Exit::NotFound, message))
+}
+
+/// Why there is no living user with an address: those who had it may be in the trash.
+fn missing_email(tx: &ReadTx<'_>, email: &Email) -> Result<Failure, Failure> {
+    let message = match &tx.find_in_trash(email)?[..] {
+        [] => "there is no user with this email address; `tenantry user list --contains TEXT` searches".to_owned(),
+        [trashed] => in_trash(trashed),
+        [latest, others @ ..] => {
+            let others = counted(others.len() as u64, "other user");
+            format!("{}; {others} in the trash had this address before", in_trash(latest))
+        }
+    };
+    Ok(Failure::new(Exit::NotFound, message))
+}
+
+fn in_trash(trashed: &TrashedUser) -> String {
+    let id = trashed.user.id;
+    if trashed.is_being_purged {
+        return format!("the user is being purged and can't be restored; `tenantry user purge {id}` goes on");
+    }
+    let since = human::since(trashed.deleted_at);
+    format!("the user is in the trash since {since}, until a purge; `tenantry user restore {id}` brings them back")
+}
