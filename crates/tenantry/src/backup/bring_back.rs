@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,11 +14,12 @@ use super::archive::{self, Details, damaged};
 use super::contents::BackupContents;
 use super::entry::{Entry, What};
 use super::reading::{Met, Reading, open};
+use super::sparse;
 use super::watch::{Reply, Watch};
 use super::{BackupManifest, DATABASE, MISSING};
-use crate::content::Hashed;
+use crate::content::{Content, Hashed};
 use crate::sqlite::Engine;
-use crate::storage::{Present, Purpose, Stage, Standing, Unpacking};
+use crate::storage::{Opened, Present, Purpose, Segment, Stage, Standing, Unpacking};
 use crate::store::on_thread;
 use crate::{Error, ErrorKind, NewUser, Result, Store, User, UserId};
 
@@ -163,6 +165,7 @@ fn prepare(
         watch,
         met: Met::default(),
         staged: HashSet::new(),
+        same: HashSet::new(),
         has_missing: false,
         restored: RestoredUser {
             user,
@@ -241,6 +244,8 @@ struct Bringing<'w> {
     met: Met,
     /// The files that were staged, to which hard links may lead.
     staged: HashSet<PathBuf>,
+    /// The files that the user has as they are in the backup.
+    same: HashSet<PathBuf>,
     /// Whether anything is to be put into the user's directory.
     has_missing: bool,
     restored: RestoredUser,
@@ -269,16 +274,10 @@ impl Bringing<'_> {
 
     /// Stages what the user lacks.
     fn take(&mut self, below: &Path, entry: &Entry, details: &Details, octets: &mut dyn Read) -> Result<()> {
-        let what = match &details.what {
-            What::HardLink(target) => What::HardLink(target.strip_prefix(&self.place).unwrap_or(target).to_owned()),
-            what => what.clone(),
-        };
-        match (self.present.at(below)?, &what) {
-            (Standing::Nothing, What::HardLink(target)) if !self.staged.contains(target) => {
-                // Its file wasn't lost, and may be another one by now.
-                self.keep(below);
-                return Ok(());
-            }
+        if let What::HardLink(target) = &details.what {
+            return self.take_hard_link(below, target.strip_prefix(&self.place).unwrap_or(target));
+        }
+        match (self.present.at(below)?, &details.what) {
             (Standing::Nothing, _) => {
                 if let Some(other) = self.present.other_part(below)? {
                     self.keep(&other);
@@ -287,12 +286,9 @@ impl Bringing<'_> {
             }
             (Standing::Directory, What::Directory) => return Ok(()),
             (Standing::Link(found), What::Symlink(target)) if found == *target => return Ok(()),
-            (Standing::File(file), What::File) => {
-                if is_same(self.watch.over(&file), &file, entry)? {
-                    self.restored.same += 1;
-                } else {
-                    self.keep(below);
-                }
+            (Standing::File(file), What::File) if is_same(self.watch, &file, entry)? => {
+                self.restored.same += 1;
+                self.same.insert(below.to_owned());
                 return Ok(());
             }
             _ => {
@@ -301,16 +297,42 @@ impl Bringing<'_> {
             }
         }
         self.has_missing = true;
-        if matches!(what, What::File | What::HardLink(_)) {
-            self.staged.insert(below.to_owned());
-            self.restored.files += 1;
-            self.restored.bytes += entry.content.as_ref().map_or(0, |content| content.size);
+        if details.what == What::File {
+            self.stage(below, entry.content.as_ref().map_or(0, |content| content.size));
         }
-        let details = Details { what, attributes: details.attributes.clone() };
         match &mut self.unpacking {
-            Some(unpacking) => self.reading.unpack(unpacking, below, entry, &details, octets),
+            Some(unpacking) => self.reading.unpack(unpacking, below, entry, details, octets),
             None => Ok(()),
         }
+    }
+
+    /// Stages another name of a file that was staged, or that the user has as it is in the backup.
+    fn take_hard_link(&mut self, below: &Path, target: &Path) -> Result<()> {
+        let (is_staged, is_same) = (self.staged.contains(target), self.same.contains(target));
+        match (self.present.at(below)?, self.present.at(target)?) {
+            (Standing::Nothing, _) if self.present.other_part(below)?.is_some() => self.keep(below),
+            (Standing::Nothing, _) if is_staged => {
+                self.stage(below, 0);
+                return self.unpacking.as_mut().map_or(Ok(()), |unpacking| unpacking.hard_link(below, target));
+            }
+            (Standing::Nothing, Standing::File(file)) if is_same => {
+                self.stage(below, 0);
+                return self.unpacking.as_mut().map_or(Ok(()), |unpacking| unpacking.name_again(below, file));
+            }
+            (Standing::File(file), Standing::File(other)) if is_same && is_one_file(&file, &other)? => {
+                self.restored.same += 1;
+            }
+            // Its file may be another one by now.
+            _ => self.keep(below),
+        }
+        Ok(())
+    }
+
+    fn stage(&mut self, below: &Path, bytes: u64) {
+        self.has_missing = true;
+        self.staged.insert(below.to_owned());
+        self.restored.files += 1;
+        self.restored.bytes += bytes;
     }
 
     fn keep(&mut self, below: &Path) {
@@ -321,15 +343,35 @@ impl Bringing<'_> {
     }
 }
 
-/// Whether a file is as a backup has it. One that can't be read isn't.
-fn is_same(octets: impl Read, file: &File, entry: &Entry) -> Result<bool> {
+/// Whether a file is as a backup has it. One that can't be read isn't, nor is a sparse one whose holes are elsewhere by now.
+fn is_same(watch: &Watch, file: &File, entry: &Entry) -> Result<bool> {
     let Some(announced) = &entry.content else { return Ok(false) };
-    let failed = |error| crate::storage::file_error(error, "a file of the user can't be read");
-    if file.metadata().map_err(failed)?.len() != announced.size {
+    let opened = file.try_clone().and_then(Opened::new).map_err(unreadable)?;
+    if opened.length() != announced.size {
         return Ok(false);
     }
-    // What the hash of a sparse file covers is in the archive alone.
-    let Some(_) = entry.plain() else { return Ok(false) };
+    let Some(stored) = entry.stored else {
+        let whole = vec![Segment { offset: 0, length: announced.size }];
+        return Ok(is_content(watch.over(opened.octets(whole)), announced));
+    };
+    // The hash covers what is in the archive: the map and the data.
+    let Ok(segments) = opened.segments() else { return Ok(false) };
+    let map = sparse::map(&segments, announced.size);
+    let announced = Content { size: stored, ..announced.clone() };
+    Ok(is_content(watch.over(map.chain(opened.octets(segments))), &announced))
+}
+
+fn is_content(octets: impl Read, announced: &Content) -> bool {
     let mut hashed = Hashed::new(octets);
-    Ok(io::copy(&mut hashed, &mut io::sink()).is_ok() && hashed.content() == *announced)
+    io::copy(&mut hashed, &mut io::sink()).is_ok() && hashed.content() == *announced
+}
+
+fn is_one_file(one: &File, other: &File) -> Result<bool> {
+    let [one, other] = [one, other].map(|file| file.metadata().map_err(unreadable));
+    let (one, other) = (one?, other?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
+fn unreadable(error: io::Error) -> Error {
+    crate::storage::file_error(error, "a file of the user can't be read")
 }

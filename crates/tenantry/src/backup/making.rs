@@ -310,7 +310,7 @@ mod tests {
             std::fs::write(dir.path().join(name), "hello").unwrap();
         }
         let at = OwnedFd::from(File::open(dir.path()).unwrap());
-        let mut making = Making::new(dir.path(), &|_, _| {}).unwrap();
+        let mut making = Making::new(dir.path(), &Watch::silent()).unwrap();
         let directory =
             |path: &str, is_top| Item::Directory { path: path.into(), attributes: Attributes::default(), is_top };
         making.take(directory("files", true)).unwrap();

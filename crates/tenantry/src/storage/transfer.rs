@@ -188,10 +188,15 @@ impl Opened {
         (&self.file, self.held.as_ref().and_then(|held| held.log.as_ref()).map(|(log, _)| log))
     }
 
+    /// A file of which the content alone is of interest.
+    pub(crate) fn new(file: File) -> io::Result<Self> {
+        let stat = fs::fstat(&file)?;
+        Ok(Self { file, stat, attributes: Attributes::default(), unread: None, held: None })
+    }
+
     /// A copy of it that nobody else knows of.
     pub(crate) fn of_copy(&self, copy: File) -> io::Result<Self> {
-        let stat = fs::fstat(&copy)?;
-        Ok(Self { file: copy, stat, attributes: self.attributes.clone(), unread: None, held: None })
+        Ok(Self { attributes: self.attributes.clone(), ..Self::new(copy)? })
     }
 }
 

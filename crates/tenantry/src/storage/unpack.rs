@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
@@ -170,9 +170,28 @@ impl Unpacking {
             linked => return linked.map_err(|error| unwritable(error.into())),
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let read = fs::openat(&target_dir, &*target_name, flags, Mode::empty()).map_err(io::Error::from);
-        let read = read.and_then(|file| Ok((attributes::of(&file)?, File::from(file))));
-        let (attributes, mut file) = read.map_err(unwritable)?;
+        let file = fs::openat(&target_dir, &*target_name, flags, Mode::empty());
+        self.copy(path, file.map_err(|error| unwritable(error.into()))?.into())
+    }
+
+    /// Gives a file that is elsewhere on the file system another name.
+    pub(crate) fn name_again(&mut self, path: &Path, file: File) -> Result<()> {
+        let (above, name) = split(path)?;
+        let (point, dir) = (self.point, self.open(above)?);
+        let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+        crate::point::reach(point);
+        match fs::linkat(fs::CWD, &*itself, dir, &*name, AtFlags::SYMLINK_FOLLOW) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => Err(unwritable(Errno::EXIST.into())),
+            // It may be on another file system, or have been removed, or belong to another user.
+            Err(_) => self.copy(path, file),
+        }
+    }
+
+    /// Writes a file that is like another one.
+    fn copy(&mut self, path: &Path, mut file: File) -> Result<()> {
+        let attributes = attributes::of(&file).map_err(unwritable)?;
+        file.rewind().map_err(unwritable)?;
         self.file(path, &attributes, None, &mut file)
     }
 

@@ -366,3 +366,43 @@ fn a_log_never_comes_back_beside_another_database_nor_a_database_beside_another_
     assert_eq!(read_from(&database), "of then");
     world.is_sound();
 }
+
+/// Sparse files and files with several names were said to differ from the backup, though nothing had happened to them, and a
+/// name that was lost never came back.
+#[test]
+fn sparse_files_and_other_names_are_recognized_and_come_back() {
+    let world = World::new();
+    let dir = world.dir();
+    let sparse = fs::File::create(dir.join("sparse")).unwrap();
+    sparse.set_len(1 << 24).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"data", 1 << 23).unwrap();
+    sparse.sync_all().unwrap();
+    fs::hard_link(dir.join("a.txt"), dir.join("sub/a.txt")).unwrap();
+    back_up_again(&world);
+    let before = world.tree();
+    let restored = world.bring_back(AS_EVER).unwrap();
+    assert_eq!((restored.files, restored.same, restored.kept_paths), (0, 6, vec![]));
+    assert!(world.tree() == before);
+
+    // Which of the two names the archive has as the file depends on the file system.
+    let other_of = |name: &str| dir.join(if name == "a.txt" { "sub/a.txt" } else { "a.txt" });
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let mut linked = 0;
+    for name in ["a.txt", "sub/a.txt"] {
+        fs::remove_file(dir.join(name)).unwrap();
+        assert_eq!(world.bring_back(AS_EVER).unwrap().files, 1, "{name}");
+        assert_eq!(fs::read_to_string(dir.join(name)).unwrap(), "a of Ada's");
+        linked += u32::from(inode(&dir.join(name)) == inode(&other_of(name)));
+    }
+    assert!(linked > 0);
+    // A hole elsewhere is something else.
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"more", 1 << 20).unwrap();
+    let restored = world.bring_back(AS_EVER).unwrap();
+    assert!(restored.kept_paths.contains(&"sparse".into()), "{:?}", restored.kept_paths);
+    world.is_sound();
+}
+
+fn back_up_again(world: &World) {
+    fs::remove_file(&world.backup).unwrap();
+    back_up(&world.store, &world.backup).unwrap();
+}
