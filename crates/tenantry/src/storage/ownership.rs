@@ -167,6 +167,22 @@ mod tests {
     const ROUNDS: usize = 2_000;
     const NOBODY: u32 = 65_534;
 
+    #[test]
+    fn what_is_anothers_than_roots_stays_whose_it_is() {
+        if !geteuid().is_root() {
+            let _ =
+                std::io::Write::write_all(&mut std::io::stderr(), b"SKIPPED: only root can give away a directory\n");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let owner = Ownership(Some((Uid::from_raw(1_000), Gid::from_raw(1_000))));
+        for (before, after) in [(0, 1_000), (NOBODY, NOBODY)] {
+            std::os::unix::fs::chown(dir.path(), Some(before), Some(before)).unwrap();
+            owner.give(File::open(dir.path()).unwrap()).unwrap();
+            assert_eq!(std::fs::metadata(dir.path()).unwrap().uid(), after);
+        }
+    }
+
     /// Root has made `above/made`, and before it is given away, `above` leads to where root's own `made` is.
     #[test]
     fn a_directory_of_roots_is_not_given_away_in_a_race_with_who_controls_the_one_above() {

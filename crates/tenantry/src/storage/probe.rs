@@ -92,3 +92,19 @@ fn lacking(what: &'static str, error: io::Error) -> Error {
         _ => Error::new(ErrorKind::Incompatible, what).with_source(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trial_leaves_nothing_and_removes_what_crashes_have_left_of_others() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join(format!("{PREFIX}1-0/to/moved"))).unwrap();
+        std::fs::create_dir_all(dir.path().join("another's")).unwrap();
+        let ways = Ways::try_all(dir.path()).unwrap();
+        assert_eq!(ways.move_method, "renameat2");
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["another's"]);
+    }
+}
