@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use serde::{Serialize, Serializer};
 use tracing::instrument;
 
-use crate::sqlite::{Action, Inspection, Options, Owner, Row, of_schema};
+use crate::options::Options;
+use crate::sqlite::{Action, Inspection, Owner, Row, of_schema};
 use crate::storage::{EntryKind, Look, Marker, Storage, Stray, is_own_file, user_of_work};
-use crate::store::on_thread;
+use crate::thread::on_thread;
 use crate::{Error, ErrorKind, Result, StoragePath, Store, UserId};
 
 /// What is wrong with a store.

@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::UserId;
+use uuid::Uuid;
 
 /// What went wrong, in one of three depths: [`kind`](Error::kind) for the program, `Display` for the person
 /// (one line, no address, no SQL, no path of the machine) and [`source`](std::error::Error::source) for the log.
@@ -16,7 +16,8 @@ pub struct Error {
     kind: ErrorKind,
     message: Cow<'static, str>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
-    taken_by: Option<UserId>,
+    /// As a [`UserId`](crate::UserId), whose file knows this one.
+    pub(crate) taken_by: Option<Uuid>,
 }
 
 /// The kinds of [`Error`]. Each says what a caller may conclude about the data.
@@ -179,18 +180,6 @@ impl Error {
     pub(crate) fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
         self
-    }
-
-    /// The same error with the user whose value is in the way.
-    pub(crate) fn with_taken_by(mut self, user: UserId) -> Self {
-        self.taken_by = Some(user);
-        self
-    }
-
-    /// With [`ErrorKind::EmailTaken`], the user who has the address.
-    #[must_use]
-    pub fn taken_by(&self) -> Option<UserId> {
-        self.taken_by
     }
 
     /// What went wrong, for the program to match on.

@@ -67,14 +67,17 @@ mod lifecycle;
 mod lifecycle_tests;
 mod list;
 mod lookalike;
+mod options;
 mod point;
 mod search_text;
 pub mod sqlite;
 mod storage;
 mod storage_path;
 mod store;
+mod thread;
 mod timestamp;
 mod user;
+mod user_id;
 
 pub use ambient::Ambient;
 pub use backup::{
@@ -91,11 +94,13 @@ pub use email::Email;
 pub use error::{Error, ErrorClass, ErrorKind, Result};
 pub use lifecycle::{LeftFile, Purge, Purged, TrashPage, TrashQuery, TrashedUser, Usage};
 pub use list::{Cursor, Filter, ListQuery, Page};
+pub use options::Durability;
 pub use sqlite::{ReadTx, WriteTx};
 pub use storage_path::StoragePath;
-pub use store::{Builder, Durability, Pages, Store};
+pub use store::{Builder, Pages, Store};
 pub use timestamp::Timestamp;
-pub use user::{Imported, NewUser, OnConflict, SignIn, User, UserId, UserUpdate};
+pub use user::{Imported, NewUser, OnConflict, SignIn, User, UserUpdate};
+pub use user_id::UserId;
 
 pub use uuid;
 

@@ -11,8 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::fmt::Hyphenated;
 
 use crate::email::fold;
-use crate::storage::WORK_PREFIX;
 use crate::{Error, ErrorKind, Result, UserId};
+
+/// No segment of a storage path may begin with it.
+pub(crate) const WORK_PREFIX: &str = ".tenantry-copy-";
 
 /// Where a user's files live, relative to the storage directory of the store.
 ///

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cap_std::fs::Dir;
-use futures_channel::oneshot;
 use tracing::instrument;
 
 use crate::ambient::SystemAmbient;
-use crate::sqlite::{Engine, Options, Upgrade};
+use crate::options::{DEFAULT_BUSY_TIMEOUT, Durability, Options};
+use crate::sqlite::{Engine, Upgrade};
 use crate::storage::{KeptAway, Measured, Storage};
+use crate::thread::on_thread;
 use crate::{
     Ambient, Email, Error, ErrorKind, ListQuery, NewUser, Page, Purge, Purged, ReadTx, Result, SignIn, StoragePath,
     TrashPage, TrashQuery, TrashedUser, Usage, User, UserId, UserUpdate, WriteTx,
@@ -578,7 +579,7 @@ pub struct Builder {
 
 impl Builder {
     /// How long an operation waits for another process unless said otherwise.
-    pub const DEFAULT_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+    pub const DEFAULT_BUSY_TIMEOUT: Duration = DEFAULT_BUSY_TIMEOUT;
 
     /// Whether to create the store if there is none, which is the default. Otherwise opening it is `StoreMissing`, and
     /// nothing is created.
@@ -657,18 +658,6 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// What a write that was answered outlives. Whichever is chosen, a crash or a power cut never leaves half a write.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// The end of the program and a power cut: every group of writes waits for the disk (SQLite's
-    /// [`synchronous=FULL`](https://sqlite.org/pragma.html#pragma_synchronous)).
-    #[default]
-    Full,
-    /// The end of the program. A power cut or a crash of the operating system may lose the writes since the last
-    /// checkpoint, which can be thousands, though they were answered; the store stays consistent (`synchronous=NORMAL`).
-    Normal,
-}
-
 /// The pages of a listing, one after the other: see [`Store::pages`].
 #[derive(Debug)]
 pub struct Pages {
@@ -709,18 +698,4 @@ fn begin_purges(tx: &mut WriteTx<'_>, ids: &[UserId]) -> Result<Vec<(UserId, Res
         }
     }
     Ok(begun)
-}
-
-/// Runs what takes long on a thread of its own.
-pub(crate) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    let failed = |message| Error::new(ErrorKind::Internal, message);
-    let (answer, answered) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("tenantry-files".to_owned())
-        .spawn(move || {
-            // Whoever no longer waits doesn't want to know.
-            let _ = answer.send(work());
-        })
-        .map_err(|error| Error::new(ErrorKind::Io, "a thread can't be started").with_source(error))?;
-    answered.await.map_err(|_| failed("a panic on the thread that works on files"))
 }

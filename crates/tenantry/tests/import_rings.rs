@@ -12,37 +12,6 @@ use std::path::{Path, PathBuf};
 /// appear unnoticed. An import that has gone has to go from this list as well.
 const KNOWN: &[(&str, &[(&str, &str)])] = &[
     (
-        "the id of a user is in the same file as the user, and names are reserved by who uses them",
-        &[
-            ("tenantry/src/error.rs", "tenantry/src/user.rs"),
-            ("tenantry/src/storage_path.rs", "tenantry/src/user.rs"),
-            ("tenantry/src/storage_path.rs", "tenantry/src/storage/moving.rs"),
-        ],
-    ),
-    (
-        "options, limits and threads of the engine are the store's",
-        &[
-            ("tenantry/src/storage/stage.rs", "tenantry/src/store.rs"),
-            ("tenantry/src/sqlite/open.rs", "tenantry/src/store.rs"),
-            ("tenantry/src/sqlite/inspect.rs", "tenantry/src/store.rs"),
-            ("tenantry/src/sqlite/writer.rs", "tenantry/src/store.rs"),
-            ("tenantry/src/sqlite/mod.rs", "tenantry/src/store.rs"),
-        ],
-    ),
-    (
-        "helpers of the engine are where they were used first",
-        &[
-            ("tenantry/src/sqlite/readers.rs", "tenantry/src/sqlite/mod.rs"),
-            ("tenantry/src/sqlite/searches.rs", "tenantry/src/sqlite/mod.rs"),
-            ("tenantry/src/sqlite/writer.rs", "tenantry/src/sqlite/mod.rs"),
-            ("tenantry/src/sqlite/place.rs", "tenantry/src/sqlite/open.rs"),
-            ("tenantry/src/sqlite/upgrade.rs", "tenantry/src/sqlite/open.rs"),
-            ("tenantry/src/sqlite/users.rs", "tenantry/src/sqlite/lifecycle.rs"),
-            ("tenantry/src/sqlite/intents.rs", "tenantry/src/sqlite/lifecycle.rs"),
-            ("tenantry/src/sqlite/intents.rs", "tenantry/src/sqlite/inspect.rs"),
-        ],
-    ),
-    (
         "`Storage` itself, its names and its errors are in the same file as what it does",
         &[
             ("tenantry/src/storage/ownership.rs", "tenantry/src/storage/mod.rs"),

@@ -20,7 +20,7 @@ use super::{BackupManifest, DATABASE, MISSING};
 use crate::content::{Content, Hashed};
 use crate::sqlite::Engine;
 use crate::storage::{Opened, Present, Purpose, Segment, Stage, Standing, Unpacking};
-use crate::store::on_thread;
+use crate::thread::on_thread;
 use crate::{Error, ErrorKind, NewUser, Result, Store, User, UserId};
 
 /// How many of the files that were kept are named.

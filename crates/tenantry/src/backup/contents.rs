@@ -13,7 +13,7 @@ use super::{BackupManifest, DATABASE, MISSING, check_against, of_image};
 use crate::content::Content;
 use crate::sqlite::Inspection;
 use crate::storage::Storage;
-use crate::store::on_thread;
+use crate::thread::on_thread;
 use crate::{Email, Error, ErrorKind, ListQuery, Page, Result, TrashPage, TrashQuery, TrashedUser, User, UserId};
 
 /// The users in a backup, as they were when it was made. No store is needed to look at them, and none is changed.

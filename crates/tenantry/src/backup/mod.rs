@@ -24,9 +24,10 @@ use tracing::instrument;
 use uuid::Uuid;
 
 use crate::check::check_database;
-use crate::sqlite::{Engine, Inspection, Options, Row};
+use crate::options::Options;
+use crate::sqlite::{Engine, Inspection, Row};
 use crate::storage::{AllUnset, Ownership, Storage, Target, owner_of_store, wait_for_file};
-use crate::store::on_thread;
+use crate::thread::on_thread;
 use crate::{Error, ErrorKind, Finding, FindingKind, Report, Result, Store, Timestamp, check};
 use archive::{Kind, damaged, unwritable};
 pub use bring_back::{RestoreUserOptions, RestoredUser, UserBefore, restore_user};

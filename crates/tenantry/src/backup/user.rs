@@ -14,7 +14,7 @@ use super::reading::{Met, Reading, open};
 use super::watch::{Reply, Watch};
 use crate::sqlite::Engine;
 use crate::storage::{AllUnset, Purpose, Stage};
-use crate::store::on_thread;
+use crate::thread::on_thread;
 use crate::{Email, Error, ErrorKind, NewUser, Result, StoragePath, Store, Timestamp, User, UserId};
 
 /// The version of the format.

@@ -2,9 +2,11 @@
 
 use rusqlite::{Connection, params};
 
+use super::directory::{directory, trashed_directory};
 use super::intents::{Action, Directories, record, settle};
 use super::lifecycle;
-use super::users::{self, blob, not_found, whole};
+use super::users::{self, not_found, whole};
+use super::values::blob;
 use crate::{Error, ErrorKind, Result, StoragePath, Timestamp, User, UserId};
 
 /// Restores a user who is in the trash, if they may be there, and has what a stage holds moved into their directory, beside what is
@@ -24,8 +26,8 @@ pub(super) fn bring_back(
             return Err(Error::new(ErrorKind::NotFound, "the user was deleted meanwhile"));
         }
         let directory = match is_trashed {
-            true => lifecycle::trashed_directory(conn, id)?,
-            false => lifecycle::directory(conn, id)?,
+            true => trashed_directory(conn, id)?,
+            false => directory(conn, id)?,
         };
         let directory = directory.ok_or_else(not_found)?;
         if stage.is_some() && !directory.is_made && (is_trashed || directory.path != StoragePath::derived(id)) {

@@ -154,3 +154,18 @@ impl Fault {
         }
     }
 }
+
+/// The failure of a statement that fails on no database that is whole: SQLite has no code of its own for a schema that can
+/// be read and is another.
+pub(crate) fn of_schema(error: impl Into<Error>) -> Error {
+    match error.into() {
+        error if error.kind() == ErrorKind::Internal => {
+            Error::new(ErrorKind::Corrupt, "the schema of the database is damaged").with_source(error)
+        }
+        error => error,
+    }
+}
+
+pub(super) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the store is closed")
+}

@@ -6,12 +6,14 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::connect::{harden, immutable};
 use super::inspect::Inspection;
 use super::lifecycle;
 use super::listing::Listing;
-use super::open::{Found, Options, SCHEMA_VERSION, harden, identify, immutable, refuse_old_sqlite};
-use super::upgrade::{migrate, refuse_other_references};
+use super::open::{Found, identify, refuse_old_sqlite};
+use super::upgrade::{SCHEMA_VERSION, migrate, refuse_other_references};
 use super::{functions, users};
+use crate::options::Options;
 use crate::{Email, Error, ErrorKind, ListQuery, Page, Result, TrashPage, TrashQuery, TrashedUser, User, UserId};
 
 /// Where the [header](https://sqlite.org/fileformat.html#file_format_version_numbers) says that there is a log.

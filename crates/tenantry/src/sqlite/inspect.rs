@@ -5,15 +5,21 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use uuid::Uuid;
 
+use super::connect::open_reader;
+use super::directory::{directory, trashed_directory};
+use super::files::with_suffix;
 use super::intents::{self, Directories, Intent};
-use super::open::{LOCK_POLL, Options, open_reader, wait_while_busy, with_suffix};
-use super::users::{self, blob, storage_path};
-use super::{lifecycle, open};
+use super::open;
+use super::owners::{Owner, belongs_to_nobody, is_of_trashed, owner};
+use super::users::storage_path;
+use super::values::blob;
+use super::wait::{LOCK_POLL, wait_while_busy};
+use crate::options::{DEFAULT_BUSY_TIMEOUT, Options};
 use crate::storage::{Storage, Stray, file_error, user_of_work};
-use crate::{Builder, Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
+use crate::{Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 
 /// With their tables. SQLite's integrity check looks for each row in the index, but not whether a partial index holds more.
 /// With the conditions, in which a plus keeps SQLite from counting the rows in the index.
@@ -44,20 +50,6 @@ pub(crate) struct Row {
     pub(crate) is_trashed: bool,
 }
 
-/// Whose a path below `storage/` is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Owner {
-    User {
-        id: UserId,
-        has_directory: bool,
-    },
-    /// Of a user in the trash, whose directory isn't here but in the trash.
-    Trashed(UserId),
-    /// It lies above a path that somebody has or had.
-    Above,
-    Nobody,
-}
-
 impl Inspection {
     /// Errors: those of opening a store, and `Incompatible` if it has to be upgraded first.
     pub(crate) fn open(options: &Options) -> Result<Self> {
@@ -84,7 +76,7 @@ impl Inspection {
     /// Takes the write lock in the way that writers do, and says whether it did. Nothing is written.
     fn lock(&self) -> Result<bool> {
         self.conn.execute_batch("PRAGMA query_only = OFF; PRAGMA busy_timeout = 0")?;
-        let deadline = Instant::now() + Builder::DEFAULT_BUSY_TIMEOUT;
+        let deadline = Instant::now() + DEFAULT_BUSY_TIMEOUT;
         let begun = wait_while_busy(deadline, || Ok(self.conn.execute_batch("BEGIN IMMEDIATE")?));
         let locked = match begun {
             // Where nothing can be written nobody writes meanwhile.
@@ -92,7 +84,7 @@ impl Inspection {
             begun => begun.map(|()| true),
         };
         self.conn.execute_batch("PRAGMA query_only = ON")?;
-        self.conn.busy_timeout(Builder::DEFAULT_BUSY_TIMEOUT)?;
+        self.conn.busy_timeout(DEFAULT_BUSY_TIMEOUT)?;
         locked
     }
 
@@ -203,9 +195,9 @@ impl Inspection {
 
     /// Whether a user's directory isn't where it has to be now, nor on its way.
     pub(crate) fn is_lost(&self, storage: &Storage, id: UserId) -> Result<bool> {
-        let live = lifecycle::directory(&self.conn, id)?;
+        let live = directory(&self.conn, id)?;
         let is_trashed = live.is_none();
-        let directory = if is_trashed { lifecycle::trashed_directory(&self.conn, id)? } else { live };
+        let directory = if is_trashed { trashed_directory(&self.conn, id)? } else { live };
         let Some(directory) = directory.filter(|directory| directory.is_made) else { return Ok(false) };
         let is_on_its_way = intents::of_user(&self.conn, id)?.is_some();
         let is_in_place = matches!(storage.exists(&directory.path), Ok(true));
@@ -233,7 +225,7 @@ impl Inspection {
 
     /// Whether a user's directory is there though their row doesn't know, and nobody is about to tell it.
     pub(crate) fn is_unrecorded(&self, id: UserId) -> Result<bool> {
-        let directory = lifecycle::directory(&self.conn, id)?;
+        let directory = directory(&self.conn, id)?;
         let is_known = directory.is_none_or(|directory| directory.is_made);
         Ok(!is_known && intents::of_user(&self.conn, id)?.is_none())
     }
@@ -242,36 +234,6 @@ impl Inspection {
     pub(crate) fn is_of_trashed(&self, name: &OsStr) -> Result<bool> {
         is_of_trashed(&self.conn, name)
     }
-}
-
-fn is_of_trashed(conn: &Connection, name: &OsStr) -> Result<bool> {
-    let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { return Ok(false) };
-    let mut statement =
-        conn.prepare_cached("SELECT 1 FROM users WHERE id = ?1 AND deleted_at IS NOT NULL AND has_directory = 1")?;
-    Ok(statement.exists([blob(id)])?)
-}
-
-fn owner(conn: &Connection, path: &str) -> Result<Owner> {
-    // The user from whose id the path is derived, or the one who chose it.
-    let of_id = path.rsplit('/').next().and_then(|name| name.parse::<UserId>().ok());
-    let of_id = of_id.filter(|id| StoragePath::derived(*id).as_str() == path);
-    let mut of_users = conn.prepare_cached(
-        "SELECT id, has_directory, deleted_at IS NOT NULL FROM users WHERE storage_path = ?1
-         UNION ALL
-         SELECT id, has_directory, deleted_at IS NOT NULL FROM users WHERE id = ?2 AND storage_path IS NULL",
-    )?;
-    let of_users = of_users.query_row((path, of_id.map(blob)), |row| {
-        let id = UserId::from_random(Uuid::from_bytes(row.get(0)?));
-        let (has_directory, is_trashed) = (row.get(1)?, row.get::<_, bool>(2)?);
-        Ok(if is_trashed { Owner::Trashed(id) } else { Owner::User { id, has_directory } })
-    });
-    if let Some(owner) = of_users.optional()? {
-        return Ok(owner);
-    }
-    let is_above = StoragePath::is_above_derived(path)
-        || users::is_above_chosen(conn, path)?
-        || lifecycle::is_above_retired(conn, path)?;
-    Ok(if is_above { Owner::Above } else { Owner::Nobody })
 }
 
 /// Has something moved to quarantine, if it still belongs to nobody. Says whether it does.
@@ -301,31 +263,11 @@ pub(super) fn quarantine(
     Ok(is_stray)
 }
 
-/// Whether something stands at a path within the data directory, below `storage/` or in `trash/`, and is nobody's.
-pub(super) fn belongs_to_nobody(conn: &Connection, storage: &Storage, path: &Path) -> Result<bool> {
-    let Some(is_dir) = storage.is_dir_at(path)? else { return Ok(false) };
-    match Storage::stray(path) {
-        Some(Stray::InStorage(path)) => {
-            let owner = path.to_str().map_or(Ok(Owner::Nobody), |path| owner(conn, path))?;
-            Ok(match owner {
-                Owner::Nobody => true,
-                // Of a user in the trash, the directory is in the trash.
-                Owner::Trashed(_) => true,
-                // What isn't a directory isn't theirs, and in the way of one.
-                Owner::Above | Owner::User { has_directory: false, .. } => !is_dir,
-                Owner::User { has_directory: true, .. } => false,
-            })
-        }
-        Some(Stray::InTrash(name)) => Ok(!(is_dir && is_of_trashed(conn, &name)?)),
-        None => Ok(false),
-    }
-}
-
 /// Records that a user's directory is there.
 pub(super) fn record_directory(conn: &Connection, directories: &Directories<'_>, id: UserId) -> Result<()> {
     intents::settle(conn, directories, id)?;
-    let directory = lifecycle::directory(conn, id)?
-        .ok_or_else(|| Error::new(ErrorKind::NotFound, "the user has gone meanwhile"))?;
+    let directory =
+        directory(conn, id)?.ok_or_else(|| Error::new(ErrorKind::NotFound, "the user has gone meanwhile"))?;
     let storage = directories.storage()?;
     if storage.exists(&directory.path)? {
         // So that it is on the disk.

@@ -23,9 +23,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::inspect;
-use super::lifecycle::{self, Directory};
-use super::users::{blob, damaged};
+use super::directory::{self, Directory};
+use super::owners;
+use super::users::damaged;
+use super::values::blob;
 use crate::storage::{Storage, is_stage};
 use crate::{Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 
@@ -255,14 +256,14 @@ pub(super) fn all(conn: &Connection) -> Result<Vec<Intent>> {
 pub(super) fn act(conn: &Connection, storage: &Storage, intent: &Intent) -> Result<()> {
     match &intent.action {
         Action::Make(user) => {
-            storage.make(&path_of(lifecycle::directory(conn, *user)?)?)?;
+            storage.make(&path_of(directory::directory(conn, *user)?)?)?;
             conn.prepare_cached("UPDATE users SET has_directory = 1 WHERE id = ?1")?.execute([blob(*user)])?;
         }
         Action::Trash(user) => {
-            storage.to_trash(*user, &path_of(lifecycle::trashed_directory(conn, *user)?)?)?;
+            storage.to_trash(*user, &path_of(directory::trashed_directory(conn, *user)?)?)?;
         }
         Action::Restore { user, stage } => {
-            storage.restore(*user, &path_of(lifecycle::directory(conn, *user)?)?, stage.as_deref())?;
+            storage.restore(*user, &path_of(directory::directory(conn, *user)?)?, stage.as_deref())?;
         }
         Action::Discard { path, name, .. } => {
             if !storage.discard(path)? {
@@ -271,7 +272,7 @@ pub(super) fn act(conn: &Connection, storage: &Storage, intent: &Intent) -> Resu
             }
         }
         // It may have found an owner since.
-        Action::Quarantine { path, .. } if !inspect::belongs_to_nobody(conn, storage, path)? => {}
+        Action::Quarantine { path, .. } if !owners::belongs_to_nobody(conn, storage, path)? => {}
         Action::Quarantine { path, name } => {
             storage.quarantine(path, name, &note(path, "belonged to no user", intent.recorded_at))?;
         }

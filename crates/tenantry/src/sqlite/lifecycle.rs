@@ -7,30 +7,15 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, ffi, params};
 use uuid::Uuid;
 
+use super::directory::{Directory, directory, trashed_directory};
 use super::intents::{self, Action, Directories, of_user, record, remove, settle};
-use super::users::{self, blob, columns, damaged, email_taken, from_row, get, get_by_email, not_found, whole};
+use super::retired::retire_path;
+use super::users::{self, columns, damaged, email_taken, from_row, get, get_by_email, not_found, whole};
+use super::values::blob;
 use crate::{
     Cursor, Email, Error, ErrorKind, NewUser, Result, StoragePath, Timestamp, TrashPage, TrashQuery, TrashedUser,
     Usage, User, UserId,
 };
-
-/// Where a user's directory is, and whether it was made.
-#[derive(Debug)]
-pub(crate) struct Directory {
-    pub(crate) path: StoragePath,
-    pub(crate) is_made: bool,
-}
-
-pub(super) fn directory(conn: &Connection, id: UserId) -> Result<Option<Directory>> {
-    directory_in(conn, "SELECT storage_path, has_directory FROM users WHERE id = ?1 AND deleted_at IS NULL", id)
-}
-
-fn directory_in(conn: &Connection, sql: &str, id: UserId) -> Result<Option<Directory>> {
-    let found = conn.prepare_cached(sql)?.query_row([blob(id)], |row| {
-        Ok(Directory { path: users::storage_path(id, row.get_ref(0)?, 0)?, is_made: row.get(1)? })
-    });
-    Ok(found.optional()?)
-}
 
 /// Sees to it that the user's directory is made when this transaction is over.
 pub(super) fn make_directory(
@@ -204,11 +189,6 @@ pub(super) fn begin_purge(
     })
 }
 
-/// Where the directory of a user in the trash was, and whether it was made.
-pub(super) fn trashed_directory(conn: &Connection, id: UserId) -> Result<Option<Directory>> {
-    directory_in(conn, "SELECT storage_path, has_directory FROM users WHERE id = ?1 AND deleted_at IS NOT NULL", id)
-}
-
 /// Forgets a user whose files are gone, except for the id and a digest of the path. Says whether it was still to be done.
 pub(super) fn end_purge(conn: &Connection, id: UserId, now: Timestamp) -> Result<bool> {
     whole(conn, || {
@@ -325,68 +305,6 @@ fn chosen(user: &User) -> Option<&str> {
     (user.storage_path != StoragePath::derived(user.id)).then_some(user.storage_path.as_str())
 }
 
-/// Records that this path is never to be given out again.
-pub(super) fn retire_path(conn: &Connection, path: &str) -> Result<()> {
-    let store_id = store_id(conn)?;
-    let mut insert = conn.prepare_cached(
-        "INSERT INTO tenantry_retired_paths (digest, is_whole) VALUES (?1, ?2)
-         ON CONFLICT (digest) DO UPDATE SET is_whole = max(is_whole, excluded.is_whole)",
-    )?;
-    for ancestor in StoragePath::lineage_of(path) {
-        let is_whole = ancestor.len() == path.len();
-        insert.execute(params![digest(store_id, ancestor), is_whole])?;
-        // Whatever the file system is like: the store may be moved to one that ignores case.
-        insert.execute(params![digest_of_folded(store_id, ancestor), is_whole])?;
-    }
-    Ok(())
-}
-
-/// Whether this path is, lies within or holds one that was retired.
-pub(super) fn is_retired(conn: &Connection, path: &StoragePath) -> Result<bool> {
-    is_any_retired(conn, path, digest)
-}
-
-/// The same on a file system that ignores case, but for paths that were retired before schema version 3.
-pub(super) fn is_retired_otherwise_spelled(conn: &Connection, path: &StoragePath) -> Result<bool> {
-    is_any_retired(conn, path, digest_of_folded)
-}
-
-fn is_any_retired(conn: &Connection, path: &StoragePath, digest: fn(Uuid, &str) -> [u8; 16]) -> Result<bool> {
-    let store_id = store_id(conn)?;
-    let mut find = conn.prepare_cached("SELECT is_whole FROM tenantry_retired_paths WHERE digest = ?1")?;
-    for ancestor in path.lineage() {
-        let is_whole = find.query_row([digest(store_id, ancestor)], |row| row.get::<_, bool>(0)).optional()?;
-        if is_whole == Some(true) || (is_whole.is_some() && ancestor == path.as_str()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Whether this directory lies above a path that was retired.
-pub(super) fn is_above_retired(conn: &Connection, path: &str) -> Result<bool> {
-    let mut find = conn.prepare_cached("SELECT 1 FROM tenantry_retired_paths WHERE digest = ?1 AND is_whole = 0")?;
-    Ok(find.exists([digest(store_id(conn)?, path)])?)
-}
-
-fn digest(store_id: Uuid, path: &str) -> [u8; 16] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(store_id.as_bytes());
-    hasher.update(path.as_bytes());
-    let mut digest = [0; 16];
-    hasher.finalize_xof().fill(&mut digest);
-    digest
-}
-
-/// The digest of a path as a file system has it that ignores case. No path begins with NUL, so it is that of no other path.
-fn digest_of_folded(store_id: Uuid, path: &str) -> [u8; 16] {
-    digest(store_id, &format!("\0{}", StoragePath::folded(path)))
-}
-
-pub(super) fn store_id(conn: &Connection) -> Result<Uuid> {
-    Ok(Uuid::from_bytes(conn.prepare_cached("SELECT id FROM tenantry_store")?.query_row([], |row| row.get(0))?))
-}
-
 /// The columns of a user in the trash, in the order in which [`trashed`] reads them.
 macro_rules! trashed_columns {
     () => {
@@ -425,11 +343,6 @@ pub(super) fn list_trash(conn: &Connection, query: &TrashQuery) -> Result<TrashP
     rows.truncate(query.limit);
     let next_cursor = rows.last().filter(|_| has_more).map(|(_, seq)| Cursor::after(*seq));
     Ok(TrashPage { users: rows.into_iter().map(|(user, _)| user).collect(), next_cursor })
-}
-
-/// Whether a user with this id was purged.
-pub(super) fn was_purged(conn: &Connection, id: UserId) -> Result<bool> {
-    Ok(conn.prepare_cached("SELECT 1 FROM tenantry_retired_users WHERE id = ?1")?.exists([blob(id)])?)
 }
 
 pub(super) fn get_trashed(conn: &Connection, id: UserId) -> Result<Option<TrashedUser>> {
@@ -532,18 +445,4 @@ pub(super) fn top_usage(conn: &Connection, limit: usize) -> Result<Vec<(User, Us
     ))?;
     let rows = statement.query_map([limit], |row| Ok((from_row(row)?, usage_from_row(row, 8)?)))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
-/// Takes over the paths that schema version 1 kept of deleted users as they were.
-pub(super) fn retire_paths_of_v1(conn: &Connection) -> Result<()> {
-    let mut statement =
-        conn.prepare_cached("SELECT storage_path FROM tenantry_retired_users WHERE storage_path IS NOT NULL")?;
-    let paths: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    for path in &paths {
-        retire_path(conn, path)?;
-    }
-    if !paths.is_empty() {
-        conn.execute("UPDATE tenantry_retired_users SET storage_path = NULL WHERE storage_path IS NOT NULL", [])?;
-    }
-    Ok(())
 }

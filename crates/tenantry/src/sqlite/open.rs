@@ -5,30 +5,28 @@
 //! never opened to the end) is the lock taken that keeps other processes out, and the look taken again. A new database is
 //! made under another name, and renamed when it is whole.
 
-use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rusqlite::config::DbConfig;
-use rusqlite::limits::Limit;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use uuid::Uuid;
 
+use super::connect::{Role, connect, connect_to_look, open_reader};
+use super::error::of_schema;
 use super::error::{is_left_in_transaction, is_without_shared_memory, with_quota_as_full};
-use super::functions;
+use super::files::{has_content, sync_dir, with_suffix};
 use super::place::{self, Access, Lock, Watch};
-use super::upgrade::{self, Upgrade, migrate, upgrade};
+use super::retired;
+use super::upgrade::{self, SCHEMA_VERSION, Upgrade, migrate, upgrade};
+use super::wait::LOCK_POLL;
+use crate::options::Options;
 use crate::storage::{Marker, Ownership, Storage, Ways, file_error};
-use crate::{Ambient, Builder, Durability, Error, ErrorKind, Result, point};
+use crate::{Ambient, Durability, Error, ErrorKind, Result, point};
 
 /// 'Tnry', as V1 of the schema sets it.
 const APPLICATION_ID: i32 = 0x546E_7279;
-/// The schema version that the newest migration leaves in `user_version`.
-pub(super) const SCHEMA_VERSION: i32 = 3;
 /// What that schema has to have. These are prepared and never run: what fails to be is damaged, and would make each statement
 /// look like a mistake.
 const SCHEMA: [&str; 7] = [
@@ -41,61 +39,10 @@ const SCHEMA: [&str; 7] = [
     "SELECT seq, user_id, action, path, name, recorded_at FROM tenantry_intents",
     "SELECT user_id, measured_at, files, apparent_bytes, allocated_bytes, unreadable FROM tenantry_usage",
 ];
-/// Where the database file says how it is to be written and read, an octet each
-/// (<https://sqlite.org/fileformat2.html#file_format_version_numbers>).
-const WRITE_VERSION: usize = 18;
-/// By way of a write-ahead log.
-const IS_WAL: u8 = 2;
 /// Older ones can lose a committed transaction: <https://sqlite.org/wal.html#walresetbug>.
 const OLDEST_SQLITE: i32 = 3_051_003;
-/// How many different statements a connection keeps prepared: more than there are.
-const STATEMENTS_MAX: usize = 64;
-/// How long to sleep between two looks at a lock that another process holds. Short and even, because a waiter that
-/// backs off is locked out by a busy one.
-pub(super) const LOCK_POLL: Duration = Duration::from_millis(1);
-/// The page cache of the connection that writes, in KiB: used as the store grows. A row in an index lands on a random page, and
-/// with SQLite's own 2 MB an import of a million users writes each page to the log and reads it back many times.
-/// The import as a whole stays below 64 MiB with it.
-const WRITER_CACHE_KIB: u32 = 32 << 10;
-/// The write-ahead log is cut back to this size after it was larger. It is no larger (`checkpoints.rs`) unless one commit or a long
-/// read makes it so.
-const WAL_KEPT_BYTES: u64 = 64 << 20;
-
 /// What SQLite's log takes: <https://sqlite.org/wal.html>, section 2.2.
 const NO_SHARED_MEMORY: &str = "processes can't share memory through a file (mmap)";
-
-/// What a store is opened with.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub(crate) data_dir: PathBuf,
-    pub(crate) create_if_missing: bool,
-    pub(crate) durability: Durability,
-    pub(crate) busy_timeout: Duration,
-    pub(crate) snapshot_before_upgrade: bool,
-    pub(crate) allow_network_fs: bool,
-}
-
-impl Options {
-    pub(crate) fn new(data_dir: PathBuf) -> Self {
-        Self {
-            data_dir,
-            create_if_missing: true,
-            durability: Durability::Full,
-            busy_timeout: Builder::DEFAULT_BUSY_TIMEOUT,
-            snapshot_before_upgrade: true,
-            allow_network_fs: false,
-        }
-    }
-
-    /// To look at a store that is there.
-    pub(crate) fn to_look(data_dir: PathBuf) -> Self {
-        Self { create_if_missing: false, ..Self::new(data_dir) }
-    }
-
-    pub(super) fn database(&self) -> PathBuf {
-        self.data_dir.join("tenantry.db")
-    }
-}
 
 /// A store that is open: the connection that writes, if that is possible, and the directories.
 pub(super) struct Opened {
@@ -106,6 +53,13 @@ pub(super) struct Opened {
     pub(super) upgraded: Option<Upgrade>,
     /// To be given up when the connection is closed.
     pub(super) lock: Option<Lock>,
+}
+
+/// What opening a store came to.
+pub(crate) struct Outcome {
+    pub(crate) created: bool,
+    pub(crate) upgraded: Option<Upgrade>,
+    pub(crate) read_only: bool,
 }
 
 /// Opens the connection that writes and the directories, after creating or migrating what needs it.
@@ -233,7 +187,7 @@ fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient)
                  SELECT 1, ?1, 0, coalesce(max(deletion_seq), 0) FROM users",
                 [store_id.as_bytes()],
             )?;
-            super::lifecycle::retire_paths_of_v1(&tx)?;
+            retired::retire_paths_of_v1(&tx)?;
             point::reach("open: record the id of the store");
             tx.commit()?;
             store_id
@@ -286,11 +240,6 @@ pub(super) fn write_image(
     conn.progress_handler(steps, Some(is_to_end))?;
     conn.execute_batch("PRAGMA query_only = OFF")?;
     upgrade::write_image(&conn, image, Ownership::default()).map_err(|error| with_quota_as_full(&conn, error))
-}
-
-/// Opens a connection that can't write.
-pub(super) fn open_reader(options: &Options) -> Result<Connection> {
-    connect(&options.database(), options, Role::Reader)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -356,17 +305,6 @@ pub(super) fn identify(conn: &Connection, options: &Options) -> Result<Found> {
         )),
         (APPLICATION_ID, ..) => incompatible("the store's schema version is missing; nothing was changed".to_owned()),
         _ => incompatible("the database belongs to another application; nothing was changed".to_owned()),
-    }
-}
-
-/// The failure of a statement that fails on no database that is whole: SQLite has no code of its own for a schema that can
-/// be read and is another.
-pub(crate) fn of_schema(error: impl Into<Error>) -> Error {
-    match error.into() {
-        error if error.kind() == ErrorKind::Internal => {
-            Error::new(ErrorKind::Corrupt, "the schema of the database is damaged").with_source(error)
-        }
-        error => error,
     }
 }
 
@@ -451,114 +389,6 @@ fn remove_database(path: &Path) -> Result<()> {
     Ok(())
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Writer,
-    Reader,
-}
-
-fn connect(path: &Path, options: &Options, role: Role) -> Result<Connection> {
-    let access = place::access(path)?;
-    let conn = match access {
-        Access::Write => {
-            let conn =
-                Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-            harden(&conn)?;
-            conn
-        }
-        Access::Read => connect_to_look(path)?,
-    };
-    functions::register(&conn)?;
-    conn.busy_timeout(options.busy_timeout)?;
-    conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    conn.execute_batch("PRAGMA foreign_keys = ON")?;
-    let set_up = if role == Role::Reader || access == Access::Read {
-        conn.execute_batch("PRAGMA query_only = ON")
-    } else {
-        // The log is moved into the database by `checkpoints.rs`, not by the commit that fills it.
-        conn.execute_batch(&format!(
-            "PRAGMA journal_mode = WAL;
-             PRAGMA synchronous = FULL;
-             PRAGMA journal_size_limit = {WAL_KEPT_BYTES};
-             PRAGMA wal_autocheckpoint = 0;
-             PRAGMA cache_size = -{WRITER_CACHE_KIB};
-             PRAGMA secure_delete = ON"
-        ))
-    };
-    set_up.map_err(|error| with_quota_as_full(&conn, error.into()))?;
-    Ok(conn)
-}
-
-/// Opens a connection that changes nothing, not even which files there are if the file system is read-only.
-pub(super) fn connect_to_look(path: &Path) -> Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = if place::access(path)? == Access::Write {
-        Connection::open_with_flags(path, flags)?
-    } else if has_content(path, "-wal") {
-        if !has_content(path, "-shm") {
-            return Err(Error::new(
-                ErrorKind::ReadOnly,
-                "the file system is read-only, and the store's log (tenantry.db-wal) was not moved into the database before: mount it writable once, or copy both files elsewhere",
-            ));
-        }
-        Connection::open_with_flags(path, flags)?
-    } else {
-        // SQLite would make a log to read, and a file to share its index; where nobody writes it can do without
-        // (<https://sqlite.org/wal.html>, section 9).
-        Connection::open_with_flags(immutable(path), flags | OpenFlags::SQLITE_OPEN_URI)?
-    };
-    harden(&conn)?;
-    Ok(conn)
-}
-
-/// Returns the journal mode. On a read-only file system SQLite itself reports `delete`, since it opens the database as one
-/// that nobody changes.
-pub(super) fn journal_mode(conn: &Connection, path: &Path, is_read_only: bool) -> Result<String> {
-    if is_read_only && !has_content(path, "-wal") {
-        // No connection of this process has a lock on the file that closing it would end.
-        let header = read_header(path).map_err(|error| file_error(error, "the database file can't be read"))?;
-        if header[WRITE_VERSION..][..2] == [IS_WAL; 2] {
-            return Ok("wal".to_owned());
-        }
-    }
-    Ok(conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?)
-}
-
-fn read_header(path: &Path) -> std::io::Result<[u8; WRITE_VERSION + 2]> {
-    let mut header = [0; WRITE_VERSION + 2];
-    File::open(path)?.read_exact(&mut header)?;
-    Ok(header)
-}
-
-fn has_content(path: &Path, suffix: &str) -> bool {
-    std::fs::metadata(with_suffix(path, suffix)).is_ok_and(|metadata| metadata.len() > 0)
-}
-
-/// The [URI](https://sqlite.org/uri.html) of a database that nobody changes.
-pub(super) fn immutable(path: &Path) -> String {
-    let mut uri = "file:".to_owned();
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'/' | b'.' | b'-' | b'_' | b'~' => uri.push(char::from(*byte)),
-            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
-            // Writing to a String can't fail.
-            byte => drop(write!(uri, "%{byte:02X}")),
-        }
-    }
-    uri + "?immutable=1"
-}
-
-/// What keeps a hostile or damaged file from doing more than failing: <https://sqlite.org/security.html>.
-pub(super) fn harden(conn: &Connection) -> Result<()> {
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
-    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
-    conn.execute_batch("PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY")?;
-    Ok(())
-}
-
 /// Makes the data directory and what is missing above it, readable by nobody else, and makes it last. Returns what it has
 /// made, the innermost first.
 fn create_data_dir(dir: &Path) -> Result<Vec<PathBuf>> {
@@ -585,29 +415,4 @@ fn create_data_dir(dir: &Path) -> Result<Vec<PathBuf>> {
         sync_dir(parent.unwrap_or(Path::new(".")))?;
     }
     Ok(made_dirs)
-}
-
-/// Tries until another process isn't in the way any more, or the time is over. SQLite's own waiting backs off to steps of
-/// 100 ms, in which it hardly ever meets the short gaps that a busy writer leaves.
-pub(super) fn wait_while_busy(deadline: Instant, mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
-    loop {
-        match attempt() {
-            Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => thread::sleep(LOCK_POLL),
-            ended => return ended,
-        }
-    }
-}
-
-/// The path of a file that belongs to the database file at `path`.
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-pub(super) fn sync_dir(dir: &Path) -> Result<()> {
-    point::reach("create: sync a directory");
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|error| file_error(error, "a directory of the store can't be synchronised"))
 }

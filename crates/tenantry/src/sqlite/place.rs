@@ -11,7 +11,8 @@ use rustix::fs::{self, AtFlags, CWD, OFlags};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::open::{Options, with_suffix};
+use super::files::with_suffix;
+use crate::options::Options;
 use crate::storage::{Ownership, PRIVATE_FILE, file_error};
 use crate::{Error, ErrorKind, Result};
 

@@ -17,10 +17,12 @@ use std::time::Instant;
 
 use rusqlite::config::DbConfig;
 
+use super::connect::open_reader;
+use super::error::closed;
 use super::guard::GuardedConnection;
-use super::open::{Options, open_reader};
 use super::place::Watch;
 use super::transaction::ReadTx;
+use crate::options::Options;
 use crate::{Error, ErrorKind, Result};
 
 /// How many connections may read at once; further readers wait for one, and get `Busy` after the busy timeout.
@@ -85,7 +87,7 @@ impl Readers {
         let mut deadline = None;
         loop {
             if state.closed {
-                return Err(super::closed());
+                return Err(closed());
             }
             if let Some(conn) = state.idle.pop() {
                 state.in_use += 1;

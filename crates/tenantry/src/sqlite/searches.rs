@@ -18,6 +18,7 @@ use std::thread;
 use async_channel::{Receiver, Sender, TrySendError};
 use futures_channel::oneshot;
 
+use super::error::closed;
 use super::readers::Readers;
 use super::transaction::ReadTx;
 use crate::{Error, ErrorKind, Result};
@@ -75,7 +76,7 @@ impl Searches {
         let search: Search = Box::new(move |searcher| searcher.search(step, sender));
         self.queue.try_send(search).map_err(|error| match error {
             TrySendError::Full(_) => Error::new(ErrorKind::Busy, "too many searches are waiting: try again"),
-            TrySendError::Closed(_) => super::closed(),
+            TrySendError::Closed(_) => closed(),
         })?;
         receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "a thread that searches panicked")))
     }
@@ -96,7 +97,7 @@ impl Searches {
     fn start(&self) -> Result<()> {
         let mut threads = self.lock();
         while threads.started < THREADS {
-            let alive = threads.alive.clone().ok_or_else(super::closed)?;
+            let alive = threads.alive.clone().ok_or_else(closed)?;
             let searcher = self.searcher.clone();
             let thread = thread::Builder::new().name("tenantry-search".to_owned()).spawn(move || {
                 let _alive: Sender<()> = alive;
@@ -136,7 +137,7 @@ impl Searcher {
 
     fn search<T>(&self, mut step: impl FnMut(&ReadTx<'_>) -> Result<Option<T>>, result: oneshot::Sender<Result<T>>) {
         while !result.is_canceled() {
-            let found = if self.queue.is_closed() { Err(super::closed()) } else { self.readers.read_one(&mut step) };
+            let found = if self.queue.is_closed() { Err(closed()) } else { self.readers.read_one(&mut step) };
             if let Some(found) = found.transpose() {
                 // A caller who no longer waits doesn't want to know.
                 let _ = result.send(found);

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::lifecycle;
+use super::retired;
 use super::users::{self, path_taken};
 use crate::storage::Storage;
 use crate::{NewUser, Result, StoragePath};
@@ -32,7 +32,7 @@ pub(super) fn check(conn: &Connection, storage: &Result<Storage>, path: &Storage
             return Err(path_taken());
         }
     }
-    if lifecycle::is_retired_otherwise_spelled(conn, path)? { Err(path_taken()) } else { Ok(()) }
+    if retired::is_retired_otherwise_spelled(conn, path)? { Err(path_taken()) } else { Ok(()) }
 }
 
 fn ignores_case(storage: &Result<Storage>) -> bool {

@@ -9,15 +9,18 @@ use std::thread;
 use futures_lite::future::block_on;
 use rusqlite::{Connection, ffi};
 
+use super::connect::open_reader;
 use super::guard::GuardedConnection;
 use super::intents::Directories;
 use super::listing::Listing;
-use super::open::{self, Options, SCHEMA_VERSION};
+use super::open;
 use super::place::Watch;
 use super::transaction::WriteTx;
+use super::upgrade::SCHEMA_VERSION;
 use super::upgrade::embedded;
 use super::{ReadTx, connection};
 use crate::ambient::SystemAmbient;
+use crate::options::Options;
 use crate::storage::Storage;
 use crate::{
     Ambient, Durability, Email, Error, ErrorKind, Filter, Imported, ListQuery, NewUser, OnConflict, Result, Store,
@@ -425,7 +428,7 @@ fn every_connection_has_the_settings_that_it_needs() {
         let dir = tempfile::tempdir().unwrap();
         let options = options(dir.path(), durability);
         let writer = open_writer(&options).conn;
-        let reader = open::open_reader(&options).unwrap();
+        let reader = open_reader(&options).unwrap();
         for (name, of_writer, of_reader) in [
             ("journal_mode", "wal", "wal"),
             ("foreign_keys", "1", "1"),

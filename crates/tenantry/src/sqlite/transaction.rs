@@ -4,12 +4,13 @@ use std::ops::Deref;
 use uuid::Uuid;
 
 use super::bring_back::bring_back;
+use super::directory::{self, Directory};
 use super::error::Fault;
 use super::guard::GuardedConnection;
 use super::inspect;
 use super::intents::{self, Directories};
-use super::lifecycle::{self, Directory};
 use super::listing::Listing;
+use super::{lifecycle, retired};
 use super::{spelling, users};
 use crate::storage::Stray;
 use crate::{
@@ -94,7 +95,7 @@ impl ReadTx<'_> {
     ///
     /// Errors: `Busy`, `Io`, `Corrupt`.
     pub fn was_purged(&self, id: UserId) -> Result<bool> {
-        lifecycle::was_purged(&self.conn.unguarded(), id)
+        retired::was_purged(&self.conn.unguarded(), id)
     }
 
     /// A page of the trash, as [`Store::list_trash`](crate::Store::list_trash) answers it.
@@ -105,11 +106,11 @@ impl ReadTx<'_> {
     }
 
     pub(crate) fn directory(&self, id: UserId) -> Result<Option<Directory>> {
-        lifecycle::directory(&self.conn.unguarded(), id)
+        directory::directory(&self.conn.unguarded(), id)
     }
 
     pub(crate) fn store_id(&self) -> Result<Uuid> {
-        lifecycle::store_id(&self.conn.unguarded())
+        retired::store_id(&self.conn.unguarded())
     }
 
     /// Whether what lies in this stage of an import is still to be moved to its place.

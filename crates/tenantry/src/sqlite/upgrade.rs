@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::open::{Options, SCHEMA_VERSION, connect_to_look, sync_dir};
+use super::connect::connect_to_look;
+use super::files::sync_dir;
+use crate::options::Options;
 use crate::storage::{Ownership, file_error};
 use crate::{Ambient, Error, ErrorKind, Result, point};
 
@@ -14,6 +16,8 @@ pub(super) mod embedded {
     refinery::embed_migrations!("src/sqlite/migrations");
 }
 
+/// The schema version that the newest migration leaves in `user_version`.
+pub(super) const SCHEMA_VERSION: i32 = 3;
 const MIGRATIONS_TABLE: &str = "tenantry_migrations";
 /// In the data directory.
 const SNAPSHOTS: &str = "backups";

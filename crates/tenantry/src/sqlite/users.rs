@@ -5,7 +5,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::error::is_unique_violation;
-use super::lifecycle;
+use super::retired;
+use super::values::blob;
 use crate::lookalike::{LookAlikes, skeleton};
 use crate::search_text::shown;
 use crate::{
@@ -63,10 +64,6 @@ pub(super) fn damaged(
 /// goes on behind this row goes round in a circle.
 pub(super) fn check_order(before: i64, seq: i64, column: usize) -> rusqlite::Result<()> {
     if seq > before { Ok(()) } else { Err(damaged(column, Type::Integer, "the rows are not in their order")) }
-}
-
-pub(super) fn blob(id: UserId) -> [u8; 16] {
-    id.as_uuid().into_bytes()
 }
 
 pub(super) fn get(conn: &Connection, id: UserId) -> Result<Option<User>> {
@@ -210,7 +207,7 @@ fn check_id_free(conn: &Connection, id: UserId) -> Result<()> {
     if conn.prepare_cached("SELECT 1 FROM users WHERE id = ?1 AND deleted_at IS NOT NULL")?.exists([blob(id)])? {
         return Err(Error::new(ErrorKind::IdTaken, "a user in the trash has this id"));
     }
-    if lifecycle::was_purged(conn, id)? {
+    if retired::was_purged(conn, id)? {
         return Err(Error::new(
             ErrorKind::IdTaken,
             "a user who was purged had this id; neither an id nor a storage path is ever used again",
@@ -235,7 +232,7 @@ pub(super) fn check_path_free(conn: &Connection, path: &StoragePath) -> Result<(
             return Err(path_taken());
         }
     }
-    if is_above_chosen(conn, path.as_str())? || lifecycle::is_retired(conn, path)? {
+    if is_above_chosen(conn, path.as_str())? || retired::is_retired(conn, path)? {
         return Err(path_taken());
     }
     Ok(())

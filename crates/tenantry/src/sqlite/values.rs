@@ -56,6 +56,11 @@ impl FromSql for StoragePath {
     }
 }
 
+/// An id as the store's own statements take it.
+pub(super) fn blob(id: UserId) -> [u8; 16] {
+    id.as_uuid().into_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use rusqlite::Connection;

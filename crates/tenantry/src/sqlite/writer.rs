@@ -48,14 +48,17 @@ use futures_channel::oneshot;
 use rusqlite::config::DbConfig;
 
 use super::checkpoints::Checkpoints;
-use super::error::{Fault, is_of_shared_memory, is_of_trigger, with_quota_as_full};
+use super::directory;
+use super::error::{Fault, closed, is_of_shared_memory, is_of_trigger, with_quota_as_full};
 use super::guard::{Belongings, GuardedConnection};
 use super::intents::{self, Action, Directories, Intent, unfinished};
-use super::open::{Options, open_writer, wait_while_busy};
+use super::lifecycle;
+use super::open::{Outcome, open_writer};
 use super::place::{Access, Lock, Watch};
 use super::readers::Readers;
 use super::transaction::WriteTx;
-use super::{Outcome, lifecycle};
+use super::wait::wait_while_busy;
+use crate::options::Options;
 use crate::storage::Storage;
 use crate::{Ambient, Durability, Error, ErrorKind, Result, UserId, point};
 
@@ -180,13 +183,13 @@ impl Writer {
         let job = match self.queue.try_send(job) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Full(job)) => job,
-            Err(TrySendError::Closed(_)) => return Err(super::closed()),
+            Err(TrySendError::Closed(_)) => return Err(closed()),
         };
         let waiting = Waiting::enter(&self.waiting);
         if waiting.before >= WAITING_MAX {
             return Err(Error::new(ErrorKind::Busy, "too many writes are waiting: try again"));
         }
-        self.queue.send(job).await.map_err(|_| super::closed())
+        self.queue.send(job).await.map_err(|_| closed())
     }
 
     /// Refuses new writes. Those in the queue are answered, and then the database is closed.
@@ -670,7 +673,7 @@ impl WriterThread {
 
     fn finish_purge(&mut self, user: UserId) -> Result<()> {
         let storage = self.storage()?;
-        let Some(directory) = lifecycle::trashed_directory(&self.conn.unguarded(), user)? else { return Ok(()) };
+        let Some(directory) = directory::trashed_directory(&self.conn.unguarded(), user)? else { return Ok(()) };
         if !storage.remove(user, &directory.path, &|_| {})?.is_complete() {
             return Ok(());
         }

@@ -44,13 +44,14 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
+use crate::storage_path::WORK_PREFIX;
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 pub(crate) use attributes::{Attributes, Extended, Modified};
 pub(crate) use beneath::wait_for_file;
 use beneath::{Mounts, entries, errno, make_dir, open_dir, rename, stat, sync};
 pub(crate) use merge::{Present, Standing};
 use moving::Move;
-pub(crate) use moving::{WORK_PREFIX, user_of_work};
+pub(crate) use moving::user_of_work;
 pub(crate) use ownership::{Ownership, PRIVATE_FILE, owner_of_store};
 pub(crate) use probe::Ways;
 pub(crate) use stage::{Purpose, Stage, is_stage};

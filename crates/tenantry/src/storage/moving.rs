@@ -39,10 +39,9 @@ use super::beneath::{self, Mounts, are_in_one_mount, errno, is_dir, make_dir, op
 use super::copying::{self, Comparison, Failure, compare};
 use super::tree::{self, Removal, Visit, open_accessible};
 use super::{Storage, blocked, in_place, refused};
+use crate::storage_path::WORK_PREFIX;
 use crate::{Error, ErrorKind, Result, UserId};
 
-/// No segment of a storage path may begin with it.
-pub(crate) const WORK_PREFIX: &str = ".tenantry-copy-";
 const CONTENT: &CStr = c"content";
 const LINKS: &CStr = c"links";
 const WHOLE: &str = "whole";

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::beneath::{self, Mounts, entries, errno, is_dir, make_dir, open_dir};
 use super::unpack::Unpacking;
 use super::{ATTEMPTS_MAX, Ownership, Storage, blocked, refused, tree};
-use crate::store::on_thread;
+use crate::thread::on_thread;
 use crate::{Error, ErrorKind, Result};
 
 const PREFIX: &str = ".tenantry-import-";

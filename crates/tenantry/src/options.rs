@@ -1,0 +1,52 @@
+//! What a store is opened with. The store and its engine both know it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long an operation waits for another process, unless a program says otherwise.
+pub(crate) const DEFAULT_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) create_if_missing: bool,
+    pub(crate) durability: Durability,
+    pub(crate) busy_timeout: Duration,
+    pub(crate) snapshot_before_upgrade: bool,
+    pub(crate) allow_network_fs: bool,
+}
+
+impl Options {
+    pub(crate) fn new(data_dir: PathBuf) -> Self {
+        Self {
+            data_dir,
+            create_if_missing: true,
+            durability: Durability::Full,
+            busy_timeout: DEFAULT_BUSY_TIMEOUT,
+            snapshot_before_upgrade: true,
+            allow_network_fs: false,
+        }
+    }
+
+    /// To look at a store that is there.
+    pub(crate) fn to_look(data_dir: PathBuf) -> Self {
+        Self { create_if_missing: false, ..Self::new(data_dir) }
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.data_dir.join("tenantry.db")
+    }
+}
+
+/// What a write that was answered outlives. Whichever is chosen, a crash or a power cut never leaves half a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the program and a power cut: every group of writes waits for the disk (SQLite's
+    /// [`synchronous=FULL`](https://sqlite.org/pragma.html#pragma_synchronous)).
+    #[default]
+    Full,
+    /// The end of the program. A power cut or a crash of the operating system may lose the writes since the last
+    /// checkpoint, which can be thousands, though they were answered; the store stays consistent (`synchronous=NORMAL`).
+    Normal,
+}

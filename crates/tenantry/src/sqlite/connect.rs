@@ -1,0 +1,143 @@
+//! Connecting to the database file, and what every connection is set to.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::with_quota_as_full;
+use super::files::has_content;
+use super::functions;
+use super::place::{self, Access};
+use crate::options::Options;
+use crate::storage::file_error;
+use crate::{Error, ErrorKind, Result};
+
+/// Where the database file says how it is to be written and read, an octet each
+/// (<https://sqlite.org/fileformat2.html#file_format_version_numbers>).
+const WRITE_VERSION: usize = 18;
+/// By way of a write-ahead log.
+const IS_WAL: u8 = 2;
+/// How many different statements a connection keeps prepared: more than there are.
+const STATEMENTS_MAX: usize = 64;
+/// The page cache of the connection that writes, in KiB: used as the store grows. A row in an index lands on a random page, and
+/// with SQLite's own 2 MB an import of a million users writes each page to the log and reads it back many times.
+/// The import as a whole stays below 64 MiB with it.
+const WRITER_CACHE_KIB: u32 = 32 << 10;
+/// The write-ahead log is cut back to this size after it was larger. It is no larger (`checkpoints.rs`) unless one commit or a long
+/// read makes it so.
+const WAL_KEPT_BYTES: u64 = 64 << 20;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Writer,
+    Reader,
+}
+
+/// Opens a connection that can't write.
+pub(super) fn open_reader(options: &Options) -> Result<Connection> {
+    connect(&options.database(), options, Role::Reader)
+}
+
+pub(super) fn connect(path: &Path, options: &Options, role: Role) -> Result<Connection> {
+    let access = place::access(path)?;
+    let conn = match access {
+        Access::Write => {
+            let conn =
+                Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+            harden(&conn)?;
+            conn
+        }
+        Access::Read => connect_to_look(path)?,
+    };
+    functions::register(&conn)?;
+    conn.busy_timeout(options.busy_timeout)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    conn.execute_batch("PRAGMA foreign_keys = ON")?;
+    let set_up = if role == Role::Reader || access == Access::Read {
+        conn.execute_batch("PRAGMA query_only = ON")
+    } else {
+        // The log is moved into the database by `checkpoints.rs`, not by the commit that fills it.
+        conn.execute_batch(&format!(
+            "PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = FULL;
+             PRAGMA journal_size_limit = {WAL_KEPT_BYTES};
+             PRAGMA wal_autocheckpoint = 0;
+             PRAGMA cache_size = -{WRITER_CACHE_KIB};
+             PRAGMA secure_delete = ON"
+        ))
+    };
+    set_up.map_err(|error| with_quota_as_full(&conn, error.into()))?;
+    Ok(conn)
+}
+
+/// Opens a connection that changes nothing, not even which files there are if the file system is read-only.
+pub(super) fn connect_to_look(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = if place::access(path)? == Access::Write {
+        Connection::open_with_flags(path, flags)?
+    } else if has_content(path, "-wal") {
+        if !has_content(path, "-shm") {
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "the file system is read-only, and the store's log (tenantry.db-wal) was not moved into the database before: mount it writable once, or copy both files elsewhere",
+            ));
+        }
+        Connection::open_with_flags(path, flags)?
+    } else {
+        // SQLite would make a log to read, and a file to share its index; where nobody writes it can do without
+        // (<https://sqlite.org/wal.html>, section 9).
+        Connection::open_with_flags(immutable(path), flags | OpenFlags::SQLITE_OPEN_URI)?
+    };
+    harden(&conn)?;
+    Ok(conn)
+}
+
+/// Returns the journal mode. On a read-only file system SQLite itself reports `delete`, since it opens the database as one
+/// that nobody changes.
+pub(super) fn journal_mode(conn: &Connection, path: &Path, is_read_only: bool) -> Result<String> {
+    if is_read_only && !has_content(path, "-wal") {
+        // No connection of this process has a lock on the file that closing it would end.
+        let header = read_header(path).map_err(|error| file_error(error, "the database file can't be read"))?;
+        if header[WRITE_VERSION..][..2] == [IS_WAL; 2] {
+            return Ok("wal".to_owned());
+        }
+    }
+    Ok(conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?)
+}
+
+fn read_header(path: &Path) -> std::io::Result<[u8; WRITE_VERSION + 2]> {
+    let mut header = [0; WRITE_VERSION + 2];
+    File::open(path)?.read_exact(&mut header)?;
+    Ok(header)
+}
+
+/// The [URI](https://sqlite.org/uri.html) of a database that nobody changes.
+pub(super) fn immutable(path: &Path) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'~' => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            // Writing to a String can't fail.
+            byte => drop(write!(uri, "%{byte:02X}")),
+        }
+    }
+    uri + "?immutable=1"
+}
+
+/// What keeps a hostile or damaged file from doing more than failing: <https://sqlite.org/security.html>.
+pub(super) fn harden(conn: &Connection) -> Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    conn.execute_batch("PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY")?;
+    Ok(())
+}
