@@ -34,6 +34,8 @@ impl Inspection {
         // It is left open by the look.
         conn.execute_batch("ROLLBACK")?;
         match found {
+            // Of a database that can't be written SQLite reads no CHECK constraints, and so finds no damage in them.
+            Found::Current | Found::Unmarked if !has_log(path)? => conn = open_alone(path)?,
             Found::Current | Found::Unmarked => {}
             Found::Nothing => return Err(Error::new(ErrorKind::Corrupt, "the database in the archive is empty")),
             Found::Older => conn = upgrade(path)?,
@@ -76,23 +78,37 @@ impl Inspection {
 
 /// Brings an image to the schema of this program, without any other file beside it.
 fn upgrade(path: &Path) -> Result<Connection> {
-    let mut header = [0; FORMAT_VERSIONS.end];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
-    read.map_err(|error| crate::storage::file_error(error, "the image of the database can't be read"))?;
-    if header[FORMAT_VERSIONS] != [1, 1] {
+    if has_log(path)? {
         return Err(Error::new(ErrorKind::Corrupt, "the database in the archive has a log, which no image has"));
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut conn = Connection::open_with_flags(path, flags)?;
-    harden(&conn)?;
+    let mut conn = open_alone(path)?;
     functions::register(&conn)?;
     refuse_other_references(&conn)?;
     // Whatever fails, the image is given up as a whole.
-    conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF")?;
+    conn.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF")?;
     migrate(&mut conn)?;
     let version: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version != SCHEMA_VERSION {
         return Err(Error::new(ErrorKind::Corrupt, "the database in the archive can't be upgraded"));
     }
     Ok(conn)
+}
+
+/// Opens an image as a database that could be written. No other file is made beside it as long as it isn't.
+fn open_alone(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    harden(&conn)?;
+    conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE")?;
+    // The file is opened by the first read, which needs its name.
+    let _: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    Ok(conn)
+}
+
+/// Whether the header says that the database has a WAL, which `VACUUM INTO` never makes.
+fn has_log(path: &Path) -> Result<bool> {
+    let mut header = [0; FORMAT_VERSIONS.end];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    read.map_err(|error| crate::storage::file_error(error, "the image of the database can't be read"))?;
+    Ok(header[FORMAT_VERSIONS] != [1, 1])
 }
