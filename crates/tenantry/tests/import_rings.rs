@@ -10,29 +10,19 @@ use std::path::{Path, PathBuf};
 
 /// Imports that close rings, with the reason why they are still there. Without them there is no ring, so that none can
 /// appear unnoticed. An import that has gone has to go from this list as well.
-const KNOWN: &[(&str, &[(&str, &str)])] = &[
-    (
-        "`Storage` itself, its names and its errors are in the same file as what it does",
-        &[
-            ("tenantry/src/storage/ownership.rs", "tenantry/src/storage/mod.rs"),
-            ("tenantry/src/storage/ownership.rs", "tenantry/src/storage/beneath.rs"),
-            ("tenantry/src/storage/moving.rs", "tenantry/src/storage/mod.rs"),
-            ("tenantry/src/storage/stage.rs", "tenantry/src/storage/mod.rs"),
-            ("tenantry/src/storage/survey.rs", "tenantry/src/storage/mod.rs"),
-            ("tenantry/src/storage/unpack.rs", "tenantry/src/storage/mod.rs"),
-            ("tenantry/src/storage/in_place.rs", "tenantry/src/storage/tree.rs"),
-            ("tenantry/src/storage/unpack.rs", "tenantry/src/storage/transfer.rs"),
-        ],
-    ),
-    (
-        "the parts of the format use its constants",
-        &[
-            ("tenantry/src/backup/entry.rs", "tenantry/src/backup/archive.rs"),
-            ("tenantry/src/backup/pax.rs", "tenantry/src/backup/archive.rs"),
-            ("tenantry/src/backup/sparse.rs", "tenantry/src/backup/archive.rs"),
-        ],
-    ),
-];
+const KNOWN: &[(&str, &[(&str, &str)])] = &[(
+    "`Storage` itself, its names and its errors are in the same file as what it does",
+    &[
+        ("tenantry/src/storage/ownership.rs", "tenantry/src/storage/mod.rs"),
+        ("tenantry/src/storage/ownership.rs", "tenantry/src/storage/beneath.rs"),
+        ("tenantry/src/storage/moving.rs", "tenantry/src/storage/mod.rs"),
+        ("tenantry/src/storage/stage.rs", "tenantry/src/storage/mod.rs"),
+        ("tenantry/src/storage/survey.rs", "tenantry/src/storage/mod.rs"),
+        ("tenantry/src/storage/unpack.rs", "tenantry/src/storage/mod.rs"),
+        ("tenantry/src/storage/in_place.rs", "tenantry/src/storage/tree.rs"),
+        ("tenantry/src/storage/unpack.rs", "tenantry/src/storage/transfer.rs"),
+    ],
+)];
 
 type Edges = BTreeMap<(String, String), String>;
 

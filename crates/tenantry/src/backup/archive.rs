@@ -17,10 +17,11 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tar::EntryType;
 
 use super::entry::{Entry, What};
+use super::format::{BLOCK, Kind, Manifest, PATH_OCTETS_MAX, damaged};
 use super::pax::{PAX_OCTETS_MAX, Records, Sparse};
 use super::sparse;
 use super::watch::Input;
@@ -33,44 +34,15 @@ pub(super) const MANIFEST: &str = "manifest.jsonl";
 pub(super) const USER: &str = "user";
 /// By how much the name in a header may be longer than the path: that of a sparse file has a part more, and an end.
 const NAME_OCTETS_MORE: u64 = 32;
-/// The longest path of an entry: what one system call takes, with some room for what it is relative to.
-pub(super) const PATH_OCTETS_MAX: usize = 4_000;
 /// No honest line of a manifest is longer.
 const LINE_OCTETS_MAX: usize = 64 << 10;
 /// The largest manifest: some 20 million entries. It is unpacked before anything in it is known.
 pub(super) const MANIFEST_OCTETS_MAX: u64 = 4 << 30;
 /// Of an archive that is read: zstd's own limit for what a decoder has to hold, 128 MiB.
 const WINDOW_LOG_MAX: u32 = 27;
-pub(super) const BLOCK: u64 = 512;
 /// How many octets may follow the last entry: tar programs fill up to 20 blocks.
 const END_OCTETS_MAX: u64 = 20 * BLOCK;
 const UNREADABLE: &str = "the archive is damaged, or none of Tenantry's";
-
-/// What an archive is of. A backup's manifest doesn't say so; every other does, in the field `kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Backup,
-    User,
-}
-
-/// The first line of a manifest: what the archive is as a whole.
-pub(super) trait Manifest: Serialize + Sized {
-    const KIND: Kind;
-    /// The version of the format of this kind that is written. All up to it are read.
-    const FORMAT: u32;
-
-    /// Reads the line, of which it is known that it is of this kind and format.
-    fn parse(line: &[u8]) -> Result<Self>;
-
-    /// The version of the format of this archive.
-    fn format(&self) -> u32;
-
-    /// How many files there are, and the sum of their lengths.
-    fn totals(&self) -> (u64, u64);
-
-    /// Whether something may be at this path, which is relative and has neither `.` nor `..` in it.
-    fn is_place(path: &Path, is_dir: bool) -> bool;
-}
 
 /// As much of the first line as tells what it is.
 #[derive(Deserialize)]
@@ -333,10 +305,6 @@ impl<R: Read> Lines<R> {
 pub(super) fn understand<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Result<T> {
     let understood = serde_json::from_slice(line);
     understood.map_err(|error| damaged("a line of the manifest can't be understood").with_source(error))
-}
-
-pub(super) fn damaged(message: &'static str) -> Error {
-    Error::new(ErrorKind::Corrupt, message)
 }
 
 fn unreadable(error: io::Error) -> Error {

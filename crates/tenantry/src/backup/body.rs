@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use tar::{EntryType, Header};
 
-use super::archive::{BLOCK, MANIFEST, MANIFEST_OCTETS_MAX, Manifest, rewound};
+use super::archive::{MANIFEST, MANIFEST_OCTETS_MAX, rewound};
 use super::entry::{Entry, What};
+use super::format::{BLOCK, Manifest};
 use super::pax::{Records, Sparse};
 use super::sparse;
 use super::watch::Watch;

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use tracing::instrument;
 
-use super::archive::{self, Details, damaged};
+use super::archive::{self, Details};
 use super::contents::BackupContents;
 use super::entry::{Entry, What};
+use super::format::damaged;
 use super::reading::{Met, Reading, open};
 use super::sparse;
 use super::watch::{Reply, Watch};

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tracing::instrument;
 
-use super::archive::{self, damaged};
+use super::archive;
+use super::format::damaged;
 use super::reading::{Reading, open};
 use super::temporary::{self, Image};
 use super::watch::{Input, Watch};

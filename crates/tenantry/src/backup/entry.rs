@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::archive::{Manifest, PATH_OCTETS_MAX};
+use super::format::{Manifest, PATH_OCTETS_MAX};
 use crate::content::Content;
 
 /// What an entry is that is neither a file nor a directory.

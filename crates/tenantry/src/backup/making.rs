@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::archive::{Manifest, PATH_OCTETS_MAX, unwritable};
+use super::archive::unwritable;
 use super::body::{Attempt, Body};
 use super::entry::What;
+use super::format::{Manifest, PATH_OCTETS_MAX};
 use super::pax::{PAX_OCTETS_MAX, Records};
 use super::reading::{Kind, Met};
 use super::watch::Watch;

@@ -6,6 +6,7 @@ mod body;
 mod bring_back;
 mod contents;
 mod entry;
+mod format;
 mod making;
 mod pax;
 mod reading;
@@ -29,10 +30,11 @@ use crate::sqlite::{Engine, Inspection, Row};
 use crate::storage::{AllUnset, Ownership, Storage, Target, owner_of_store, wait_for_file};
 use crate::thread::on_thread;
 use crate::{Error, ErrorKind, Finding, FindingKind, Report, Result, Store, Timestamp, check};
-use archive::{Kind, damaged, unwritable};
+use archive::unwritable;
 pub use bring_back::{RestoreUserOptions, RestoredUser, UserBefore, restore_user};
 pub use contents::{BackupContents, open_backup};
 use entry::What;
+use format::{Kind, damaged};
 use making::{Making, finish, parent, private_dir, refuse_existing};
 use reading::{Met, Reading, open};
 use temporary::Image;
@@ -73,7 +75,7 @@ pub struct BackupManifest {
     pub left_out: u64,
 }
 
-impl archive::Manifest for BackupManifest {
+impl format::Manifest for BackupManifest {
     const KIND: Kind = Kind::Backup;
     const FORMAT: u32 = FORMAT;
 

@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::archive::damaged;
+use super::format::damaged;
 use crate::Result;
 use crate::storage::{Attributes, Extended, Modified};
 

@@ -6,8 +6,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::archive::{Details, damaged, unwritable};
+use super::archive::{Details, unwritable};
 use super::entry::{Entry, What};
+use super::format::damaged;
 use super::sparse;
 use super::watch::{Input, Watch};
 use crate::content::{Content, Hashed};

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::archive::{BLOCK, damaged};
+use super::format::{BLOCK, damaged};
 use crate::Result;
 use crate::storage::{SEGMENTS_MAX, Segment};
 

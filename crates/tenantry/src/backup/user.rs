@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use tracing::instrument;
 use uuid::Uuid;
 
-use super::archive::{self, Details, Kind, USER, damaged};
+use super::archive::{self, Details, USER};
 use super::entry::What;
+use super::format::{Kind, Manifest, damaged};
 use super::making::{Making, finish, parent, refuse_existing};
 use super::reading::{Met, Reading, open};
 use super::watch::{Reply, Watch};
@@ -249,7 +250,7 @@ fn below(path: &Path) -> Result<&Path> {
     path.strip_prefix(FILES).map_err(|_| damaged("the archive holds something that is no file of the user"))
 }
 
-impl archive::Manifest for UserManifest {
+impl Manifest for UserManifest {
     const KIND: Kind = Kind::User;
     const FORMAT: u32 = FORMAT;
 
