@@ -163,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    /// More than it takes to lose the race with paths, on one processor too.
+    /// Few enough for every run. The window is narrow: a version that works with paths may pass.
     const ROUNDS: usize = 2_000;
     const NOBODY: u32 = 65_534;
 
