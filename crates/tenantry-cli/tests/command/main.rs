@@ -44,6 +44,7 @@ struct Session {
 
 impl Session {
     fn new() -> Self {
+        heed_hangups();
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
@@ -89,6 +90,14 @@ impl Session {
         assert_eq!(code, 0, "{arguments:?}: {stderr}");
         stdout
     }
+}
+
+/// Undoes `nohup`: what ignores SIGHUP hands that down, and the command then ignores it too, as it ought to.
+#[allow(unsafe_code, reason = "the standard library sets the handling of no signal")]
+fn heed_hangups() {
+    // SAFETY: the default handling has no function that a signal could call.
+    let before = unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
+    assert_ne!(before, libc::SIG_ERR);
 }
 
 fn told(output: Output) -> (i32, String, String) {
