@@ -40,6 +40,22 @@ pub(crate) struct Attributes {
     pub(crate) extended: Vec<Extended>,
 }
 
+impl Attributes {
+    /// Returns what `stat` has, without the extended ones.
+    pub(super) fn from_stat(stat: &Stat) -> Self {
+        Self {
+            mode: stat.st_mode & 0o7777,
+            owner: stat.st_uid,
+            group: stat.st_gid,
+            modified: Modified {
+                seconds: stat.st_mtime,
+                nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
+            },
+            extended: Vec::new(),
+        }
+    }
+}
+
 /// When a file was modified, since 1970, with the resolution of the file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Modified {
@@ -272,16 +288,7 @@ impl Target<'_> {
 fn read(target: &Target<'_>) -> io::Result<Attributes> {
     let stat = target.stat()?;
     let extended = if target.is_link() { Vec::new() } else { read_extended(target)? };
-    Ok(Attributes {
-        mode: stat.st_mode & 0o7777,
-        owner: stat.st_uid,
-        group: stat.st_gid,
-        modified: Modified {
-            seconds: stat.st_mtime,
-            nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
-        },
-        extended,
-    })
+    Ok(Attributes { extended, ..Attributes::from_stat(&stat) })
 }
 
 fn read_extended(target: &Target<'_>) -> io::Result<Vec<Extended>> {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, Stat, StatxFlags};
 use rustix::io::Errno;
 
-use super::attributes::{self, Attributes, Modified};
+use super::attributes::{self, Attributes};
 use super::beneath::{Mounts, errno, open_dir, shown};
 use super::locks::{self, Held};
 use super::tree::{Visit, walk};
@@ -260,7 +260,7 @@ impl Read for Data<'_> {
 
 /// Those that were read, or else those that are known anyway, and why.
 fn attributes_or(stat: &Stat, read: io::Result<Attributes>) -> (Attributes, Option<io::Error>) {
-    read.map_or_else(|error| (of_stat(stat), Some(error)), |attributes| (attributes, None))
+    read.map_or_else(|error| (Attributes::from_stat(stat), Some(error)), |attributes| (attributes, None))
 }
 
 /// Keeps purges or backups away, in every process, for as long as it lives.
@@ -342,19 +342,6 @@ impl Storage {
     pub(crate) fn wait_for_disk(&self, point: &'static str) -> Result<()> {
         crate::point::reach(point);
         fs::syncfs(&self.data).map_err(|error| refused(error.into()))
-    }
-}
-
-fn of_stat(stat: &Stat) -> Attributes {
-    Attributes {
-        mode: stat.st_mode & 0o7777,
-        owner: stat.st_uid,
-        group: stat.st_gid,
-        modified: Modified {
-            seconds: stat.st_mtime,
-            nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
-        },
-        extended: Vec::new(),
     }
 }
 
