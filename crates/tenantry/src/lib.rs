@@ -52,35 +52,27 @@
 //!
 //! # Modules, in reading order
 //!
-//! The domain: `email`, `storage_path`, `timestamp`, `user`, `list`, `lifecycle`, `error`, `ambient` (time and randomness).
-//! The contract: `store`, with `check` and `backup` beside it. What is behind it: [`sqlite`], the engine, and `storage`, the
+//! The domain: `domain`, `error`, `ambient` (time and randomness). The contract: `store`, with `check` and `archive` beside it. What is behind it: [`sqlite`], the engine, and `storage`, the
 //! directories.
 
 mod ambient;
-mod backup;
+mod archive;
 mod check;
 mod content;
-mod email;
+mod domain;
 mod error;
-mod lifecycle;
+mod failpoint;
 #[cfg(test)]
 mod lifecycle_tests;
-mod list;
-mod lookalike;
 mod options;
-mod point;
-mod search_text;
+
 pub mod sqlite;
 mod storage;
-mod storage_path;
 mod store;
 mod thread;
-mod timestamp;
-mod user;
-mod user_id;
 
 pub use ambient::Ambient;
-pub use backup::{
+pub use archive::{
     Backup, BackupContents, BackupManifest, BackupOptions, ExportedUser, ImportedUser, Reply, RestoreUserOptions,
     Restored, RestoredUser, UserBefore, UserManifest, Verified, create_backup, export_user, import_user, open_backup,
     read_user_manifest, restore_backup, restore_user, verify_backup,
@@ -90,17 +82,17 @@ pub use check::{
     Checking, Finding, FindingKind, RepairOptions, Repaired, Report, check, check_with_progress, repair,
     repair_with_progress,
 };
-pub use email::Email;
+pub use domain::email::Email;
+pub use domain::list::{Cursor, Filter, ListQuery, Page};
+pub use domain::storage_path::StoragePath;
+pub use domain::timestamp::Timestamp;
+pub use domain::trash::{LeftFile, Purge, Purged, TrashPage, TrashQuery, TrashedUser, Usage};
+pub use domain::user::{Imported, NewUser, OnConflict, SignIn, User, UserUpdate};
+pub use domain::user_id::UserId;
 pub use error::{Error, ErrorClass, ErrorKind, Result};
-pub use lifecycle::{LeftFile, Purge, Purged, TrashPage, TrashQuery, TrashedUser, Usage};
-pub use list::{Cursor, Filter, ListQuery, Page};
 pub use options::Durability;
 pub use sqlite::{ReadTx, WriteTx};
-pub use storage_path::StoragePath;
 pub use store::{Builder, Pages, Store};
-pub use timestamp::Timestamp;
-pub use user::{Imported, NewUser, OnConflict, SignIn, User, UserUpdate};
-pub use user_id::UserId;
 
 pub use uuid;
 

@@ -131,7 +131,7 @@ impl Child {
     }
 }
 
-/// What [`crate::point`] calls at each point.
+/// What [`crate::failpoint`] calls at each point.
 pub(crate) fn reach(point: &'static str) {
     let Some(child) = CHILD.get() else { return };
     let number = child.passed.fetch_add(1, Ordering::SeqCst) + 1;
@@ -146,7 +146,7 @@ pub(crate) fn reach(point: &'static str) {
     }
 }
 
-/// What [`crate::point`] asks before each rename.
+/// What [`crate::failpoint`] asks before each rename.
 pub(crate) fn is_rename_refused(point: &'static str) -> bool {
     // Those stay within one directory, or are of what was just made beside the target.
     let is_near = point.starts_with("open: ") || point.starts_with("copy: ");

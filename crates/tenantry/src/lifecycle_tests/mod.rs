@@ -1,7 +1,7 @@
 //! Crashes at every point of every operation on users and their directories.
 //!
 //! A scenario prepares a store, and then has a child process do something to a copy of it: once for each
-//! [point](crate::point) that is passed, at which the child aborts. Whatever the point, opening the store again must
+//! [point](crate::failpoint) that is passed, at which the child aborts. Whatever the point, opening the store again must
 //! lead to the state before or after the operation that was under way, and what was answered must have lasted.
 //!
 //! An abort leaves what was written to the system's caches. So this doesn't test that what must be on the disk is there.

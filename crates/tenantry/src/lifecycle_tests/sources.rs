@@ -57,15 +57,15 @@ const WITHOUT_POINT: &[(&str, &str)] = &[
     // Has a temporary name until it is whole.
     ("sqlite/upgrade.rs", "write_image"),
     // Copies of databases in a directory that nobody else looks into.
-    ("backup/making.rs", "copy_database"),
-    ("backup/making.rs", "take_database"),
+    ("archive/writer.rs", "copy_database"),
+    ("archive/writer.rs", "take_database"),
     // Has a name for a moment, and nobody looks for it.
-    ("backup/temporary.rs", "clear"),
+    ("archive/temporary.rs", "clear"),
     // What is restored lies below a hidden name until it is whole.
-    ("backup/mod.rs", "extract"),
+    ("archive/mod.rs", "extract"),
     ("storage/target.rs", "make_stage"),
     // A backup has a temporary name until it is whole.
-    ("backup/making.rs", "finish"),
+    ("archive/writer.rs", "finish"),
 ];
 
 /// The functions of a file as pairs of name and text, without the tests.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::storage::file_error;
-use crate::{Result, point};
+use crate::{Result, failpoint};
 
 /// The path of a file that belongs to the database file at `path`.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -18,7 +18,7 @@ pub(super) fn has_content(path: &Path, suffix: &str) -> bool {
 }
 
 pub(super) fn sync_dir(dir: &Path) -> Result<()> {
-    point::reach("create: sync a directory");
+    failpoint::reach("create: sync a directory");
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(|error| file_error(error, "a directory of the store can't be synchronised"))

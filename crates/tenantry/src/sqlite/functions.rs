@@ -5,7 +5,7 @@ use rusqlite::functions::FunctionFlags;
 
 use super::users::skeleton_of_key;
 use crate::Result;
-use crate::search_text::shown;
+use crate::domain::search_text::shown;
 
 /// The key of an address as people read it, its labels in Unicode.
 pub(super) const SHOWN: &str = "tenantry_shown";

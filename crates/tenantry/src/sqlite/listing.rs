@@ -15,7 +15,7 @@ use rusqlite::{Connection, params_from_iter};
 
 use super::functions::SHOWN;
 use super::users::{check_order, columns, from_row};
-use crate::search_text::{Fragment, KeyPrefix};
+use crate::domain::search_text::{Fragment, KeyPrefix};
 use crate::{Cursor, ListQuery, Page, Result, User};
 
 /// How many places one step of a walk spans, and so the most rows it inspects: about 1 ms of work.

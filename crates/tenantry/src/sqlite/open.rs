@@ -23,7 +23,7 @@ use super::upgrade::{self, SCHEMA_VERSION, Upgrade, migrate, upgrade};
 use super::wait::LOCK_POLL;
 use crate::options::Options;
 use crate::storage::{Marker, Ownership, Storage, Ways, file_error};
-use crate::{Ambient, Durability, Error, ErrorKind, Result, point};
+use crate::{Ambient, Durability, Error, ErrorKind, Result, failpoint};
 
 /// 'Tnry', as V1 of the schema sets it.
 const APPLICATION_ID: i32 = 0x546E_7279;
@@ -188,13 +188,13 @@ fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient)
                 [store_id.as_bytes()],
             )?;
             retired::retire_paths_of_v1(&tx)?;
-            point::reach("open: record the id of the store");
+            failpoint::reach("open: record the id of the store");
             tx.commit()?;
             store_id
         }
     };
     let storage = Storage::open(&options.data_dir, store_id, false)?;
-    point::reach("open: record that there is a marker");
+    failpoint::reach("open: record that there is a marker");
     conn.execute("UPDATE tenantry_store SET is_marked = 1", [])?;
     Ok(storage)
 }
@@ -337,7 +337,7 @@ fn create(options: &Options) -> Result<()> {
     remove_database(&path)?;
     let failed = |error| file_error(error, "the database file can't be created");
     let created = create_at(&path, options).and_then(|()| {
-        point::reach("create: name the database");
+        failpoint::reach("create: name the database");
         std::fs::rename(&path, options.database()).map_err(failed)
     });
     if created.is_err() {
@@ -354,7 +354,7 @@ fn create(options: &Options) -> Result<()> {
 
 /// Makes a database that is one file, without a log, and on the disk.
 fn create_at(path: &Path, options: &Options) -> Result<()> {
-    point::reach("create: make the database");
+    failpoint::reach("create: make the database");
     // Readable by nobody else; SQLite gives its log the same mode. This descriptor is closed before SQLite opens one.
     Ownership::of_store(&options.data_dir)
         .and_then(|owner| owner.make_file(path))
@@ -364,7 +364,7 @@ fn create_at(path: &Path, options: &Options) -> Result<()> {
     if journal_mode != "wal" {
         return Err(place::unfit(&options.data_dir, &Error::new(ErrorKind::Incompatible, NO_SHARED_MEMORY)));
     }
-    point::reach("create: fill the database");
+    failpoint::reach("create: fill the database");
     let filled = migrate(&mut conn).and_then(|()| {
         // Closing would do this too, but not tell if it failed.
         Ok(conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?)
@@ -401,7 +401,7 @@ fn create_data_dir(dir: &Path) -> Result<Vec<PathBuf>> {
     // One by one: the umask may take away what it takes to make the next.
     let mut made_dirs = Vec::new();
     for dir in missing.iter().rev() {
-        point::reach("create: make the data directory");
+        failpoint::reach("create: make the data directory");
         match Ownership::make_dir_of_place(dir) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
             made => {

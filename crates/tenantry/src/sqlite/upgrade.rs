@@ -10,7 +10,7 @@ use super::connect::connect_to_look;
 use super::files::sync_dir;
 use crate::options::Options;
 use crate::storage::{Ownership, file_error};
-use crate::{Ambient, Error, ErrorKind, Result, point};
+use crate::{Ambient, Error, ErrorKind, Result, failpoint};
 
 pub(super) mod embedded {
     refinery::embed_migrations!("src/sqlite/migrations");
@@ -90,7 +90,7 @@ pub(super) fn upgrade(conn: &mut Connection, options: &Options, ambient: &dyn Am
     } else {
         None
     };
-    point::reach("upgrade: change the schema");
+    failpoint::reach("upgrade: change the schema");
     if let Err(error) = migrate(conn) {
         // Nothing was changed, and whoever tries it again and again doesn't want a snapshot each time.
         if let Some(snapshot) = &snapshot {
@@ -124,7 +124,7 @@ pub(super) fn refuse_other_references(conn: &Connection) -> Result<()> {
 fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) -> Result<PathBuf> {
     let failed = |error| file_error(error, "the snapshot can't be written");
     let dir = options.data_dir.join(SNAPSHOTS);
-    point::reach("upgrade: make a directory for snapshots");
+    failpoint::reach("upgrade: make a directory for snapshots");
     let owner = Ownership::of_store(&options.data_dir).map_err(failed)?;
     match owner.make_private_dir(&dir) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -142,7 +142,7 @@ fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) ->
     let written = write_image(conn, &unfinished, owner).and_then(|()| verify(conn, &unfinished)).and_then(|()| {
         // It is nobody's but ours, and SQLite has closed it.
         File::open(&unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
-        point::reach("upgrade: name the snapshot");
+        failpoint::reach("upgrade: name the snapshot");
         std::fs::rename(&unfinished, &path).map_err(failed)
     });
     if written.is_err() {

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::error::is_unique_violation;
 use super::retired;
 use super::values::blob;
-use crate::lookalike::{LookAlikes, skeleton};
-use crate::search_text::shown;
+use crate::domain::lookalike::{LookAlikes, skeleton};
+use crate::domain::search_text::shown;
 use crate::{
     Email, Error, ErrorKind, Imported, NewUser, OnConflict, Result, SignIn, StoragePath, Timestamp, User, UserId,
     UserUpdate,

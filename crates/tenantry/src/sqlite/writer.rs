@@ -60,7 +60,7 @@ use super::transaction::WriteTx;
 use super::wait::wait_while_busy;
 use crate::options::Options;
 use crate::storage::Storage;
-use crate::{Ambient, Durability, Error, ErrorKind, Result, UserId, point};
+use crate::{Ambient, Durability, Error, ErrorKind, Result, UserId, failpoint};
 
 /// How many operations may stand in the queue. Callers beyond that wait for a place.
 const QUEUE_MAX: usize = 1_024;
@@ -579,7 +579,7 @@ impl WriterThread {
                 }
             }
         }
-        point::reach("commit: the intents are done");
+        failpoint::reach("commit: the intents are done");
         Ok(self.conn.commit()?)
     }
 
@@ -599,7 +599,7 @@ impl WriterThread {
         let synced = self.begin(waiting_since).and_then(|()| {
             let last = intents::last(&self.conn.unguarded())?;
             self.conn.unguarded().execute_batch("UPDATE tenantry_store SET log_syncs = log_syncs + 1")?;
-            point::reach("commit: what came before is on the disk");
+            failpoint::reach("commit: what came before is on the disk");
             self.conn.commit()?;
             Ok(last)
         });
@@ -627,14 +627,14 @@ impl WriterThread {
     /// Rewrites the database, so that nothing is left in it of rows that are gone: `secure_delete` doesn't reach the
     /// copies that pages leave behind when they are rearranged. Then cuts the log, and says so in the database.
     fn erase(&mut self, intent: &Intent) -> Result<()> {
-        point::reach("erase: rewrite the database");
+        failpoint::reach("erase: rewrite the database");
         self.wait_while_busy(Instant::now(), || Ok(self.conn.vacuum()?))?;
-        point::reach("erase: cut the log");
+        failpoint::reach("erase: cut the log");
         let deadline = Instant::now() + self.options.busy_timeout;
         wait_while_busy(deadline, || self.checkpoints.truncate_log(&self.conn))?;
         self.begin(Instant::now())?;
         intents::remove(&self.conn.unguarded(), intent.seq)?;
-        point::reach("commit: the database is rewritten");
+        failpoint::reach("commit: the database is rewritten");
         Ok(self.conn.commit()?)
     }
 
@@ -679,7 +679,7 @@ impl WriterThread {
         }
         self.begin(Instant::now())?;
         lifecycle::end_purge(&self.conn.unguarded(), user, self.ambient.now())?;
-        point::reach("commit: a purge is done");
+        failpoint::reach("commit: a purge is done");
         Ok(self.conn.commit()?)
     }
 
@@ -704,7 +704,7 @@ impl WriterThread {
     }
 
     fn commit(&mut self) -> Ended {
-        point::reach("commit: the rows");
+        failpoint::reach("commit: the rows");
         let error = match self.conn.commit() {
             // An answer is worth nothing if the files went away meanwhile.
             Ok(()) => match self.watch.check() {

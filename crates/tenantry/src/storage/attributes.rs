@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::ioctl;
 use rustix::path::Arg;
 
-use crate::point;
+use crate::failpoint;
 
 /// The POSIX ACL of a file or directory.
 const ACL: &CStr = c"system.posix_acl_access";
@@ -252,7 +252,7 @@ impl Target<'_> {
 
     fn give_to(&self, owner: Option<u32>, group: Option<u32>, point: &'static str) -> rustix::io::Result<()> {
         let (owner, group) = (owner.map(Uid::from_raw), group.map(Gid::from_raw));
-        point::reach(point);
+        failpoint::reach(point);
         match self {
             Self::Open(file) => fs::fchown(file, owner, group),
             Self::Named { at, .. } => fs::chownat(at, c"", owner, group, AtFlags::EMPTY_PATH),
@@ -261,7 +261,7 @@ impl Target<'_> {
 
     fn set_mode(&self, mode: u32, point: &'static str) -> rustix::io::Result<()> {
         let mode = Mode::from_raw_mode(mode);
-        point::reach(point);
+        failpoint::reach(point);
         match self {
             Self::Open(file) => fs::fchmod(file, mode),
             Self::Named { path, .. } => fs::chmodat(fs::CWD, path, mode, AtFlags::empty()),

@@ -6,7 +6,7 @@
 //! path first and to open it then loses that race. Where `openat2` is refused, as by the filters of a hardened service,
 //! a [walk] takes its place, which is as safe.
 //!
-//! What changes a directory is a step with a [point](crate::point) before it.
+//! What changes a directory is a step with a [point](crate::failpoint) before it.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 
 use super::ownership::{Ownership, change_mode};
-use crate::point;
+use crate::failpoint;
 
 /// Who made a directory may use it, and nobody else.
 pub(super) const PRIVATE: Mode = Mode::RWXU;
@@ -195,7 +195,7 @@ pub(super) fn make_dir(
     owner: Ownership,
     point: &'static str,
 ) -> io::Result<OwnedFd> {
-    point::reach(point);
+    failpoint::reach(point);
     let is_new = match fs::mkdirat(&at, name, PRIVATE) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
@@ -218,7 +218,7 @@ pub(super) fn make_dir(
 
 /// Gives a directory the mode 0700, whatever it is now.
 pub(super) fn make_private(at: impl AsFd, name: impl Arg + Copy, point: &'static str) -> io::Result<()> {
-    point::reach(point);
+    failpoint::reach(point);
     // A directory that can't be opened can still be named by a descriptor.
     change_mode(open_path(at, name)?, PRIVATE)
 }
@@ -236,8 +236,8 @@ pub(super) fn rename(
     new_name: impl Arg + Copy,
     point: &'static str,
 ) -> io::Result<()> {
-    point::reach(point);
-    if point::is_rename_refused(point) {
+    failpoint::reach(point);
+    if failpoint::is_rename_refused(point) {
         return Err(Errno::XDEV.into());
     }
     match fs::renameat_with(&from, name, &to, new_name, RenameFlags::NOREPLACE) {
@@ -265,7 +265,7 @@ fn rename_in_steps(
     if target.as_ref().is_some_and(|found| !is_placeholder(found)) {
         return Err(Errno::EXIST.into());
     }
-    point::reach(point);
+    failpoint::reach(point);
     if !is_dir(&source) {
         if target.is_some() {
             return Err(Errno::EXIST.into());
@@ -279,7 +279,7 @@ fn rename_in_steps(
             fs::unlinkat(&to, new_name, AtFlags::REMOVEDIR)?;
             return Err(Errno::INVAL.into());
         }
-        point::reach(point);
+        failpoint::reach(point);
     }
     match fs::renameat(from, name, &to, new_name) {
         Ok(()) => Ok(()),
@@ -298,19 +298,19 @@ pub(super) fn is_placeholder(found: &Stat) -> bool {
 
 /// Removes an empty directory.
 pub(super) fn remove_dir(at: impl AsFd, name: impl Arg, point: &'static str) -> io::Result<()> {
-    point::reach(point);
+    failpoint::reach(point);
     Ok(fs::unlinkat(at, name, AtFlags::REMOVEDIR)?)
 }
 
 /// Removes what isn't a directory. A symbolic link is removed itself.
 pub(super) fn remove_file(at: impl AsFd, name: impl Arg, point: &'static str) -> io::Result<()> {
-    point::reach(point);
+    failpoint::reach(point);
     Ok(fs::unlinkat(at, name, AtFlags::empty())?)
 }
 
 /// Waits until what was changed in a directory is on the disk.
 pub(super) fn sync(dir: impl AsFd, point: &'static str) -> io::Result<()> {
-    point::reach(point);
+    failpoint::reach(point);
     Ok(fs::fsync(dir)?)
 }
 

@@ -18,7 +18,7 @@ use super::attributes::{self, Attribute, Attributes, Unset};
 use super::beneath::{self, Mounts, entries, errno, is_dir, make_dir, open_dir, shown};
 use super::ownership::Ownership;
 use super::tree::{Identity, identity, up};
-use crate::point;
+use crate::failpoint;
 
 /// How much of a file is held in memory.
 const CHUNK_OCTETS: usize = 1 << 20;
@@ -184,13 +184,13 @@ impl Visitor for Copying<'_> {
             return self.make(pair, name, stat, kind);
         }
         let number = format!("{}-{}", stat.st_dev, stat.st_ino);
-        point::reach(MAKE_LINK);
+        failpoint::reach(MAKE_LINK);
         match fs::linkat(self.links, &*number, &pair.copy, name, AtFlags::empty()) {
             Err(Errno::NOENT) => {}
             linked => return Ok(linked?),
         }
         self.make(pair, name, stat, kind)?;
-        point::reach(MAKE_LINK);
+        failpoint::reach(MAKE_LINK);
         match fs::linkat(&pair.copy, name, self.links, &*number, AtFlags::empty()) {
             // It has gone while it was to be copied.
             Err(Errno::NOENT) => Ok(()),
@@ -217,7 +217,7 @@ impl Copying<'_> {
         if kind == FileType::RegularFile {
             return self.copy_file(pair, name);
         }
-        point::reach(MAKE_FILE);
+        failpoint::reach(MAKE_FILE);
         match kind {
             FileType::Symlink => {
                 let target = match fs::readlinkat(&pair.source, name, Vec::new()) {
@@ -234,7 +234,7 @@ impl Copying<'_> {
 
     fn copy_file(&mut self, pair: &Pair, name: &CStr) -> io::Result<()> {
         let Some(mut source) = open_file(&pair.source, name)? else { return Ok(()) };
-        point::reach(MAKE_FILE);
+        failpoint::reach(MAKE_FILE);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let copy = File::from(fs::openat(&pair.copy, name, flags, Mode::RUSR | Mode::WUSR)?);
         for _ in 0..ATTEMPTS_MAX {

@@ -44,7 +44,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::storage_path::WORK_PREFIX;
+use crate::domain::storage_path::WORK_PREFIX;
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 pub(crate) use attributes::{Attributes, Extended, Modified};
 pub(crate) use beneath::wait_for_file;
@@ -234,7 +234,7 @@ impl Storage {
 
     /// Writes a file that is on the disk, though perhaps not its name.
     fn write_file(&self, dir: &OwnedFd, name: &str, text: &[u8], point: &'static str) -> io::Result<()> {
-        crate::point::reach(point);
+        crate::failpoint::reach(point);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = match fs::openat(dir, name, flags, PRIVATE_FILE) {
             // What a crash left. It isn't written to: it may be another name of somebody else's file, put there for root
@@ -597,7 +597,7 @@ fn open_data_dir(path: &Path) -> io::Result<OwnedFd> {
 /// Gives a directory the mode 0700, unless it has it.
 fn fix_mode(dir: &OwnedFd) -> io::Result<()> {
     if !Rights::of(&fs::fstat(dir)?).are_private() {
-        crate::point::reach("adopt: change a mode");
+        crate::failpoint::reach("adopt: change a mode");
         fs::fchmod(dir, beneath::PRIVATE)?;
     }
     Ok(())

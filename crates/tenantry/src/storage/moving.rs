@@ -39,7 +39,7 @@ use super::beneath::{self, Mounts, are_in_one_mount, errno, is_dir, make_dir, op
 use super::copying::{self, Comparison, Failure, compare};
 use super::tree::{self, Removal, Visit, open_accessible};
 use super::{Storage, blocked, in_place, refused};
-use crate::storage_path::WORK_PREFIX;
+use crate::domain::storage_path::WORK_PREFIX;
 use crate::{Error, ErrorKind, Result, UserId};
 
 const CONTENT: &CStr = c"content";
@@ -153,7 +153,7 @@ impl Storage {
             let source = open_accessible(from, &moved.name)?;
             copying::copy(again(&source)?, again(&content)?, &links, self.owner).map_err(failed)?;
             remove(&work, LINKS)?;
-            crate::point::reach(copying::SYNC);
+            crate::failpoint::reach(copying::SYNC);
             fs::syncfs(&work)?;
             match compare(source, content, Comparison::Same).map_err(failed)? {
                 Some(path) => different = path,

@@ -71,7 +71,7 @@ fn try_move(top: &OwnedFd, owner: Ownership) -> io::Result<&'static str> {
     let [from, to] = ["from", "to"].map(|name| make_dir(top, name, owner, POINT));
     let (from, to) = (from?, to?);
     make_dir(&from, "moved", owner, POINT)?;
-    crate::point::reach(POINT);
+    crate::failpoint::reach(POINT);
     match fs::renameat_with(&from, "moved", &to, "moved", RenameFlags::NOREPLACE) {
         Ok(()) => Ok("renameat2"),
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::beneath::{Mounts, entries, errno, is_dir, open_dir, remove_file, rename, stat, sync};
 use super::tree::remove_if;
 use super::{Marker, Ownership, PRIVATE_FILE, STORAGE, file_error, marker};
-use crate::point::reach;
+use crate::failpoint::reach;
 use crate::{Error, ErrorKind, Result};
 
 const PREFIX: &str = ".tenantry-restore-";

@@ -340,7 +340,7 @@ impl Storage {
 
     /// Waits until everything that was written to the file system of the data directory is on the disk.
     pub(crate) fn wait_for_disk(&self, point: &'static str) -> Result<()> {
-        crate::point::reach(point);
+        crate::failpoint::reach(point);
         fs::syncfs(&self.data).map_err(|error| refused(error.into()))
     }
 }

@@ -419,7 +419,7 @@ pub(super) fn open_accessible(at: impl AsFd, name: &CStr) -> io::Result<OwnedFd>
             let mode = Mode::from_raw_mode(fs::fstat(&dir)?.st_mode);
             if !mode.contains(beneath::PRIVATE) {
                 // If that isn't allowed, what it takes will be.
-                crate::point::reach(MAKE_ACCESSIBLE);
+                crate::failpoint::reach(MAKE_ACCESSIBLE);
                 let _ = fs::fchmod(&dir, beneath::PRIVATE);
             }
             Ok(dir)

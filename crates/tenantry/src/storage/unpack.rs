@@ -138,7 +138,7 @@ impl Unpacking {
         let mut attributes = self.adjusted(attributes);
         attributes.mode &= FILE_MODE;
         let (point, has_no_syncfs, dir) = (self.point, self.has_no_syncfs, self.open(above)?);
-        crate::point::reach(point);
+        crate::failpoint::reach(point);
         let mut write = || -> io::Result<Vec<Unset>> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(fs::openat(dir, &*name, flags, Mode::RUSR | Mode::WUSR)?);
@@ -163,7 +163,7 @@ impl Unpacking {
         let target_above = if target_above.as_os_str().is_empty() { Path::new(".") } else { target_above };
         let target_dir = open_dir(&self.top, target_above, Mounts::Enter).map_err(refused)?;
         let (point, dir) = (self.point, self.open(above)?);
-        crate::point::reach(point);
+        crate::failpoint::reach(point);
         match fs::linkat(&target_dir, &*target_name, dir, &*name, AtFlags::empty()) {
             // There are file systems that can't, and limits of how many names a file may have.
             Err(Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {}
@@ -179,7 +179,7 @@ impl Unpacking {
         let (above, name) = split(path)?;
         let (point, dir) = (self.point, self.open(above)?);
         let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
-        crate::point::reach(point);
+        crate::failpoint::reach(point);
         match fs::linkat(fs::CWD, &*itself, dir, &*name, AtFlags::SYMLINK_FOLLOW) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => Err(unwritable(Errno::EXIST.into())),
@@ -200,7 +200,7 @@ impl Unpacking {
         let (above, name) = split(path)?;
         let attributes = self.adjusted(attributes);
         let (point, dir) = (self.point, self.open(above)?);
-        crate::point::reach(point);
+        crate::failpoint::reach(point);
         let made = fs::symlinkat(target, dir, &*name).map_err(io::Error::from);
         let unset = made
             .and_then(|()| attributes::apply_to_new(dir, &*name, FileType::Symlink, &attributes, point))
@@ -215,7 +215,7 @@ impl Unpacking {
         let mut attributes = self.adjusted(attributes);
         attributes.mode &= FILE_MODE;
         let (point, dir) = (self.point, self.open(above)?);
-        crate::point::reach(point);
+        crate::failpoint::reach(point);
         let made = fs::mknodat(dir, &*name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).map_err(io::Error::from);
         let unset = made
             .and_then(|()| attributes::apply_to_new(dir, &*name, FileType::Fifo, &attributes, point))

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::archive::unwritable;
 use super::body::{Attempt, Body};
+use super::container::unwritable;
 use super::entry::What;
 use super::format::{Manifest, PATH_OCTETS_MAX};
 use super::pax::{PAX_OCTETS_MAX, Records};
-use super::reading::{Kind, Met};
+use super::reader::{Kind, Met};
 use super::watch::Watch;
 use crate::content::{AtOffset, Noted};
 use crate::sqlite::settle;

@@ -9,7 +9,7 @@ use icu_properties::{CodePointMapData, CodePointSetData};
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::lookalike::{self, is_joiner};
+use crate::domain::lookalike::{self, is_joiner};
 use crate::{Error, ErrorKind, Result};
 
 /// An email address, as the person wrote it, with the canonical key by which two addresses are the same.

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use serde::Serialize;
 use tracing::instrument;
 
-use super::archive::{self, Details};
+use super::container::{self, Details};
 use super::contents::BackupContents;
 use super::entry::{Entry, What};
 use super::format::damaged;
-use super::reading::{Met, Reading, open};
+use super::reader::{Met, Reading, open};
 use super::sparse;
 use super::watch::{Reply, Watch};
 use super::{BackupManifest, DATABASE, MISSING};
@@ -256,7 +256,7 @@ impl Bringing<'_> {
     fn read(&mut self, temp_dir: &Path, backup: &BackupContents) -> Result<()> {
         let archive = open(&backup.file, MISSING, self.watch)?;
         let mut has_database = false;
-        archive::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, octets| {
+        container::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, octets| {
             if path == Path::new(DATABASE) {
                 has_database = entry.content.as_ref() == Some(&backup.database);
             } else if !has_database {

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use tracing::instrument;
 use uuid::Uuid;
 
-use super::archive::{self, Details, USER};
+use super::container::{self, Details, USER};
 use super::entry::What;
 use super::format::{Kind, Manifest, damaged};
-use super::making::{Making, finish, parent, refuse_existing};
-use super::reading::{Met, Reading, open};
+use super::reader::{Met, Reading, open};
 use super::watch::{Reply, Watch};
+use super::writer::{Making, finish, parent, refuse_existing};
 use crate::sqlite::Engine;
 use crate::storage::{AllUnset, Purpose, Stage};
 use crate::thread::on_thread;
@@ -162,7 +162,7 @@ pub async fn import_user<R: Reply>(
 #[instrument(level = "debug", skip_all)]
 pub async fn read_user_manifest(file: impl Into<PathBuf>) -> Result<UserManifest> {
     let file = file.into();
-    on_thread(move || archive::peek(open(&file, MISSING, &Watch::silent())?)).await?
+    on_thread(move || container::peek(open(&file, MISSING, &Watch::silent())?)).await?
 }
 
 fn export(engine: &Engine, id: UserId, file: &Path, watch: &Watch) -> Result<ExportedUser> {
@@ -219,7 +219,7 @@ fn extract(engine: &Engine, file: &Path, watch: &Watch) -> Result<(UserManifest,
     let mut met = Met::default();
     let mut has_directory = false;
     let stage_dir = engine.data_dir().join(stage.name());
-    let manifest = archive::read(archive, &stage_dir, |_: &UserManifest, path, entry, details, octets| {
+    let manifest = container::read(archive, &stage_dir, |_: &UserManifest, path, entry, details, octets| {
         let below = below(path)?;
         // The directory itself comes first, and each other before what is in it.
         if !(below.as_os_str().is_empty() || met.is_in_directory(path)) {
@@ -278,7 +278,7 @@ impl Manifest for UserManifest {
             updated_at: String,
             version: u64,
         }
-        let Line { store_id, exported_at, user, format, files, bytes, left_out } = archive::understand(line)?;
+        let Line { store_id, exported_at, user, format, files, bytes, left_out } = container::understand(line)?;
         let user = User {
             id: user.id.parse()?,
             // It was in a store before, and has to come back.

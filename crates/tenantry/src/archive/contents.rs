@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use tracing::instrument;
 
-use super::archive;
+use super::container;
 use super::format::damaged;
-use super::reading::{Reading, open};
+use super::reader::{Reading, open};
 use super::temporary::{self, Image};
 use super::watch::{Input, Watch};
 use super::{BackupManifest, DATABASE, MISSING, check_against, of_image};
@@ -53,7 +53,7 @@ pub async fn open_backup(file: impl Into<PathBuf>) -> Result<BackupContents> {
 fn read_image(temp_dir: &Path, archive: Input, watch: &Watch) -> Result<(BackupManifest, Content, Inspection)> {
     let no_database = || damaged("the backup does not begin with the database");
     let mut found = None;
-    let read = archive::read(archive, temp_dir, |manifest: &BackupManifest, path, entry, _, octets| {
+    let read = container::read(archive, temp_dir, |manifest: &BackupManifest, path, entry, _, octets| {
         let Some(content) = entry.plain().filter(|_| path == Path::new(DATABASE)) else {
             return Err(no_database());
         };

@@ -1,19 +1,19 @@
 //! Backups: one archive with an image of the database and the files of all users, and the way back. (What is the same for
 //! the archive of [one user](user) is in [`making`] and [`reading`], and the format of both in [`archive`].)
 
-mod archive;
 mod body;
 mod bring_back;
+mod container;
 mod contents;
 mod entry;
 mod format;
-mod making;
 mod pax;
-mod reading;
+mod reader;
 mod sparse;
 mod temporary;
 mod user;
 mod watch;
+mod writer;
 
 use std::fs::File;
 use std::io;
@@ -30,17 +30,17 @@ use crate::sqlite::{Engine, Inspection, Row};
 use crate::storage::{AllUnset, Ownership, Storage, Target, owner_of_store, wait_for_file};
 use crate::thread::on_thread;
 use crate::{Error, ErrorKind, Finding, FindingKind, Report, Result, Store, Timestamp, check};
-use archive::unwritable;
 pub use bring_back::{RestoreUserOptions, RestoredUser, UserBefore, restore_user};
+use container::unwritable;
 pub use contents::{BackupContents, open_backup};
 use entry::What;
 use format::{Kind, damaged};
-use making::{Making, finish, parent, private_dir, refuse_existing};
-use reading::{Met, Reading, open};
+use reader::{Met, Reading, open};
 use temporary::Image;
 pub use user::{ExportedUser, ImportedUser, UserManifest, export_user, import_user, read_user_manifest};
 pub use watch::Reply;
 use watch::{Input, STEPS_BETWEEN, Watch};
+use writer::{Making, finish, parent, private_dir, refuse_existing};
 
 /// The version of the format.
 const FORMAT: u32 = 2;
@@ -80,7 +80,7 @@ impl format::Manifest for BackupManifest {
     const FORMAT: u32 = FORMAT;
 
     fn parse(line: &[u8]) -> Result<Self> {
-        archive::understand(line)
+        container::understand(line)
     }
 
     fn format(&self) -> u32 {
@@ -285,7 +285,7 @@ fn verify(file: &Path, watch: &Watch) -> Result<Verified> {
 fn verify_in(temp_dir: &Path, archive: Input, watch: &Watch) -> Result<Verified> {
     let mut contents = Contents::default();
     let mut reading = Reading::new(watch);
-    let manifest = archive::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, octets| {
+    let manifest = container::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, octets| {
         match entry.plain() {
             Some(content) if path == Path::new(DATABASE) => {
                 return contents.take_database(watch, || {
@@ -387,7 +387,7 @@ fn extract(file: &Path, into: &Path, watch: &Watch) -> Result<(Target, BackupMan
     let mut reading = Reading::new(watch);
     let mut contents = Contents::default();
     let (mut storage, mut former) = (None, None);
-    let manifest = archive::read(archive, &data_dir, |manifest: &BackupManifest, path, entry, details, octets| {
+    let manifest = container::read(archive, &data_dir, |manifest: &BackupManifest, path, entry, details, octets| {
         match entry.plain() {
             Some(content) if path == Path::new(DATABASE) => {
                 former = Some((details.attributes.owner, details.attributes.group));

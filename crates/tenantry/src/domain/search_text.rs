@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::email::{fold, is_label_separator, nfc, to_ascii, why_unreadable};
-use crate::lookalike::{is_joiner, shown_domain};
+use crate::domain::email::{fold, is_label_separator, nfc, to_ascii, why_unreadable};
+use crate::domain::lookalike::{is_joiner, shown_domain};
 use crate::{Email, Error, ErrorKind, Result};
 
 /// How a key with labels of another script than Latin begins them.

@@ -10,7 +10,7 @@ use icu_properties::props::DefaultIgnorableCodePoint;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::fmt::Hyphenated;
 
-use crate::email::fold;
+use crate::domain::email::fold;
 use crate::{Error, ErrorKind, Result, UserId};
 
 /// No segment of a storage path may begin with it.

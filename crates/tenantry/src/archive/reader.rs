@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::archive::{Details, unwritable};
+use super::container::{Details, unwritable};
 use super::entry::{Entry, What};
 use super::format::damaged;
 use super::sparse;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tar::{EntryType, Header};
 
-use super::archive::{MANIFEST, MANIFEST_OCTETS_MAX, rewound};
+use super::container::{MANIFEST, MANIFEST_OCTETS_MAX, rewound};
 use super::entry::{Entry, What};
 use super::format::{BLOCK, Manifest};
 use super::pax::{Records, Sparse};

@@ -13,7 +13,7 @@ use rustix::fs::{self as sys, AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
-use super::making::parent;
+use super::writer::parent;
 use crate::sqlite::Inspection;
 use crate::storage::{Ownership, PRIVATE_FILE, file_error};
 use crate::{Error, ErrorKind, Result};

@@ -1,0 +1,11 @@
+//! The domain: values that go into operations and come out of them. It knows no engine, no file system and no transport.
+
+pub(crate) mod email;
+pub(crate) mod list;
+pub(crate) mod lookalike;
+pub(crate) mod search_text;
+pub(crate) mod storage_path;
+pub(crate) mod timestamp;
+pub(crate) mod trash;
+pub(crate) mod user;
+pub(crate) mod user_id;
