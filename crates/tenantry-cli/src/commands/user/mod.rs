@@ -1,10 +1,12 @@
 //! `tenantry user …`.
 
+mod archive;
+
 use tenantry::{Cursor, ErrorKind, Filter, ListQuery, NewUser, ReadTx, Store, User, UserUpdate};
 use tenantry_exchange::printable;
 
-use crate::archive;
 use crate::args::{List, OnLookalike, UserCommand};
+use crate::commands::trash;
 use crate::failure::{Exit, Failure};
 use crate::moment::{ago, time};
 use crate::output::{self, Format, RecordList, USERS, counted};
@@ -12,7 +14,6 @@ use crate::place::Place;
 use crate::prompt::confirm;
 use crate::session::{changed, did, finish};
 use crate::stdio::tell;
-use crate::trash;
 use crate::who::Who;
 
 pub(crate) async fn run(place: &Place, format: Format<'_>, command: UserCommand) -> Result<(), Failure> {

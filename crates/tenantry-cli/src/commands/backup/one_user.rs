@@ -10,7 +10,7 @@ use tenantry::{
 };
 use tenantry_exchange::printable;
 
-use crate::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
+use crate::commands::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Columns, Format, RecordList, counted};
 use crate::place::Place;

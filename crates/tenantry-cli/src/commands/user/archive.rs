@@ -6,7 +6,7 @@ use serde_json::json;
 use tenantry::{ErrorKind, UserId, UserManifest, export_user, import_user, read_user_manifest};
 use tenantry_exchange::printable;
 
-use crate::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
+use crate::commands::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, counted};
 use crate::place::Place;

@@ -1,24 +1,21 @@
 //! `tenantry backup …`.
 
-use std::fs;
+pub(super) mod one_user;
+mod rotation;
+
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use serde_json::json;
-use tenantry::{BackupManifest, BackupOptions, ErrorKind, Timestamp, create_backup, restore_backup, verify_backup};
+use tenantry::{BackupManifest, BackupOptions, ErrorKind, create_backup, restore_backup, verify_backup};
 use tenantry_exchange::printable;
 
-use crate::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
+use crate::commands::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, counted};
 use crate::place::Place;
 use crate::session::finish;
 use crate::stdio::{self, tell};
 use crate::target::check_archive;
-
-/// What the name of a backup begins and ends with, around the time.
-const PREFIX: &str = "tenantry-";
-const SUFFIX: &str = ".tar.zst";
 
 pub(crate) async fn create(
     place: &Place,
@@ -31,9 +28,9 @@ pub(crate) async fn create(
         return Err(Failure::new(Exit::Usage, "this is a directory: --keep N writes a backup into one"));
     }
     let file = match (file, keep) {
-        (Some(dir), Some(_)) => dir.join(name_for_now()),
+        (Some(dir), Some(_)) => dir.join(rotation::name_for_now()),
         (Some(file), None) => file,
-        (None, _) => name_for_now().into(),
+        (None, _) => rotation::name_for_now().into(),
     };
     check_archive(&file, place)?;
     let store = place.open().await?;
@@ -42,7 +39,7 @@ pub(crate) async fn create(
     progress.end();
     let backup = finish(&store, created.map_err(|error| explain(error, &file, "no backup was made"))).await?;
     if let (Some(keep), Some(dir), Some(name), 0) = (keep, file.parent(), file.file_name(), backup.incomplete) {
-        rotate(dir, keep, &name.to_string_lossy())?;
+        rotation::rotate(dir, keep, &name.to_string_lossy())?;
     }
     show(format, &file, &backup.manifest, &[("archive_bytes", json!(backup.archive_bytes))])?;
     name_left_out(&backup.left_out);
@@ -131,50 +128,4 @@ fn show(
     ];
     fields.extend_from_slice(more);
     output::record(format, &fields)
-}
-
-/// The name of a backup that is made now. In the order of names is in the order of time.
-#[allow(clippy::disallowed_methods, reason = "the person's now; the store has its own")]
-fn name_for_now() -> String {
-    let now = Timestamp::from(SystemTime::now()).to_string();
-    let time: String = now.chars().take(19).filter(|c| !matches!(c, '-' | ':')).collect();
-    format!("{PREFIX}{time}Z{SUFFIX}")
-}
-
-/// Whether a file is one that [`name_for_now`] named.
-fn is_backup(name: &str) -> bool {
-    let time = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)).map(str::as_bytes);
-    time.is_some_and(|time| {
-        time.len() == 16
-            && time.iter().enumerate().all(|(index, byte)| match index {
-                8 => *byte == b'T',
-                15 => *byte == b'Z',
-                _ => byte.is_ascii_digit(),
-            })
-    })
-}
-
-/// Removes all but the newest backups from a directory, of which the newest is the one that was just made. Those that bear
-/// a later time are neither counted nor removed: the clock was wrong then or is wrong now, and nobody can tell which.
-fn rotate(dir: &Path, keep: u32, made: &str) -> Result<(), Failure> {
-    let failed = |error| {
-        Failure::io(format!("the backup is there, but older ones in {} can't be removed", dir.display()), &error)
-    };
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed)? {
-        names.extend(entry.map_err(failed)?.file_name().into_string().ok().filter(|name| is_backup(name)));
-    }
-    let found = names.len();
-    names.retain(|name| name.as_str() <= made);
-    names.sort_unstable();
-    let later = found - names.len();
-    let keep = usize::try_from(keep).unwrap_or(usize::MAX);
-    for name in names.iter().rev().skip(keep) {
-        fs::remove_file(dir.join(name)).map_err(failed)?;
-    }
-    if later > 0 {
-        let later = counted(later as u64, "backup");
-        tell!("not removed, since named later than the one just made: {later}; is the clock right?");
-    }
-    Ok(())
 }
