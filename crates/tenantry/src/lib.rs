@@ -59,6 +59,7 @@ mod ambient;
 mod archive;
 mod check;
 mod content;
+mod data_dir;
 mod domain;
 mod error;
 mod failpoint;

@@ -29,13 +29,9 @@ impl Options {
         }
     }
 
-    /// To look at a store that is there.
-    pub(crate) fn to_look(data_dir: PathBuf) -> Self {
+    /// Returns the options to read a store that exists.
+    pub(crate) fn existing(data_dir: PathBuf) -> Self {
         Self { create_if_missing: false, ..Self::new(data_dir) }
-    }
-
-    pub(crate) fn database(&self) -> PathBuf {
-        self.data_dir.join("tenantry.db")
     }
 }
 

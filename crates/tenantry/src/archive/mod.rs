@@ -242,7 +242,7 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, watch: &Wat
     let created_at = engine.now();
     let asked = watch.clone();
     engine.write_image(&temp.path().join(DATABASE), (STEPS_BETWEEN, move || asked.is_stopped()))?;
-    let inspection = Inspection::open(&Options::to_look(temp.path().to_owned()))?;
+    let inspection = Inspection::open(&Options::existing(temp.path().to_owned()))?;
 
     let mut making = Making::new(temp.path(), watch)?;
     let image = File::open(temp.path().join(DATABASE)).map_err(unwritable)?;

@@ -293,7 +293,7 @@ async fn repair_one(store: &Store, finding: &Finding) -> Result<()> {
 }
 
 fn check_repeatedly(data_dir: PathBuf, progress: &dyn Fn(Checking)) -> Result<Report> {
-    let options = Options::to_look(data_dir);
+    let options = Options::existing(data_dir);
     let inspection = Inspection::open(&options)?;
     let began = Instant::now();
     let (mut report, mut intents) = check_once(&inspection, &options.data_dir, false, progress)?;

@@ -40,12 +40,12 @@ const CHANGES: &[&str] = &[
 /// Functions with such a call and no point before it.
 const WITHOUT_POINT: &[(&str, &str)] = &[
     // What it removes has a name that nobody looks for, before and after.
-    ("sqlite/open.rs", "remove_database"),
+    ("sqlite/open/create.rs", "remove_database"),
     // An empty file, which stays for good.
-    ("sqlite/place.rs", "open_lock"),
+    ("data_dir/lock.rs", "open_lock"),
     // What a creation that fails takes back: an empty file, and empty directories.
-    ("sqlite/open.rs", "open_writer"),
-    ("sqlite/place.rs", "remove_if_new"),
+    ("sqlite/open/mod.rs", "open_writer"),
+    ("data_dir/lock.rs", "remove_if_new"),
     // What calls it has passed a point; what a crash leaves without rights or an owner the next attempt finishes.
     ("storage/ownership.rs", "change_mode"),
     ("storage/ownership.rs", "give"),
@@ -55,7 +55,7 @@ const WITHOUT_POINT: &[(&str, &str)] = &[
     // A step by itself, of a repair that is run again.
     ("storage/survey.rs", "give_to_owner"),
     // Has a temporary name until it is whole.
-    ("sqlite/upgrade.rs", "write_image"),
+    ("sqlite/open/write_image.rs", "write_image_of"),
     // Copies of databases in a directory that nobody else looks into.
     ("archive/writer.rs", "copy_database"),
     ("archive/writer.rs", "take_database"),

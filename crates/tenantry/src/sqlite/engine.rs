@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::connect::journal_mode;
-use super::files::with_suffix;
-use super::listing::Listing;
-use super::open::{self, Outcome};
-use super::place::Watch;
+use super::files::{database_in, watch, with_suffix};
+use super::open::Outcome;
+use super::open::connect::journal_mode;
+use super::open::write_image::write_image;
 use super::readers::Readers;
+use super::rows::listing::Listing;
 use super::searches::Searches;
 use super::transaction::{ReadTx, WriteTx};
 use super::writer::Writer;
@@ -63,7 +63,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) async fn open(options: Options, ambient: Arc<dyn Ambient>) -> Result<Self> {
-        let watch = Arc::new(Watch::new(&options));
+        let watch = Arc::new(watch(&options.data_dir));
         let readers = Arc::new(Readers::new(options.clone(), Arc::clone(&watch)));
         let (writer, storage, outcome) =
             Writer::start(options.clone(), Arc::clone(&ambient), Arc::clone(&readers), watch).await?;
@@ -149,7 +149,7 @@ impl Engine {
         image: &Path,
         (steps, is_to_end): (i32, impl FnMut() -> bool + Send + 'static),
     ) -> Result<()> {
-        open::write_image(&self.options, image, (steps, is_to_end))
+        write_image(&self.options, image, (steps, is_to_end))
     }
 
     pub(crate) async fn close(&self) {
@@ -160,7 +160,7 @@ impl Engine {
     }
 
     pub(super) fn status(&self) -> Result<Status> {
-        let path = self.options.database();
+        let path = database_in(&self.options.data_dir);
         let size = |suffix| std::fs::metadata(with_suffix(&path, suffix)).map_or(0, |metadata| metadata.len());
         let (database_bytes, wal_bytes) = (size(""), size("-wal"));
         let storage = self.storage().ok();

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use uuid::Uuid;
 
-use super::connect::open_reader;
 use super::directory::{directory, trashed_directory};
-use super::files::with_suffix;
+use super::files::{database_in, with_suffix};
 use super::intents::{self, Directories, Intent};
-use super::open;
+use super::open::connect::open_reader;
+use super::open::identify::{check_current, identity};
 use super::owners::{Owner, belongs_to_nobody, is_of_trashed, owner};
 use super::users::storage_path;
 use super::values::blob;
@@ -53,8 +53,9 @@ pub(crate) struct Row {
 impl Inspection {
     /// Errors: those of opening a store, and `Incompatible` if it has to be upgraded first.
     pub(crate) fn open(options: &Options) -> Result<Self> {
-        open::check_current(options)?;
-        let leaves_log = std::fs::metadata(with_suffix(&options.database(), "-wal")).is_ok_and(|log| log.len() > 0);
+        check_current(options)?;
+        let leaves_log =
+            std::fs::metadata(with_suffix(&database_in(&options.data_dir), "-wal")).is_ok_and(|log| log.len() > 0);
         let conn = open_reader(options)?;
         if leaves_log {
             // To move the log into the database would be a change.
@@ -111,7 +112,7 @@ impl Inspection {
 
     /// The store's id, and whether `storage/` was given it; `None` if the store was never opened for writing.
     pub(crate) fn identity(&self) -> Result<Option<(Uuid, bool)>> {
-        open::identity(&self.conn)
+        identity(&self.conn)
     }
 
     pub(crate) fn schema_version(&self) -> Result<u32> {

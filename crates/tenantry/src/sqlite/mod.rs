@@ -30,28 +30,24 @@
 
 mod bring_back;
 mod checkpoints;
-mod connect;
 mod directory;
 mod engine;
 mod error;
 mod files;
 mod functions;
 mod guard;
-mod image;
 mod inspect;
 mod intents;
 mod lifecycle;
-mod listing;
 mod open;
 mod owners;
-mod place;
 mod readers;
 mod retired;
+mod rows;
 mod searches;
 mod settle;
 mod spelling;
 mod transaction;
-mod upgrade;
 mod users;
 mod values;
 mod wait;
@@ -69,10 +65,10 @@ pub use engine::Status;
 pub(crate) use error::of_schema;
 pub(crate) use inspect::{Inspection, Row};
 pub(crate) use intents::Action;
+pub use open::upgrade::Upgrade;
 pub(crate) use owners::Owner;
 pub(crate) use settle::settle;
 pub use transaction::{ReadTx, WriteTx};
-pub use upgrade::Upgrade;
 
 /// The connection behind a transaction, for tables of the application's own in the same file.
 ///

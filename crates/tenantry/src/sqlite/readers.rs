@@ -17,11 +17,11 @@ use std::time::Instant;
 
 use rusqlite::config::DbConfig;
 
-use super::connect::open_reader;
 use super::error::closed;
 use super::guard::GuardedConnection;
-use super::place::Watch;
+use super::open::connect::open_reader;
 use super::transaction::ReadTx;
+use crate::data_dir::watch::Watch;
 use crate::options::Options;
 use crate::{Error, ErrorKind, Result};
 

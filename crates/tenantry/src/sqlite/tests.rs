@@ -9,15 +9,15 @@ use std::thread;
 use futures_lite::future::block_on;
 use rusqlite::{Connection, ffi};
 
-use super::connect::open_reader;
+use super::files::watch;
 use super::guard::GuardedConnection;
 use super::intents::Directories;
-use super::listing::Listing;
 use super::open;
-use super::place::Watch;
+use super::open::connect::open_reader;
+use super::open::identify::refuse_old_sqlite;
+use super::open::upgrade::{SCHEMA_VERSION, embedded};
+use super::rows::listing::Listing;
 use super::transaction::WriteTx;
-use super::upgrade::SCHEMA_VERSION;
-use super::upgrade::embedded;
 use super::{ReadTx, connection};
 use crate::ambient::SystemAmbient;
 use crate::options::Options;
@@ -32,7 +32,7 @@ fn options(data_dir: &Path, durability: Durability) -> Options {
 }
 
 fn open_writer(options: &Options) -> open::Opened {
-    open::open_writer(options, &SystemAmbient, &Watch::new(options)).unwrap()
+    open::open_writer(options, &SystemAmbient, &watch(&options.data_dir)).unwrap()
 }
 
 fn email(text: &str) -> Email {
@@ -405,8 +405,8 @@ fn a_damaged_store_is_not_upgraded() {
 
 #[test]
 fn an_sqlite_that_loses_commits_is_refused() {
-    assert_eq!(open::refuse_old_sqlite(3_051_002).unwrap_err().kind(), ErrorKind::Incompatible);
-    open::refuse_old_sqlite(3_051_003).unwrap();
+    assert_eq!(refuse_old_sqlite(3_051_002).unwrap_err().kind(), ErrorKind::Incompatible);
+    refuse_old_sqlite(3_051_003).unwrap();
 }
 
 #[test]

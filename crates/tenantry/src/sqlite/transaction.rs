@@ -9,7 +9,7 @@ use super::error::Fault;
 use super::guard::GuardedConnection;
 use super::inspect;
 use super::intents::{self, Directories};
-use super::listing::Listing;
+use super::rows::listing::Listing;
 use super::{lifecycle, retired};
 use super::{spelling, users};
 use crate::storage::Stray;

@@ -10,11 +10,11 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 
-use super::error::with_quota_as_full;
-use super::files::has_content;
-use super::functions;
-use super::place::{self, Access};
+use crate::data_dir::access::Access;
 use crate::options::Options;
+use crate::sqlite::error::with_quota_as_full;
+use crate::sqlite::files::{access, database_in, has_content};
+use crate::sqlite::functions;
 use crate::storage::file_error;
 use crate::{Error, ErrorKind, Result};
 
@@ -34,18 +34,18 @@ const WRITER_CACHE_KIB: u32 = 32 << 10;
 const WAL_KEPT_BYTES: u64 = 64 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Writer,
     Reader,
 }
 
 /// Opens a connection that can't write.
-pub(super) fn open_reader(options: &Options) -> Result<Connection> {
-    connect(&options.database(), options, Role::Reader)
+pub(crate) fn open_reader(options: &Options) -> Result<Connection> {
+    connect(&database_in(&options.data_dir), options, Role::Reader)
 }
 
-pub(super) fn connect(path: &Path, options: &Options, role: Role) -> Result<Connection> {
-    let access = place::access(path)?;
+pub(crate) fn connect(path: &Path, options: &Options, role: Role) -> Result<Connection> {
+    let access = access(path)?;
     let conn = match access {
         Access::Write => {
             let conn =
@@ -53,7 +53,7 @@ pub(super) fn connect(path: &Path, options: &Options, role: Role) -> Result<Conn
             harden(&conn)?;
             conn
         }
-        Access::Read => connect_to_look(path)?,
+        Access::Read => connect_read_only(path)?,
     };
     functions::register(&conn)?;
     conn.busy_timeout(options.busy_timeout)?;
@@ -77,9 +77,9 @@ pub(super) fn connect(path: &Path, options: &Options, role: Role) -> Result<Conn
 }
 
 /// Opens a connection that changes nothing, not even which files there are if the file system is read-only.
-pub(super) fn connect_to_look(path: &Path) -> Result<Connection> {
+pub(crate) fn connect_read_only(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = if place::access(path)? == Access::Write {
+    let conn = if access(path)? == Access::Write {
         Connection::open_with_flags(path, flags)?
     } else if has_content(path, "-wal") {
         if !has_content(path, "-shm") {
@@ -100,7 +100,7 @@ pub(super) fn connect_to_look(path: &Path) -> Result<Connection> {
 
 /// Returns the journal mode. On a read-only file system SQLite itself reports `delete`, since it opens the database as one
 /// that nobody changes.
-pub(super) fn journal_mode(conn: &Connection, path: &Path, is_read_only: bool) -> Result<String> {
+pub(crate) fn journal_mode(conn: &Connection, path: &Path, is_read_only: bool) -> Result<String> {
     if is_read_only && !has_content(path, "-wal") {
         // No connection of this process has a lock on the file that closing it would end.
         let header = read_header(path).map_err(|error| file_error(error, "the database file can't be read"))?;
@@ -118,7 +118,7 @@ fn read_header(path: &Path) -> std::io::Result<[u8; WRITE_VERSION + 2]> {
 }
 
 /// The [URI](https://sqlite.org/uri.html) of a database that nobody changes.
-pub(super) fn immutable(path: &Path) -> String {
+pub(crate) fn immutable(path: &Path) -> String {
     let mut uri = "file:".to_owned();
     for byte in path.as_os_str().as_bytes() {
         match byte {
@@ -132,7 +132,7 @@ pub(super) fn immutable(path: &Path) -> String {
 }
 
 /// What keeps a hostile or damaged file from doing more than failing: <https://sqlite.org/security.html>.
-pub(super) fn harden(conn: &Connection) -> Result<()> {
+pub(crate) fn harden(conn: &Connection) -> Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;

@@ -3,21 +3,21 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rusqlite::limits::Limit;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::connect::connect_to_look;
-use super::files::sync_dir;
+use super::connect::connect_read_only;
+use super::write_image::write_image_of;
 use crate::options::Options;
+use crate::sqlite::files::sync_dir;
 use crate::storage::{Ownership, file_error};
 use crate::{Ambient, Error, ErrorKind, Result, failpoint};
 
-pub(super) mod embedded {
+pub(crate) mod embedded {
     refinery::embed_migrations!("src/sqlite/migrations");
 }
 
 /// The schema version that the newest migration leaves in `user_version`.
-pub(super) const SCHEMA_VERSION: i32 = 3;
+pub(crate) const SCHEMA_VERSION: i32 = 3;
 const MIGRATIONS_TABLE: &str = "tenantry_migrations";
 /// In the data directory.
 const SNAPSHOTS: &str = "backups";
@@ -35,7 +35,7 @@ pub struct Upgrade {
 }
 
 /// All pending migrations, with the record of them, in one transaction: a crash leaves the old schema or the new one.
-pub(super) fn migrate(conn: &mut Connection) -> Result<()> {
+pub(crate) fn migrate(conn: &mut Connection) -> Result<()> {
     // Version 3 has another table take the name of `users`, which must not touch what refers to it
     // (<https://sqlite.org/lang_altertable.html#otheralter>). Within the transaction the first would have no effect.
     conn.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = ON")?;
@@ -77,7 +77,7 @@ fn cause(error: &refinery::Error) -> Option<Error> {
 }
 
 /// Brings an existing store, which nobody else has open, to the schema of this program.
-pub(super) fn upgrade(conn: &mut Connection, options: &Options, ambient: &dyn Ambient) -> Result<Upgrade> {
+pub(crate) fn upgrade(conn: &mut Connection, options: &Options, ambient: &dyn Ambient) -> Result<Upgrade> {
     let version = |conn: &Connection| conn.query_row("PRAGMA user_version", [], |row| row.get(0));
     let from = version(conn)?;
     refuse_other_references(conn)?;
@@ -104,7 +104,7 @@ pub(super) fn upgrade(conn: &mut Connection, options: &Options, ambient: &dyn Am
 
 /// Refuses a store in which an application's table refers to another column of `users` than those that stay unique: from
 /// version 3 on an address is unique among the living alone.
-pub(super) fn refuse_other_references(conn: &Connection) -> Result<()> {
+pub(crate) fn refuse_other_references(conn: &Connection) -> Result<()> {
     let found = conn.query_row(
         "SELECT object.name FROM sqlite_schema AS object, pragma_foreign_key_list(object.name) AS reference
          WHERE object.type = 'table' AND reference.\"table\" = 'users' COLLATE NOCASE
@@ -139,7 +139,7 @@ fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) ->
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let written = write_image(conn, &unfinished, owner).and_then(|()| verify(conn, &unfinished)).and_then(|()| {
+    let written = write_image_of(conn, &unfinished, owner).and_then(|()| verify(conn, &unfinished)).and_then(|()| {
         // It is nobody's but ours, and SQLite has closed it.
         File::open(&unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
         failpoint::reach("upgrade: name the snapshot");
@@ -153,22 +153,9 @@ fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) ->
     Ok(path)
 }
 
-/// Writes an image of the database as it is now to a file that isn't there yet, readable by nobody else.
-pub(super) fn write_image(conn: &Connection, image: &Path, owner: Ownership) -> Result<()> {
-    let failed = |error| file_error(error, "the image of the database can't be written");
-    owner.make_file(image).map_err(failed)?;
-    let image = image.to_str().ok_or_else(|| Error::new(ErrorKind::Io, "the path of the image isn't UTF-8"))?;
-    // It attaches the image, and writes to that.
-    let attached = conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
-    let written = conn.execute("VACUUM INTO ?1", [image]);
-    conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, attached)?;
-    written?;
-    Ok(())
-}
-
 /// Makes sure that an image is whole and holds as much as the database that it was made of.
 fn verify(conn: &Connection, image: &Path) -> Result<()> {
-    let image = connect_to_look(image)?;
+    let image = connect_read_only(image)?;
     let found: String = image.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     let mut is_good = found == "ok";
     for sql in ["PRAGMA user_version", "SELECT count(*) FROM users"] {

@@ -13,9 +13,9 @@ use std::mem;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
-use super::functions::SHOWN;
-use super::users::{check_order, columns, from_row};
 use crate::domain::search_text::{Fragment, KeyPrefix};
+use crate::sqlite::functions::SHOWN;
+use crate::sqlite::users::{check_order, columns, from_row};
 use crate::{Cursor, ListQuery, Page, Result, User};
 
 /// How many places one step of a walk spans, and so the most rows it inspects: about 1 ms of work.
@@ -150,7 +150,7 @@ impl Listing {
     }
 
     /// Runs the next step, and returns the page if it is complete.
-    pub(super) fn advance(&mut self, conn: &Connection) -> Result<Option<Page>> {
+    pub(crate) fn advance(&mut self, conn: &Connection) -> Result<Option<Page>> {
         if let Some(end) = self.step_end
             && !self.begin_step(conn, end)?
         {
@@ -205,7 +205,7 @@ impl Listing {
     }
 
     #[cfg(test)]
-    pub(super) fn sql(&self) -> &str {
+    pub(crate) fn sql(&self) -> &str {
         &self.sql
     }
 }

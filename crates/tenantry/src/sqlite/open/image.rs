@@ -7,13 +7,12 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 
 use super::connect::{harden, immutable};
-use super::inspect::Inspection;
-use super::lifecycle;
-use super::listing::Listing;
-use super::open::{Found, identify, refuse_old_sqlite};
+use super::identify::{Found, identify_schema, refuse_old_sqlite};
 use super::upgrade::{SCHEMA_VERSION, migrate, refuse_other_references};
-use super::{functions, users};
 use crate::options::Options;
+use crate::sqlite::inspect::Inspection;
+use crate::sqlite::rows::listing::Listing;
+use crate::sqlite::{functions, lifecycle, users};
 use crate::{Email, Error, ErrorKind, ListQuery, Page, Result, TrashPage, TrashQuery, TrashedUser, User, UserId};
 
 /// Where the [header](https://sqlite.org/fileformat.html#file_format_version_numbers) says that there is a log.
@@ -29,7 +28,7 @@ impl Inspection {
         let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
         let mut conn = Connection::open_with_flags(immutable(path), read_only | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         harden(&conn)?;
-        let found = identify(&conn, &Options::to_look(path.to_owned()))?;
+        let found = identify_schema(&conn, &Options::existing(path.to_owned()))?;
         let version = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         // It is left open by the look.
         conn.execute_batch("ROLLBACK")?;
