@@ -6,6 +6,8 @@
 mod clock;
 /// Which data directory is used.
 mod data_dir;
+/// Names and links in documents, which go stale when code moves.
+mod documents;
 /// File systems on which a rename, or a look into a directory, fails.
 mod file_systems;
 /// systemd's hardening, and a container's file system.

@@ -62,6 +62,10 @@ fn steps(text: &str) -> Vec<(usize, Step)> {
     steps
 }
 
+fn has_sessions(text: &str) -> bool {
+    text.lines().any(|line| line == "```console")
+}
+
 /// Puts words in the place of what is different every time, and two spaces in the place of more: columns are as wide as
 /// the ages in them.
 fn redact(text: &str) -> String {
@@ -88,10 +92,15 @@ macro_rules! transcripts {
 
         #[test]
         fn every_transcript_is_checked() {
-            let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/command/transcripts"));
-            for entry in std::fs::read_dir(dir).unwrap() {
-                let name = entry.unwrap().file_name().into_string().unwrap();
-                assert!([$($file),*].iter().any(|file| file.ends_with(&name)), "{name} is not listed");
+            for dir in ["tests/command/transcripts", "../..", "../../docs"] {
+                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
+                for entry in std::fs::read_dir(path).unwrap() {
+                    let entry = entry.unwrap();
+                    let name = format!("{dir}/{}", entry.file_name().into_string().unwrap());
+                    if name.ends_with(".md") && has_sessions(&std::fs::read_to_string(entry.path()).unwrap()) {
+                        assert!([$($file),*].contains(&name.as_str()), "{name} is not listed");
+                    }
+                }
             }
         }
     };
@@ -99,7 +108,8 @@ macro_rules! transcripts {
 
 transcripts! {
     readme: "../../README.md",
-    everyday: "../../docs/everyday.md",
+    tour: "../../docs/tour.md",
+    operating: "../../docs/operating.md",
     users: "tests/command/transcripts/users.md",
     lifecycle: "tests/command/transcripts/lifecycle.md",
     backup: "tests/command/transcripts/backup.md",
