@@ -8,22 +8,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Imports that close rings, with the reason why they are still there. Without them there is no ring, so that none can
-/// appear unnoticed. An import that has gone has to go from this list as well.
-const KNOWN: &[(&str, &[(&str, &str)])] = &[(
-    "`Storage` itself, its names and its errors are in the same file as what it does",
-    &[
-        ("tenantry/src/storage/ownership.rs", "tenantry/src/storage/mod.rs"),
-        ("tenantry/src/storage/ownership.rs", "tenantry/src/storage/beneath.rs"),
-        ("tenantry/src/storage/moving.rs", "tenantry/src/storage/mod.rs"),
-        ("tenantry/src/storage/stage.rs", "tenantry/src/storage/mod.rs"),
-        ("tenantry/src/storage/survey.rs", "tenantry/src/storage/mod.rs"),
-        ("tenantry/src/storage/unpack.rs", "tenantry/src/storage/mod.rs"),
-        ("tenantry/src/storage/in_place.rs", "tenantry/src/storage/tree.rs"),
-        ("tenantry/src/storage/unpack.rs", "tenantry/src/storage/transfer.rs"),
-    ],
-)];
-
 type Edges = BTreeMap<(String, String), String>;
 
 #[test]
@@ -38,16 +22,6 @@ fn no_files_import_each_other_in_a_ring() {
         }
     }
     assert!(edges.len() > 100, "only {} imports were found", edges.len());
-    let known = KNOWN.iter().flat_map(|(_, imports)| *imports).map(|(from, to)| (from.to_string(), to.to_string()));
-    let known: Vec<_> = known.collect();
-    for import in &known {
-        let (from, to) = import;
-        assert!(
-            ring_through(&edges, import).is_some(),
-            "{from} → {to} closes no ring any more: remove it from the list"
-        );
-    }
-    edges.retain(|import, _| !known.contains(import));
     let rings = rings(&edges);
     assert!(rings.is_empty(), "files import each other in a ring:\n{}", rings.join("\n"));
 }

@@ -15,7 +15,7 @@ use super::pax::{Records, Sparse};
 use super::sparse;
 use super::watch::Watch;
 use crate::content::{Content, Hashed, Noted};
-use crate::storage::{Attributes, Opened, Segment};
+use crate::storage::{Attributes, OpenFile, Segment};
 
 /// Two empty blocks end an archive.
 const END: [u8; 2 * BLOCK as usize] = [0; 2 * BLOCK as usize];
@@ -106,7 +106,7 @@ impl Body {
     pub(super) fn file(
         &mut self,
         path: &Path,
-        source: &Opened,
+        source: &OpenFile,
         is_unchanged: &dyn Fn() -> io::Result<bool>,
     ) -> io::Result<Attempt> {
         let segments = match source.segments() {

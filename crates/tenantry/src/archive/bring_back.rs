@@ -20,7 +20,7 @@ use super::watch::{Reply, Watch};
 use super::{BackupManifest, DATABASE, MISSING};
 use crate::content::{Content, Hashed};
 use crate::sqlite::Engine;
-use crate::storage::{Opened, Present, Purpose, Segment, Stage, Standing, Unpacking};
+use crate::storage::{OpenFile, PathEntry, Purpose, Segment, Stage, Unpacker, UserDirectory};
 use crate::thread::on_thread;
 use crate::{Error, ErrorKind, NewUser, Result, Store, User, UserId};
 
@@ -155,7 +155,7 @@ fn prepare(
     let storage = engine.storage()?;
     let present = match before {
         UserBefore::Living | UserBefore::Trashed => storage.present(id, &user.storage_path)?,
-        UserBefore::Purged | UserBefore::Missing => Present::nothing(),
+        UserBefore::Purged | UserBefore::Missing => UserDirectory::nothing(),
     };
     let stage = if options.dry_run { None } else { Some(make_stage(engine, before)?) };
     let mut bringing = Bringing {
@@ -182,7 +182,7 @@ fn prepare(
     };
     bringing.read(engine.data_dir(), backup)?;
     let Bringing { has_missing, mut restored, unpacking, .. } = bringing;
-    let unset = unpacking.map(Unpacking::finish).transpose()?.unwrap_or_default();
+    let unset = unpacking.map(Unpacker::finish).transpose()?.unwrap_or_default();
     (restored.left_out, restored.incomplete) = (unset.named, unset.count);
     let stage = stage.filter(|_| has_missing);
     if stage.is_some() {
@@ -237,9 +237,9 @@ fn make_stage(engine: &Engine, before: UserBefore) -> Result<Stage> {
 struct Bringing<'w> {
     /// Where they are in the archive.
     place: PathBuf,
-    present: Present,
+    present: UserDirectory,
     /// `None` in a dry run.
-    unpacking: Option<Unpacking>,
+    unpacking: Option<Unpacker>,
     reading: Reading,
     watch: &'w Watch,
     met: Met,
@@ -279,15 +279,15 @@ impl Bringing<'_> {
             return self.take_hard_link(below, target.strip_prefix(&self.place).unwrap_or(target));
         }
         match (self.present.at(below)?, &details.what) {
-            (Standing::Nothing, _) => {
+            (PathEntry::Missing, _) => {
                 if let Some(other) = self.present.other_part(below)? {
                     self.keep(&other);
                     return Ok(());
                 }
             }
-            (Standing::Directory, What::Directory) => return Ok(()),
-            (Standing::Link(found), What::Symlink(target)) if found == *target => return Ok(()),
-            (Standing::File(file), What::File) if is_same(self.watch, &file, entry)? => {
+            (PathEntry::Directory, What::Directory) => return Ok(()),
+            (PathEntry::Link(found), What::Symlink(target)) if found == *target => return Ok(()),
+            (PathEntry::File(file), What::File) if is_same(self.watch, &file, entry)? => {
                 self.restored.same += 1;
                 self.same.insert(below.to_owned());
                 return Ok(());
@@ -311,16 +311,16 @@ impl Bringing<'_> {
     fn take_hard_link(&mut self, below: &Path, target: &Path) -> Result<()> {
         let (is_staged, is_same) = (self.staged.contains(target), self.same.contains(target));
         match (self.present.at(below)?, self.present.at(target)?) {
-            (Standing::Nothing, _) if self.present.other_part(below)?.is_some() => self.keep(below),
-            (Standing::Nothing, _) if is_staged => {
+            (PathEntry::Missing, _) if self.present.other_part(below)?.is_some() => self.keep(below),
+            (PathEntry::Missing, _) if is_staged => {
                 self.stage(below, 0);
                 return self.unpacking.as_mut().map_or(Ok(()), |unpacking| unpacking.hard_link(below, target));
             }
-            (Standing::Nothing, Standing::File(file)) if is_same => {
+            (PathEntry::Missing, PathEntry::File(file)) if is_same => {
                 self.stage(below, 0);
                 return self.unpacking.as_mut().map_or(Ok(()), |unpacking| unpacking.name_again(below, file));
             }
-            (Standing::File(file), Standing::File(other)) if is_same && is_one_file(&file, &other)? => {
+            (PathEntry::File(file), PathEntry::File(other)) if is_same && is_one_file(&file, &other)? => {
                 self.restored.same += 1;
             }
             // Its file may be another one by now.
@@ -347,7 +347,7 @@ impl Bringing<'_> {
 /// Whether a file is as a backup has it. One that can't be read isn't, nor is a sparse one whose holes are elsewhere by now.
 fn is_same(watch: &Watch, file: &File, entry: &Entry) -> Result<bool> {
     let Some(announced) = &entry.content else { return Ok(false) };
-    let opened = file.try_clone().and_then(Opened::new).map_err(unreadable)?;
+    let opened = file.try_clone().and_then(OpenFile::new).map_err(unreadable)?;
     if opened.length() != announced.size {
         return Ok(false);
     }

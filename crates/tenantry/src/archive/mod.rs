@@ -27,7 +27,7 @@ use uuid::Uuid;
 use crate::check::check_database;
 use crate::options::Options;
 use crate::sqlite::{Engine, Inspection, Row};
-use crate::storage::{AllUnset, Ownership, Storage, Target, owner_of_store, wait_for_file};
+use crate::storage::{LostAttributes, Ownership, Storage, Target, owner_of_store, wait_for_file};
 use crate::thread::on_thread;
 use crate::{Error, ErrorKind, Finding, FindingKind, Report, Result, Store, Timestamp, check};
 pub use bring_back::{RestoreUserOptions, RestoredUser, UserBefore, restore_user};
@@ -237,7 +237,7 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, watch: &Wat
     refuse_existing(file)?;
     // From before the image on: a user who is in it and was purged would have no files.
     let storage = if options.database_only { None } else { Some(engine.storage()?) };
-    let _no_purges = storage.map(|storage| storage.keep_purges_away(engine.patience())).transpose()?;
+    let _no_purges = storage.map(|storage| storage.lock_out_purges(engine.patience())).transpose()?;
     let temp = private_dir(".tenantry-backup-", parent(file))?;
     let created_at = engine.now();
     let asked = watch.clone();
@@ -380,7 +380,7 @@ fn check_against(manifest: &BackupManifest, image: &Inspection) -> Result<()> {
 }
 
 /// Unpacks a backup in the directory where it is to go.
-fn extract(file: &Path, into: &Path, watch: &Watch) -> Result<(Target, BackupManifest, AllUnset)> {
+fn extract(file: &Path, into: &Path, watch: &Watch) -> Result<(Target, BackupManifest, LostAttributes)> {
     let archive = open(file, MISSING, watch)?;
     let target = Target::open(into)?;
     let data_dir = target.data_dir();
@@ -393,7 +393,7 @@ fn extract(file: &Path, into: &Path, watch: &Watch) -> Result<(Target, BackupMan
                 former = Some((details.attributes.owner, details.attributes.group));
                 let database = data_dir.join(DATABASE);
                 return contents.take_database(watch, || {
-                    let owner = Ownership::of_store(&data_dir).map_err(|error| target.unusable(error))?;
+                    let owner = Ownership::for_store(&data_dir).map_err(|error| target.unusable(error))?;
                     let mut output = owner.make_file(&database).map_err(|error| target.unusable(error))?;
                     reading.copy(content, octets, &mut output)?;
                     wait_for_file(&output).map_err(|error| target.unusable(error))?;
@@ -414,7 +414,7 @@ fn extract(file: &Path, into: &Path, watch: &Watch) -> Result<(Target, BackupMan
     })?;
     let (storage, unset) = match storage {
         Some((storage, unpacking)) => (storage, unpacking.finish()?),
-        None => (make_storage(&target, &manifest)?, AllUnset::default()),
+        None => (make_storage(&target, &manifest)?, LostAttributes::default()),
     };
     storage.wait_for_disk("restore a backup: sync the files")?;
     let inspection = contents.image()?;

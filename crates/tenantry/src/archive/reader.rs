@@ -12,7 +12,7 @@ use super::format::damaged;
 use super::sparse;
 use super::watch::{Input, Watch};
 use crate::content::{Content, Hashed};
-use crate::storage::{Unpacking, file_error};
+use crate::storage::{Unpacker, file_error};
 use crate::{Error, ErrorKind, Result};
 
 /// The files that were read so far, each compared with what was announced.
@@ -49,7 +49,7 @@ impl Reading {
     /// Writes an entry.
     pub(super) fn unpack(
         &mut self,
-        unpacking: &mut Unpacking,
+        unpacking: &mut Unpacker,
         path: &Path,
         entry: &Entry,
         Details { what, attributes }: &Details,

@@ -14,7 +14,7 @@ use super::reader::{Met, Reading, open};
 use super::watch::{Reply, Watch};
 use super::writer::{Making, finish, parent, refuse_existing};
 use crate::sqlite::Engine;
-use crate::storage::{AllUnset, Purpose, Stage};
+use crate::storage::{LostAttributes, Purpose, Stage};
 use crate::thread::on_thread;
 use crate::{Email, Error, ErrorKind, NewUser, Result, StoragePath, Store, Timestamp, User, UserId};
 
@@ -169,7 +169,7 @@ fn export(engine: &Engine, id: UserId, file: &Path, watch: &Watch) -> Result<Exp
     refuse_existing(file)?;
     let storage = engine.storage()?;
     // From before the row is read on: a user who was purged since would have no files.
-    let _no_purges = storage.keep_purges_away(engine.patience())?;
+    let _no_purges = storage.lock_out_purges(engine.patience())?;
     let exported_at = engine.now();
     let (store_id, user, directory) = engine.read(|tx| {
         let (Some(user), Some(directory)) = (tx.get(id)?, tx.directory(id)?) else {
@@ -206,7 +206,7 @@ fn export(engine: &Engine, id: UserId, file: &Path, watch: &Watch) -> Result<Exp
 }
 
 /// Unpacks the files of an archive into a stage, where all of them are on the disk then. `None` if the user had no directory.
-fn extract(engine: &Engine, file: &Path, watch: &Watch) -> Result<(UserManifest, Option<Stage>, AllUnset)> {
+fn extract(engine: &Engine, file: &Path, watch: &Watch) -> Result<(UserManifest, Option<Stage>, LostAttributes)> {
     let archive = open(file, MISSING, watch)?;
     let storage = engine.storage()?;
     let is_needed = |stage: &str| engine.read_one(|tx| tx.needs_stage(stage));

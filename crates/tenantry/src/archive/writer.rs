@@ -17,7 +17,7 @@ use super::reader::{Kind, Met};
 use super::watch::Watch;
 use crate::content::{AtOffset, Noted};
 use crate::sqlite::settle;
-use crate::storage::{Attributes, Identity, Item, Opened, Ownership, PRIVATE_FILE, Source};
+use crate::storage::{Attributes, FileIdentity, Item, OpenFile, Ownership, PRIVATE_FILE, Source};
 use crate::{Error, ErrorKind, Result};
 
 /// What the name of a directory for copies begins with, and the name of one.
@@ -35,7 +35,7 @@ pub(super) struct Making {
     pub(super) count: u64,
     met: Met,
     /// The files of one user that have several names, by the path under which each was taken.
-    linked: HashMap<Identity, PathBuf>,
+    linked: HashMap<FileIdentity, PathBuf>,
     dir: PathBuf,
     /// For copies of databases, once there is one.
     copies: Option<TempDir>,
@@ -140,7 +140,7 @@ impl Making {
         Ok(())
     }
 
-    fn attempt(&mut self, path: &Path, source: Source<'_>, mut opened: Opened) -> Result<Attempt> {
+    fn attempt(&mut self, path: &Path, source: Source<'_>, mut opened: OpenFile) -> Result<Attempt> {
         let identity = match opened.identity() {
             Ok(identity) => identity,
             Err(error) => return Ok(Attempt::Unreadable(error)),
@@ -166,7 +166,7 @@ impl Making {
     }
 
     /// Takes a database whose changes lie beside it: SQLite brings them into a copy, and that is taken.
-    fn take_database(&mut self, path: &Path, source: Source<'_>, opened: Opened, suffix: &str) -> Result<Attempt> {
+    fn take_database(&mut self, path: &Path, source: Source<'_>, opened: OpenFile, suffix: &str) -> Result<Attempt> {
         let dir = match &self.copies {
             Some(dir) => dir.path(),
             None => self.copies.insert(private_dir(COPIES, &self.dir)?).path(),
@@ -222,7 +222,7 @@ impl Making {
 }
 
 /// Copies a database and its log, and returns whether they could be read. Fails if they can't be written.
-fn copy_database(opened: &Opened, copy: &Path, log: &Path, watch: &Watch) -> Result<bool> {
+fn copy_database(opened: &OpenFile, copy: &Path, log: &Path, watch: &Watch) -> Result<bool> {
     let (file, changes) = opened.parts();
     for (from, to) in std::iter::once((file, copy)).chain(changes.map(|changes| (changes, log))) {
         let mut to = Ownership::default().make_file(to).map_err(unwritable)?;

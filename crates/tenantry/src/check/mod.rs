@@ -12,7 +12,7 @@ use tracing::instrument;
 
 use crate::options::Options;
 use crate::sqlite::{Action, Inspection, Owner, Row, of_schema};
-use crate::storage::{EntryKind, Look, Marker, Storage, Stray, is_own_file, user_of_work};
+use crate::storage::{DirectoryState, EntryKind, Marker, Orphan, Storage, blocked_root, is_own_file, user_of_work};
 use crate::thread::on_thread;
 use crate::{Error, ErrorKind, Result, StoragePath, Store, UserId};
 
@@ -285,8 +285,8 @@ async fn repair_one(store: &Store, finding: &Finding) -> Result<()> {
             None => Ok(()),
         },
         FindingKind::DirectoryOrphaned | FindingKind::TrashOrphaned => {
-            let Some(stray) = Storage::stray(&path) else { return Ok(()) };
-            store.engine().operate(move |tx| tx.quarantine(&stray)).await.map(drop)
+            let Some(orphan) = Storage::orphan(&path) else { return Ok(()) };
+            store.engine().operate(move |tx| tx.quarantine(&orphan)).await.map(drop)
         }
         _ => Ok(()),
     }
@@ -328,7 +328,7 @@ fn confirm(inspection: &Inspection, data_dir: &Path, report: &mut Report) -> Res
         return Ok(());
     }
     inspection.look_anew(true)?;
-    let Some(storage) = Storage::look(data_dir).map_err(failed)? else { return Ok(()) };
+    let Some(storage) = Storage::open_existing(data_dir).map_err(failed)? else { return Ok(()) };
     let began = Instant::now();
     let mut confirmed = Vec::new();
     for finding in report.findings.drain(..) {
@@ -421,9 +421,9 @@ fn check_once(
 
 /// The directories, if they are those of this store.
 fn look_at_identity(inspection: &Inspection, data_dir: &Path, report: &mut Report) -> Result<Option<Storage>> {
-    let storage = Storage::look(data_dir).map_err(failed)?;
+    let storage = Storage::open_existing(data_dir).map_err(failed)?;
     let marker = storage.as_ref().map(Storage::marker).transpose().map_err(failed)?;
-    if let (Some((id, _)), Some((name, detail))) = (inspection.identity()?, Storage::blocked_root(data_dir)) {
+    if let (Some((id, _)), Some((name, detail))) = (inspection.identity()?, blocked_root(data_dir)) {
         let detail = format!("{detail} (the store's is {id})");
         report.add(FindingKind::IdentityMissing, None, Some(name.into()), detail);
         return Ok(None);
@@ -433,8 +433,8 @@ fn look_at_identity(inspection: &Inspection, data_dir: &Path, report: &mut Repor
         Ok(None)
     };
     match (inspection.identity()?, marker) {
-        (Some((id, _)), Some(Marker::Of(other))) if id == other => Ok(storage),
-        (identity, Some(Marker::Of(other))) => {
+        (Some((id, _)), Some(Marker::Id(other))) if id == other => Ok(storage),
+        (identity, Some(Marker::Id(other))) => {
             let own = identity.map_or_else(|| "none".to_owned(), |(id, _)| id.to_string());
             let detail = format!("the database is of the store {own}, storage/ of {other}");
             report.add(FindingKind::IdentityDiffers, None, Some("storage".into()), detail);
@@ -487,7 +487,7 @@ impl<'s> Survey<'s> {
     fn intents(&mut self, storage: Option<&Storage>) -> Result<Vec<i64>> {
         let intents = self.inspection.intents()?;
         // What belongs to a purge is no finding while somebody is at it.
-        let no_purge = storage.map(|storage| storage.with_no_purge(Duration::ZERO));
+        let no_purge = storage.map(|storage| storage.try_lock_out_purges(Duration::ZERO));
         for intent in &intents {
             let user = intent.action.user();
             self.unfinished.extend(user);
@@ -569,16 +569,16 @@ impl<'s> Survey<'s> {
     }
 
     fn directory(&mut self, storage: &Storage, id: UserId, path: &StoragePath) -> Result<()> {
-        match storage.look_at(path).map_err(failed)? {
-            Look::Directory(rights) => {
+        match storage.inspect(path).map_err(failed)? {
+            DirectoryState::Directory(rights) => {
                 self.report.directories += 1;
                 self.rights(EntryKind::Directory(rights), Some(id), || Storage::relative(path));
             }
-            Look::Missing => {
+            DirectoryState::Missing => {
                 let detail = "the user's directory was made and is missing: a backup may have it";
                 self.report.add(FindingKind::DirectoryLost, Some(id), Some(Storage::relative(path)), detail);
             }
-            Look::Blocked { segments, is_link } => {
+            DirectoryState::Blocked { segments, is_link } => {
                 let blocked: Vec<&str> = path.as_str().split('/').take(segments).collect();
                 let detail = if is_link { "a symbolic link" } else { "not a directory" };
                 let path = Storage::relative_text(&blocked.join("/"));
@@ -610,7 +610,7 @@ impl<'s> Survey<'s> {
                     continue;
                 }
                 let in_storage = Path::new(&parent).join(&entry.name);
-                let path = Storage::relative_stray(&Stray::InStorage(in_storage.clone()));
+                let path = Storage::relative_orphan(&Orphan::InStorage(in_storage.clone()));
                 if self.told.contains(&path) || self.is_on_its_way(&entry.name) {
                     continue;
                 }
@@ -662,7 +662,7 @@ impl<'s> Survey<'s> {
     fn trash(&mut self, storage: &Storage) -> Result<()> {
         for entry in storage.list_trash().map_err(failed)? {
             self.count_entry();
-            let path = || Storage::relative_stray(&Stray::InTrash(entry.name.clone()));
+            let path = || Storage::relative_orphan(&Orphan::InTrash(entry.name.clone()));
             let id: Option<UserId> = entry.name.to_str().and_then(|name| name.parse().ok());
             let is_unfinished = id.is_some_and(|id| self.unfinished.contains(&id)) || self.is_on_its_way(&entry.name);
             if is_unfinished || self.told.contains(&path()) {

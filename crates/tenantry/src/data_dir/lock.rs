@@ -87,7 +87,7 @@ fn open_lock(path: &Path, data_dir: &Path) -> std::io::Result<Option<(File, bool
             }
             opened => return Ok(Some((opened?, false))),
         }
-        match Ownership::of_store(data_dir).and_then(|owner| owner.make_file(path)) {
+        match Ownership::for_store(data_dir).and_then(|owner| owner.make_file(path)) {
             Err(error) if error.kind() == AlreadyExists => {}
             // The process that made the directory couldn't make a store in it.
             Err(error) if error.kind() == NotFound => return Ok(None),

@@ -21,7 +21,7 @@ const CHANGES: &[&str] = &[
     "fs::set_permissions(",
     ".make_file(",
     ".make_private_dir(",
-    "make_dir_of_place(",
+    "make_dir_like_parent(",
     "OFlags::CREATE",
     ".create(true)",
     ".create_new(",
@@ -53,7 +53,7 @@ const WITHOUT_POINT: &[(&str, &str)] = &[
     ("storage/ownership.rs", "make_file"),
     ("storage/ownership.rs", "make_private_dir_in"),
     // A step by itself, of a repair that is run again.
-    ("storage/survey.rs", "give_to_owner"),
+    ("storage/inspect.rs", "give_to_owner"),
     // Has a temporary name until it is whole.
     ("sqlite/open/write_image.rs", "write_image_of"),
     // Copies of databases in a directory that nobody else looks into.

@@ -18,7 +18,7 @@ use super::users::storage_path;
 use super::values::blob;
 use super::wait::{LOCK_POLL, wait_while_busy};
 use crate::options::{DEFAULT_BUSY_TIMEOUT, Options};
-use crate::storage::{Storage, Stray, file_error, user_of_work};
+use crate::storage::{Orphan, Storage, file_error, user_of_work};
 use crate::{Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 
 /// With their tables. SQLite's integrity check looks for each row in the index, but not whether a partial index holds more.
@@ -124,9 +124,9 @@ impl Inspection {
 
     /// Whether a path within the data directory is the directory of a user, in the trash or not.
     pub(crate) fn is_of_user(&self, path: &Path) -> Result<bool> {
-        let owner = match Storage::stray(path) {
-            Some(Stray::InStorage(path)) => path.to_str().map(|path| self.owner(path)).transpose()?,
-            Some(Stray::InTrash(name)) => return is_of_trashed(&self.conn, &name),
+        let owner = match Storage::orphan(path) {
+            Some(Orphan::InStorage(path)) => path.to_str().map(|path| self.owner(path)).transpose()?,
+            Some(Orphan::InTrash(name)) => return is_of_trashed(&self.conn, &name),
             None => None,
         };
         Ok(matches!(owner, Some(Owner::User { has_directory: true, .. })))
@@ -212,9 +212,9 @@ impl Inspection {
 
     /// Whether something at this path within the data directory belongs to nobody now, and isn't on its way.
     pub(crate) fn is_orphaned(&self, storage: &Storage, path: &Path) -> Result<bool> {
-        let user = match Storage::stray(path) {
-            Some(Stray::InTrash(name)) => name.to_str().and_then(|name| name.parse().ok()).or(user_of_work(&name)),
-            Some(Stray::InStorage(path)) => match path.to_str().map(|path| self.owner(path)).transpose()? {
+        let user = match Storage::orphan(path) {
+            Some(Orphan::InTrash(name)) => name.to_str().and_then(|name| name.parse().ok()).or(user_of_work(&name)),
+            Some(Orphan::InStorage(path)) => match path.to_str().map(|path| self.owner(path)).transpose()? {
                 Some(Owner::Trashed(id)) => Some(id),
                 _ => path.file_name().and_then(user_of_work),
             },
@@ -241,14 +241,14 @@ impl Inspection {
 pub(super) fn quarantine(
     conn: &Connection,
     directories: &Directories<'_>,
-    stray: &Stray,
+    orphan: &Orphan,
     now: Timestamp,
     name: String,
 ) -> Result<bool> {
     // It may be just what an unfinished intent is about.
-    let user = match stray {
-        Stray::InTrash(name) => name.to_str().and_then(|name| name.parse().ok()).or(user_of_work(name)),
-        Stray::InStorage(path) => match path.to_str().map(|path| owner(conn, path)).transpose()? {
+    let user = match orphan {
+        Orphan::InTrash(name) => name.to_str().and_then(|name| name.parse().ok()).or(user_of_work(name)),
+        Orphan::InStorage(path) => match path.to_str().map(|path| owner(conn, path)).transpose()? {
             Some(Owner::Trashed(id)) => Some(id),
             _ => path.file_name().and_then(user_of_work),
         },
@@ -256,12 +256,12 @@ pub(super) fn quarantine(
     if let Some(user) = user {
         intents::settle(conn, directories, user)?;
     }
-    let path = Storage::relative_stray(stray);
-    let is_stray = belongs_to_nobody(conn, directories.storage()?, &path)?;
-    if is_stray {
+    let path = Storage::relative_orphan(orphan);
+    let is_orphan = belongs_to_nobody(conn, directories.storage()?, &path)?;
+    if is_orphan {
         intents::record(conn, directories, &intents::Action::Quarantine { path, name }, now)?;
     }
-    Ok(is_stray)
+    Ok(is_orphan)
 }
 
 /// Records that a user's directory is there.

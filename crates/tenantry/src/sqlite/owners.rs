@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::values::blob;
 use super::{retired, users};
-use crate::storage::{Storage, Stray};
+use crate::storage::{Orphan, Storage};
 use crate::{Result, StoragePath, UserId};
 
 /// Whose a path below `storage/` is.
@@ -58,8 +58,8 @@ pub(super) fn is_of_trashed(conn: &Connection, name: &OsStr) -> Result<bool> {
 /// Whether something stands at a path within the data directory, below `storage/` or in `trash/`, and is nobody's.
 pub(super) fn belongs_to_nobody(conn: &Connection, storage: &Storage, path: &Path) -> Result<bool> {
     let Some(is_dir) = storage.is_dir_at(path)? else { return Ok(false) };
-    match Storage::stray(path) {
-        Some(Stray::InStorage(path)) => {
+    match Storage::orphan(path) {
+        Some(Orphan::InStorage(path)) => {
             let owner = path.to_str().map_or(Ok(Owner::Nobody), |path| owner(conn, path))?;
             Ok(match owner {
                 Owner::Nobody => true,
@@ -70,7 +70,7 @@ pub(super) fn belongs_to_nobody(conn: &Connection, storage: &Storage, path: &Pat
                 Owner::User { has_directory: true, .. } => false,
             })
         }
-        Some(Stray::InTrash(name)) => Ok(!(is_dir && is_of_trashed(conn, &name)?)),
+        Some(Orphan::InTrash(name)) => Ok(!(is_dir && is_of_trashed(conn, &name)?)),
         None => Ok(false),
     }
 }

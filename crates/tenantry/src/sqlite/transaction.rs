@@ -12,7 +12,7 @@ use super::intents::{self, Directories};
 use super::rows::listing::Listing;
 use super::{lifecycle, retired};
 use super::{spelling, users};
-use crate::storage::Stray;
+use crate::storage::Orphan;
 use crate::{
     Email, Error, Imported, ListQuery, NewUser, OnConflict, Page, Result, SignIn, StoragePath, Timestamp, TrashPage,
     TrashQuery, TrashedUser, Usage, User, UserId, UserUpdate,
@@ -270,9 +270,9 @@ impl<'c> WriteTx<'c> {
     }
 
     /// Moves something that belongs to nobody to quarantine when the transaction is committed. Says whether it does.
-    pub(crate) fn quarantine(&mut self, stray: &Stray) -> Result<bool> {
+    pub(crate) fn quarantine(&mut self, orphan: &Orphan) -> Result<bool> {
         let name = self.quarantine_name();
-        let result = inspect::quarantine(&self.read.conn.unguarded(), self.directories, stray, self.now, name);
+        let result = inspect::quarantine(&self.read.conn.unguarded(), self.directories, orphan, self.now, name);
         self.note(result)
     }
 

@@ -654,7 +654,7 @@ impl WriterThread {
         self.act(&quick, true);
         // If somebody is purging, that is theirs to finish.
         let storage = Arc::clone(&self.storage);
-        let alone = storage.as_ref().as_ref().map(|storage| storage.with_no_purge(CHECK_MAX));
+        let alone = storage.as_ref().as_ref().map(|storage| storage.try_lock_out_purges(CHECK_MAX));
         if matches!(alone, Ok(None)) {
             return;
         }

@@ -88,7 +88,7 @@ impl Extended {
 
 /// An attribute that the process may not set, or the file system doesn't have.
 #[derive(Debug)]
-pub(crate) struct Unset {
+pub(crate) struct LostAttribute {
     pub(crate) attribute: Attribute,
     pub(crate) error: io::Error,
 }
@@ -103,7 +103,7 @@ pub(crate) enum Attribute {
     Extended(CString),
 }
 
-impl fmt::Display for Unset {
+impl fmt::Display for LostAttribute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.attribute {
             Attribute::Owner => write!(f, "the owner: {}", self.error),
@@ -117,17 +117,17 @@ impl fmt::Display for Unset {
 }
 
 /// Reads the attributes of an open file or directory.
-pub(crate) fn of(file: impl AsFd) -> io::Result<Attributes> {
-    read(&Target::Open(file.as_fd()))
+pub(crate) fn read(file: impl AsFd) -> io::Result<Attributes> {
+    read_target(&Target::Open(file.as_fd()))
 }
 
 /// Reads the attributes of what is at a name in a directory, whatever it is.
-pub(crate) fn at(dir: impl AsFd, name: impl Arg) -> io::Result<Attributes> {
-    read(&Target::named(dir, name)?)
+pub(crate) fn read_at(dir: impl AsFd, name: impl Arg) -> io::Result<Attributes> {
+    read_target(&Target::named(dir, name)?)
 }
 
 /// Gives an open file or directory these attributes, and returns those that can't be set.
-pub(crate) fn apply(file: impl AsFd, attributes: &Attributes, point: &'static str) -> io::Result<Vec<Unset>> {
+pub(crate) fn apply(file: impl AsFd, attributes: &Attributes, point: &'static str) -> io::Result<Vec<LostAttribute>> {
     set(&Target::Open(file.as_fd()), attributes, point)
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn apply_to_new(
     kind: FileType,
     attributes: &Attributes,
     point: &'static str,
-) -> io::Result<Vec<Unset>> {
+) -> io::Result<Vec<LostAttribute>> {
     let target = Target::named(dir, name)?;
     let found = target.stat()?;
     if FileType::from_raw_mode(found.st_mode) != kind || found.st_nlink > 1 {
@@ -285,7 +285,7 @@ impl Target<'_> {
     }
 }
 
-fn read(target: &Target<'_>) -> io::Result<Attributes> {
+fn read_target(target: &Target<'_>) -> io::Result<Attributes> {
     let stat = target.stat()?;
     let extended = if target.is_link() { Vec::new() } else { read_extended(target)? };
     Ok(Attributes { extended, ..Attributes::from_stat(&stat) })
@@ -327,7 +327,7 @@ fn filled(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::
     Ok(buffer)
 }
 
-fn set(target: &Target<'_>, attributes: &Attributes, point: &'static str) -> io::Result<Vec<Unset>> {
+fn set(target: &Target<'_>, attributes: &Attributes, point: &'static str) -> io::Result<Vec<LostAttribute>> {
     let mut unset = Vec::new();
     if target.is_link() {
         give(target, attributes, point, &mut unset)?;
@@ -347,7 +347,7 @@ fn set(target: &Target<'_>, attributes: &Attributes, point: &'static str) -> io:
         // A hardened service may not set them (`RestrictSUIDSGID=`).
         Err(error @ Errno::PERM) if is_special && is_given => {
             target.set_mode(plain, point)?;
-            unset.push(Unset { attribute: Attribute::SetId, error: error.into() });
+            unset.push(LostAttribute { attribute: Attribute::SetId, error: error.into() });
         }
         result => result?,
     }
@@ -358,7 +358,12 @@ fn set(target: &Target<'_>, attributes: &Attributes, point: &'static str) -> io:
 }
 
 /// Changes owner and group as far as the process may, and returns whether it was allowed.
-fn give(target: &Target<'_>, attributes: &Attributes, point: &'static str, unset: &mut Vec<Unset>) -> io::Result<bool> {
+fn give(
+    target: &Target<'_>,
+    attributes: &Attributes,
+    point: &'static str,
+    unset: &mut Vec<LostAttribute>,
+) -> io::Result<bool> {
     let (owner, group) = (attributes.owner, attributes.group);
     let stat = target.stat()?;
     if (stat.st_uid, stat.st_gid) == (owner, group) {
@@ -370,13 +375,13 @@ fn give(target: &Target<'_>, attributes: &Attributes, point: &'static str, unset
         given => return Ok(given.map(|()| true)?),
     };
     if stat.st_uid != owner {
-        unset.push(Unset { attribute: Attribute::Owner, error: error.into() });
+        unset.push(LostAttribute { attribute: Attribute::Owner, error: error.into() });
     }
     // An owner may give a file to a group of theirs.
     if stat.st_gid != group {
         match target.give_to(None, Some(group), point) {
             Err(error) if is_refused(error) => {
-                unset.push(Unset { attribute: Attribute::Group, error: error.into() });
+                unset.push(LostAttribute { attribute: Attribute::Group, error: error.into() });
             }
             given => given?,
         }
@@ -384,7 +389,7 @@ fn give(target: &Target<'_>, attributes: &Attributes, point: &'static str, unset
     Ok(false)
 }
 
-fn set_extended(target: &Target<'_>, extended: &[&Extended], unset: &mut Vec<Unset>) -> io::Result<()> {
+fn set_extended(target: &Target<'_>, extended: &[&Extended], unset: &mut Vec<LostAttribute>) -> io::Result<()> {
     for extended in extended {
         match target.set(extended) {
             // ext4 and btrfs say that there is no space for one that is larger than any that they hold.
@@ -397,7 +402,8 @@ fn set_extended(target: &Target<'_>, extended: &[&Extended], unset: &mut Vec<Uns
                 | Errno::TOOBIG
                 | Errno::NOSPC),
             ) => {
-                unset.push(Unset { attribute: Attribute::Extended(extended.name.clone()), error: error.into() });
+                unset
+                    .push(LostAttribute { attribute: Attribute::Extended(extended.name.clone()), error: error.into() });
             }
             result => result?,
         }
@@ -460,13 +466,13 @@ mod tests {
         for (name, kind, wanted) in [("file", FileType::RegularFile, &of_file), ("pipe", FileType::Fifo, &of_pipe)] {
             let unset = apply_to_new(&at_dir, name, kind, wanted, POINT).unwrap();
             assert!(unset.is_empty(), "{name}: {unset:?}");
-            assert_eq!(&at(&at_dir, name).unwrap(), wanted, "{name}");
+            assert_eq!(&read_at(&at_dir, name).unwrap(), wanted, "{name}");
         }
         assert!(apply(open(&dir.path().join("dir")), &of_dir, POINT).unwrap().is_empty());
         for name in ["file", "dir"] {
             let path = dir.path().join(name);
-            assert_eq!(of(open(&path)).unwrap(), at(&at_dir, name).unwrap());
-            let mut wanted = of(open(&path)).unwrap();
+            assert_eq!(read(open(&path)).unwrap(), read_at(&at_dir, name).unwrap());
+            let mut wanted = read(open(&path)).unwrap();
             wanted.extended.retain(|extended| extended.name.as_c_str() != c"user.a");
             wanted.mode = 0o1750;
             wanted.extended.iter_mut().filter(|extended| extended.name.as_c_str() == ACL).for_each(|acl| {
@@ -474,7 +480,7 @@ mod tests {
                 acl.value[4 + 3 * 8 + 2] = 5;
             });
             assert!(apply(open(&path), &wanted, POINT).unwrap().is_empty());
-            let found = of(open(&path)).unwrap();
+            let found = read(open(&path)).unwrap();
             assert_eq!((found.mode, found.modified), (wanted.mode, wanted.modified));
             assert!(wanted.extended.iter().all(|extended| found.extended.contains(extended)), "{found:?}");
         }
@@ -487,7 +493,7 @@ mod tests {
         let wanted = Attributes { mode: 0o400, ..attributes(&[(c"user.a", b"1")]) };
         let file = File::options().write(true).open(dir.path().join("file")).unwrap();
         assert!(apply(&file, &wanted, POINT).unwrap().is_empty());
-        assert_eq!(of(&file).unwrap(), wanted);
+        assert_eq!(read(&file).unwrap(), wanted);
     }
 
     #[test]
@@ -503,10 +509,10 @@ mod tests {
         wanted.modified.seconds += 1;
         for link in ["link", "dangling"] {
             assert!(apply_to_new(&at_dir, link, FileType::Symlink, &wanted, POINT).unwrap().is_empty());
-            let found = at(&at_dir, link).unwrap();
+            let found = read_at(&at_dir, link).unwrap();
             assert_eq!((found.modified, found.extended), (wanted.modified, Vec::new()), "{link}");
         }
-        assert_eq!(at(&at_dir, "target").unwrap(), before);
+        assert_eq!(read_at(&at_dir, "target").unwrap(), before);
     }
 
     /// Who may write in the directory puts a name of root's file where a pipe was made, to be given the file.
@@ -528,9 +534,9 @@ mod tests {
             ("taken", FileType::Fifo),
             ("its name", FileType::Fifo),
         ] {
-            let before = at(&at_dir, name).unwrap();
+            let before = read_at(&at_dir, name).unwrap();
             apply_to_new(&at_dir, name, kind, &attributes(&[]), POINT).unwrap_err();
-            assert_eq!(at(&at_dir, name).unwrap(), before, "{name}");
+            assert_eq!(read_at(&at_dir, name).unwrap(), before, "{name}");
         }
         apply_to_new(&at_dir, "pipe", FileType::Fifo, &attributes(&[]), POINT).unwrap();
     }
@@ -550,7 +556,7 @@ mod tests {
         // No user namespace maps this one.
         let wanted = Attributes { owner: u32::MAX - 1, mode: 0o4755, ..attributes(&[]) };
         let unset = apply(&file, &wanted, POINT).unwrap();
-        let found = of(&file).unwrap();
+        let found = read(&file).unwrap();
         if rustix::process::geteuid().is_root() && unset.is_empty() {
             assert_eq!((found.owner, found.mode), (wanted.owner, 0o4755));
         } else {

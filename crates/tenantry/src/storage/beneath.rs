@@ -9,7 +9,8 @@
 //! What changes a directory is a step with a [point](crate::failpoint) before it.
 
 use std::ffi::{CStr, CString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,16 +18,18 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlag
 use rustix::io::Errno;
 use rustix::path::Arg;
 
+use super::layout::{PRIVATE, PRIVATE_FILE};
 use super::ownership::{Ownership, change_mode};
+use super::stat::{is_dir, stat};
 use crate::failpoint;
-
-/// Who made a directory may use it, and nobody else.
-pub(super) const PRIVATE: Mode = Mode::RWXU;
 
 /// Who moves a directory without `RENAME_NOREPLACE` puts an empty one at the target first. Its mode, by which nobody may do
 /// anything with it, tells it from one that was there before if a crash leaves it. The sticky bit only shows people
 /// what it is, where it is kept.
 const PLACEHOLDER: Mode = Mode::SVTX;
+
+/// How often directories are made again that somebody removes at the same time.
+pub(super) const ATTEMPTS_MAX: usize = 100;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -161,19 +164,6 @@ pub(super) fn are_in_one_mount(one: impl AsFd, other: impl AsFd) -> io::Result<b
     Ok(mount_of(one)?.is(mount_of(other)?))
 }
 
-/// What stands at a name in a directory, a symbolic link being itself; `None` if there is nothing.
-pub(super) fn stat(at: impl AsFd, name: impl Arg) -> io::Result<Option<Stat>> {
-    match fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-pub(super) fn is_dir(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-}
-
 /// The names in a directory with what they are, as far as the file system says so at once.
 pub(super) fn entries(dir: &OwnedFd) -> io::Result<impl Iterator<Item = io::Result<(CString, FileType)>> + use<>> {
     let entries = fs::Dir::read_from(dir)?;
@@ -221,6 +211,31 @@ pub(super) fn make_private(at: impl AsFd, name: impl Arg + Copy, point: &'static
     failpoint::reach(point);
     // A directory that can't be opened can still be named by a descriptor.
     change_mode(open_path(at, name)?, PRIVATE)
+}
+
+/// Writes a file that is on the disk, though perhaps not its name.
+pub(super) fn write_file(
+    dir: &OwnedFd,
+    name: &str,
+    text: &[u8],
+    owner: Ownership,
+    point: &'static str,
+) -> io::Result<()> {
+    failpoint::reach(point);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match fs::openat(dir, name, flags, PRIVATE_FILE) {
+        // What a crash left. It isn't written to: it may be another name of somebody else's file, put there for root
+        // to empty and to give away.
+        Err(Errno::EXIST) => {
+            fs::unlinkat(dir, name, AtFlags::empty())?;
+            fs::openat(dir, name, flags, PRIVATE_FILE)?
+        }
+        file => file?,
+    };
+    let mut file = File::from(file);
+    owner.give_file(&file, PRIVATE_FILE)?;
+    file.write_all(text)?;
+    file.sync_all()
 }
 
 /// Opens a directory only to name it, which takes no right to it.
@@ -314,24 +329,34 @@ pub(super) fn sync(dir: impl AsFd, point: &'static str) -> io::Result<()> {
     Ok(fs::fsync(dir)?)
 }
 
-/// Whether `syncfs` does nothing here, without an error: file systems that run as programs aren't asked (`fuse_sync_fs` in the
-/// kernel). So each file has to be waited for by itself.
-pub(super) fn has_no_syncfs(dir: impl AsFd) -> io::Result<bool> {
-    Ok(fs::fstatfs(dir)?.f_type == FUSE)
+/// How many files become durable: all at once in the end, or each by itself.
+///
+/// `syncfs` does nothing, without an error, on a FUSE file system: the kernel doesn't ask the process behind it
+/// (`fuse_sync_fs`).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BulkSync {
+    has_syncfs: bool,
 }
 
-/// Waits until a file is on the disk, where waiting for the whole file system does nothing.
-pub(crate) fn wait_for_file(file: &std::fs::File) -> io::Result<()> {
-    if has_no_syncfs(file)? { sync(file, "restore a backup: sync the files") } else { Ok(()) }
+impl BulkSync {
+    /// Finds out which way the file system of a file or directory takes.
+    pub(super) fn detect(file: impl AsFd) -> io::Result<Self> {
+        Ok(Self { has_syncfs: fs::fstatfs(file)?.f_type != FUSE })
+    }
+
+    /// Syncs one file or directory, unless a `syncfs` in the end includes it.
+    pub(super) fn sync(self, file: impl AsFd, point: &'static str) -> io::Result<()> {
+        if self.has_syncfs { Ok(()) } else { sync(file, point) }
+    }
+}
+
+/// Syncs a file, unless a `syncfs` in the end includes it.
+pub(crate) fn wait_for_file(file: &File) -> io::Result<()> {
+    BulkSync::detect(file)?.sync(file, "restore a backup: sync the files")
 }
 
 /// From the kernel's `magic.h`.
 const FUSE: fs::FsWord = 0x6573_5546;
-
-/// The error code, for what isn't a failure everywhere.
-pub(super) fn errno(error: &io::Error) -> Option<Errno> {
-    Errno::from_io_error(error)
-}
 
 /// The name of an entry as people are shown it.
 pub(super) fn shown(name: &CStr) -> std::path::PathBuf {
@@ -344,6 +369,7 @@ mod tests {
     use std::fs as std_fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
+    use super::super::errors::errno;
     use super::*;
 
     const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::beneath::stat;
+use super::stat::stat;
 
 /// What the file of a database begins with (<https://www.sqlite.org/fileformat2.html#magic_header_string>).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -52,7 +52,7 @@ struct Range {
 }
 
 /// A database whose file and log nobody changes, but for what is appended to the log, as long as this lives.
-pub(crate) struct Held {
+pub(crate) struct DatabaseLock {
     shm: Option<File>,
     /// What has changes that the file hasn't, with its name after that of the file.
     pub(super) log: Option<(File, &'static str)>,
@@ -60,7 +60,7 @@ pub(crate) struct Held {
     pub(crate) is_of_several: bool,
 }
 
-impl Held {
+impl DatabaseLock {
     /// Holds the database in `file`, which is at `name` in `dir`.
     pub(super) fn of(dir: &OwnedFd, name: &CStr, file: &File) -> io::Result<Self> {
         let deadline = Instant::now() + PATIENCE;

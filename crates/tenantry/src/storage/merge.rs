@@ -11,23 +11,24 @@ use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-use super::beneath::{Mounts, entries, errno, is_dir, is_placeholder, open_dir, remove_dir, rename, stat, sync};
-use super::locks;
-use super::moving::{self, Move};
-use super::stage::{self, Purpose};
-use super::{Storage, refused, split};
+use super::beneath::{Mounts, entries, is_placeholder, open_dir, remove_dir, rename, sync};
+use super::errors::{errno, refused};
+use super::layout::split;
+use super::rename_or_copy::{self, Move};
+use super::stat::{is_dir, stat};
+use super::{Storage, locks, stage};
 use crate::{Result, StoragePath, UserId};
 
 const MOVE: &str = "restore: move a file";
 
 /// A user's directory as it is, to compare with what a backup holds.
 #[derive(Debug)]
-pub(crate) struct Present(Option<OwnedFd>);
+pub(crate) struct UserDirectory(Option<OwnedFd>);
 
 /// What stands at a path in a user's directory.
 #[derive(Debug)]
-pub(crate) enum Standing {
-    Nothing,
+pub(crate) enum PathEntry {
+    Missing,
     Directory,
     File(File),
     /// A symbolic link that leads there.
@@ -36,13 +37,13 @@ pub(crate) enum Standing {
     Other,
 }
 
-impl Present {
+impl UserDirectory {
     /// That of a user who has none.
     pub(crate) fn nothing() -> Self {
         Self(None)
     }
 
-    pub(crate) fn at(&self, path: &Path) -> Result<Standing> {
+    pub(crate) fn at(&self, path: &Path) -> Result<PathEntry> {
         self.look(path).map_err(refused)
     }
 
@@ -56,71 +57,68 @@ impl Present {
         for suffix in [locks::WAL, locks::JOURNAL, locks::SHM] {
             let Some(base) = octets.strip_suffix(suffix.as_bytes()) else { continue };
             let base = Path::new(OsStr::from_bytes(base));
-            if matches!(self.look(base)?, Standing::File(file) if locks::is_database(&file)?) {
+            if matches!(self.look(base)?, PathEntry::File(file) if locks::is_database(&file)?) {
                 return Ok(Some(path.to_owned()));
             }
         }
         for suffix in [locks::WAL, locks::JOURNAL] {
             let beside = PathBuf::from(OsStr::from_bytes(&[octets, suffix.as_bytes()].concat()));
-            if matches!(self.look(&beside)?, Standing::File(file) if locks::is_log(&file)?) {
+            if matches!(self.look(&beside)?, PathEntry::File(file) if locks::is_log(&file)?) {
                 return Ok(Some(beside));
             }
         }
         Ok(None)
     }
 
-    fn look(&self, path: &Path) -> io::Result<Standing> {
-        let Some(top) = &self.0 else { return Ok(Standing::Nothing) };
-        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(Standing::Directory) };
+    fn look(&self, path: &Path) -> io::Result<PathEntry> {
+        let Some(top) = &self.0 else { return Ok(PathEntry::Missing) };
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(PathEntry::Directory) };
         let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
         let dir = match open_dir(top, above, Mounts::Refuse) {
-            Err(error) if errno(&error) == Some(Errno::NOENT) => return Ok(Standing::Nothing),
+            Err(error) if errno(&error) == Some(Errno::NOENT) => return Ok(PathEntry::Missing),
             Err(error) if matches!(errno(&error), Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV)) => {
-                return Ok(Standing::Other);
+                return Ok(PathEntry::Other);
             }
             dir => dir?,
         };
-        let Some(found) = stat(&dir, name)? else { return Ok(Standing::Nothing) };
+        let Some(found) = stat(&dir, name)? else { return Ok(PathEntry::Missing) };
         match FileType::from_raw_mode(found.st_mode) {
-            FileType::Directory => Ok(Standing::Directory),
+            FileType::Directory => Ok(PathEntry::Directory),
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
                 match fs::openat(&dir, name, flags, Mode::empty()) {
-                    Ok(file) => Ok(Standing::File(file.into())),
-                    Err(Errno::NOENT) => Ok(Standing::Nothing),
+                    Ok(file) => Ok(PathEntry::File(file.into())),
+                    Err(Errno::NOENT) => Ok(PathEntry::Missing),
                     // It may not be read, or is another thing by now.
-                    Err(Errno::LOOP | Errno::ACCESS | Errno::PERM) => Ok(Standing::Other),
+                    Err(Errno::LOOP | Errno::ACCESS | Errno::PERM) => Ok(PathEntry::Other),
                     Err(error) => Err(error.into()),
                 }
             }
             FileType::Symlink => {
                 let target = fs::readlinkat(&dir, name, Vec::new())?;
-                Ok(Standing::Link(OsStr::from_bytes(target.to_bytes()).into()))
+                Ok(PathEntry::Link(OsStr::from_bytes(target.to_bytes()).into()))
             }
-            _ => Ok(Standing::Other),
+            _ => Ok(PathEntry::Other),
         }
     }
 }
 
 impl Storage {
     /// A user's directory, wherever it is now.
-    pub(crate) fn present(&self, id: UserId, path: &StoragePath) -> Result<Present> {
+    pub(crate) fn present(&self, id: UserId, path: &StoragePath) -> Result<UserDirectory> {
         let in_trash = id.to_string();
         for (root, name) in [(&self.storage, path.as_str()), (&self.trash, &*in_trash)] {
             match open_dir(root, name, Mounts::Refuse) {
                 Err(error) if errno(&error) == Some(Errno::NOENT) => {}
-                opened => return Ok(Present(Some(opened.map_err(refused)?))),
+                opened => return Ok(UserDirectory(Some(opened.map_err(refused)?))),
             }
         }
-        Ok(Present(None))
+        Ok(UserDirectory(None))
     }
 
     /// Moves what is in a stage into a user's directory, unless that has been done. What stands there stays, and what would
     /// replace it is left in the stage.
     pub(super) fn merge(&self, id: UserId, path: &StoragePath, stage: &str) -> Result<()> {
-        if stage::purpose(stage) == Some(Purpose::Return) {
-            self.restore(id, path, None)?;
-        }
         let (above, last) = split(path);
         let run = || {
             let parent = self.make_lineage(above)?;
@@ -129,7 +127,7 @@ impl Storage {
                 name: CString::new(stage)?,
                 to: &parent,
                 new_name: CString::new(last)?,
-                work: moving::work_of(id)?,
+                work: rename_or_copy::work_of(id)?,
                 point: MOVE,
             };
             // A move of the whole stage, which a crash has interrupted.

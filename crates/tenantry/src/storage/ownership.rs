@@ -15,11 +15,8 @@ use rustix::fs::{self, AtFlags, CWD, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::beneath::PRIVATE;
-use super::open_data_dir;
-
-/// Who has made a file may read and write it, and nobody else.
-pub(crate) const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
+use super::layout::{PRIVATE, PRIVATE_FILE, open_data_dir};
+use super::stat::stat;
 
 /// To whom root gives what it makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,16 +24,16 @@ pub(crate) struct Ownership(Option<(Uid, Gid)>);
 
 impl Ownership {
     /// Returns the ownership of what is made in the store in this data directory.
-    pub(crate) fn of_store(data_dir: &Path) -> io::Result<Self> {
+    pub(crate) fn for_store(data_dir: &Path) -> io::Result<Self> {
         if !geteuid().is_root() {
             return Ok(Self::default());
         }
-        Self::of_store_in(open_data_dir(data_dir)?)
+        Self::for_store_at(open_data_dir(data_dir)?)
     }
 
     /// Returns the same from a descriptor of the data directory.
-    pub(super) fn of_store_in(data: impl AsFd) -> io::Result<Self> {
-        Ok(if geteuid().is_root() { Self::of(&owner(data)?) } else { Self::default() })
+    pub(super) fn for_store_at(data: impl AsFd) -> io::Result<Self> {
+        Ok(if geteuid().is_root() { Self::from_stat(&owner(data)?) } else { Self::default() })
     }
 
     /// Returns the numbers of the owner and the group, if something is given away.
@@ -44,7 +41,7 @@ impl Ownership {
         self.0.map(|(user, group)| (user.as_raw(), group.as_raw()))
     }
 
-    fn of(found: &Stat) -> Self {
+    fn from_stat(found: &Stat) -> Self {
         Self((found.st_uid != 0).then(|| (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid))))
     }
 
@@ -90,9 +87,9 @@ impl Ownership {
     }
 
     /// Makes a directory that isn't there yet, for its owner alone. In somebody's directory it is theirs, whoever makes it.
-    pub(crate) fn make_dir_of_place(path: &Path) -> io::Result<()> {
+    pub(crate) fn make_dir_like_parent(path: &Path) -> io::Result<()> {
         let (above, name) = open_above(path)?;
-        let owner = if geteuid().is_root() { Self::of(&fs::fstat(&above)?) } else { Self::default() };
+        let owner = if geteuid().is_root() { Self::from_stat(&fs::fstat(&above)?) } else { Self::default() };
         owner.make_private_dir_in(&above, name)
     }
 
@@ -135,7 +132,7 @@ fn open_above(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
 /// Returns the metadata of what says whose a store is: the database or, if that is root's or missing, the data
 /// directory. In a container's volume the directory may be root's, and what is in it the service's.
 pub(super) fn owner(data: impl AsFd) -> io::Result<Stat> {
-    match super::stat(&data, "tenantry.db")? {
+    match stat(&data, "tenantry.db")? {
         Some(database) if database.st_uid != 0 => Ok(database),
         _ => Ok(fs::fstat(data)?),
     }
@@ -210,7 +207,7 @@ mod tests {
                 let owner = Ownership(Some((Uid::from_raw(NOBODY), Gid::from_raw(NOBODY))));
                 // Something stands there already, or the one above is a link at the wrong moment.
                 let _ = owner.make_private_dir(&theirs);
-                let _ = Ownership::make_dir_of_place(&theirs);
+                let _ = Ownership::make_dir_like_parent(&theirs);
                 let made = [at("theirs"), at("link")].into_iter().map(|above| above.join("made"));
                 let theirs = made.filter(|made| std::fs::metadata(made).is_ok_and(|made| made.uid() == NOBODY));
                 theirs.map(|made| drop(std::fs::remove_dir(made))).count() > 0

@@ -9,9 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{self, RenameFlags};
 use rustix::io::Errno;
 
-use super::beneath::{self, Mounts, errno, make_dir, open_dir, sync};
+use super::Storage;
+use super::beneath::{self, Mounts, make_dir, open_dir, sync};
+use super::errors::{errno, file_error, refused};
+use super::layout::open_data_dir;
+use super::ownership::Ownership;
 use super::stage::{self, Stage};
-use super::{Ownership, Storage, file_error, open_data_dir, refused};
 use crate::{Error, ErrorKind, Result};
 
 const PREFIX: &str = ".tenantry-probe-";
@@ -19,19 +22,19 @@ const POINT: &str = "create: try the file system";
 
 /// How directories are opened and moved in a data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ways {
+pub(crate) struct AccessMethods {
     pub(crate) open_method: &'static str,
     pub(crate) move_method: &'static str,
 }
 
-impl Ways {
+impl AccessMethods {
     /// Tries what a store needs in a data directory in which none is yet, while nobody else makes one.
     ///
     /// `Incompatible` if something is missing, with what that is.
-    pub(crate) fn try_all(data_dir: &Path) -> Result<Self> {
+    pub(crate) fn probe(data_dir: &Path) -> Result<Self> {
         let lacking = |what: &'static str| move |error: io::Error| lacking(what, error);
         let data = open_data_dir(data_dir).map_err(lacking("directories can't be opened"))?;
-        let owner = Ownership::of_store_in(&data).map_err(lacking("directories have no owner"))?;
+        let owner = Ownership::for_store_at(&data).map_err(lacking("directories have no owner"))?;
         let place = place(&data, owner).map_err(lacking("directories can't be made, opened and locked"))?;
         let top = open_dir(&data, place.name(), Mounts::Refuse).map_err(lacking("directories can't be opened"))?;
         let move_method =
@@ -43,12 +46,12 @@ impl Ways {
 
 impl Storage {
     /// Finds out how directories are opened and moved here, by moving one that is nobody's.
-    pub(crate) fn ways(&self) -> Result<Ways> {
+    pub(crate) fn ways(&self) -> Result<AccessMethods> {
         self.check_roots()?;
         let place = place(&self.data, self.owner).map_err(refused)?;
         let top = open_dir(&self.data, place.name(), Mounts::Refuse).map_err(refused)?;
         let move_method = try_move(&top, self.owner).map_err(refused)?;
-        Ok(Ways { open_method: self.open_method(), move_method })
+        Ok(AccessMethods { open_method: self.open_method(), move_method })
     }
 
     /// How directories are opened here.
@@ -102,7 +105,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join(format!("{PREFIX}1-0/to/moved"))).unwrap();
         std::fs::create_dir_all(dir.path().join("another's")).unwrap();
-        let ways = Ways::try_all(dir.path()).unwrap();
+        let ways = AccessMethods::probe(dir.path()).unwrap();
         assert_eq!(ways.move_method, "renameat2");
         let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["another's"]);

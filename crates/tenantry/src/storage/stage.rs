@@ -11,9 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{self, FileType, FlockOperation};
 use rustix::io::Errno;
 
-use super::beneath::{self, Mounts, entries, errno, is_dir, make_dir, open_dir};
-use super::unpack::Unpacking;
-use super::{ATTEMPTS_MAX, Ownership, Storage, blocked, refused, tree};
+use super::Storage;
+use super::beneath::{self, ATTEMPTS_MAX, Mounts, entries, make_dir, open_dir};
+use super::errors::{blocked, errno, refused};
+use super::ownership::Ownership;
+use super::remove::remove_if;
+use super::stat::{is_at, is_dir, stat};
+use super::unpack::Unpacker;
 use crate::thread::on_thread;
 use crate::{Error, ErrorKind, Result};
 
@@ -104,11 +108,11 @@ impl Stage {
     }
 
     /// What writes files into it.
-    pub(crate) fn unpack(&self) -> Result<Unpacking> {
+    pub(crate) fn unpack(&self) -> Result<Unpacker> {
         // A descriptor of its own: one that is only cloned would hold the lock as well.
         let dir = open_dir(&self.data, &*self.name, Mounts::Refuse).map_err(refused)?;
         // Whose numbers the archive's owners are isn't known here.
-        Unpacking::new(dir, self.owner, None, "import: write the files")
+        Unpacker::new(dir, self.owner, None, "import: write the files")
     }
 }
 
@@ -132,7 +136,7 @@ impl Stage {
     ) -> io::Result<Option<Self>> {
         for _ in 0..ATTEMPTS_MAX {
             let name = new_name();
-            if super::stat(data, &*name)?.is_some() {
+            if stat(data, &*name)?.is_some() {
                 continue;
             }
             let dir = match make_dir(data, &*name, owner, point) {
@@ -149,7 +153,7 @@ impl Stage {
                 }
                 Ok(()) => {}
             }
-            if !tree::is_at(data, &*name, &dir)? {
+            if !is_at(data, &*name, &dir)? {
                 continue;
             }
             let data = data.try_clone()?;
@@ -179,7 +183,7 @@ impl Storage {
         // Nobody has the lock any more, so whether there is an intent is settled. What it was about may just have been
         // moved to its place: so in this order.
         let may_go = |name: &str, dir: &OwnedFd| {
-            Ok(!is_needed(name).map_err(io::Error::other)? && tree::is_at(&self.data, name, dir)?)
+            Ok(!is_needed(name).map_err(io::Error::other)? && is_at(&self.data, name, dir)?)
         };
         clear(&self.data, &is_stage, &may_go).map_err(refused)
     }
@@ -195,7 +199,7 @@ pub(super) fn clear(
         let (name, kind) = entry?;
         let Some(name) = name.to_str().ok().filter(|name| is_stage(name)) else { continue };
         let is_directory = match kind {
-            FileType::Unknown => super::stat(data, name)?.is_some_and(|stat| is_dir(&stat)),
+            FileType::Unknown => stat(data, name)?.is_some_and(|stat| is_dir(&stat)),
             kind => kind == FileType::Directory,
         };
         if is_directory {
@@ -208,6 +212,6 @@ pub(super) fn clear(
 /// Removes a stage, unless it is in use.
 pub(super) fn remove(data: &OwnedFd, name: &str, may_go: &dyn Fn(&OwnedFd) -> io::Result<bool>) -> io::Result<()> {
     let name = std::ffi::CString::new(name)?;
-    let removal = tree::remove_if(data, &name, may_go, &|_| {})?;
+    let removal = remove_if(data, &name, may_go, &|_| {})?;
     removal.left.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }

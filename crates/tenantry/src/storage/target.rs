@@ -16,9 +16,13 @@ use rustix::fs::{self, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use super::beneath::{Mounts, entries, errno, is_dir, open_dir, remove_file, rename, stat, sync};
-use super::tree::remove_if;
-use super::{Marker, Ownership, PRIVATE_FILE, STORAGE, file_error, marker};
+use super::beneath::{Mounts, entries, open_dir, remove_file, rename, sync};
+use super::errors::{errno, file_error};
+use super::layout::{PRIVATE_FILE, STORAGE};
+use super::marker::Marker;
+use super::ownership::Ownership;
+use super::remove::remove_if;
+use super::stat::{is_dir, stat};
 use crate::failpoint::reach;
 use crate::{Error, ErrorKind, Result};
 
@@ -165,7 +169,7 @@ impl Target {
         reach("restore a backup: make the lock file");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let lock = File::from(fs::openat(&self.dir, LOCK, flags, PRIVATE_FILE)?);
-        let given = Ownership::of_store_in(&self.dir).and_then(|owner| owner.give_file(&lock, PRIVATE_FILE));
+        let given = Ownership::for_store_at(&self.dir).and_then(|owner| owner.give_file(&lock, PRIVATE_FILE));
         match given.and_then(|()| Ok(fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?)) {
             // It is that of the store which another process is just creating.
             Err(error) if errno(&error) == Some(Errno::WOULDBLOCK) => Err(Errno::EXIST.into()),
@@ -248,7 +252,7 @@ fn make(path: &Path) -> io::Result<OwnedFd> {
     if path.is_symlink() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "a symbolic link that leads to nothing"));
     }
-    Ownership::make_dir_of_place(path)?;
+    Ownership::make_dir_like_parent(path)?;
     let made = sync_above(path).and_then(|()| open_top(path));
     if made.is_err() {
         let _ = remove_made(path);
@@ -275,7 +279,7 @@ fn make_stage(dir: &OwnedFd, path: &Path) -> io::Result<(CString, OwnedFd, Owned
     let stage = CString::new(name.as_encoded_bytes())?;
     let staged = open_dir(dir, &*stage, Mounts::Refuse)?;
     fs::flock(&staged, FlockOperation::NonBlockingLockExclusive)?;
-    Ownership::of_store_in(dir)?.make_private_dir(&made.path().join(DATA))?;
+    Ownership::for_store_at(dir)?.make_private_dir(&made.path().join(DATA))?;
     let data = open_dir(&staged, DATA, Mounts::Refuse)?;
     // From here on it is removed in another way.
     let _ = made.keep();
@@ -343,7 +347,7 @@ fn moved_up(dir: &OwnedFd, staged: &OwnedFd) -> io::Result<Vec<CString>> {
     let mut found = Vec::new();
     for part in lines.filter(|part| !part.is_empty() && !part.contains('/')) {
         let has_moved = stat(&data, part)?.is_none() && stat(dir, part)?.is_some();
-        let is_ours = part != STORAGE || store_id.is_some_and(|id| Some(Marker::Of(id)) == marker_of(dir).ok());
+        let is_ours = part != STORAGE || store_id.is_some_and(|id| Some(Marker::Id(id)) == marker_of(dir).ok());
         if has_moved && is_ours {
             found.push(CString::new(part)?);
         }
@@ -356,7 +360,7 @@ fn moved_up(dir: &OwnedFd, staged: &OwnedFd) -> io::Result<Vec<CString>> {
 }
 
 fn marker_of(dir: &OwnedFd) -> io::Result<Marker> {
-    marker(&open_dir(dir, STORAGE, Mounts::Refuse)?)
+    Marker::read(&open_dir(dir, STORAGE, Mounts::Refuse)?)
 }
 
 /// Moves what a restore has moved up back into its stage.

@@ -10,21 +10,19 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, Stat, StatxFlags};
+use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
+use super::Storage;
 use super::attributes::{self, Attributes};
-use super::beneath::{Mounts, errno, open_dir, shown};
-use super::locks::{self, Held};
-use super::tree::{Visit, walk};
-use super::unpack::Unpacking;
-use super::{Storage, refused};
+use super::beneath::{Mounts, open_dir, shown};
+use super::errors::{errno, refused};
+use super::holes::{self, Segment};
+use super::locks::{self, DatabaseLock};
+use super::unpack::Unpacker;
+use super::walk::{Visit, walk};
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 
-/// Into how many pieces of data a sparse file is divided: the map of it is held in memory.
-pub(crate) const SEGMENTS_MAX: usize = 1 << 18;
-/// Smaller holes are worth no piece: the usual block of a file system.
-const HOLE_OCTETS_MIN: u64 = 4_096;
 /// How long to sleep between two looks at a lock.
 const LOCK_POLL: Duration = Duration::from_millis(1);
 /// Something below a user's directory that goes into a backup.
@@ -75,7 +73,7 @@ impl<'s> Source<'s> {
     }
 
     /// Opens the file; `None` if it has gone. A SQLite database is kept as it is for as long as it is open.
-    pub(crate) fn open(&self) -> io::Result<Option<Opened>> {
+    pub(crate) fn open(&self) -> io::Result<Option<OpenFile>> {
         // A file that has become a pipe meanwhile is opened without waiting for whoever writes to it.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = match fs::openat(self.dir, self.name, flags, Mode::empty()) {
@@ -85,14 +83,14 @@ impl<'s> Source<'s> {
         if FileType::from_raw_mode(fs::fstat(&file)?.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("the file was replaced while it was read"));
         }
-        let held = if locks::is_database(&file)? { Some(Held::of(self.dir, self.name, &file)?) } else { None };
+        let held = if locks::is_database(&file)? { Some(DatabaseLock::of(self.dir, self.name, &file)?) } else { None };
         let stat = fs::fstat(&file)?;
-        let (attributes, unread) = attributes_or(&stat, attributes::of(&file));
-        Ok(Some(Opened { file, stat, attributes, unread, held }))
+        let (attributes, unread) = attributes_or(&stat, attributes::read(&file));
+        Ok(Some(OpenFile { file, stat, attributes, unread, held }))
     }
 
     /// Whether the file is still as it was when it was opened.
-    pub(crate) fn is_unchanged(&self, opened: &Opened) -> io::Result<bool> {
+    pub(crate) fn is_unchanged(&self, opened: &OpenFile) -> io::Result<bool> {
         let moments =
             |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
         if moments(&fs::fstat(&opened.file)?) != moments(&opened.stat) {
@@ -103,31 +101,31 @@ impl<'s> Source<'s> {
 }
 
 /// A file of a user that is open, with what it was when it was opened.
-pub(crate) struct Opened {
+pub(crate) struct OpenFile {
     file: File,
     stat: Stat,
     pub(crate) attributes: Attributes,
     /// Why its extended attributes aren't among them.
     pub(crate) unread: Option<io::Error>,
-    held: Option<Held>,
+    held: Option<DatabaseLock>,
 }
 
 /// A file on one file system, as long as it exists.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Identity {
+pub(crate) struct FileIdentity {
     device: u64,
     inode: u64,
     /// Tells it from one that got the number of a file that was removed meanwhile.
     made_at: (i64, u32),
 }
 
-impl Opened {
+impl OpenFile {
     pub(crate) fn length(&self) -> u64 {
         u64::try_from(self.stat.st_size).unwrap_or_default()
     }
 
     /// What tells whether this is a file that was met under another name, if it has several.
-    pub(crate) fn identity(&self) -> io::Result<Option<Identity>> {
+    pub(crate) fn identity(&self) -> io::Result<Option<FileIdentity>> {
         if self.stat.st_nlink < 2 {
             return Ok(None);
         }
@@ -137,35 +135,12 @@ impl Opened {
             Err(Errno::NOSYS | Errno::PERM) => (0, 0),
             Err(error) => return Err(error.into()),
         };
-        Ok(Some(Identity { device: self.stat.st_dev, inode: self.stat.st_ino, made_at }))
+        Ok(Some(FileIdentity { device: self.stat.st_dev, inode: self.stat.st_ino, made_at }))
     }
 
     /// Where the file has data, in their order. What is between them, and behind them up to its length, is zeroes.
     pub(crate) fn segments(&self) -> io::Result<Vec<Segment>> {
-        let length = self.length();
-        let is_allocated = u64::try_from(self.stat.st_blocks).unwrap_or_default() * 512 >= length;
-        if is_allocated || length < HOLE_OCTETS_MIN {
-            return Ok(vec![Segment { offset: 0, length }]);
-        }
-        let mut found = Segments::default();
-        let mut here = 0;
-        while here < length {
-            let start = match fs::seek(&self.file, SeekFrom::Data(here)) {
-                // There is nothing but a hole up to the end.
-                Err(Errno::NXIO) => break,
-                // The file system doesn't tell.
-                Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(vec![Segment { offset: 0, length }]),
-                start => start?.min(length),
-            };
-            let end = fs::seek(&self.file, SeekFrom::Hole(start))?.min(length);
-            if end <= here {
-                // It is being cut off, which is noticed in the end.
-                break;
-            }
-            found.push(start, end);
-            here = end;
-        }
-        Ok(found.segments)
+        holes::segments(&self.file, &self.stat)
     }
 
     /// The data of these segments, one after the other. Less if the file has become shorter.
@@ -200,42 +175,6 @@ impl Opened {
     }
 }
 
-/// Part of a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Segment {
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
-}
-
-impl Segment {
-    pub(crate) fn end(&self) -> u64 {
-        self.offset.saturating_add(self.length)
-    }
-}
-
-/// Segments of a file, of which there are never too many: the smallest holes are taken for data then.
-#[derive(Default)]
-struct Segments {
-    segments: Vec<Segment>,
-    hole_min: u64,
-}
-
-impl Segments {
-    fn push(&mut self, start: u64, end: u64) {
-        self.hole_min = self.hole_min.max(HOLE_OCTETS_MIN);
-        match self.segments.last_mut() {
-            Some(last) if start - last.end() < self.hole_min => last.length = end - last.offset,
-            _ => self.segments.push(Segment { offset: start, length: end - start }),
-        }
-        if self.segments.len() > SEGMENTS_MAX {
-            self.hole_min *= 2;
-            for segment in std::mem::take(&mut self.segments) {
-                self.push(segment.offset, segment.end());
-            }
-        }
-    }
-}
-
 struct Data<'f> {
     file: &'f File,
     segments: std::vec::IntoIter<Segment>,
@@ -265,37 +204,37 @@ fn attributes_or(stat: &Stat, read: io::Result<Attributes>) -> (Attributes, Opti
 
 /// Keeps purges or backups away, in every process, for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct KeptAway {
+pub(crate) struct TrashLock {
     _trash: OwnedFd,
 }
 
 impl Storage {
     /// Keeps purges away. `Busy` if one is under way for too long, or another backup.
-    pub(crate) fn keep_purges_away(&self, patience: Duration) -> Result<KeptAway> {
+    pub(crate) fn lock_out_purges(&self, patience: Duration) -> Result<TrashLock> {
         let busy =
             || Error::new(ErrorKind::Busy, "a purge, or another backup or export, is under way: try again later");
         self.lock_trash(FlockOperation::NonBlockingLockExclusive, patience)?.ok_or_else(busy)
     }
 
     /// Keeps backups away, but not other purges. `Busy` if a backup is under way for too long.
-    pub(crate) fn keep_backups_away(&self, patience: Duration) -> Result<KeptAway> {
+    pub(crate) fn lock_out_backups(&self, patience: Duration) -> Result<TrashLock> {
         let busy = || Error::new(ErrorKind::Busy, "a backup or the export of a user is under way: try again later");
         self.lock_trash(FlockOperation::NonBlockingLockShared, patience)?.ok_or_else(busy)
     }
 
     /// If nobody is purging just now, nor making a backup: for as long as the answer lives, nobody does.
-    pub(crate) fn with_no_purge(&self, patience: Duration) -> Option<KeptAway> {
+    pub(crate) fn try_lock_out_purges(&self, patience: Duration) -> Option<TrashLock> {
         self.lock_trash(FlockOperation::NonBlockingLockExclusive, patience).ok().flatten()
     }
 
     /// `None` if somebody else has the lock.
-    fn lock_trash(&self, how: FlockOperation, patience: Duration) -> Result<Option<KeptAway>> {
+    fn lock_trash(&self, how: FlockOperation, patience: Duration) -> Result<Option<TrashLock>> {
         // A descriptor of its own: the lock is the descriptor's.
         let trash = open_dir(&self.trash, ".", Mounts::Refuse).map_err(refused)?;
         let deadline = Instant::now() + patience;
         loop {
             match fs::flock(&trash, how) {
-                Ok(()) => return Ok(Some(KeptAway { _trash: trash })),
+                Ok(()) => return Ok(Some(TrashLock { _trash: trash })),
                 Err(Errno::WOULDBLOCK) if Instant::now() >= deadline => return Ok(None),
                 // A check looks for a moment whether anybody has it.
                 Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_POLL),
@@ -333,9 +272,9 @@ impl Storage {
     }
 
     /// What writes the directories of a backup that is restored. `former` owned the store when it was backed up.
-    pub(crate) fn unpack(&self, former: Option<(u32, u32)>) -> Result<Unpacking> {
+    pub(crate) fn unpack(&self, former: Option<(u32, u32)>) -> Result<Unpacker> {
         let top = open_dir(&self.data, ".", Mounts::Enter).map_err(refused)?;
-        Unpacking::new(top, self.owner, former, "restore a backup: write the files")
+        Unpacker::new(top, self.owner, former, "restore a backup: write the files")
     }
 
     /// Waits until everything that was written to the file system of the data directory is on the disk.
@@ -348,7 +287,7 @@ impl Storage {
 /// Hands over everything in a directory, each directory before what is in it.
 fn read_tree(dir: OwnedFd, goes_to: &Path, take: &mut dyn FnMut(Item<'_>) -> Result<()>) -> Result<()> {
     let stat = fs::fstat(&dir).map_err(|error| refused(error.into()))?;
-    let (attributes, unread) = attributes_or(&stat, attributes::of(&dir));
+    let (attributes, unread) = attributes_or(&stat, attributes::read(&dir));
     take(Item::Directory { path: goes_to.to_owned(), attributes, is_top: true })?;
     report_unread(goes_to, unread, take)?;
     let mut failure = None;
@@ -393,7 +332,7 @@ fn read_entry(
         let is_taken = locks::is_of_database(dir, name)?;
         return Ok(if is_taken { Ok(()) } else { take(Item::File { path, source }) });
     }
-    let (attributes, unread) = attributes_or(stat, attributes::at(dir, name));
+    let (attributes, unread) = attributes_or(stat, attributes::read_at(dir, name));
     if unread.as_ref().is_some_and(|error| errno(error) == Some(Errno::NOENT)) && kind != FileType::Directory {
         return Ok(Ok(()));
     }

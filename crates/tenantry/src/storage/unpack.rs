@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::attributes::{self, Attribute, Attributes, Unset};
-use super::beneath::{self, Mounts, PRIVATE, make_dir, open_dir};
-use super::transfer::Segment;
-use super::{Ownership, file_error, refused};
+use super::attributes::{self, Attribute, Attributes, LostAttribute};
+use super::beneath::{BulkSync, Mounts, make_dir, open_dir};
+use super::errors::{file_error, refused};
+use super::holes::Segment;
+use super::layout::PRIVATE;
+use super::ownership::Ownership;
 use crate::{Error, ErrorKind, Result};
 
 /// What is restored of a file's mode: nobody gets another's rights by running what came out of an archive.
@@ -25,7 +27,7 @@ const UNSET_NAMED_MAX: usize = 100;
 
 /// The attributes of files that could not be set.
 #[derive(Debug, Default)]
-pub(crate) struct AllUnset {
+pub(crate) struct LostAttributes {
     /// The first of them: of which file or directory, and why.
     pub(crate) named: Vec<(PathBuf, String)>,
     /// How many there are, named or not.
@@ -36,7 +38,7 @@ pub(crate) struct AllUnset {
 ///
 /// No name is looked up through a symbolic link, also not through one that came out of the archive. A directory gets its
 /// attributes when all that is in it has been written, so before [`Self::finish`] they are for their owner alone.
-pub(crate) struct Unpacking {
+pub(crate) struct Unpacker {
     top: OwnedFd,
     point: &'static str,
     /// The directory that was written to last, by its path: the next file is likely in it, too.
@@ -48,18 +50,17 @@ pub(crate) struct Unpacking {
     former: Option<(u32, u32)>,
     /// The directories of one user, whose attributes are still to be set: each before those in it.
     directories: Vec<(PathBuf, Attributes)>,
-    unset: AllUnset,
-    /// Whether each file and directory has to be waited for by itself, since waiting for all of them does nothing.
-    has_no_syncfs: bool,
+    unset: LostAttributes,
+    sync: BulkSync,
 }
 
-impl Unpacking {
+impl Unpacker {
     pub(super) fn new(top: OwnedFd, owner: Ownership, former: Option<(u32, u32)>, point: &'static str) -> Result<Self> {
         let stat = fs::fstat(&top).map_err(|error| refused(error.into()))?;
         let ids = owner.ids().unwrap_or((stat.st_uid, stat.st_gid));
-        let has_no_syncfs = beneath::has_no_syncfs(&top).map_err(refused)?;
-        let (directories, unset) = (Vec::new(), AllUnset::default());
-        Ok(Self { top, point, last: None, owner, ids, former, directories, unset, has_no_syncfs })
+        let sync = BulkSync::detect(&top).map_err(refused)?;
+        let (directories, unset) = (Vec::new(), LostAttributes::default());
+        Ok(Self { top, point, last: None, owner, ids, former, directories, unset, sync })
     }
 
     /// Makes a directory, with those above it.
@@ -78,7 +79,7 @@ impl Unpacking {
     }
 
     /// Gives what was written last its attributes, and returns those of all that could not be set.
-    pub(crate) fn finish(mut self) -> Result<AllUnset> {
+    pub(crate) fn finish(mut self) -> Result<LostAttributes> {
         self.finish_user()?;
         Ok(self.unset)
     }
@@ -122,7 +123,7 @@ impl Unpacking {
 
     /// Waits for a file or directory, where that isn't possible for all of them in the end.
     fn sync(&self, file: impl AsFd) -> Result<()> {
-        if self.has_no_syncfs { beneath::sync(file, self.point).map_err(unwritable) } else { Ok(()) }
+        self.sync.sync(file, self.point).map_err(unwritable)
     }
 
     /// Writes a file that isn't there yet, into a directory that is made if need be. Of a sparse file, the octets are those of its
@@ -137,9 +138,9 @@ impl Unpacking {
         let (above, name) = split(path)?;
         let mut attributes = self.adjusted(attributes);
         attributes.mode &= FILE_MODE;
-        let (point, has_no_syncfs, dir) = (self.point, self.has_no_syncfs, self.open(above)?);
+        let (point, sync, dir) = (self.point, self.sync, self.open(above)?);
         crate::failpoint::reach(point);
-        let mut write = || -> io::Result<Vec<Unset>> {
+        let mut write = || -> io::Result<Vec<LostAttribute>> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(fs::openat(dir, &*name, flags, Mode::RUSR | Mode::WUSR)?);
             match sparse {
@@ -147,9 +148,7 @@ impl Unpacking {
                 Some((segments, length)) => write_segments(segments, length, octets, &mut file)?,
             }
             let unset = attributes::apply(&file, &attributes, point)?;
-            if has_no_syncfs {
-                beneath::sync(&file, point)?;
-            }
+            sync.sync(&file, point)?;
             Ok(unset)
         };
         let unset = write().map_err(unwritable)?;
@@ -190,7 +189,7 @@ impl Unpacking {
 
     /// Writes a file that is like another one.
     fn copy(&mut self, path: &Path, mut file: File) -> Result<()> {
-        let attributes = attributes::of(&file).map_err(unwritable)?;
+        let attributes = attributes::read(&file).map_err(unwritable)?;
         file.rewind().map_err(unwritable)?;
         self.file(path, &attributes, None, &mut file)
     }
@@ -234,7 +233,7 @@ impl Unpacking {
         Attributes { owner, group, ..attributes.clone() }
     }
 
-    fn note(&mut self, path: &Path, unset: Vec<Unset>) {
+    fn note(&mut self, path: &Path, unset: Vec<LostAttribute>) {
         // Owners come back where the process may set them, which isn't expected elsewhere.
         for unset in unset.into_iter().filter(|unset| !matches!(unset.attribute, Attribute::Owner | Attribute::Group)) {
             self.unset.count += 1;

@@ -10,7 +10,7 @@ use tracing::instrument;
 use crate::ambient::SystemAmbient;
 use crate::options::{DEFAULT_BUSY_TIMEOUT, Durability, Options};
 use crate::sqlite::{Engine, Upgrade};
-use crate::storage::{KeptAway, Measured, Storage};
+use crate::storage::{Measured, Storage, TrashLock};
 use crate::thread::on_thread;
 use crate::{
     Ambient, Email, Error, ErrorKind, ListQuery, NewUser, Page, Purge, Purged, ReadTx, Result, SignIn, StoragePath,
@@ -229,7 +229,7 @@ impl Store {
         let mut purged = Purged::default();
         // Without directories there is nothing that a backup could miss.
         let no_backups = match self.engine.storage() {
-            Ok(storage) => Some(Arc::new(storage.keep_backups_away(self.engine.patience())?)),
+            Ok(storage) => Some(Arc::new(storage.lock_out_backups(self.engine.patience())?)),
             Err(_) => None,
         };
         match whom {
@@ -262,7 +262,7 @@ impl Store {
         begun: Vec<(UserId, Result<Option<StoragePath>>)>,
         purged: &mut Purged,
         progress: &Arc<impl Fn(u64) + Send + Sync + 'static>,
-        no_backups: &Option<Arc<KeptAway>>,
+        no_backups: &Option<Arc<TrashLock>>,
     ) -> Result<()> {
         let mut with_files = Vec::new();
         for (user, path) in begun {

@@ -8,7 +8,7 @@ use crate::data_dir::network_fs;
 use crate::options::Options;
 use crate::sqlite::error::{is_without_shared_memory, with_quota_as_full};
 use crate::sqlite::files::{database_in, has_content, sync_dir, with_suffix};
-use crate::storage::{Marker, Ownership, Storage, Ways, file_error};
+use crate::storage::{AccessMethods, Marker, Ownership, file_error};
 use crate::{Error, ErrorKind, Result, failpoint};
 
 /// What the WAL needs: <https://sqlite.org/wal.html>, section 2.2.
@@ -37,7 +37,7 @@ pub(crate) fn create(options: &Options) -> Result<()> {
         ));
     }
     let unfit = |error: Error| network_fs::unfit(&options.data_dir, &error);
-    Ways::try_all(&options.data_dir).map_err(|error| match error.kind() {
+    AccessMethods::probe(&options.data_dir).map_err(|error| match error.kind() {
         ErrorKind::Incompatible => unfit(error),
         _ => error,
     })?;
@@ -64,7 +64,7 @@ pub(crate) fn create(options: &Options) -> Result<()> {
 fn create_at(path: &Path, options: &Options) -> Result<()> {
     failpoint::reach("create: make the database");
     // Readable by nobody else; SQLite gives its log the same mode. This descriptor is closed before SQLite opens one.
-    Ownership::of_store(&options.data_dir)
+    Ownership::for_store(&options.data_dir)
         .and_then(|owner| owner.make_file(path))
         .map_err(|error| file_error(error, "the database file can't be created"))?;
     let mut conn = connect(path, options, Role::Writer)?;
@@ -110,7 +110,7 @@ pub(crate) fn create_data_dir(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut made_dirs = Vec::new();
     for dir in missing.iter().rev() {
         failpoint::reach("create: make the data directory");
-        match Ownership::make_dir_of_place(dir) {
+        match Ownership::make_dir_like_parent(dir) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
             made => {
                 made.map_err(failed)?;
@@ -127,6 +127,6 @@ pub(crate) fn create_data_dir(dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// Returns to which store `storage/` belongs, where the database doesn't say.
 pub(crate) fn marker(options: &Options) -> Result<Marker> {
-    Storage::marker_in(&options.data_dir)
+    Marker::in_data_dir(&options.data_dir)
         .map_err(|error| file_error(error, "it can't be told whether storage/ belongs to a store"))
 }

@@ -30,7 +30,7 @@ use crate::data_dir::network_fs::network_fs;
 use crate::data_dir::sigxfsz;
 use crate::data_dir::watch::Watch;
 use crate::options::Options;
-use crate::storage::{Marker, Storage};
+use crate::storage::{Marker, Storage, refuse_other_than_directories};
 use crate::{Ambient, Durability, Error, ErrorKind, Result, failpoint};
 
 /// A store that is open: the connection that writes, if that is possible, and the directories.
@@ -71,7 +71,7 @@ pub(crate) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watc
                 ));
             }
             Found::Nothing => {
-                Storage::refuse_other_than_directories(&options.data_dir)?;
+                refuse_other_than_directories(&options.data_dir)?;
                 made_dirs.extend(create_data_dir(&options.data_dir)?);
             }
             Found::Older | Found::Unmarked => {}

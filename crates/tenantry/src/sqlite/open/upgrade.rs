@@ -125,7 +125,7 @@ fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) ->
     let failed = |error| file_error(error, "the snapshot can't be written");
     let dir = options.data_dir.join(SNAPSHOTS);
     failpoint::reach("upgrade: make a directory for snapshots");
-    let owner = Ownership::of_store(&options.data_dir).map_err(failed)?;
+    let owner = Ownership::for_store(&options.data_dir).map_err(failed)?;
     match owner.make_private_dir(&dir) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         made => made.map_err(failed)?,

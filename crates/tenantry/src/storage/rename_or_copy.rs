@@ -34,11 +34,13 @@ use std::time::Duration;
 use rustix::fs::{self, Access, AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
-use super::attributes;
-use super::beneath::{self, Mounts, are_in_one_mount, errno, is_dir, make_dir, open_dir, rename, shown, stat, sync};
-use super::copying::{self, Comparison, Failure, compare};
-use super::tree::{self, Removal, Visit, open_accessible};
-use super::{Storage, blocked, in_place, refused};
+use super::beneath::{self, Mounts, are_in_one_mount, make_dir, open_dir, rename, shown, sync, write_file};
+use super::copy::{self, Comparison, Failure, compare};
+use super::errors::{blocked, errno, refused};
+use super::remove::{Removal, open_accessible, remove_in_place};
+use super::stat::{is_dir, stat};
+use super::walk::{Visit, walk};
+use super::{Storage, attributes};
 use crate::domain::storage_path::WORK_PREFIX;
 use crate::{Error, ErrorKind, Result, UserId};
 
@@ -87,7 +89,7 @@ impl Storage {
             renamed => return renamed,
         }
         tracing::info!("a user's directory can't be renamed within its file system: it is copied");
-        let _kept_away = self.keep_backups_away(PATIENCE).map_err(io::Error::other)?;
+        let _kept_away = self.lock_out_backups(PATIENCE).map_err(io::Error::other)?;
         if let Err(error) = self.copy(from, moved) {
             // What is left takes room, which may be what there is too little of.
             if let Err(error) = clear(moved) {
@@ -115,7 +117,7 @@ impl Storage {
         if stat(&work, WHOLE)?.is_none() {
             return clear(moved).map(|()| false);
         }
-        let _kept_away = self.keep_backups_away(PATIENCE).map_err(io::Error::other)?;
+        let _kept_away = self.lock_out_backups(PATIENCE).map_err(io::Error::other)?;
         let source = moved.source()?;
         if stat(&work, CONTENT)?.is_some() {
             let copy = open_dir(&work, CONTENT, Mounts::Refuse)?;
@@ -151,14 +153,14 @@ impl Storage {
             let links = make_dir(&work, LINKS, self.owner, "copy: make a directory")?;
             let again = |dir: &OwnedFd| open_dir(dir, c".", Mounts::Refuse);
             let source = open_accessible(from, &moved.name)?;
-            copying::copy(again(&source)?, again(&content)?, &links, self.owner).map_err(failed)?;
+            copy::copy(again(&source)?, again(&content)?, &links, self.owner).map_err(failed)?;
             remove(&work, LINKS)?;
-            crate::failpoint::reach(copying::SYNC);
+            crate::failpoint::reach(copy::SYNC);
             fs::syncfs(&work)?;
             match compare(source, content, Comparison::Same).map_err(failed)? {
                 Some(path) => different = path,
                 None => {
-                    self.write_file(&work, WHOLE, b"", "copy: mark it as whole")?;
+                    write_file(&work, WHOLE, b"", self.owner, "copy: mark it as whole")?;
                     return sync(&work, "copy: sync the mark");
                 }
             }
@@ -199,9 +201,9 @@ impl Storage {
         if !attributes::may_need_copy(&source, to).map_err(refused)? {
             return Ok(());
         }
-        drop(self.keep_backups_away(Duration::ZERO)?);
+        drop(self.lock_out_backups(Duration::ZERO)?);
         let mut obstacle = None;
-        let walked = tree::walk(source, &mut |visit| {
+        let walked = walk(source, &mut |visit| {
             let Some((path, why)) = obstacle_of(visit) else { return Ok(()) };
             let message =
                 format!("the user's directory can't be renamed to its place (EXDEV), and {path:?} in it {why}");
@@ -265,7 +267,7 @@ fn clear(moved: &Move<'_>) -> io::Result<()> {
 
 fn remove(at: &OwnedFd, name: &CStr) -> io::Result<()> {
     let mut removal = Removal::default();
-    in_place::remove(at, name, Path::new(""), &mut removal, &|_| {})?;
+    remove_in_place(at, name, Path::new(""), &mut removal, &|_| {})?;
     match removal.left.into_iter().next() {
         None => Ok(()),
         Some((path, error)) => {

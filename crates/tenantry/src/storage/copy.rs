@@ -1,4 +1,4 @@
-//! Copying a directory with everything in it, and comparing two of them.
+//! Copier a directory with everything in it, and comparing two of them.
 //!
 //! Both walk through two directories side by side, with one descriptor of each open whatever the depth, and leave again
 //! by `..`, which has to be where they came from. No symbolic link is followed, and no mount entered.
@@ -11,13 +11,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::attributes::{self, Attribute, Attributes, Unset};
-use super::beneath::{self, Mounts, entries, errno, is_dir, make_dir, open_dir, shown};
+use super::attributes::{self, Attribute, Attributes, LostAttribute};
+use super::beneath::{BulkSync, Mounts, entries, make_dir, open_dir, shown};
+use super::errors::errno;
+use super::holes::data_from;
 use super::ownership::Ownership;
-use super::tree::{Identity, identity, up};
+use super::stat::{self, Identity, identity, is_dir};
+use super::walk::up;
 use crate::failpoint;
 
 /// How much of a file is held in memory.
@@ -48,8 +51,8 @@ impl Failure {
 /// empty directory of the same file system for what has several names, and `owner` to whom directories belong until they
 /// have their own owner, so that a crash leaves nothing that the store's owner can't remove.
 pub(super) fn copy(source: OwnedFd, copy: OwnedFd, links: &OwnedFd, owner: Ownership) -> Result<(), Failure> {
-    let has_no_syncfs = beneath::has_no_syncfs(links).map_err(Failure::at(Path::new("")))?;
-    walk(Pair { source, copy }, &mut Copying { links, owner, has_no_syncfs, buffer: vec![0; CHUNK_OCTETS] })
+    let sync = BulkSync::detect(links).map_err(Failure::at(Path::new("")))?;
+    walk(Pair { source, copy }, &mut Copier { links, owner, sync, buffer: vec![0; CHUNK_OCTETS] })
 }
 
 /// What a comparison asks for.
@@ -63,10 +66,10 @@ pub(super) enum Comparison {
 
 /// Compares two directories, content with content, and returns the path of the first difference that is met.
 pub(super) fn compare(source: OwnedFd, copy: OwnedFd, how: Comparison) -> Result<Option<PathBuf>, Failure> {
-    let mut comparing = Comparing { how, buffers: [vec![0; CHUNK_OCTETS], vec![0; CHUNK_OCTETS]] };
+    let mut comparing = Comparer { how, buffers: [vec![0; CHUNK_OCTETS], vec![0; CHUNK_OCTETS]] };
     match walk(Pair { source, copy }, &mut comparing) {
         Ok(()) => Ok(None),
-        Err(Failure { path, error }) if error.get_ref().is_some_and(|error| error.is::<Different>()) => Ok(Some(path)),
+        Err(Failure { path, error }) if error.get_ref().is_some_and(|error| error.is::<Difference>()) => Ok(Some(path)),
         Err(failure) => Err(failure),
     }
 }
@@ -102,7 +105,7 @@ impl Level {
     fn visit(pair: &Pair, above: &Path, visitor: &mut dyn Visitor) -> Result<Self, Failure> {
         let here = || {
             let identities = (identity(&fs::fstat(&pair.source)?), identity(&fs::fstat(&pair.copy)?));
-            Ok((identities, attributes::of(&pair.source)?, entries(&pair.source)?))
+            Ok((identities, attributes::read(&pair.source)?, entries(&pair.source)?))
         };
         let ((source, copy), attributes, entries) = here().map_err(Failure::at(above))?;
         let mut level = Self { source, copy, attributes, dirs: Vec::new() };
@@ -111,7 +114,7 @@ impl Level {
             let (name, _) = entry.map_err(Failure::at(above))?;
             let mut meet = || -> io::Result<()> {
                 // What has gone meanwhile is found by the comparison.
-                let Some(stat) = beneath::stat(&pair.source, &*name)? else { return Ok(()) };
+                let Some(stat) = stat::stat(&pair.source, &*name)? else { return Ok(()) };
                 count += 1;
                 if is_dir(&stat) {
                     level.dirs.push(name.clone());
@@ -167,17 +170,16 @@ fn enter(here: &Pair, name: &CStr, visitor: &mut dyn Visitor) -> io::Result<Opti
     Ok(Some(Pair { source, copy: visitor.open(&here.copy, name)? }))
 }
 
-struct Copying<'l> {
+struct Copier<'l> {
     /// Has a name for each file of the source that has several: the file's number, at which its copy is. So it isn't
     /// memory that holds them.
     links: &'l OwnedFd,
     owner: Ownership,
-    /// Whether each file and directory has to be waited for by itself.
-    has_no_syncfs: bool,
+    sync: BulkSync,
     buffer: Vec<u8>,
 }
 
-impl Visitor for Copying<'_> {
+impl Visitor for Copier<'_> {
     fn file(&mut self, pair: &Pair, name: &CStr, stat: &Stat) -> io::Result<()> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         if stat.st_nlink == 1 {
@@ -208,11 +210,11 @@ impl Visitor for Copying<'_> {
 
     fn leave(&mut self, copy: &OwnedFd, attributes: &Attributes) -> io::Result<()> {
         all_set(attributes::apply(copy, attributes, SET_ATTRIBUTES)?)?;
-        if self.has_no_syncfs { beneath::sync(copy, SYNC) } else { Ok(()) }
+        self.sync.sync(copy, SYNC)
     }
 }
 
-impl Copying<'_> {
+impl Copier<'_> {
     fn make(&mut self, pair: &Pair, name: &CStr, stat: &Stat, kind: FileType) -> io::Result<()> {
         if kind == FileType::RegularFile {
             return self.copy_file(pair, name);
@@ -228,7 +230,7 @@ impl Copying<'_> {
             }
             _ => fs::mknodat(&pair.copy, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)?,
         }
-        let attributes = attributes::at(&pair.source, name)?;
+        let attributes = attributes::read_at(&pair.source, name)?;
         all_set(attributes::apply_to_new(&pair.copy, name, kind, &attributes, SET_ATTRIBUTES)?)
     }
 
@@ -244,9 +246,9 @@ impl Copying<'_> {
                 self.fill(&source, &copy, size(&before))?;
             }
             if moments(&before) == moments(&fs::fstat(&source)?) {
-                let attributes = attributes::of(&source)?;
+                let attributes = attributes::read(&source)?;
                 all_set(attributes::apply(&copy, &attributes, SET_ATTRIBUTES)?)?;
-                return if self.has_no_syncfs { beneath::sync(&copy, SYNC) } else { Ok(()) };
+                return self.sync.sync(&copy, SYNC);
             }
             copy.set_len(0)?;
             // It may have been replaced.
@@ -278,7 +280,7 @@ impl Copying<'_> {
 
 /// Fails if an attribute of the file couldn't be set. An owner that the process may not give is no failure: it stays with the
 /// process's own.
-fn all_set(unset: Vec<Unset>) -> io::Result<()> {
+fn all_set(unset: Vec<LostAttribute>) -> io::Result<()> {
     for unset in unset {
         match unset.attribute {
             Attribute::Extended(_) => return Err(io::Error::new(unset.error.kind(), unset.to_string())),
@@ -311,41 +313,26 @@ fn moments(stat: &Stat) -> (u64, i128, i128) {
     (size(stat), nanoseconds(stat.st_mtime, stat.st_mtime_nsec), nanoseconds(stat.st_ctime, stat.st_ctime_nsec))
 }
 
-/// The next part of a file, from an offset on, that isn't a hole.
-fn data_from(file: &File, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
-    if at >= size {
-        return Ok(None);
-    }
-    let start = match fs::seek(file, SeekFrom::Data(at)) {
-        Err(Errno::NXIO) => return Ok(None),
-        // The file system doesn't say.
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((at, size))),
-        start => start?,
-    };
-    let end = fs::seek(file, SeekFrom::Hole(start))?;
-    Ok((start < size).then_some((start, end.min(size))))
-}
-
 /// That two directories differ.
 #[derive(Debug)]
-struct Different;
+struct Difference;
 
-impl fmt::Display for Different {
+impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the copy differs")
     }
 }
 
-impl std::error::Error for Different {}
+impl std::error::Error for Difference {}
 
-struct Comparing {
+struct Comparer {
     how: Comparison,
     buffers: [Vec<u8>; 2],
 }
 
-impl Visitor for Comparing {
+impl Visitor for Comparer {
     fn file(&mut self, pair: &Pair, name: &CStr, stat: &Stat) -> io::Result<()> {
-        let Some(found) = beneath::stat(&pair.copy, name)? else { return different() };
+        let Some(found) = stat::stat(&pair.copy, name)? else { return different() };
         let kind = FileType::from_raw_mode(stat.st_mode);
         let moments = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
         let is_newer = self.how == Comparison::Same && moments(stat) != moments(&found);
@@ -392,7 +379,7 @@ impl Visitor for Comparing {
     }
 }
 
-impl Comparing {
+impl Comparer {
     fn hold_the_same(&mut self, source: &File, copy: &File) -> io::Result<bool> {
         let size_of = |file: &File| io::Result::Ok(size(&fs::fstat(file.as_fd())?));
         let size = size_of(source)?;
@@ -407,7 +394,7 @@ impl Comparing {
             let Some(start) = starts.into_iter().flatten().map(|(start, _)| start).min() else { return Ok(true) };
             let wanted = usize::try_from(size - start).unwrap_or(usize::MAX).min(CHUNK_OCTETS);
             let cut = |error: io::Error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => io::Error::other(Different),
+                io::ErrorKind::UnexpectedEof => io::Error::other(Difference),
                 _ => error,
             };
             source.read_exact_at(&mut one[..wanted], start).map_err(cut)?;
@@ -421,7 +408,7 @@ impl Comparing {
 }
 
 fn different<T>() -> io::Result<T> {
-    Err(io::Error::other(Different))
+    Err(io::Error::other(Difference))
 }
 
 #[cfg(test)]
@@ -564,10 +551,10 @@ mod tests {
             fs::openat(&here, c"file", OFlags::WRONLY | OFlags::CREATE, Mode::RUSR).unwrap();
             place.copy();
             assert_eq!(place.compare(Comparison::Same), None);
-            let mut removal = super::super::tree::Removal::default();
+            let mut removal = super::super::remove::Removal::default();
             for name in [c"source", c"copy"] {
                 let top = File::open(place.dir.path()).unwrap().into();
-                let is_gone = super::super::in_place::remove(&top, name, Path::new(""), &mut removal, &|_| {});
+                let is_gone = super::super::remove::remove_in_place(&top, name, Path::new(""), &mut removal, &|_| {});
                 assert!(is_gone.unwrap());
             }
             assert_eq!((removal.files, removal.left.len()), (2, 0));

@@ -1,8 +1,10 @@
-//! Walking the files of a user: measuring them, and removing them.
+//! InPlaceRemoval a directory with everything in it.
 //!
-//! Their names and their nesting are whatever the application, or somebody through it, has made. So nothing here
-//! recurses, holds a descriptor for each level, or makes a path of names: the walk holds one directory open at a time and the
-//! removal two, whatever the depth.
+//! There are two ways. The usual one moves the directories within it up to the top, where their turn comes. The one [in place]
+//! goes from the inside out: for file systems on which a directory can't be moved to the top, and for what a comparison has to
+//! recognize again after a crash. Neither recurses, nor holds a descriptor for each level.
+//!
+//! [in place]: remove_in_place
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
@@ -10,15 +12,15 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{self, FileType, FlockOperation, Mode};
 use rustix::io::Errno;
-use rustix::path::Arg;
 
-use super::beneath::{self, Mounts, entries, errno, is_dir, open_dir, shown};
-use super::in_place;
+use super::beneath::{self, Mounts, entries, open_dir, shown};
+use super::errors::errno;
+use super::layout::PRIVATE;
+use super::stat::{Identity, identity, is_dir, stat};
+use super::walk::{PROGRESS_FILES, up};
 
-/// After how many files progress is reported.
-const PROGRESS_FILES: u64 = 1_000;
 /// How many of the files that could not be removed are named.
 const NAMED_MAX: usize = 100;
 
@@ -26,160 +28,9 @@ const NAMED_MAX: usize = 100;
 /// chain of nested ones is moved up link by link, which may take a pass for each.
 const PASSES_MAX: usize = 100_000;
 
-pub(super) const REMOVE_FILE: &str = "remove: a file";
-pub(super) const REMOVE_DIR: &str = "remove: a directory";
+const REMOVE_FILE: &str = "remove: a file";
+const REMOVE_DIR: &str = "remove: a directory";
 const MAKE_ACCESSIBLE: &str = "remove: change a mode";
-
-/// What a directory holds, as far as it could be walked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Measured {
-    pub(crate) files: u64,
-    pub(crate) apparent_bytes: u64,
-    pub(crate) allocated_bytes: u64,
-    pub(crate) unreadable: u64,
-}
-
-/// What a walk comes by.
-pub(super) enum Visit<'v> {
-    /// Something in the directory `dir`, whose path below the top is `above`.
-    Entry { dir: &'v OwnedFd, above: &'v Path, name: &'v CStr, stat: &'v Stat },
-    /// A directory that can't be entered, be it for want of permission or because a file system is mounted on it.
-    Unreadable { above: &'v Path, name: &'v CStr },
-}
-
-/// A directory on the way from the top to where the walk is.
-struct Level {
-    identity: Identity,
-    /// What is still to be entered.
-    dirs: Vec<CString>,
-}
-
-impl Level {
-    /// Visits what is in a directory. `None` if it may be opened but not entered: then nothing in it can be looked at, and
-    /// there is no way back up from it.
-    fn visit(
-        dir: &OwnedFd,
-        above: &Path,
-        visit: &mut dyn FnMut(Visit<'_>) -> io::Result<()>,
-    ) -> io::Result<Option<Self>> {
-        // Unlike `fstat`, this takes the right to enter it.
-        let itself = match fs::statat(dir, c".", AtFlags::empty()) {
-            Err(Errno::ACCESS) => return Ok(None),
-            itself => itself?,
-        };
-        let mut level = Self { identity: identity(&itself), dirs: Vec::new() };
-        for entry in entries(dir)? {
-            let (name, _) = entry?;
-            let Some(stat) = beneath::stat(dir, &*name)? else { continue };
-            visit(Visit::Entry { dir, above, name: &name, stat: &stat })?;
-            if is_dir(&stat) {
-                level.dirs.push(name);
-            }
-        }
-        Ok(Some(level))
-    }
-}
-
-/// Walks over everything beneath a directory, each directory before what is in it. What disappears meanwhile isn't met.
-pub(super) fn walk(top: OwnedFd, visit: &mut dyn FnMut(Visit<'_>) -> io::Result<()>) -> io::Result<()> {
-    let mut above = PathBuf::new();
-    let mut levels = Vec::new();
-    match Level::visit(&top, &above, visit)? {
-        Some(level) => levels.push(level),
-        None => visit(Visit::Unreadable { above: &above, name: c"." })?,
-    }
-    let mut here = top;
-    while let Some(this) = levels.last_mut() {
-        if let Some(name) = this.dirs.pop() {
-            match open_dir(&here, &*name, Mounts::Refuse) {
-                Ok(dir) => {
-                    above.push(shown(&name));
-                    match Level::visit(&dir, &above, visit) {
-                        // It was removed since it was opened.
-                        Err(error) if errno(&error) == Some(Errno::NOENT) => drop(above.pop()),
-                        level => match level? {
-                            Some(level) => {
-                                levels.push(level);
-                                here = dir;
-                            }
-                            None => {
-                                above.pop();
-                                visit(Visit::Unreadable { above: &above, name: &name })?;
-                            }
-                        },
-                    }
-                }
-                Err(error) => match errno(&error) {
-                    // It has gone, or has become something else.
-                    Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {}
-                    Some(Errno::ACCESS | Errno::PERM | Errno::XDEV) => {
-                        visit(Visit::Unreadable { above: &above, name: &name })?;
-                    }
-                    _ => return Err(error),
-                },
-            }
-            continue;
-        }
-        levels.pop();
-        above.pop();
-        if let Some(parent) = levels.last() {
-            here = up(&here, parent.identity)?;
-        }
-    }
-    Ok(())
-}
-
-/// Adds up what lies beneath a directory.
-pub(super) fn measure(top: OwnedFd, progress: &dyn Fn(u64)) -> io::Result<Measured> {
-    let mut measured = Measured { allocated_bytes: allocated(&fs::fstat(&top)?), ..Measured::default() };
-    let mut linked = HashSet::new();
-    walk(top, &mut |visit| {
-        match visit {
-            Visit::Unreadable { .. } => measured.unreadable += 1,
-            Visit::Entry { stat, .. } if is_dir(stat) => measured.allocated_bytes += allocated(stat),
-            // A file with several names counts once.
-            Visit::Entry { stat, .. } if stat.st_nlink > 1 && !linked.insert(identity(stat)) => {}
-            Visit::Entry { stat, .. } => {
-                measured.files += 1;
-                measured.apparent_bytes += u64::try_from(stat.st_size).unwrap_or_default();
-                measured.allocated_bytes += allocated(stat);
-                if measured.files.is_multiple_of(PROGRESS_FILES) {
-                    progress(measured.files);
-                }
-            }
-        }
-        Ok(())
-    })?;
-    Ok(measured)
-}
-
-/// Whether a name is that of this directory.
-pub(super) fn is_at(at: impl AsFd, name: impl Arg, dir: &OwnedFd) -> io::Result<bool> {
-    let found = beneath::stat(at, name)?;
-    Ok(found.is_some_and(|found| fs::fstat(dir).is_ok_and(|dir| identity(&dir) == identity(&found))))
-}
-
-/// The device and the number of a file or directory.
-pub(super) type Identity = (u64, u64);
-
-pub(super) fn identity(stat: &Stat) -> Identity {
-    (stat.st_dev, stat.st_ino)
-}
-
-/// Opens the directory above, which is where the walk came from, or else somebody has moved this one: then there is no
-/// way back.
-pub(super) fn up(dir: &OwnedFd, parent: Identity) -> io::Result<OwnedFd> {
-    let up = fs::openat(dir, c"..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    if identity(&fs::fstat(&up)?) != parent {
-        return Err(io::Error::other("a directory was moved while it was walked through"));
-    }
-    Ok(up)
-}
-
-fn allocated(stat: &Stat) -> u64 {
-    // In blocks of 512 bytes, whatever those of the file system are.
-    u64::try_from(stat.st_blocks).unwrap_or_default() * 512
-}
 
 /// What a removal came to.
 #[derive(Debug, Default)]
@@ -255,11 +106,11 @@ pub(super) fn remove_if(
     if !may_go(&top)? {
         return Ok(removal);
     }
-    let mut emptying = Emptying { top, origins: HashMap::new(), moved: 0, removal, progress };
-    if let Err(error) = emptying.run() {
-        emptying.leave(PathBuf::new(), error);
+    let mut emptier = Emptier { top, origins: HashMap::new(), moved: 0, removal, progress };
+    if let Err(error) = emptier.run() {
+        emptier.leave(PathBuf::new(), error);
     }
-    let mut removal = emptying.removal;
+    let mut removal = emptier.removal;
     match beneath::remove_dir(&at, name, REMOVE_DIR) {
         Ok(()) => {}
         Err(error) if errno(&error) == Some(Errno::NOENT) => {}
@@ -269,7 +120,7 @@ pub(super) fn remove_if(
     Ok(removal)
 }
 
-struct Emptying<'p> {
+struct Emptier<'p> {
     top: OwnedFd,
     /// Where the directories that were moved up come from.
     origins: HashMap<CString, PathBuf>,
@@ -278,7 +129,7 @@ struct Emptying<'p> {
     progress: &'p dyn Fn(u64),
 }
 
-impl Emptying<'_> {
+impl Emptier<'_> {
     fn run(&mut self) -> io::Result<()> {
         let mut stuck = HashSet::new();
         for _ in 0..PASSES_MAX {
@@ -377,7 +228,7 @@ impl Emptying<'_> {
                 // Directories of overlayfs's lower layer, of another project quota or of another subvolume stay where they
                 // are.
                 Some(Errno::XDEV) => {
-                    return in_place::remove(dir, name, &origin(), &mut self.removal, self.progress);
+                    return remove_in_place(dir, name, &origin(), &mut self.removal, self.progress);
                 }
                 // To move a directory is to write its "..".
                 Some(Errno::ACCESS)
@@ -417,13 +268,145 @@ pub(super) fn open_accessible(at: impl AsFd, name: &CStr) -> io::Result<OwnedFd>
         }
         Ok(dir) => {
             let mode = Mode::from_raw_mode(fs::fstat(&dir)?.st_mode);
-            if !mode.contains(beneath::PRIVATE) {
+            if !mode.contains(PRIVATE) {
                 // If that isn't allowed, what it takes will be.
                 crate::failpoint::reach(MAKE_ACCESSIBLE);
-                let _ = fs::fchmod(&dir, beneath::PRIVATE);
+                let _ = fs::fchmod(&dir, PRIVATE);
             }
             Ok(dir)
         }
         opened => opened,
+    }
+}
+
+/// A directory on the way from the top to where the removal is.
+struct Level {
+    identity: Identity,
+    /// Its name in the one above.
+    name: CString,
+    /// What is still to be entered.
+    dirs: Vec<CString>,
+    /// Whether something in it couldn't be removed, which was told.
+    is_stuck: bool,
+}
+
+/// Removes a directory with everything in it, and returns whether it has gone. `origin` is how it is called where
+/// something can't be removed.
+pub(super) fn remove_in_place(
+    at: &OwnedFd,
+    name: &CStr,
+    origin: &Path,
+    removal: &mut Removal,
+    progress: &dyn Fn(u64),
+) -> io::Result<bool> {
+    let mut removing = InPlaceRemoval { removal, progress, path: origin.to_owned() };
+    let Some(top) = removing.enter(at, name) else { return Ok(!removing.is_left(at, name)?) };
+    let mut levels = vec![removing.empty(&top, name)?];
+    let mut here = top;
+    while let Some(level) = levels.last_mut() {
+        if let Some(name) = level.dirs.pop() {
+            removing.path.push(shown(&name));
+            match removing.enter(&here, &name) {
+                Some(dir) => {
+                    levels.push(removing.empty(&dir, &name)?);
+                    here = dir;
+                }
+                None => {
+                    level.is_stuck |= removing.is_left(&here, &name)?;
+                    removing.path.pop();
+                }
+            }
+            continue;
+        }
+        let Some(left) = levels.pop() else { break };
+        let parent = levels.last().map(|parent| up(&here, parent.identity)).transpose()?;
+        let is_gone = !left.is_stuck && removing.remove_dir(parent.as_ref().unwrap_or(at), &left.name);
+        let (Some(above), Some(parent)) = (levels.last_mut(), parent) else { return Ok(is_gone) };
+        above.is_stuck |= !is_gone;
+        here = parent;
+        removing.path.pop();
+    }
+    Ok(true)
+}
+
+struct InPlaceRemoval<'r> {
+    removal: &'r mut Removal,
+    progress: &'r dyn Fn(u64),
+    /// Where it is, as people are told.
+    path: PathBuf,
+}
+
+impl InPlaceRemoval<'_> {
+    /// Opens a directory. `None` if it has gone, wasn't one, or can't be opened.
+    fn enter(&mut self, at: &OwnedFd, name: &CStr) -> Option<OwnedFd> {
+        match open_accessible(at, name) {
+            Ok(dir) => Some(dir),
+            Err(error) => {
+                match errno(&error) {
+                    Some(Errno::NOENT) => {}
+                    Some(Errno::LOOP | Errno::NOTDIR) => drop(self.remove_file(at, name, self.path.clone())),
+                    _ => self.removal.leave(self.path.clone(), error),
+                }
+                None
+            }
+        }
+    }
+
+    fn is_left(&self, at: &OwnedFd, name: &CStr) -> io::Result<bool> {
+        Ok(stat(at, name)?.is_some())
+    }
+
+    /// Removes what isn't a directory.
+    fn empty(&mut self, dir: &OwnedFd, name: &CStr) -> io::Result<Level> {
+        let mut level =
+            Level { identity: identity(&fs::fstat(dir)?), name: name.to_owned(), dirs: Vec::new(), is_stuck: false };
+        let mut stuck: HashSet<CString> = HashSet::new();
+        // What is removed while a directory is read may keep something else from being met.
+        let mut has_removed = true;
+        while has_removed {
+            has_removed = false;
+            level.dirs.clear();
+            for entry in entries(dir)? {
+                let (name, kind) = entry?;
+                let is_directory = match kind {
+                    FileType::Unknown => stat(dir, &*name)?.is_some_and(|stat| is_dir(&stat)),
+                    kind => kind == FileType::Directory,
+                };
+                if is_directory {
+                    level.dirs.push(name);
+                } else if !stuck.contains(&name) {
+                    if self.remove_file(dir, &name, self.path.join(shown(&name))) {
+                        has_removed = true;
+                    } else {
+                        level.is_stuck = true;
+                        stuck.insert(name);
+                    }
+                }
+            }
+        }
+        Ok(level)
+    }
+
+    fn remove_file(&mut self, dir: &OwnedFd, name: &CStr, path: PathBuf) -> bool {
+        match beneath::remove_file(dir, name, REMOVE_FILE) {
+            Ok(()) => self.removal.count(self.progress),
+            Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+            Err(error) => {
+                self.removal.leave(path, error);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn remove_dir(&mut self, at: &OwnedFd, name: &CStr) -> bool {
+        match beneath::remove_dir(at, name, REMOVE_DIR) {
+            Ok(()) => true,
+            Err(error) if errno(&error) == Some(Errno::NOENT) => true,
+            Err(error) => {
+                self.removal.leave(self.path.clone(), error);
+                false
+            }
+        }
     }
 }

@@ -9,8 +9,11 @@ use std::path::Path;
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use super::beneath::{self, Mounts, PRIVATE, errno, is_dir, open_dir, stat};
-use super::{QUARANTINE, STORAGE, Storage, TRASH, blocked, ownership, refused};
+use super::beneath::{self, Mounts, open_dir};
+use super::errors::{blocked, errno, refused};
+use super::layout::{MARKER, NEW_MARKER, PRIVATE, QUARANTINE, STORAGE, TRASH};
+use super::stat::{is_dir, stat};
+use super::{Storage, ownership};
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 
 /// The files in the data directory that every program needs that has the store open.
@@ -48,7 +51,7 @@ impl Rights {
 }
 
 /// What a look at a user's directory finds.
-pub(crate) enum Look {
+pub(crate) enum DirectoryState {
     Directory(Rights),
     Missing,
     /// A symbolic link or something else that isn't a directory, at this many segments of the path.
@@ -60,11 +63,11 @@ pub(crate) enum Look {
 
 impl Storage {
     /// What stands at a user's storage path.
-    pub(crate) fn look_at(&self, path: &StoragePath) -> io::Result<Look> {
+    pub(crate) fn inspect(&self, path: &StoragePath) -> io::Result<DirectoryState> {
         match open_dir(&self.storage, path.as_str(), Mounts::Enter) {
-            Ok(dir) => return Ok(Look::Directory(Rights::of(&fs::fstat(&dir)?))),
+            Ok(dir) => return Ok(DirectoryState::Directory(Rights::of(&fs::fstat(&dir)?))),
             Err(error) => match errno(&error) {
-                Some(Errno::NOENT) => return Ok(Look::Missing),
+                Some(Errno::NOENT) => return Ok(DirectoryState::Missing),
                 // Where it ends, and at what, is looked for below.
                 Some(Errno::ACCESS | Errno::LOOP | Errno::NOTDIR) => {}
                 _ => return Err(error),
@@ -74,15 +77,17 @@ impl Storage {
         let mut here = None;
         for (index, name) in path.as_str().split('/').enumerate() {
             let above = here.as_ref().unwrap_or(&self.storage);
-            let Some(found) = stat(above, name)? else { return Ok(Look::Missing) };
+            let Some(found) = stat(above, name)? else { return Ok(DirectoryState::Missing) };
             if !is_dir(&found) {
                 let is_link = FileType::from_raw_mode(found.st_mode) == FileType::Symlink;
-                return Ok(Look::Blocked { segments: index + 1, is_link });
+                return Ok(DirectoryState::Blocked { segments: index + 1, is_link });
             }
             match open_dir(above, name, Mounts::Enter) {
                 Ok(dir) => here = Some(dir),
                 // There, but not even its owner may enter it.
-                Err(error) if errno(&error) == Some(Errno::ACCESS) => return Ok(Look::Directory(Rights::of(&found))),
+                Err(error) if errno(&error) == Some(Errno::ACCESS) => {
+                    return Ok(DirectoryState::Directory(Rights::of(&found)));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -178,7 +183,7 @@ impl Storage {
             let owner = ownership::owner(&self.data)?;
             let (user, group) = (Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)));
             if FILES.iter().any(|name| Path::new(name) == path) {
-                // Opened only to name it: to close another descriptor would end SQLite's locks.
+                // OpenFile only to name it: to close another descriptor would end SQLite's locks.
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = fs::openat(&self.data, path, flags, Mode::empty())?;
                 let found = fs::fstat(&file)?;
@@ -225,5 +230,5 @@ fn kind(found: &Stat) -> EntryKind {
 
 /// Whether this name in `storage/` is the store's own.
 pub(crate) fn is_own_file(name: &OsStr) -> bool {
-    name == super::MARKER || name == super::NEW_MARKER
+    name == MARKER || name == NEW_MARKER
 }

@@ -1,0 +1,308 @@
+//! What happens to the directory of one user: it is made, moved and removed.
+//!
+//! Each change is idempotent: after a crash it can be made again.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs;
+use rustix::io::Errno;
+
+use super::Storage;
+use super::beneath::{self, ATTEMPTS_MAX, Mounts, entries, make_dir, open_dir, sync, write_file};
+use super::errors::{blocked, errno, refused, unavailable};
+use super::inspect::Rights;
+use super::layout::{PRIVATE, QUARANTINE, split};
+use super::remove::{self, Removal};
+use super::rename_or_copy::{self, Move};
+use super::stage::{self, Purpose};
+use super::stat::stat;
+use crate::domain::storage_path::WORK_PREFIX;
+use crate::{Error, ErrorKind, Result, StoragePath, UserId};
+
+impl Storage {
+    /// Opens a user's directory. `StorageLost` if it isn't there.
+    pub(crate) fn dir(&self, path: &StoragePath) -> Result<OwnedFd> {
+        open_dir(&self.storage, path.as_str(), Mounts::Enter).map_err(|error| {
+            let roots = self.check_roots();
+            roots.err().unwrap_or_else(|| refused(error))
+        })
+    }
+
+    /// Whether anything stands at this path.
+    pub(crate) fn exists(&self, path: &StoragePath) -> Result<bool> {
+        match open_dir(&self.storage, path.as_str(), Mounts::Enter) {
+            Ok(_) => Ok(true),
+            Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(false),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// Makes a user's directory and those above it.
+    pub(crate) fn make(&self, path: &StoragePath) -> Result<()> {
+        self.check_roots()?;
+        self.make_lineage(path.as_str()).map(drop).map_err(refused)
+    }
+
+    /// Makes the directories of a path, and answers the last. All of them are on the disk then, also those that were
+    /// made before: whoever made them may not have come to that.
+    pub(super) fn make_lineage(&self, path: &str) -> io::Result<OwnedFd> {
+        let mut dirs = vec![self.storage.as_fd().try_clone_to_owned()?];
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            if let Some(parent) = dirs.last() {
+                dirs.push(make_dir(parent, name, self.owner, "make: a directory")?);
+            }
+        }
+        // From the inside out: at no time does a directory lead to one that isn't there.
+        for dir in dirs.iter().rev() {
+            sync(dir, "make: sync a directory")?;
+        }
+        dirs.pop().ok_or_else(|| io::Error::other("no directory"))
+    }
+
+    /// Makes sure that a user's directory can be moved to the trash. It may be lost: there is nothing to move then.
+    pub(crate) fn check_can_trash(&self, id: UserId, path: &StoragePath) -> Result<()> {
+        match open_dir(&self.storage, path.as_str(), Mounts::Refuse) {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+            opened => drop(opened.map_err(refused)?),
+        }
+        if stat(&self.trash, &*id.to_string()).map_err(refused)?.is_some() {
+            return Err(blocked("something stands in the user's place in the trash already"));
+        }
+        let (above, last) = split(path);
+        match self.above(above) {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(()),
+            parent => self.check_movable(&parent.map_err(refused)?, &text(last)?, &self.trash),
+        }
+    }
+
+    /// Moves a user's directory to the trash, unless that has been done. What is lost stays so.
+    pub(crate) fn to_trash(&self, id: UserId, path: &StoragePath) -> Result<()> {
+        self.check_roots()?;
+        let name = id.to_string();
+        let (above, last) = split(path);
+        let parent = match self.above(above) {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => None,
+            parent => Some(parent.map_err(refused)?),
+        };
+        let moved = Move {
+            from: parent.as_ref(),
+            name: text(last)?,
+            to: &self.trash,
+            new_name: text(&name)?,
+            work: rename_or_copy::work_of(id).map_err(refused)?,
+            point: "trash: move the directory",
+        };
+        match self.move_dir(&moved) {
+            // That it is in the trash is what was wanted. What stands at the old place then was made since.
+            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::EXIST)) => {}
+            done => done.map_err(refused)?,
+        }
+        if stat(&self.trash, &*name).map_err(refused)?.is_none() {
+            if self.exists(path)? {
+                return Err(unavailable("trash/ was removed while the store was open: open it again"));
+            }
+            tracing::warn!(user = %id, "the directory of a deleted user is missing");
+        }
+        self.sync_both(&self.trash, parent.as_ref(), "trash: sync").map_err(refused)
+    }
+
+    /// Makes sure that nothing stands at the storage path of a user in the trash.
+    pub(crate) fn check_is_free(&self, path: &StoragePath) -> Result<()> {
+        if self.exists(path)? {
+            return Err(blocked("something stands at the user's storage path"));
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a user's directory can be moved back from the trash, or to its place from the [stage] of an import.
+    pub(crate) fn check_can_restore(&self, id: UserId, path: &StoragePath, stage: Option<&str>) -> Result<()> {
+        self.check_is_free(path)?;
+        let in_trash = id.to_string();
+        let (from, name) = stage.map_or((&self.trash, &*in_trash), |stage| (&self.data, stage));
+        let (mut above, _) = split(path);
+        // What isn't there yet is made in, and like, the last one that is.
+        let parent = loop {
+            match self.above(above) {
+                Err(error) if errno(&error) == Some(Errno::NOENT) && !above.is_empty() => {
+                    above = above.rsplit_once('/').map_or("", |(above, _)| above);
+                }
+                parent => break parent.map_err(refused)?,
+            }
+        };
+        self.check_movable(from, &text(name)?, &parent)
+    }
+
+    /// Moves a user's directory back from the trash, or to its place from the [stage] of an import, unless that has been
+    /// done. What is lost stays so.
+    pub(crate) fn restore(&self, id: UserId, path: &StoragePath, stage: Option<&str>) -> Result<()> {
+        let Some((stage, purpose)) = stage.and_then(|stage| Some((stage, stage::purpose(stage)?))) else {
+            return self.move_to_place(id, path, None);
+        };
+        match purpose {
+            Purpose::New => return self.move_to_place(id, path, Some(stage)),
+            Purpose::Return => self.move_to_place(id, path, None)?,
+            Purpose::Beside => {}
+        }
+        self.merge(id, path, stage)
+    }
+
+    /// Moves a directory from the trash, or a stage, to a user's storage path, unless that was done.
+    fn move_to_place(&self, id: UserId, path: &StoragePath, stage: Option<&str>) -> Result<()> {
+        self.check_roots()?;
+        let in_trash = id.to_string();
+        let (from, name) = stage.map_or((&self.trash, &*in_trash), |stage| (&self.data, stage));
+        let (above, last) = split(path);
+        for _ in 0..ATTEMPTS_MAX {
+            let parent = self.make_lineage(above).map_err(refused)?;
+            let moved = Move {
+                from: Some(from),
+                name: text(name)?,
+                to: &parent,
+                new_name: text(last)?,
+                work: rename_or_copy::work_of(id).map_err(refused)?,
+                point: "restore: move the directory",
+            };
+            match self.move_dir(&moved) {
+                // It is there already, or lost; or somebody has removed the directories above it, which were empty.
+                Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+                done => done.map_err(refused)?,
+            }
+            if stat(&parent, last).map_err(refused)?.is_none() {
+                if stat(from, name).map_err(refused)?.is_some() {
+                    continue;
+                }
+                tracing::warn!(user = %id, "the directory of a restored user is missing");
+            }
+            return self.sync_both(&parent, Some(from), "restore: sync").map_err(refused);
+        }
+        Err(blocked("the directories above the user's are removed all the time"))
+    }
+
+    /// Removes the directory of a user in the trash, whose storage path this was. Backups have to be
+    /// [kept away](Self::lock_out_backups).
+    pub(crate) fn remove(&self, id: UserId, path: &StoragePath, progress: &dyn Fn(u64)) -> Result<Removal> {
+        self.check_roots()?;
+        let name = text(&id.to_string())?;
+        let mut removal = remove::remove(&self.trash, &name, progress).map_err(refused)?;
+        if removal.is_complete() {
+            if matches!(self.exists(path), Ok(true)) {
+                // Put back by somebody while the user was in the trash: it isn't gone, and nobody would know.
+                let why = "something stands at the user's storage path, which somebody has put there: `tenantry check`";
+                removal.left.push((PathBuf::new(), io::Error::other(why)));
+            }
+            sync(&self.trash, "remove: sync the trash").map_err(refused)?;
+        }
+        Ok(removal)
+    }
+
+    /// Makes sure that a directory can be given to a user: it is there, with no link and no other file system on
+    /// the way. It and those above it get the right mode, and are on the disk then.
+    pub(crate) fn prepare_adoption(&self, path: &StoragePath) -> Result<()> {
+        let mut dirs = vec![self.storage.as_fd().try_clone_to_owned().map_err(refused)?];
+        for name in path.as_str().split('/') {
+            let Some(parent) = dirs.last() else { continue };
+            let dir = open_dir(parent, name, Mounts::Refuse).map_err(|error| match errno(&error) {
+                Some(Errno::NOENT) => Error::new(ErrorKind::NotFound, "there is no such directory under storage/"),
+                _ => refused(error),
+            })?;
+            // Where the file system ignores case or normalization, it is there by a name that nobody would know again.
+            let is_spelled_so = entries(parent).and_then(|entries| {
+                entries
+                    .map(|entry| Ok(entry?.0.to_bytes() == name.as_bytes()))
+                    .find(|is_so| !matches!(is_so, Ok(false)))
+                    .transpose()
+            });
+            if is_spelled_so.map_err(refused)?.is_none() {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    "there is no such directory under storage/, but one that the file system takes for it: use its own spelling",
+                ));
+            }
+            dirs.push(dir);
+        }
+        // Only now that all of them are there.
+        dirs.iter().skip(1).try_for_each(fix_mode).map_err(refused)?;
+        for dir in dirs.iter().rev() {
+            sync(dir, "adopt: sync a directory").map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a user's directory holds nothing, or is lost.
+    pub(crate) fn is_empty(&self, path: &StoragePath) -> Result<bool> {
+        match open_dir(&self.storage, path.as_str(), Mounts::Refuse) {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(true),
+            opened => beneath::is_empty(&opened.map_err(refused)?).map_err(refused),
+        }
+    }
+
+    /// Removes the directory that a user had before, if it is still empty. Says whether nothing stands there now.
+    pub(crate) fn discard(&self, path: &StoragePath) -> Result<bool> {
+        let (above, last) = split(path);
+        let parent = match self.above(above) {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => return Ok(true),
+            parent => parent.map_err(refused)?,
+        };
+        match beneath::remove_dir(&parent, last, "adopt: remove the empty directory") {
+            Err(error) if matches!(errno(&error), Some(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR)) => {
+                return Ok(false);
+            }
+            Err(error) if errno(&error) == Some(Errno::NOENT) => {}
+            removed => removed.map_err(refused)?,
+        }
+        sync(&parent, "adopt: sync the directory above").map_err(refused)?;
+        Ok(true)
+    }
+
+    /// Moves something in the data directory, with a note of where it came from, to `quarantine/NAME`, unless that has
+    /// been done.
+    pub(crate) fn quarantine(&self, path: &Path, name: &str, note: &str) -> Result<()> {
+        let (Some(parent), Some(last)) = (path.parent(), path.file_name()) else {
+            return Err(blocked("there is no such path"));
+        };
+        let run = || {
+            let quarantine = make_dir(&self.data, QUARANTINE, self.owner, "quarantine: make its directory")?;
+            let place = make_dir(&quarantine, name, self.owner, "quarantine: make a place")?;
+            write_file(&place, "note.json", note.as_bytes(), self.owner, "quarantine: write the note")?;
+            for dir in [place.as_fd(), quarantine.as_fd(), self.data.as_fd()] {
+                sync(dir, "quarantine: sync the note")?;
+            }
+            let parent = match open_dir(&self.data, parent, Mounts::Enter) {
+                Err(error) if errno(&error) == Some(Errno::NOENT) => return Ok(()),
+                parent => parent?,
+            };
+            let moved = Move {
+                from: Some(&parent),
+                name: CString::new(last.as_bytes())?,
+                to: &place,
+                new_name: c"content".to_owned(),
+                work: CString::new(WORK_PREFIX)?,
+                point: "quarantine: move",
+            };
+            match self.move_dir(&moved) {
+                Err(error) if errno(&error) == Some(Errno::NOENT) && stat(&parent, last)?.is_none() => {}
+                done => done?,
+            }
+            self.sync_both(&place, Some(&parent), "quarantine: sync")
+        };
+        run().map_err(refused)
+    }
+}
+
+/// Gives a directory the mode 0700, unless it has it.
+fn fix_mode(dir: &OwnedFd) -> io::Result<()> {
+    if !Rights::of(&fs::fstat(dir)?).are_private() {
+        crate::failpoint::reach("adopt: change a mode");
+        fs::fchmod(dir, PRIVATE)?;
+    }
+    Ok(())
+}
+
+/// A name as the system takes it.
+fn text(name: &str) -> Result<CString> {
+    CString::new(name).map_err(|error| refused(error.into()))
+}

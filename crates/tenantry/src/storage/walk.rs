@@ -1,0 +1,159 @@
+//! Walking the files of a user: measuring them, and removing them.
+//!
+//! Their names and their nesting are whatever the application, or somebody through it, has made. So nothing here
+//! recurses, holds a descriptor for each level, or makes a path of names: the walk holds one directory open at a time and the
+//! removal two, whatever the depth.
+
+use std::collections::HashSet;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::beneath::{Mounts, entries, open_dir, shown};
+use super::errors::errno;
+use super::stat::{self, Identity, identity, is_dir};
+
+/// After how many files progress is reported.
+pub(super) const PROGRESS_FILES: u64 = 1_000;
+
+/// What a directory holds, as far as it could be walked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Measured {
+    pub(crate) files: u64,
+    pub(crate) apparent_bytes: u64,
+    pub(crate) allocated_bytes: u64,
+    pub(crate) unreadable: u64,
+}
+
+/// What a walk comes by.
+pub(super) enum Visit<'v> {
+    /// Something in the directory `dir`, whose path below the top is `above`.
+    Entry { dir: &'v OwnedFd, above: &'v Path, name: &'v CStr, stat: &'v Stat },
+    /// A directory that can't be entered, be it for want of permission or because a file system is mounted on it.
+    Unreadable { above: &'v Path, name: &'v CStr },
+}
+
+/// A directory on the way from the top to where the walk is.
+struct Level {
+    identity: Identity,
+    /// What is still to be entered.
+    dirs: Vec<CString>,
+}
+
+impl Level {
+    /// Visits what is in a directory. `None` if it may be opened but not entered: then nothing in it can be looked at, and
+    /// there is no way back up from it.
+    fn visit(
+        dir: &OwnedFd,
+        above: &Path,
+        visit: &mut dyn FnMut(Visit<'_>) -> io::Result<()>,
+    ) -> io::Result<Option<Self>> {
+        // Unlike `fstat`, this takes the right to enter it.
+        let itself = match fs::statat(dir, c".", AtFlags::empty()) {
+            Err(Errno::ACCESS) => return Ok(None),
+            itself => itself?,
+        };
+        let mut level = Self { identity: identity(&itself), dirs: Vec::new() };
+        for entry in entries(dir)? {
+            let (name, _) = entry?;
+            let Some(stat) = stat::stat(dir, &*name)? else { continue };
+            visit(Visit::Entry { dir, above, name: &name, stat: &stat })?;
+            if is_dir(&stat) {
+                level.dirs.push(name);
+            }
+        }
+        Ok(Some(level))
+    }
+}
+
+/// Walks over everything beneath a directory, each directory before what is in it. What disappears meanwhile isn't met.
+pub(super) fn walk(top: OwnedFd, visit: &mut dyn FnMut(Visit<'_>) -> io::Result<()>) -> io::Result<()> {
+    let mut above = PathBuf::new();
+    let mut levels = Vec::new();
+    match Level::visit(&top, &above, visit)? {
+        Some(level) => levels.push(level),
+        None => visit(Visit::Unreadable { above: &above, name: c"." })?,
+    }
+    let mut here = top;
+    while let Some(this) = levels.last_mut() {
+        if let Some(name) = this.dirs.pop() {
+            match open_dir(&here, &*name, Mounts::Refuse) {
+                Ok(dir) => {
+                    above.push(shown(&name));
+                    match Level::visit(&dir, &above, visit) {
+                        // It was removed since it was opened.
+                        Err(error) if errno(&error) == Some(Errno::NOENT) => drop(above.pop()),
+                        level => match level? {
+                            Some(level) => {
+                                levels.push(level);
+                                here = dir;
+                            }
+                            None => {
+                                above.pop();
+                                visit(Visit::Unreadable { above: &above, name: &name })?;
+                            }
+                        },
+                    }
+                }
+                Err(error) => match errno(&error) {
+                    // It has gone, or has become something else.
+                    Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {}
+                    Some(Errno::ACCESS | Errno::PERM | Errno::XDEV) => {
+                        visit(Visit::Unreadable { above: &above, name: &name })?;
+                    }
+                    _ => return Err(error),
+                },
+            }
+            continue;
+        }
+        levels.pop();
+        above.pop();
+        if let Some(parent) = levels.last() {
+            here = up(&here, parent.identity)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds up what lies beneath a directory.
+pub(super) fn measure(top: OwnedFd, progress: &dyn Fn(u64)) -> io::Result<Measured> {
+    let mut measured = Measured { allocated_bytes: allocated(&fs::fstat(&top)?), ..Measured::default() };
+    let mut linked = HashSet::new();
+    walk(top, &mut |visit| {
+        match visit {
+            Visit::Unreadable { .. } => measured.unreadable += 1,
+            Visit::Entry { stat, .. } if is_dir(stat) => measured.allocated_bytes += allocated(stat),
+            // A file with several names counts once.
+            Visit::Entry { stat, .. } if stat.st_nlink > 1 && !linked.insert(identity(stat)) => {}
+            Visit::Entry { stat, .. } => {
+                measured.files += 1;
+                measured.apparent_bytes += u64::try_from(stat.st_size).unwrap_or_default();
+                measured.allocated_bytes += allocated(stat);
+                if measured.files.is_multiple_of(PROGRESS_FILES) {
+                    progress(measured.files);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(measured)
+}
+
+/// Opens the directory above, which is where the walk came from, or else somebody has moved this one: then there is no
+/// way back.
+pub(super) fn up(dir: &OwnedFd, parent: Identity) -> io::Result<OwnedFd> {
+    let up = fs::openat(dir, c"..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    if identity(&fs::fstat(&up)?) != parent {
+        return Err(io::Error::other("a directory was moved while it was walked through"));
+    }
+    Ok(up)
+}
+
+fn allocated(stat: &Stat) -> u64 {
+    // In blocks of 512 bytes, whatever those of the file system are.
+    u64::try_from(stat.st_blocks).unwrap_or_default() * 512
+}
