@@ -7,9 +7,10 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Returns the documents for readers: those in the root, and in `docs/`.
+/// Returns the documents for readers, which are in these directories.
 fn documents() -> Vec<PathBuf> {
-    let files = [root(), root().join("docs")].into_iter().flat_map(|dir| std::fs::read_dir(dir).unwrap());
+    let files =
+        [".", "docs", "bench", "fuzz"].map(|dir| std::fs::read_dir(root().join(dir)).unwrap()).into_iter().flatten();
     let paths = files.map(|entry| entry.unwrap().path());
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }
