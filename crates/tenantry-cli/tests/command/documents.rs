@@ -82,10 +82,12 @@ fn anchors(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_test_and_file_that_reliability_md_names_exists() {
-    let document = std::fs::read_to_string(root().join("docs/reliability.md")).unwrap();
-    let stale = stale_names(&document, &sources(&root().join("crates")));
-    assert!(stale.is_empty(), "not in the sources: {stale:?}");
+fn every_function_and_file_that_a_document_names_exists() {
+    let sources = sources(&root().join("crates"));
+    for document in ["docs/reliability.md", "CONTRIBUTING.md"] {
+        let stale = stale_names(&std::fs::read_to_string(root().join(document)).unwrap(), &sources);
+        assert!(stale.is_empty(), "{document} names what isn't in the sources: {stale:?}");
+    }
 }
 
 #[test]
