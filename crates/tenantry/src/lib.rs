@@ -50,12 +50,30 @@
 //! | memory for pages of the database | 32 MB for writing, 2 MB for each read at once, as the store grows |
 //! | processes on one store | any number on one machine; never over a network file system |
 //!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `archives` (default) | backups of a store and archives of a user, with `tar` and `zstd`, a library in C |
+//! | `chrono`, `jiff`, `time` | conversions of [`Timestamp`] |
+//!
 //! # Modules, in reading order
 //!
 //! The domain: `domain`, `error`, `ambient` (time and randomness). The contract: `store`, with `check` and `archive` beside it. What is behind it: [`sqlite`], the engine, and `storage`, the
 //! directories.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(feature = "archives"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "what archives alone need of the directories and the engine is compiled too"
+    )
+)]
+
 mod ambient;
+#[cfg(feature = "archives")]
 mod archive;
 mod check;
 mod content;
@@ -63,7 +81,7 @@ mod data_dir;
 mod domain;
 mod error;
 mod failpoint;
-#[cfg(test)]
+#[cfg(all(test, feature = "archives"))]
 mod lifecycle_tests;
 mod options;
 
@@ -73,6 +91,7 @@ mod store;
 mod thread;
 
 pub use ambient::Ambient;
+#[cfg(feature = "archives")]
 pub use archive::{
     Backup, BackupContents, BackupManifest, BackupOptions, ExportedUser, ImportedUser, Reply, RestoreUserOptions,
     Restored, RestoredUser, UserBefore, UserManifest, Verified, create_backup, export_user, import_user, open_backup,
@@ -99,10 +118,10 @@ pub use uuid;
 
 /// So that the README's example is compiled and run with the others.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;
 
 /// The same for the longer example.
 #[cfg(doctest)]
-#[doc = include_str!("../../../docs/tour.md")]
+#[doc = include_str!("../docs/tour.md")]
 struct Tour;

@@ -33,6 +33,7 @@ struct Flags {
 }
 
 impl GuardedConnection {
+    #[allow(unused_mut, reason = "rusqlite 0.39 takes `&self` where 0.41 takes `&mut self`")]
     pub(super) fn new(mut conn: Connection) -> Result<Self> {
         let flags = Arc::new(Flags::default());
         let of_authorizer = Arc::clone(&flags);

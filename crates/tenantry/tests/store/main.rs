@@ -1,4 +1,6 @@
 //! The tests of the store from outside: what [`tenantry::Store`] promises, and what the files look like meanwhile.
+//!
+//! Without the feature `archives` there are those of users alone: the scenarios, the model, SQL of an application's own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -6,6 +8,7 @@
     clippy::disallowed_macros,
     reason = "this crate is nothing but tests, which print what they counted, and clippy knows only those inside of #[test] functions"
 )]
+#![cfg_attr(not(feature = "archives"), allow(dead_code, reason = "the tests that are left out use it"))]
 
 // What the others lean on: a store in a temporary directory, a clock that can be set, a writer that stands still.
 mod support;
@@ -17,65 +20,85 @@ mod scenarios;
 mod model;
 
 // Many threads and many processes at once, and what happens at the limits.
+#[cfg(feature = "archives")]
 mod concurrency;
 
 // The files: their creation, the refusal of those of others, and locks.
+#[cfg(feature = "archives")]
 mod file;
 
 // Where they lie: file systems, permissions, files that go away, limits.
+#[cfg(feature = "archives")]
 mod place;
 
 // Archives that are made by hand, for the two below.
+#[cfg(feature = "archives")]
 mod archives;
 
 // Backups: that everything comes back, and hostile archives.
+#[cfg(feature = "archives")]
 mod backup;
 
 // What archives hold beside the content of files, and the databases among them.
+#[cfg(feature = "archives")]
 mod content;
 
 // One user alone as an archive: the way out of one store and into another, and hostile archives.
+#[cfg(feature = "archives")]
 mod user_archive;
 
 // Checks and repairs: everything that can be wrong, and that neither loses a byte.
+#[cfg(feature = "archives")]
 mod check;
 
 // That nothing of a purged user is left in the database.
+#[cfg(feature = "archives")]
 mod erasure;
 
 // SQL of the application's own in the same file: what it may do, and what it may not.
 mod embedding;
 
+
 // Rows that another program wrote, code of the application that panics, triggers.
+#[cfg(feature = "archives")]
 mod foreign;
 
 // No address ever gets into a log.
+#[cfg(feature = "archives")]
 mod logs;
 
 // A symbolic link that is swapped with a directory, raced against every operation on it.
 mod races;
 
 // Systems that don't let directories be opened or moved in one step.
+#[cfg(feature = "archives")]
 mod refused_calls;
 
 // One user out of a backup of the whole store.
+#[cfg(feature = "archives")]
 mod bring_back;
 
 // Backups that older programs have made.
+#[cfg(feature = "archives")]
 mod older;
 
 // Where backups are restored and verified.
+#[cfg(feature = "archives")]
 mod restore;
 
 // That a caller can end the making and the reading of an archive.
+#[cfg(feature = "archives")]
 mod ended;
 
 // The worst that can be found in a user's directory.
+#[cfg(feature = "archives")]
 mod hostile;
 
 // A second process: this binary again, in a role.
+#[cfg(feature = "archives")]
 #[allow(dead_code, reason = "each of the two binaries uses its part")]
 mod process;
 
 // The entrance for tests that need a second process.
+#[cfg(feature = "archives")]
 mod child;

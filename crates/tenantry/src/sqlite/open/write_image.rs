@@ -19,6 +19,7 @@ pub(crate) fn write_image(
     image: &Path,
     (steps, is_to_end): (i32, impl FnMut() -> bool + Send + 'static),
 ) -> Result<()> {
+    #[allow(unused_mut, reason = "rusqlite 0.39 takes `&self` where 0.41 takes `&mut self`")]
     let mut conn = open_reader(options)?;
     conn.progress_handler(steps, Some(is_to_end))?;
     conn.execute_batch("PRAGMA query_only = OFF")?;
