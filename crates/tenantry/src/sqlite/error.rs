@@ -1,5 +1,6 @@
 //! SQLite's result codes as kinds of errors: matched by code, never by text.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use rusqlite::ffi;
@@ -13,8 +14,41 @@ use crate::{Error, ErrorKind};
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         let (kind, message) = describe(&error);
+        let message = match said(&error) {
+            Some(said) => Cow::Owned(format!("{message}: {said}")),
+            None => Cow::Borrowed(message),
+        };
         Self::new(kind, message).with_source(error)
     }
+}
+
+/// The longest text of SQLite's in a message, in characters: its texts about names and types are shorter.
+const SAID_MAX: usize = 200;
+
+/// What SQLite or rusqlite says of a mistake in a statement, where it says more than the code and no values of rows: which
+/// table, column, parameter or type.
+fn said(error: &rusqlite::Error) -> Option<String> {
+    let said = match error {
+        rusqlite::Error::SqliteFailure(failure, Some(said)) => {
+            // The text of a trigger is the application's, and may hold values. That of a foreign key says nothing more.
+            let is_told =
+                !matches!(failure.extended_code, ffi::SQLITE_CONSTRAINT_TRIGGER | ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
+            let is_of_statement = matches!(failure.code, ErrorCode::ConstraintViolation | ErrorCode::Unknown);
+            (is_told && is_of_statement).then(|| said.clone())
+        }
+        rusqlite::Error::SqlInputError { error, msg, .. } if error.code == ErrorCode::Unknown => Some(msg.clone()),
+        rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::InvalidColumnIndex(..)
+        | rusqlite::Error::InvalidColumnName(..)
+        | rusqlite::Error::InvalidParameterName(..)
+        | rusqlite::Error::InvalidParameterCount(..)
+        | rusqlite::Error::QueryReturnedNoRows
+        | rusqlite::Error::ExecuteReturnedResults
+        | rusqlite::Error::MultipleStatement => Some(error.to_string()),
+        _ => None,
+    }?;
+    let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    Some(line.chars().take(SAID_MAX).collect())
 }
 
 fn describe(error: &rusqlite::Error) -> (ErrorKind, &'static str) {

@@ -1,3 +1,5 @@
+mod files;
+
 use std::fmt;
 use std::mem;
 use std::path::PathBuf;

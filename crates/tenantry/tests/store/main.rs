@@ -58,6 +58,8 @@ mod erasure;
 // SQL of the application's own in the same file: what it may do, and what it may not.
 mod embedding;
 
+// Migrations of an application's tables, work on files, and what errors say.
+mod helpers;
 
 // Rows that another program wrote, code of the application that panics, triggers.
 #[cfg(feature = "archives")]
