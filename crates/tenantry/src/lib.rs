@@ -81,7 +81,8 @@ mod data_dir;
 mod domain;
 mod error;
 mod failpoint;
-#[cfg(all(test, feature = "archives"))]
+#[cfg(test)]
+#[cfg(feature = "archives")]
 mod lifecycle_tests;
 mod options;
 
