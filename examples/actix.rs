@@ -1,7 +1,7 @@
 //! A small application on Actix Web: sign-in, and files of each user.
 //!
-//! `cargo run --bin actix -- DATA-DIR` serves it on port 3000 until Ctrl-C. A real application takes the user from its
-//! session; here the id is in the path.
+//! `cargo run --bin actix -- DATA-DIR` serves it on port 3000 until Ctrl-C. A real application
+//! takes the user from its session; here the id is in the path.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -85,7 +85,8 @@ fn routes(config: &mut ServiceConfig) {
     config.service(sign_in).service(put_file).service(get_file).service(leave);
 }
 
-/// Begins to serve. The server ends at Ctrl-C, or when its handle says so, after the requests that are under way.
+/// Begins to serve. The server ends at Ctrl-C, or when its handle says so, after the requests that
+/// are under way.
 fn start(listener: TcpListener, store: Store) -> std::io::Result<actix_web::dev::Server> {
     let application = move || App::new().app_data(web::Data::new(store.clone())).configure(routes);
     Ok(HttpServer::new(application).workers(2).listen(listener)?.run())

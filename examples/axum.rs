@@ -1,7 +1,7 @@
 //! A small application on axum: sign-in, notes in a table of its own, and files of each user.
 //!
-//! `cargo run --bin axum -- DATA-DIR` serves it on port 3000 until Ctrl-C. A real application takes the user from its
-//! session; here the id is in the path.
+//! `cargo run --bin axum -- DATA-DIR` serves it on port 3000 until Ctrl-C. A real application takes
+//! the user from its session; here the id is in the path.
 
 use std::error::Error as StdError;
 
@@ -60,7 +60,8 @@ struct SignedIn {
     is_new: bool,
 }
 
-/// Finds the user or creates them, after whatever proves who they are. An address that is none is a 422 of `Json`'s.
+/// Finds the user or creates them, after whatever proves who they are. An address that is none is a
+/// 422 of `Json`'s.
 async fn sign_in(State(store): State<Store>, Json(form): Json<SignIn>) -> Result<Json<SignedIn>, Failure> {
     let found = store.sign_in(form.email).await?;
     Ok(Json(SignedIn { id: found.user.id, is_new: found.is_new }))

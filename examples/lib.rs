@@ -1,4 +1,5 @@
-//! What the examples share: a client for their tests, and the code in docs/embedding.md, which is run as tests.
+//! What the examples share: a client for their tests, and the code in docs/embedding.md, which is
+//! run as tests.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

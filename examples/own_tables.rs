@@ -1,5 +1,5 @@
-//! Tables of the application's own in the store's file: migrations, one transaction for both, a join, and what the
-//! trash and the purge do to them.
+//! Tables of the application's own in the store's file: migrations, one transaction for both, a
+//! join, and what the trash and the purge do to them.
 
 use futures_lite::future::block_on;
 use tenantry::{Email, NewUser, Purge, Result, Store, User, UserId, sqlite};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// What went wrong, in one of three depths: [`kind`](Error::kind) for the program, `Display` for the person
-/// (one line, no address, no SQL, no path of the machine) and [`source`](std::error::Error::source) for the log.
+/// (one line, no address, no value of a row, no path of the machine) and [`source`](std::error::Error::source) for the log.
 ///
 /// An error is cheap to clone, because the failure of one transaction answers every caller in it.
 #[derive(Clone)]

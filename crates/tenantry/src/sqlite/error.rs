@@ -10,7 +10,7 @@ use crate::{Error, ErrorKind};
 
 /// By SQLite's result code (<https://sqlite.org/rescode.html>): `Busy`, `Full`, `ReadOnly`, `Io`, `Corrupt`,
 /// `Constraint`, and `Internal` for what only a mistake in the SQL can cause. So a closure that runs SQL of its own
-/// can use `?` on it.
+/// can use `?` on it. The message says what SQLite said of a mistake in a statement, such as *no such table: notes*.
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         let (kind, message) = describe(&error);

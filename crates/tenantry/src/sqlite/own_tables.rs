@@ -8,21 +8,23 @@ use crate::{Error, ErrorKind, Result, WriteTx};
 /// The longest name of an application's migrations, in octets: far more than a name has.
 const NAME_MAX: usize = 64;
 
-/// Brings the application's own tables to the newest version, and returns how many migrations that took.
+/// Executes the missing migrations of an application's own tables, and returns how many those were.
 ///
-/// `PRAGMA user_version` belongs to Tenantry, and a library for migrations wants a connection of its own. This
-/// function runs within a transaction of the store: the migrations that are missing are executed in order, with the
-/// record of them, and all of it lasts or none does. Each is SQL of one or more statements, and can do what
-/// [`connection`] allows. To add one, append it to the list; never change or remove one that was released.
+/// `PRAGMA user_version` belongs to Tenantry, and a library for migrations wants a connection of
+/// its own. This function runs within a transaction of the store: the migrations that are missing
+/// are executed in order, with the record of them, and all of it lasts or none does. Each is SQL of
+/// one or more statements, and can do what [`connection`] allows. To add one, append it to the
+/// list; never change or remove one that was released.
 ///
-/// They are recorded in the table `NAME_migrations`, where `name` is the application's (or a library's): ASCII letters,
-/// digits and `_`, beginning with a letter, but not with `tenantry_` or `sqlite_`.
+/// They are recorded in the table `NAME_migrations`, where `name` is the application's (or a
+/// library's): ASCII letters, digits and `_`, beginning with a letter, but not with `tenantry_` or
+/// `sqlite_`.
 ///
 /// # Errors
 ///
-/// `InvalidQuery` for another name. `Incompatible` if the list is shorter than the record, as when an older program
-/// opens the store, or if a migration's SQL has changed since it was executed. Otherwise those of the SQL: see
-/// [`From<rusqlite::Error>`](Error#impl-From<Error>-for-Error).
+/// `InvalidQuery` for another name. `Incompatible` if the list is shorter than the record, as when
+/// an older program opens the store, or if a migration's SQL has changed since it was executed.
+/// Otherwise those of the SQL, as [`Error`] has them from a `rusqlite::Error`.
 ///
 /// # Examples
 ///

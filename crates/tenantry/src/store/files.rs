@@ -11,17 +11,19 @@ use crate::{Error, ErrorKind, Result, UserId};
 impl Store {
     /// Runs a closure on the files of a user, on a thread for blocking work.
     ///
-    /// The methods of a [`Dir`] are blocking file calls. This is [`storage`](Store::storage) for asynchronous
-    /// code: the closure runs on one of the threads of the [`blocking`](https://docs.rs/blocking) crate, which
-    /// are started as they are needed and shared by the whole process, and the caller waits without holding
-    /// a thread. A closure that runs already goes on if the future is dropped.
+    /// The methods of a [`Dir`] are blocking file calls. This is [`storage`](Store::storage) for
+    /// asynchronous code: the closure runs on one of the threads of the
+    /// [`blocking`](https://docs.rs/blocking) crate, which are started as they are needed and
+    /// shared by the whole process, and the caller waits without holding a thread. A closure that
+    /// runs already goes on if the future is dropped.
     ///
-    /// A failure of the closure becomes an error by `From<io::Error>`, which has a table of the kinds.
-    /// To return an error type of the application's, return `Ok(Result<…>)`.
+    /// A failure of the closure becomes an error by `From<io::Error>`, which has a table of the
+    /// kinds. To return an error type of the application's, return `Ok(Result<…>)`.
     ///
     /// # Errors
     ///
-    /// Those of [`storage`](Store::storage), and those of the closure. A panic in the closure reaches the caller.
+    /// Those of [`storage`](Store::storage), and those of the closure. A panic in the closure
+    /// reaches the caller.
     ///
     /// # Examples
     ///

@@ -1,5 +1,5 @@
-//! What the library does for embedders: migrations of their tables, work on files beside an executor, errors that say
-//! what SQLite said.
+//! What the library does for embedders: migrations of their tables, work on files beside an
+//! executor, errors that say what SQLite said.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

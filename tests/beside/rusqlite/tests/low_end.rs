@@ -1,4 +1,5 @@
-//! The library with the oldest rusqlite of its range: what an application does in a day, a table of its own among it.
+//! The library with the oldest rusqlite of its range: what an application does in a day, a table of
+//! its own among it.
 
 use futures_lite::future::block_on;
 use rusqlite::Connection;
@@ -7,7 +8,8 @@ use tenantry::{BackupOptions, Email, ListQuery, NewUser, Store, UserId, create_b
 /// The release of SQLite that the store requires.
 const OLDEST_SQLITE: i32 = 3_051_003;
 
-/// Takes the connection of this package's rusqlite. So the package compiles only if that is the one of the library.
+/// Takes the connection of this package's rusqlite. So the package compiles only if that is the one
+/// of the library.
 fn add_note(conn: &Connection, user: UserId) -> rusqlite::Result<i64> {
     conn.execute_batch("CREATE TABLE notes (user_id BLOB NOT NULL REFERENCES users (id), text TEXT NOT NULL) STRICT")?;
     conn.execute("INSERT INTO notes VALUES (?1, 'hello')", [user])?;
