@@ -27,10 +27,11 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// Keeps the users of a multi-tenant application and their files: one SQLite file, and a directory for each user.
+/// Keeps the users of a multi-tenant application and their files: one SQLite file, and a directory
+/// for each user.
 ///
-/// Wherever a USER is named, an id or an email address will do. Data goes to standard output, everything else to
-/// standard error.
+/// Wherever a USER is named, an id or an email address will do. Data goes to standard output,
+/// everything else to standard error.
 #[derive(Debug, Parser)]
 #[command(name = "tenantry", version, max_term_width = 100, after_help = EXIT_CODES, styles = STYLES)]
 pub(crate) struct Cli {
@@ -42,8 +43,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// The directory that holds the store [default: $TENANTRY_DATA_DIR, or else $STATE_DIRECTORY, or else
-    /// $XDG_DATA_HOME/tenantry, which is usually ~/.local/share/tenantry]
+    /// The directory that holds the store [default: $TENANTRY_DATA_DIR, or else $STATE_DIRECTORY,
+    /// or else $XDG_DATA_HOME/tenantry, which is usually ~/.local/share/tenantry]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Don't keep the database in backups/ before a store of an older version is upgraded
@@ -85,7 +86,8 @@ pub(crate) enum Shell {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FormatName {
-    /// For people: the most used fields, cut to the width of the terminal, with ages and rounded sizes
+    /// For people: the most used fields, cut to the width of the terminal, with ages and rounded
+    /// sizes
     Table,
     /// For people: all fields, whole and exact
     Wide,
@@ -111,12 +113,14 @@ pub(crate) enum Command {
     User(UserCommand),
     /// Create or update users from a file
     ///
-    /// The columns of the CSV file, or the keys of each object of JSON, are the fields of a user: id, email, created_at,
-    /// last_login_at, storage_path, updated_at, version. Only email is required.
+    /// The columns of the CSV file, or the keys of each object of JSON, are the fields of a user:
+    /// id, email, created_at, last_login_at, storage_path, updated_at, version. Only email is
+    /// required.
     Import(Import),
     /// Write all users to a file, in the order of creation and as of one moment
     Export(Export),
-    /// List users who were deleted and not purged yet; `user restore` and `user purge` take them out
+    /// List users who were deleted and not purged yet; `user restore` and `user purge` take them
+    /// out
     #[command(subcommand)]
     Trash(TrashCommand),
     /// Find, measure and adopt the users' directories
@@ -124,9 +128,11 @@ pub(crate) enum Command {
     Storage(StorageCommand),
     /// Check the database against the directories, and repair what can be repaired without loss
     ///
-    /// It reads everything and changes nothing, unless --repair is given. The exit code is 0 only if all is well.
+    /// It reads everything and changes nothing, unless --repair is given. The exit code is 0 only
+    /// if all is well.
     Check(Check),
-    /// Back up a store while it is in use, verify a backup, list who is in it, restore it or one user
+    /// Back up a store while it is in use, verify a backup, list who is in it, restore it or one
+    /// user
     #[command(subcommand)]
     Backup(BackupCommand),
     /// Show the location, version and size of the store
@@ -213,7 +219,8 @@ pub(crate) enum UserCommand {
     },
     /// Bring a user back from the trash, with their directory
     Restore {
-        /// The id, as `tenantry trash list` shows it, or the email address if nobody else in the trash has it
+        /// The id, as `tenantry trash list` shows it, or the email address if nobody else in the
+        /// trash has it
         user: String,
         /// The address that they get, if somebody else has theirs
         #[arg(long)]
@@ -230,8 +237,8 @@ pub(crate) enum UserCommand {
     },
     /// Create the user who is in an archive, with their files, and the store if there is none
     ///
-    /// The id, the address, the storage path, the times and the version are those of the user who was exported. Nothing is
-    /// imported if somebody has, or had, one of the first three.
+    /// The id, the address, the storage path, the times and the version are those of the user who
+    /// was exported. Nothing is imported if somebody has, or had, one of the first three.
     ImportArchive {
         /// The archive
         file: PathBuf,
@@ -298,7 +305,8 @@ pub(crate) enum BackupCommand {
         /// Leave out the users' files
         #[arg(long)]
         database_only: bool,
-        /// Write tenantry-TIME.tar.zst into the directory, and remove all but the newest N of such files from it
+        /// Write tenantry-TIME.tar.zst into the directory, and remove all but the newest N of such
+        /// files from it
         #[arg(long, value_name = "N", requires = "file", value_parser = value_parser!(u32).range(1..))]
         keep: Option<u32>,
     },
@@ -327,8 +335,8 @@ pub(crate) struct Restore {
     /// The data directory that it becomes
     #[arg(long, value_name = "DIR")]
     pub(crate) into: Option<PathBuf>,
-    /// Bring back this user alone (the id or the email address) into the store of --data-dir, with the files that they lack;
-    /// nothing that they have is replaced
+    /// Bring back this user alone (the id or the email address) into the store of --data-dir, with
+    /// the files that they lack; nothing that they have is replaced
     #[arg(long)]
     pub(crate) user: Option<String>,
     /// With --user: bring back one who was purged, with a new id
@@ -341,8 +349,8 @@ pub(crate) struct Restore {
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// Do what loses nothing: finish what was begun, set modes, record directories that are there, move what belongs to
-    /// nobody to quarantine/
+    /// Do what loses nothing: finish what was begun, set modes, record directories that are there,
+    /// move what belongs to nobody to quarantine/
     #[arg(long)]
     pub(crate) repair: bool,
     /// With --repair: change nothing, only say what would be done
@@ -391,8 +399,8 @@ pub(crate) struct Import {
     /// The format [default: by the file's extension, else jsonl]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) from: Option<FileFormat>,
-    /// Which column of CSV, or key of JSON, is a field, if it is called otherwise; repeat for more. Without a column, as in
-    /// id=, the field isn't read
+    /// Which column of CSV, or key of JSON, is a field, if it is called otherwise; repeat for more.
+    /// Without a column, as in id=, the field isn't read
     #[arg(long, value_name = "FIELD=COLUMN")]
     pub(crate) map: Vec<String>,
     /// Drop columns and keys that aren't fields, and name them on standard error
@@ -404,7 +412,8 @@ pub(crate) struct Import {
     /// What to do with a new user whose address looks like that of another one
     #[arg(long, value_name = "POLICY", default_value = "warn")]
     pub(crate) on_lookalike: OnLookalike,
-    /// Where to write the rows that were rejected, with line and reason [needs --on-conflict skip or update]
+    /// Where to write the rows that were rejected, with line and reason [needs --on-conflict skip
+    /// or update]
     #[arg(long, value_name = "FILE")]
     pub(crate) rejects: Option<PathBuf>,
     /// Change nothing, only say what would happen

@@ -1,4 +1,5 @@
-//! What a command ends with when it can't do what it was asked for: one line on standard error and an exit code.
+//! What a command ends with when it can't do what it was asked for: one line on standard error and
+//! an exit code.
 
 use std::fmt;
 use std::io;
@@ -102,7 +103,8 @@ impl From<tenantry::Error> for Failure {
             ErrorKind::Cancelled => return Self::new(Exit::Interrupted, "interrupted"),
             _ => return Self::new(Exit::of(error.kind()), error.to_string()),
         };
-        // An operator wants to know what the system said; of a conflict there is no more to be said.
+        // An operator wants to know what the system said; of a conflict there is no more to be
+        // said.
         let mut cause = String::new();
         if !matches!(Exit::of(error.kind()), Exit::Conflict | Exit::Invalid | Exit::NotFound) {
             let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());

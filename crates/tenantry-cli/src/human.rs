@@ -29,8 +29,8 @@ pub(crate) enum Put {
     Fully,
 }
 
-/// The text for one field of a record. Times and sizes are recognized by the names of the fields, which end in `_at` and
-/// `_bytes` everywhere.
+/// The text for one field of a record. Times and sizes are recognized by the names of the fields,
+/// which end in `_at` and `_bytes` everywhere.
 pub(crate) fn text(record: &Map<String, Value>, field: &str, put: Put, now: Timestamp) -> String {
     match record.get(field) {
         None | Some(Value::Null) => String::new(),
@@ -86,7 +86,8 @@ fn to_the_second(time: Timestamp) -> String {
     text.split_once('.').map_or(text.clone(), |(seconds, _)| format!("{seconds}Z"))
 }
 
-/// How long ago a time is: `3 days ago`. One that is to come, as after the clock was set back, is `in 3 days`.
+/// How long ago a time is: `3 days ago`. One that is to come, as after the clock was set back, is
+/// `in 3 days`.
 pub(crate) fn age(time: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_unix_us().saturating_sub(time.as_unix_us()) / 1_000_000;
     let length = seconds.saturating_abs();

@@ -1,8 +1,10 @@
-//! The signals that end a command: Ctrl-C (SIGINT), the polite end (SIGTERM), a terminal that went away (SIGHUP).
+//! The signals that end a command: Ctrl-C (SIGINT), the polite end (SIGTERM), a terminal that went
+//! away (SIGHUP).
 //!
-//! Each ends the command with 128 and its number, as shells report it. Most commands end at once, because what is on the
-//! disk is whole at every moment. One that has something to clear away or to report [listens](Interrupt::listen): the
-//! first signal asks it to stop where that is safe, and the second ends it at once.
+//! Each ends the command with 128 and its number, as shells report it. Most commands end at once,
+//! because what is on the disk is whole at every moment. One that has something to clear away or to
+//! report [listens](Interrupt::listen): the first signal asks it to stop where that is safe, and
+//! the second ends it at once.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -43,8 +45,9 @@ fn signals() -> &'static Signals {
     })
 }
 
-/// Sees to it that each signal ends the process with its code. A file that becomes larger than the process may make one
-/// (`ulimit -f`) is a failure to write, as a full disk is: by itself SIGXFSZ would end the process in the middle.
+/// Sees to it that each signal ends the process with its code. A file that becomes larger than the
+/// process may make one (`ulimit -f`) is a failure to write, as a full disk is: by itself SIGXFSZ
+/// would end the process in the middle.
 pub(crate) fn install() -> Result<(), Failure> {
     let signals = signals();
     flag::register(SIGXFSZ, Arc::default()).map_err(|error| Failure::io("listening for signals", &error))?;
@@ -65,7 +68,8 @@ pub(crate) fn install() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns whether the process was started with the signal ignored. A process that can't tell takes it for not ignored.
+/// Returns whether the process was started with the signal ignored. A process that can't tell takes
+/// it for not ignored.
 fn is_ignored(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -127,7 +131,8 @@ pub(crate) fn stopped() -> io::Error {
 /// How often whoever waits for something else asks for a signal.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
-/// Does what may wait for somebody else, such as opening a named pipe, until a signal ends the waiting.
+/// Does what may wait for somebody else, such as opening a named pipe, until a signal ends the
+/// waiting.
 pub(crate) fn unless_stopped<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let (sender, receiver) = channel();
     // It goes with the process if nobody waits for it any more.

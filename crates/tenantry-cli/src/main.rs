@@ -1,4 +1,5 @@
-//! `tenantry`: operates a Tenantry store. What it does to the data it does through the library's public face.
+//! `tenantry`: operates a Tenantry store. What it does to the data it does through the library's
+//! public face.
 
 mod args;
 mod commands;
@@ -43,7 +44,8 @@ fn main() -> ExitCode {
     ExitCode::from(interrupt::code().unwrap_or(code))
 }
 
-/// Understands the arguments. Fails with what the process ends with if they are a question or can't be understood.
+/// Understands the arguments. Fails with what the process ends with if they are a question or can't
+/// be understood.
 fn understood() -> Result<Cli, Result<(), Failure>> {
     interrupt::install().map_err(Err)?;
     color_of(std::env::args_os()).write_global();
@@ -68,7 +70,8 @@ fn understood() -> Result<Cli, Result<(), Failure>> {
     Ok(cli)
 }
 
-/// Returns what `--color` says, before the arguments are understood: help, and that they can't be, have colours too.
+/// Returns what `--color` says, before the arguments are understood: help, and that they can't be,
+/// have colours too.
 fn color_of(arguments: std::env::ArgsOs) -> ColorChoice {
     let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
     let next = arguments.iter().skip(1).map(String::as_str).chain([""]);

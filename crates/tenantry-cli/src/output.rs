@@ -209,7 +209,8 @@ impl<'c> RecordList<'c> {
         csv.flush().map_err(failure)
     }
 
-    /// Ends the list, of which a page was added at least, be it empty, with what else the JSON document holds.
+    /// Ends the list, of which a page was added at least, be it empty, with what else the JSON
+    /// document holds.
     pub(crate) fn finish(mut self, members: &[(&str, Value)]) -> Result<(), Failure> {
         match self.format.name {
             FormatName::Table | FormatName::Wide => self.print_table()?,
@@ -287,7 +288,8 @@ fn object<T: Serialize>(record: &T) -> Result<Map<String, Value>, Failure> {
     }
 }
 
-/// A JSON object with its members in this order, by which a map of serde_json's would not have them.
+/// A JSON object with its members in this order, by which a map of serde_json's would not have
+/// them.
 fn json_object(members: impl Iterator<Item = (&'static str, Value)>) -> String {
     let members: Vec<String> = members.map(|(name, value)| format!("\"{name}\":{value}")).collect();
     format!("{{{}}}", members.join(","))

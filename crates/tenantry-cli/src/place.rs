@@ -25,7 +25,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The directory that was named, or else the first that the environment names. An empty variable names none.
+    /// The directory that was named, or else the first that the environment names. An empty
+    /// variable names none.
     pub(crate) fn find(
         named: Option<PathBuf>,
         snapshot_before_upgrade: bool,
@@ -54,15 +55,16 @@ impl Place {
         self.allow_network_fs
     }
 
-    /// A directory as it is named within `storage/`, also if it was named with its whole path, as shells complete it.
+    /// A directory as it is named within `storage/`, also if it was named with its whole path, as
+    /// shells complete it.
     pub(crate) fn within_storage<'d>(&self, dir: &'d str) -> &'d str {
         let storage = self.data_dir.join("storage");
         let within = storage.to_str().and_then(|storage| dir.strip_prefix(storage)?.strip_prefix('/')).unwrap_or(dir);
         within.strip_suffix('/').unwrap_or(within)
     }
 
-    /// Returns whether a file is one of the store's own, or lies in one of its directories, whatever it is called: by
-    /// where it is, and by what it is if it is there.
+    /// Returns whether a file is one of the store's own, or lies in one of its directories,
+    /// whatever it is called: by where it is, and by what it is if it is there.
     pub(crate) fn is_of_store(&self, path: Option<&Path>, metadata: Option<&Metadata>) -> bool {
         let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
         let is_same = |metadata: &Metadata, other: &Path| {
@@ -77,7 +79,8 @@ impl Place {
         if metadata.is_some_and(|metadata| is_same(metadata, &marker)) {
             return true;
         }
-        // Step by step up from where it is, so that neither a mount nor a file system that ignores case hides it.
+        // Step by step up from where it is, so that neither a mount nor a file system that ignores
+        // case hides it.
         let Some(path) = path else { return false };
         let Ok(dir) = fs::canonicalize(directory_of(path)) else { return false };
         let full = path.file_name().map_or_else(|| dir.clone(), |name| dir.join(name));
@@ -102,8 +105,9 @@ impl Place {
         self.open_with(true).await
     }
 
-    /// Makes an empty store that goes away, to try on it what would be the first change of a new store. `None` if there
-    /// is a store, or nowhere to try: then the change itself tells. A signal ends the command when it has gone.
+    /// Makes an empty store that goes away, to try on it what would be the first change of a new
+    /// store. `None` if there is a store, or nowhere to try: then the change itself tells. A signal
+    /// ends the command when it has gone.
     pub(crate) async fn scratch(&self) -> Result<Option<Scratch>, Failure> {
         if fs::symlink_metadata(self.data_dir.join("tenantry.db")).is_ok() {
             return Ok(None);

@@ -1,4 +1,5 @@
-//! How a command on the store ends: the change in the log and on standard output, and the store closed.
+//! How a command on the store ends: the change in the log and on standard output, and the store
+//! closed.
 
 use tenantry::{Store, User, UserId};
 

@@ -1,8 +1,9 @@
 //! Standard output and standard error. All that the command prints passes through here.
 //!
-//! A message that can't be written changes nothing: standard error may be full or closed, and what was asked for is done
-//! all the same. Output that can't be written is a failure, because somebody asked for it. The macros of the standard
-//! library panic in both cases, so `clippy.toml` bans them.
+//! A message that can't be written changes nothing: standard error may be full or closed, and what
+//! was asked for is done all the same. Output that can't be written is a failure, because somebody
+//! asked for it. The macros of the standard library panic in both cases, so `clippy.toml` bans
+//! them.
 
 use std::fmt;
 use std::fs::{self, File, Metadata};
@@ -38,8 +39,9 @@ pub(crate) fn ask(question: &str) -> io::Result<()> {
 
 /// Opens standard output, without colours if they aren't wanted there.
 ///
-/// Each write fails as the system's call fails: the standard library's own handle takes a descriptor that isn't open for
-/// writing for a successful write, and keeps the last line until the process ends.
+/// Each write fails as the system's call fails: the standard library's own handle takes a
+/// descriptor that isn't open for writing for a successful write, and keeps the last line until the
+/// process ends.
 pub(crate) fn stdout() -> Result<AutoStream<File>, Failure> {
     let descriptor = io::stdout().as_fd().try_clone_to_owned();
     descriptor.map(|descriptor| AutoStream::auto(File::from(descriptor))).map_err(|error| failure(&error))
@@ -55,8 +57,8 @@ pub(crate) fn failure(error: &io::Error) -> Failure {
     Failure::io("standard output", error)
 }
 
-/// Standard error for the log, whose every write succeeds: the subscriber would report a failure where it failed, and
-/// panic.
+/// Standard error for the log, whose every write succeeds: the subscriber would report a failure
+/// where it failed, and panic.
 pub(crate) struct Log;
 
 impl Write for Log {
@@ -75,7 +77,8 @@ pub(crate) fn input(named: &Path) -> &Path {
     if named == Path::new("-") { Path::new("/dev/stdin") } else { named }
 }
 
-/// Refuses to read something twice that can be read only once: standard input, a pipe, a socket, a device.
+/// Refuses to read something twice that can be read only once: standard input, a pipe, a socket, a
+/// device.
 pub(crate) fn refuse_stream(named: &Path, what_is: &str) -> Result<(), Failure> {
     let is_stream = |metadata: Metadata| !metadata.is_file() && !metadata.is_dir();
     if named == Path::new("-") || fs::metadata(named).is_ok_and(is_stream) {
@@ -88,8 +91,8 @@ pub(crate) fn refuse_stream(named: &Path, what_is: &str) -> Result<(), Failure> 
 /// How many octets a pipe takes without delay once it is ready (PIPE_BUF of Linux).
 const READY_OCTETS: usize = 4096;
 
-/// A file that may make its writer wait, such as a pipe that nobody reads. A signal that a command listens for ends the
-/// wait, and one that was set to be non-blocking is waited for.
+/// A file that may make its writer wait, such as a pipe that nobody reads. A signal that a command
+/// listens for ends the wait, and one that was set to be non-blocking is waited for.
 pub(crate) struct Patient {
     file: File,
     /// Whether it is a regular file, which is always ready.

@@ -70,7 +70,8 @@ impl Table {
         self.layout(None).total() <= available
     }
 
-    /// The lines of the table, of which the first is the header, cut so that each fits into so many columns.
+    /// The lines of the table, of which the first is the header, cut so that each fits into so many
+    /// columns.
     pub(crate) fn lines(&self, available: Option<usize>) -> impl Iterator<Item = String> {
         let layout = self.layout(available);
         let header = layout.line(|index| self.columns[index].header);
@@ -92,7 +93,8 @@ impl Table {
         let place = |(index, column): (usize, &Column)| Place { index, kind: column.kind, width: column.width };
         let places = self.columns.iter().enumerate().filter(is_shown).map(place).collect();
         let mut layout = Layout { places, available: available.unwrap_or(usize::MAX) };
-        // What tells rows apart is kept longest; an id may be cut before an address, since either names the user.
+        // What tells rows apart is kept longest; an id may be cut before an address, since either
+        // names the user.
         for (kind, least) in [(Kind::Text, COMFORTABLE), (Kind::Id, SHORT_ID), (Kind::Text, LEAST)] {
             layout.shrink(kind, least);
         }
@@ -119,7 +121,8 @@ impl Layout {
         self.places.iter().map(|place| place.width).sum::<usize>() + gaps
     }
 
-    /// Takes from the widest columns of a kind until all fits, or until none has more than the least.
+    /// Takes from the widest columns of a kind until all fits, or until none has more than the
+    /// least.
     fn shrink(&mut self, kind: Kind, least: usize) {
         while self.total() > self.available {
             let widest = self.places.iter_mut().filter(|place| place.kind == kind).max_by_key(|place| place.width);
@@ -154,7 +157,8 @@ fn width(text: &str) -> usize {
     if text.is_ascii() { text.len() } else { text.width() }
 }
 
-/// A text that takes no more columns than these, with a mark where it was cut: between two letters, each with its marks.
+/// A text that takes no more columns than these, with a mark where it was cut: between two letters,
+/// each with its marks.
 fn cut(text: &str, available: usize) -> Cow<'_, str> {
     if width(text) <= available {
         return Cow::Borrowed(text);

@@ -23,16 +23,16 @@ const LINKS_MAX: u32 = 40;
 /// The mode of a file that wasn't there: its content is personal data.
 const NEW_MODE: u32 = 0o600;
 
-/// A file that appears under its name when it is whole. What isn't a regular file, or is open already, is written into
-/// as it is.
+/// A file that appears under its name when it is whole. What isn't a regular file, or is open
+/// already, is written into as it is.
 pub(crate) enum Target {
     Replacement { file: Unnamed, path: PathBuf },
     AsItIs { file: Patient },
 }
 
 impl Target {
-    /// Begins to write the file that was named: `-` is standard output. Refuses a file of the store and `source`, from
-    /// which is read.
+    /// Begins to write the file that was named: `-` is standard output. Refuses a file of the store
+    /// and `source`, from which is read.
     pub(crate) fn create(named: &Path, place: &Place, source: Option<&Path>) -> Result<Self, Failure> {
         let name = named.display();
         let failed = |error: io::Error| Failure::new(Exit::Failure, format!("{name}: {error}"));
@@ -107,8 +107,8 @@ impl io::Write for Target {
     }
 }
 
-/// Refuses a place where no archive can be made: it has its name only when it is whole, so it has to be a file, and
-/// none of the store's.
+/// Refuses a place where no archive can be made: it has its name only when it is whole, so it has
+/// to be a file, and none of the store's.
 pub(crate) fn check_archive(named: &Path, place: &Place) -> Result<(), Failure> {
     let name = named.display();
     let path = match resolve(named).map_err(|error| Failure::new(Exit::Failure, format!("{name}: {error}")))? {
@@ -132,8 +132,8 @@ pub(crate) enum Resolved {
     Path(PathBuf),
 }
 
-/// Follows a name link by link. The link of an open file (`/dev/stdout`, `/dev/fd/3`, `/proc/self/fd/3`) stands for
-/// the file and isn't followed: its text is only a description.
+/// Follows a name link by link. The link of an open file (`/dev/stdout`, `/dev/fd/3`,
+/// `/proc/self/fd/3`) stands for the file and isn't followed: its text is only a description.
 pub(crate) fn resolve(named: &Path) -> io::Result<Resolved> {
     if named == Path::new("-") {
         return Ok(Resolved::Descriptor(io::stdout().as_raw_fd()));
@@ -156,7 +156,8 @@ pub(crate) fn resolve(named: &Path) -> io::Result<Resolved> {
     Err(rustix::io::Errno::LOOP.into())
 }
 
-/// Opens what isn't a regular file. A named pipe may take its time: whoever reads it has to come first.
+/// Opens what isn't a regular file. A named pipe may take its time: whoever reads it has to come
+/// first.
 fn open_special(path: PathBuf, metadata: &Metadata) -> io::Result<File> {
     if metadata.file_type().is_socket() {
         return UnixStream::connect(path).map(|stream| File::from(OwnedFd::from(stream)));
@@ -164,8 +165,8 @@ fn open_special(path: PathBuf, metadata: &Metadata) -> io::Result<File> {
     interrupt::unless_stopped(move || OpenOptions::new().write(true).open(path)).and_then(|opened| opened)
 }
 
-/// Gives a new file the owner, the group and the mode of the one that it replaces, as far as the process may. A group that
-/// can't be kept gets no access.
+/// Gives a new file the owner, the group and the mode of the one that it replaces, as far as the
+/// process may. A group that can't be kept gets no access.
 fn keep_access(file: &File, existing: Option<&Metadata>) -> io::Result<()> {
     let Some(existing) = existing else { return file.set_permissions(Permissions::from_mode(NEW_MODE)) };
     let _ =
@@ -175,8 +176,8 @@ fn keep_access(file: &File, existing: Option<&Metadata>) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(mode))
 }
 
-/// A file without a name, so that nothing of it is left whatever ends the process. Where the file system has none, a
-/// named one.
+/// A file without a name, so that nothing of it is left whatever ends the process. Where the file
+/// system has none, a named one.
 pub(crate) enum Unnamed {
     Unlinked { file: File, dir: PathBuf },
     Named(NamedTempFile),

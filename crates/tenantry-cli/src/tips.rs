@@ -2,8 +2,8 @@
 
 use clap::error::{ContextKind, ContextValue};
 
-/// Verbs that destroy, and options that waive a question or a safeguard. A person who mistypes another word and follows
-/// a tip without thinking does no harm; `user merge` once led to `purge`.
+/// Verbs that destroy, and options that waive a question or a safeguard. A person who mistypes
+/// another word and follows a tip without thinking does no harm; `user merge` once led to `purge`.
 const UNSAFE_WORDS: [&str; 10] = [
     "purge",
     "delete",

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 
 use crate::{Error, FIELDS, Result};
 
-/// How many names of ignored columns or keys are kept: as many as a person reads. Keys of JSON may be without end.
+/// How many names of ignored columns or keys are kept: as many as a person reads. Keys of JSON may
+/// be without end.
 const IGNORED_NAMES_MAX: usize = 50;
 /// How many characters of a name are kept, which may be as long as a row.
 const NAME_CHARACTERS_MAX: usize = 100;
 
-/// Says which columns of a CSV file, or keys of JSON, are which of the [`FIELDS`], and whether there may be others.
+/// Says which columns of a CSV file, or keys of JSON, are which of the [`FIELDS`], and whether
+/// there may be others.
 ///
-/// By default a field is called as it is in [`FIELDS`], and another name is an error. Names are compared without regard to
-/// case and surrounding space.
+/// By default a field is called as it is in [`FIELDS`], and another name is an error. Names are
+/// compared without regard to case and surrounding space.
 ///
 /// # Examples
 ///
@@ -66,7 +68,8 @@ impl Columns {
         Ok(())
     }
 
-    /// Allows columns and keys that are no field's. They are dropped, and [their names](crate::PassedOver) are kept.
+    /// Allows columns and keys that are no field's. They are dropped, and [their
+    /// names](crate::PassedOver) are kept.
     pub fn ignore_unknown(&mut self) {
         self.ignores_unknown = true;
     }
@@ -85,7 +88,8 @@ impl Columns {
         mapped.or_else(|| FIELDS.iter().position(|field| *field == folded).filter(|field| self.names[*field].is_none()))
     }
 
-    /// Returns the fields that must be in a header, because they were mapped, with how they are called there.
+    /// Returns the fields that must be in a header, because they were mapped, with how they are
+    /// called there.
     pub(crate) fn mapped(&self) -> impl Iterator<Item = (usize, &str)> {
         self.names.iter().enumerate().filter_map(|(field, name)| Some((field, name.as_ref()?.given.as_str())))
     }
@@ -109,8 +113,8 @@ pub struct PassedOver {
     pub empty_rows: u64,
     /// How many columns without name and value there were behind the others.
     pub empty_columns: u64,
-    /// How many columns of CSV, or keys of JSON with different names, were [ignored](Columns::ignore_unknown). Keys are
-    /// counted up to 51.
+    /// How many columns of CSV, or keys of JSON with different names, were
+    /// [ignored](Columns::ignore_unknown). Keys are counted up to 51.
     pub ignored: u64,
     names: Vec<String>,
     seen: BTreeSet<String>,

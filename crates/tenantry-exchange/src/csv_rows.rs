@@ -16,9 +16,11 @@ use crate::formula::csv_plain;
 use crate::row::{BadRow, IO_OCTETS, Original, ROW_OCTETS_MAX, Row};
 use crate::{Error, FIELDS, Result};
 
-/// How many octets may be read for one row: those of the longest, and what the reader takes beyond it.
+/// How many octets may be read for one row: those of the longest, and what the reader takes beyond
+/// it.
 const BUDGET_OCTETS: usize = ROW_OCTETS_MAX + IO_OCTETS;
-/// What separates the columns, the usual first: a semicolon where the decimal point is a comma, and a tab in what is copied.
+/// What separates the columns, the usual first: a semicolon where the decimal point is a comma, and
+/// a tab in what is copied.
 const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 /// The line that `Export-Csv` of Windows PowerShell puts before the header.
 const TYPE_OF_POWERSHELL: &[u8] = b"#TYPE ";
@@ -27,7 +29,8 @@ pub(crate) struct CsvRows<R: Read> {
     csv: csv::Reader<Lines<R>>,
     flow: Rc<Flow>,
     separator: u8,
-    /// For each column of the file up to the last one with a name, which of [`FIELDS`] it is, if it is any.
+    /// For each column of the file up to the last one with a name, which of [`FIELDS`] it is, if it
+    /// is any.
     columns: Vec<Option<usize>>,
     pub(crate) passed_over: PassedOver,
     pub(crate) read_octets: Rc<Cell<u64>>,
@@ -46,8 +49,8 @@ impl<R: Read> CsvRows<R> {
             .flexible(true)
             .delimiter(separator)
             .buffer_capacity(IO_OCTETS)
-            // With the default, which takes \r too, the reader's line numbers are those of the \n it has seen so far,
-            // which may or may not be that of the row.
+            // With the default, which takes \r too, the reader's line numbers are those of the \n
+            // it has seen so far, which may or may not be that of the row.
             .terminator(csv::Terminator::Any(b'\n'))
             .from_reader(Lines::new(Cursor::new(head).chain(input), separator, Rc::clone(&flow)));
         let header = csv.byte_headers().map_err(|error| csv_failure(error, 1, &flow))?.clone();
@@ -79,8 +82,8 @@ impl<R: Read> CsvRows<R> {
             // Spreadsheets leave rows of separators alone behind.
             self.passed_over.empty_rows += 1;
         }
-        // The reader stands at the beginning of the next line, and knows where it began to look for this row: before
-        // any blank lines.
+        // The reader stands at the beginning of the next line, and knows where it began to look for
+        // this row: before any blank lines.
         let line_ends: u64 = record.as_slice().iter().map(|byte| u64::from(*byte == b'\n')).sum();
         let next_line = self.csv.position().line();
         if self.flow.ended_open.get() {
@@ -119,8 +122,8 @@ impl<R: Read> CsvRows<R> {
     }
 }
 
-/// Reads the lines before the header, which are replaced by blank ones, and the line with which the header begins, and
-/// returns them and what separates the columns.
+/// Reads the lines before the header, which are replaced by blank ones, and the line with which the
+/// header begins, and returns them and what separates the columns.
 fn read_head(input: &mut impl BufRead, columns: &Columns, passed_over: &mut PassedOver) -> Result<(Vec<u8>, u8)> {
     let mut head = Vec::new();
     let mut line = 1;
@@ -149,7 +152,8 @@ fn read_head(input: &mut impl BufRead, columns: &Columns, passed_over: &mut Pass
     }
 }
 
-/// Returns what the line `sep=;` says, with which Excel is told the separator, and which Excel leaves at the beginning.
+/// Returns what the line `sep=;` says, with which Excel is told the separator, and which Excel
+/// leaves at the beginning.
 fn named_separator(line: &[u8]) -> Option<u8> {
     let line = line.strip_prefix(b"\"").and_then(|line| line.strip_suffix(b"\"")).unwrap_or(line);
     match line {
@@ -162,7 +166,8 @@ fn named_separator(line: &[u8]) -> Option<u8> {
     }
 }
 
-/// Returns the first separator with which the header has a column for the address, and else the usual one.
+/// Returns the first separator with which the header has a column for the address, and else the
+/// usual one.
 fn detect_separator(header: &[u8], columns: &Columns) -> u8 {
     let has_email = |separator: &u8| {
         let mut csv = csv::ReaderBuilder::new().has_headers(false).delimiter(*separator).from_reader(header);
@@ -184,8 +189,9 @@ fn check_line_ends(header: &[u8]) -> std::result::Result<(), &'static str> {
     Ok(())
 }
 
-/// Returns for each column up to the last one with a name, which of [`FIELDS`] it is. Columns without a name are passed
-/// over at the end only, where spreadsheets leave them behind, unless unknown ones are ignored.
+/// Returns for each column up to the last one with a name, which of [`FIELDS`] it is. Columns
+/// without a name are passed over at the end only, where spreadsheets leave them behind, unless
+/// unknown ones are ignored.
 fn assign(
     header: &csv::ByteRecord,
     columns: &Columns,
@@ -224,12 +230,14 @@ fn assign(
     Ok(assigned)
 }
 
-/// What is wrong with a row whose quoted field goes on behind its quotes: which part is the value, nobody can tell.
+/// What is wrong with a row whose quoted field goes on behind its quotes: which part is the value,
+/// nobody can tell.
 pub(crate) const STRAY: &str = "text after a closing quote; a quote within quotes is written twice";
 const NEVER_CLOSED: &str = "a quote is opened here and never closed";
 
-/// Lines of text for the CSV reader, which has no limit of its own: no more than the budget, and every line with an end
-/// that is LF alone. It follows the quotes as the reader does, which is too lenient to report what it finds behind them.
+/// Lines of text for the CSV reader, which has no limit of its own: no more than the budget, and
+/// every line with an end that is LF alone. It follows the quotes as the reader does, which is too
+/// lenient to report what it finds behind them.
 struct Lines<R: Read> {
     input: Chain<Cursor<Vec<u8>>, BufReader<Decoder<R>>>,
     separator: u8,
@@ -261,12 +269,14 @@ struct Flow {
     opened: Cell<u64>,
     /// Whether the last octet was within quotes.
     is_quoted: Cell<bool>,
-    /// The lines that have text after a closing quote, of the rows that the reader hasn't returned yet.
+    /// The lines that have text after a closing quote, of the rows that the reader hasn't returned
+    /// yet.
     strays: RefCell<VecDeque<u64>>,
 }
 
 impl Flow {
-    /// The first line before `next_line` with text after a closing quote. All before `next_line` are forgotten.
+    /// The first line before `next_line` with text after a closing quote. All before `next_line`
+    /// are forgotten.
     fn take_stray(&self, next_line: u64) -> Option<u64> {
         let mut strays = self.strays.borrow_mut();
         let first = strays.front().copied().filter(|line| *line < next_line);

@@ -1,5 +1,5 @@
-//! Decodes the text of a file of users: a byte order mark is taken off, UTF-16 becomes UTF-8, and a file that isn't text
-//! is named as what it is.
+//! Decodes the text of a file of users: a byte order mark is taken off, UTF-16 becomes UTF-8, and a
+//! file that isn't text is named as what it is.
 
 use std::cell::Cell;
 use std::io::{self, BufReader, Chain, Cursor, Read};

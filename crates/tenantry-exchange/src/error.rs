@@ -28,7 +28,8 @@ pub enum Error {
     Mapping(String),
     /// Reading or writing failed.
     Io(io::Error),
-    /// A row was rejected, which ends an import with [`OnConflict::Fail`](tenantry::OnConflict::Fail).
+    /// A row was rejected, which ends an import with
+    /// [`OnConflict::Fail`](tenantry::OnConflict::Fail).
     Rejected(Box<Rejection>),
     /// The store failed, or a rule of the store was broken that is none of a row alone.
     Store(tenantry::Error),
@@ -74,7 +75,8 @@ impl From<tenantry::Error> for Error {
     }
 }
 
-/// Returns the failure of a CSV writer as what it is: `From` would make another kind of error of a broken pipe.
+/// Returns the failure of a CSV writer as what it is: `From` would make another kind of error of a
+/// broken pipe.
 pub(crate) fn of_csv(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,

@@ -19,7 +19,8 @@ const STORAGE_PATH: usize = 4;
 const UPDATED_AT: usize = 5;
 const VERSION: usize = 6;
 
-/// The fields of a row. They are parsed one by one, so that what is wrong is reported with the name of its field.
+/// The fields of a row. They are parsed one by one, so that what is wrong is reported with the name
+/// of its field.
 #[derive(Default)]
 pub(crate) struct Fields<'row> {
     /// The values of [`FIELDS`], as far as there are any.
@@ -30,7 +31,8 @@ impl Fields<'_> {
     pub(crate) fn into_user(self) -> Result<NewUser, String> {
         let email = self.values[EMAIL].as_deref().ok_or("email: missing")?;
         let email: Email = parse(EMAIL, trimmed(email))?;
-        // Spaces around a value are no part of it, but they may be of a path. An empty value is none.
+        // Spaces around a value are no part of it, but they may be of a path. An empty value is
+        // none.
         let value = |field: usize| self.values[field].as_deref().map(trimmed).filter(|value| !value.is_empty());
         let time = |field| value(field).map(|value| parse_time(field, value)).transpose();
         let path = self.values[STORAGE_PATH].as_deref().filter(|path| !path.is_empty());
@@ -46,7 +48,8 @@ impl Fields<'_> {
     }
 }
 
-/// Returns a value without the spaces around it. A line end is more than a slip: a quote may be out of place.
+/// Returns a value without the spaces around it. A line end is more than a slip: a quote may be out
+/// of place.
 fn trimmed(value: &str) -> &str {
     value.trim_matches(|c: char| c.is_whitespace() && c != '\n')
 }

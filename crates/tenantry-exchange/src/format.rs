@@ -8,18 +8,19 @@ pub const FIELDS: [&str; 7] = ["id", "email", "created_at", "last_login_at", "st
 /// How a file holds users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Comma-separated values ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180)) with a header that names [`FIELDS`].
+    /// Comma-separated values ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180)) with a header
+    /// that names [`FIELDS`].
     Csv,
     /// [JSON Lines](https://jsonlines.org): one object a line.
     Jsonl,
-    /// One array of objects. What is read may be either: a file of JSON Lines or an array, which may be the member `users`
-    /// of an object.
+    /// One array of objects. What is read may be either: a file of JSON Lines or an array, which
+    /// may be the member `users` of an object.
     Json,
 }
 
 impl Format {
-    /// Returns what the name of a file says of its format: CSV if it ends with `.csv`, JSON if it ends with `.json`, else
-    /// JSON Lines.
+    /// Returns what the name of a file says of its format: CSV if it ends with `.csv`, JSON if it
+    /// ends with `.json`, else JSON Lines.
     ///
     /// ```
     /// use tenantry_exchange::Format;

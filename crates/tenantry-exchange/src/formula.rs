@@ -1,16 +1,19 @@
-//! Values that a spreadsheet would run as formulas (<https://owasp.org/www-community/attacks/CSV_Injection>).
+//! Values that a spreadsheet would run as formulas
+//! (<https://owasp.org/www-community/attacks/CSV_Injection>).
 
 use std::borrow::Cow;
 
-/// The characters that make a formula of a field, the full-width forms among them, which some spreadsheets take for the
-/// others.
+/// The characters that make a formula of a field, the full-width forms among them, which some
+/// spreadsheets take for the others.
 const FORMULA_STARTS: [char; 11] =
     ['=', '+', '-', '@', '\t', '\r', '\n', '\u{FF1D}', '\u{FF0B}', '\u{FF0D}', '\u{FF20}'];
 
-/// Returns a value as it may be in a CSV file: with an apostrophe before what a spreadsheet would take for a formula.
+/// Returns a value as it may be in a CSV file: with an apostrophe before what a spreadsheet would
+/// take for a formula.
 ///
-/// An address may begin with `+` or `=`, and also with an apostrophe, so what is read has to be told apart: a value gets
-/// one more apostrophe if a formula's first character comes after any number of them.
+/// An address may begin with `+` or `=`, and also with an apostrophe, so what is read has to be
+/// told apart: a value gets one more apostrophe if a formula's first character comes after any
+/// number of them.
 ///
 /// ```
 /// assert_eq!(tenantry_exchange::csv_safe("=1+1"), "'=1+1");

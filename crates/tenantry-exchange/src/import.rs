@@ -80,13 +80,14 @@ const LINES_NAMED_MAX: usize = 5;
 
 /// Writes rows into a store and counts what becomes of them.
 ///
-/// With [`OnConflict::Update`] a row may want an address that somebody else still has, who gives it up in a later row. Such
-/// rows wait, and so do later ones about the same users or addresses, until [`finish`](Self::finish): addresses can be
-/// passed on in chains and exchanged in circles, of any length and across chunks. Up to 32 MiB of rows wait, which is some
-/// 80,000; beyond that they are rejected.
+/// With [`OnConflict::Update`] a row may want an address that somebody else still has, who gives it
+/// up in a later row. Such rows wait, and so do later ones about the same users or addresses, until
+/// [`finish`](Self::finish): addresses can be passed on in chains and exchanged in circles, of any
+/// length and across chunks. Up to 32 MiB of rows wait, which is some 80,000; beyond that they are
+/// rejected.
 ///
-/// A transaction that is undone leaves counts and rejected rows behind that aren't true. Keep the [tally](Self::tally) of
-/// the last one that was committed, and end the import.
+/// A transaction that is undone leaves counts and rejected rows behind that aren't true. Keep the
+/// [tally](Self::tally) of the last one that was committed, and end the import.
 ///
 /// # Examples
 ///
@@ -146,8 +147,8 @@ impl Importer {
     ///
     /// # Errors
     ///
-    /// `Rejected` for the first row that is rejected if the policy is [`OnConflict::Fail`]; `Store` for a failure that
-    /// isn't one of the row. The transaction must be undone then.
+    /// `Rejected` for the first row that is rejected if the policy is [`OnConflict::Fail`]; `Store`
+    /// for a failure that isn't one of the row. The transaction must be undone then.
     pub fn write(&mut self, tx: &mut WriteTx<'_>, chunk: Chunk) -> Result<()> {
         self.passed_over = chunk.passed_over;
         self.prepare_to_look(tx)?;
@@ -160,9 +161,11 @@ impl Importer {
         Ok(())
     }
 
-    /// Writes the rows that wait for others. Call it after the last chunk, in its transaction or another one.
+    /// Writes the rows that wait for others. Call it after the last chunk, in its transaction or
+    /// another one.
     ///
-    /// Users who exchange addresses get them together or not at all. A row whose address isn't free in the end is rejected.
+    /// Users who exchange addresses get them together or not at all. A row whose address isn't free
+    /// in the end is rejected.
     ///
     /// # Errors
     ///
@@ -247,7 +250,8 @@ impl Importer {
         Ok(())
     }
 
-    /// Rejects the rows that wait, because the import ends before its time, and returns how many there were.
+    /// Rejects the rows that wait, because the import ends before its time, and returns how many
+    /// there were.
     pub fn give_up(&mut self) -> u64 {
         let rows = self.waiting.take();
         let count = rows.len() as u64;
@@ -290,7 +294,8 @@ impl Importer {
         std::mem::take(&mut self.rejected)
     }
 
-    /// Takes the users who were created though they look like others, so that they don't pile up in memory.
+    /// Takes the users who were created though they look like others, so that they don't pile up in
+    /// memory.
     pub fn take_look_alikes(&mut self) -> Vec<LookAlike> {
         std::mem::take(&mut self.look_alikes)
     }
@@ -334,11 +339,12 @@ fn is_of_row(kind: ErrorKind) -> bool {
     )
 }
 
-/// Writes the rows that were rejected as CSV with the columns `line`, `reason` and `row`: the object of JSON, or the
-/// fields of a CSV file as they were there.
+/// Writes the rows that were rejected as CSV with the columns `line`, `reason` and `row`: the
+/// object of JSON, or the fields of a CSV file as they were there.
 ///
-/// A row that a spreadsheet would run as a formula has an apostrophe before it, unless it has one in the file. An import
-/// takes it off again, so the rows can be put below the header of their file and imported.
+/// A row that a spreadsheet would run as a formula has an apostrophe before it, unless it has one
+/// in the file. An import takes it off again, so the rows can be put below the header of their file
+/// and imported.
 pub struct RejectsWriter<W: Write> {
     csv: csv::Writer<W>,
 }

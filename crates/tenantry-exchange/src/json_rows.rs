@@ -11,10 +11,11 @@ use crate::fields::{address_in, parse_object};
 use crate::row::{BadRow, IO_OCTETS, Original, ROW_OCTETS_MAX, Row};
 use crate::{Error, Result};
 
-/// How far into a file an array of users is looked for, behind other members of the object that holds it.
+/// How far into a file an array of users is looked for, behind other members of the object that
+/// holds it.
 const LAYOUT_OCTETS_MAX: usize = 4 << 10;
-/// The member that holds the users in what `tenantry user list --format json` prints, and in exports of Firebase and
-/// Keycloak.
+/// The member that holds the users in what `tenantry user list --format json` prints, and in
+/// exports of Firebase and Keycloak.
 const USERS: &[u8] = b"users";
 
 pub(crate) struct JsonRows<R: Read> {
@@ -34,7 +35,8 @@ pub(crate) struct JsonRows<R: Read> {
 enum Layout {
     /// One on each line.
     Lines,
-    /// As elements of an array, which begins behind this many octets and may be a member of an object.
+    /// As elements of an array, which begins behind this many octets and may be a member of an
+    /// object.
     Array { start: usize, is_member: bool },
     /// The array was read to its end.
     Ended,
@@ -173,7 +175,8 @@ impl<R: Read> JsonRows<R> {
         Ok(is_whole)
     }
 
-    /// Reads what is behind the array: the other members of an object that holds it, and then nothing.
+    /// Reads what is behind the array: the other members of an object that holds it, and then
+    /// nothing.
     fn end_array(&mut self, is_member: bool) -> Result<()> {
         if is_member {
             let mut scan = Scan { depth: 1, ..Scan::default() };
@@ -269,7 +272,8 @@ impl Scan {
     }
 }
 
-/// Returns how the objects lie in a file that begins like this, or `None` if more of it is needed to tell.
+/// Returns how the objects lie in a file that begins like this, or `None` if more of it is needed
+/// to tell.
 fn layout(head: &[u8]) -> Option<Layout> {
     let mut at = solid(head, 0)?;
     if head[at] == b'[' {

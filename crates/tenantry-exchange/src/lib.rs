@@ -1,12 +1,14 @@
 //! Users of a [Tenantry](tenantry) store as files: CSV, JSON Lines and JSON, read and written.
 //!
-//! The command `tenantry`, an HTTP service and the fuzz targets use the same code. It needs the store's public face
-//! alone, prints nothing and opens no files: it reads from any [`Read`](std::io::Read), writes to any
-//! [`Write`](std::io::Write), and returns counts and reasons as values.
+//! The command `tenantry`, an HTTP service and the fuzz targets use the same code. It needs the
+//! store's public face alone, prints nothing and opens no files: it reads from any
+//! [`Read`](std::io::Read), writes to any [`Write`](std::io::Write), and returns counts and reasons
+//! as values.
 //!
-//! A [`RowReader`] reads rows in constant memory, and [chunks](RowReader::next_chunk) of them. An [`Importer`] writes
-//! chunks into the store and counts what became of their rows; a [`RejectsWriter`] writes those that were rejected, so
-//! that they can be corrected and imported. A [`UserWriter`] writes users, and [`export`] all of them as of one moment.
+//! A [`RowReader`] reads rows in constant memory, and [chunks](RowReader::next_chunk) of them. An
+//! [`Importer`] writes chunks into the store and counts what became of their rows; a
+//! [`RejectsWriter`] writes those that were rejected, so that they can be corrected and imported. A
+//! [`UserWriter`] writes users, and [`export`] all of them as of one moment.
 //!
 //! ```
 //! use tenantry::{OnConflict, Store};

@@ -1,7 +1,7 @@
 //! Text that may be anything, for people to read.
 
-/// Returns a text as a terminal shows all of it in its order: every letter of every script as it is, and escaped what is
-/// a control, reorders the line or can't be seen.
+/// Returns a text as a terminal shows all of it in its order: every letter of every script as it
+/// is, and escaped what is a control, reorders the line or can't be seen.
 ///
 /// ```
 /// assert_eq!(tenantry_exchange::printable("x\u{202e}y\u{7}"), r"x\u{202e}y\u{7}");
@@ -36,20 +36,22 @@ fn is_shown(c: char, previous: Option<char>, next: Option<char>) -> bool {
     }
 }
 
-/// Whether `escape_debug` leaves a character as it is, which it does with combining marks behind the first one only.
+/// Whether `escape_debug` leaves a character as it is, which it does with combining marks behind
+/// the first one only.
 fn has_ink(c: char) -> bool {
     let mut text = [b'x'; 1 + char::MAX_LEN_UTF8];
     let end = 1 + c.encode_utf8(&mut text[1..]).len();
     !is_blank(c) && str::from_utf8(&text[..end]).is_ok_and(|text| text.escape_debug().eq(['x', c]))
 }
 
-/// Whether a character is of the blocks of Arabic, the scripts of South and Southeast Asia, and Mongolian.
+/// Whether a character is of the blocks of Arabic, the scripts of South and Southeast Asia, and
+/// Mongolian.
 fn has_joiners(c: char) -> bool {
     matches!(c, '\u{600}'..='\u{1CFF}') && has_ink(c)
 }
 
-/// The letters, marks and symbols without any ink: those of Unicode's property Default_Ignorable_Code_Point that
-/// `escape_debug` doesn't escape, and the blank of Braille.
+/// The letters, marks and symbols without any ink: those of Unicode's property
+/// Default_Ignorable_Code_Point that `escape_debug` doesn't escape, and the blank of Braille.
 fn is_blank(c: char) -> bool {
     matches!(
         c,

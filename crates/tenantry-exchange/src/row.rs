@@ -7,8 +7,9 @@ use tenantry::{ErrorKind, NewUser};
 
 use crate::printable;
 
-/// No honest row is longer, photographs and metadata that nobody needs included. Without a limit, a file without a line
-/// end, or with a quote that is never closed, would be read into memory as a whole.
+/// No honest row is longer, photographs and metadata that nobody needs included. Without a limit, a
+/// file without a line end, or with a quote that is never closed, would be read into memory as a
+/// whole.
 pub(crate) const ROW_OCTETS_MAX: usize = 1 << 20;
 /// As much as is read from a file at a time.
 pub(crate) const IO_OCTETS: usize = 64 << 10;
@@ -33,8 +34,8 @@ impl fmt::Debug for Row {
 }
 
 impl Row {
-    /// Returns what was in the file: the object of JSON, or the fields of CSV as one record. It is empty if it was too
-    /// long to be kept.
+    /// Returns what was in the file: the object of JSON, or the fields of CSV as one record. It is
+    /// empty if it was too long to be kept.
     #[must_use]
     pub fn original(&self) -> Cow<'_, [u8]> {
         match &self.original {
@@ -74,7 +75,8 @@ impl fmt::Debug for BadRow {
 
 /// A row that wasn't imported, and why.
 ///
-/// It is written as `line 3: ada@example.com: `, or `line 3, element 2: ` for what is in a JSON array, and the reason.
+/// It is written as `line 3: ada@example.com: `, or `line 3, element 2: ` for what is in a JSON
+/// array, and the reason.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Rejection {

@@ -8,7 +8,8 @@ use crate::json_rows::JsonRows;
 use crate::row::Row;
 use crate::{Format, Result};
 
-/// How many rows are enough for a chunk: a transaction of them waits for the disk once, and takes some 50 ms.
+/// How many rows are enough for a chunk: a transaction of them waits for the disk once, and takes
+/// some 50 ms.
 const CHUNK_ROWS: usize = 5_000;
 /// How many octets of the file are enough for a chunk, whatever the number of rows.
 const CHUNK_OCTETS: u64 = 1 << 20;
@@ -56,7 +57,8 @@ impl<R: Read> RowReader<R> {
     ///
     /// # Errors
     ///
-    /// `Invalid` if the file isn't text, `Header` if it has a header that can't be used; `Io` as `input` has it.
+    /// `Invalid` if the file isn't text, `Header` if it has a header that can't be used; `Io` as
+    /// `input` has it.
     pub fn new(format: Format, input: R) -> Result<Self> {
         Self::with_columns(format, Columns::default(), input)
     }
@@ -86,12 +88,13 @@ impl<R: Read> RowReader<R> {
         }
     }
 
-    /// Returns as many of the next rows as one transaction should take, and why nothing follows if that is so.
+    /// Returns as many of the next rows as one transaction should take, and why nothing follows if
+    /// that is so.
     ///
     /// # Errors
     ///
-    /// As [`next_row`](Self::next_row), if there is no row before. Otherwise the failure is the chunk's
-    /// [`end`](Chunk::end).
+    /// As [`next_row`](Self::next_row), if there is no row before. Otherwise the failure is the
+    /// chunk's [`end`](Chunk::end).
     pub fn next_chunk(&mut self) -> Result<Chunk> {
         let mut rows = Vec::new();
         let read_before = self.read_octets();

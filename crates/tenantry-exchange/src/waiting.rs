@@ -6,8 +6,8 @@ use tenantry::{Email, NewUser, UserId};
 
 use crate::Row;
 
-/// How much memory the rows that wait may take, all in all some 80,000 usual ones: they are in memory until the import
-/// ends, since any row may be the one they wait for.
+/// How much memory the rows that wait may take, all in all some 80,000 usual ones: they are in
+/// memory until the import ends, since any row may be the one they wait for.
 const WAITING_OCTETS_MAX: usize = 32 << 20;
 /// What a row takes beside its text: the user, and the places in which it is found again.
 const ROW_OCTETS: usize = 400;
@@ -22,8 +22,8 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Whether a row that waits is about the same user, or wants the same address: what comes later in the file has to be
-    /// done later.
+    /// Whether a row that waits is about the same user, or wants the same address: what comes later
+    /// in the file has to be done later.
     pub(crate) fn concerns(&self, user: &NewUser) -> bool {
         user.id.is_some_and(|id| self.ids.contains(&id)) || self.keys.contains(user.email.key())
     }
@@ -58,8 +58,8 @@ pub(crate) enum Step {
 
 /// Brings rows that waited into an order in which each finds its address free, if that is possible.
 ///
-/// A row waits for the row of the user who has its address, so for one at most: what is followed from a row is a path that
-/// ends, or comes back to itself.
+/// A row waits for the row of the user who has its address, so for one at most: what is followed
+/// from a row is a path that ends, or comes back to itself.
 pub(crate) struct Order {
     rows: Vec<Option<Row>>,
     /// The rows of each user, in the order of the file.
@@ -86,7 +86,8 @@ impl Order {
         Self { rows, of_user, start: 0, path: Vec::new(), place: HashMap::new(), is_ready: false }
     }
 
-    /// Returns the next step, after those before were imported or rejected. `holder` returns who has an address now.
+    /// Returns the next step, after those before were imported or rejected. `holder` returns who
+    /// has an address now.
     pub(crate) fn next<E>(
         &mut self,
         mut holder: impl FnMut(&Email) -> Result<Option<UserId>, E>,

@@ -20,7 +20,8 @@ fn values(user: &User) -> [String; 7] {
     ]
 }
 
-/// Writes users, one after the other. It makes many small writes of JSON: give it a buffered writer.
+/// Writes users, one after the other. It makes many small writes of JSON: give it a buffered
+/// writer.
 ///
 /// # Examples
 ///
@@ -94,7 +95,8 @@ impl<W: Write> UserWriter<W> {
     }
 }
 
-/// Writes all users as of the moment of a read transaction, in the order of creation, and returns how many.
+/// Writes all users as of the moment of a read transaction, in the order of creation, and returns
+/// how many.
 ///
 /// After each page, `progress` is told how many there were so far; its failure ends the export.
 ///

@@ -158,7 +158,8 @@ fn of_an_exchange_that_fails_nothing_stays() {
 fn rows_about_the_same_user_or_address_keep_their_order() {
     let world = World::new();
     let users = world.users(3);
-    // User 0 waits for address 1, then gets address 20; user 2 wants address 1 as well, after user 0.
+    // User 0 waits for address 1, then gets address 20; user 2 wants address 1 as well, after user
+    // 0.
     let importer = world.import(OnConflict::Update, &[moves(&users, &[(0, 1), (0, 20), (2, 1), (1, 10)])]);
     assert_eq!(importer.tally().rejected, 0, "{:?}", importer.rejected());
     assert_eq!(world.email(users[0].id), "20@example.com");
@@ -219,7 +220,8 @@ fn rows_that_wait_have_a_limit_and_are_rejected_when_the_import_ends_early() {
     assert_eq!((importer.tally().rejected, importer.rejected().len() as u64), (60_000, waiting));
 }
 
-/// A rejected row `=1+1` is no formula in the file of rejects, and is itself again when it is imported.
+/// A rejected row `=1+1` is no formula in the file of rejects, and is itself again when it is
+/// imported.
 #[test]
 fn a_rejected_row_is_no_formula_and_is_the_same_row_when_it_is_imported_again() {
     let rows = ["=1+1", "'=1+1", "''=1+1", "\u{ff1d}1+1", "@sum", "-1", "+1", "'x"];

@@ -1,5 +1,5 @@
-//! Malformed files of users, from the corpus of the fuzz targets and mutations of it. The library's harnesses do the same
-//! with addresses, paths, cursors and archives.
+//! Malformed files of users, from the corpus of the fuzz targets and mutations of it. The library's
+//! harnesses do the same with addresses, paths, cursors and archives.
 #![allow(clippy::disallowed_macros, reason = "a harness prints its figures")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 

@@ -12,7 +12,8 @@ use crate::interrupt::Interrupt;
 use crate::output::{self, counted};
 use crate::stdio::tell;
 
-/// The progress of what has to clear away before it ends. As long as this is there, a signal asks it to.
+/// The progress of what has to clear away before it ends. As long as this is there, a signal asks
+/// it to.
 pub(crate) struct Progress(indicatif::ProgressBar, Interrupt);
 
 impl Progress {

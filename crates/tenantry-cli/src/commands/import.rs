@@ -1,11 +1,12 @@
 //! `tenantry import`.
 //!
-//! One thread reads and checks the rows while the store's writer writes those before. They come in chunks, of which
-//! only a few are in memory at a time.
+//! One thread reads and checks the rows while the store's writer writes those before. They come in
+//! chunks, of which only a few are in memory at a time.
 //!
-//! All or nothing (`--on-conflict fail`) is one transaction, and so is a dry run, which is rolled back in the end.
-//! Nobody else can write meanwhile, so standard input, which may take its time, is copied to a file first.
-//! Otherwise each chunk is a transaction, between which other processes get their turn.
+//! All or nothing (`--on-conflict fail`) is one transaction, and so is a dry run, which is rolled
+//! back in the end. Nobody else can write meanwhile, so standard input, which may take its time, is
+//! copied to a file first. Otherwise each chunk is a transaction, between which other processes get
+//! their turn.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -31,7 +32,8 @@ use crate::target::Target;
 
 /// How many chunks may wait for the writer.
 const CHUNKS_WAITING_MAX: usize = 1;
-/// How many rejected rows are named on standard error if there is no file for them, and how many look-alikes.
+/// How many rejected rows are named on standard error if there is no file for them, and how many
+/// look-alikes.
 const ROWS_SHOWN_MAX: u64 = 10;
 
 pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
@@ -44,8 +46,8 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
         ));
     }
     let (progress, mut chunks) = read_in_background(&args, is_one_transaction, &interrupt)?;
-    // The first chunk is waited for before anything is opened: a file that can't be used at all makes neither a store nor
-    // a file of rejects.
+    // The first chunk is waited for before anything is opened: a file that can't be used at all
+    // makes neither a store nor a file of rejects.
     let mut first = chunks.receive().map_err(|failure| failure.saying("nothing was imported"))?;
     let importer = Importer::new(args.on_conflict.into()).on_look_alike(args.on_lookalike.into());
     importer.check(&mut first)?;
@@ -62,7 +64,8 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
             (Store::open(dir.path()).await?, Some(dir))
         }
         Err(Failure::Told { exit: Exit::NotFound, .. }) => match place.scratch().await? {
-            // A store that goes away takes what is to be reported as well, and no store is made for nothing.
+            // A store that goes away takes what is to be reported as well, and no store is made for
+            // nothing.
             Some(scratch) if imports_nothing(&scratch, &first, args.on_conflict).await? => {
                 (scratch.store, Some(scratch.dir))
             }
@@ -96,7 +99,8 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns whether it is clear from the first rows that an import into a new store would leave it empty.
+/// Returns whether it is clear from the first rows that an import into a new store would leave it
+/// empty.
 async fn imports_nothing(scratch: &Store, first: &Chunk, on_conflict: OnConflict) -> Result<bool, Failure> {
     /// Undoes the rehearsal.
     enum Undo {
@@ -289,8 +293,8 @@ struct Running {
 }
 
 impl Running {
-    /// Reports the rows that were rejected since the last time, in the file for them or else on standard error, and those
-    /// that look like others.
+    /// Reports the rows that were rejected since the last time, in the file for them or else on
+    /// standard error, and those that look like others.
     fn report(&mut self) -> Result<(), Failure> {
         for look_alike in self.importer.take_look_alikes() {
             if self.look_alikes_shown < ROWS_SHOWN_MAX {
@@ -324,7 +328,8 @@ struct Chunks {
 }
 
 impl Chunks {
-    /// Waits for the next chunk, but not for longer than until Ctrl-C: a pipe may have nothing to say for hours.
+    /// Waits for the next chunk, but not for longer than until Ctrl-C: a pipe may have nothing to
+    /// say for hours.
     fn receive(&mut self) -> Result<Chunk, Failure> {
         loop {
             self.interrupt.go_on()?;
@@ -455,7 +460,8 @@ impl Rejects {
     }
 }
 
-/// Unlike with standard output, a reader of the rejects who goes away is a failure: somebody wanted them.
+/// Unlike with standard output, a reader of the rejects who goes away is a failure: somebody wanted
+/// them.
 fn told(name: &str, error: &io::Error) -> Failure {
     Failure::new(Exit::Failure, format!("{name}: {error}"))
 }

@@ -156,7 +156,8 @@ pub(crate) fn write_into(dir: &Path) -> Result<(), Failure> {
         .map_err(|error| Failure::io(dir.display(), &error))
 }
 
-/// Writes the page of a command, which is named without its first word, and those of the commands in it.
+/// Writes the page of a command, which is named without its first word, and those of the commands
+/// in it.
 fn write_pages(command: Command, name: &str, dir: &Path) -> io::Result<()> {
     for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
         let name = format!("{name} {}", inner.get_name());

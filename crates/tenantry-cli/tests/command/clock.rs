@@ -1,5 +1,5 @@
-//! The command on a machine whose clock is wrong by 25 years (libfaketime): whatever writes or prints a time works, and
-//! nothing is lost by it.
+//! The command on a machine whose clock is wrong by 25 years (libfaketime): whatever writes or
+//! prints a time works, and nothing is lost by it.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -72,7 +72,8 @@ fn every_command_works_whatever_the_clock_says() {
         session.output(&["user", "delete", id(&cat), "--yes"]);
         session.output(&["storage", "usage"]);
         let then = year(&ada["created_at"]);
-        // A year of libfaketime's has 365 days, so that it may be another in the days around New Year.
+        // A year of libfaketime's has 365 days, so that it may be another in the days around New
+        // Year.
         let is_now = |time: &Value| (year(time) - then - years).abs() <= 1;
         let is_then = |time: &Value| (year(time) - then).abs() <= 1;
         let run = |arguments: &[&str]| output_at(&session, offset, arguments);
@@ -162,7 +163,8 @@ fn every_command_works_whatever_the_clock_says() {
     }
 }
 
-/// Rotation removes neither the backup that was just made nor one of a time that is later by the clock.
+/// Rotation removes neither the backup that was just made nor one of a time that is later by the
+/// clock.
 #[test]
 fn a_wrong_clock_makes_rotation_remove_no_newer_backup() {
     if !can_fake() {

@@ -1,4 +1,5 @@
-//! File systems that rename a directory only within a part of themselves, and ones that fail in the middle of a directory.
+//! File systems that rename a directory only within a part of themselves, and ones that fail in the
+//! middle of a directory.
 
 use std::process::Command;
 
@@ -49,7 +50,8 @@ all_of() { (
 same() { diff "$1" "$2" >&2 || { echo "differs: $3" >&2; exit 1; }; }
 "#;
 
-/// A store with everything that is to be moved: Ada, who is to be deleted, Bob in the trash, an orphan.
+/// A store with everything that is to be moved: Ada, who is to be deleted, Bob in the trash, an
+/// orphan.
 const STORE: &str = r#"
 T=tenantry
 make_user ada@example.com
@@ -121,8 +123,8 @@ fn run(session: &Session, name: &str, script: &str) {
     assert_eq!((code, stdout.lines().last()), (0, Some("all went well")), "{name}: {stderr}");
 }
 
-/// A user of a store in a lower layer of overlayfs, as in a container's image, could be deleted but neither purged nor
-/// restored: "a file system is mounted on the way".
+/// A user of a store in a lower layer of overlayfs, as in a container's image, could be deleted but
+/// neither purged nor restored: "a file system is mounted on the way".
 #[test]
 fn directories_in_a_lower_layer_of_overlayfs_are_copied() {
     let probe = "mkdir l u w m; mount -t overlay o -o lowerdir=l,upperdir=u,workdir=w m";

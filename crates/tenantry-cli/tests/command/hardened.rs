@@ -43,7 +43,8 @@ impl Unit {
         self.all(name) == ["yes"]
     }
 
-    /// The system calls that SystemCallFilter= allows: lists with a tilde take away from those before them.
+    /// The system calls that SystemCallFilter= allows: lists with a tilde take away from those
+    /// before them.
     fn allowed_calls(&self) -> BTreeSet<i64> {
         let mut allowed = BTreeSet::new();
         for list in self.all("SystemCallFilter") {
@@ -115,7 +116,8 @@ impl Unit {
     }
 }
 
-/// Returns the numbers of a system call, or of a set (`@file-system`) as `systemd-analyze` lists it.
+/// Returns the numbers of a system call, or of a set (`@file-system`) as `systemd-analyze` lists
+/// it.
 fn calls_of(name: &str) -> Vec<i64> {
     if !name.starts_with('@') {
         // Sets name calls of all architectures.
@@ -138,7 +140,8 @@ fn filter(rules: BTreeMap<i64, Vec<SeccompRule>>, otherwise: SeccompAction, matc
     SeccompFilter::new(rules, otherwise, matched, arch).unwrap().try_into().unwrap()
 }
 
-/// A sandbox of `bubblewrap`, in which the command is /run/tenantry and sees of the session's files what is named.
+/// A sandbox of `bubblewrap`, in which the command is /run/tenantry and sees of the session's files
+/// what is named.
 struct Sandbox<'s> {
     session: &'s Session,
     arguments: Vec<String>,
@@ -185,7 +188,8 @@ impl<'s> Sandbox<'s> {
 
     /// Runs a program in the sandbox.
     fn run(&self, program: &[&str]) -> (i32, String, String) {
-        // A shell opens the filters, since a child of a Rust program gets the standard descriptors only.
+        // A shell opens the filters, since a child of a Rust program gets the standard descriptors
+        // only.
         let mut script = String::new();
         for number in 0..self.filters {
             let descriptor = number + 3;
@@ -244,8 +248,8 @@ fn can_sandbox() -> bool {
     probe.output().is_ok_and(|output| output.status.success())
 }
 
-/// Under this hardening, which is usual for a service with a StateDirectory=, no command worked before the store did
-/// without `openat2`.
+/// Under this hardening, which is usual for a service with a StateDirectory=, no command worked
+/// before the store did without `openat2`.
 #[test]
 fn every_command_works_under_the_hardening_of_the_systemd_units() {
     if !can_sandbox() || Command::new("systemd-analyze").arg("--version").output().is_err() {
@@ -317,7 +321,8 @@ fn systemd_accepts_the_units_and_rates_them_as_hardened() {
     assert_eq!(services, 2);
 }
 
-/// What the image has of a file system, without an engine: the command, the C library, a volume and nothing else.
+/// What the image has of a file system, without an engine: the command, the C library, a volume and
+/// nothing else.
 #[test]
 fn every_command_works_as_the_container_runs_it() {
     if !can_sandbox() {

@@ -170,7 +170,8 @@ fn a_signal_ends_the_wait_for_the_other_end_of_a_pipe() {
     }
 }
 
-/// The parent of a background process (`nohup`) has it ignore SIGHUP, and then no terminal takes it along.
+/// The parent of a background process (`nohup`) has it ignore SIGHUP, and then no terminal takes it
+/// along.
 #[test]
 fn an_ignored_hangup_stays_ignored() {
     let session = Session::new();
@@ -260,7 +261,8 @@ fn on_half_a_backup(session: &Session, arguments: &[&str]) -> (Child, ChildStdin
     (child, stdin)
 }
 
-/// The files that had been unpacked stayed in the directory, which then was refused by everything but the next restore.
+/// The files that had been unpacked stayed in the directory, which then was refused by everything
+/// but the next restore.
 #[test]
 fn an_interrupted_restore_leaves_the_target_as_it_was() {
     let session = with_archives();
@@ -305,7 +307,8 @@ fn a_signal_leaves_nothing_of_what_is_being_made() {
     let session = with_archives();
     session.output(&["user", "create", "other@example.com", "--data-dir", "other"]);
     let before = names_below(session.dir.path());
-    // What is run, where its temporary files are, and what their names begin with. A disk that is slow gives the time to see them.
+    // What is run, where its temporary files are, and what their names begin with. A disk that is
+    // slow gives the time to see them.
     let cases: [(&str, &str, &str); 6] = [
         ("backup create b.tar.zst", "", ".tenantry-backup-"),
         ("user export-archive ada@example.com b.tar.zst", "", ".tenantry-export-"),
@@ -336,7 +339,8 @@ fn a_signal_leaves_nothing_of_what_is_being_made() {
     }
 }
 
-/// A restore had been killed by SIGXFSZ, which only an open store keeps away, and what it had unpacked stayed.
+/// A restore had been killed by SIGXFSZ, which only an open store keeps away, and what it had
+/// unpacked stayed.
 #[test]
 fn a_limit_of_the_size_of_files_is_a_failure_and_leaves_nothing() {
     let session = with_archives();

@@ -4,7 +4,8 @@ use super::{Session, missing, told};
 
 /// The system calls that are refused, as `strace` injects it, and where that is met.
 const REFUSED: &[&[&str]] = &[
-    // systemd's `RestrictSUIDSGID=` and `DynamicUser=`; systemd before 248; a kernel that lacks a flag.
+    // systemd's `RestrictSUIDSGID=` and `DynamicUser=`; systemd before 248; a kernel that lacks a
+    // flag.
     &["openat2:error=ENOSYS"],
     &["openat2:error=EPERM"],
     &["openat2:error=EINVAL"],
@@ -37,8 +38,8 @@ impl Refusing<'_> {
     }
 }
 
-/// Under the hardening that is usual for a systemd service no command worked, and on bindfs and mergerfs no user could
-/// be deleted: the store relied on `openat2` and on `RENAME_NOREPLACE`.
+/// Under the hardening that is usual for a systemd service no command worked, and on bindfs and
+/// mergerfs no user could be deleted: the store relied on `openat2` and on `RENAME_NOREPLACE`.
 #[test]
 fn every_step_of_a_users_life_works_without_openat2_and_without_rename_noreplace() {
     if Command::new("strace").arg("-V").output().is_err() {

@@ -83,7 +83,8 @@ fn store() -> Session {
     session
 }
 
-/// A link to where the users' directories were moved was said to be missing, or a disk that isn't mounted.
+/// A link to where the users' directories were moved was said to be missing, or a disk that isn't
+/// mounted.
 #[test]
 fn a_link_in_the_place_of_a_directory_of_the_store_is_a_finding_that_says_so() {
     for name in ["storage", "trash"] {
@@ -109,7 +110,8 @@ fn a_link_in_the_place_of_a_directory_of_the_store_is_a_finding_that_says_so() {
     assert!(found.contains("a symbolic link") && found.contains("quarantine"), "{found}");
 }
 
-/// With the same directory mounted over `storage/` all was said to be well, though no user could be deleted.
+/// With the same directory mounted over `storage/` all was said to be well, though no user could be
+/// deleted.
 #[test]
 fn a_mount_on_a_directory_of_the_store_is_a_finding_that_says_so() {
     for name in ["storage", "trash"] {

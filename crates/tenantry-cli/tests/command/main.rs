@@ -1,4 +1,5 @@
-//! The command as people use it: the binary is run, and what it prints and how it exits is held against its contract.
+//! The command as people use it: the binary is run, and what it prints and how it exits is held
+//! against its contract.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
@@ -60,7 +61,8 @@ impl Session {
         path
     }
 
-    /// The command in this directory, on the store in `data` beside it, whatever the environment says.
+    /// The command in this directory, on the store in `data` beside it, whatever the environment
+    /// says.
     fn tenantry(&self, arguments: &[&str]) -> Command {
         let mut command = self.in_dir(env!("CARGO_BIN_EXE_tenantry"));
         command.args(arguments);
@@ -94,7 +96,8 @@ impl Session {
     }
 }
 
-/// Undoes `nohup`: what ignores SIGHUP hands that down, and the command then ignores it too, as it ought to.
+/// Undoes `nohup`: what ignores SIGHUP hands that down, and the command then ignores it too, as it
+/// ought to.
 #[allow(unsafe_code, reason = "the standard library sets the handling of no signal")]
 fn heed_hangups() {
     // SAFETY: the default handling has no function that a signal could call.

@@ -1,6 +1,7 @@
 use super::{Session, is_root, missing, told};
 
-/// Runs a script with a file system mounted on `m` by a command, which shows what is in `real`. It ends with the script.
+/// Runs a script with a file system mounted on `m` by a command, which shows what is in `real`. It
+/// ends with the script.
 fn with_mount(session: &Session, mount: &str, script: &str) -> Option<(i32, String, String)> {
     if !is_root("mounting a file system that runs as a program") {
         return None;
@@ -76,7 +77,8 @@ fn no_store_is_made_on_a_file_system_that_lacks_something_and_the_message_names_
     ] {
         for dir in ["", "mkdir m/data;"] {
             let session = Session::new();
-            // What is removed while it is open has another name until the file system hears that it was closed.
+            // What is removed while it is open has another name until the file system hears that it
+            // was closed.
             let script = format!(
                 "{dir} $T user create ada@example.com; code=$?
                  while ls -A m/data 2>/dev/null | grep -q '^.fuse_hidden'; do :; done; exit $code"
@@ -123,8 +125,9 @@ fn no_store_is_made_where_a_step_that_it_needs_fails() {
     }
 }
 
-/// On a file system that ignores case two users had one directory, and the purge of one took the files of the other.
-/// What it answers to another spelling of a name, the store asks of a file of its own.
+/// On a file system that ignores case two users had one directory, and the purge of one took the
+/// files of the other. What it answers to another spelling of a name, the store asks of a file of
+/// its own.
 #[test]
 fn where_case_is_ignored_no_two_users_have_one_directory() {
     let session = Session::new();
@@ -161,7 +164,8 @@ fn where_case_is_ignored_no_two_users_have_one_directory() {
     assert!(!found.contains("\"path\":\"storage/customers\",\"detail\":\"it belongs to no user\""), "{found}");
 }
 
-/// A path is given out once, though only a digest is left of it: also in another spelling, where that is the same path.
+/// A path is given out once, though only a digest is left of it: also in another spelling, where
+/// that is the same path.
 #[test]
 fn where_case_is_ignored_the_path_of_a_purged_user_is_retired_in_every_spelling() {
     let session = Session::new();
@@ -184,7 +188,8 @@ fn where_case_is_ignored_the_path_of_a_purged_user_is_retired_in_every_spelling(
     assert_eq!(create("Customers/Eve"), 0);
 }
 
-/// `syncfs` returns at once on a file system that runs as a program, so that a power cut took what was restored or copied.
+/// `syncfs` returns at once on a file system that runs as a program, so that a power cut took what
+/// was restored or copied.
 #[test]
 fn on_fuse_each_file_that_is_restored_or_copied_is_synced_by_itself() {
     let script = r#"set -eu

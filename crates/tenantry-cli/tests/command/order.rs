@@ -39,12 +39,14 @@ impl<'t> Call<'t> {
     }
 }
 
-/// Runs the command and returns what is wrong with the order in which a file got content, name and place on the disk.
+/// Runs the command and returns what is wrong with the order in which a file got content, name and
+/// place on the disk.
 fn faults(session: &Session, arguments: &[&str], target: &str) -> Option<String> {
     let traces = tempfile::tempdir().unwrap();
     let mut command = session.in_dir("strace");
     let calls = [&WRITING[..], &SYNCING, &NAMING, &OPENING].concat().join(",");
-    // A file for each thread, in which no call is cut in two by those of others. No content, which could look like a path.
+    // A file for each thread, in which no call is cut in two by those of others. No content, which
+    // could look like a path.
     command.args(["-ff", "-qq", "-y", "-s", "0", "-e", &format!("trace={calls}"), "-o"]);
     command.arg(traces.path().join("thread")).arg(env!("CARGO_BIN_EXE_tenantry")).args(arguments);
     let output = command.output().unwrap();
@@ -99,7 +101,8 @@ fn wrong_order(calls: &[Call<'_>], named: usize, dir: &Path, target: &str) -> Op
     None
 }
 
-/// A power cut after the command had said that it was done could leave a file that was empty, or the earlier one cut off.
+/// A power cut after the command had said that it was done could leave a file that was empty, or
+/// the earlier one cut off.
 #[test]
 fn a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_the_command_ends() {
     if Command::new("strace").arg("-V").output().is_err() {

@@ -18,7 +18,8 @@ fn session() -> Session {
     session
 }
 
-/// Runs a script in the service's directory, as root or as the service, and asserts that it succeeds.
+/// Runs a script in the service's directory, as root or as the service, and asserts that it
+/// succeeds.
 #[track_caller]
 fn run(session: &Session, user: u32, script: &str) -> String {
     let mut command = session.in_dir("bash");
@@ -68,7 +69,8 @@ const EVERY_COMMAND: &str = r#"
     $T check >/dev/null
 "#;
 
-/// The commands that write rows into files. A rehearsal on no store couldn't use its own temporary directory.
+/// The commands that write rows into files. A rehearsal on no store couldn't use its own temporary
+/// directory.
 const FILES_OF_ROWS: &str = r#"
     (umask 022; printf 'email\nnew@example.com\nnobody\n' >rows.csv; echo >kept.csv; chmod 640 kept.csv)
     $T export new.csv 2>/dev/null
@@ -117,8 +119,8 @@ fn a_data_directory_that_exists_keeps_its_mode() {
     assert_eq!(run(&session, 0, "stat -c %a shut; ls shut"), "0\n");
 }
 
-/// One `sudo tenantry storage path` made a directory that was root's, and the service could never again make one
-/// beneath it.
+/// One `sudo tenantry storage path` made a directory that was root's, and the service could never
+/// again make one beneath it.
 #[test]
 fn what_root_makes_in_the_store_of_a_service_belongs_to_the_service() {
     if !is_root("giving files to another user") {

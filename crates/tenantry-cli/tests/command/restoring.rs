@@ -1,6 +1,7 @@
 use super::{Session, is_root, told};
 
-/// Runs a script as root, with mounts of its own, on a backup `all.tar.zst` of a user with some files.
+/// Runs a script as root, with mounts of its own, on a backup `all.tar.zst` of a user with some
+/// files.
 fn with_backup(script: &str) -> Option<(i32, String, String)> {
     if !is_root("mounting a file system, and being somebody else,") {
         return None;
@@ -31,7 +32,8 @@ fn succeeds(script: &str) {
     assert_eq!(code, 0, "{stdout}{stderr}");
 }
 
-/// A restore renamed a directory beside the target onto it, which a mount, `.`, a link and a parent of root's don't allow.
+/// A restore renamed a directory beside the target onto it, which a mount, `.`, a link and a parent
+/// of root's don't allow.
 #[test]
 fn a_mounted_volume_the_current_directory_a_link_and_a_place_of_roots_are_restored_into() {
     succeeds(
@@ -77,7 +79,8 @@ fn attributes_that_dont_come_back_are_named_and_counted_with_exit_code_1() {
     assert_eq!(counted, 3, "{stderr}");
 }
 
-/// What is mounted in a user's directory was met after the row was changed, and then by each opening again.
+/// What is mounted in a user's directory was met after the row was changed, and then by each
+/// opening again.
 #[test]
 fn files_come_back_beside_what_is_mounted_in_a_users_directory() {
     succeeds(

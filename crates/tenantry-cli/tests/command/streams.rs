@@ -45,8 +45,8 @@ const COMMANDS: &[&str] = &[
     "--version",
 ];
 
-/// A store with two users, one of them with a file and a link, one in the trash, an orphan, a backup, and rows to import of
-/// which most are wrong.
+/// A store with two users, one of them with a file and a link, one in the trash, an orphan, a
+/// backup, and rows to import of which most are wrong.
 fn prepared() -> Session {
     let session = Session::new();
     for (id, email) in [(ADA, "ada@example.com"), (BOB, "bob@example.com")] {
@@ -85,7 +85,8 @@ fn effect(prepared: &Session, line: &str) -> (i32, String) {
     (code, stdout)
 }
 
-/// A full or closed standard error had `eprintln!` panic: exit code 101, and the user who was asked for wasn't there.
+/// A full or closed standard error had `eprintln!` panic: exit code 101, and the user who was asked
+/// for wasn't there.
 #[test]
 fn a_standard_error_that_is_full_or_closed_changes_neither_what_is_done_nor_the_exit_code() {
     let prepared = prepared();
@@ -99,8 +100,8 @@ fn a_standard_error_that_is_full_or_closed_changes_neither_what_is_done_nor_the_
     }
 }
 
-/// What was asked for is lost, so it is a failure, even where the library of the language takes a closed descriptor for a
-/// successful write.
+/// What was asked for is lost, so it is a failure, even where the library of the language takes a
+/// closed descriptor for a successful write.
 #[test]
 fn a_standard_output_that_cannot_be_written_is_a_failure() {
     let session = prepared();
@@ -126,7 +127,8 @@ fn a_standard_output_that_cannot_be_written_is_a_failure() {
     for command in printing {
         for (output, reason) in [("/dev/full", "No space left on device"), ("&0", "Bad file descriptor")] {
             let line = format!("tenantry {command} >{output} < /dev/null");
-            // In the order of the shell: standard input, open for reading only, becomes standard output.
+            // In the order of the shell: standard input, open for reading only, becomes standard
+            // output.
             let line = if output == "&0" { format!("tenantry {command} < /dev/null >{output}") } else { line };
             let (code, _, stderr) = told(session.in_dir("sh").args(["-c", &line]).output().unwrap());
             assert_eq!(code, 1, "{line}: {stderr}");
@@ -139,8 +141,8 @@ fn a_standard_output_that_cannot_be_written_is_a_failure() {
     assert!(session.output(&["user", "get", "newer@example.com"]).contains("newer@"));
 }
 
-/// A database that is opened as descriptor 1 would be overwritten by what is printed. The runtime opens what is closed as
-/// `/dev/null` before anything else.
+/// A database that is opened as descriptor 1 would be overwritten by what is printed. The runtime
+/// opens what is closed as `/dev/null` before anything else.
 #[test]
 fn a_process_without_standard_streams_writes_nothing_into_the_database() {
     let prepared = prepared();
@@ -160,7 +162,8 @@ fn sh(session: &Session, script: &str) -> (i32, String, String) {
     told(session.in_dir("sh").args(["-c", script]).output().unwrap())
 }
 
-/// Each had been resolved to the file behind it, which was then replaced: what was in the log was lost.
+/// Each had been resolved to the file behind it, which was then replaced: what was in the log was
+/// lost.
 #[test]
 fn what_is_open_already_is_written_into_and_never_replaced() {
     let session = prepared();
@@ -367,7 +370,8 @@ fn rejects_never_replace_the_file_that_standard_input_comes_from() {
     }
 }
 
-/// `-` was looked for as a file, and of a pipe the second reading found the rest, which was no archive.
+/// `-` was looked for as a file, and of a pipe the second reading found the rest, which was no
+/// archive.
 #[test]
 fn a_backup_is_listed_from_a_pipe_and_what_is_read_twice_is_no_pipe() {
     let session = Session::new();

@@ -5,7 +5,8 @@ use unicode_width::UnicodeWidthStr;
 
 use super::{Session, missing, told};
 
-/// Runs a shell command on a terminal of its own, and answers its exit code and what the terminal shows.
+/// Runs a shell command on a terminal of its own, and answers its exit code and what the terminal
+/// shows.
 fn on_terminal(session: &Session, command: &str, typed: &str) -> Option<(i32, String)> {
     // From bsdutils, which every Debian has.
     let child = session
@@ -47,7 +48,8 @@ fn people_get_a_table_and_colours_unless_they_say_otherwise() {
     assert!(session.output(&["user", "list"]).starts_with('{'));
 }
 
-/// Marks of Devanagari had been escaped, and controls of the bidirectional text in a storage path had not, if it was of one user.
+/// Marks of Devanagari had been escaped, and controls of the bidirectional text in a storage path
+/// had not, if it was of one user.
 #[test]
 fn a_table_shows_the_letters_of_every_script_and_nothing_that_reorders_it() {
     let session = Session::new();

@@ -58,7 +58,8 @@ fn read(session: &Session, name: &str) -> String {
     std::fs::read_to_string(session.path(name)).unwrap()
 }
 
-/// Compares two CSV files of users by the names of their columns, times as times and a path that is empty as derived.
+/// Compares two CSV files of users by the names of their columns, times as times and a path that is
+/// empty as derived.
 fn assert_same_users(given: &Path, got: &Path) {
     let users = |path: &Path| {
         let mut reader = csv::Reader::from_path(path).unwrap();
@@ -86,8 +87,9 @@ fn assert_same_users(given: &Path, got: &Path) {
     }
 }
 
-/// The authors of the crates that this project is built from: whoever builds it has them, with all that real lists
-/// hold (several crates of one author, other spellings, things that are no address).
+/// The authors of the crates that this project is built from: whoever builds it has them, with all
+/// that real lists hold (several crates of one author, other spellings, things that are no
+/// address).
 #[test]
 fn a_real_list_goes_in_with_skip_and_every_row_is_accounted_for() {
     let home = std::env::var("CARGO_HOME").unwrap_or_else(|_| format!("{}/.cargo", std::env::var("HOME").unwrap()));

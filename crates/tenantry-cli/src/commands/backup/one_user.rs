@@ -1,4 +1,5 @@
-//! `tenantry backup list` and `backup restore --user`: who is in a backup, and one of them brought back.
+//! `tenantry backup list` and `backup restore --user`: who is in a backup, and one of them brought
+//! back.
 
 use std::path::Path;
 
@@ -79,7 +80,8 @@ fn is_wanted(who: Option<&Who>, user: &User) -> bool {
     }
 }
 
-/// Visits everybody in a backup page by page, at least one: first those who weren't in the trash, in the order of creation.
+/// Visits everybody in a backup page by page, at least one: first those who weren't in the trash,
+/// in the order of creation.
 fn each(backup: &BackupContents, mut visit: impl FnMut(&[BackedUp]) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut query = ListQuery { limit: ListQuery::MAX_LIMIT, ..ListQuery::default() };
     loop {

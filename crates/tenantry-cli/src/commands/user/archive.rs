@@ -60,7 +60,8 @@ pub(crate) async fn import(place: &Place, format: Format<'_>, file: &Path) -> Re
     // So that what is no such archive never creates a store.
     let who = read_user_manifest(file).await.map_err(|error| explain(error, None))?.user.id;
     if let Some(scratch) = place.scratch().await? {
-        // What is damaged further down makes no store either. That there is no room to try it says nothing.
+        // What is damaged further down makes no store either. That there is no room to try it says
+        // nothing.
         let progress = Progress::new();
         let tried = import_user(&scratch, file, progress.callback()).await;
         progress.end();
