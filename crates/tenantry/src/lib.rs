@@ -104,6 +104,7 @@ pub use check::{
     repair_with_progress,
 };
 pub use domain::email::Email;
+pub use domain::fields::InvalidField;
 pub use domain::list::{Cursor, Filter, ListQuery, Page};
 pub use domain::storage_path::StoragePath;
 pub use domain::timestamp::Timestamp;
