@@ -1,5 +1,5 @@
-//! What must hold for any file that is imported, beyond that nothing panics and nothing hangs. Each answers whether a row
-//! of it was accepted.
+//! Properties of any imported file, besides the absence of panics and hangs. Each returns whether a
+//! row was accepted.
 
 use std::convert::Infallible;
 
@@ -18,8 +18,8 @@ pub fn jsonl(store: &Store, input: &[u8]) -> bool {
     file(store, Format::Jsonl, input)
 }
 
-/// What is wrong is told with the line on which it is, a row that is rejected is kept as it stood there, and a user that
-/// is accepted is the same when it is written and read again.
+/// An error names an existing line, a rejected row keeps its text, and an accepted user round-trips
+/// through every format.
 fn file(store: &Store, format: Format, input: &[u8]) -> bool {
     let lines: Vec<&[u8]> = input.split(|byte| *byte == b'\n').collect();
     let (users, failure) = read(format, input, |line, original| {
@@ -30,15 +30,16 @@ fn file(store: &Store, format: Format, input: &[u8]) -> bool {
             text = rest;
         }
         let as_it_stood = match format {
-            // Its lines are others than those of the octets.
+            // Its lines differ from those of the raw bytes.
             _ if is_utf16(input) => true,
             // In an array it may begin and end anywhere.
             Format::Jsonl | Format::Json => {
                 original.is_empty()
                     || trimmed(text) == original
-                    || input.windows(original.len()).any(|octets| octets == original)
+                    || input.windows(original.len()).any(|bytes| bytes == original)
             }
-            // With quotes a row may be written in more than one way, and go on on the next line. But it begins here.
+            // With quotes a row may be written in more than one way, and go on on the next line.
+            // But it begins here.
             Format::Csv if text.contains(&b'"') || original.contains(&b'"') => {
                 without_quotes(text).starts_with(&without_quotes(&beginning_of_row(original)))
             }
@@ -74,7 +75,7 @@ fn file(store: &Store, format: Format, input: &[u8]) -> bool {
     has_users
 }
 
-/// Reads a file to its end, or to what can't be read.
+/// Reads a file to its end, or to an error.
 fn read(format: Format, input: &[u8], mut meet: impl FnMut(usize, &[u8])) -> (Vec<NewUser>, Option<FileError>) {
     let mut users = Vec::new();
     let mut reader = match RowReader::new(format, input) {
@@ -98,7 +99,7 @@ fn read(format: Format, input: &[u8], mut meet: impl FnMut(usize, &[u8])) -> (Ve
             Err(bad) => assert!(!bad.reason.is_empty() && !bad.reason.contains(char::is_control), "{:?}", bad.reason),
         }
     }
-    assert_eq!(reader.read_octets(), input.len() as u64);
+    assert_eq!(reader.bytes_read(), input.len() as u64);
     (users, None)
 }
 
@@ -126,7 +127,7 @@ fn trimmed(mut line: &[u8]) -> &[u8] {
     line
 }
 
-/// What a transaction came to that was rolled back.
+/// The result of a transaction that was rolled back.
 enum Attempt {
     Created(Box<User>),
     Refused(Error),

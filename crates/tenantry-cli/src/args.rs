@@ -1,4 +1,4 @@
-//! The command line: what can be said, and how help puts it.
+//! The command line: commands, options and help texts.
 
 use std::path::PathBuf;
 
@@ -10,9 +10,9 @@ const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 conflict (email, id or path taken, version mismatch), \
 5 invalid input, 6 busy (try again), 7 store unusable (corrupt, incompatible, not a store), 130 interrupted.";
 
-/// Where a person's completions go, by shell.
-pub(crate) const COMPLETION_PLACES: &str = "\
-Where they go:
+/// Where completions are installed, by shell.
+pub(crate) const COMPLETION_LOCATIONS: &str = "\
+Install locations:
   bash        tenantry completions bash > ~/.local/share/bash-completion/completions/tenantry
   elvish      tenantry completions elvish >> ~/.config/elvish/rc.elv
   fish        tenantry completions fish > ~/.config/fish/completions/tenantry.fish
@@ -30,8 +30,8 @@ const STYLES: Styles = Styles::styled()
 /// Keeps the users of a multi-tenant application and their files: one SQLite file, and a directory
 /// for each user.
 ///
-/// Wherever a USER is named, an id or an email address will do. Data goes to standard output,
-/// everything else to standard error.
+/// A USER is named by the id or the email address. Data goes to standard output, everything else to
+/// standard error.
 #[derive(Debug, Parser)]
 #[command(name = "tenantry", version, max_term_width = 100, after_help = EXIT_CODES, styles = STYLES)]
 pub(crate) struct Cli {
@@ -47,16 +47,16 @@ pub(crate) struct Global {
     /// or else $XDG_DATA_HOME/tenantry, which is usually ~/.local/share/tenantry]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Don't keep the database in backups/ before a store of an older version is upgraded
+    /// Don't keep a copy of the database in backups/ before an upgrade
     #[arg(long, global = true, help_heading = "Global options", hide_short_help = true)]
     pub(crate) no_snapshot: bool,
-    /// Use a store on a network file system, where its promises don't hold and data is lost
+    /// Allow a store on a network file system, where its guarantees don't hold and data can be lost
     #[arg(long, global = true, help_heading = "Global options", hide_short_help = true)]
     pub(crate) allow_network_fs: bool,
     /// How to print data [default: table on a terminal, else jsonl]
     #[arg(short = 'o', long, global = true, value_name = "FORMAT", help_heading = "Global options")]
     pub(crate) format: Option<FormatName>,
-    /// Which fields of users, usages or findings to print, divided by commas
+    /// The fields of users, usages or findings to print, separated by commas
     #[arg(long, global = true, value_name = "FIELDS", value_delimiter = ',', help_heading = "Global options")]
     pub(crate) columns: Option<Vec<String>>,
     /// When to use colours
@@ -69,7 +69,7 @@ pub(crate) struct Global {
         hide_short_help = true
     )]
     pub(crate) color: Color,
-    /// Log to standard error: what was done to whom, by the id; repeat for more detail
+    /// Log changes to standard error, with the ids of the users; repeat for more detail
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options", hide_short_help = true)]
     pub(crate) verbose: u8,
 }
@@ -117,10 +117,9 @@ pub(crate) enum Command {
     /// id, email, created_at, last_login_at, storage_path, updated_at, version. Only email is
     /// required.
     Import(Import),
-    /// Write all users to a file, in the order of creation and as of one moment
+    /// Write all users to a file, in the order of creation and from one snapshot
     Export(Export),
-    /// List users who were deleted and not purged yet; `user restore` and `user purge` take them
-    /// out
+    /// List users who are deleted but not purged; see `user restore` and `user purge`
     #[command(subcommand)]
     Trash(TrashCommand),
     /// Find, measure and adopt the users' directories
@@ -128,17 +127,16 @@ pub(crate) enum Command {
     Storage(StorageCommand),
     /// Check the database against the directories, and repair what can be repaired without loss
     ///
-    /// It reads everything and changes nothing, unless --repair is given. The exit code is 0 only
-    /// if all is well.
+    /// A check reads everything, and changes nothing without --repair. The exit code is 0 only
+    /// without findings.
     Check(Check),
-    /// Back up a store while it is in use, verify a backup, list who is in it, restore it or one
-    /// user
+    /// Back up a store in use; verify, list and restore backups, or one user of them
     #[command(subcommand)]
     Backup(BackupCommand),
     /// Show the location, version and size of the store
     Status,
     /// Print the completions for a shell
-    #[command(after_long_help = COMPLETION_PLACES)]
+    #[command(after_long_help = COMPLETION_LOCATIONS)]
     Completions {
         /// The shell
         shell: Shell,
@@ -153,22 +151,7 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum UserCommand {
     /// Create a user, and the store if there is none
-    Create {
-        /// The email address
-        email: String,
-        /// The id, a UUID of version 4 [default: a random one]
-        #[arg(long, value_name = "UUID")]
-        id: Option<String>,
-        /// The storage path [default: derived from the id]
-        #[arg(long, value_name = "PATH")]
-        storage_path: Option<String>,
-        /// Take the directory that is there already, at the storage path
-        #[arg(long, requires = "storage_path")]
-        adopt: bool,
-        /// What to do if the address looks like that of another user
-        #[arg(long, value_name = "POLICY", default_value = "warn")]
-        on_lookalike: OnLookalike,
-    },
+    Create(CreateUser),
     /// Show a user
     #[command(visible_alias = "show")]
     Get {
@@ -213,16 +196,16 @@ pub(crate) enum UserCommand {
         /// The ids or the email addresses
         #[arg(required = true, value_name = "USER")]
         users: Vec<String>,
-        /// Don't ask; needed where there is no terminal to ask on
+        /// Don't ask; required without a terminal
         #[arg(long)]
         yes: bool,
     },
     /// Bring a user back from the trash, with their directory
     Restore {
-        /// The id, as `tenantry trash list` shows it, or the email address if nobody else in the
+        /// The id, as `tenantry trash list` shows it, or the email address if only one user in the
         /// trash has it
         user: String,
-        /// The address that they get, if somebody else has theirs
+        /// A new email address, if another user has the old one
         #[arg(long)]
         email: Option<String>,
     },
@@ -238,7 +221,7 @@ pub(crate) enum UserCommand {
     /// Create the user who is in an archive, with their files, and the store if there is none
     ///
     /// The id, the address, the storage path, the times and the version are those of the user who
-    /// was exported. Nothing is imported if somebody has, or had, one of the first three.
+    /// was exported. Nothing is imported if another user has, or had, one of the first three.
     ImportArchive {
         /// The archive
         file: PathBuf,
@@ -246,17 +229,35 @@ pub(crate) enum UserCommand {
 }
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("whom").required(true).args(["id", "older_than"])))]
+pub(crate) struct CreateUser {
+    /// The email address
+    pub(crate) email: String,
+    /// The id, a UUID of version 4 [default: a random one]
+    #[arg(long, value_name = "UUID")]
+    pub(crate) id: Option<String>,
+    /// The storage path [default: derived from the id]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) storage_path: Option<String>,
+    /// Adopt the existing directory at the storage path
+    #[arg(long, requires = "storage_path")]
+    pub(crate) adopt: bool,
+    /// What to do if the address looks like that of another user
+    #[arg(long, value_name = "POLICY", default_value = "warn")]
+    pub(crate) on_lookalike: OnLookalike,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("selection").required(true).args(["id", "older_than"])))]
 pub(crate) struct Purge {
     /// The id, as `tenantry trash list` shows it
     pub(crate) id: Option<String>,
     /// All users who were deleted longer ago than this, such as 30d or 36h
     #[arg(long, value_name = "DURATION")]
     pub(crate) older_than: Option<String>,
-    /// Don't ask; needed where there is no terminal to ask on
+    /// Don't ask; required without a terminal
     #[arg(long)]
     pub(crate) yes: bool,
-    /// Destroy nothing, only list who would be purged
+    /// Destroy nothing, and list the users who would be purged
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -270,12 +271,12 @@ pub(crate) enum TrashCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StorageCommand {
-    /// Print the path of a user's directory, which is made if it wasn't yet
+    /// Print the path of a user's directory, which is created if it doesn't exist
     Path {
         /// The id or the email address
         user: String,
     },
-    /// Measure how much a user's directory holds, or everybody's, and list those that take most
+    /// Measure the directory of one user or of all, and list the largest
     #[command(visible_alias = "du")]
     Usage {
         /// The id or the email address [default: all users]
@@ -283,15 +284,15 @@ pub(crate) enum StorageCommand {
         /// How many users to list
         #[arg(long, value_name = "N", default_value = "20", conflicts_with = "user", value_parser = value_parser!(u32).range(1..))]
         top: u32,
-        /// Don't measure, but show what was measured last
+        /// Show the last measurement, without a new one
         #[arg(long)]
         stored: bool,
     },
-    /// Give a user a directory that is there already under storage/
+    /// Give a user an existing directory under storage/
     Adopt {
         /// The id or the email address
         user: String,
-        /// The directory: its path within storage/
+        /// The path of the directory within storage/
         dir: String,
     },
 }
@@ -315,7 +316,7 @@ pub(crate) enum BackupCommand {
         /// The archive
         file: PathBuf,
     },
-    /// List who is in a backup, without restoring it: also who was in the trash
+    /// List the users in a backup, including those in its trash, without restoring it
     List {
         /// The archive
         file: PathBuf,
@@ -332,41 +333,41 @@ pub(crate) enum BackupCommand {
 pub(crate) struct Restore {
     /// The archive
     pub(crate) file: PathBuf,
-    /// The data directory that it becomes
+    /// The new data directory
     #[arg(long, value_name = "DIR")]
     pub(crate) into: Option<PathBuf>,
-    /// Bring back this user alone (the id or the email address) into the store of --data-dir, with
-    /// the files that they lack; nothing that they have is replaced
+    /// Restore only this user (the id or the email address) into the store of --data-dir, with the
+    /// missing files; no existing file is replaced
     #[arg(long)]
     pub(crate) user: Option<String>,
-    /// With --user: bring back one who was purged, with a new id
+    /// With --user: restore a purged user, with a new id
     #[arg(long, conflicts_with = "into")]
     pub(crate) even_if_purged: bool,
-    /// With --user: change nothing, only say what would be done
+    /// With --user: change nothing, and report what would be done
     #[arg(long, conflicts_with = "into")]
     pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// Do what loses nothing: finish what was begun, set modes, record directories that are there,
-    /// move what belongs to nobody to quarantine/
+    /// Repair without loss: complete interrupted operations, set modes, record existing
+    /// directories, move orphans to quarantine/
     #[arg(long)]
     pub(crate) repair: bool,
-    /// With --repair: change nothing, only say what would be done
+    /// With --repair: change nothing, and report what would be done
     #[arg(long, requires = "repair")]
     pub(crate) dry_run: bool,
-    /// With --repair: also if more than 10 % of the directories seem to belong to nobody
+    /// With --repair: repair even if more than 10 % of the directories are orphans
     #[arg(long, requires = "repair")]
     pub(crate) even_if_many: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// How many users to list at the most, or at a time with --all
+    /// How many users to list at most, or per page with --all
     #[arg(long, value_name = "N", default_value = "50", value_parser = value_parser!(u16).range(1..=1000))]
     pub(crate) limit: u16,
-    /// Go on where a listing ended
+    /// Continue where a listing ended
     #[arg(long, value_name = "CURSOR")]
     pub(crate) cursor: Option<String>,
     /// List all users, not just the first --limit
@@ -399,11 +400,11 @@ pub(crate) struct Import {
     /// The format [default: by the file's extension, else jsonl]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) from: Option<FileFormat>,
-    /// Which column of CSV, or key of JSON, is a field, if it is called otherwise; repeat for more.
-    /// Without a column, as in id=, the field isn't read
+    /// Map a field to a CSV column or JSON key with another name; repeat for more. With an empty
+    /// name, as in id=, the field isn't read
     #[arg(long, value_name = "FIELD=COLUMN")]
     pub(crate) map: Vec<String>,
-    /// Drop columns and keys that aren't fields, and name them on standard error
+    /// Ignore columns and keys that aren't fields, and report them on standard error
     #[arg(long)]
     pub(crate) ignore_unknown: bool,
     /// What to do with a row whose user exists
@@ -412,11 +413,10 @@ pub(crate) struct Import {
     /// What to do with a new user whose address looks like that of another one
     #[arg(long, value_name = "POLICY", default_value = "warn")]
     pub(crate) on_lookalike: OnLookalike,
-    /// Where to write the rows that were rejected, with line and reason [needs --on-conflict skip
-    /// or update]
+    /// The file for the rejected rows, with line and reason [needs --on-conflict skip or update]
     #[arg(long, value_name = "FILE")]
     pub(crate) rejects: Option<PathBuf>,
-    /// Change nothing, only say what would happen
+    /// Change nothing, and report what would happen
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -453,11 +453,11 @@ impl From<FileFormat> for tenantry_exchange::Format {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnConflict {
-    /// Import nothing at all, and name the row
+    /// Import nothing, and report the row
     Fail,
-    /// Leave the user who is there as they are, and import the other rows
+    /// Leave the existing user unchanged, and import the other rows
     Skip,
-    /// Give the user who is there the row's address and, if it is later, its last login
+    /// Give the existing user the row's address and, if it is later, its last login
     Update,
 }
 
@@ -473,20 +473,37 @@ impl From<OnConflict> for tenantry::OnConflict {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnLookalike {
-    /// Create the user, and name the other one on standard error
+    /// Create the user, and report the other one on standard error
     Warn,
     /// Don't create the user
     Refuse,
-    /// Don't look
+    /// Create the user without a check
     Ignore,
 }
 
-impl From<OnLookalike> for tenantry_exchange::OnLookAlike {
+impl From<OnLookalike> for tenantry_exchange::OnConfusable {
     fn from(policy: OnLookalike) -> Self {
         match policy {
             OnLookalike::Warn => Self::Warn,
             OnLookalike::Refuse => Self::Refuse,
             OnLookalike::Ignore => Self::Ignore,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use tenantry::User;
+
+    use super::*;
+
+    #[test]
+    fn every_field_of_a_user_is_in_the_help_of_import() {
+        let mut command = Cli::command();
+        let help = command.find_subcommand_mut("import").unwrap().render_long_help().to_string();
+        let fields = User::FIELDS.join(", ");
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(help.contains(&format!("{fields}.")), "{help}");
     }
 }

@@ -1,12 +1,11 @@
-//! What a command ends with when it can't do what it was asked for: one line on standard error and
-//! an exit code.
+//! The failure of a command: one line on standard error and an exit code.
 
 use std::fmt;
 use std::io;
 
 use tenantry::{ErrorClass, ErrorKind};
 
-/// The promised exit codes.
+/// The exit codes of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     Failure = 1,
@@ -16,19 +15,19 @@ pub(crate) enum Exit {
     Invalid = 5,
     Busy = 6,
     Unusable = 7,
-    /// By a signal. The process ends with 128 and its number.
+    /// Interrupted by a signal. The process exits with 128 plus its number.
     Interrupted = 130,
 }
 
 impl Exit {
     /// Returns the exit code for an error of the store.
-    pub(crate) fn of(kind: ErrorKind) -> Self {
+    pub(crate) fn from_kind(kind: ErrorKind) -> Self {
         match kind.class() {
             ErrorClass::NotFound => Self::NotFound,
             ErrorClass::Conflict | ErrorClass::Precondition => Self::Conflict,
             ErrorClass::Invalid => Self::Invalid,
             ErrorClass::Busy => Self::Busy,
-            // The store is usable as soon as there is space, and it has done what was asked for.
+            // The store is usable once there is space, or has done its work.
             ErrorClass::Unavailable if matches!(kind, ErrorKind::Full | ErrorKind::Unfinished) => Self::Failure,
             ErrorClass::Unavailable | ErrorClass::Corrupt => Self::Unusable,
             _ => Self::Failure,
@@ -38,36 +37,36 @@ impl Exit {
 
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Says what happened and what to do.
-    Told { exit: Exit, message: String },
-    /// Was said already.
-    Shown(Exit),
-    /// Whoever read the output has gone; there is nobody to tell and nothing wrong.
+    /// A message with the failure, its cause and advice.
+    Message { exit: Exit, message: String },
+    /// The failure was reported before.
+    Silent(Exit),
+    /// The reader of the output has gone, which isn't an error.
     BrokenPipe,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self::Told { exit, message: message.into() }
+        Self::Message { exit, message: message.into() }
     }
 
-    /// The same, with what has become of the data.
-    pub(crate) fn saying(self, what: &str) -> Self {
+    /// Adds the outcome for the data to the message.
+    pub(crate) fn with_outcome(self, what: &str) -> Self {
         match self {
-            Self::Told { exit, message } => Self::Told { exit, message: format!("{message}; {what}") },
-            Self::Shown(_) | Self::BrokenPipe => self,
+            Self::Message { exit, message } => Self::Message { exit, message: format!("{message}; {what}") },
+            Self::Silent(_) | Self::BrokenPipe => self,
         }
     }
 
-    /// The same, of one of several.
-    pub(crate) fn of(self, which: &str) -> Self {
+    /// Puts the name of one of several subjects before the message.
+    pub(crate) fn with_subject(self, which: &str) -> Self {
         match self {
-            Self::Told { exit, message } => Self::Told { exit, message: format!("{which}: {message}") },
-            Self::Shown(_) | Self::BrokenPipe => self,
+            Self::Message { exit, message } => Self::Message { exit, message: format!("{which}: {message}") },
+            Self::Silent(_) | Self::BrokenPipe => self,
         }
     }
 
-    /// The failure of reading or writing `what`.
+    /// Converts a failure to read or write `what`.
     pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::BrokenPipe;
@@ -84,35 +83,35 @@ impl From<tenantry::Error> for Failure {
             ErrorKind::PathTaken | ErrorKind::InvalidPath => "choose another path, or leave it out for a derived one",
             ErrorKind::VersionMismatch { .. } => "read the user again, then repeat with the current version",
             ErrorKind::StorageLost => {
-                "`tenantry check` shows its path: bring it back from a backup, or make an empty one there"
+                "`tenantry check` shows its path: restore it from a backup, or create an empty directory there"
             }
-            ErrorKind::StorageBlocked => "`tenantry check` shows what stands where",
+            ErrorKind::StorageBlocked => "`tenantry check` shows what is in the way",
             ErrorKind::StorageUnavailable => "`tenantry check` says what is missing",
             ErrorKind::TooManyOrphans => "make sure that this is the right database, then repeat with --even-if-many",
             ErrorKind::Constraint => "remove what refers to the user first",
             ErrorKind::OutcomeUnknown => {
-                "look with `tenantry user get` before you repeat, or repeat an import with --on-conflict skip"
+                "check with `tenantry user get` before you repeat the command; an import can be repeated with --on-conflict skip"
             }
             ErrorKind::Full => "make space, then repeat",
-            ErrorKind::ReadOnly => "run it as the owner of the data directory, on a file system that can be written",
+            ErrorKind::ReadOnly => "run the command as the owner of the data directory, on a writable file system",
             ErrorKind::NetworkFileSystem => "--allow-network-fs overrides this at your own risk",
-            ErrorKind::Replaced => "stop the program, and look what is in the data directory before you start it again",
+            ErrorKind::Replaced => "stop the program, and inspect the data directory before you start it again",
             ErrorKind::Io => "check the disk and the system's log",
-            ErrorKind::Corrupt => "stop using it, and restore a backup into a new directory",
+            ErrorKind::Corrupt => "stop using the store, and restore a backup into a new directory",
             ErrorKind::Internal => "please report this",
             ErrorKind::Cancelled => return Self::new(Exit::Interrupted, "interrupted"),
-            _ => return Self::new(Exit::of(error.kind()), error.to_string()),
+            _ => return Self::new(Exit::from_kind(error.kind()), error.to_string()),
         };
-        // An operator wants to know what the system said; of a conflict there is no more to be
-        // said.
+        // The cause helps an operator. A conflict, invalid input or a missing user has no deeper
+        // one.
         let mut cause = String::new();
-        if !matches!(Exit::of(error.kind()), Exit::Conflict | Exit::Invalid | Exit::NotFound) {
+        if !matches!(Exit::from_kind(error.kind()), Exit::Conflict | Exit::Invalid | Exit::NotFound) {
             let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
             if let Some(root) = causes.last() {
                 cause = format!(" ({root})");
             }
         }
-        Self::new(Exit::of(error.kind()), format!("{error}{cause}; {advice}"))
+        Self::new(Exit::from_kind(error.kind()), format!("{error}{cause}; {advice}"))
     }
 }
 
@@ -123,7 +122,7 @@ impl From<tenantry_exchange::Error> for Failure {
             Error::Store(error) => error.into(),
             Error::Io(error) => Self::io("reading the file", &error),
             Error::Rejected(rejection) => Self::new(
-                Exit::of(rejection.kind),
+                Exit::from_kind(rejection.kind),
                 format!(
                     "{rejection}; nothing was imported: correct the line, or import the others with --on-conflict skip"
                 ),
@@ -131,8 +130,8 @@ impl From<tenantry_exchange::Error> for Failure {
             Error::Header { .. } => Self::new(
                 Exit::Invalid,
                 format!(
-                    "{error}; --map FIELD=COLUMN names a column that is called otherwise, --ignore-unknown drops those \
-                     that aren't needed"
+                    "{error}; --map FIELD=COLUMN maps a column with another name, --ignore-unknown ignores the columns \
+                     that aren't fields"
                 ),
             ),
             Error::Mapping(reason) => Self::new(Exit::Usage, format!("--map: {reason}")),

@@ -1,4 +1,4 @@
-//! Values as people read them in tables: ages, sizes, and nothing where there is nothing to know.
+//! Formats values for people: ages, rounded sizes, and empty cells for usual values.
 
 use std::time::SystemTime;
 
@@ -10,37 +10,37 @@ const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 
-/// The person's now, to which ages refer.
-#[allow(clippy::disallowed_methods, reason = "the person's now; the store has its own")]
+/// Returns the time that ages refer to.
+#[allow(clippy::disallowed_methods, reason = "the clock of the command; the store has its own")]
 pub(crate) fn now() -> Timestamp {
     Timestamp::from(SystemTime::now())
 }
 
-/// How a value is put.
+/// The precision of a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Put {
-    /// As it is in every other format.
-    Exactly,
-    /// A column of a table that was asked for: ages and sizes.
-    Chosen,
-    /// A column of a table that wasn't asked for: also nothing in the place of what is the usual.
-    Briefly,
-    /// In a record, where there is room: times with their ages.
-    Fully,
+pub(crate) enum Rendering {
+    /// As in every other format.
+    Exact,
+    /// A selected column of a table: ages and sizes.
+    Selected,
+    /// A default column of a table: ages and sizes, and empty cells for usual values.
+    Brief,
+    /// A line of a record, which has room: times with their ages.
+    Full,
 }
 
-/// The text for one field of a record. Times and sizes are recognized by the names of the fields,
-/// which end in `_at` and `_bytes` everywhere.
-pub(crate) fn text(record: &Map<String, Value>, field: &str, put: Put, now: Timestamp) -> String {
+/// Formats one field of a record. Times and sizes are recognized by their names, which end in `_at`
+/// and `_bytes` everywhere.
+pub(crate) fn text(record: &Map<String, Value>, field: &str, rendering: Rendering, now: Timestamp) -> String {
     match record.get(field) {
         None | Some(Value::Null) => String::new(),
-        Some(value) if put == Put::Exactly => plain(value),
-        Some(value) if put == Put::Briefly && is_usual(record, field, value) => String::new(),
+        Some(value) if rendering == Rendering::Exact => plain(value),
+        Some(value) if rendering == Rendering::Brief && is_default(record, field, value) => String::new(),
         Some(value) => {
             let time = value.as_str().filter(|_| field.ends_with("_at")).and_then(|text| text.parse().ok());
             let size = value.as_u64().filter(|_| field == "bytes" || field.ends_with("_bytes"));
             match (time, size) {
-                (Some(time), _) if put == Put::Fully => with_age(time, now),
+                (Some(time), _) if rendering == Rendering::Full => with_age(time, now),
                 (Some(time), _) => age(time, now),
                 (_, Some(bytes)) => HumanBytes(bytes).to_string(),
                 _ => plain(value),
@@ -49,8 +49,8 @@ pub(crate) fn text(record: &Map<String, Value>, field: &str, put: Put, now: Time
     }
 }
 
-/// A time to the second, and how long ago that is.
-pub(crate) fn since(time: Timestamp) -> String {
+/// Formats a time to the second with its age.
+pub(crate) fn time_with_age(time: Timestamp) -> String {
     with_age(time, now())
 }
 
@@ -58,7 +58,7 @@ fn with_age(time: Timestamp, now: Timestamp) -> String {
     format!("{} ({})", to_the_second(time), age(time, now))
 }
 
-/// The text of a value. `null` is empty.
+/// Formats a value as a plain text. `null` is empty.
 pub(crate) fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -67,8 +67,8 @@ pub(crate) fn plain(value: &Value) -> String {
     }
 }
 
-/// Whether a value says nothing that a person wouldn't expect.
-fn is_usual(record: &Map<String, Value>, field: &str, value: &Value) -> bool {
+/// Returns whether a value is the usual one, which a table leaves out.
+fn is_default(record: &Map<String, Value>, field: &str, value: &Value) -> bool {
     match field {
         "storage_path" => {
             let id: Option<UserId> = record.get("id").and_then(Value::as_str).and_then(|id| id.parse().ok());
@@ -80,14 +80,13 @@ fn is_usual(record: &Map<String, Value>, field: &str, value: &Value) -> bool {
     }
 }
 
-/// A time without its fraction: `2026-11-23T07:30:00Z`.
+/// Formats a time without its fraction: `2026-11-23T07:30:00Z`.
 fn to_the_second(time: Timestamp) -> String {
     let text = time.to_string();
     text.split_once('.').map_or(text.clone(), |(seconds, _)| format!("{seconds}Z"))
 }
 
-/// How long ago a time is: `3 days ago`. One that is to come, as after the clock was set back, is
-/// `in 3 days`.
+/// Formats the age of a time: `3 days ago`, or `in 3 days` after the clock was set back.
 pub(crate) fn age(time: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_unix_us().saturating_sub(time.as_unix_us()) / 1_000_000;
     let length = seconds.saturating_abs();
@@ -111,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_are_in_the_unit_that_people_would_choose() {
+    fn ages_have_the_largest_fitting_unit() {
         let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
         for (time, age_in_words) in [
             ("2026-11-23T12:00:00Z", "just now"),
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_put_by_the_name_of_its_field() {
+    fn a_value_is_formatted_by_the_name_of_its_field() {
         let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
         let id = "3fa2b1c4-0000-4000-8000-000000000001";
         let record = json!({
@@ -151,26 +150,29 @@ mod tests {
             "is_being_purged": false,
         });
         let record = record.as_object().unwrap();
-        let put = |field, put| text(record, field, put, now);
-        assert_eq!(put("created_at", Put::Exactly), "2026-11-20T12:00:00.000001Z");
-        assert_eq!(put("created_at", Put::Chosen), "2 days ago");
-        assert_eq!(put("created_at", Put::Fully), "2026-11-20T12:00:00Z (2 days ago)");
-        assert_eq!(put("last_login_at", Put::Fully), "");
-        assert_eq!(put("wal_bytes", Put::Exactly), "81920");
-        assert_eq!(put("wal_bytes", Put::Briefly), "80.00 KiB");
-        assert_eq!(put("bytes", Put::Chosen), "1.00 KiB");
-        assert_eq!(put("version", Put::Briefly), "2");
-        assert_eq!((put("unreadable", Put::Briefly), put("unreadable", Put::Chosen)), ("".into(), "0".into()));
+        let text_of = |field, rendering| text(record, field, rendering, now);
+        assert_eq!(text_of("created_at", Rendering::Exact), "2026-11-20T12:00:00.000001Z");
+        assert_eq!(text_of("created_at", Rendering::Selected), "2 days ago");
+        assert_eq!(text_of("created_at", Rendering::Full), "2026-11-20T12:00:00Z (2 days ago)");
+        assert_eq!(text_of("last_login_at", Rendering::Full), "");
+        assert_eq!(text_of("wal_bytes", Rendering::Exact), "81920");
+        assert_eq!(text_of("wal_bytes", Rendering::Brief), "80.00 KiB");
+        assert_eq!(text_of("bytes", Rendering::Selected), "1.00 KiB");
+        assert_eq!(text_of("version", Rendering::Brief), "2");
         assert_eq!(
-            (put("is_being_purged", Put::Briefly), put("is_being_purged", Put::Chosen)),
+            (text_of("unreadable", Rendering::Brief), text_of("unreadable", Rendering::Selected)),
+            ("".into(), "0".into())
+        );
+        assert_eq!(
+            (text_of("is_being_purged", Rendering::Brief), text_of("is_being_purged", Rendering::Selected)),
             ("".into(), "false".into())
         );
         assert_eq!(
-            (put("storage_path", Put::Briefly), put("storage_path", Put::Chosen)),
+            (text_of("storage_path", Rendering::Brief), text_of("storage_path", Rendering::Selected)),
             ("".into(), format!("3f/a2/{id}"))
         );
         let unusual = json!({ "id": id, "storage_path": "customers/ada", "unreadable": 3, "is_being_purged": true });
-        let unusual = |field| text(unusual.as_object().unwrap(), field, Put::Briefly, now);
+        let unusual = |field| text(unusual.as_object().unwrap(), field, Rendering::Brief, now);
         assert_eq!(unusual("storage_path"), "customers/ada");
         assert_eq!((unusual("unreadable"), unusual("is_being_purged")), ("3".into(), "true".into()));
     }

@@ -1,10 +1,9 @@
-//! The signals that end a command: Ctrl-C (SIGINT), the polite end (SIGTERM), a terminal that went
-//! away (SIGHUP).
+//! The signals that end a command: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (the terminal was closed).
 //!
-//! Each ends the command with 128 and its number, as shells report it. Most commands end at once,
-//! because what is on the disk is whole at every moment. One that has something to clear away or to
-//! report [listens](Interrupt::listen): the first signal asks it to stop where that is safe, and
-//! the second ends it at once.
+//! Each ends the command with 128 plus its number, as shells report it. Most commands end at once,
+//! because the data on the disk is consistent at any time. A command that has to clean up or to
+//! report [listens](Interrupt::listen): the first signal requests a stop at a safe point, and the
+//! second one ends the process at once.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -17,7 +16,7 @@ use signal_hook::flag;
 
 use crate::failure::{Exit, Failure};
 
-/// What shells add to the number of the signal that ended a process.
+/// The offset that shells add to the number of the signal that ended a process.
 const CODE_BASE: i32 = 128;
 
 static SIGNALS: OnceLock<Signals> = OnceLock::new();
@@ -25,9 +24,9 @@ static SIGNALS: OnceLock<Signals> = OnceLock::new();
 struct Signals {
     /// Whether the next signal ends the process within its handler.
     ends_at_once: Arc<AtomicBool>,
-    /// The number of the signal that was caught last, or 0.
+    /// The number of the last signal, or 0.
     caught: Arc<AtomicUsize>,
-    /// How many parts of the command listen.
+    /// How many listeners there are.
     listening: Mutex<usize>,
 }
 
@@ -45,19 +44,19 @@ fn signals() -> &'static Signals {
     })
 }
 
-/// Sees to it that each signal ends the process with its code. A file that becomes larger than the
-/// process may make one (`ulimit -f`) is a failure to write, as a full disk is: by itself SIGXFSZ
-/// would end the process in the middle.
+/// Installs the handlers, so that each signal ends the process with its code. SIGXFSZ is ignored: a
+/// file over the limit of `ulimit -f` is a failed write, as on a full disk, and doesn't kill the
+/// process.
 pub(crate) fn install() -> Result<(), Failure> {
     let signals = signals();
     flag::register(SIGXFSZ, Arc::default()).map_err(|error| Failure::io("listening for signals", &error))?;
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // `nohup` ignores it for the program that it starts.
+        // `nohup` starts a program with SIGHUP ignored.
         if signal == SIGHUP && is_ignored(signal) {
             continue;
         }
         let number = usize::try_from(signal).unwrap_or_default();
-        // In this order, so that it is the second signal which ends a command that listens.
+        // In this order, so that the second signal ends a command that listens.
         flag::register_usize(signal, Arc::clone(&signals.caught), number)
             .and_then(|_| {
                 flag::register_conditional_shutdown(signal, CODE_BASE + signal, Arc::clone(&signals.ends_at_once))
@@ -68,8 +67,8 @@ pub(crate) fn install() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns whether the process was started with the signal ignored. A process that can't tell takes
-/// it for not ignored.
+/// Returns whether the process was started with the signal ignored. Without /proc it returns
+/// `false`.
 fn is_ignored(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -77,7 +76,7 @@ fn is_ignored(signal: i32) -> bool {
     mask >> (signal - 1) & 1 == 1
 }
 
-/// Returns the exit code that belongs to the signal which a command was asked to stop by.
+/// Returns the exit code of the signal that requested a stop.
 pub(crate) fn code() -> Option<u8> {
     match signals().caught.load(Ordering::Relaxed) {
         0 => None,
@@ -85,35 +84,35 @@ pub(crate) fn code() -> Option<u8> {
     }
 }
 
-/// A command that listens: as long as there is one of it, the first signal is only noted.
+/// A listener. While one exists, the first signal is only recorded.
 #[derive(Clone)]
-pub(crate) struct Interrupt(Arc<Listening>);
+pub(crate) struct Interrupt(Arc<Listener>);
 
-struct Listening(&'static Signals);
+struct Listener(&'static Signals);
 
 impl Interrupt {
     pub(crate) fn listen() -> Self {
         let signals = signals();
         let mut listening = signals.listening();
         *listening += 1;
-        // A second signal still ends what had begun to listen before the first.
+        // After a first signal, the next one must still end the process.
         if *listening == 1 && signals.caught.load(Ordering::Relaxed) == 0 {
             signals.ends_at_once.store(false, Ordering::Relaxed);
         }
-        Self(Arc::new(Listening(signals)))
+        Self(Arc::new(Listener(signals)))
     }
 
     pub(crate) fn is_requested(&self) -> bool {
         self.0.0.caught.load(Ordering::Relaxed) != 0
     }
 
-    /// Fails if the command was asked to stop.
-    pub(crate) fn go_on(&self) -> Result<(), Failure> {
+    /// Fails if a signal requested a stop.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
         if self.is_requested() { Err(Failure::new(Exit::Interrupted, "interrupted")) } else { Ok(()) }
     }
 }
 
-impl Drop for Listening {
+impl Drop for Listener {
     fn drop(&mut self) {
         let mut listening = self.0.listening();
         *listening -= 1;
@@ -123,24 +122,23 @@ impl Drop for Listening {
     }
 }
 
-/// The failure of input or output that was given up because of a signal.
-pub(crate) fn stopped() -> io::Error {
+/// Returns the error of input or output that a signal interrupted.
+pub(crate) fn interrupted() -> io::Error {
     io::Error::other("interrupted")
 }
 
-/// How often whoever waits for something else asks for a signal.
+/// How often a thread that waits for something else checks for a signal.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
-/// Does what may wait for somebody else, such as opening a named pipe, until a signal ends the
-/// waiting.
-pub(crate) fn unless_stopped<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+/// Runs work that may block, such as opening a named pipe, until a signal interrupts the wait.
+pub(crate) fn until_signal<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let (sender, receiver) = channel();
-    // It goes with the process if nobody waits for it any more.
+    // After a signal the thread ends with the process.
     thread::Builder::new().name("tenantry-open".to_owned()).spawn(move || sender.send(work()))?;
     loop {
         match receiver.recv_timeout(TICK) {
             Ok(done) => return Ok(done),
-            Err(RecvTimeoutError::Timeout) if code().is_some() => return Err(stopped()),
+            Err(RecvTimeoutError::Timeout) if code().is_some() => return Err(interrupted()),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("a thread ended early")),
         }

@@ -1,22 +1,21 @@
-//! `tenantry`: operates a Tenantry store. What it does to the data it does through the library's
-//! public face.
+//! `tenantry`: operates a Tenantry store through the public API of the library.
 
 mod args;
 mod commands;
+mod data_dir;
 mod descriptor;
 mod failure;
 mod human;
 mod interrupt;
 mod moment;
 mod output;
-mod place;
 mod prompt;
 mod session;
 mod stdio;
 mod table;
 mod target;
 mod tips;
-mod who;
+mod user_ref;
 
 use std::process::ExitCode;
 
@@ -26,41 +25,40 @@ use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, Color};
 use failure::{Exit, Failure};
-use stdio::tell;
+use stdio::report;
 
 fn main() -> ExitCode {
-    let ended = understood().map_or_else(|ended| ended, |cli| pollster::block_on(commands::run(cli)));
+    let ended = parse_arguments().map_or_else(|ended| ended, |cli| pollster::block_on(commands::run(cli)));
     let Err(failure) = ended else { return ExitCode::SUCCESS };
     let code = match failure {
         Failure::BrokenPipe => 0,
-        Failure::Shown(exit) => exit as u8,
-        Failure::Told { exit, message } => {
+        Failure::Silent(exit) => exit as u8,
+        Failure::Message { exit, message } => {
             let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
-            tell!("{red}error:{red:#} {message}");
+            report!("{red}error:{red:#} {message}");
             exit as u8
         }
     };
-    // Whatever failed after the signal failed because of it.
+    // A failure after a signal is a consequence of it.
     ExitCode::from(interrupt::code().unwrap_or(code))
 }
 
-/// Understands the arguments. Fails with what the process ends with if they are a question or can't
-/// be understood.
-fn understood() -> Result<Cli, Result<(), Failure>> {
+/// Parses the arguments. Fails with the result of the process if they ask for help or are invalid.
+fn parse_arguments() -> Result<Cli, Result<(), Failure>> {
     interrupt::install().map_err(Err)?;
-    color_of(std::env::args_os()).write_global();
+    color_choice(std::env::args_os()).write_global();
     let cli = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = cli.map_err(|error| {
-        let error = tips::without_unsafe(error);
+        let error = tips::remove_unsafe(error);
         let text = error.render().ansi().to_string();
         if error.use_stderr() {
-            tell!("{}", text.trim_end());
-            return Err(Failure::Shown(Exit::Usage));
+            report!("{}", text.trim_end());
+            return Err(Failure::Silent(Exit::Usage));
         }
         stdio::print(text)
     })?;
     match cli.global.color {
-        // Standard output and standard error are inspected one by one, and NO_COLOR is heeded.
+        // Decided for standard output and standard error separately, with regard to NO_COLOR.
         Color::Auto => ColorChoice::Auto,
         Color::Always => ColorChoice::Always,
         Color::Never => ColorChoice::Never,
@@ -70,9 +68,9 @@ fn understood() -> Result<Cli, Result<(), Failure>> {
     Ok(cli)
 }
 
-/// Returns what `--color` says, before the arguments are understood: help, and that they can't be,
+/// Returns the choice of `--color` before the arguments are parsed, since help and usage errors
 /// have colours too.
-fn color_of(arguments: std::env::ArgsOs) -> ColorChoice {
+fn color_choice(arguments: std::env::ArgsOs) -> ColorChoice {
     let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
     let next = arguments.iter().skip(1).map(String::as_str).chain([""]);
     let said = arguments.iter().zip(next).find_map(|(argument, next)| match argument.strip_prefix("--color") {
@@ -87,7 +85,7 @@ fn color_of(arguments: std::env::ArgsOs) -> ColorChoice {
     }
 }
 
-/// Logs to standard error, from nothing at all to everything.
+/// Starts the log on standard error, at the level of `--verbose`.
 fn log(verbose: u8) {
     use tracing_subscriber::filter::LevelFilter;
     use tracing_subscriber::fmt::format::FmtSpan;
@@ -100,7 +98,7 @@ fn log(verbose: u8) {
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
-        // The store's operations are spans: one line for each, with how long it took.
+        // The store's operations are spans: one line each, with the duration.
         .with_span_events(FmtSpan::CLOSE)
         .with_writer(|| stdio::Log)
         .with_ansi(false)

@@ -1,4 +1,4 @@
-//! Moments as people type them: a time, a day, or how long ago.
+//! Parses times as people type them: a time, a date, or a duration before now.
 
 use std::time::Duration;
 
@@ -9,17 +9,20 @@ use tenantry_exchange::printable;
 use crate::failure::{Exit, Failure};
 use crate::human;
 
-/// A time, or the first moment of a day in UTC.
+/// Parses a time, or a date as its first moment in UTC.
 pub(crate) fn time(text: &str) -> Result<Timestamp, Failure> {
-    let of_day = || format!("{text}T00:00:00Z").parse::<Timestamp>();
-    // Of a day it is reported why the day is none, and of a time why the time is.
+    let as_day = || format!("{text}T00:00:00Z").parse::<Timestamp>();
+    // The error is that of a date for a date, and that of a time for a time.
     let is_day = !text.contains(['T', 't']);
-    text.parse::<Timestamp>().or_else(|error| if is_day { of_day() } else { Err(error) }).map_err(|error| {
-        Failure::new(Exit::Invalid, format!("\"{}\": {error}; a date such as 2026-11-23 will do too", printable(text)))
+    text.parse::<Timestamp>().or_else(|error| if is_day { as_day() } else { Err(error) }).map_err(|error| {
+        Failure::new(
+            Exit::Invalid,
+            format!("\"{}\": {error}; a date such as 2026-11-23 is accepted too", printable(text)),
+        )
     })
 }
 
-/// The moment this long before now.
+/// Returns the time that is this long before now.
 pub(crate) fn ago(duration: &str) -> Result<Timestamp, Failure> {
     let span: Option<Span> = duration.parse().ok();
     let length = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());

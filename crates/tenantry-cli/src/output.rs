@@ -1,4 +1,4 @@
-//! Users and other records on standard output, in the format that was asked for.
+//! Prints users and other records on standard output, in the selected format.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -9,25 +9,25 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tenantry::{Cursor, Timestamp, User};
-use tenantry_exchange::{FIELDS, csv_safe, printable};
+use tenantry_exchange::{escape_formula, printable};
 use terminal_size::{Width, terminal_size_of};
 
 use crate::args::FormatName;
 use crate::failure::{Exit, Failure};
-use crate::human::{self, Put};
-use crate::stdio::{self, tell};
+use crate::human::{self, Rendering};
+use crate::stdio::{self, report};
 use crate::table::{Kind, Table};
 
-/// How data is printed.
+/// The format and the columns of the output.
 #[derive(Clone, Copy)]
 pub(crate) struct Format<'c> {
     pub(crate) name: FormatName,
-    /// The fields that were asked for, in their order.
+    /// The selected fields, in the selected order.
     columns: Option<&'c [String]>,
 }
 
 impl<'c> Format<'c> {
-    /// Checks the columns that were asked for against the fields of what a command prints.
+    /// Checks the selected columns against the fields that a command prints.
     pub(crate) fn new(
         name: FormatName,
         columns: Option<&'c [String]>,
@@ -35,7 +35,7 @@ impl<'c> Format<'c> {
     ) -> Result<Self, Failure> {
         let Some(chosen) = columns else { return Ok(Self { name, columns }) };
         let Some(printed) = printed else {
-            return Err(Failure::new(Exit::Usage, "--columns is for users, usages and findings"));
+            return Err(Failure::new(Exit::Usage, "--columns applies to users, usages and findings"));
         };
         for (index, column) in chosen.iter().enumerate() {
             if !printed.fields.contains(&column.as_str()) {
@@ -50,7 +50,7 @@ impl<'c> Format<'c> {
         Ok(Self { name, columns })
     }
 
-    /// The fields to print, of these.
+    /// Returns the fields to print, out of all.
     fn fields(&self, all: &[&'static str]) -> Vec<&'static str> {
         match self.columns {
             Some(chosen) => {
@@ -60,12 +60,12 @@ impl<'c> Format<'c> {
         }
     }
 
-    /// How the values of a table are put.
-    fn put(&self) -> Put {
+    /// Returns the rendering of the values of a table.
+    fn rendering(&self) -> Rendering {
         match (self.name, self.columns) {
-            (FormatName::Wide, _) => Put::Exactly,
-            (_, Some(_)) => Put::Chosen,
-            (_, None) => Put::Briefly,
+            (FormatName::Wide, _) => Rendering::Exact,
+            (_, Some(_)) => Rendering::Selected,
+            (_, None) => Rendering::Brief,
         }
     }
 }
@@ -93,35 +93,49 @@ pub(crate) fn user(format: Format<'_>, user: &User) -> Result<(), Failure> {
     }
 }
 
-/// How a list of records is printed.
+/// The columns of a list of records.
 pub(crate) struct Columns {
     /// The member that holds the list in JSON.
     pub(crate) name: &'static str,
-    /// The fields, as they are called everywhere.
+    /// All fields, by their names.
     pub(crate) fields: &'static [&'static str],
-    /// Those that a table shows: what people look for, and what fits.
+    /// The default columns of a table: the most used fields that fit.
     pub(crate) in_table: &'static [&'static str],
+}
+
+/// Returns the fields of a user, followed by more.
+pub(crate) const fn after_user_fields<const MORE: usize, const ALL: usize>(
+    more: [&'static str; MORE],
+) -> [&'static str; ALL] {
+    let mut all = [""; ALL];
+    let mut index = 0;
+    while index < ALL {
+        all[index] = if index < User::FIELDS.len() { User::FIELDS[index] } else { more[index - User::FIELDS.len()] };
+        index += 1;
+    }
+    all
 }
 
 pub(crate) const USERS: Columns = Columns {
     name: "users",
-    fields: &FIELDS,
+    fields: &User::FIELDS,
     in_table: &["id", "email", "created_at", "last_login_at", "storage_path"],
 };
 
-/// The columns of a table that are left out where they say nothing of any row.
+/// The columns of a table that are left out if they are empty in all rows.
 const OPTIONAL: [&str; 3] = ["storage_path", "is_being_purged", "unreadable"];
 
-/// A list of records that is printed as it comes, page by page.
+/// Prints a list of records page by page.
 pub(crate) struct RecordList<'c> {
     format: Format<'c>,
     columns: &'static Columns,
     fields: Vec<&'static str>,
     out: Output,
     is_first_page: bool,
-    /// The rows of a table, which can't be laid out before all are there.
+    /// The rows of a table, which is laid out when all of them are known.
     table: Table,
-    /// Whether a row that doesn't fit is printed as a record, since its texts are to be read whole.
+    /// Whether a row that doesn't fit is printed as a record, because its sentences must not be
+    /// cut.
     has_sentences: bool,
     now: Timestamp,
 }
@@ -136,7 +150,7 @@ impl<'c> RecordList<'c> {
         };
         let mut table = Table::new();
         for field in &fields {
-            table.add_column(field, kind(field), format.put() == Put::Briefly && OPTIONAL.contains(field));
+            table.add_column(field, kind(field), format.rendering() == Rendering::Brief && OPTIONAL.contains(field));
         }
         Ok(Self {
             format,
@@ -177,10 +191,10 @@ impl<'c> RecordList<'c> {
     }
 
     fn add_to_table<T: Serialize>(&mut self, records: &[T]) -> Result<(), Failure> {
-        let put = self.format.put();
+        let rendering = self.format.rendering();
         for record in records {
             let record = object(record)?;
-            let cell = |field: &&str| printable(&human::text(&record, field, put, self.now));
+            let cell = |field: &&str| printable(&human::text(&record, field, rendering, self.now));
             self.table.add_row(self.fields.iter().map(cell).collect());
         }
         Ok(())
@@ -203,14 +217,15 @@ impl<'c> RecordList<'c> {
         }
         for record in records {
             let record = object(record)?;
-            let value = |field: &&str| csv_safe(&human::text(&record, field, Put::Exactly, self.now)).into_owned();
+            let value =
+                |field: &&str| escape_formula(&human::text(&record, field, Rendering::Exact, self.now)).into_owned();
             csv.write_record(self.fields.iter().map(value)).map_err(csv_failure)?;
         }
         csv.flush().map_err(failure)
     }
 
-    /// Ends the list, of which a page was added at least, be it empty, with what else the JSON
-    /// document holds.
+    /// Ends the list, with further members of the JSON document. At least one page must have been
+    /// added, even if it is empty.
     pub(crate) fn finish(mut self, members: &[(&str, Value)]) -> Result<(), Failure> {
         match self.format.name {
             FormatName::Table | FormatName::Wide => self.print_table()?,
@@ -223,13 +238,13 @@ impl<'c> RecordList<'c> {
         self.out.finish()?;
         let is_table = matches!(self.format.name, FormatName::Table | FormatName::Wide);
         if is_table && self.table.is_empty() && !self.has_sentences {
-            tell!("no {}", self.columns.name);
+            report!("no {}", self.columns.name);
         }
         Ok(())
     }
 
     fn print_table(&mut self) -> Result<(), Failure> {
-        // That there are no findings is said in words.
+        // The command reports in a sentence that there are no findings.
         if self.has_sentences && self.table.is_empty() {
             return Ok(());
         }
@@ -258,18 +273,18 @@ impl<'c> RecordList<'c> {
         Ok(())
     }
 
-    /// Ends a list that may go on at a cursor.
+    /// Ends a list that may continue at a cursor.
     pub(crate) fn finish_page(self, next: Option<Cursor>) -> Result<(), Failure> {
         let is_json = self.format.name == FormatName::Json;
         self.finish(&[("next_cursor", next.map(|cursor| cursor.to_string()).into())])?;
         if let Some(cursor) = next.filter(|_| !is_json) {
-            tell!("more users follow: repeat with --cursor {cursor}, or use --all");
+            report!("more users follow: repeat with --cursor {cursor}, or use --all");
         }
         Ok(())
     }
 }
 
-/// What a field holds, by its name.
+/// Returns the kind of a field by its name.
 fn kind(field: &str) -> Kind {
     match field {
         "id" | "user" => Kind::Id,
@@ -283,28 +298,28 @@ fn kind(field: &str) -> Kind {
 fn object<T: Serialize>(record: &T) -> Result<Map<String, Value>, Failure> {
     match serde_json::to_value(record) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(failure(io::Error::other("a record that is no object"))),
+        Ok(_) => Err(failure(io::Error::other("a record that isn't an object"))),
         Err(error) => Err(failure(error.into())),
     }
 }
 
-/// A JSON object with its members in this order, by which a map of serde_json's would not have
-/// them.
+/// Formats a JSON object with its members in this order. A map of serde_json would sort them.
 fn json_object(members: impl Iterator<Item = (&'static str, Value)>) -> String {
     let members: Vec<String> = members.map(|(name, value)| format!("\"{name}\":{value}")).collect();
     format!("{{{}}}", members.join(","))
 }
 
-/// Prints one record, whose JSON is given.
+/// Prints one record, given as members of JSON.
 pub(crate) fn record(format: Format<'_>, fields: &[(&'static str, Value)]) -> Result<(), Failure> {
     let mut out = Output::stdout()?;
     match format.name {
         FormatName::Table | FormatName::Wide => {
-            let put = if format.name == FormatName::Wide { Put::Exactly } else { Put::Fully };
+            let rendering = if format.name == FormatName::Wide { Rendering::Exact } else { Rendering::Full };
             let object: Map<String, Value> =
                 fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
             let now = human::now();
-            let texts: Vec<_> = fields.iter().map(|(name, _)| (*name, human::text(&object, name, put, now))).collect();
+            let texts: Vec<_> =
+                fields.iter().map(|(name, _)| (*name, human::text(&object, name, rendering, now))).collect();
             out.record(texts.iter().map(|(name, text)| (*name, text.as_str())))?;
         }
         FormatName::Json | FormatName::Jsonl => {
@@ -314,7 +329,7 @@ pub(crate) fn record(format: Format<'_>, fields: &[(&'static str, Value)]) -> Re
         }
         FormatName::Csv => {
             let mut csv = csv::Writer::from_writer(&mut out.writer);
-            let value = |(_, value): &(&str, Value)| csv_safe(&human::plain(value)).into_owned();
+            let value = |(_, value): &(&str, Value)| escape_formula(&human::plain(value)).into_owned();
             csv.write_record(fields.iter().map(|(name, _)| name))
                 .and_then(|()| csv.write_record(fields.iter().map(value)))
                 .map_err(csv_failure)?;
@@ -360,14 +375,15 @@ impl Output {
     }
 }
 
-/// Progress on standard error, if that is a terminal. Without a length there is no end in sight.
+/// Returns a progress bar on standard error, if that is a terminal, or a spinner if there is no
+/// length.
 pub(crate) fn progress(length: Option<u64>, template: &str) -> ProgressBar {
     let progress = length.map_or_else(ProgressBar::no_length, ProgressBar::new);
     progress.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// A number of things, in words.
-pub(crate) fn counted(count: u64, thing: &str) -> String {
+/// Formats a number of things, such as `1 user` or `2 users`.
+pub(crate) fn pluralize(count: u64, thing: &str) -> String {
     if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
 
@@ -376,7 +392,7 @@ fn failure(error: io::Error) -> Failure {
 }
 
 fn csv_failure(error: csv::Error) -> Failure {
-    // `From` would make another kind of error of a broken pipe.
+    // `From` would change the kind, and a broken pipe isn't an error.
     failure(match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
         kind => io::Error::other(format!("{kind:?}")),

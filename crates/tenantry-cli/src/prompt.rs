@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal};
 use crate::failure::{Exit, Failure};
 use crate::stdio;
 
-/// Asks before something is done, unless the answer was given beforehand.
+/// Asks for a confirmation, unless `--yes` gave it. `done` is the participle of the action.
 pub(crate) fn confirm(yes: bool, done: &str, question: impl FnOnce() -> String) -> Result<(), Failure> {
     if yes {
         return Ok(());
@@ -13,7 +13,7 @@ pub(crate) fn confirm(yes: bool, done: &str, question: impl FnOnce() -> String) 
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return Err(Failure::new(
             Exit::Usage,
-            format!("nothing was {done}: without a terminal to ask on, it needs --yes"),
+            format!("nothing was {done}: without a terminal for the question, --yes is required"),
         ));
     }
     let mut answer = String::new();

@@ -1,9 +1,8 @@
-//! Standard output and standard error. All that the command prints passes through here.
+//! Standard output and standard error, through which the command prints everything.
 //!
-//! A message that can't be written changes nothing: standard error may be full or closed, and what
-//! was asked for is done all the same. Output that can't be written is a failure, because somebody
-//! asked for it. The macros of the standard library panic in both cases, so `clippy.toml` bans
-//! them.
+//! A failure to write a message is ignored: standard error may be full or closed, and the command
+//! still does its work. A failure to write output is an error, because the caller wants the output.
+//! The macros of the standard library panic in both cases, so `clippy.toml` bans them.
 
 use std::fmt;
 use std::fs::{self, File, Metadata};
@@ -20,27 +19,27 @@ use crate::failure::{Exit, Failure};
 use crate::interrupt;
 
 /// Writes a line to standard error, formatted as by `format!`.
-macro_rules! tell {
-    ($($argument:tt)*) => { $crate::stdio::tell_line(::std::format_args!($($argument)*)) };
+macro_rules! report {
+    ($($argument:tt)*) => { $crate::stdio::report_line(::std::format_args!($($argument)*)) };
 }
-pub(crate) use tell;
+pub(crate) use report;
 
-/// Writes a line to standard error, as one piece, so that lines of several processes don't mix.
-pub(crate) fn tell_line(line: fmt::Arguments<'_>) {
+/// Writes a line to standard error in one call, so that lines of several processes don't mix.
+pub(crate) fn report_line(line: fmt::Arguments<'_>) {
     let _ = anstream::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Writes a question to standard error, which has to be seen before it can be answered.
+/// Writes a question to standard error, and flushes it.
 pub(crate) fn ask(question: &str) -> io::Result<()> {
     let mut stderr = anstream::stderr();
     write!(stderr, "{question} [y/N] ")?;
     stderr.flush()
 }
 
-/// Opens standard output, without colours if they aren't wanted there.
+/// Opens standard output, and strips colours if they aren't wanted there.
 ///
-/// Each write fails as the system's call fails: the standard library's own handle takes a
-/// descriptor that isn't open for writing for a successful write, and keeps the last line until the
+/// Each write reports the error of the system call. The handle of the standard library reports
+/// success on a descriptor that isn't open for writing, and holds the last line back until the
 /// process ends.
 pub(crate) fn stdout() -> Result<AutoStream<File>, Failure> {
     let descriptor = io::stdout().as_fd().try_clone_to_owned();
@@ -52,13 +51,13 @@ pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     stdout()?.write_all(text.as_ref()).map_err(|error| failure(&error))
 }
 
-/// The failure to write to standard output.
+/// Converts a failure to write to standard output.
 pub(crate) fn failure(error: &io::Error) -> Failure {
     Failure::io("standard output", error)
 }
 
-/// Standard error for the log, whose every write succeeds: the subscriber would report a failure
-/// where it failed, and panic.
+/// Standard error for the log. Every write succeeds, since the subscriber would report a failure on
+/// standard error, and panic.
 pub(crate) struct Log;
 
 impl Write for Log {
@@ -72,13 +71,12 @@ impl Write for Log {
     }
 }
 
-/// Returns the path of a file to read once, from its beginning to its end: `-` is standard input.
+/// Returns the path of a file that is read once and sequentially. `-` is standard input.
 pub(crate) fn input(named: &Path) -> &Path {
     if named == Path::new("-") { Path::new("/dev/stdin") } else { named }
 }
 
-/// Refuses to read something twice that can be read only once: standard input, a pipe, a socket, a
-/// device.
+/// Refuses a stream that can be read only once: standard input, a pipe, a socket or a device.
 pub(crate) fn refuse_stream(named: &Path, what_is: &str) -> Result<(), Failure> {
     let is_stream = |metadata: Metadata| !metadata.is_file() && !metadata.is_dir();
     if named == Path::new("-") || fs::metadata(named).is_ok_and(is_stream) {
@@ -88,29 +86,30 @@ pub(crate) fn refuse_stream(named: &Path, what_is: &str) -> Result<(), Failure> 
     Ok(())
 }
 
-/// How many octets a pipe takes without delay once it is ready (PIPE_BUF of Linux).
-const READY_OCTETS: usize = 4096;
+/// How many bytes a ready pipe accepts without blocking (PIPE_BUF of Linux).
+const READY_BYTES: usize = 4096;
 
-/// A file that may make its writer wait, such as a pipe that nobody reads. A signal that a command
-/// listens for ends the wait, and one that was set to be non-blocking is waited for.
-pub(crate) struct Patient {
+/// A file whose writes may block, such as a pipe without a reader.
+///
+/// A signal interrupts a blocked write. A non-blocking file is waited for.
+pub(crate) struct InterruptibleFile {
     file: File,
-    /// Whether it is a regular file, which is always ready.
+    /// Whether the file is a regular one, which is always ready.
     is_regular: bool,
 }
 
-impl Patient {
+impl InterruptibleFile {
     pub(crate) fn new(file: File) -> Self {
         let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
         Self { file, is_regular }
     }
 
-    /// Waits until something can be written, or writing can only fail.
+    /// Waits until a write doesn't block.
     fn wait(&self) -> io::Result<()> {
         let tick = Timespec::try_from(interrupt::TICK).ok();
         loop {
             if interrupt::code().is_some() {
-                return Err(interrupt::stopped());
+                return Err(interrupt::interrupted());
             }
             match rustix::event::poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], tick.as_ref()) {
                 Ok(0) | Err(Errno::INTR) => {}
@@ -121,14 +120,14 @@ impl Patient {
     }
 }
 
-impl Write for Patient {
+impl Write for InterruptibleFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.is_regular {
             return self.file.write(bytes);
         }
         loop {
             self.wait()?;
-            match self.file.write(&bytes[..bytes.len().min(READY_OCTETS)]) {
+            match self.file.write(&bytes[..bytes.len().min(READY_BYTES)]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return written,
             }

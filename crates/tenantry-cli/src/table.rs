@@ -1,20 +1,20 @@
-//! Tables of text that fit the terminal.
+//! Lays out tables of text to fit the terminal.
 
 use std::borrow::Cow;
 
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
-/// How many columns of the terminal are between two of the table.
+/// How many columns of the terminal separate two columns of the table.
 const GAP: usize = 2;
-/// How much of an address or a path still tells one from the next.
+/// The width at which addresses and paths are still distinguishable.
 const COMFORTABLE: usize = 24;
-/// The first eight digits of an id and the mark that it is cut.
+/// The width of the first eight digits of an id and the mark of a cut.
 const SHORT_ID: usize = 9;
-/// How much of a text is left before the line itself is cut.
+/// The least width of a text, before the whole line is cut.
 const LEAST: usize = 8;
 
-/// What stands in the place of what was cut off.
+/// The mark of a cut.
 const CUT: &str = "…";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,13 +22,13 @@ pub(crate) enum Kind {
     Text,
     /// The id of a user.
     Id,
-    /// To the right, so that people can compare them.
+    /// Aligned to the right, so that people can compare numbers.
     Number,
-    /// Short, and never cut but at the end of the line.
+    /// A short word, which is only cut with the whole line.
     Word,
 }
 
-/// Rows that are laid out when all of them are there.
+/// Collects rows, and lays them out when all of them are known.
 pub(crate) struct Table {
     columns: Vec<Column>,
     rows: Vec<Vec<String>>,
@@ -37,7 +37,7 @@ pub(crate) struct Table {
 struct Column {
     header: &'static str,
     kind: Kind,
-    /// Whether the column is left out if it is empty.
+    /// Whether an empty column is left out.
     is_optional: bool,
     width: usize,
     is_empty: bool,
@@ -65,13 +65,12 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// Whether every line fits into so many columns of a terminal.
+    /// Returns whether every line fits into a width.
     pub(crate) fn fits(&self, available: usize) -> bool {
         self.layout(None).total() <= available
     }
 
-    /// The lines of the table, of which the first is the header, cut so that each fits into so many
-    /// columns.
+    /// Returns the header and the rows as lines, cut to a width.
     pub(crate) fn lines(&self, available: Option<usize>) -> impl Iterator<Item = String> {
         let layout = self.layout(available);
         let header = layout.line(|index| self.columns[index].header);
@@ -79,7 +78,7 @@ impl Table {
         std::iter::once(header).chain(rows)
     }
 
-    /// The rows as pairs of a header and a cell.
+    /// Returns the rows as pairs of header and cell.
     pub(crate) fn records(&self) -> impl Iterator<Item = impl Iterator<Item = (&'static str, &str)>> {
         let pair = |(column, cell)| {
             let (column, cell): (&Column, &String) = (column, cell);
@@ -90,11 +89,11 @@ impl Table {
 
     fn layout(&self, available: Option<usize>) -> Layout {
         let is_shown = |(_, column): &(usize, &Column)| !(column.is_optional && column.is_empty);
-        let place = |(index, column): (usize, &Column)| Place { index, kind: column.kind, width: column.width };
-        let places = self.columns.iter().enumerate().filter(is_shown).map(place).collect();
-        let mut layout = Layout { places, available: available.unwrap_or(usize::MAX) };
-        // What tells rows apart is kept longest; an id may be cut before an address, since either
-        // names the user.
+        let slot = |(index, column): (usize, &Column)| Slot { index, kind: column.kind, width: column.width };
+        let slots = self.columns.iter().enumerate().filter(is_shown).map(slot).collect();
+        let mut layout = Layout { slots, available: available.unwrap_or(usize::MAX) };
+        // Shrink the least distinguishing columns first. An id is cut before an address, since
+        // either identifies the user.
         for (kind, least) in [(Kind::Text, COMFORTABLE), (Kind::Id, SHORT_ID), (Kind::Text, LEAST)] {
             layout.shrink(kind, least);
         }
@@ -102,14 +101,14 @@ impl Table {
     }
 }
 
-/// Where the cells of a line are.
+/// The positions of the cells in a line.
 struct Layout {
-    places: Vec<Place>,
+    slots: Vec<Slot>,
     available: usize,
 }
 
-struct Place {
-    /// Which column of the table it is.
+struct Slot {
+    /// The index of the column in the table.
     index: usize,
     kind: Kind,
     width: usize,
@@ -117,17 +116,16 @@ struct Place {
 
 impl Layout {
     fn total(&self) -> usize {
-        let gaps = GAP * self.places.len().saturating_sub(1);
-        self.places.iter().map(|place| place.width).sum::<usize>() + gaps
+        let gaps = GAP * self.slots.len().saturating_sub(1);
+        self.slots.iter().map(|slot| slot.width).sum::<usize>() + gaps
     }
 
-    /// Takes from the widest columns of a kind until all fits, or until none has more than the
-    /// least.
+    /// Narrows the widest columns of a kind until the line fits, or until all have the least width.
     fn shrink(&mut self, kind: Kind, least: usize) {
         while self.total() > self.available {
-            let widest = self.places.iter_mut().filter(|place| place.kind == kind).max_by_key(|place| place.width);
+            let widest = self.slots.iter_mut().filter(|slot| slot.kind == kind).max_by_key(|slot| slot.width);
             match widest {
-                Some(place) if place.width > least => place.width -= 1,
+                Some(slot) if slot.width > least => slot.width -= 1,
                 _ => return,
             }
         }
@@ -136,10 +134,10 @@ impl Layout {
     fn line<'c>(&self, cell: impl Fn(usize) -> &'c str) -> String {
         let mut line = String::with_capacity(self.total().min(self.available));
         let mut missing = 0;
-        for place in &self.places {
-            let cell = cut(cell(place.index), place.width);
-            let padding = place.width - width(&cell).min(place.width);
-            let (before, after) = if place.kind == Kind::Number { (padding, 0) } else { (0, padding) };
+        for slot in &self.slots {
+            let cell = cut(cell(slot.index), slot.width);
+            let padding = slot.width - width(&cell).min(slot.width);
+            let (before, after) = if slot.kind == Kind::Number { (padding, 0) } else { (0, padding) };
             line.extend(std::iter::repeat_n(' ', missing + before));
             line.push_str(&cell);
             missing = after + GAP;
@@ -152,13 +150,12 @@ impl Layout {
     }
 }
 
-/// How many columns of a terminal a text takes.
+/// Returns how many columns of a terminal a text takes.
 fn width(text: &str) -> usize {
     if text.is_ascii() { text.len() } else { text.width() }
 }
 
-/// A text that takes no more columns than these, with a mark where it was cut: between two letters,
-/// each with its marks.
+/// Cuts a text to a width, between two graphemes, and marks the cut.
 fn cut(text: &str, available: usize) -> Cow<'_, str> {
     if width(text) <= available {
         return Cow::Borrowed(text);
@@ -223,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_cut_before_ids_and_ids_before_texts_say_nothing() {
+    fn texts_are_cut_first_then_ids_then_texts_to_their_least_width() {
         let id = "3fa2b1c4-0000-4000-8000-000000000001";
         let email = "christopher.von-und-zu-liechtenstein@department-of-affairs.example";
         let table = table(&[[id, email, "7", ""]]);
@@ -234,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_without_anything_to_say_is_left_out() {
+    fn an_empty_optional_column_is_left_out() {
         assert_eq!(table(&[]).lines(None).collect::<Vec<_>>(), ["id  email  size"]);
         let table = table(&[["1", "a@x", "1", ""], ["2", "b@x", "2", "c"]]);
         assert_eq!(table.lines(None).next().unwrap(), "id  email  size  storage_path");

@@ -1,9 +1,9 @@
-//! Tips for words that aren't understood: none that could cost data.
+//! Filters the tips for mistyped words, so that none of them leads to a loss of data.
 
 use clap::error::{ContextKind, ContextValue};
 
-/// Verbs that destroy, and options that waive a question or a safeguard. A person who mistypes
-/// another word and follows a tip without thinking does no harm; `user merge` once led to `purge`.
+/// Verbs that destroy data, and options that skip a question or a safeguard. Someone who follows a
+/// tip blindly must do no harm: for `user merge` the tip was once `purge`.
 const UNSAFE_WORDS: [&str; 10] = [
     "purge",
     "delete",
@@ -17,8 +17,8 @@ const UNSAFE_WORDS: [&str; 10] = [
     "--allow-network-fs",
 ];
 
-/// Takes the tips that name one of these from the error.
-pub(crate) fn without_unsafe(mut error: clap::Error) -> clap::Error {
+/// Removes the tips with unsafe words from an error.
+pub(crate) fn remove_unsafe(mut error: clap::Error) -> clap::Error {
     for kind in [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::Suggested] {
         let kept = match error.remove(kind) {
             Some(ContextValue::String(tip)) => is_safe(&tip).then_some(ContextValue::String(tip)),
@@ -53,14 +53,14 @@ mod tests {
     use super::*;
     use crate::args::Cli;
 
-    /// What is said of arguments, after the mistake itself is named.
+    /// Returns the tips for invalid arguments.
     fn tips(arguments: &[&str]) -> String {
         let error = Cli::command().try_get_matches_from(arguments).unwrap_err();
-        let text = without_unsafe(error).to_string();
+        let text = remove_unsafe(error).to_string();
         text.lines().filter(|line| line.contains("tip:")).collect()
     }
 
-    /// A word with each letter left out, or swapped with the next.
+    /// Returns a word with each letter left out, or swapped with the next.
     fn mistypings(word: &str) -> Vec<String> {
         let chars: Vec<char> = word.chars().collect();
         let mut words = Vec::new();
@@ -93,7 +93,7 @@ mod tests {
                 arguments.extend(group.split_whitespace());
                 arguments.push(&word);
                 let Err(error) = Cli::command().try_get_matches_from(&arguments) else { continue };
-                let text = without_unsafe(error).to_string();
+                let text = remove_unsafe(error).to_string();
                 let tips = text.lines().filter(|line| line.contains("tip:"));
                 for word in tips.flat_map(|tip| tip.split([' ', '\'', ','])) {
                     assert!(!UNSAFE_WORDS.contains(&word), "{arguments:?}: {text}");

@@ -1,20 +1,21 @@
-//! Which columns or keys of a file are which fields.
+//! Maps the columns or keys of a file to the fields of a user.
 
 use std::collections::BTreeSet;
 
-use crate::{Error, FIELDS, Result};
+use tenantry::User;
 
-/// How many names of ignored columns or keys are kept: as many as a person reads. Keys of JSON may
-/// be without end.
+use crate::{Error, Result};
+
+/// How many names of ignored columns or keys are kept: as many as a person reads. A JSON file may
+/// have any number of keys.
 const IGNORED_NAMES_MAX: usize = 50;
-/// How many characters of a name are kept, which may be as long as a row.
+/// How many characters of a name are kept. A name may be as long as a row.
 const NAME_CHARACTERS_MAX: usize = 100;
 
-/// Says which columns of a CSV file, or keys of JSON, are which of the [`FIELDS`], and whether
-/// there may be others.
+/// Maps the columns of a CSV file, or the keys of JSON, to the fields of a user.
 ///
-/// By default a field is called as it is in [`FIELDS`], and another name is an error. Names are
-/// compared without regard to case and surrounding space.
+/// By default a field has its name in [`User::FIELDS`], and an unknown name is an error. Case and
+/// surrounding space of names are ignored.
 ///
 /// # Examples
 ///
@@ -27,17 +28,17 @@ const NAME_CHARACTERS_MAX: usize = 100;
 /// let file = &b"First Name,Email Address [Required]\nAda,ada@example.com\n"[..];
 /// let mut reader = RowReader::with_columns(Format::Csv, columns, file)?;
 /// assert!(reader.next_row()?.is_some_and(|row| row.user.is_ok()));
-/// assert_eq!(reader.passed_over().ignored_names(), ["First Name"]);
+/// assert_eq!(reader.omissions().ignored_names(), ["First Name"]);
 /// # Ok::<(), tenantry_exchange::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Columns {
-    /// For each of [`FIELDS`] how it is called in the file, if otherwise.
-    names: [Option<Name>; FIELDS.len()],
+    /// For each of [`User::FIELDS`], the name in the file if it is another one.
+    names: [Option<Name>; User::FIELDS.len()],
     ignores_unknown: bool,
 }
 
-/// The name of a column. If it is empty, the column isn't in the file.
+/// The name of a column. An empty one means that the field isn't read.
 #[derive(Clone, Debug)]
 struct Name {
     given: String,
@@ -45,21 +46,34 @@ struct Name {
 }
 
 impl Columns {
-    /// Says that a field is called `name` in the file, or isn't in it if `name` is empty.
+    /// Maps a field to the column `name`. With an empty name the field isn't read.
     ///
-    /// A column that is called as the field is in [`FIELDS`] is then unknown.
+    /// A column with the field's own name is unknown after that.
     ///
     /// # Errors
     ///
-    /// `Mapping` if there is no such field, or the field or the name was mapped before.
+    /// [`Mapping`](Error::Mapping) if no field has this name, or the field or the column was mapped
+    /// before.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tenantry_exchange::Columns;
+    ///
+    /// let mut columns = Columns::default();
+    /// columns.map("email", "Login")?;
+    /// columns.map("id", "")?;
+    /// assert!(columns.map("storage_path", "login").is_err());
+    /// # Ok::<(), tenantry_exchange::Error>(())
+    /// ```
     pub fn map(&mut self, field: &str, name: &str) -> Result<()> {
-        let Some(index) = FIELDS.iter().position(|known| known.eq_ignore_ascii_case(field.trim())) else {
-            let fields = FIELDS.join(", ");
+        let Some(index) = User::FIELDS.iter().position(|known| known.eq_ignore_ascii_case(field.trim())) else {
+            let fields = User::FIELDS.join(", ");
             return Err(Error::Mapping(format!("there is no field {field:?}; the fields are {fields}")));
         };
         let folded = fold(name);
         if self.names[index].is_some() {
-            return Err(Error::Mapping(format!("the field {} is mapped twice", FIELDS[index])));
+            return Err(Error::Mapping(format!("the field {} is mapped twice", User::FIELDS[index])));
         }
         if !folded.is_empty() && self.names.iter().flatten().any(|other| other.folded == folded) {
             return Err(Error::Mapping(format!("{name:?} is mapped to two fields")));
@@ -68,8 +82,9 @@ impl Columns {
         Ok(())
     }
 
-    /// Allows columns and keys that are no field's. They are dropped, and [their
-    /// names](crate::PassedOver) are kept.
+    /// Ignores columns and keys that aren't fields.
+    ///
+    /// Their names are among the [`Omissions`].
     pub fn ignore_unknown(&mut self) {
         self.ignores_unknown = true;
     }
@@ -78,24 +93,25 @@ impl Columns {
         self.ignores_unknown
     }
 
-    /// Returns which of [`FIELDS`] a column or a key is, if it is one.
+    /// Returns the index in [`User::FIELDS`] of a column or a key, if it is a field.
     pub(crate) fn field(&self, name: &str) -> Option<usize> {
         let folded = fold(name);
         if folded.is_empty() {
             return None;
         }
         let mapped = self.names.iter().position(|known| known.as_ref().is_some_and(|known| known.folded == folded));
-        mapped.or_else(|| FIELDS.iter().position(|field| *field == folded).filter(|field| self.names[*field].is_none()))
+        mapped.or_else(|| {
+            User::FIELDS.iter().position(|field| *field == folded).filter(|field| self.names[*field].is_none())
+        })
     }
 
-    /// Returns the fields that must be in a header, because they were mapped, with how they are
-    /// called there.
+    /// Returns the mapped fields, which a header must have, with their names there.
     pub(crate) fn mapped(&self) -> impl Iterator<Item = (usize, &str)> {
         self.names.iter().enumerate().filter_map(|(field, name)| Some((field, name.as_ref()?.given.as_str())))
     }
 }
 
-/// Names as they are compared.
+/// Returns a name in the form in which names are compared.
 fn fold(name: &str) -> String {
     name.trim().to_lowercase()
 }
@@ -105,29 +121,29 @@ pub(crate) fn cut(name: &str) -> &str {
     name.char_indices().nth(NAME_CHARACTERS_MAX).map_or(name, |(end, _)| &name[..end])
 }
 
-/// What of a file was passed over, because it holds nothing or isn't needed.
+/// Counts the parts of a file that were left out because they are empty or ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct PassedOver {
-    /// How many rows of CSV without any value there were. Blank lines don't count.
+pub struct Omissions {
+    /// How many CSV rows without a value there were. Blank lines don't count.
     pub empty_rows: u64,
-    /// How many columns without name and value there were behind the others.
+    /// How many columns without a name and without a value followed the others.
     pub empty_columns: u64,
-    /// How many columns of CSV, or keys of JSON with different names, were
-    /// [ignored](Columns::ignore_unknown). Keys are counted up to 51.
+    /// How many columns of CSV, or different keys of JSON, were [ignored](Columns::ignore_unknown).
+    /// The count of keys stops at 51.
     pub ignored: u64,
     names: Vec<String>,
     seen: BTreeSet<String>,
 }
 
-impl PassedOver {
-    /// Returns the names of the first 50 columns or keys that were ignored. They may be anything.
+impl Omissions {
+    /// Returns the names of the first 50 ignored columns or keys. They may be any text.
     #[must_use]
     pub fn ignored_names(&self) -> &[String] {
         &self.names
     }
 
-    /// Counts a column or a key, if its name is a new one.
+    /// Counts a key, unless one with its name was counted before.
     pub(crate) fn ignore(&mut self, name: &str) {
         let name = cut(name);
         if self.seen.contains(name) {
@@ -162,7 +178,7 @@ mod tests {
         assert_eq!(columns.field("GRÖSSE [required]"), None);
         assert_eq!(columns.field("GRÖßE [required]"), Some(1));
         assert_eq!(columns.field("email"), None);
-        // What a field is mapped to comes before what another is called.
+        // A mapping takes precedence over the name of another field.
         columns.map("created_at", "updated_at").unwrap();
         assert_eq!(columns.field("updated_at"), Some(2));
         columns.map("id", "").unwrap();
@@ -181,14 +197,14 @@ mod tests {
     }
 
     #[test]
-    fn names_of_ignored_keys_are_counted_once_and_not_without_end() {
-        let mut passed_over = PassedOver::default();
+    fn names_of_ignored_keys_are_counted_once_and_have_a_limit() {
+        let mut omissions = Omissions::default();
         for number in 0..10_000 {
-            passed_over.ignore("name");
-            passed_over.ignore(&number.to_string());
+            omissions.ignore("name");
+            omissions.ignore(&number.to_string());
         }
-        assert_eq!(passed_over.ignored_names().len(), IGNORED_NAMES_MAX);
-        assert_eq!(passed_over.ignored_names()[..2], ["name", "0"]);
-        assert_eq!((passed_over.seen.len(), passed_over.ignored), (IGNORED_NAMES_MAX, 51));
+        assert_eq!(omissions.ignored_names().len(), IGNORED_NAMES_MAX);
+        assert_eq!(omissions.ignored_names()[..2], ["name", "0"]);
+        assert_eq!((omissions.seen.len(), omissions.ignored), (IGNORED_NAMES_MAX, 51));
     }
 }

@@ -1,4 +1,4 @@
-//! Rows of CSV, as spreadsheets and directories write it.
+//! Reads rows of CSV, as spreadsheets and directory services write it.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -6,21 +6,21 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 use std::rc::Rc;
 
-use tenantry::NewUser;
+use tenantry::{NewUser, User};
 
-use crate::columns::{Columns, PassedOver, cut};
+use crate::columns::{Columns, Omissions, cut};
 use crate::decode::Decoder;
-use crate::error::file_failure;
+use crate::error::read_failure;
 use crate::fields::{EMAIL, Fields, not_utf8};
-use crate::formula::csv_plain;
-use crate::row::{BadRow, IO_OCTETS, Original, ROW_OCTETS_MAX, Row};
-use crate::{Error, FIELDS, Result};
+use crate::formula::unescape_formula;
+use crate::row::{BadRow, IO_BYTES, Original, ROW_BYTES_MAX, Row};
+use crate::{Error, Result};
 
-/// How many octets may be read for one row: those of the longest, and what the reader takes beyond
-/// it.
-const BUDGET_OCTETS: usize = ROW_OCTETS_MAX + IO_OCTETS;
-/// What separates the columns, the usual first: a semicolon where the decimal point is a comma, and
-/// a tab in what is copied.
+/// How many bytes may be read for one row: the longest row, and one buffer that the reader reads
+/// ahead.
+const BUDGET_BYTES: usize = ROW_BYTES_MAX + IO_BYTES;
+/// The separators of columns, the usual one first. Spreadsheets write semicolons in locales with a
+/// decimal comma, and tabs on the clipboard.
 const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 /// The line that `Export-Csv` of Windows PowerShell puts before the header.
 const TYPE_OF_POWERSHELL: &[u8] = b"#TYPE ";
@@ -29,28 +29,27 @@ pub(crate) struct CsvRows<R: Read> {
     csv: csv::Reader<Lines<R>>,
     flow: Rc<Flow>,
     separator: u8,
-    /// For each column of the file up to the last one with a name, which of [`FIELDS`] it is, if it
-    /// is any.
+    /// For each column up to the last named one, the index of its field in [`User::FIELDS`].
     columns: Vec<Option<usize>>,
-    pub(crate) passed_over: PassedOver,
-    pub(crate) read_octets: Rc<Cell<u64>>,
+    pub(crate) omissions: Omissions,
+    pub(crate) bytes_read: Rc<Cell<u64>>,
 }
 
 impl<R: Read> CsvRows<R> {
     pub(crate) fn new(columns: Columns, input: R) -> Result<Self> {
         let flow = Rc::new(Flow::default());
-        flow.budget.set(BUDGET_OCTETS);
-        let input = Decoder::new(input).map_err(|error| file_failure(error, 1))?;
-        let read_octets = input.read_octets();
-        let mut input = BufReader::with_capacity(IO_OCTETS, input);
-        let mut passed_over = PassedOver::default();
-        let (head, separator) = read_head(&mut input, &columns, &mut passed_over)?;
+        flow.budget.set(BUDGET_BYTES);
+        let input = Decoder::new(input).map_err(|error| read_failure(error, 1))?;
+        let bytes_read = input.bytes_read();
+        let mut input = BufReader::with_capacity(IO_BYTES, input);
+        let mut omissions = Omissions::default();
+        let (head, separator) = read_head(&mut input, &columns, &mut omissions)?;
         let mut csv = csv::ReaderBuilder::new()
             .flexible(true)
             .delimiter(separator)
-            .buffer_capacity(IO_OCTETS)
-            // With the default, which takes \r too, the reader's line numbers are those of the \n
-            // it has seen so far, which may or may not be that of the row.
+            .buffer_capacity(IO_BYTES)
+            // By default \r ends a line too, and then the reader's line numbers depend on how many
+            // \n it has seen, which may or may not include the one of this row.
             .terminator(csv::Terminator::Any(b'\n'))
             .from_reader(Lines::new(Cursor::new(head).chain(input), separator, Rc::clone(&flow)));
         let header = csv.byte_headers().map_err(|error| csv_failure(error, 1, &flow))?.clone();
@@ -62,15 +61,15 @@ impl<R: Read> CsvRows<R> {
         if flow.take_stray(next_line).is_some() {
             return Err(Error::invalid(line, STRAY));
         }
-        let columns = assign(&header, &columns, &mut passed_over).map_err(|reason| Error::Header { line, reason })?;
-        Ok(Self { csv, flow, separator, columns, passed_over, read_octets })
+        let columns = assign(&header, &columns, &mut omissions).map_err(|reason| Error::Header { line, reason })?;
+        Ok(Self { csv, flow, separator, columns, omissions, bytes_read })
     }
 
     pub(crate) fn next(&mut self) -> Result<Option<Row>> {
         let mut record = csv::ByteRecord::new();
         loop {
-            // What the reader has in its buffer already was paid for before.
-            self.flow.budget.set(BUDGET_OCTETS);
+            // The bytes that the reader has in its buffer were counted against an earlier row.
+            self.flow.budget.set(BUDGET_BYTES);
             let line = self.csv.position().line();
             let read = self.csv.read_byte_record(&mut record);
             if !read.map_err(|error| csv_failure(error, line, &self.flow))? {
@@ -79,11 +78,11 @@ impl<R: Read> CsvRows<R> {
             if record.iter().any(|field| !field.is_empty()) {
                 break;
             }
-            // Spreadsheets leave rows of separators alone behind.
-            self.passed_over.empty_rows += 1;
+            // Spreadsheets write empty rows as separators only.
+            self.omissions.empty_rows += 1;
         }
-        // The reader stands at the beginning of the next line, and knows where it began to look for
-        // this row: before any blank lines.
+        // The reader is at the beginning of the next line. It only knows where it began to read for
+        // this row, which is before any blank lines.
         let line_ends: u64 = record.as_slice().iter().map(|byte| u64::from(*byte == b'\n')).sum();
         let next_line = self.csv.position().line();
         if self.flow.ended_open.get() {
@@ -110,34 +109,34 @@ impl<R: Read> CsvRows<R> {
             return Err(format!("the row has {} fields and the header {columns}", record.len()));
         }
         let empty_columns = (record.len() - columns) as u64;
-        self.passed_over.empty_columns = self.passed_over.empty_columns.max(empty_columns);
+        self.omissions.empty_columns = self.omissions.empty_columns.max(empty_columns);
         let mut fields = Fields::default();
         for (field, value) in self.columns.iter().zip(record) {
             let Some(field) = *field else { continue };
             let value = std::str::from_utf8(value)
-                .map_err(|_| format!("{}: {}", FIELDS[field], not_utf8(value).unwrap_or_default()))?;
-            fields.values[field] = Some(Cow::Borrowed(csv_plain(value)));
+                .map_err(|_| format!("{}: {}", User::FIELDS[field], not_utf8(value).unwrap_or_default()))?;
+            fields.texts[field] = Some(Cow::Borrowed(unescape_formula(value)));
         }
         fields.into_user()
     }
 }
 
-/// Reads the lines before the header, which are replaced by blank ones, and the line with which the
-/// header begins, and returns them and what separates the columns.
-fn read_head(input: &mut impl BufRead, columns: &Columns, passed_over: &mut PassedOver) -> Result<(Vec<u8>, u8)> {
+/// Reads up to the first line of the header. Returns the text, in which other lines before the
+/// header are blank, and the separator.
+fn read_head(input: &mut impl BufRead, columns: &Columns, omissions: &mut Omissions) -> Result<(Vec<u8>, u8)> {
     let mut head = Vec::new();
     let mut line = 1;
     let mut named = None;
     loop {
         let mut text = Vec::new();
-        let mut limited = input.take(ROW_OCTETS_MAX as u64);
-        limited.read_until(b'\n', &mut text).map_err(|error| file_failure(error, line))?;
+        let mut limited = input.take(ROW_BYTES_MAX as u64);
+        limited.read_until(b'\n', &mut text).map_err(|error| read_failure(error, line))?;
         let first = text.trim_ascii_end();
-        let is_empty = first.iter().all(|octet| matches!(octet, b' ' | b'\t' | b',' | b';')) && text.ends_with(b"\n");
+        let is_empty = first.iter().all(|byte| matches!(byte, b' ' | b'\t' | b',' | b';')) && text.ends_with(b"\n");
         if let Some(separator) = named_separator(first) {
             named = Some(separator);
         } else if is_empty {
-            passed_over.empty_rows += u64::from(!first.is_empty());
+            omissions.empty_rows += u64::from(!first.is_empty());
         } else if !first.starts_with(TYPE_OF_POWERSHELL) {
             check_line_ends(&text).map_err(|reason| Error::invalid(line, reason))?;
             let separator = named.unwrap_or_else(|| detect_separator(first, columns));
@@ -146,18 +145,18 @@ fn read_head(input: &mut impl BufRead, columns: &Columns, passed_over: &mut Pass
         }
         head.push(b'\n');
         line += 1;
-        if head.len() > ROW_OCTETS_MAX {
-            return Err(Error::invalid(1, "the file begins with more blank lines than any spreadsheet has"));
+        if head.len() > ROW_BYTES_MAX {
+            return Err(Error::invalid(1, "the file begins with more than 1 MiB of blank lines"));
         }
     }
 }
 
-/// Returns what the line `sep=;` says, with which Excel is told the separator, and which Excel
-/// leaves at the beginning.
+/// Returns the separator that a line `sep=;` names. Excel reads this line at the beginning of a
+/// file, and writes it back.
 fn named_separator(line: &[u8]) -> Option<u8> {
     let line = line.strip_prefix(b"\"").and_then(|line| line.strip_suffix(b"\"")).unwrap_or(line);
     match line {
-        // A tab at the end of the line was taken off with it.
+        // A tab was trimmed from the end of the line.
         _ if line.eq_ignore_ascii_case(b"sep=") => Some(b'\t'),
         [name @ .., separator] if name.eq_ignore_ascii_case(b"sep=") => {
             Some(*separator).filter(|separator| separator.is_ascii() && !b"\"'\r\n".contains(separator))
@@ -166,8 +165,8 @@ fn named_separator(line: &[u8]) -> Option<u8> {
     }
 }
 
-/// Returns the first separator with which the header has a column for the address, and else the
-/// usual one.
+/// Returns the first separator that gives the header a column for the address, or else the usual
+/// one.
 fn detect_separator(header: &[u8], columns: &Columns) -> u8 {
     let has_email = |separator: &u8| {
         let mut csv = csv::ReaderBuilder::new().has_headers(false).delimiter(*separator).from_reader(header);
@@ -177,52 +176,51 @@ fn detect_separator(header: &[u8], columns: &Columns) -> u8 {
     SEPARATORS.into_iter().find(has_email).unwrap_or(SEPARATORS[0])
 }
 
-/// Refuses a file whose lines end in CR alone, which would be one long header.
+/// Refuses a file whose lines end in CR alone, since all of it would be the header.
 fn check_line_ends(header: &[u8]) -> std::result::Result<(), &'static str> {
     let mut is_quoted = false;
     for pair in header.windows(2) {
         is_quoted ^= pair[0] == b'"';
         if pair[0] == b'\r' && !is_quoted && !matches!(pair[1], b'\r' | b'\n') {
-            return Err("the lines end in CR alone, as those of classic Mac OS: save the file with LF or CRLF");
+            return Err("the lines end in CR alone, as on classic Mac OS: save the file with LF or CRLF");
         }
     }
     Ok(())
 }
 
-/// Returns for each column up to the last one with a name, which of [`FIELDS`] it is. Columns
-/// without a name are passed over at the end only, where spreadsheets leave them behind, unless
-/// unknown ones are ignored.
+/// Returns the index in [`User::FIELDS`] for each column up to the last named one. Unnamed columns
+/// at the end are left out, since spreadsheets write them; others are unknown columns.
 fn assign(
     header: &csv::ByteRecord,
     columns: &Columns,
-    passed_over: &mut PassedOver,
+    omissions: &mut Omissions,
 ) -> std::result::Result<Vec<Option<usize>>, String> {
     let names: Vec<_> = header.iter().map(|name| String::from_utf8_lossy(name)).collect();
     let named = names.iter().rposition(|name| !name.trim().is_empty()).map_or(0, |last| last + 1);
-    passed_over.empty_columns = (names.len() - named) as u64;
+    omissions.empty_columns = (names.len() - named) as u64;
     let assigned: Vec<_> = names[..named].iter().map(|name| columns.field(name)).collect();
     if assigned.iter().all(Option::is_none) && names.iter().any(|name| name.contains('@')) {
-        return Err("there are values where the names of the columns are needed: the file has no header".to_owned());
+        return Err("the first line has values and no names of columns: the file has no header".to_owned());
     }
     for (column, name) in names[..named].iter().enumerate() {
         match assigned[column] {
             Some(field) if assigned[..column].contains(&Some(field)) => {
-                return Err(format!("the column {} is there twice", FIELDS[field]));
+                return Err(format!("the column {} appears twice", User::FIELDS[field]));
             }
             Some(_) => {}
-            None if columns.ignores_unknown() => passed_over.ignore_column(name),
+            None if columns.ignores_unknown() => omissions.ignore_column(name),
             None => {
                 if let Some(reason) = not_utf8(&header[column]) {
                     return Err(format!("the name of column {}: {reason}", column + 1));
                 }
-                return Err(format!("unknown column {:?}; the columns are {}", cut(name), FIELDS.join(", ")));
+                return Err(format!("unknown column {:?}; the columns are {}", cut(name), User::FIELDS.join(", ")));
             }
         }
     }
     if let Some((field, name)) =
         columns.mapped().find(|(field, name)| !name.is_empty() && !assigned.contains(&Some(*field)))
     {
-        return Err(format!("there is no column {:?}, which is to be {}", cut(name), FIELDS[field]));
+        return Err(format!("there is no column {:?}, which is mapped to {}", cut(name), User::FIELDS[field]));
     }
     if !assigned.contains(&Some(EMAIL)) {
         return Err("there is no column email".to_owned());
@@ -230,53 +228,51 @@ fn assign(
     Ok(assigned)
 }
 
-/// What is wrong with a row whose quoted field goes on behind its quotes: which part is the value,
-/// nobody can tell.
+/// The reason to reject a row whose quoted field goes on after the closing quote: the value is
+/// ambiguous.
 pub(crate) const STRAY: &str = "text after a closing quote; a quote within quotes is written twice";
 const NEVER_CLOSED: &str = "a quote is opened here and never closed";
 
-/// Lines of text for the CSV reader, which has no limit of its own: no more than the budget, and
-/// every line with an end that is LF alone. It follows the quotes as the reader does, which is too
-/// lenient to report what it finds behind them.
+/// Feeds text to the CSV reader: within the budget, because the reader has no limit, and with LF as
+/// the only line end. It tracks quotes as the reader does, because the reader silently accepts text
+/// after a closing quote.
 struct Lines<R: Read> {
     input: Chain<Cursor<Vec<u8>>, BufReader<Decoder<R>>>,
     separator: u8,
     flow: Rc<Flow>,
     place: InRow,
-    /// Whether a CR was read that may be the beginning of a line end.
+    /// Whether the last byte was a CR, which may begin a line end.
     has_cr: bool,
     line: u64,
     last: u8,
 }
 
-/// Where in a row of CSV the last octet was.
+/// The position of the last byte in a row of CSV.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum InRow {
     FieldStart,
     Unquoted,
     Quoted,
-    /// Behind a quote within quotes, which ends the field or is the first of two.
+    /// After a quote within quotes, which ends the field or is the first of two.
     QuoteInQuoted,
 }
 
 #[derive(Default)]
 struct Flow {
-    /// How many octets may still be read before the row must have ended.
+    /// How many bytes may still be read before the row must end.
     budget: Cell<usize>,
-    /// Whether the file has ended within quotes.
+    /// Whether the file ended within quotes.
     ended_open: Cell<bool>,
-    /// The line on which a quote was opened last.
+    /// The line of the last opening quote.
     opened: Cell<u64>,
-    /// Whether the last octet was within quotes.
+    /// Whether the last byte was within quotes.
     is_quoted: Cell<bool>,
-    /// The lines that have text after a closing quote, of the rows that the reader hasn't returned
-    /// yet.
+    /// The lines with text after a closing quote, in rows that the reader hasn't returned yet.
     strays: RefCell<VecDeque<u64>>,
 }
 
 impl Flow {
-    /// The first line before `next_line` with text after a closing quote. All before `next_line`
-    /// are forgotten.
+    /// Removes the lines before `next_line`, and returns the first of them.
     fn take_stray(&self, next_line: u64) -> Option<u64> {
         let mut strays = self.strays.borrow_mut();
         let first = strays.front().copied().filter(|line| *line < next_line);
@@ -292,15 +288,15 @@ impl<R: Read> Lines<R> {
         Self { input, separator, flow, place: InRow::FieldStart, has_cr: false, line: 1, last: b'\n' }
     }
 
-    /// Follows one octet that the reader will get.
-    fn follow(&mut self, octet: u8) {
-        if self.place == InRow::FieldStart && octet == b'"' {
+    /// Advances by one byte, which the reader will get.
+    fn advance(&mut self, byte: u8) {
+        if self.place == InRow::FieldStart && byte == b'"' {
             self.flow.opened.set(self.line);
         }
-        self.place = match (self.place, octet) {
+        self.place = match (self.place, byte) {
             (InRow::Quoted, b'"') => InRow::QuoteInQuoted,
             (InRow::Quoted, _) | (InRow::FieldStart | InRow::QuoteInQuoted, b'"') => InRow::Quoted,
-            (_, octet) if octet == self.separator || octet == b'\n' => InRow::FieldStart,
+            (_, byte) if byte == self.separator || byte == b'\n' => InRow::FieldStart,
             (InRow::QuoteInQuoted, _) => {
                 let mut strays = self.flow.strays.borrow_mut();
                 if strays.back() != Some(&self.line) {
@@ -311,11 +307,11 @@ impl<R: Read> Lines<R> {
             (InRow::FieldStart | InRow::Unquoted, _) => InRow::Unquoted,
         };
         self.flow.is_quoted.set(self.place == InRow::Quoted);
-        self.line += u64::from(octet == b'\n');
-        self.last = octet;
+        self.line += u64::from(byte == b'\n');
+        self.last = byte;
     }
 
-    /// Takes octets of the file into the buffer, which has room for two at least.
+    /// Copies bytes of the file into the buffer, which must have room for at least two.
     fn take(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut length = 0;
         while length == 0 {
@@ -323,20 +319,20 @@ impl<R: Read> Lines<R> {
             if available.is_empty() {
                 return Ok(0);
             }
-            let octets = available[..available.len().min(buffer.len() - 1)].to_vec();
-            self.input.consume(octets.len());
-            for octet in octets {
-                if std::mem::take(&mut self.has_cr) && octet != b'\n' {
-                    self.follow(b'\r');
+            let bytes = available[..available.len().min(buffer.len() - 1)].to_vec();
+            self.input.consume(bytes.len());
+            for byte in bytes {
+                if std::mem::take(&mut self.has_cr) && byte != b'\n' {
+                    self.advance(b'\r');
                     buffer[length] = b'\r';
                     length += 1;
                 }
-                if octet == b'\r' && self.place != InRow::Quoted {
+                if byte == b'\r' && self.place != InRow::Quoted {
                     self.has_cr = true;
                     continue;
                 }
-                self.follow(octet);
-                buffer[length] = octet;
+                self.advance(byte);
+                buffer[length] = byte;
                 length += 1;
             }
         }
@@ -347,7 +343,7 @@ impl<R: Read> Lines<R> {
 impl<R: Read> Read for Lines<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let budget = self.flow.budget.get();
-        // A CR that was held back comes with what follows it.
+        // A CR that was held back is returned together with the next byte.
         if budget < 2 {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }
@@ -357,8 +353,8 @@ impl<R: Read> Read for Lines<R> {
             self.flow.ended_open.set(self.place == InRow::Quoted);
             let has_cr = std::mem::take(&mut self.has_cr);
             if self.last != b'\n' || has_cr {
-                // A CR at the very end is a line end that was cut off.
-                self.follow(b'\n');
+                // A CR at the very end is a truncated line end.
+                self.advance(b'\n');
                 buffer[0] = b'\n';
                 read = 1;
             }
@@ -374,7 +370,7 @@ fn csv_failure(error: csv::Error, line: u64, flow: &Flow) -> Error {
             true => Error::invalid(flow.opened.get(), "a quote is opened here and not closed within 1 MiB"),
             false => Error::invalid(line, "the row is longer than 1 MiB"),
         },
-        csv::ErrorKind::Io(error) => file_failure(error, line),
+        csv::ErrorKind::Io(error) => read_failure(error, line),
         _ => Error::invalid(line, "not CSV"),
     }
 }

@@ -1,16 +1,16 @@
-//! Decodes the text of a file of users: a byte order mark is taken off, UTF-16 becomes UTF-8, and a
-//! file that isn't text is named as what it is.
+//! Decodes the text of a file of users: strips a byte order mark, converts UTF-16 to UTF-8, and
+//! identifies files that aren't text.
 
 use std::cell::Cell;
 use std::io::{self, BufReader, Chain, Cursor, Read};
 use std::rc::Rc;
 
-/// As much as is read from the file at a time.
-const BUFFER_OCTETS: usize = 64 << 10;
-/// The longest signature below, in octets.
-const SIGNATURE_OCTETS_MAX: u64 = 12;
+use crate::row::IO_BYTES;
 
-/// Files that people take for a file of users, by the octets with which they begin.
+/// The length of the longest signature below.
+const SIGNATURE_BYTES_MAX: u64 = 12;
+
+/// Formats that people mistake for a file of users, by their first bytes.
 const FOREIGN: [(&[u8], &str); 14] = [
     (b"PK\x03\x04", "a ZIP archive, such as an .xlsx or .ods spreadsheet: save it as CSV"),
     (b"\xd0\xcf\x11\xe0", "an .xls spreadsheet: save it as CSV"),
@@ -21,18 +21,18 @@ const FOREIGN: [(&[u8], &str); 14] = [
     (b"%PDF-", "a PDF document: save it as CSV"),
     (b"\xff\xfe\0\0", "UTF-32: save it as UTF-8"),
     (b"\0\0\xfe\xff", "UTF-32: save it as UTF-8"),
-    (b"\0\0\0\0", "filled with NUL octets, as one that was cut off by a crash: get another copy"),
+    (b"\0\0\0\0", "filled with NUL bytes, as after a crash: get another copy"),
     (b"BZh", "compressed with bzip2: decompress it"),
     (b"7z\xbc\xaf", "a 7z archive: unpack it"),
     (b"PAR1", "a Parquet file: save it as CSV"),
     (b"Obj\x01", "an Avro file: save it as JSON"),
 ];
 
-/// The same for files of text, which may begin with a byte order mark and spaces, in any case.
+/// The same for formats of text, after a byte order mark and spaces, ignoring case.
 const FOREIGN_TEXT: [(&[u8], &str); 4] = [
-    (b"<", "HTML or XML, as some programs write it under the name of a spreadsheet: save it as CSV"),
-    (b"{\\rtf", "a document in RTF: save it as CSV"),
-    (b"begin:vcard", "a file of vCards: export CSV"),
+    (b"<", "HTML or XML, which some programs save under the name of a spreadsheet: save it as CSV"),
+    (b"{\\rtf", "an RTF document: save it as CSV"),
+    (b"begin:vcard", "a vCard file: export CSV"),
     (b"dn: ", "LDIF: export CSV"),
 ];
 
@@ -48,30 +48,30 @@ enum Endian {
     Big,
 }
 
-/// Reads a file as UTF-8, as far as its encoding is known: what claims to be UTF-8 isn't checked.
+/// Reads a file as UTF-8. Text that isn't UTF-16 is passed through unchecked.
 pub(crate) struct Decoder<R: Read> {
     input: BufReader<Counted<Chain<Cursor<Vec<u8>>, R>>>,
     encoding: Encoding,
-    /// The end of a character for which the caller's buffer had no room.
+    /// The bytes of a character that the caller's buffer had no room for.
     rest: Cursor<Vec<u8>>,
-    /// The failure that comes after the text which was already returned.
+    /// The failure to report after the text that was already returned.
     failure: Option<io::Error>,
 }
 
 impl<R: Read> Decoder<R> {
-    /// Inspects the beginning of the file, in as many pieces as it comes.
+    /// Identifies the encoding by the first bytes, however few of them each read returns.
     ///
     /// # Errors
     ///
     /// `InvalidData` if the file isn't text; the message says what it is.
     pub(crate) fn new(mut input: R) -> io::Result<Self> {
         let mut start = Vec::new();
-        (&mut input).take(SIGNATURE_OCTETS_MAX).read_to_end(&mut start)?;
+        (&mut input).take(SIGNATURE_BYTES_MAX).read_to_end(&mut start)?;
         if let Some((_, what)) = FOREIGN.iter().find(|(signature, _)| start.starts_with(signature)) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the file is {what}")));
         }
-        let (mark_octets, encoding) = match start.as_slice() {
-            // A program that adds a mark may have met one that was there.
+        let (mark_bytes, encoding) = match start.as_slice() {
+            // A program may have added a mark to a file that had one.
             [0xef, 0xbb, 0xbf, rest @ ..] => (3 * (1 + utf8_marks(rest)), Encoding::Utf8),
             [0xff, 0xfe, ..] => (2, Encoding::Utf16(Endian::Little)),
             [0xfe, 0xff, ..] => (2, Encoding::Utf16(Endian::Big)),
@@ -81,30 +81,30 @@ impl<R: Read> Decoder<R> {
             }
             _ => (0, Encoding::Utf8),
         };
-        start.drain(..mark_octets);
+        start.drain(..mark_bytes);
         let text = start.trim_ascii_start().to_ascii_lowercase();
         if let Some((_, what)) = FOREIGN_TEXT.iter().find(|(signature, _)| text.starts_with(signature)) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the file is {what}")));
         }
-        let octets = Rc::new(Cell::new(mark_octets as u64));
-        let input = Counted { input: Cursor::new(start).chain(input), octets };
-        let input = BufReader::with_capacity(BUFFER_OCTETS, input);
+        let bytes = Rc::new(Cell::new(mark_bytes as u64));
+        let input = Counted { input: Cursor::new(start).chain(input), bytes };
+        let input = BufReader::with_capacity(IO_BYTES, input);
         Ok(Self { input, encoding, rest: Cursor::default(), failure: None })
     }
 
-    /// How much of the file was read so far.
-    pub(crate) fn read_octets(&self) -> Rc<Cell<u64>> {
-        Rc::clone(&self.input.get_ref().octets)
+    /// Returns the counter of the bytes that have been read so far.
+    pub(crate) fn bytes_read(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.input.get_ref().bytes)
     }
 
-    /// The next unit of UTF-16, or `None` at the end.
+    /// Returns the next unit of UTF-16, or `None` at the end.
     fn unit(&mut self, endian: Endian) -> io::Result<Option<u16>> {
         let mut unit = Vec::with_capacity(2);
         (&mut self.input).take(2).read_to_end(&mut unit)?;
         match (unit.as_slice(), endian) {
             ([], _) => Ok(None),
             (&[low, high], Endian::Little) | (&[high, low], Endian::Big) => Ok(Some(u16::from_be_bytes([high, low]))),
-            _ => Err(broken("the file is UTF-16 and ends within a character")),
+            _ => Err(malformed("the file is UTF-16 and ends within a character")),
         }
     }
 
@@ -116,17 +116,17 @@ impl<R: Read> Decoder<R> {
         }
         match char::decode_utf16(units).next() {
             Some(Ok(character)) => Ok(Some(character)),
-            _ => Err(broken("the file is UTF-16 and has half of a surrogate pair here")),
+            _ => Err(malformed("the file is UTF-16 and has half of a surrogate pair here")),
         }
     }
 }
 
-/// How many byte order marks of UTF-8 there are at the beginning.
+/// Returns how many UTF-8 byte order marks a text begins with.
 fn utf8_marks(text: &[u8]) -> usize {
-    text.chunks(3).take_while(|octets| *octets == "\u{feff}".as_bytes()).count()
+    text.chunks(3).take_while(|bytes| *bytes == "\u{feff}".as_bytes()).count()
 }
 
-fn broken(what: &'static str) -> io::Error {
+fn malformed(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
@@ -135,7 +135,7 @@ impl<R: Read> Read for Decoder<R> {
         let Encoding::Utf16(endian) = self.encoding else { return self.input.read(buffer) };
         let mut length = self.rest.read(buffer)?;
         while length < buffer.len() {
-            // A pipe's reader gets what has come before it waits for more.
+            // Return the text of a pipe before waiting for more of it.
             if length > 0 && self.input.buffer().len() < 4 {
                 break;
             }
@@ -146,30 +146,30 @@ impl<R: Read> Read for Decoder<R> {
                 Ok(Some(character)) => character,
                 Ok(None) => break,
                 Err(failure) if length > 0 && failure.kind() == io::ErrorKind::InvalidData => {
-                    // The rows before it are good all the same.
+                    // The rows before the failure are good.
                     self.failure = Some(failure);
                     break;
                 }
                 Err(failure) => return Err(failure),
             };
-            let mut octets = [0; 4];
-            self.rest = Cursor::new(character.encode_utf8(&mut octets).as_bytes().to_vec());
+            let mut bytes = [0; 4];
+            self.rest = Cursor::new(character.encode_utf8(&mut bytes).as_bytes().to_vec());
             length += self.rest.read(&mut buffer[length..])?;
         }
         Ok(length)
     }
 }
 
-/// Counts the octets that were read.
+/// Counts the bytes that were read.
 struct Counted<R> {
     input: R,
-    octets: Rc<Cell<u64>>,
+    bytes: Rc<Cell<u64>>,
 }
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.input.read(buffer)?;
-        self.octets.set(self.octets.get() + read as u64);
+        self.bytes.set(self.bytes.get() + read as u64);
         Ok(read)
     }
 }
@@ -178,7 +178,7 @@ impl<R: Read> Read for Counted<R> {
 mod tests {
     use super::*;
 
-    /// Hands the octets over one at a time, as a slow pipe might.
+    /// Returns one byte a read, as a slow pipe may.
     struct Trickle<'a>(&'a [u8]);
 
     impl Read for Trickle<'_> {
@@ -188,11 +188,11 @@ mod tests {
         }
     }
 
-    fn decoded(octets: &[u8]) -> io::Result<String> {
+    fn decoded(bytes: &[u8]) -> io::Result<String> {
         let mut text = String::new();
-        Decoder::new(Trickle(octets))?.read_to_string(&mut text)?;
+        Decoder::new(Trickle(bytes))?.read_to_string(&mut text)?;
         let mut whole = String::new();
-        Decoder::new(octets)?.read_to_string(&mut whole)?;
+        Decoder::new(bytes)?.read_to_string(&mut whole)?;
         assert_eq!(text, whole);
         Ok(text)
     }
@@ -201,25 +201,25 @@ mod tests {
     fn byte_order_marks_in_pieces_are_recognised_and_utf16_is_decoded() {
         let text = "email\nада@example.com\n𝒳\u{feff}";
         let utf16 = |to: fn(u16) -> [u8; 2]| format!("\u{feff}{text}").encode_utf16().flat_map(to).collect::<Vec<_>>();
-        for octets in [
+        for bytes in [
             text.as_bytes().to_vec(),
             format!("\u{feff}{text}").into_bytes(),
             format!("\u{feff}\u{feff}\u{feff}{text}").into_bytes(),
             utf16(u16::to_le_bytes),
             utf16(u16::to_be_bytes),
         ] {
-            assert_eq!(decoded(&octets).expect("text"), text);
+            assert_eq!(decoded(&bytes).expect("text"), text);
         }
-        for octets in [&b""[..], b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"] {
-            assert_eq!(decoded(octets).expect("no text"), "");
+        for bytes in [&b""[..], b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"] {
+            assert_eq!(decoded(bytes).expect("no text"), "");
         }
         assert_eq!(decoded(b"a").expect("text"), "a");
     }
 
     #[test]
     fn text_decodes_into_a_buffer_of_any_size() {
-        let octets: Vec<_> = "\u{feff}a𝒳б\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
-        let mut decoder = Decoder::new(octets.as_slice()).expect("text");
+        let bytes: Vec<_> = "\u{feff}a𝒳б\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let mut decoder = Decoder::new(bytes.as_slice()).expect("text");
         let mut text = Vec::new();
         let mut one = [0];
         while decoder.read(&mut one).expect("text") == 1 {
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn broken_utf16_and_files_that_are_not_text_are_named() {
-        for (octets, what) in [
+        for (bytes, what) in [
             (&b"\xff\xfea\0\x00\xd8b\0c\0"[..], "half of a surrogate pair"),
             (b"\xff\xfea\0\x00\xdc", "half of a surrogate pair"),
             (b"\xff\xfea\0b", "UTF-16"),
@@ -247,10 +247,10 @@ mod tests {
             (b"\xef\xbb\xbf\r\n <!DOCTYPE html>", "HTML or XML"),
             (b"<?xml version", "HTML or XML"),
             (b"{\\rtf1\\ansi", "RTF"),
-            (b"BEGIN:VCARD\r\n", "vCards"),
+            (b"BEGIN:VCARD\r\n", "vCard"),
             (b"dn: cn=ada", "LDIF"),
         ] {
-            let failure = decoded(octets).expect_err(what);
+            let failure = decoded(bytes).expect_err(what);
             assert_eq!(failure.kind(), io::ErrorKind::InvalidData);
             assert!(failure.to_string().contains(what), "{failure}");
         }

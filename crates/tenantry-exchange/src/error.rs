@@ -6,32 +6,32 @@ use crate::row::Rejection;
 /// [`std::result::Result`] with [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a file of users couldn't be read, written, or imported to its end.
+/// Reports why a file of users couldn't be read, written or imported.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file isn't what it should be, and nothing can be read from this line on.
+    /// The file is malformed, and nothing can be read from this line on.
     Invalid {
         /// The line, counted from 1.
         line: u64,
-        /// What is wrong there. It has no control characters.
+        /// The reason, without control characters.
         reason: String,
     },
-    /// The header of a CSV file can't be used as [`Columns`](crate::Columns) were given.
+    /// The header of a CSV file doesn't fit the [`Columns`](crate::Columns).
     Header {
         /// The line, counted from 1.
         line: u64,
-        /// What is wrong with it. It has no control characters.
+        /// The reason, without control characters.
         reason: String,
     },
-    /// [`Columns`](crate::Columns) can't be mapped like this.
+    /// A mapping of [`Columns`](crate::Columns) is ambiguous, or names a field that doesn't exist.
     Mapping(String),
     /// Reading or writing failed.
     Io(io::Error),
     /// A row was rejected, which ends an import with
     /// [`OnConflict::Fail`](tenantry::OnConflict::Fail).
     Rejected(Box<Rejection>),
-    /// The store failed, or a rule of the store was broken that is none of a row alone.
+    /// The store failed, for a reason that isn't one of a single row.
     Store(tenantry::Error),
 }
 
@@ -75,17 +75,18 @@ impl From<tenantry::Error> for Error {
     }
 }
 
-/// Returns the failure of a CSV writer as what it is: `From` would make another kind of error of a
-/// broken pipe.
-pub(crate) fn of_csv(error: csv::Error) -> io::Error {
+/// Returns the I/O error behind the failure of a CSV writer.
+///
+/// `From` would change its kind, and the kind distinguishes a broken pipe from a full disk.
+pub(crate) fn csv_io_error(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,
         kind => io::Error::other(format!("{kind:?}")),
     }
 }
 
-/// The failure to read a file, which may be what is in it.
-pub(crate) fn file_failure(error: io::Error, line: u64) -> Error {
+/// Converts a failure to read: `InvalidData` is the content of the file, the rest is I/O.
+pub(crate) fn read_failure(error: io::Error, line: u64) -> Error {
     match error.kind() {
         io::ErrorKind::InvalidData => Error::invalid(line, error.to_string()),
         _ => Error::Io(error),

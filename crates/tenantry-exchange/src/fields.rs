@@ -2,112 +2,108 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::str::FromStr;
 
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use tenantry::{Email, NewUser, Timestamp};
+use tenantry::{ErrorKind, NewUser, User};
 
-use crate::columns::{Columns, PassedOver, cut};
-use crate::{FIELDS, printable};
+use crate::columns::{Columns, Omissions, cut};
+use crate::printable;
 
-const ID: usize = 0;
-pub(crate) const EMAIL: usize = 1;
-const CREATED_AT: usize = 2;
-const LAST_LOGIN_AT: usize = 3;
-const STORAGE_PATH: usize = 4;
-const UPDATED_AT: usize = 5;
-const VERSION: usize = 6;
+/// How many fields a user has.
+pub(crate) const COUNT: usize = User::FIELDS.len();
+/// The index in [`User::FIELDS`] of the address, the one field that a file must have.
+pub(crate) const EMAIL: usize = position("email");
+/// The one field whose spaces at the beginning and at the end are part of it.
+const STORAGE_PATH: usize = position("storage_path");
+/// The one field that is a number in JSON.
+const VERSION: usize = position("version");
 
-/// The fields of a row. They are parsed one by one, so that what is wrong is reported with the name
-/// of its field.
+/// Returns the index of a field. A name that isn't one doesn't compile.
+const fn position(name: &str) -> usize {
+    let mut index = 0;
+    while !is_same(User::FIELDS[index].as_bytes(), name.as_bytes()) {
+        index += 1;
+    }
+    index
+}
+
+/// Compares two names, as `==` can't in a constant.
+const fn is_same(name: &[u8], other: &[u8]) -> bool {
+    let mut index = 0;
+    while index < name.len() && index < other.len() && name[index] == other[index] {
+        index += 1;
+    }
+    index == name.len() && index == other.len()
+}
+
+/// The fields of a row. They are parsed one by one, so that an error names its field.
 #[derive(Default)]
 pub(crate) struct Fields<'row> {
-    /// The values of [`FIELDS`], as far as there are any.
-    pub(crate) values: [Option<Cow<'row, str>>; FIELDS.len()],
+    /// The texts of [`User::FIELDS`] that the row has.
+    pub(crate) texts: [Option<Cow<'row, str>>; COUNT],
 }
 
 impl Fields<'_> {
     pub(crate) fn into_user(self) -> Result<NewUser, String> {
-        let email = self.values[EMAIL].as_deref().ok_or("email: missing")?;
-        let email: Email = parse(EMAIL, trimmed(email))?;
-        // Spaces around a value are no part of it, but they may be of a path. An empty value is
-        // none.
-        let value = |field: usize| self.values[field].as_deref().map(trimmed).filter(|value| !value.is_empty());
-        let time = |field| value(field).map(|value| parse_time(field, value)).transpose();
-        let path = self.values[STORAGE_PATH].as_deref().filter(|path| !path.is_empty());
-        Ok(NewUser {
-            id: value(ID).map(|id| parse(ID, id)).transpose()?,
-            storage_path: path.map(|path| parse(STORAGE_PATH, path)).transpose()?,
-            created_at: time(CREATED_AT)?,
-            last_login_at: time(LAST_LOGIN_AT)?,
-            updated_at: time(UPDATED_AT)?,
-            version: value(VERSION).map(|version| parse(VERSION, version)).transpose()?,
-            ..NewUser::new(email)
+        let texts: [Option<&str>; COUNT] = std::array::from_fn(|field| {
+            let text = self.texts[field].as_deref()?;
+            let text = if field == STORAGE_PATH { text } else { trimmed(text) };
+            // An empty text is no value, but an empty address isn't a missing one.
+            (field == EMAIL || !text.is_empty()).then_some(text)
+        });
+        NewUser::from_field_texts(&texts).map_err(|invalid| {
+            let name = invalid.field;
+            let position = User::FIELDS.iter().position(|field| *field == name);
+            let text = position.and_then(|field| texts[field]).unwrap_or_default();
+            if text.contains('\0') {
+                format!("{name}: a NUL byte, which text can't contain: the file is damaged or isn't text")
+            } else if invalid.error.kind() == ErrorKind::InvalidTimestamp && text.parse::<f64>().is_ok() {
+                format!("{name}: a number, not an RFC 3339 time such as 2026-11-23T07:30:00Z")
+            } else {
+                invalid.to_string()
+            }
         })
     }
 }
 
-/// Returns a value without the spaces around it. A line end is more than a slip: a quote may be out
-/// of place.
-fn trimmed(value: &str) -> &str {
-    value.trim_matches(|c: char| c.is_whitespace() && c != '\n')
+/// Returns a text without the spaces around it. A line end is kept: it is more than a slip, since a
+/// quote may be misplaced.
+fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() && c != '\n')
 }
 
-fn parse<T: FromStr<Err: fmt::Display>>(field: usize, value: &str) -> Result<T, String> {
-    value.parse().map_err(|error| {
-        let name = FIELDS[field];
-        match value.contains('\0') {
-            true => format!("{name}: a NUL octet, which no text has: the file is damaged, or isn't text"),
-            false => format!("{name}: {error}"),
-        }
+/// Returns the reason why a text isn't UTF-8, if it isn't.
+pub(crate) fn not_utf8(bytes: &[u8]) -> Option<String> {
+    let error = std::str::from_utf8(bytes).err()?;
+    let byte = bytes[error.valid_up_to()];
+    // From 0xC0 on, where the letters are, Windows-1252 equals Latin-1.
+    Some(match byte {
+        0xC0.. => format!("not UTF-8 (0x{byte:02X}, in Windows-1252 {}): save the file as UTF-8", char::from(byte)),
+        _ => format!("not UTF-8 (0x{byte:02X}): save the file as UTF-8"),
     })
 }
 
-fn parse_time(field: usize, value: &str) -> Result<Timestamp, String> {
-    parse(field, value).map_err(|reason| {
-        let name = FIELDS[field];
-        if value.parse::<f64>().is_ok() {
-            format!("{name}: a number, not an RFC 3339 time such as 2026-11-23T07:30:00Z")
-        } else {
-            reason
-        }
-    })
-}
-
-/// Returns what is wrong with octets that aren't UTF-8, if they aren't.
-pub(crate) fn not_utf8(octets: &[u8]) -> Option<String> {
-    let error = std::str::from_utf8(octets).err()?;
-    let octet = octets[error.valid_up_to()];
-    // Where the letters are, Windows-1252 and Latin-1 are the same.
-    Some(match octet {
-        0xC0.. => format!("not UTF-8 (0x{octet:02X}, in Windows-1252 {}): save the file as UTF-8", char::from(octet)),
-        _ => format!("not UTF-8 (0x{octet:02X}): save the file as UTF-8"),
-    })
-}
-
-/// Reads a user from a JSON object. Keys that are ignored are counted.
-pub(crate) fn parse_object(text: &[u8], columns: &Columns, passed_over: &mut PassedOver) -> Result<NewUser, String> {
+/// Parses a user from a JSON object, and counts ignored keys.
+pub(crate) fn parse_object(text: &[u8], columns: &Columns, omissions: &mut Omissions) -> Result<NewUser, String> {
     if let Some(reason) = not_utf8(text) {
         return Err(reason);
     }
     let kind = match text.trim_ascii_start().first() {
         Some(b'{') => None,
         Some(b'[') => Some("a JSON array where a JSON object is needed"),
-        _ => Some("not a JSON object; if the file is CSV, its format has to be named"),
+        _ => Some("not a JSON object; if the file is CSV, name its format"),
     };
     if let Some(reason) = kind {
         return Err(reason.to_owned());
     }
     if serde_json::from_slice::<IgnoredAny>(text).is_err_and(|error| error.is_eof()) {
-        return Err(
-            "the JSON object isn't complete; without an array around them, each object is on one line".to_owned()
-        );
+        return Err("the JSON object isn't complete; outside an array, each object must be on one line".to_owned());
     }
     let mut json = serde_json::Deserializer::from_slice(text);
-    let fields = Object { columns, passed_over }.deserialize(&mut json).and_then(|fields| json.end().map(|()| fields));
+    let fields = Object { columns, omissions }.deserialize(&mut json).and_then(|fields| json.end().map(|()| fields));
     let fields = fields.map_err(|error| {
-        // It names lines and columns of the object, which are not those of the file.
+        // serde names lines and columns of the object, which aren't those of the file.
         let error = error.to_string();
         let reason = error.split(" at line ").next().unwrap_or_default();
         format!("not a user as a JSON object: {}", printable(reason))
@@ -115,7 +111,7 @@ pub(crate) fn parse_object(text: &[u8], columns: &Columns, passed_over: &mut Pas
     fields.into_user()
 }
 
-/// Returns the address in a JSON object that is no user, as far as there is one.
+/// Returns the address in a JSON object that isn't a user, or an empty text.
 pub(crate) fn address_in(text: &[u8], columns: &Columns) -> String {
     let json: serde_json::Value = serde_json::from_slice(text).unwrap_or_default();
     let mut members = json.as_object().into_iter().flatten();
@@ -123,10 +119,10 @@ pub(crate) fn address_in(text: &[u8], columns: &Columns) -> String {
     email.unwrap_or_default().to_owned()
 }
 
-/// Reads the members of an object as fields.
+/// Deserializes the members of an object as fields.
 struct Object<'a> {
     columns: &'a Columns,
-    passed_over: &'a mut PassedOver,
+    omissions: &'a mut Omissions,
 }
 
 impl<'de> DeserializeSeed<'de> for Object<'_> {
@@ -146,35 +142,35 @@ impl<'de> Visitor<'de> for Object<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Fields<'de>, A::Error> {
         let mut fields = Fields::default();
-        let mut is_there = [false; FIELDS.len()];
+        let mut is_present = [false; COUNT];
         while let Some(Text(name)) = members.next_key()? {
             let Some(field) = self.columns.field(&name) else {
                 if !self.columns.ignores_unknown() {
-                    let expected = FIELDS.map(|field| format!("`{field}`")).join(", ");
+                    let expected = User::FIELDS.map(|field| format!("`{field}`")).join(", ");
                     return Err(A::Error::custom(format_args!(
                         "unknown field `{}`, expected one of {expected}",
                         cut(&name)
                     )));
                 }
                 members.next_value::<IgnoredAny>()?;
-                self.passed_over.ignore(&name);
+                self.omissions.ignore(&name);
                 continue;
             };
-            if std::mem::replace(&mut is_there[field], true) {
-                return Err(A::Error::custom(format_args!("duplicate field `{}`", FIELDS[field])));
+            if std::mem::replace(&mut is_present[field], true) {
+                return Err(A::Error::custom(format_args!("duplicate field `{}`", User::FIELDS[field])));
             }
             let value = match field {
                 VERSION => members.next_value::<Option<u64>>().map(|version| version.map(|n| n.to_string().into())),
                 _ => members.next_value::<Option<Text<'de>>>().map(|text| text.map(|Text(text)| text)),
             };
-            fields.values[field] =
-                value.map_err(|error| A::Error::custom(format_args!("{}: {error}", FIELDS[field])))?;
+            fields.texts[field] =
+                value.map_err(|error| A::Error::custom(format_args!("{}: {error}", User::FIELDS[field])))?;
         }
         Ok(fields)
     }
 }
 
-/// A text that is borrowed if it has no escapes.
+/// A text, borrowed unless it has escapes.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);

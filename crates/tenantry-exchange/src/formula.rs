@@ -1,32 +1,33 @@
-//! Values that a spreadsheet would run as formulas
-//! (<https://owasp.org/www-community/attacks/CSV_Injection>).
+//! Prevents [formula injection](https://owasp.org/www-community/attacks/CSV_Injection), also called
+//! CSV injection: a field that a spreadsheet would run as a formula.
 
 use std::borrow::Cow;
 
-/// The characters that make a formula of a field, the full-width forms among them, which some
-/// spreadsheets take for the others.
+/// The characters with which a formula begins. Some spreadsheets treat the full-width forms like
+/// those of ASCII.
 const FORMULA_STARTS: [char; 11] =
     ['=', '+', '-', '@', '\t', '\r', '\n', '\u{FF1D}', '\u{FF0B}', '\u{FF0D}', '\u{FF20}'];
 
-/// Returns a value as it may be in a CSV file: with an apostrophe before what a spreadsheet would
-/// take for a formula.
+/// Escapes a value for a CSV file, with an apostrophe before a formula.
 ///
-/// An address may begin with `+` or `=`, and also with an apostrophe, so what is read has to be
-/// told apart: a value gets one more apostrophe if a formula's first character comes after any
-/// number of them.
+/// An address may begin with `+`, with `=` or with an apostrophe, and an import must recover it. So
+/// a value gets one more apostrophe if it has the first character of a formula after any number of
+/// apostrophes.
+///
+/// # Examples
 ///
 /// ```
-/// assert_eq!(tenantry_exchange::csv_safe("=1+1"), "'=1+1");
-/// assert_eq!(tenantry_exchange::csv_safe("'=1+1"), "''=1+1");
-/// assert_eq!(tenantry_exchange::csv_safe("'ada@example.com"), "'ada@example.com");
+/// assert_eq!(tenantry_exchange::escape_formula("=1+1"), "'=1+1");
+/// assert_eq!(tenantry_exchange::escape_formula("'=1+1"), "''=1+1");
+/// assert_eq!(tenantry_exchange::escape_formula("'ada@example.com"), "'ada@example.com");
 /// ```
 #[must_use]
-pub fn csv_safe(value: &str) -> Cow<'_, str> {
+pub fn escape_formula(value: &str) -> Cow<'_, str> {
     if looks_like_formula(value) { Cow::Owned(format!("'{value}")) } else { Cow::Borrowed(value) }
 }
 
-/// Undoes [`csv_safe`].
-pub(crate) fn csv_plain(value: &str) -> &str {
+/// Reverses [`escape_formula`].
+pub(crate) fn unescape_formula(value: &str) -> &str {
     value.strip_prefix('\'').filter(|rest| looks_like_formula(rest)).unwrap_or(value)
 }
 
@@ -39,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_spreadsheet_would_run_is_made_safe_and_back() {
+    fn a_formula_injection_is_escaped_and_unescaped() {
         for value in [
             "=1+1",
             "+ada@example.com",
@@ -56,13 +57,13 @@ mod tests {
             "\u{ff20}x",
             "'\u{ff1d}1",
         ] {
-            let safe = csv_safe(value);
+            let safe = escape_formula(value);
             assert!(safe.starts_with('\''), "{value}");
-            assert_eq!(csv_plain(&safe), value);
+            assert_eq!(unescape_formula(&safe), value);
         }
         for value in ["ada@example.com", "'ada@example.com", "''", "", "a=b"] {
-            assert_eq!(csv_safe(value), value);
-            assert_eq!(csv_plain(value), value);
+            assert_eq!(escape_formula(value), value);
+            assert_eq!(unescape_formula(value), value);
         }
     }
 }

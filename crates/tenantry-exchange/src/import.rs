@@ -1,60 +1,61 @@
-//! Rows on their way into the store.
+//! Imports rows into a store.
 
 use std::fmt;
-use std::io::{self, Write};
 
 use tenantry::{Email, ErrorKind, Imported, NewUser, OnConflict, User, WriteTx};
 
-use crate::error::of_csv;
 use crate::waiting::{Order, Step, Waiting};
-use crate::{Chunk, Error, PassedOver, Rejection, Result, Row, csv_safe, printable};
+use crate::{Chunk, Error, Omissions, Rejection, Result, Row, printable};
 
-/// What has become of the rows of an import.
+/// Counts the outcomes of the rows of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tally {
     /// Users who were created.
     pub created: u64,
-    /// Users who were there and were changed.
+    /// Existing users who were changed.
     pub updated: u64,
-    /// Users who were there with the row's values already.
+    /// Existing users who had the row's values already.
     pub unchanged: u64,
-    /// Users who were there and were left as they are.
+    /// Existing users who were left as they are.
     pub skipped: u64,
     /// Rows that were rejected.
     pub rejected: u64,
-    /// Users among the created whose addresses look like those of others.
-    pub look_alikes: u64,
+    /// Created users whose addresses are confusable with those of other users.
+    pub confusables: u64,
 }
 
-/// What to do with a row that creates a user whose address looks like that of another one, as
-/// [`Store::look_alikes`](tenantry::Store::look_alikes) finds them.
+/// Selects the treatment of a row that creates a user with a confusable address.
+///
+/// An address is confusable with the ones that [`Store::look_alikes`](tenantry::Store::look_alikes)
+/// finds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnLookAlike {
-    /// Create the user, and keep the row among the [look-alikes](Importer::take_look_alikes).
+pub enum OnConfusable {
+    /// Create the user, and report them among the [confusable users](Importer::take_confusables).
     #[default]
     Warn,
     /// Reject the row.
     Refuse,
-    /// Don't look.
+    /// Create the user without a check.
     Ignore,
 }
 
-/// A user who was created though their address looks like that of another one.
+/// Reports a user who was created with an address that is confusable with another user's.
 ///
-/// It is written as `line 3: ada@example.com: the address looks like that of the user 3fa2b1c4-…`.
+/// It is displayed as
+/// `line 3: ada@example.com: the address looks like that of the user 3fa2b1c4-…`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct LookAlike {
+pub struct ConfusableUser {
     /// The line of the file.
     pub line: u64,
     /// The address in the file.
     pub email: Email,
-    /// The first of those whom it looks like.
+    /// The first user whose address it is confusable with.
     pub other: User,
 }
 
-impl fmt::Display for LookAlike {
+impl fmt::Display for ConfusableUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}: {}: {}", self.line, printable(self.email.as_str()), looks_like(&self.other))
     }
@@ -75,19 +76,19 @@ impl Tally {
     }
 }
 
-/// How many lines a reason names; more of them help nobody.
+/// How many lines a reason names, as many as a person reads.
 const LINES_NAMED_MAX: usize = 5;
 
-/// Writes rows into a store and counts what becomes of them.
+/// Writes rows into a store and counts their outcomes.
 ///
-/// With [`OnConflict::Update`] a row may want an address that somebody else still has, who gives it
-/// up in a later row. Such rows wait, and so do later ones about the same users or addresses, until
-/// [`finish`](Self::finish): addresses can be passed on in chains and exchanged in circles, of any
-/// length and across chunks. Up to 32 MiB of rows wait, which is some 80,000; beyond that they are
+/// With [`OnConflict::Update`] a row may want an address that another user still has and releases
+/// in a later row. Such a row waits until [`finish`](Self::finish), and so do later rows about the
+/// same users or addresses. So addresses can move along chains and be exchanged in cycles, of any
+/// length and across chunks. Up to 32 MiB of rows wait, which is some 80,000 rows; more are
 /// rejected.
 ///
-/// A transaction that is undone leaves counts and rejected rows behind that aren't true. Keep the
-/// [tally](Self::tally) of the last one that was committed, and end the import.
+/// After a transaction is rolled back, the counts and the rejected rows are wrong. Keep the
+/// [tally](Self::tally) of the last committed transaction, and end the import.
 ///
 /// # Examples
 ///
@@ -95,14 +96,14 @@ const LINES_NAMED_MAX: usize = 5;
 #[derive(Debug)]
 pub struct Importer {
     on_conflict: OnConflict,
-    on_look_alike: OnLookAlike,
-    /// Whether an address of ASCII may look like another one.
-    must_look: bool,
+    on_confusable: OnConfusable,
+    /// Whether an ASCII address may be confusable: the store has a non-ASCII one.
+    must_check_ascii: bool,
     tally: Tally,
-    passed_over: PassedOver,
+    omissions: Omissions,
     waiting: Waiting,
     rejected: Vec<Rejection>,
-    look_alikes: Vec<LookAlike>,
+    confusables: Vec<ConfusableUser>,
 }
 
 impl Importer {
@@ -111,27 +112,28 @@ impl Importer {
     pub fn new(on_conflict: OnConflict) -> Self {
         Self {
             on_conflict,
-            on_look_alike: OnLookAlike::default(),
-            must_look: false,
+            on_confusable: OnConfusable::default(),
+            must_check_ascii: false,
             tally: Tally::default(),
-            passed_over: PassedOver::default(),
+            omissions: Omissions::default(),
             waiting: Waiting::default(),
             rejected: Vec::new(),
-            look_alikes: Vec::new(),
+            confusables: Vec::new(),
         }
     }
 
-    /// Sets what is done with a row whose address looks like that of another user.
+    /// Sets the treatment of a row whose address is confusable with another user's.
     #[must_use]
-    pub fn on_look_alike(self, on_look_alike: OnLookAlike) -> Self {
-        Self { on_look_alike, ..self }
+    pub fn on_confusable(self, on_confusable: OnConfusable) -> Self {
+        Self { on_confusable, ..self }
     }
 
-    /// Checks a chunk before there is a transaction, or a store.
+    /// Checks a chunk without a transaction or a store.
     ///
     /// # Errors
     ///
-    /// `Rejected` for the first row that is no user if the policy is [`OnConflict::Fail`].
+    /// [`Rejected`](Error::Rejected) for the first row that isn't a user, if the policy is
+    /// [`OnConflict::Fail`].
     pub fn check(&self, chunk: &mut Chunk) -> Result<()> {
         match chunk.rows.iter().position(|row| row.user.is_err()) {
             Some(bad) if self.on_conflict == OnConflict::Fail => {
@@ -147,11 +149,12 @@ impl Importer {
     ///
     /// # Errors
     ///
-    /// `Rejected` for the first row that is rejected if the policy is [`OnConflict::Fail`]; `Store`
-    /// for a failure that isn't one of the row. The transaction must be undone then.
+    /// [`Rejected`](Error::Rejected) for the first rejected row, if the policy is
+    /// [`OnConflict::Fail`]; [`Store`](Error::Store) for a failure that isn't one of a row. The
+    /// transaction must then be rolled back.
     pub fn write(&mut self, tx: &mut WriteTx<'_>, chunk: Chunk) -> Result<()> {
-        self.passed_over = chunk.passed_over;
-        self.prepare_to_look(tx)?;
+        self.omissions = chunk.omissions;
+        self.prepare_confusable_check(tx)?;
         for row in chunk.rows {
             match &row.user {
                 Ok(user) if self.waiting.concerns(user) => self.wait(row, None)?,
@@ -161,17 +164,18 @@ impl Importer {
         Ok(())
     }
 
-    /// Writes the rows that wait for others. Call it after the last chunk, in its transaction or
-    /// another one.
+    /// Writes the rows that wait for others.
     ///
-    /// Users who exchange addresses get them together or not at all. A row whose address isn't free
-    /// in the end is rejected.
+    /// Call it after the last chunk, in the same transaction or another one.
+    ///
+    /// Users who exchange addresses get them together or not at all. A row whose address is never
+    /// released is rejected.
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write).
+    /// As for [`write`](Self::write).
     pub fn finish(&mut self, tx: &mut WriteTx<'_>) -> Result<()> {
-        self.prepare_to_look(tx)?;
+        self.prepare_confusable_check(tx)?;
         let mut order = Order::new(self.waiting.take());
         while let Some(step) = order.next(|email| tx.get_by_email(email).map(|user| user.map(|user| user.id)))? {
             match step {
@@ -182,9 +186,10 @@ impl Importer {
         Ok(())
     }
 
-    /// Begins a transaction: others may have written since the last one.
-    fn prepare_to_look(&mut self, tx: &WriteTx<'_>) -> Result<()> {
-        self.must_look = self.on_look_alike != OnLookAlike::Ignore && tx.has_non_ascii_addresses()?;
+    /// Prepares the check for confusable addresses in a new transaction: other writers may have
+    /// added some since the last one.
+    fn prepare_confusable_check(&mut self, tx: &WriteTx<'_>) -> Result<()> {
+        self.must_check_ascii = self.on_confusable != OnConfusable::Ignore && tx.has_non_ascii_addresses()?;
         Ok(())
     }
 
@@ -196,9 +201,9 @@ impl Importer {
                 return self.reject(Rejection { row, reason, kind });
             }
         };
-        self.must_look |= self.on_look_alike != OnLookAlike::Ignore && !is_plain(&user.email);
-        let alike = if self.must_look { look_alike_of_new(tx, user)? } else { None };
-        if let Some(other) = alike.as_ref().filter(|_| self.on_look_alike == OnLookAlike::Refuse) {
+        self.must_check_ascii |= self.on_confusable != OnConfusable::Ignore && !is_ascii(&user.email);
+        let alike = if self.must_check_ascii { confusable_with_new(tx, user)? } else { None };
+        if let Some(other) = alike.as_ref().filter(|_| self.on_confusable == OnConfusable::Refuse) {
             let (reason, kind) = (looks_like(other), ErrorKind::EmailTaken);
             return self.reject(Rejection { row, reason, kind });
         }
@@ -206,12 +211,12 @@ impl Importer {
             Ok(imported) => {
                 self.tally.count(imported);
                 if let Some(other) = alike.filter(|_| imported == Imported::Created) {
-                    self.tally.look_alikes += 1;
-                    self.look_alikes.push(LookAlike { line: row.line, email: user.email.clone(), other });
+                    self.tally.confusables += 1;
+                    self.confusables.push(ConfusableUser { line: row.line, email: user.email.clone(), other });
                 }
             }
             Err(error) if may_wait && error.kind() == ErrorKind::EmailTaken => self.wait(row, Some(error))?,
-            Err(error) if is_of_row(error.kind()) => {
+            Err(error) if is_row_error(error.kind()) => {
                 self.reject(Rejection { row, reason: error.to_string(), kind: error.kind() })?;
             }
             Err(error) => return Err(error.into()),
@@ -219,12 +224,12 @@ impl Importer {
         Ok(())
     }
 
-    /// Has a row wait, because of a conflict or of a row that waits already.
+    /// Lets a row wait, because of a conflict or of a row that waits already.
     fn wait(&mut self, row: Row, conflict: Option<tenantry::Error>) -> Result<()> {
         let Err(row) = self.waiting.add(row) else { return Ok(()) };
         let reason = match conflict {
-            Some(error) => format!("{error}; more rows wait for their addresses than can be kept"),
-            None => "a row before it about the same user or address waits, and more can't be kept".to_owned(),
+            Some(error) => format!("{error}; too many rows wait for their addresses"),
+            None => "an earlier row about the same user or address waits, and too many rows wait".to_owned(),
         };
         self.reject(Rejection { row: *row, reason, kind: ErrorKind::EmailTaken })
     }
@@ -233,14 +238,15 @@ impl Importer {
         let users: Vec<NewUser> = rows.iter().filter_map(|row| row.user.as_ref().ok().cloned()).collect();
         match tx.import_exchange(&users) {
             Ok(imported) => imported.into_iter().for_each(|imported| self.tally.count(imported)),
-            Err(error) if is_of_row(error.kind()) => {
+            Err(error) if is_row_error(error.kind()) => {
                 let mut lines: Vec<_> = rows.iter().map(|row| row.line).collect();
                 lines.sort_unstable();
                 let named: Vec<_> = lines.iter().take(LINES_NAMED_MAX).map(u64::to_string).collect();
                 let more = if lines.len() > LINES_NAMED_MAX { " and others" } else { "" };
                 let named = named.join(", ");
-                let reason =
-                    format!("{error}; of the rows of lines {named}{more}, which exchange addresses, none is imported");
+                let reason = format!(
+                    "{error}; the rows of lines {named}{more} exchange addresses, and none of them is imported"
+                );
                 for row in rows {
                     self.reject(Rejection { row, reason: reason.clone(), kind: error.kind() })?;
                 }
@@ -250,13 +256,12 @@ impl Importer {
         Ok(())
     }
 
-    /// Rejects the rows that wait, because the import ends before its time, and returns how many
-    /// there were.
-    pub fn give_up(&mut self) -> u64 {
+    /// Rejects the rows that wait, and returns their number. Call it if the import ends early.
+    pub fn reject_waiting(&mut self) -> u64 {
         let rows = self.waiting.take();
         let count = rows.len() as u64;
         self.tally.rejected += count;
-        let reason = "the import ended before the address was free";
+        let reason = "the import ended before the address was released";
         let kind = ErrorKind::EmailTaken;
         self.rejected.extend(rows.into_iter().map(|row| Rejection { row, reason: reason.to_owned(), kind }));
         count
@@ -271,44 +276,43 @@ impl Importer {
         Ok(())
     }
 
-    /// Returns what has become of the rows so far.
+    /// Returns the counts so far.
     #[must_use]
     pub fn tally(&self) -> Tally {
         self.tally
     }
 
-    /// Returns what of the file was passed over so far.
+    /// Returns what of the file has been left out so far.
     #[must_use]
-    pub fn passed_over(&self) -> &PassedOver {
-        &self.passed_over
+    pub fn omissions(&self) -> &Omissions {
+        &self.omissions
     }
 
-    /// Returns the rows that were rejected and not [taken](Self::take_rejected) yet.
+    /// Returns the rejected rows that weren't [taken](Self::take_rejected) yet.
     #[must_use]
     pub fn rejected(&self) -> &[Rejection] {
         &self.rejected
     }
 
-    /// Takes the rows that were rejected, so that they don't pile up in memory.
+    /// Takes the rejected rows, which otherwise accumulate in memory.
     pub fn take_rejected(&mut self) -> Vec<Rejection> {
         std::mem::take(&mut self.rejected)
     }
 
-    /// Takes the users who were created though they look like others, so that they don't pile up in
-    /// memory.
-    pub fn take_look_alikes(&mut self) -> Vec<LookAlike> {
-        std::mem::take(&mut self.look_alikes)
+    /// Takes the created users with confusable addresses, which otherwise accumulate in memory.
+    pub fn take_confusables(&mut self) -> Vec<ConfusableUser> {
+        std::mem::take(&mut self.confusables)
     }
 }
 
-/// Whether an address is of ASCII, in its domain as people read it too.
-fn is_plain(email: &Email) -> bool {
+/// Returns whether an address is ASCII, and its domain is in Unicode too.
+fn is_ascii(email: &Email) -> bool {
     let text = email.as_str();
     text.is_ascii() && !text.to_ascii_lowercase().contains("xn--")
 }
 
-/// Returns a user who looks like this one, unless this one exists already.
-fn look_alike_of_new(tx: &WriteTx<'_>, user: &NewUser) -> Result<Option<User>> {
+/// Returns a user whose address is confusable with that of a new user; `None` if the user exists.
+fn confusable_with_new(tx: &WriteTx<'_>, user: &NewUser) -> Result<Option<User>> {
     let mut alike = tx.look_alikes(&user.email)?;
     if alike.is_empty() || tx.get_by_email(&user.email)?.is_some() {
         return Ok(None);
@@ -319,8 +323,8 @@ fn look_alike_of_new(tx: &WriteTx<'_>, user: &NewUser) -> Result<Option<User>> {
     }
 }
 
-/// Whether a failure is of a row, so that the next row can be imported all the same.
-fn is_of_row(kind: ErrorKind) -> bool {
+/// Returns whether an error concerns one row, so that the import can go on with the next.
+fn is_row_error(kind: ErrorKind) -> bool {
     matches!(
         kind,
         ErrorKind::EmailTaken
@@ -337,60 +341,4 @@ fn is_of_row(kind: ErrorKind) -> bool {
             | ErrorKind::InvalidTimestamp
             | ErrorKind::InvalidUser
     )
-}
-
-/// Writes the rows that were rejected as CSV with the columns `line`, `reason` and `row`: the
-/// object of JSON, or the fields of a CSV file as they were there.
-///
-/// A row that a spreadsheet would run as a formula has an apostrophe before it, unless it has one
-/// in the file. An import takes it off again, so the rows can be put below the header of their file
-/// and imported.
-pub struct RejectsWriter<W: Write> {
-    csv: csv::Writer<W>,
-}
-
-impl<W: Write> RejectsWriter<W> {
-    /// Begins a file with its header.
-    ///
-    /// # Errors
-    ///
-    /// Those of `writer`.
-    pub fn new(writer: W) -> io::Result<Self> {
-        let mut rejects = Self { csv: csv::Writer::from_writer(writer) };
-        rejects.record(["line", "reason", "row"])?;
-        Ok(rejects)
-    }
-
-    /// Writes one row.
-    ///
-    /// # Errors
-    ///
-    /// Those of the writer.
-    pub fn write(&mut self, rejection: &Rejection) -> io::Result<()> {
-        let line = rejection.row.line.to_string();
-        let reason = match rejection.row.element {
-            Some(element) => format!("element {element}: {}", rejection.reason),
-            None => rejection.reason.clone(),
-        };
-        let original = rejection.row.original();
-        let original = String::from_utf8_lossy(&original);
-        // With one more apostrophe, another would be left when the row is imported.
-        let row = if original.starts_with('\'') { original } else { csv_safe(&original).into_owned().into() };
-        self.record([&line, &csv_safe(&reason), &row])
-    }
-
-    fn record(&mut self, fields: [&str; 3]) -> io::Result<()> {
-        self.csv.write_record(fields).map_err(of_csv)
-    }
-
-    /// Ends the file, flushes it and returns the writer.
-    ///
-    /// # Errors
-    ///
-    /// Those of the writer.
-    pub fn finish(self) -> io::Result<W> {
-        let mut writer = self.csv.into_inner().map_err(csv::IntoInnerError::into_error)?;
-        writer.flush()?;
-        Ok(writer)
-    }
 }

@@ -1,14 +1,16 @@
-//! Users of a [Tenantry](tenantry) store as files: CSV, JSON Lines and JSON, read and written.
+//! Reads and writes the users of a [Tenantry](tenantry) store as CSV, JSON Lines and JSON.
 //!
-//! The command `tenantry`, an HTTP service and the fuzz targets use the same code. It needs the
-//! store's public face alone, prints nothing and opens no files: it reads from any
+//! The command `tenantry`, an HTTP service and the fuzz targets share this code. It uses only the
+//! public API of the store, prints nothing and opens no files: it reads from any
 //! [`Read`](std::io::Read), writes to any [`Write`](std::io::Write), and returns counts and reasons
 //! as values.
 //!
 //! A [`RowReader`] reads rows in constant memory, and [chunks](RowReader::next_chunk) of them. An
-//! [`Importer`] writes chunks into the store and counts what became of their rows; a
-//! [`RejectsWriter`] writes those that were rejected, so that they can be corrected and imported. A
-//! [`UserWriter`] writes users, and [`export`] all of them as of one moment.
+//! [`Importer`] writes chunks into the store and counts the outcomes of their rows; a
+//! [`RejectsWriter`] writes the rejected rows, so that they can be corrected and imported again. A
+//! [`UserWriter`] writes users, and [`export`] writes all of them from one snapshot.
+//!
+//! # Examples
 //!
 //! ```
 //! use tenantry::{OnConflict, Store};
@@ -48,17 +50,19 @@ mod formula;
 mod import;
 mod json_rows;
 mod printable;
+mod rejects;
 mod row;
 mod rows;
 mod waiting;
 mod write;
 
-pub use columns::{Columns, PassedOver};
+pub use columns::{Columns, Omissions};
 pub use error::{Error, Result};
-pub use format::{FIELDS, Format};
-pub use formula::csv_safe;
-pub use import::{Importer, LookAlike, OnLookAlike, RejectsWriter, Tally};
+pub use format::Format;
+pub use formula::escape_formula;
+pub use import::{ConfusableUser, Importer, OnConfusable, Tally};
 pub use printable::printable;
+pub use rejects::RejectsWriter;
 pub use row::{BadRow, Rejection, Row};
 pub use rows::{Chunk, RowReader};
 pub use write::{UserWriter, export};

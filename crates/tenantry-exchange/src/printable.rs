@@ -1,7 +1,10 @@
-//! Text that may be anything, for people to read.
+//! Makes any text safe to print on a terminal.
 
-/// Returns a text as a terminal shows all of it in its order: every letter of every script as it
-/// is, and escaped what is a control, reorders the line or can't be seen.
+/// Escapes the characters that control a terminal, reorder a line or are invisible.
+///
+/// Letters of every script stay as they are, with their marks.
+///
+/// # Examples
 ///
 /// ```
 /// assert_eq!(tenantry_exchange::printable("x\u{202e}y\u{7}"), r"x\u{202e}y\u{7}");
@@ -28,31 +31,31 @@ pub fn printable(text: &str) -> String {
 fn is_shown(c: char, previous: Option<char>, next: Option<char>) -> bool {
     match c {
         ' '..='~' => true,
-        // A script that is written with joiners looks otherwise without them.
+        // Some scripts are written with joiners, and look different without them.
         '\u{200C}' | '\u{200D}' => previous.is_some_and(has_joiners) && next.is_some_and(has_joiners),
-        // It would be shown on what is before the text.
+        // A combining mark at the beginning would modify the character before the text.
         _ if previous.is_none() && c.escape_debug().len() > 1 => false,
-        _ => has_ink(c),
+        _ => is_visible(c),
     }
 }
 
-/// Whether `escape_debug` leaves a character as it is, which it does with combining marks behind
-/// the first one only.
-fn has_ink(c: char) -> bool {
+/// Returns whether a character is visible: `escape_debug` leaves it as it is. It escapes a
+/// combining mark at the beginning, so one character is put before.
+fn is_visible(c: char) -> bool {
     let mut text = [b'x'; 1 + char::MAX_LEN_UTF8];
     let end = 1 + c.encode_utf8(&mut text[1..]).len();
-    !is_blank(c) && str::from_utf8(&text[..end]).is_ok_and(|text| text.escape_debug().eq(['x', c]))
+    !is_invisible(c) && str::from_utf8(&text[..end]).is_ok_and(|text| text.escape_debug().eq(['x', c]))
 }
 
-/// Whether a character is of the blocks of Arabic, the scripts of South and Southeast Asia, and
-/// Mongolian.
+/// Returns whether a character belongs to the blocks from Arabic through the scripts of South and
+/// Southeast Asia to Mongolian, which are written with joiners.
 fn has_joiners(c: char) -> bool {
-    matches!(c, '\u{600}'..='\u{1CFF}') && has_ink(c)
+    matches!(c, '\u{600}'..='\u{1CFF}') && is_visible(c)
 }
 
-/// The letters, marks and symbols without any ink: those of Unicode's property
+/// Returns whether a letter, mark or symbol is invisible: those with Unicode's property
 /// Default_Ignorable_Code_Point that `escape_debug` doesn't escape, and the blank of Braille.
-fn is_blank(c: char) -> bool {
+fn is_invisible(c: char) -> bool {
     matches!(
         c,
         '\u{34F}'
@@ -89,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_seen_or_reorders_the_line_is_escaped() {
+    fn invisible_characters_and_bidi_controls_are_escaped() {
         for c in [
             '\0',
             '\u{7}',

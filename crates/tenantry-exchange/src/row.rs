@@ -1,4 +1,4 @@
-//! One row of a file, and why it is no user or was not imported.
+//! One row of a file, and the reasons why it isn't a user or wasn't imported.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,26 +7,25 @@ use tenantry::{ErrorKind, NewUser};
 
 use crate::printable;
 
-/// No honest row is longer, photographs and metadata that nobody needs included. Without a limit, a
-/// file without a line end, or with a quote that is never closed, would be read into memory as a
-/// whole.
-pub(crate) const ROW_OCTETS_MAX: usize = 1 << 20;
-/// As much as is read from a file at a time.
-pub(crate) const IO_OCTETS: usize = 64 << 10;
+/// The longest row. No real one is longer, even with photographs and metadata in it. Without a
+/// limit, a file without a line end or with an unclosed quote would be read into memory as a whole.
+pub(crate) const ROW_BYTES_MAX: usize = 1 << 20;
+/// The size of the buffers that a file is read through.
+pub(crate) const IO_BYTES: usize = 64 << 10;
 
-/// A row that was read, good or bad.
+/// Holds a row that was read, good or bad.
 #[non_exhaustive]
 pub struct Row {
     /// The line on which it begins in the file, counted from 1.
     pub line: u64,
-    /// Which element of a JSON array it is, counted from 1.
+    /// The index in a JSON array, counted from 1.
     pub element: Option<u64>,
     pub(crate) original: Original,
-    /// The user to import, or why there is none.
+    /// The user to import, or the reason why the row isn't a user.
     pub user: std::result::Result<NewUser, BadRow>,
 }
 
-/// Without what was in the file, which may be anybody's address.
+/// Leaves out the content of the file, which may be personal data.
 impl fmt::Debug for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Row").field("line", &self.line).finish_non_exhaustive()
@@ -34,15 +33,16 @@ impl fmt::Debug for Row {
 }
 
 impl Row {
-    /// Returns what was in the file: the object of JSON, or the fields of CSV as one record. It is
-    /// empty if it was too long to be kept.
+    /// Returns the row as it is in the file: the JSON object, or the CSV record.
+    ///
+    /// It is empty if the row was too long to be kept.
     #[must_use]
     pub fn original(&self) -> Cow<'_, [u8]> {
         match &self.original {
             Original::Json(text) => Cow::Borrowed(text),
             Original::Csv { record, separator } => {
                 let mut csv = csv::WriterBuilder::new().flexible(true).delimiter(*separator).from_writer(Vec::new());
-                // Writing to memory fails for no other reason than that there is none.
+                // Writing to memory only fails if there is none left.
                 let written = csv.write_byte_record(record).is_ok();
                 let mut line = csv.into_inner().ok().filter(|_| written).unwrap_or_default();
                 line.pop();
@@ -57,34 +57,34 @@ pub(crate) enum Original {
     Json(Vec<u8>),
 }
 
-/// Why a row is no user.
+/// Reports why a row isn't a user.
 #[non_exhaustive]
 pub struct BadRow {
-    /// The address as it is in the row, which may be anything, or nothing.
+    /// The address as it is in the row: any text, or an empty one.
     pub address: String,
-    /// What is wrong, with the name of the field. It has no control characters.
+    /// The reason, with the name of the field and without control characters.
     pub reason: String,
 }
 
-/// Without the address.
+/// Leaves out the address, which is personal data.
 impl fmt::Debug for BadRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BadRow").field("reason", &self.reason).finish_non_exhaustive()
     }
 }
 
-/// A row that wasn't imported, and why.
+/// Holds a row that wasn't imported, and the reason.
 ///
-/// It is written as `line 3: ada@example.com: `, or `line 3, element 2: ` for what is in a JSON
-/// array, and the reason.
+/// It is displayed as `line 3: ada@example.com: ` and the reason, or as `line 3, element 2: …` for
+/// an element of a JSON array.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Rejection {
     /// The row.
     pub row: Row,
-    /// What is wrong with it. It has no control characters.
+    /// The reason, without control characters.
     pub reason: String,
-    /// Of which kind that is; a row that is no user is `InvalidUser`.
+    /// The kind of the reason; `InvalidUser` for a row that isn't a user.
     pub kind: ErrorKind,
 }
 
@@ -94,7 +94,7 @@ impl fmt::Display for Rejection {
             Some(element) => write!(f, "line {}, element {element}: ", self.row.line)?,
             None => write!(f, "line {}: ", self.row.line)?,
         }
-        // The address may be anything, so it is written as no terminal could misunderstand.
+        // The address may be any text, and must not control a terminal.
         let address = match &self.row.user {
             Ok(user) => printable(user.email.as_str()),
             Err(bad) => printable(&bad.address),

@@ -1,30 +1,30 @@
-//! Users as rows of CSV and JSON, on their way out of a file.
+//! Reads users from a file, row by row.
 
 use std::io::Read;
 
-use crate::columns::{Columns, PassedOver};
+use crate::columns::{Columns, Omissions};
 use crate::csv_rows::CsvRows;
 use crate::json_rows::JsonRows;
 use crate::row::Row;
 use crate::{Format, Result};
 
-/// How many rows are enough for a chunk: a transaction of them waits for the disk once, and takes
-/// some 50 ms.
+/// The most rows of a chunk: one transaction of them takes some 50 ms, and syncs the disk once.
 const CHUNK_ROWS: usize = 5_000;
-/// How many octets of the file are enough for a chunk, whatever the number of rows.
-const CHUNK_OCTETS: u64 = 1 << 20;
+/// The size of the file after which a chunk ends, however few rows it has.
+const CHUNK_BYTES: u64 = 1 << 20;
 
-/// Some rows, in the order of the file.
+/// Holds some rows, in the order of the file.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Chunk {
     /// The rows.
     pub rows: Vec<Row>,
-    /// How much of the file was read up to its end, in octets.
-    pub read_octets: u64,
-    /// What was passed over up to its end, since the beginning of the file.
-    pub passed_over: PassedOver,
-    /// Why nothing follows: the file has ended, or it can't be read any further.
+    /// How many bytes of the file had been read at the end of the chunk.
+    pub bytes_read: u64,
+    /// The omissions from the beginning of the file to the end of the chunk.
+    pub omissions: Omissions,
+    /// `None` if more rows follow, `Some(Ok)` at the end of the file, `Some(Err)` where the file
+    /// can't be read any further.
     pub end: Option<Result<()>>,
 }
 
@@ -38,8 +38,8 @@ pub struct Chunk {
 /// let mut reader = RowReader::new(Format::Jsonl, &b"{\"email\":\"ada@example.com\"}\n{}\n"[..])?;
 /// let ada = reader.next_row()?.expect("a row");
 /// assert_eq!((ada.line, ada.user.is_ok()), (1, true));
-/// let nobody = reader.next_row()?.expect("a row");
-/// assert_eq!(nobody.user.unwrap_err().reason, "email: missing");
+/// let empty = reader.next_row()?.expect("a row");
+/// assert_eq!(empty.user.unwrap_err().reason, "email: missing");
 /// assert!(reader.next_row()?.is_none());
 /// # Ok::<(), tenantry_exchange::Error>(())
 /// ```
@@ -53,21 +53,25 @@ enum Rows<R: Read> {
 }
 
 impl<R: Read> RowReader<R> {
-    /// Begins to read a file whose columns or keys are called as [`FIELDS`](crate::FIELDS) are.
+    /// Opens a file whose columns or keys are named as in [`User::FIELDS`](tenantry::User::FIELDS).
     ///
     /// # Errors
     ///
-    /// `Invalid` if the file isn't text, `Header` if it has a header that can't be used; `Io` as
-    /// `input` has it.
+    /// [`Invalid`](crate::Error::Invalid) if the file isn't text, [`Header`](crate::Error::Header)
+    /// if its header can't be used, [`Io`](crate::Error::Io) if `input` fails.
     pub fn new(format: Format, input: R) -> Result<Self> {
         Self::with_columns(format, Columns::default(), input)
     }
 
-    /// Begins to read a file whose columns or keys are called otherwise.
+    /// Opens a file whose columns or keys have other names.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new).
+    /// As for [`new`](Self::new).
+    ///
+    /// # Examples
+    ///
+    /// See [`Columns`].
     pub fn with_columns(format: Format, columns: Columns, input: R) -> Result<Self> {
         let rows = match format {
             Format::Csv => Rows::Csv(Box::new(CsvRows::new(columns, input)?)),
@@ -80,7 +84,8 @@ impl<R: Read> RowReader<R> {
     ///
     /// # Errors
     ///
-    /// `Invalid` and `Io`. They are of the file, not of a row: nothing can be read after them.
+    /// [`Invalid`](crate::Error::Invalid) and [`Io`](crate::Error::Io). They concern the file and
+    /// not a row: nothing can be read after them.
     pub fn next_row(&mut self) -> Result<Option<Row>> {
         match &mut self.rows {
             Rows::Csv(rows) => rows.next(),
@@ -88,46 +93,49 @@ impl<R: Read> RowReader<R> {
         }
     }
 
-    /// Returns as many of the next rows as one transaction should take, and why nothing follows if
-    /// that is so.
+    /// Returns as many of the next rows as one transaction should take.
     ///
     /// # Errors
     ///
-    /// As [`next_row`](Self::next_row), if there is no row before. Otherwise the failure is the
-    /// chunk's [`end`](Chunk::end).
+    /// As for [`next_row`](Self::next_row), if the chunk has no row before the failure. Otherwise
+    /// the failure is in the chunk's [`end`](Chunk::end).
+    ///
+    /// # Examples
+    ///
+    /// See [the crate](crate).
     pub fn next_chunk(&mut self) -> Result<Chunk> {
         let mut rows = Vec::new();
-        let read_before = self.read_octets();
+        let read_before = self.bytes_read();
         let end = loop {
-            if rows.len() == CHUNK_ROWS || self.read_octets() - read_before >= CHUNK_OCTETS {
+            if rows.len() == CHUNK_ROWS || self.bytes_read() - read_before >= CHUNK_BYTES {
                 break None;
             }
             match self.next_row() {
                 Ok(Some(row)) => rows.push(row),
                 Ok(None) => break Some(Ok(())),
-                // The good rows before it are good all the same.
+                // The rows before the failure are good.
                 Err(error) if !rows.is_empty() => break Some(Err(error)),
                 Err(error) => return Err(error),
             }
         };
-        Ok(Chunk { rows, read_octets: self.read_octets(), passed_over: self.passed_over().clone(), end })
+        Ok(Chunk { rows, bytes_read: self.bytes_read(), omissions: self.omissions().clone(), end })
     }
 
-    /// Returns how much of the file was read so far, in octets.
+    /// Returns how many bytes of the file have been read so far.
     #[must_use]
-    pub fn read_octets(&self) -> u64 {
+    pub fn bytes_read(&self) -> u64 {
         match &self.rows {
-            Rows::Csv(rows) => rows.read_octets.get(),
-            Rows::Json(rows) => rows.read_octets.get(),
+            Rows::Csv(rows) => rows.bytes_read.get(),
+            Rows::Json(rows) => rows.bytes_read.get(),
         }
     }
 
-    /// Returns what was passed over so far.
+    /// Returns what has been left out so far.
     #[must_use]
-    pub fn passed_over(&self) -> &PassedOver {
+    pub fn omissions(&self) -> &Omissions {
         match &self.rows {
-            Rows::Csv(rows) => &rows.passed_over,
-            Rows::Json(rows) => &rows.passed_over,
+            Rows::Csv(rows) => &rows.omissions,
+            Rows::Json(rows) => &rows.omissions,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Rows whose address somebody has who may give it up in a later row of the same import.
+//! Rows whose address another user still has, but may release in a later row of the import.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -6,36 +6,36 @@ use tenantry::{Email, NewUser, UserId};
 
 use crate::Row;
 
-/// How much memory the rows that wait may take, all in all some 80,000 usual ones: they are in
-/// memory until the import ends, since any row may be the one they wait for.
-const WAITING_OCTETS_MAX: usize = 32 << 20;
-/// What a row takes beside its text: the user, and the places in which it is found again.
-const ROW_OCTETS: usize = 400;
+/// How much memory the waiting rows may take, which is enough for some 80,000 usual ones. They stay
+/// in memory until the import ends, since any later row may release their address.
+const WAITING_BYTES_MAX: usize = 32 << 20;
+/// How much memory a row takes besides its text: the user and the entries of the indexes.
+const ROW_BYTES: usize = 400;
 
-/// The rows that wait, in the order of the file.
+/// The waiting rows, in the order of the file.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     rows: Vec<Row>,
-    octets: usize,
+    bytes: usize,
     ids: HashSet<UserId>,
     keys: HashSet<String>,
 }
 
 impl Waiting {
-    /// Whether a row that waits is about the same user, or wants the same address: what comes later
-    /// in the file has to be done later.
+    /// Returns whether a waiting row concerns the same user or address. Then a later row must wait
+    /// too, so that it is applied later.
     pub(crate) fn concerns(&self, user: &NewUser) -> bool {
         user.id.is_some_and(|id| self.ids.contains(&id)) || self.keys.contains(user.email.key())
     }
 
-    /// Adds a row of a user, or returns it if there is no room.
+    /// Adds a row of a user, or returns it if the limit is reached.
     pub(crate) fn add(&mut self, row: Row) -> Result<(), Box<Row>> {
-        let octets = row.original().len() + ROW_OCTETS;
-        if self.octets + octets > WAITING_OCTETS_MAX {
+        let bytes = row.original().len() + ROW_BYTES;
+        if self.bytes + bytes > WAITING_BYTES_MAX {
             return Err(Box::new(row));
         }
         if let Ok(user) = &row.user {
-            self.octets += octets;
+            self.bytes += bytes;
             self.ids.extend(user.id);
             self.keys.insert(user.email.key().to_owned());
             self.rows.push(row);
@@ -48,46 +48,46 @@ impl Waiting {
     }
 }
 
-/// What is to be imported next of the rows that waited.
+/// The next of the waiting rows to import.
 pub(crate) enum Step {
-    /// A row that waits for no other any more.
+    /// A row that no longer waits for another one.
     One(Box<Row>),
-    /// Rows each of which waits for the next, and the last for the first.
+    /// A cycle: each row waits for the next one, and the last for the first.
     Exchange(Vec<Row>),
 }
 
-/// Brings rows that waited into an order in which each finds its address free, if that is possible.
+/// Orders the waiting rows so that each finds its address free, where that is possible.
 ///
-/// A row waits for the row of the user who has its address, so for one at most: what is followed
-/// from a row is a path that ends, or comes back to itself.
+/// A row waits for the row of the user who has its address, and so for at most one row. Following
+/// these from any row gives a path that ends or a cycle.
 pub(crate) struct Order {
     rows: Vec<Option<Row>>,
     /// The rows of each user, in the order of the file.
-    of_user: HashMap<UserId, VecDeque<usize>>,
-    /// The next row to begin with.
+    by_user: HashMap<UserId, VecDeque<usize>>,
+    /// The row at which the next path begins.
     start: usize,
-    /// Rows each of which waits for the one behind it.
+    /// Rows, each of which waits for the next one.
     path: Vec<usize>,
-    /// Where each row is in the path.
+    /// The index of each row in the path.
     place: HashMap<usize, usize>,
-    /// Whether the last row of the path waits for none.
+    /// Whether the last row of the path waits for no other.
     is_ready: bool,
 }
 
 impl Order {
     pub(crate) fn new(rows: Vec<Row>) -> Self {
-        let mut of_user: HashMap<_, VecDeque<_>> = HashMap::new();
+        let mut by_user: HashMap<_, VecDeque<_>> = HashMap::new();
         for (index, row) in rows.iter().enumerate() {
             if let Some(id) = row.user.as_ref().ok().and_then(|user| user.id) {
-                of_user.entry(id).or_default().push_back(index);
+                by_user.entry(id).or_default().push_back(index);
             }
         }
         let rows = rows.into_iter().map(Some).collect();
-        Self { rows, of_user, start: 0, path: Vec::new(), place: HashMap::new(), is_ready: false }
+        Self { rows, by_user, start: 0, path: Vec::new(), place: HashMap::new(), is_ready: false }
     }
 
-    /// Returns the next step, after those before were imported or rejected. `holder` returns who
-    /// has an address now.
+    /// Returns the next step, once the rows of the step before were imported or rejected. `holder`
+    /// returns the user who has an address now.
     pub(crate) fn next<E>(
         &mut self,
         mut holder: impl FnMut(&Email) -> Result<Option<UserId>, E>,
@@ -117,8 +117,8 @@ impl Order {
                     None => self.push(next),
                     Some(&place) => {
                         self.is_ready = true;
-                        let circle = self.path.split_off(place);
-                        let rows = circle.into_iter().filter_map(|index| self.take(index)).collect();
+                        let cycle = self.path.split_off(place);
+                        let rows = cycle.into_iter().filter_map(|index| self.take(index)).collect();
                         return Ok(Some(Step::Exchange(rows)));
                     }
                 },
@@ -136,13 +136,13 @@ impl Order {
         self.rows[index].take()
     }
 
-    /// Returns the row for which another one waits, if there is one.
+    /// Returns the row that a row waits for, if there is one.
     fn waits_for<E>(
         &mut self,
         index: usize,
         holder: &mut impl FnMut(&Email) -> Result<Option<UserId>, E>,
     ) -> Result<Option<usize>, E> {
-        // A row without an id is about whoever has the address.
+        // A row without an id concerns the user who has the address, and waits for nothing.
         let Some((id, email)) = self.rows[index].as_ref().and_then(|row| {
             let user = row.user.as_ref().ok()?;
             Some((user.id?, &user.email))
@@ -150,7 +150,7 @@ impl Order {
             return Ok(None);
         };
         let Some(holder) = holder(email)?.filter(|holder| *holder != id) else { return Ok(None) };
-        let Some(rows) = self.of_user.get_mut(&holder) else { return Ok(None) };
+        let Some(rows) = self.by_user.get_mut(&holder) else { return Ok(None) };
         while rows.front().is_some_and(|row| self.rows[*row].is_none()) {
             rows.pop_front();
         }

@@ -1,27 +1,15 @@
-//! Users on their way into a file.
+//! Writes users into a file.
 
 use std::io::{self, Write};
 
 use tenantry::{ListQuery, ReadTx, User};
 
-use crate::error::of_csv;
-use crate::{Error, FIELDS, Format, csv_safe};
+use crate::error::csv_io_error;
+use crate::{Error, Format, escape_formula};
 
-/// Returns the values of [`FIELDS`] as texts; the time of a login that never was is empty.
-fn values(user: &User) -> [String; 7] {
-    [
-        user.id.to_string(),
-        user.email.to_string(),
-        user.created_at.to_string(),
-        user.last_login_at.map(|login| login.to_string()).unwrap_or_default(),
-        user.storage_path.to_string(),
-        user.updated_at.to_string(),
-        user.version.to_string(),
-    ]
-}
-
-/// Writes users, one after the other. It makes many small writes of JSON: give it a buffered
-/// writer.
+/// Writes users, one after the other.
+///
+/// It makes many small writes, so `W` should be buffered.
 ///
 /// # Examples
 ///
@@ -37,18 +25,18 @@ enum Sink<W: Write> {
 }
 
 impl<W: Write> UserWriter<W> {
-    /// Begins a file, with the header if it is CSV.
+    /// Begins a file. One of CSV gets its header.
     ///
     /// # Errors
     ///
-    /// Those of `writer`.
+    /// The errors of `writer`.
     pub fn new(format: Format, writer: W) -> io::Result<Self> {
         let sink = match format {
             Format::Jsonl => Sink::Jsonl(writer),
             Format::Json => Sink::Json { writer, is_empty: true },
             Format::Csv => {
                 let mut csv = csv::Writer::from_writer(writer);
-                csv.write_record(FIELDS).map_err(of_csv)?;
+                csv.write_record(User::FIELDS).map_err(csv_io_error)?;
                 Sink::Csv(Box::new(csv))
             }
         };
@@ -59,12 +47,12 @@ impl<W: Write> UserWriter<W> {
     ///
     /// # Errors
     ///
-    /// Those of the writer.
+    /// The errors of the writer.
     pub fn write(&mut self, user: &User) -> io::Result<()> {
         match &mut self.sink {
-            Sink::Csv(csv) => {
-                csv.write_record(values(user).iter().map(|value| csv_safe(value).into_owned())).map_err(of_csv)
-            }
+            Sink::Csv(csv) => csv
+                .write_record(user.field_texts().iter().map(|value| escape_formula(value).into_owned()))
+                .map_err(csv_io_error),
             Sink::Jsonl(writer) => {
                 serde_json::to_writer(&mut *writer, user)?;
                 writer.write_all(b"\n")
@@ -80,7 +68,7 @@ impl<W: Write> UserWriter<W> {
     ///
     /// # Errors
     ///
-    /// Those of the writer.
+    /// The errors of the writer.
     pub fn finish(self) -> io::Result<W> {
         let mut writer = match self.sink {
             Sink::Csv(csv) => csv.into_inner().map_err(csv::IntoInnerError::into_error)?,
@@ -95,14 +83,17 @@ impl<W: Write> UserWriter<W> {
     }
 }
 
-/// Writes all users as of the moment of a read transaction, in the order of creation, and returns
-/// how many.
+/// Writes all users of a snapshot in the order of creation, and returns their number.
 ///
-/// After each page, `progress` is told how many there were so far; its failure ends the export.
+/// After each page, `progress` gets the number of users so far. If it fails, the export ends.
 ///
 /// # Errors
 ///
-/// Those of the store and of the writer, and that of `progress`.
+/// The errors of the store, of the writer and of `progress`.
+///
+/// # Examples
+///
+/// See [the crate](crate).
 pub fn export<W: Write, E: From<Error>>(
     tx: &ReadTx<'_>,
     writer: &mut UserWriter<W>,

@@ -1,4 +1,4 @@
-//! Users in files and in a store: what is imported, exchanged, rejected and written.
+//! Imports of files into a store, with exchanges and rejections, and exports of the users.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 
 use pollster::block_on;
 use proptest::prelude::*;
-use tenantry::{Email, NewUser, OnConflict, Store, Timestamp, User, UserId};
-use tenantry_exchange::{Error, Format, Importer, RejectsWriter, RowReader, UserWriter, export};
+use tenantry::{Email, ErrorKind, NewUser, OnConflict, Store, Timestamp, User, UserId};
+use tenantry_exchange::{Error, Format, Importer, OnConfusable, RejectsWriter, RowReader, UserWriter, export};
 
 struct World {
     store: Store,
@@ -29,7 +29,7 @@ impl World {
         .unwrap()
     }
 
-    /// Imports files, each as a chunk and a transaction of its own, and settles what waits.
+    /// Imports files, each as a chunk and a transaction of its own, and then the waiting rows.
     fn import(&self, policy: OnConflict, files: &[String]) -> Importer {
         let mut importer = Importer::new(policy);
         for file in files {
@@ -65,16 +65,16 @@ fn moves(users: &[User], moves: &[(usize, usize)]) -> String {
     csv
 }
 
-/// Both rows of a swap had been rejected, since each found its address taken.
+/// Both rows of a swap were once rejected, since each found its address taken.
 #[test]
-fn addresses_are_exchanged_in_circles_of_any_length() {
+fn addresses_are_exchanged_in_cycles_of_any_length() {
     for length in [2, 3, 4, 100] {
         let world = World::new();
         let users = world.users(length);
-        let circle: Vec<_> = (0..length).map(|n| (n, (n + 1) % length)).collect();
-        let importer = world.import(OnConflict::Update, &[moves(&users, &circle)]);
+        let cycle: Vec<_> = (0..length).map(|n| (n, (n + 1) % length)).collect();
+        let importer = world.import(OnConflict::Update, &[moves(&users, &cycle)]);
         assert_eq!((importer.tally().updated, importer.tally().rejected), (length as u64, 0));
-        for (user, to) in circle {
+        for (user, to) in cycle {
             assert_eq!(world.email(users[user].id), address(to).as_str());
             assert_eq!(block_on(world.store.get(users[user].id)).unwrap().unwrap().version, 2);
         }
@@ -85,7 +85,7 @@ fn addresses_are_exchanged_in_circles_of_any_length() {
 fn addresses_are_passed_on_in_chains_in_whatever_order_and_across_chunks() {
     let world = World::new();
     let users = world.users(9);
-    // A chain into a free address, backwards and over three chunks, and a circle over two.
+    // A chain into a free address, backwards and over three chunks, and a cycle over two.
     let files = [
         moves(&users, &[(0, 1), (5, 6)]),
         moves(&users, &[(1, 2), (6, 7), (2, 3)]),
@@ -99,7 +99,7 @@ fn addresses_are_passed_on_in_chains_in_whatever_order_and_across_chunks() {
 }
 
 #[test]
-fn a_new_user_gets_an_address_that_is_given_up_later() {
+fn a_new_user_gets_an_address_that_a_later_row_releases() {
     let world = World::new();
     let users = world.users(2);
     let new = "3fa2b1c4-0000-4000-8000-000000000001";
@@ -110,7 +110,7 @@ fn a_new_user_gets_an_address_that_is_given_up_later() {
 }
 
 #[test]
-fn an_address_that_nobody_gives_up_is_a_rejected_row_and_so_is_what_waits_for_it() {
+fn an_address_that_no_row_releases_rejects_the_row_and_those_that_wait_for_it() {
     let world = World::new();
     let users = world.users(4);
     let importer = world.import(OnConflict::Update, &[moves(&users, &[(0, 1), (1, 2), (3, 30)])]);
@@ -118,14 +118,14 @@ fn an_address_that_nobody_gives_up_is_a_rejected_row_and_so_is_what_waits_for_it
     let mut lines: Vec<_> = importer.rejected().iter().map(|rejection| rejection.row.line).collect();
     lines.sort_unstable();
     assert_eq!(lines, [2, 3]);
-    assert!(importer.rejected().iter().all(|rejection| rejection.kind == tenantry::ErrorKind::EmailTaken));
+    assert!(importer.rejected().iter().all(|rejection| rejection.kind == ErrorKind::EmailTaken));
     for (n, user) in users[..3].iter().enumerate() {
         assert_eq!(world.email(user.id), address(n).as_str());
     }
 }
 
 #[test]
-fn of_a_circle_with_a_bad_row_nothing_is_imported() {
+fn a_cycle_with_a_bad_row_is_rejected_as_a_whole() {
     let world = World::new();
     let users = world.users(3);
     let file = format!(
@@ -140,20 +140,20 @@ fn of_a_circle_with_a_bad_row_nothing_is_imported() {
 }
 
 #[test]
-fn of_an_exchange_that_fails_nothing_stays() {
+fn a_failed_exchange_is_rolled_back() {
     let world = World::new();
     let users = world.users(2);
     let row = |user: usize, to: usize| NewUser { id: Some(users[user].id), ..NewUser::new(address(to)) };
     let rows = [row(0, 1), NewUser { created_at: Some(Timestamp::MIN), ..row(1, 0) }];
     let error = block_on(world.store.write(move |tx| Ok::<_, Error>(tx.import_exchange(&rows).unwrap_err()))).unwrap();
-    assert_eq!(error.kind(), tenantry::ErrorKind::Immutable);
+    assert_eq!(error.kind(), ErrorKind::Immutable);
     for user in &users {
         assert_eq!(block_on(world.store.get(user.id)).unwrap().as_ref(), Some(user));
         assert_eq!(block_on(world.store.get_by_email(&user.email)).unwrap().as_ref(), Some(user));
     }
 }
 
-/// The later row says what is to be, so it must not be overtaken by one that waited.
+/// The later row is the final state, so an earlier one that waited must not be applied after it.
 #[test]
 fn rows_about_the_same_user_or_address_keep_their_order() {
     let world = World::new();
@@ -168,7 +168,7 @@ fn rows_about_the_same_user_or_address_keep_their_order() {
 }
 
 #[test]
-fn only_an_update_waits() {
+fn rows_wait_only_with_the_policy_update() {
     for policy in [OnConflict::Skip, OnConflict::Fail] {
         let world = World::new();
         let users = world.users(2);
@@ -177,7 +177,7 @@ fn only_an_update_waits() {
         let written = block_on(world.store.write(move |tx| -> Result<_, Error> {
             let mut importer = Importer::new(policy);
             importer.write(tx, chunk)?;
-            assert_eq!(importer.give_up(), 0);
+            assert_eq!(importer.reject_waiting(), 0);
             Ok(importer.tally().skipped)
         }));
         match policy {
@@ -213,17 +213,71 @@ fn rows_that_wait_have_a_limit_and_are_rejected_when_the_import_ends_early() {
     }
     let refused = importer.take_rejected();
     assert!(refused.len() > 10_000 && refused.len() < 50_000, "{}", refused.len());
-    assert!(refused.iter().all(|rejection| rejection.reason.contains("more can't be kept")));
+    assert!(refused.iter().all(|rejection| rejection.reason.contains("too many rows wait")));
     assert_eq!(importer.tally().updated, 1);
-    let waiting = importer.give_up();
+    let waiting = importer.reject_waiting();
     assert_eq!(waiting + refused.len() as u64, 60_000);
     assert_eq!((importer.tally().rejected, importer.rejected().len() as u64), (60_000, waiting));
 }
 
-/// A rejected row `=1+1` is no formula in the file of rejects, and is itself again when it is
+/// Imports a file into a new store as one transaction.
+fn import_with(on_confusable: OnConfusable, file: &str) -> Importer {
+    let world = World::new();
+    let chunk = RowReader::new(Format::Csv, file.as_bytes()).unwrap().next_chunk().unwrap();
+    block_on(world.store.write(move |tx| -> Result<_, Error> {
+        let mut importer = Importer::new(OnConflict::Skip).on_confusable(on_confusable);
+        importer.write(tx, chunk)?;
+        importer.finish(tx)?;
+        Ok(importer)
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_confusable_address_is_reported_refused_or_ignored_also_within_one_import() {
+    // The first address is Cyrillic, the second Latin.
+    let file = "email\n\u{441}\u{43e}\u{441}\u{43e}@example.com\ncoco@example.com\nbob@example.com\n";
+    let mut importer = import_with(OnConfusable::Warn, file);
+    assert_eq!((importer.tally().created, importer.tally().confusables), (3, 1));
+    let confusables = importer.take_confusables();
+    assert_eq!(confusables.len(), 1);
+    let expected =
+        format!("line 3: coco@example.com: the address looks like that of the user {}", confusables[0].other.id);
+    assert_eq!(confusables[0].to_string(), expected);
+    assert!(importer.take_confusables().is_empty());
+
+    let importer = import_with(OnConfusable::Refuse, file);
+    assert_eq!((importer.tally().created, importer.tally().rejected), (2, 1));
+    let rejection = &importer.rejected()[0];
+    assert_eq!((rejection.row.line, rejection.kind), (3, ErrorKind::EmailTaken));
+    assert!(rejection.reason.starts_with("the address looks like that of the user "), "{}", rejection.reason);
+
+    let mut importer = import_with(OnConfusable::Ignore, file);
+    assert_eq!((importer.tally().created, importer.tally().confusables), (3, 0));
+    assert!(importer.take_confusables().is_empty());
+    // Without another address nothing is confusable.
+    assert_eq!(import_with(OnConfusable::Warn, "email\ncoco@example.com\n").tally().confusables, 0);
+}
+
+#[test]
+fn a_chunk_with_a_bad_row_fails_the_check_of_an_all_or_nothing_import_alone() {
+    let chunk = || RowReader::new(Format::Csv, &b"email\nada@example.com\nbob\n"[..]).unwrap().next_chunk().unwrap();
+    let Err(Error::Rejected(rejection)) = Importer::new(OnConflict::Fail).check(&mut chunk()) else {
+        panic!("the bad row passed")
+    };
+    assert_eq!(rejection.to_string(), "line 3: bob: email: the address has no @");
+    assert_eq!(rejection.kind, ErrorKind::InvalidUser);
+    for policy in [OnConflict::Skip, OnConflict::Update] {
+        assert!(Importer::new(policy).check(&mut chunk()).is_ok());
+    }
+    let mut good = RowReader::new(Format::Csv, &b"email\nada@example.com\n"[..]).unwrap().next_chunk().unwrap();
+    assert!(Importer::new(OnConflict::Fail).check(&mut good).is_ok());
+}
+
+/// A rejected row `=1+1` isn't a formula in the file of rejects, and has its value again when it is
 /// imported.
 #[test]
-fn a_rejected_row_is_no_formula_and_is_the_same_row_when_it_is_imported_again() {
+fn formula_injection_is_escaped_in_rejects_and_reversed_by_an_import() {
     let rows = ["=1+1", "'=1+1", "''=1+1", "\u{ff1d}1+1", "@sum", "-1", "+1", "'x"];
     let file = format!("email\n{}\n", rows.join("\n"));
     let addresses = |file: &str| {
@@ -246,7 +300,7 @@ fn a_rejected_row_is_no_formula_and_is_the_same_row_when_it_is_imported_again() 
     let cells: Vec<String> =
         csv::Reader::from_reader(rejects.as_slice()).records().map(|record| record.unwrap()[2].to_owned()).collect();
     assert_eq!(cells, ["'=1+1", "'=1+1", "''=1+1", "'\u{ff1d}1+1", "'@sum", "'-1", "'+1", "'x"]);
-    // As the reader undoes it: what was rejected for its value is rejected for the same one.
+    // The reader removes the apostrophe, so each row is rejected for the same value again.
     let again = format!("email\n{}\n", cells.join("\n"));
     let reasons = |file: &str| {
         let chunk = RowReader::new(Format::Csv, file.as_bytes()).unwrap().next_chunk().unwrap();
@@ -281,11 +335,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_exported_is_imported_as_the_same_users(users in new_users()) {
+    fn an_export_round_trips_through_an_import(users in new_users()) {
         thread_local! { static WORLD: World = World::new(); }
         WORLD.with(|world| {
             let (store, count) = (&world.store, users.len());
-            // In a transaction that leaves nothing.
+            // In a transaction that is rolled back.
             let undone = block_on(store.write(move |tx| -> Result<(), Undo> {
                 let created = users.iter().map(|user| tx.create(user)).collect::<Result<Vec<_>, _>>()?;
                 let mut files = Vec::new();
@@ -332,7 +386,7 @@ impl From<std::io::Error> for Undo {
     }
 }
 
-/// A user with nothing left to a default.
+/// Returns the user with every field set.
 fn whole(user: &User) -> NewUser {
     NewUser {
         id: Some(user.id),

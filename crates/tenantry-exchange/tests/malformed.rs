@@ -12,14 +12,14 @@ mod mutation;
 mod row_properties;
 
 #[test]
-fn no_file_of_users_does_more_than_fail() {
+fn malformed_files_of_users_fail_without_panic_or_change() {
     let place = tempfile::tempdir().unwrap();
     let store = pollster::block_on(Store::open(place.path().join("data"))).unwrap();
     let is_long = std::env::var_os("TENANTRY_LONG").is_some_and(|value| value == "1");
     let count = if is_long { 500_000 } else { 2_000 };
     let csv = mutation::replay("csv", count, |input| row_properties::csv(&store, input));
     let jsonl = mutation::replay("jsonl", count, |input| row_properties::jsonl(&store, input));
-    assert_eq!(pollster::block_on(store.count()).unwrap(), 0, "a case left something");
+    assert_eq!(pollster::block_on(store.count()).unwrap(), 0, "a case left a user");
     println!(
         "reliability: malformed input: {count} files of CSV ({csv} with users) and {count} of JSON Lines ({jsonl})"
     );

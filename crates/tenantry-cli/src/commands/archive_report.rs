@@ -1,4 +1,4 @@
-//! How the commands report on archives: progress, what was left out, and why one failed.
+//! Reports on archives: progress, omissions and failures.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use tenantry_exchange::printable;
 
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
-use crate::output::{self, counted};
-use crate::stdio::tell;
+use crate::output::{self, pluralize};
+use crate::stdio::report;
 
-/// The progress of what has to clear away before it ends. As long as this is there, a signal asks
-/// it to.
+/// The progress of an operation that cleans up when it is interrupted. While this exists, a signal
+/// requests a stop.
 pub(crate) struct Progress(indicatif::ProgressBar, Interrupt);
 
 impl Progress {
@@ -35,28 +35,28 @@ impl Progress {
     }
 }
 
-/// Says what is not in an archive, and why.
-pub(crate) fn name_left_out(left_out: &[(PathBuf, String)]) {
+/// Reports the files that aren't in an archive, with the reasons.
+pub(crate) fn report_left_out(left_out: &[(PathBuf, String)]) {
     for (path, why) in left_out {
-        tell!("left out: {}: {why}", printable(&path.to_string_lossy()));
+        report!("left out: {}: {why}", printable(&path.to_string_lossy()));
     }
 }
 
-/// Fails after something was restored of which not all came back.
-pub(crate) fn refuse_incomplete(incomplete: u64, done: &str) -> Result<(), Failure> {
+/// Fails if extended attributes could not be restored.
+pub(crate) fn fail_if_incomplete(incomplete: u64, done: &str) -> Result<(), Failure> {
     if incomplete == 0 {
         return Ok(());
     }
-    let attributes = counted(incomplete, "extended attribute");
+    let attributes = pluralize(incomplete, "extended attribute");
     Err(Failure::new(Exit::Failure, format!("{done}, but {attributes} could not be set on this file system")))
 }
 
-/// The failure of an archive, which is neither the store's nor its disk's.
+/// Converts the failure of an archive, with its name and the outcome.
 pub(crate) fn explain(error: tenantry::Error, file: &Path, outcome: &str) -> Failure {
     if error.kind() == ErrorKind::Cancelled {
-        return Failure::from(error).saying(outcome);
+        return Failure::from(error).with_outcome(outcome);
     }
     let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
     let cause = causes.last().map(|root| format!(" ({root})")).unwrap_or_default();
-    Failure::new(Exit::of(error.kind()), format!("{}: {error}{cause}; {outcome}", file.display()))
+    Failure::new(Exit::from_kind(error.kind()), format!("{}: {error}{cause}; {outcome}", file.display()))
 }

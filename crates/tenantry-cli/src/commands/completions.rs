@@ -8,7 +8,7 @@ use clap_complete_nushell::Nushell;
 
 use crate::args::{Cli, Shell};
 use crate::failure::Failure;
-use crate::stdio::{self, tell};
+use crate::stdio::{self, report};
 
 pub(crate) fn print(shell: Shell) -> Result<(), Failure> {
     let script = match shell {
@@ -21,19 +21,19 @@ pub(crate) fn print(shell: Shell) -> Result<(), Failure> {
     };
     stdio::print(script)?;
     if io::stderr().is_terminal() {
-        tell!("where this goes: {}", place(shell));
+        report!("install location: {}", location(shell));
     }
     Ok(())
 }
 
-/// The script in memory, since the generators panic when they can't write.
+/// Generates a script in memory, since the generators panic when a write fails.
 fn script(generator: impl Generator) -> Vec<u8> {
     let mut script = Vec::new();
     generate(generator, &mut Cli::command(), "tenantry", &mut script);
     script
 }
 
-fn place(shell: Shell) -> &'static str {
+fn location(shell: Shell) -> &'static str {
     match shell {
         Shell::Bash => "~/.local/share/bash-completion/completions/tenantry",
         Shell::Elvish => "at the end of ~/.config/elvish/rc.elv",
@@ -49,15 +49,15 @@ mod tests {
     use clap::ValueEnum;
 
     use super::*;
-    use crate::args::COMPLETION_PLACES;
+    use crate::args::COMPLETION_LOCATIONS;
 
     #[test]
-    fn every_shell_has_its_place_in_help() {
+    fn every_shell_has_its_install_location_in_help() {
         for shell in Shell::value_variants() {
             let name = shell.to_possible_value().unwrap().get_name().to_owned();
-            let file = place(*shell).trim_start_matches("at the end of ").split(',').next().unwrap();
+            let file = location(*shell).trim_start_matches("at the end of ").split(',').next().unwrap();
             assert!(
-                COMPLETION_PLACES.contains(&format!("completions {name} ")) && COMPLETION_PLACES.contains(file),
+                COMPLETION_LOCATIONS.contains(&format!("completions {name} ")) && COMPLETION_LOCATIONS.contains(file),
                 "{shell:?}"
             );
         }

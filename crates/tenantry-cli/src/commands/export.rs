@@ -7,25 +7,25 @@ use tenantry::Store;
 use tenantry_exchange::{Error, Format, UserWriter};
 
 use crate::args::Export;
+use crate::data_dir::DataDir;
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
-use crate::output::{self, counted};
-use crate::place::Place;
-use crate::stdio::tell;
+use crate::output::{self, pluralize};
+use crate::stdio::report;
 use crate::target::Target;
 
-pub(crate) async fn run(place: &Place, store: &Store, args: Export) -> Result<(), Failure> {
+pub(crate) async fn run(dir: &DataDir, store: &Store, args: Export) -> Result<(), Failure> {
     let interrupt = Interrupt::listen();
-    let format = args.to.map_or_else(|| Format::of(&args.file), Format::from);
-    let mut target = Target::create(&args.file, place, None)?;
+    let format = args.to.map_or_else(|| Format::from_path(&args.file), Format::from);
+    let mut target = Target::create(&args.file, dir, None)?;
     let count = write_users(store, format, &mut target, &interrupt).await?;
     target.finish()?;
     let to = if args.file == Path::new("-") { String::new() } else { format!(" to {}", args.file.display()) };
-    tell!("exported {}{to}", counted(count, "user"));
+    report!("exported {}{to}", pluralize(count, "user"));
     Ok(())
 }
 
-/// Writes all users as of one moment, and returns how many.
+/// Writes all users of one snapshot, and returns their number.
 async fn write_users(store: &Store, format: Format, output: impl Write, interrupt: &Interrupt) -> Result<u64, Failure> {
     let output = BufWriter::with_capacity(1 << 16, output);
     let mut writer = UserWriter::new(format, output).map_err(|error| failure(&error))?;
@@ -35,7 +35,7 @@ async fn write_users(store: &Store, format: Format, output: impl Write, interrup
             tenantry_exchange::export(tx, &mut writer, |count| {
                 progress.set_position(count);
                 if interrupt.is_requested() {
-                    return Err(Ended::Interrupted(count));
+                    return Err(Abort::Interrupted(count));
                 }
                 Ok(())
             })
@@ -47,32 +47,32 @@ async fn write_users(store: &Store, format: Format, output: impl Write, interrup
             progress.finish_and_clear();
             Ok(count)
         }
-        Err(Ended::Interrupted(count)) => Err(interrupted(count)),
-        // It may have been waiting for a reader.
+        Err(Abort::Interrupted(count)) => Err(interrupted(count)),
+        // The signal may have interrupted a write to a pipe without a reader.
         Err(_) if interrupt.is_requested() => Err(interrupted(progress.position())),
-        Err(Ended::Failed(Error::Io(error))) => Err(failure(&error)),
-        Err(Ended::Failed(error)) => Err(error.into()),
+        Err(Abort::Failed(Error::Io(error))) => Err(failure(&error)),
+        Err(Abort::Failed(error)) => Err(error.into()),
     }
 }
 
 fn interrupted(count: u64) -> Failure {
-    let message = format!("interrupted after {}: the export is incomplete", counted(count, "user"));
+    let message = format!("interrupted after {}: the export is incomplete", pluralize(count, "user"));
     Failure::new(Exit::Interrupted, message)
 }
 
-/// Why an export didn't come to its end.
-enum Ended {
+/// The reason why an export ended early.
+enum Abort {
     Interrupted(u64),
     Failed(Error),
 }
 
-impl From<Error> for Ended {
+impl From<Error> for Abort {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
 }
 
-impl From<tenantry::Error> for Ended {
+impl From<tenantry::Error> for Abort {
     fn from(error: tenantry::Error) -> Self {
         Self::Failed(error.into())
     }

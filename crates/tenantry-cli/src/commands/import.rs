@@ -1,12 +1,12 @@
 //! `tenantry import`.
 //!
-//! One thread reads and checks the rows while the store's writer writes those before. They come in
-//! chunks, of which only a few are in memory at a time.
+//! One thread reads and checks rows while the store's writer writes the ones before. They are
+//! passed in chunks, of which only a few are in memory at a time.
 //!
-//! All or nothing (`--on-conflict fail`) is one transaction, and so is a dry run, which is rolled
-//! back in the end. Nobody else can write meanwhile, so standard input, which may take its time, is
-//! copied to a file first. Otherwise each chunk is a transaction, between which other processes get
-//! their turn.
+//! An all-or-nothing import (`--on-conflict fail`) is one transaction, and so is a dry run, which
+//! is rolled back at the end. Other processes can't write during it, so standard input, which may
+//! be slow, is first copied to a file. Otherwise each chunk is a transaction, and other processes
+//! can write in between.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -17,26 +17,27 @@ use std::thread;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
+use tempfile::TempDir;
 use tenantry::{NewUser, Store, WriteTx};
 use tenantry_exchange::{
-    Chunk, Columns, Format, Importer, PassedOver, Rejection, RejectsWriter, RowReader, Tally, printable,
+    Chunk, Columns, Format, Importer, Omissions, Rejection, RejectsWriter, RowReader, Tally, printable,
 };
 
 use crate::args::{Import, OnConflict};
+use crate::data_dir::{DataDir, temporary_dir};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::{self, Interrupt};
-use crate::output::{self, counted};
-use crate::place::{Place, temporary_dir};
-use crate::stdio::{self, tell};
+use crate::output::{self, pluralize};
+use crate::stdio::{self, report};
 use crate::target::Target;
 
-/// How many chunks may wait for the writer.
+/// How many chunks may wait for the writer, as backpressure on the reading thread.
 const CHUNKS_WAITING_MAX: usize = 1;
-/// How many rejected rows are named on standard error if there is no file for them, and how many
-/// look-alikes.
+/// How many rejected rows are reported on standard error if there is no file for them, and how many
+/// confusable users.
 const ROWS_SHOWN_MAX: u64 = 10;
 
-pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
+pub(crate) async fn run(dir: &DataDir, args: Import) -> Result<(), Failure> {
     let interrupt = Interrupt::listen();
     let is_one_transaction = args.dry_run || args.on_conflict == OnConflict::Fail;
     if args.rejects.is_some() && args.on_conflict == OnConflict::Fail {
@@ -46,45 +47,57 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
         ));
     }
     let (progress, mut chunks) = read_in_background(&args, is_one_transaction, &interrupt)?;
-    // The first chunk is waited for before anything is opened: a file that can't be used at all
-    // makes neither a store nor a file of rejects.
-    let mut first = chunks.receive().map_err(|failure| failure.saying("nothing was imported"))?;
-    let importer = Importer::new(args.on_conflict.into()).on_look_alike(args.on_lookalike.into());
+    // Wait for the first chunk before opening anything: an unusable file must create neither a
+    // store nor a file of rejects.
+    let mut first = chunks.receive().map_err(|failure| failure.with_outcome("nothing was imported"))?;
+    let importer = Importer::new(args.on_conflict.into()).on_confusable(args.on_lookalike.into());
     importer.check(&mut first)?;
     let rejects = match &args.rejects {
-        Some(path) => Some(Rejects::create(path, Target::create(path, place, Some(stdio::input(&args.file)))?)?),
+        Some(path) => Some(Rejects::create(path, Target::create(path, dir, Some(stdio::input(&args.file)))?)?),
         None => None,
     };
-    let import = Running { importer, rejects, shown: 0, look_alikes_shown: 0, progress };
+    let job = ImportJob { importer, rejects, shown: 0, confusables_shown: 0, progress };
 
-    let (store, _scratch) = match place.open().await {
-        Err(Failure::Told { exit: Exit::NotFound, .. }) if args.dry_run => {
-            // Rehearse on an empty store that goes away.
-            let dir = temporary_dir().map_err(|error| Failure::io("making a temporary directory", &error))?;
-            (Store::open(dir.path()).await?, Some(dir))
-        }
-        Err(Failure::Told { exit: Exit::NotFound, .. }) => match place.scratch().await? {
-            // A store that goes away takes what is to be reported as well, and no store is made for
-            // nothing.
-            Some(scratch) if imports_nothing(&scratch, &first, args.on_conflict).await? => {
-                (scratch.store, Some(scratch.dir))
-            }
-            _ => (place.open_or_create().await?, None),
-        },
-        opened => (opened?, None),
-    };
+    let (store, _temporary) = open_store(dir, &args, &first).await?;
     let result = match is_one_transaction {
-        true => in_one_transaction(&store, import, first, chunks, args.dry_run).await,
-        false => chunk_by_chunk(&store, import, first, chunks).await,
+        true => in_one_transaction(&store, job, first, chunks, args.dry_run).await,
+        false => chunk_by_chunk(&store, job, first, chunks).await,
     };
     store.close().await?;
-    let Outcome { tally, passed_over } = result?;
-    tell!("{}", summary(&tally, &passed_over, if args.dry_run { "would import" } else { "imported" }));
-    if let Some(ignored) = ignored(&passed_over) {
-        tell!("{ignored}");
+    conclude(&result?, &args)
+}
+
+/// Opens the store of the import, which is a temporary one if a new store would stay empty.
+async fn open_store(dir: &DataDir, args: &Import, first: &Chunk) -> Result<(Store, Option<TempDir>), Failure> {
+    let store = match dir.open().await {
+        Err(Failure::Message { exit: Exit::NotFound, .. }) => None,
+        opened => Some(opened?),
+    };
+    if let Some(store) = store {
+        return Ok((store, None));
+    }
+    if args.dry_run {
+        let temporary = temporary_dir().map_err(|error| Failure::io("creating a temporary directory", &error))?;
+        return Ok((Store::open(temporary.path()).await?, Some(temporary)));
+    }
+    match dir.scratch().await? {
+        // The import into the temporary store reports the same rejections.
+        Some(scratch) if imports_nothing(&scratch, first, args.on_conflict).await? => {
+            Ok((scratch.store, Some(scratch.dir)))
+        }
+        _ => Ok((dir.open_or_create().await?, None)),
+    }
+}
+
+/// Reports the outcome, and fails if rows were rejected.
+fn conclude(outcome: &Outcome, args: &Import) -> Result<(), Failure> {
+    let Outcome { tally, omissions } = outcome;
+    report!("{}", summary(tally, omissions, if args.dry_run { "would import" } else { "imported" }));
+    if let Some(ignored) = ignored(omissions) {
+        report!("{ignored}");
     }
     if tally.rejected > 0 {
-        let rejected = counted(tally.rejected, "rejected row");
+        let rejected = pluralize(tally.rejected, "rejected row");
         return Err(Failure::new(
             Exit::Invalid,
             match &args.rejects {
@@ -92,62 +105,63 @@ pub(crate) async fn run(place: &Place, args: Import) -> Result<(), Failure> {
                     format!("{rejected}: see standard output for lines and reasons")
                 }
                 Some(path) => format!("{rejected}: see {} for lines and reasons", path.display()),
-                None => format!("{rejected}: repeat with --rejects FILE to have all of them in a file"),
+                None => format!("{rejected}: repeat with --rejects FILE to write all of them to a file"),
             },
         ));
     }
     Ok(())
 }
 
-/// Returns whether it is clear from the first rows that an import into a new store would leave it
-/// empty.
+/// Returns whether the first rows show that an import would leave a new store empty.
 async fn imports_nothing(scratch: &Store, first: &Chunk, on_conflict: OnConflict) -> Result<bool, Failure> {
-    /// Undoes the rehearsal.
-    enum Undo {
-        Rehearsed { imported: u64, rejected: u64 },
+    /// Rolls the rehearsal back.
+    enum Rollback {
+        Counts { imported: u64, rejected: u64 },
         Failed(tenantry::Error),
     }
-    impl From<tenantry::Error> for Undo {
+    impl From<tenantry::Error> for Rollback {
         fn from(error: tenantry::Error) -> Self {
             Self::Failed(error)
         }
     }
     let users: Vec<NewUser> = first.rows.iter().filter_map(|row| row.user.as_ref().ok().cloned()).collect();
-    let rehearsed: Result<(), Undo> = scratch
+    let rehearsed: Result<(), Rollback> = scratch
         .write(move |tx| {
             let (mut imported, mut rejected) = (0, 0);
             for user in &users {
                 match tx.import(user, on_conflict.into()) {
                     Ok(_) => imported += 1,
-                    Err(error) if matches!(Exit::of(error.kind()), Exit::Conflict | Exit::Invalid) => rejected += 1,
+                    Err(error) if matches!(Exit::from_kind(error.kind()), Exit::Conflict | Exit::Invalid) => {
+                        rejected += 1
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }
-            Err(Undo::Rehearsed { imported, rejected })
+            Err(Rollback::Counts { imported, rejected })
         })
         .await;
     let is_whole_file = first.end.is_some();
     match rehearsed {
         Ok(()) => Ok(false),
-        Err(Undo::Rehearsed { rejected, .. }) if on_conflict == OnConflict::Fail => Ok(rejected > 0),
-        Err(Undo::Rehearsed { imported, .. }) => Ok(is_whole_file && imported == 0),
-        Err(Undo::Failed(error)) => Err(error.into()),
+        Err(Rollback::Counts { rejected, .. }) if on_conflict == OnConflict::Fail => Ok(rejected > 0),
+        Err(Rollback::Counts { imported, .. }) => Ok(is_whole_file && imported == 0),
+        Err(Rollback::Failed(error)) => Err(error.into()),
     }
 }
 
 async fn in_one_transaction(
     store: &Store,
-    mut import: Running,
+    mut job: ImportJob,
     first: Chunk,
     mut chunks: Chunks,
     dry_run: bool,
 ) -> Result<Outcome, Failure> {
-    /// Carries the outcome of a rehearsal out of the transaction that it undoes.
-    enum Undo {
-        Rehearsed(Box<Outcome>),
+    /// Rolls a transaction back: that of a dry run, whose outcome is kept, or one that failed.
+    enum Rollback {
+        DryRun(Box<Outcome>),
         Failed(Failure),
     }
-    impl From<tenantry::Error> for Undo {
+    impl From<tenantry::Error> for Rollback {
         fn from(error: tenantry::Error) -> Self {
             Self::Failed(error.into())
         }
@@ -156,50 +170,52 @@ async fn in_one_transaction(
         .write(move |tx| {
             let mut chunk = first;
             loop {
-                let stopped = chunks.interrupt.go_on();
-                stopped.map_err(|failure| Undo::Failed(failure.saying("nothing was imported")))?;
-                let (read_octets, is_last) = (chunk.read_octets, chunk.end.is_some());
-                import.importer.write(tx, chunk).map_err(|error| Undo::Failed(error.into()))?;
-                import.report().map_err(Undo::Failed)?;
-                import.progress.set_position(read_octets);
+                let stopped = chunks.interrupt.check();
+                stopped.map_err(|failure| Rollback::Failed(failure.with_outcome("nothing was imported")))?;
+                let (bytes_read, is_last) = (chunk.bytes_read, chunk.end.is_some());
+                job.importer.write(tx, chunk).map_err(|error| Rollback::Failed(error.into()))?;
+                job.report().map_err(Rollback::Failed)?;
+                job.progress.set_position(bytes_read);
                 if is_last {
                     break;
                 }
-                chunk = chunks.receive().map_err(|failure| Undo::Failed(failure.saying("nothing was imported")))?;
+                chunk = chunks
+                    .receive()
+                    .map_err(|failure| Rollback::Failed(failure.with_outcome("nothing was imported")))?;
             }
-            import.importer.finish(tx).map_err(|error| Undo::Failed(error.into()))?;
-            import.report().map_err(Undo::Failed)?;
-            import.finish().map_err(Undo::Failed)?;
-            let outcome = Box::new(Outcome::of(&import.importer));
-            if dry_run { Err(Undo::Rehearsed(outcome)) } else { Ok(outcome) }
+            job.importer.finish(tx).map_err(|error| Rollback::Failed(error.into()))?;
+            job.report().map_err(Rollback::Failed)?;
+            job.finish().map_err(Rollback::Failed)?;
+            let outcome = Box::new(Outcome::new(&job.importer));
+            if dry_run { Err(Rollback::DryRun(outcome)) } else { Ok(outcome) }
         })
         .await;
     match written {
-        Ok(outcome) | Err(Undo::Rehearsed(outcome)) => Ok(*outcome),
-        Err(Undo::Failed(failure)) => Err(failure),
+        Ok(outcome) | Err(Rollback::DryRun(outcome)) => Ok(*outcome),
+        Err(Rollback::Failed(failure)) => Err(failure),
     }
 }
 
-async fn chunk_by_chunk(store: &Store, import: Running, first: Chunk, mut chunks: Chunks) -> Result<Outcome, Failure> {
-    let import = Arc::new(Mutex::new(import));
-    let lock = || import.lock().unwrap_or_else(PoisonError::into_inner);
+async fn chunk_by_chunk(store: &Store, job: ImportJob, first: Chunk, mut chunks: Chunks) -> Result<Outcome, Failure> {
+    let job = Arc::new(Mutex::new(job));
+    let lock = || job.lock().unwrap_or_else(PoisonError::into_inner);
     let mut chunk = first;
     let mut landed = Outcome::default();
     let mut must_give_up = false;
     let ended = loop {
-        let (read_octets, is_last) = (chunk.read_octets, chunk.end.is_some());
-        match write(store, &import, move |importer, tx| importer.write(tx, chunk)).await {
+        let (bytes_read, is_last) = (chunk.bytes_read, chunk.end.is_some());
+        match write(store, &job, move |importer, tx| importer.write(tx, chunk)).await {
             Ok(outcome) => landed = outcome,
             Err(failure) => {
                 must_give_up = true;
                 break Err(failure);
             }
         }
-        // Now that the transaction is over: whoever reads the rejects may be slow.
+        // After the transaction, since the reader of the rejects may be slow.
         if let Err(failure) = lock().report() {
             break Err(failure);
         }
-        lock().progress.set_position(read_octets);
+        lock().progress.set_position(bytes_read);
         if is_last {
             break Ok(());
         }
@@ -210,96 +226,96 @@ async fn chunk_by_chunk(store: &Store, import: Running, first: Chunk, mut chunks
     };
     let mut settled = Ok(());
     if must_give_up || chunks.interrupt.is_requested() {
-        landed.tally.rejected += lock().importer.give_up();
+        landed.tally.rejected += lock().importer.reject_waiting();
     } else {
-        settled = write(store, &import, |importer, tx| importer.finish(tx)).await.map(|outcome| landed = outcome);
+        settled = write(store, &job, |importer, tx| importer.finish(tx)).await.map(|outcome| landed = outcome);
     }
-    // Whatever has happened, the rejects of the rows before it are wanted.
+    // Even after a failure, write the rejects of the rows before it.
     let reported = lock().report();
     let finished = lock().finish();
     ended
         .and(settled)
         .and(reported)
         .and(finished)
-        .map_err(|failure| failure.saying(&summary(&landed.tally, &landed.passed_over, "imported before that")))?;
+        .map_err(|failure| failure.with_outcome(&summary(&landed.tally, &landed.omissions, "imported before that")))?;
     Ok(landed)
 }
 
-/// Runs one transaction of an import, and returns what has become of all rows by its end.
+/// Runs one transaction of an import, and returns the outcome of all rows so far.
 async fn write(
     store: &Store,
-    import: &Arc<Mutex<Running>>,
+    job: &Arc<Mutex<ImportJob>>,
     step: impl FnOnce(&mut Importer, &mut WriteTx<'_>) -> tenantry_exchange::Result<()> + Send + 'static,
 ) -> Result<Outcome, Failure> {
-    let shared = Arc::clone(import);
+    let shared = Arc::clone(job);
     let written = store
         .write(move |tx| {
             let importer = &mut shared.lock().unwrap_or_else(PoisonError::into_inner).importer;
             step(importer, tx)?;
-            Ok::<_, Failure>(Outcome::of(importer))
+            Ok::<_, Failure>(Outcome::new(importer))
         })
         .await;
     if written.is_err() {
-        // What was rejected with the rows that didn't land may be right next time.
-        let importer = &mut import.lock().unwrap_or_else(PoisonError::into_inner).importer;
+        // Rows that were rejected in a transaction that failed may succeed the next time.
+        let importer = &mut job.lock().unwrap_or_else(PoisonError::into_inner).importer;
         importer.take_rejected();
-        importer.take_look_alikes();
+        importer.take_confusables();
     }
     written
 }
 
-/// What has become of the file.
+/// The outcome of an import so far.
 #[derive(Default)]
 struct Outcome {
     tally: Tally,
-    passed_over: PassedOver,
+    omissions: Omissions,
 }
 
 impl Outcome {
-    fn of(importer: &Importer) -> Self {
-        Self { tally: importer.tally(), passed_over: importer.passed_over().clone() }
+    fn new(importer: &Importer) -> Self {
+        Self { tally: importer.tally(), omissions: importer.omissions().clone() }
     }
 }
 
-fn summary(tally: &Tally, passed_over: &PassedOver, verb: &str) -> String {
-    let Tally { created, updated, unchanged, skipped, rejected, look_alikes, .. } = tally;
-    let alike = if *look_alikes > 0 { format!(", {look_alikes} that look like others") } else { String::new() };
-    let PassedOver { empty_rows, empty_columns, .. } = passed_over;
+fn summary(tally: &Tally, omissions: &Omissions, verb: &str) -> String {
+    let Tally { created, updated, unchanged, skipped, rejected, confusables, .. } = tally;
+    let alike = if *confusables > 0 { format!(", {confusables} confusable") } else { String::new() };
+    let Omissions { empty_rows, empty_columns, .. } = omissions;
     let empty: String = [(*empty_rows, "empty row"), (*empty_columns, "empty column")]
         .into_iter()
         .filter(|(count, _)| *count > 0)
-        .map(|(count, thing)| format!(", {} passed over", counted(count, thing)))
+        .map(|(count, thing)| format!(", {} ignored", pluralize(count, thing)))
         .collect();
     format!(
         "{verb}: {created} created, {updated} updated, {unchanged} unchanged, {skipped} skipped, {rejected} rejected{empty}{alike}"
     )
 }
 
-/// The columns or keys that were dropped, in words.
-fn ignored(passed_over: &PassedOver) -> Option<String> {
-    let names: Vec<_> = passed_over.ignored_names().iter().map(|name| format!("\"{}\"", printable(name))).collect();
-    let more = if passed_over.ignored > names.len() as u64 { ", and others" } else { "" };
+/// Describes the ignored columns or keys.
+fn ignored(omissions: &Omissions) -> Option<String> {
+    let names: Vec<_> = omissions.ignored_names().iter().map(|name| format!("\"{}\"", printable(name))).collect();
+    let more = if omissions.ignored > names.len() as u64 { ", and others" } else { "" };
     (!names.is_empty()).then(|| format!("ignored: {}{more}", names.join(", ")))
 }
 
-/// An import on its way.
-struct Running {
+/// The state of an import.
+struct ImportJob {
     importer: Importer,
     rejects: Option<Rejects>,
-    /// How many rejected rows were named on standard error.
+    /// How many rejected rows were reported on standard error.
     shown: u64,
-    look_alikes_shown: u64,
+    confusables_shown: u64,
     progress: ProgressBar,
 }
 
-impl Running {
-    /// Reports the rows that were rejected since the last time, in the file for them or else on
-    /// standard error, and those that look like others.
+impl ImportJob {
+    /// Reports the rows that were rejected since the last call, in their file or else on standard
+    /// error, and the confusable users.
     fn report(&mut self) -> Result<(), Failure> {
-        for look_alike in self.importer.take_look_alikes() {
-            if self.look_alikes_shown < ROWS_SHOWN_MAX {
-                self.look_alikes_shown += 1;
-                self.progress.suspend(|| tell!("{look_alike}"));
+        for confusable in self.importer.take_confusables() {
+            if self.confusables_shown < ROWS_SHOWN_MAX {
+                self.confusables_shown += 1;
+                self.progress.suspend(|| report!("{confusable}"));
             }
         }
         for rejection in self.importer.take_rejected() {
@@ -307,7 +323,7 @@ impl Running {
                 Some(rejects) => rejects.add(&rejection)?,
                 None if self.shown < ROWS_SHOWN_MAX => {
                     self.shown += 1;
-                    self.progress.suspend(|| tell!("{rejection}"));
+                    self.progress.suspend(|| report!("{rejection}"));
                 }
                 None => {}
             }
@@ -321,18 +337,17 @@ impl Running {
     }
 }
 
-/// The chunks as the reading thread hands them over.
+/// Receives the chunks from the reading thread.
 struct Chunks {
     receiver: Receiver<Result<Chunk, Failure>>,
     interrupt: Interrupt,
 }
 
 impl Chunks {
-    /// Waits for the next chunk, but not for longer than until Ctrl-C: a pipe may have nothing to
-    /// say for hours.
+    /// Waits for the next chunk or for a signal: a pipe may stay silent for hours.
     fn receive(&mut self) -> Result<Chunk, Failure> {
         loop {
-            self.interrupt.go_on()?;
+            self.interrupt.check()?;
             match self.receiver.recv_timeout(Duration::from_millis(100)) {
                 Ok(chunk) => return chunk,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -350,15 +365,15 @@ fn read_in_background(
     is_one_transaction: bool,
     interrupt: &Interrupt,
 ) -> Result<(ProgressBar, Chunks), Failure> {
-    let format = args.from.map_or_else(|| Format::of(&args.file), Format::from);
+    let format = args.from.map_or_else(|| Format::from_path(&args.file), Format::from);
     let columns = columns(args)?;
     let name = args.file.display().to_string();
     let (input, length): (Box<dyn Read + Send>, _) = if args.file == Path::new("-") {
         (Box::new(io::stdin()), None)
     } else {
         let path = args.file.clone();
-        // A named pipe may take its time to be opened.
-        let opened = interrupt::unless_stopped(move || File::open(path)).and_then(|opened| opened);
+        // Opening a named pipe blocks until a writer opens it.
+        let opened = interrupt::until_signal(move || File::open(path)).and_then(|opened| opened);
         let file = opened.map_err(|error| Failure::io(&name, &error))?;
         let metadata = file.metadata().map_err(|error| Failure::io(&name, &error))?;
         (Box::new(file), metadata.is_file().then_some(metadata.len()))
@@ -378,7 +393,7 @@ fn read_in_background(
                 read_rows(format, columns, input, all_or_nothing, &sender)
             };
             if let Err(failure) = read {
-                // If nobody listens any more, the import has ended for another reason.
+                // If the receiver is gone, the import has ended for another reason.
                 let _ = sender.send(Err(failure));
             }
         })
@@ -401,7 +416,7 @@ fn columns(args: &Import) -> Result<Columns, Failure> {
     Ok(columns)
 }
 
-/// Copies what may come slowly into a file that has no name and goes with the process.
+/// Copies input that may be slow into an unnamed temporary file.
 fn spool(mut input: impl Read) -> Result<File, Failure> {
     let failed = |error| Failure::io("copying the input to a temporary file", &error);
     let mut file = tempfile::tempfile().map_err(failed)?;
@@ -410,7 +425,8 @@ fn spool(mut input: impl Read) -> Result<File, Failure> {
     Ok(file)
 }
 
-/// Sends the rows in chunks, and a failure after the rows before it, unless these are in vain.
+/// Sends the rows in chunks. A failure follows the rows before it, unless they would be rolled
+/// back.
 fn read_rows(
     format: Format,
     columns: Columns,
@@ -423,7 +439,7 @@ fn read_rows(
         let mut chunk = reader.next_chunk()?;
         if let Some(Err(error)) = chunk.end.take_if(|end| end.is_err()) {
             if !all_or_nothing {
-                // Its loss is noticed when the failure is sent.
+                // If the receiver is gone, sending the failure shows it.
                 let _ = sender.send(Ok(chunk));
             }
             return Err(error.into());
@@ -446,22 +462,22 @@ impl Rejects {
         let name = path.display().to_string();
         match RejectsWriter::new(target) {
             Ok(writer) => Ok(Self { writer, name }),
-            Err(error) => Err(told(&name, &error)),
+            Err(error) => Err(rejects_failure(&name, &error)),
         }
     }
 
     fn add(&mut self, rejection: &Rejection) -> Result<(), Failure> {
-        self.writer.write(rejection).map_err(|error| told(&self.name, &error))
+        self.writer.write(rejection).map_err(|error| rejects_failure(&self.name, &error))
     }
 
     fn finish(self) -> Result<(), Failure> {
         let Self { writer, name } = self;
-        writer.finish().map_err(|error| told(&name, &error))?.finish()
+        writer.finish().map_err(|error| rejects_failure(&name, &error))?.finish()
     }
 }
 
-/// Unlike with standard output, a reader of the rejects who goes away is a failure: somebody wanted
-/// them.
-fn told(name: &str, error: &io::Error) -> Failure {
+/// Converts a failure to write rejects. A reader that went away is one, unlike on standard output:
+/// the rejects were asked for.
+fn rejects_failure(name: &str, error: &io::Error) -> Failure {
     Failure::new(Exit::Failure, format!("{name}: {error}"))
 }

@@ -1,4 +1,4 @@
-//! `tenantry man`: the manual pages, made of what help says and of what has no place there.
+//! `tenantry man`: the manual pages, made from the help texts and from sections of their own.
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 use crate::args::{self, Cli};
 use crate::failure::Failure;
 
-/// The exit codes, as docs/command.md has them.
+/// The exit codes, in the words of docs/command.md.
 const EXIT_STATUS: [(&str, &str); 9] = [
     ("0", "done"),
     (
@@ -65,10 +65,10 @@ const FILES: [(&str, &str); 7] = [
     ("backups/", "the database as it was before each upgrade"),
 ];
 
-/// The command without its first word, what it does, and the line. Every command has one at least.
+/// Command without its first word, description, command line. Every command has at least one.
 const EXAMPLES: &[(&str, &str, &str)] = &[
     ("", "Create a user, and the store in which they are:", "tenantry --data-dir data user create ada@example.com"),
-    ("", "Who is there?", "tenantry --data-dir data user list"),
+    ("", "List the users:", "tenantry --data-dir data user list"),
     (
         "",
         "Back up a store daily, and keep a week:",
@@ -80,12 +80,16 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "Give the user the files that are in storage/customers/ada already:",
         "tenantry user create ada@example.com --storage-path customers/ada --adopt",
     ),
-    ("user get", "Show a user in a table, also in a pipe:", "tenantry user get ada@example.com -o table"),
-    ("user list", "Who never came back within half a year?", "tenantry user list --all --inactive-for 180d"),
-    ("user list", "Only the addresses, one in a line:", "tenantry user list --all --columns email -o csv"),
+    ("user get", "Show a user in a table, even in a pipe:", "tenantry user get ada@example.com -o table"),
+    (
+        "user list",
+        "List the users who haven't logged in for half a year:",
+        "tenantry user list --all --inactive-for 180d",
+    ),
+    ("user list", "List only the addresses, one a line:", "tenantry user list --all --columns email -o csv"),
     (
         "user update",
-        "Change an address, unless somebody changed the user since version 3 was read:",
+        "Change an address, unless the user has changed since version 3 was read:",
         "tenantry user update ada@example.com --email ada@example.org --expect-version 3",
     ),
     ("user rename", "Change an address:", "tenantry user rename ada@example.com ada@example.org"),
@@ -97,11 +101,15 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     ("user delete", "Move a user to the trash:", "tenantry user delete ada@example.com"),
     (
         "user restore",
-        "Bring a user back whose address has been taken meanwhile:",
+        "Restore a user whose address another user has by now:",
         "tenantry user restore 3fa2b1c4-0000-4000-8000-000000000001 --email ada2@example.com",
     ),
-    ("user purge", "Who would be destroyed?", "tenantry user purge --older-than 30d --dry-run"),
-    ("user purge", "Destroy those who were deleted a month ago:", "tenantry user purge --older-than 30d --yes"),
+    ("user purge", "List the users who would be destroyed:", "tenantry user purge --older-than 30d --dry-run"),
+    (
+        "user purge",
+        "Destroy the users who were deleted over a month ago:",
+        "tenantry user purge --older-than 30d --yes",
+    ),
     (
         "user export-archive",
         "Write a user and their files to one file:",
@@ -112,33 +120,33 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "Create that user in another store:",
         "tenantry --data-dir other user import-archive ada.tar.zst",
     ),
-    ("import", "Import a file, or nothing of it:", "tenantry import users.csv"),
+    ("import", "Import a file, all or nothing:", "tenantry import users.csv"),
     (
         "import",
-        "Import what can be imported, and write down the rest:",
+        "Import the good rows, and write the rest to a file:",
         "tenantry import users.csv --on-conflict skip --rejects rejects.csv",
     ),
     ("export", "Write all users to a file:", "tenantry export users.csv"),
-    ("trash list", "Who is in the trash?", "tenantry trash list"),
+    ("trash list", "List the users in the trash:", "tenantry trash list"),
     ("storage path", "Change to a user's directory:", "cd \"$(tenantry storage path ada@example.com)\""),
-    ("storage usage", "Who takes most?", "tenantry storage usage --top 10"),
+    ("storage usage", "List the users with the largest directories:", "tenantry storage usage --top 10"),
     (
         "storage adopt",
         "Give a user the directory storage/customers/ada:",
         "tenantry storage adopt ada@example.com customers/ada",
     ),
-    ("check", "Is all well?", "tenantry check"),
-    ("check", "What would a repair do?", "tenantry check --repair --dry-run"),
+    ("check", "Check a store:", "tenantry check"),
+    ("check", "Show what a repair would do:", "tenantry check --repair --dry-run"),
     ("backup create", "Back up a store while it is in use:", "tenantry backup create backup.tar.zst"),
-    ("backup verify", "Is the backup whole?", "tenantry backup verify backup.tar.zst"),
-    ("backup list", "Who is in a backup?", "tenantry backup list backup.tar.zst"),
+    ("backup verify", "Verify a backup:", "tenantry backup verify backup.tar.zst"),
+    ("backup list", "List the users in a backup:", "tenantry backup list backup.tar.zst"),
     (
         "backup restore",
-        "Bring back a user who was deleted, or the files that they have lost:",
+        "Restore a deleted user, or the lost files of a user:",
         "tenantry backup restore backup.tar.zst --user ada@example.com",
     ),
     ("backup restore", "Restore a backup:", "tenantry backup restore backup.tar.zst --into restored"),
-    ("status", "Where is the store, and how large?", "tenantry status"),
+    ("status", "Show the location and the size of the store:", "tenantry status"),
     (
         "completions",
         "Let bash complete the command:",
@@ -156,8 +164,7 @@ pub(crate) fn write_into(dir: &Path) -> Result<(), Failure> {
         .map_err(|error| Failure::io(dir.display(), &error))
 }
 
-/// Writes the page of a command, which is named without its first word, and those of the commands
-/// in it.
+/// Writes the pages of a command and of its subcommands. `name` lacks the first word.
 fn write_pages(command: Command, name: &str, dir: &Path) -> io::Result<()> {
     for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
         let name = format!("{name} {}", inner.get_name());
@@ -189,7 +196,7 @@ fn render(man: &Man, mut command: Command, name: &str, page: &mut Vec<u8>) -> io
         list(&mut more, "FILES", &FILES);
     }
     if name == "completions" {
-        literal(&mut more, "FILES", args::COMPLETION_PLACES);
+        literal(&mut more, "FILES", args::COMPLETION_LOCATIONS);
     }
     examples(&mut more, name);
     if name.is_empty() {
@@ -211,7 +218,7 @@ fn list(roff: &mut Roff, title: &str, items: &[(&str, &str)]) {
     }
 }
 
-/// Text whose lines stay as they are.
+/// Adds a section whose lines are kept as they are.
 fn literal(roff: &mut Roff, title: &str, text: &str) {
     roff.control("SH", [title]);
     roff.control("nf", []);

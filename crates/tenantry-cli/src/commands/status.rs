@@ -3,12 +3,12 @@
 use serde_json::json;
 use tenantry::sqlite;
 
+use crate::data_dir::DataDir;
 use crate::failure::Failure;
 use crate::output::{self, Format};
-use crate::place::Place;
 
-pub(super) async fn run(place: &Place, format: Format<'_>) -> Result<(), Failure> {
-    let store = place.open().await?;
+pub(super) async fn run(dir: &DataDir, format: Format<'_>) -> Result<(), Failure> {
+    let store = dir.open().await?;
     let status = sqlite::status(&store).await;
     store.close().await?;
     let status = status?;

@@ -6,13 +6,13 @@ use serde::Serialize;
 use tenantry::{ErrorKind, StoragePath, Store, Timestamp, Usage, User, UserId};
 
 use crate::args::StorageCommand;
+use crate::data_dir::DataDir;
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
-use crate::output::{self, Columns, Format, RecordList, counted};
-use crate::place::Place;
-use crate::session::{changed, finish};
-use crate::stdio::{self, tell};
-use crate::who::Who;
+use crate::output::{self, Columns, Format, RecordList, pluralize};
+use crate::session::{finish, report_change};
+use crate::stdio::{self, report};
+use crate::user_ref::UserRef;
 
 pub(crate) const USAGES: Columns = Columns {
     name: "usages",
@@ -26,22 +26,22 @@ struct UsageRow {
     email: String,
     #[serde(flatten)]
     usage: Usage,
-    /// How old the figures are.
+    /// The age of the figures.
     age_seconds: i64,
 }
 
 impl UsageRow {
-    #[allow(clippy::disallowed_methods, reason = "the person's now; the store has its own")]
+    #[allow(clippy::disallowed_methods, reason = "the clock of the command; the store has its own")]
     fn new(user: &User, usage: Usage) -> Self {
         let now = Timestamp::from(SystemTime::now());
-        // The clock may have been set back since.
+        // The clock may have been set back since the measurement.
         let age_seconds = (now.as_unix_us() - usage.measured_at.as_unix_us()).max(0) / 1_000_000;
         Self { id: user.id, email: user.email.to_string(), usage, age_seconds }
     }
 }
 
 pub(crate) async fn run(
-    place: &Place,
+    dir: &DataDir,
     format: Format<'_>,
     is_format_given: bool,
     command: StorageCommand,
@@ -49,51 +49,51 @@ pub(crate) async fn run(
     match command {
         StorageCommand::Path { user } => {
             if is_format_given {
-                return Err(Failure::new(Exit::Usage, "a path is printed as it is: --format is for data"));
+                return Err(Failure::new(Exit::Usage, "the path is printed as it is; --format applies to records"));
             }
-            let who = Who::parse(&user)?;
-            let store = place.open().await?;
-            let path = path(&store, &who).await;
+            let user = UserRef::parse(&user)?;
+            let store = dir.open().await?;
+            let path = path(&store, &user).await;
             let path = finish(&store, path).await?;
             let mut line = path.into_os_string().into_encoded_bytes();
             line.push(b'\n');
             stdio::print(line)
         }
         StorageCommand::Usage { user, top, stored } => {
-            let who = user.map(|user| Who::parse(&user)).transpose()?;
-            let store = place.open().await?;
-            let shown = match who {
-                Some(who) => usage_of(&store, format, &who, stored).await,
+            let user = user.map(|user| UserRef::parse(&user)).transpose()?;
+            let store = dir.open().await?;
+            let shown = match user {
+                Some(user) => usage_of(&store, format, &user, stored).await,
                 None => usage_of_all(&store, format, top, stored).await,
             };
             finish(&store, shown).await
         }
-        StorageCommand::Adopt { user, dir } => {
-            let who = Who::parse(&user)?;
-            let path: StoragePath = place.within_storage(&dir).parse()?;
-            let store = place.open().await?;
+        StorageCommand::Adopt { user, dir: adopted_dir } => {
+            let user = UserRef::parse(&user)?;
+            let path: StoragePath = dir.within_storage(&adopted_dir).parse()?;
+            let store = dir.open().await?;
             let adopted = store
                 .write(move |tx| {
-                    let id = who.find(tx)?.id;
+                    let id = user.find(tx)?.id;
                     tx.adopt(id, &path).map_err(Failure::from)
                 })
                 .await;
             let user = finish(&store, adopted).await?;
-            changed("storage adopt", format, &user)
+            report_change("storage adopt", format, &user)
         }
     }
 }
 
-async fn path(store: &Store, who: &Who) -> Result<std::path::PathBuf, Failure> {
-    let user = store.read(|tx| who.find(tx)).await?;
+async fn path(store: &Store, user: &UserRef) -> Result<std::path::PathBuf, Failure> {
+    let user = store.read(|tx| user.find(tx)).await?;
     Ok(store.storage_path(user.id).await?)
 }
 
-async fn usage_of(store: &Store, format: Format<'_>, who: &Who, stored: bool) -> Result<(), Failure> {
-    let user = store.read(|tx| who.find(tx)).await?;
+async fn usage_of(store: &Store, format: Format<'_>, user: &UserRef, stored: bool) -> Result<(), Failure> {
+    let user = store.read(|tx| user.find(tx)).await?;
     let usage = if stored {
         store.usage(user.id).await?.ok_or_else(|| {
-            Failure::new(Exit::NotFound, "the user's directory was never measured: leave out --stored to do so")
+            Failure::new(Exit::NotFound, "the user's directory was never measured: leave out --stored to measure it")
         })?
     } else {
         let progress = output::progress(None, "{spinner} {human_pos} files");
@@ -123,11 +123,11 @@ async fn usage_of_all(store: &Store, format: Format<'_>, top: u32, stored: bool)
     }
     Err(Failure::new(
         Exit::Failure,
-        format!("the directories of {} could not be measured: their figures are older", counted(failed, "user")),
+        format!("the directories of {} could not be measured: their figures are older", pluralize(failed, "user")),
     ))
 }
 
-/// Measures everybody's directory, and says how many could not be.
+/// Measures all directories, and returns how many of them failed.
 async fn measure_all(store: &Store) -> Result<u64, Failure> {
     let interrupt = Interrupt::listen();
     let users = store.users_with_directory().await?;
@@ -136,12 +136,12 @@ async fn measure_all(store: &Store) -> Result<u64, Failure> {
     for id in users {
         match store.measure_usage(id, |_| {}).await {
             Ok(_) => {}
-            // Deleted meanwhile.
+            // Another process deleted the user.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) if error.kind() == ErrorKind::StorageUnavailable => return Err(error.into()),
             Err(error) => {
                 failed += 1;
-                progress.suspend(|| tell!("{id}: {error}"));
+                progress.suspend(|| report!("{id}: {error}"));
             }
         }
         progress.inc(1);

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{Session, missing, told};
+use super::{Session, decode, missing};
 
 /// A year in seconds, as libfaketime counts it.
 const YEAR: i64 = 365 * 86_400;
@@ -24,10 +24,10 @@ fn can_fake() -> bool {
 /// Runs the command with its clock set by so much.
 fn run_at(session: &Session, offset: &str, arguments: &[&str]) -> (i32, String, String) {
     let mut command = session.in_dir("faketime");
-    // A clock that is set leaves the one alone that measures how long something takes.
+    // Setting the clock doesn't change the monotonic one.
     command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
     command.args(["-f", offset, env!("CARGO_BIN_EXE_tenantry")]).args(arguments);
-    told(command.output().unwrap())
+    decode(command.output().unwrap())
 }
 
 /// The same, where it must succeed: its standard output.
@@ -82,7 +82,7 @@ fn every_command_works_whatever_the_clock_says() {
         let eve = run_json(&["user", "create", "eve@example.com"]);
         assert!(is_now(&eve["created_at"]) && is_now(&eve["updated_at"]), "{eve}");
         assert_eq!(run_json(&["user", "get", id(&bob)]), bob);
-        // What was recorded doesn't move back.
+        // A recorded time doesn't move back.
         let logged_in = run_json(&["user", "login", id(&ada)]);
         assert!(if years > 0 { is_now(&logged_in["last_login_at"]) } else { is_then(&logged_in["last_login_at"]) });
         let updated = run_json(&["user", "update", id(&ada), "--email", "ada2@example.com", "--expect-version", "1"]);
@@ -126,7 +126,7 @@ fn every_command_works_whatever_the_clock_says() {
                 assert!(if is_old { age > 24 * YEAR } else { (0..YEAR).contains(&age) }, "{arguments:?}: {usage}");
             }
         }
-        // And when the clock is right again, what was measured in the future is new.
+        // When the clock is right again, figures that were measured in the future are new.
         let usages = json(&session.output(&["storage", "usage", "--stored", "--format", "json"]));
         let ages = usages["usages"].as_array().unwrap().iter().map(|usage| usage["age_seconds"].as_i64().unwrap());
         assert!(ages.clone().all(|age| age >= 0) && ages.count() == 2, "{usages}");
@@ -173,7 +173,7 @@ fn a_wrong_clock_makes_rotation_remove_no_newer_backup() {
     let session = Session::new();
     session.output(&["user", "create", "ada@example.com"]);
     std::fs::create_dir(session.path("daily")).unwrap();
-    // Makes a backup, of which one is to be kept, and answers its name and what was said.
+    // Creates a backup with `--keep 1`, and returns its name and the messages.
     let back_up = |offset: &str| {
         let before = backups(&session, "daily");
         let (code, stdout, stderr) =
@@ -186,23 +186,23 @@ fn a_wrong_clock_makes_rotation_remove_no_newer_backup() {
     let there = |expected: &[&String]| {
         assert_eq!(backups(&session, "daily"), expected.iter().map(|name| (*name).clone()).collect());
     };
-    let (real, told) = back_up("+0d");
-    assert_eq!(told, "");
+    let (real, messages) = back_up("+0d");
+    assert_eq!(messages, "");
     there(&[&real]);
-    let (slow, told) = back_up("-25y");
-    assert!(told.contains("1 backup; is the clock right?"), "{told}");
+    let (slow, messages) = back_up("-25y");
+    assert!(messages.contains("kept 1 backup dated later than the new one; check the system clock"), "{messages}");
     there(&[&slow, &real]);
     let (slower, _) = back_up("-24y");
     there(&[&slower, &real]);
     // When the clock is right again, the newest stays.
-    let (real, told) = back_up("+1d");
-    assert_eq!(told, "");
+    let (real, messages) = back_up("+1d");
+    assert_eq!(messages, "");
     there(&[&real]);
-    let (fast, told) = back_up("+25y");
-    assert_eq!(told, "");
+    let (fast, messages) = back_up("+25y");
+    assert_eq!(messages, "");
     there(&[&fast]);
-    let (real, told) = back_up("+2d");
-    assert!(told.contains("1 backup; is the clock right?"), "{told}");
+    let (real, messages) = back_up("+2d");
+    assert!(messages.contains("kept 1 backup dated later than the new one; check the system clock"), "{messages}");
     there(&[&real, &fast]);
     let (real, _) = back_up("+3d");
     there(&[&real, &fast]);

@@ -7,7 +7,7 @@ fn looked_in(arguments: &[&str], environment: &[(&str, &str)]) -> String {
     for name in ["TENANTRY_DATA_DIR", "STATE_DIRECTORY", "XDG_DATA_HOME", "HOME"] {
         command.env_remove(name);
     }
-    let (code, _, stderr) = super::told(command.arg("status").envs(environment.iter().copied()).output().unwrap());
+    let (code, _, stderr) = super::decode(command.arg("status").envs(environment.iter().copied()).output().unwrap());
     assert_eq!(code, 3, "{stderr}");
     let dir = stderr.strip_prefix("error: there is no store in ").unwrap();
     dir.split(';').next().unwrap().to_owned()
@@ -15,26 +15,31 @@ fn looked_in(arguments: &[&str], environment: &[(&str, &str)]) -> String {
 
 #[test]
 fn the_flag_comes_before_the_environment_and_that_before_the_home_directory() {
-    let all = [("TENANTRY_DATA_DIR", "/a"), ("STATE_DIRECTORY", "/b:/c"), ("XDG_DATA_HOME", "/d"), ("HOME", "/e")];
-    assert_eq!(looked_in(&["--data-dir", "/f"], &all), "/f");
-    assert_eq!(looked_in(&[], &all), "/a");
-    assert_eq!(looked_in(&[], &all[1..]), "/b");
-    assert_eq!(looked_in(&[], &all[2..]), "/d/tenantry");
-    assert_eq!(looked_in(&[], &all[3..]), "/e/.local/share/tenantry");
+    let all = [
+        ("TENANTRY_DATA_DIR", "/nowhere/a"),
+        ("STATE_DIRECTORY", "/nowhere/b:/nowhere/c"),
+        ("XDG_DATA_HOME", "/nowhere/d"),
+        ("HOME", "/nowhere/e"),
+    ];
+    assert_eq!(looked_in(&["--data-dir", "/nowhere/f"], &all), "/nowhere/f");
+    assert_eq!(looked_in(&[], &all), "/nowhere/a");
+    assert_eq!(looked_in(&[], &all[1..]), "/nowhere/b");
+    assert_eq!(looked_in(&[], &all[2..]), "/nowhere/d/tenantry");
+    assert_eq!(looked_in(&[], &all[3..]), "/nowhere/e/.local/share/tenantry");
 }
 
 #[test]
 fn an_empty_variable_names_nothing_and_a_relative_data_home_is_ignored() {
     assert_eq!(
-        looked_in(&[], &[("TENANTRY_DATA_DIR", ""), ("STATE_DIRECTORY", ""), ("HOME", "/e")]),
-        "/e/.local/share/tenantry"
+        looked_in(&[], &[("TENANTRY_DATA_DIR", ""), ("STATE_DIRECTORY", ""), ("HOME", "/nowhere/e")]),
+        "/nowhere/e/.local/share/tenantry"
     );
     // The XDG base directory specification says so.
-    assert_eq!(looked_in(&[], &[("XDG_DATA_HOME", "d"), ("HOME", "/e")]), "/e/.local/share/tenantry");
+    assert_eq!(looked_in(&[], &[("XDG_DATA_HOME", "d"), ("HOME", "/nowhere/e")]), "/nowhere/e/.local/share/tenantry");
 }
 
 #[test]
-fn the_data_directory_and_what_is_in_it_are_for_nobody_else() {
+fn the_data_directory_and_its_files_are_private() {
     use std::os::unix::fs::PermissionsExt;
 
     let session = Session::new();
@@ -55,7 +60,7 @@ fn the_data_directory_and_what_is_in_it_are_for_nobody_else() {
 
 /// A half-made database under the store's name, cut off from its log, could never be opened again.
 #[test]
-fn a_creation_on_a_full_disk_leaves_nothing_in_the_way() {
+fn a_creation_on_a_full_disk_leaves_nothing_behind() {
     // A disk of its own, in a namespace of its own, that grows after the first attempt.
     let script = "
         mkdir disk && mount -t tmpfs -o size=${1}k tmpfs disk || exit 99
@@ -70,11 +75,11 @@ fn a_creation_on_a_full_disk_leaves_nothing_in_the_way() {
     for size in sizes {
         let session = Session::new();
         let namespace = session.in_dir("unshare").args(["-rm", "sh", "-c", script, "sh", &size.to_string()]).output();
-        let Some((0, stdout, stderr)) = namespace.ok().map(super::told) else {
+        let Some((0, stdout, stderr)) = namespace.ok().map(super::decode) else {
             return super::missing("a full disk needs `unshare` and permission to mount a tmpfs in a namespace");
         };
         let outcome = stdout.lines().last().unwrap();
-        // The user may be there though nobody could be told, but never the other way round.
+        // The user may exist though the output failed, but never the other way round.
         let expected =
             ["0 0 0", "1 0 0", "1 3 0"].map(|codes| format!("{codes} storage tenantry.db tenantry.lock trash"));
         assert!(expected.iter().any(|expected| expected == outcome), "{size} KiB: {outcome}\n{stderr}");
@@ -98,25 +103,25 @@ fn make_version_1(session: &Session) {
 }
 
 #[test]
-fn an_upgrade_is_told_and_so_is_where_the_database_of_before_is() {
+fn an_upgrade_reports_the_snapshot_of_the_database() {
     let session = Session::new();
     make_version_1(&session);
     let (code, _, stderr) = session.run(&["user", "get", "ada@example.com"]);
     assert_eq!(code, 0, "{stderr}");
-    let told = "upgraded the store in data from schema 1 to 3; the database as it was before is ";
-    let snapshot = stderr.strip_prefix(told).unwrap().trim_end();
+    let message = "upgraded the store in data from schema 1 to 3; the earlier database is kept in ";
+    let snapshot = stderr.strip_prefix(message).unwrap().trim_end();
     assert!(snapshot.starts_with("data/backups/before-v3-"), "{snapshot}");
     // Once.
     assert_eq!(session.run(&["user", "get", "ada@example.com"]).2, "");
     // It can be gone back to: alone in a new directory it is a store.
     let sh = format!("mkdir old && cp {snapshot} old/tenantry.db && tenantry --data-dir old --no-snapshot status");
-    let (code, _, stderr) = super::told(session.in_dir("sh").args(["-c", &sh]).output().unwrap());
+    let (code, _, stderr) = super::decode(session.in_dir("sh").args(["-c", &sh]).output().unwrap());
     assert_eq!((code, &*stderr), (0, "upgraded the store in old from schema 1 to 3; no snapshot was taken\n"));
     assert!(!session.path("old/backups").exists());
 }
 
 #[test]
-fn a_read_only_file_system_is_told() {
+fn a_read_only_file_system_is_reported() {
     let session = Session::new();
     let script = "
         mkdir disk && mount -t tmpfs disk disk || exit 99
@@ -125,14 +130,14 @@ fn a_read_only_file_system_is_told() {
         tenantry --data-dir disk/data user get ada@example.com --format csv | cut -d, -f2
         tenantry --data-dir disk/data check
         tenantry --data-dir disk/data user delete ada@example.com --yes";
-    let namespace = session.in_dir("unshare").args(["-rm", "sh", "-c", script]).output().map(super::told);
+    let namespace = session.in_dir("unshare").args(["-rm", "sh", "-c", script]).output().map(super::decode);
     let Some((code, stdout, stderr)) = namespace.ok().filter(|(code, ..)| *code != 99) else {
         return super::missing("a read-only disk needs `unshare` and permission to mount a tmpfs in a namespace");
     };
     assert_eq!((code, &*stdout), (1, "email\nada@example.com\n"), "{stderr}");
     let lines: Vec<&str> = stderr.lines().collect();
-    let told = "the file system is read-only: disk/data is opened for reading only";
-    assert_eq!([lines[1], lines[3]], [told, told], "{stderr}");
+    let message = "the file system is read-only: disk/data is opened for reading only";
+    assert_eq!([lines[1], lines[3]], [message, message], "{stderr}");
     assert!(
         lines[4].starts_with("error: the store is open for reading only: its file system is read-only"),
         "{stderr}"

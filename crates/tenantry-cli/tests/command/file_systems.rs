@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use super::{Session, missing, told};
+use super::{Session, decode, missing};
 
 /// Functions for the scripts below. `T` is the command, `D` the data directory.
 const FUNCTIONS: &str = r#"
@@ -78,7 +78,7 @@ all_of "$(path_of ada@example.com)" > ada.before
 /// Moves all of it, under the command in `T`.
 const LIFE: &str = r#"
 ada_path=$(path_of ada@example.com)
-# A rename is what doesn't work.
+# A rename must fail.
 perl -e 'exit(rename($ARGV[0], $ARGV[1]) ? 1 : $! == 18 ? 0 : 2)' "$ada_path" "$D/trash/probe" || { echo "no EXDEV" >&2; exit 1; }
 $T --data-dir "$D" user delete ada@example.com --yes >/dev/null
 all_of "$D/trash/$ada" > ada.after
@@ -110,7 +110,7 @@ echo all went well
 /// The command where openat2 works, and where it doesn't.
 const COMMANDS: [&str; 2] = ["tenantry", "strace -f -qq -o /dev/null -e inject=openat2:error=ENOSYS tenantry"];
 
-/// Whether a script works that needs what a container may not have.
+/// Returns whether a script works that needs permissions which a container may lack.
 fn works(session: &Session, script: &str) -> bool {
     let output = session.in_dir("unshare").args(["-m", "bash", "-euc", script]).output();
     output.is_ok_and(|output| output.status.success())
@@ -119,7 +119,7 @@ fn works(session: &Session, script: &str) -> bool {
 /// Runs a script in a namespace of mounts of its own.
 fn run(session: &Session, name: &str, script: &str) {
     let output = session.in_dir("unshare").args(["-m", "bash", "-c", script]).output().unwrap();
-    let (code, stdout, stderr) = told(output);
+    let (code, stdout, stderr) = decode(output);
     assert_eq!((code, stdout.lines().last()), (0, Some("all went well")), "{name}: {stderr}");
 }
 
@@ -167,7 +167,7 @@ fn directories_of_another_subvolume_of_btrfs_are_copied() {
     }
 }
 
-/// A mount is the operator's, and told from all this before anything changes.
+/// A mount belongs to the operator, and is refused before anything changes.
 #[test]
 fn a_mount_between_storage_and_trash_is_refused_before_the_row_changes() {
     if !works(&Session::new(), "mkdir m; mount -t tmpfs none m") {
@@ -195,9 +195,9 @@ echo all went well
     run(&Session::new(), "mounts", &format!("{FUNCTIONS}{script}"));
 }
 
-/// What a copy can't take is found before the row changes, and named.
+/// A file that can't be copied is found and reported before the row changes.
 #[test]
-fn what_can_not_be_copied_is_named_before_the_row_changes() {
+fn an_uncopyable_file_is_reported_before_the_row_changes() {
     let probe = "mkdir l u w m; mount -t overlay o -o lowerdir=l,upperdir=u,workdir=w m";
     if !works(&Session::new(), probe) {
         return missing("a store in a lower layer needs permission to mount overlayfs");
@@ -236,15 +236,15 @@ echo all went well
     run(&Session::new(), "unreadable", &format!("{FUNCTIONS}{script}"));
 }
 
-/// The command where a system call fails as told.
+/// Runs the command under strace, which injects a failure.
 fn injecting(session: &Session, options: &[&str], arguments: &[&str]) -> (i32, String, String) {
     let mut command = session.in_dir("timeout");
     command.args(["300", "strace", "-f", "-qq", "-o", "trace"]).args(options);
     command.arg(env!("CARGO_BIN_EXE_tenantry")).args(arguments);
-    let answer = told(command.output().unwrap());
+    let output = decode(command.output().unwrap());
     let trace = std::fs::read_to_string(session.path("trace")).unwrap();
     assert!(trace.contains("(INJECTED)"), "{options:?} is never met");
-    answer
+    output
 }
 
 fn has_strace() -> bool {
@@ -253,7 +253,7 @@ fn has_strace() -> bool {
 
 /// Directories are moved up to be emptied: if that isn't allowed, it must not be tried for ever.
 #[test]
-fn a_purge_that_may_not_move_a_directory_ends_and_names_it() {
+fn a_purge_without_permission_to_move_a_directory_ends_and_reports_it() {
     if !has_strace() {
         return missing("refusing a system call needs `strace`");
     }
@@ -274,9 +274,9 @@ fn a_purge_that_may_not_move_a_directory_ends_and_names_it() {
     assert!(!session.path("data/trash").join(&id).exists());
 }
 
-/// What can't be read hasn't gone.
+/// A read error isn't an empty directory.
 #[test]
-fn a_subdirectory_that_fails_to_be_read_is_reported_by_backups_exports_and_measurements() {
+fn a_read_error_in_a_subdirectory_is_reported_by_backups_exports_and_measurements() {
     if !has_strace() {
         return missing("a failing system call needs `strace`");
     }

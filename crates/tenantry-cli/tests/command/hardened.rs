@@ -7,13 +7,13 @@ use seccompiler::{
 };
 use syscalls::Sysno;
 
-use super::{Session, missing, told};
+use super::{Session, decode, missing};
 
 /// Where the units and the image are.
 const SYSTEMD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contrib/systemd");
 const CONTAINERFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contrib/docker/Containerfile");
 
-/// What `systemd-analyze security` may rate a unit at most, in tenths.
+/// The highest accepted rating of `systemd-analyze security`, in tenths.
 const EXPOSURE_MAX: &str = "19";
 
 const EPERM: u32 = 1;
@@ -74,7 +74,7 @@ impl Unit {
                 filters.push(filter(rules.collect(), SeccompAction::Allow, SeccompAction::Errno(errno)));
             }
         };
-        // seccomp can't read what openat2 and clone3 are given.
+        // seccomp can't read the structures that openat2 and clone3 get.
         refuse("RestrictSUIDSGID", ENOSYS, vec![(Sysno::openat2, vec![])]);
         refuse("RestrictNamespaces", ENOSYS, vec![(Sysno::clone3, vec![])]);
         let with_bits = |argument, bits: u64| {
@@ -199,7 +199,7 @@ impl<'s> Sandbox<'s> {
         script.push_str("exec bwrap \"$@\"");
         let mut command = self.session.in_dir("bash");
         command.args(["-c", &script, "bash"]).args(&self.arguments).args(program);
-        told(command.output().unwrap())
+        decode(command.output().unwrap())
     }
 }
 
@@ -299,7 +299,7 @@ fn systemd_accepts_the_units_and_rates_them_as_hardened() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
         let text = std::fs::read_to_string(entry.path()).unwrap();
-        // The programs and the manual are installed by whoever installs the units.
+        // The programs and the manual are installed together with the units.
         let text = text
             .replace("/usr/local/bin/tenantry", "/bin/true")
             .replace("/etc/tenantry/hooks/%i", "/bin/true")
@@ -311,11 +311,11 @@ fn systemd_accepts_the_units_and_rates_them_as_hardened() {
             services += 1;
             let mut command = session.in_dir("systemd-analyze");
             command.args(["security", "--no-pager", "--offline=true", "--threshold", EXPOSURE_MAX]).arg(&path);
-            let (code, stdout, stderr) = told(command.output().unwrap());
+            let (code, stdout, stderr) = decode(command.output().unwrap());
             assert_eq!(code, 0, "{name}: {stdout}{stderr}");
         }
         let (code, _, stderr) =
-            told(session.in_dir("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output().unwrap());
+            decode(session.in_dir("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output().unwrap());
         assert_eq!((code, &*stderr), (0, ""), "{name}");
     }
     assert_eq!(services, 2);

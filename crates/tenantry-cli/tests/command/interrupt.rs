@@ -18,7 +18,7 @@ fn catches(child: &Child, signal: u32) -> bool {
 
 fn has_thread(child: &Child, name: &str) -> bool {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
-    // A thread may end meanwhile.
+    // A thread may end at any time.
     tasks.flatten().any(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name))
 }
 
@@ -34,7 +34,7 @@ fn import(session: &Session, arguments: &[&str]) -> Child {
 }
 
 #[test]
-fn an_interrupted_import_says_what_landed_and_the_store_is_whole() {
+fn an_interrupted_import_reports_the_committed_rows() {
     let session = Session::new();
     let mut child = import(&session, &["--on-conflict", "skip"]);
     let mut rows = "email\n".to_owned();
@@ -60,7 +60,7 @@ fn an_interrupted_import_says_what_landed_and_the_store_is_whole() {
 }
 
 #[test]
-fn an_interrupted_import_of_all_or_nothing_is_nothing() {
+fn an_interrupted_all_or_nothing_import_is_rolled_back() {
     let session = Session::new();
     let mut child = import(&session, &[]);
     let mut stdin = child.stdin.take().unwrap();
@@ -72,7 +72,7 @@ fn an_interrupted_import_of_all_or_nothing_is_nothing() {
     drop(stdin);
 }
 
-/// More users than fit into a pipe that nobody reads.
+/// Creates more users than fit into a pipe without a reader.
 fn with_many_users() -> Session {
     let session = Session::new();
     let rows: String = (0..20_000).map(|n| format!("user{n}@example.com\n")).collect();
@@ -82,7 +82,7 @@ fn with_many_users() -> Session {
 }
 
 #[test]
-fn an_interrupted_export_says_that_it_is_incomplete() {
+fn an_interrupted_export_reports_that_it_is_incomplete() {
     let session = with_many_users();
     let mut child = session.tenantry(&["export"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
@@ -98,7 +98,7 @@ fn an_interrupted_export_says_that_it_is_incomplete() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_broken_pipe_on_standard_output_is_not_an_error() {
     let session = with_many_users();
     for arguments in [
         &["user", "list", "--all"][..],
@@ -156,9 +156,9 @@ fn each_signal_has_its_own_exit_code_in_every_command() {
     assert_eq!(left.len(), 2, "only the rows and the store: {left:?}");
 }
 
-/// A pipe with a name makes whoever opens it wait for the other side.
+/// Opening a named pipe blocks until the other end is opened.
 #[test]
-fn a_signal_ends_the_wait_for_the_other_end_of_a_pipe() {
+fn a_signal_interrupts_the_opening_of_a_named_pipe() {
     let session = with_many_users();
     assert!(session.in_dir("mkfifo").arg("pipe").status().unwrap().success());
     for (signal, number, code) in SIGNALS {
@@ -173,13 +173,13 @@ fn a_signal_ends_the_wait_for_the_other_end_of_a_pipe() {
 /// The parent of a background process (`nohup`) has it ignore SIGHUP, and then no terminal takes it
 /// along.
 #[test]
-fn an_ignored_hangup_stays_ignored() {
+fn an_ignored_sighup_stays_ignored() {
     let session = Session::new();
     let mut command = session.in_dir("sh");
     let script = "trap '' HUP; exec tenantry import - --from csv";
     let mut child = command.args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("it reads the rows, and so listens", || has_thread(&child, "tenantry-import"));
-    assert!(catches(&child, 15) && !catches(&child, 1), "a handler would take the place of what was ignored");
+    assert!(catches(&child, 15) && !catches(&child, 1), "a handler would replace the ignored disposition");
     send("-HUP", &child);
     child.stdin.take().unwrap().write_all(b"email\nada@example.com\n").unwrap();
     let (code, stderr) = ended(child);
@@ -189,7 +189,7 @@ fn an_ignored_hangup_stays_ignored() {
 
 /// Nothing is lost by ending at once, so it does.
 #[test]
-fn a_question_is_ended_by_each_signal() {
+fn each_signal_ends_a_confirmation_prompt() {
     let session = Session::new();
     session.output(&["user", "create", "ada@example.com"]);
     for (signal, _, code) in SIGNALS {
@@ -217,7 +217,7 @@ fn a_question_is_ended_by_each_signal() {
 /// Everything in a directory, by its path.
 fn names_below(dir: &Path) -> BTreeSet<PathBuf> {
     let mut names = BTreeSet::new();
-    // It may go away meanwhile.
+    // An entry may disappear at any time.
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         names.extend(names_below(&entry.path()));
         names.insert(entry.path());
@@ -235,10 +235,10 @@ fn with_archives() -> Session {
     let session = Session::new();
     session.output(&["user", "create", "ada@example.com"]);
     let dir = session.output(&["storage", "path", "ada@example.com"]);
-    let mut octets = 1_u64;
+    let mut bytes = 1_u64;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
-        octets = octets.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (octets >> 56) as u8
+        bytes = bytes.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (bytes >> 56) as u8
     })
     .take(1 << 20)
     .collect();
@@ -293,7 +293,7 @@ fn an_interrupted_verification_leaves_nothing() {
         assert_eq!(names_below(session.dir.path()), before, "{signal}");
         drop(stdin);
     }
-    // Nor does one that can't see to it.
+    // Nor does a killed one, which can't clean up.
     let (mut child, stdin) = on_half_a_backup(&session, &["backup", "verify", "-"]);
     send("-KILL", &child);
     child.wait().unwrap();
@@ -303,7 +303,7 @@ fn an_interrupted_verification_leaves_nothing() {
 
 /// Each had ended at once, and its temporary files and directories stayed.
 #[test]
-fn a_signal_leaves_nothing_of_what_is_being_made() {
+fn a_signal_leaves_no_temporary_files() {
     let session = with_archives();
     session.output(&["user", "create", "other@example.com", "--data-dir", "other"]);
     let before = names_below(session.dir.path());
@@ -342,7 +342,7 @@ fn a_signal_leaves_nothing_of_what_is_being_made() {
 /// A restore had been killed by SIGXFSZ, which only an open store keeps away, and what it had
 /// unpacked stayed.
 #[test]
-fn a_limit_of_the_size_of_files_is_a_failure_and_leaves_nothing() {
+fn a_file_size_limit_is_a_failure_without_sigxfsz_and_leaves_nothing() {
     let session = with_archives();
     let before = names_below(session.dir.path());
     for arguments in [
@@ -351,7 +351,7 @@ fn a_limit_of_the_size_of_files_is_a_failure_and_leaves_nothing() {
         "backup restore a.tar.zst --into new",
     ] {
         let script = format!("ulimit -f 512; exec env --default-signal=XFSZ tenantry {arguments}");
-        let (code, _, stderr) = super::told(session.in_dir("bash").args(["-c", &script]).output().unwrap());
+        let (code, _, stderr) = super::decode(session.in_dir("bash").args(["-c", &script]).output().unwrap());
         assert_eq!(code, 1, "{arguments}: {stderr}");
         assert!(stderr.contains("File too large"), "{arguments}: {stderr}");
         assert_eq!(names_below(session.dir.path()), before, "{arguments}");

@@ -1,6 +1,6 @@
 use std::process::Command;
 
-use super::{Session, missing, told};
+use super::{Session, decode, missing};
 
 /// The system calls that are refused, as `strace` injects it, and where that is met.
 const REFUSED: &[&[&str]] = &[
@@ -27,12 +27,12 @@ impl Refusing<'_> {
             command.args(["-e", &format!("inject={call}")]);
         }
         command.arg(env!("CARGO_BIN_EXE_tenantry")).args(arguments);
-        let (code, stdout, stderr) = told(command.output().unwrap());
+        let (code, stdout, stderr) = decode(command.output().unwrap());
         assert_eq!(code, 0, "{:?} {arguments:?}: {stderr}", self.calls);
         stdout
     }
 
-    /// Whether the last command met what is refused.
+    /// Returns whether the last command made a refused call.
     fn was_refused(&self) -> bool {
         std::fs::read_to_string(self.session.path("trace")).unwrap().contains("(INJECTED)")
     }
@@ -41,7 +41,7 @@ impl Refusing<'_> {
 /// Under the hardening that is usual for a systemd service no command worked, and on bindfs and
 /// mergerfs no user could be deleted: the store relied on `openat2` and on `RENAME_NOREPLACE`.
 #[test]
-fn every_step_of_a_users_life_works_without_openat2_and_without_rename_noreplace() {
+fn the_lifecycle_of_a_user_works_without_openat2_and_without_rename_noreplace() {
     if Command::new("strace").arg("-V").output().is_err() {
         return missing("refusing a system call needs `strace`");
     }
@@ -102,7 +102,7 @@ fn a_symbolic_link_is_refused_without_openat2() {
             .arg("ada@example.com")
             .output()
             .unwrap();
-        let (code, _, stderr) = told(output);
+        let (code, _, stderr) = decode(output);
         assert!(stderr.contains("symbolic link"), "{inject}: {stderr}");
         codes.push(code);
     }

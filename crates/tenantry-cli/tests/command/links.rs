@@ -1,9 +1,9 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::{Session, missing, told};
+use super::{Session, decode, missing};
 
-/// What is in a directory, with where links lead.
+/// Lists a directory, with the targets of links.
 fn listed(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(dir)
         .unwrap()
@@ -16,7 +16,7 @@ fn listed(dir: &Path) -> Vec<String> {
 
 /// A link to a volume that wasn't mounted was replaced by a new store.
 #[test]
-fn no_store_is_made_beside_a_link_and_the_message_names_the_link() {
+fn no_store_is_created_beside_a_symbolic_link_and_the_message_names_it() {
     for name in ["tenantry.db", "tenantry.lock", "tenantry.db-wal", "tenantry.db-shm", "storage", "trash", "quarantine"]
     {
         for target in ["nowhere", "a-file", "a-directory"] {
@@ -43,7 +43,7 @@ fn no_store_is_made_beside_a_link_and_the_message_names_the_link() {
 }
 
 #[test]
-fn a_data_directory_that_is_a_link_to_nothing_is_refused_and_one_to_a_directory_is_followed() {
+fn a_dangling_symlink_as_data_directory_is_refused_and_one_to_a_directory_is_followed() {
     let session = Session::new();
     symlink("volume", session.path("data")).unwrap();
     let (code, _, stderr) = session.run(&["user", "create", "ada@example.com"]);
@@ -56,7 +56,7 @@ fn a_data_directory_that_is_a_link_to_nothing_is_refused_and_one_to_a_directory_
 }
 
 #[test]
-fn no_store_is_made_where_a_file_or_a_pipe_takes_the_place_of_its_own() {
+fn no_store_is_created_where_a_file_or_a_pipe_has_one_of_its_names() {
     for name in ["storage", "trash", "quarantine"] {
         let session = Session::new();
         std::fs::create_dir(session.path("data")).unwrap();
@@ -66,7 +66,7 @@ fn no_store_is_made_where_a_file_or_a_pipe_takes_the_place_of_its_own() {
         assert!(stderr.contains(&format!("{name} isn't a directory")), "{stderr}");
         assert_eq!(listed(&session.path("data")), [format!("{name} None")]);
     }
-    // Nobody reads from the pipe.
+    // The pipe has no reader.
     let session = Session::new();
     let made = session.in_dir("sh").args(["-c", "mkdir data; mkfifo data/tenantry.lock"]).output().unwrap();
     assert!(made.status.success());
@@ -86,7 +86,7 @@ fn store() -> Session {
 /// A link to where the users' directories were moved was said to be missing, or a disk that isn't
 /// mounted.
 #[test]
-fn a_link_in_the_place_of_a_directory_of_the_store_is_a_finding_that_says_so() {
+fn a_symbolic_link_in_place_of_storage_or_trash_is_a_finding() {
     for name in ["storage", "trash"] {
         let session = store();
         std::fs::rename(session.path("data").join(name), session.path("moved")).unwrap();
@@ -100,7 +100,7 @@ fn a_link_in_the_place_of_a_directory_of_the_store_is_a_finding_that_says_so() {
         let (code, ..) = session.run(&["check", "--repair"]);
         assert_eq!(code, 7);
         assert!(session.path("data").join(name).is_symlink());
-        // What concerns rows alone still works.
+        // Commands that only need rows still work.
         session.output(&["user", "get", "ada@example.com"]);
     }
     let session = store();
@@ -113,14 +113,14 @@ fn a_link_in_the_place_of_a_directory_of_the_store_is_a_finding_that_says_so() {
 /// With the same directory mounted over `storage/` all was said to be well, though no user could be
 /// deleted.
 #[test]
-fn a_mount_on_a_directory_of_the_store_is_a_finding_that_says_so() {
+fn a_mount_on_storage_or_trash_is_a_finding() {
     for name in ["storage", "trash"] {
         let session = store();
         let script = format!(
             "cp -a data/{name} copy && mount --bind copy data/{name} || exit 99
              tenantry check; echo $?; tenantry storage path ada@example.com; echo $?"
         );
-        let output = session.in_dir("unshare").args(["-rm", "sh", "-c", &script]).output().map(told);
+        let output = session.in_dir("unshare").args(["-rm", "sh", "-c", &script]).output().map(decode);
         let Some((0, stdout, stderr)) = output.ok().filter(|(code, ..)| *code != 99) else {
             return missing("a mount needs `unshare` and permission to mount in a namespace");
         };

@@ -1,5 +1,4 @@
-//! The command as people use it: the binary is run, and what it prints and how it exits is held
-//! against its contract.
+//! Tests of the command: run the binary, and compare its output and exit codes with its contract.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
@@ -9,29 +8,29 @@ mod clock;
 mod data_dir;
 /// Names and links in documents, which go stale when code moves.
 mod documents;
-/// File systems on which a rename, or a look into a directory, fails.
+/// File systems on which a rename, or reading a directory, fails.
 mod file_systems;
 /// systemd's hardening, and a container's file system.
 mod hardened;
-/// Ctrl-C, and readers that go away.
+/// Signals, and broken pipes.
 mod interrupt;
 /// Kernels and file systems that lack a system call.
 mod kernel;
 /// Links and mounts in the place of the store's own files and directories.
 mod links;
-/// File systems that lack something, by real mounts of such ones.
+/// Unsuitable file systems, really mounted.
 mod mounts;
-/// When a file that is written gets its name.
+/// The order of fsync and rename of a written file.
 mod order;
-/// Whose files are that root makes, and a umask that takes the owner's rights.
+/// The owner of files that root creates, and a umask without owner permissions.
 mod owner;
-/// Where backups are restored, and what doesn't come back.
+/// Targets of a restore, and losses that it reports.
 mod restoring;
-/// Standard input, output and error that are full, closed or something else.
+/// Standard streams that are full, closed or special files.
 mod streams;
 /// A terminal: tables, questions.
 mod terminal;
-/// Sessions written down in Markdown, those of the README and of docs/ among them.
+/// Sessions in Markdown, including those of the README and of docs/.
 mod transcripts;
 /// Import and export: large, real, hostile.
 mod transfer;
@@ -83,12 +82,12 @@ impl Session {
         command
     }
 
-    /// Runs the command and answers its exit code, standard output and standard error.
+    /// Runs the command, and returns its exit code, standard output and standard error.
     fn run(&self, arguments: &[&str]) -> (i32, String, String) {
-        told(self.tenantry(arguments).output().unwrap())
+        decode(self.tenantry(arguments).output().unwrap())
     }
 
-    /// Runs the command, which must succeed, and answers its standard output.
+    /// Runs the command, which must succeed, and returns its standard output.
     fn output(&self, arguments: &[&str]) -> String {
         let (code, stdout, stderr) = self.run(arguments);
         assert_eq!(code, 0, "{arguments:?}: {stderr}");
@@ -96,8 +95,7 @@ impl Session {
     }
 }
 
-/// Undoes `nohup`: what ignores SIGHUP hands that down, and the command then ignores it too, as it
-/// ought to.
+/// Undoes `nohup`: an ignored SIGHUP is inherited, and the command would correctly ignore it too.
 #[allow(unsafe_code, reason = "the standard library sets the handling of no signal")]
 fn heed_hangups() {
     // SAFETY: the default handling has no function that a signal could call.
@@ -105,12 +103,12 @@ fn heed_hangups() {
     assert_ne!(before, libc::SIG_ERR);
 }
 
-fn told(output: Output) -> (i32, String, String) {
+fn decode(output: Output) -> (i32, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
 
-/// Whether the tests run as root. If they don't, says what can't be tested.
+/// Returns whether the tests run as root. If not, reports the test as skipped.
 fn is_root(what: &str) -> bool {
     use std::os::unix::fs::MetadataExt;
 
@@ -121,17 +119,17 @@ fn is_root(what: &str) -> bool {
     is_root
 }
 
-/// Waits until something is so, and fails if it never is.
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+/// Waits for a condition, and fails if it never holds.
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !is_so() {
+    while !holds() {
         assert!(std::time::Instant::now() < deadline, "it never happened: {what}");
         std::thread::yield_now();
     }
 }
 
-/// What a test can't do without. Without it, a person is told; CI fails.
-#[allow(clippy::explicit_write, reason = "what `eprintln!` says of a test that passes is kept from whoever runs it")]
+/// Reports a missing requirement of a test: outside CI as `SKIPPED`, in CI as a failure.
+#[allow(clippy::explicit_write, reason = "the test harness captures `eprintln!` of a test that passes")]
 fn missing(what: &str) {
     assert!(std::env::var_os("CI").is_none(), "{what}");
     let thread = std::thread::current();

@@ -1,7 +1,6 @@
-use super::{Session, is_root, missing, told};
+use super::{Session, decode, is_root, missing};
 
-/// Runs a script with a file system mounted on `m` by a command, which shows what is in `real`. It
-/// ends with the script.
+/// Runs a script with a file system mounted on `m` that mirrors `real`, until the script ends.
 fn with_mount(session: &Session, mount: &str, script: &str) -> Option<(i32, String, String)> {
     if !is_root("mounting a file system that runs as a program") {
         return None;
@@ -19,12 +18,12 @@ fn with_mount(session: &Session, mount: &str, script: &str) -> Option<(i32, Stri
          T='tenantry --data-dir m/data'
          {script}"
     );
-    let output = told(session.in_dir("unshare").args(["-m", "bash", "-c", &script]).output().unwrap());
+    let output = decode(session.in_dir("unshare").args(["-m", "bash", "-c", &script]).output().unwrap());
     assert_ne!(output.0, 99, "{mount}: {}", output.2);
     Some(output)
 }
 
-/// Every move of a user's life.
+/// Every move in the lifecycle of a user.
 const LIFE: &str = r#"set -eu
     $T user create ada@example.com >/dev/null 2>&1
     P=$($T storage path ada@example.com); echo hello > "$P/notes"
@@ -47,7 +46,7 @@ const LIFE: &str = r#"set -eu
 
 /// On these no user could be deleted, and `check` said that all was well.
 #[test]
-fn a_store_works_on_bindfs_and_mergerfs_and_says_how_directories_are_moved() {
+fn a_store_works_on_bindfs_and_mergerfs_and_reports_the_move_method() {
     // mergerfs wants 4 GB to be free otherwise.
     for mount in ["bindfs real m", "mergerfs -o minfreespace=0 real m"] {
         let session = Session::new();
@@ -55,15 +54,15 @@ fn a_store_works_on_bindfs_and_mergerfs_and_says_how_directories_are_moved() {
         assert_eq!(code, 0, "{mount}: {stdout}{stderr}");
         assert!(stdout.contains(r#""open_method":"openat2""#), "{stdout}");
         assert!(stdout.contains(r#""move_method":"placeholder""#), "{stdout}");
-        // Nothing of what was tried is left.
+        // The probes left nothing behind.
         let names = std::fs::read_dir(session.path("real/data")).unwrap().map(|entry| entry.unwrap().file_name());
         assert!(names.into_iter().all(|name| !name.to_string_lossy().starts_with(".tenantry-")), "{mount}");
     }
 }
 
-/// What a store needs was found out when it was half made, or by the first delete.
+/// A missing capability once showed when the store was half created, or at the first delete.
 #[test]
-fn no_store_is_made_on_a_file_system_that_lacks_something_and_the_message_names_both() {
+fn no_store_is_created_on_an_unsuitable_file_system_and_the_message_names_it() {
     for (mount, file_system, lack) in [
         // Without shared memory two processes don't see each other's log.
         (
@@ -77,8 +76,7 @@ fn no_store_is_made_on_a_file_system_that_lacks_something_and_the_message_names_
     ] {
         for dir in ["", "mkdir m/data;"] {
             let session = Session::new();
-            // What is removed while it is open has another name until the file system hears that it
-            // was closed.
+            // A file that is removed while it is open has another name until it is closed.
             let script = format!(
                 "{dir} $T user create ada@example.com; code=$?
                  while ls -A m/data 2>/dev/null | grep -q '^.fuse_hidden'; do :; done; exit $code"
@@ -95,7 +93,7 @@ fn no_store_is_made_on_a_file_system_that_lacks_something_and_the_message_names_
 
 /// Calls that fail, where no file system is at hand that lacks them.
 #[test]
-fn no_store_is_made_where_a_step_that_it_needs_fails() {
+fn no_store_is_created_where_a_required_system_call_fails() {
     if std::process::Command::new("strace").arg("-V").output().is_err() {
         return missing("refusing a system call needs `strace`");
     }
@@ -116,7 +114,7 @@ fn no_store_is_made_where_a_step_that_it_needs_fails() {
             &format!("inject={inject}"),
             env!("CARGO_BIN_EXE_tenantry"),
         ]);
-        let (code, _, stderr) = told(strace.args(["user", "create", "ada@example.com"]).output().unwrap());
+        let (code, _, stderr) = decode(strace.args(["user", "create", "ada@example.com"]).output().unwrap());
         assert_eq!(code, 7, "{inject}: {stderr}");
         assert!(stderr.contains(lack) && stderr.contains("no store was made"), "{inject}: {stderr}");
         assert!(!session.path("data").exists(), "{inject}");
@@ -125,11 +123,11 @@ fn no_store_is_made_where_a_step_that_it_needs_fails() {
     }
 }
 
-/// On a file system that ignores case two users had one directory, and the purge of one took the
-/// files of the other. What it answers to another spelling of a name, the store asks of a file of
-/// its own.
+/// On a case-insensitive file system two users once shared a directory, and the purge of one
+/// destroyed the files of the other. The store probes for case-insensitivity with a file of its
+/// own.
 #[test]
-fn where_case_is_ignored_no_two_users_have_one_directory() {
+fn on_a_case_insensitive_file_system_no_two_users_share_a_directory() {
     let session = Session::new();
     session.output(&["user", "create", "ada@example.com", "--storage-path", "Customers/Bob"]);
     let path = session.output(&["storage", "path", "ada@example.com"]);
@@ -142,7 +140,7 @@ fn where_case_is_ignored_no_two_users_have_one_directory() {
     // Where case counts these are two paths.
     assert_eq!(create("cyd@example.com", "Customers/bob", false), 0);
     session.output(&["user", "update", "cyd@example.com", "--email", "dan@example.com"]);
-    // As such a file system answers.
+    // Simulates such a file system.
     std::os::unix::fs::symlink(".tenantry-store", session.path("data/storage/.TENANTRY-STORE")).unwrap();
     for path in ["Customers/BOB", "customers/Bob", "customers/eve", "CUSTOMERS", "Customers/BOB/within"] {
         for adopt in [false, true] {
@@ -154,9 +152,9 @@ fn where_case_is_ignored_no_two_users_have_one_directory() {
         assert_ne!(code, 0, "{stderr}");
     }
     assert_eq!(create("eve@example.com", "Customers/eve", false), 0);
-    // Who is there already is told of first, and a row of a user who is there stays as it is.
+    // An existing address is reported first, and the row of an existing user stays as it is.
     assert_eq!(create("ada@example.com", "customers/bob", false), 4);
-    // What was two before is found, and nobody's directory is moved away.
+    // Paths from before are found, and no user's directory is moved away.
     let (code, found, _) = session.run(&["check"]);
     assert_eq!((code, found.matches("path_overlaps").count()), (1, 1), "{found}");
     std::fs::rename(session.path("data/storage/Customers"), session.path("data/storage/customers")).unwrap();
@@ -167,7 +165,7 @@ fn where_case_is_ignored_no_two_users_have_one_directory() {
 /// A path is given out once, though only a digest is left of it: also in another spelling, where
 /// that is the same path.
 #[test]
-fn where_case_is_ignored_the_path_of_a_purged_user_is_retired_in_every_spelling() {
+fn on_a_case_insensitive_file_system_a_purged_path_is_retired_in_every_spelling() {
     let session = Session::new();
     let purge = |number: usize, path: &str| {
         let id = format!("3fa2b1c4-0000-4000-8000-00000000000{number}");
@@ -191,7 +189,7 @@ fn where_case_is_ignored_the_path_of_a_purged_user_is_retired_in_every_spelling(
 /// `syncfs` returns at once on a file system that runs as a program, so that a power cut took what
 /// was restored or copied.
 #[test]
-fn on_fuse_each_file_that_is_restored_or_copied_is_synced_by_itself() {
+fn on_fuse_each_restored_or_copied_file_gets_its_own_fsync() {
     let script = r#"set -eu
         $T user create ada@example.com --id 3fa2b1c4-0000-4000-8000-000000000001 >/dev/null 2>&1
         P=$($T storage path ada@example.com); mkdir "$P/letters"; echo hello > "$P/letters/notes"

@@ -39,8 +39,8 @@ impl<'t> Call<'t> {
     }
 }
 
-/// Runs the command and returns what is wrong with the order in which a file got content, name and
-/// place on the disk.
+/// Runs the command, and returns the fault in the order of the writes, the fsync and the rename of
+/// a file.
 fn faults(session: &Session, arguments: &[&str], target: &str) -> Option<String> {
     let traces = tempfile::tempdir().unwrap();
     let mut command = session.in_dir("strace");
@@ -96,7 +96,7 @@ fn wrong_order(calls: &[Call<'_>], named: usize, dir: &Path, target: &str) -> Op
     }
     let dir = dir.to_str().unwrap();
     if !calls[named..].iter().any(|call| call.name == "fsync" && call.file() == Some(dir)) {
-        return Some(format!("the name of {target} isn't brought to the disk"));
+        return Some(format!("the name of {target} isn't synced to the disk"));
     }
     None
 }
@@ -104,7 +104,7 @@ fn wrong_order(calls: &[Call<'_>], named: usize, dir: &Path, target: &str) -> Op
 /// A power cut after the command had said that it was done could leave a file that was empty, or
 /// the earlier one cut off.
 #[test]
-fn a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_the_command_ends() {
+fn a_file_is_fsynced_before_its_rename_and_its_directory_before_the_exit() {
     if Command::new("strace").arg("-V").output().is_err() {
         return missing("the order of system calls is seen by `strace`");
     }

@@ -1,7 +1,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 
-use super::{Session, is_root, told};
+use super::{Session, decode, is_root};
 
 /// The user of a service, and its group.
 const SERVICE: u32 = 1_000;
@@ -11,7 +11,7 @@ const GROUP: u32 = 1_001;
 fn session() -> Session {
     let session = Session::new();
     std::fs::set_permissions(session.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    // The checkout may be where nobody else can go.
+    // The checkout may be in a directory that the service can't enter.
     std::fs::copy(env!("CARGO_BIN_EXE_tenantry"), session.path("tenantry")).unwrap();
     std::fs::create_dir(session.path("home")).unwrap();
     chown(session.path("home"), Some(SERVICE), Some(GROUP)).unwrap();
@@ -27,7 +27,7 @@ fn run(session: &Session, user: u32, script: &str) -> String {
     if user != 0 {
         command.uid(user).gid(GROUP);
     }
-    let (code, stdout, stderr) = told(command.output().unwrap());
+    let (code, stdout, stderr) = decode(command.output().unwrap());
     assert_eq!(code, 0, "{user}: {script}\n{stdout}{stderr}");
     stdout
 }
@@ -82,7 +82,7 @@ const FILES_OF_ROWS: &str = r#"
 
 /// A umask of 0177 made a directory that its owner couldn't enter, and the store was never made.
 #[test]
-fn a_umask_that_takes_the_owners_rights_takes_nothing_that_the_store_needs() {
+fn a_umask_without_owner_permissions_does_not_break_a_store() {
     if !is_root("running as another user") {
         return;
     }
@@ -104,7 +104,7 @@ fn a_umask_that_takes_the_owners_rights_takes_nothing_that_the_store_needs() {
     }
 }
 
-/// What exists keeps the rights that it has.
+/// An existing directory keeps its permissions.
 #[test]
 fn a_data_directory_that_exists_keeps_its_mode() {
     if !is_root("running as another user") {
@@ -122,7 +122,7 @@ fn a_data_directory_that_exists_keeps_its_mode() {
 /// One `sudo tenantry storage path` made a directory that was root's, and the service could never
 /// again make one beneath it.
 #[test]
-fn what_root_makes_in_the_store_of_a_service_belongs_to_the_service() {
+fn files_that_root_creates_belong_to_the_owner_of_the_store() {
     if !is_root("giving files to another user") {
         return;
     }
@@ -130,10 +130,10 @@ fn what_root_makes_in_the_store_of_a_service_belongs_to_the_service() {
     let makers = [
         // The service's store.
         (SERVICE, "$T user create first@example.com >/dev/null"),
-        // Root's, in a directory of the service's, and in one that root makes there.
+        // A store of root, in a directory of the service, and in one that root creates there.
         (0, "mkdir data; chown --reference=. data; $T user create first@example.com >/dev/null"),
         (0, "$T user create first@example.com >/dev/null"),
-        // Root's from a backup, in a new place and in one that is there.
+        // A store that root restores from a backup, into a new and into an existing directory.
         (
             0,
             "$T --data-dir old user create first@example.com >/dev/null; $T --data-dir old backup create b.tar.zst >/dev/null
@@ -159,9 +159,9 @@ fn what_root_makes_in_the_store_of_a_service_belongs_to_the_service() {
     }
 }
 
-/// In a container's volume the directory may be root's, and what is in it the service's.
+/// In the volume of a container the directory may belong to root, and its content to the service.
 #[test]
-fn in_a_directory_of_roots_the_owner_of_the_database_gets_what_root_makes() {
+fn in_a_root_owned_directory_new_files_belong_to_the_owner_of_the_database() {
     if !is_root("giving files to another user") {
         return;
     }
@@ -180,9 +180,9 @@ fn in_a_directory_of_roots_the_owner_of_the_database_gets_what_root_makes() {
     run(&session, SERVICE, "$T user delete second@example.com --yes 2>/dev/null; $T check");
 }
 
-/// The owner gets back what an earlier version, or a hand, has made as root.
+/// Files that an earlier version or a person created as root are returned to the owner.
 #[test]
-fn a_check_as_root_gives_back_what_is_roots() {
+fn a_repair_as_root_returns_root_owned_files_to_the_owner() {
     if !is_root("giving files to another user") {
         return;
     }
@@ -192,15 +192,15 @@ fn a_check_as_root_gives_back_what_is_roots() {
     run(&session, SERVICE, create);
     run(&session, 0, "chown 0:0 data/storage/3f data/storage/3f/a2/* data/tenantry.lock data/storage/3f/a2/*/notes");
     run(&session, SERVICE, "! $T storage path a@example.com 2>/dev/null");
-    let (code, found, _) = told(session.tenantry(&["--data-dir", "home/data", "check"]).output().unwrap());
+    let (code, found, _) = decode(session.tenantry(&["--data-dir", "home/data", "check"]).output().unwrap());
     assert_eq!((code, found.matches("wrong_owner").count()), (1, 3), "{found}");
-    // Who isn't root is told so.
+    // Without root the repair reports that it can't change owners.
     run(&session, 0, "chown 1000 data/tenantry.lock");
     let refused = run(&session, SERVICE, "$T check --repair 2>&1 || true");
     assert!(refused.contains("only root can change the owner"), "{refused}");
     run(&session, 0, "chown 0 data/tenantry.lock; $T check --repair");
     run(&session, SERVICE, "$T check && $T user delete a@example.com --yes 2>/dev/null");
-    // What is in the user's directory may be whose it wants.
+    // Files in the user's directory may have any owner.
     let notes = session.path("home/data/trash/3fa2b1c4-0000-4000-8000-000000000001/notes");
     assert_eq!(std::fs::metadata(notes).unwrap().uid(), 0);
 }

@@ -1,9 +1,9 @@
-use super::{Session, is_root, told};
+use super::{Session, decode, is_root};
 
 /// Runs a script as root, with mounts of its own, on a backup `all.tar.zst` of a user with some
 /// files.
 fn with_backup(script: &str) -> Option<(i32, String, String)> {
-    if !is_root("mounting a file system, and being somebody else,") {
+    if !is_root("mounting a file system, and running as another user,") {
         return None;
     }
     let session = Session::new();
@@ -23,7 +23,7 @@ fn with_backup(script: &str) -> Option<(i32, String, String)> {
         }}
         {script}"#
     );
-    Some(told(session.in_dir("unshare").args(["-m", "bash", "-c", &script]).output().unwrap()))
+    Some(decode(session.in_dir("unshare").args(["-m", "bash", "-c", &script]).output().unwrap()))
 }
 
 #[track_caller]
@@ -35,7 +35,7 @@ fn succeeds(script: &str) {
 /// A restore renamed a directory beside the target onto it, which a mount, `.`, a link and a parent
 /// of root's don't allow.
 #[test]
-fn a_mounted_volume_the_current_directory_a_link_and_a_place_of_roots_are_restored_into() {
+fn a_backup_is_restored_into_a_mount_the_current_directory_a_symlink_and_a_root_owned_parent() {
     succeeds(
         r#"mount -t tmpfs none m
         tenantry backup restore all.tar.zst --into m >/dev/null
@@ -55,9 +55,9 @@ fn a_mounted_volume_the_current_directory_a_link_and_a_place_of_roots_are_restor
     );
 }
 
-/// What the file system doesn't take was only logged, and the exit code was 0.
+/// Attributes that the file system refuses were once only logged, with exit code 0.
 #[test]
-fn attributes_that_dont_come_back_are_named_and_counted_with_exit_code_1() {
+fn lost_extended_attributes_are_reported_with_exit_code_1() {
     let script = r#"mount -t ramfs none m
         ID=$(tenantry user get ada@example.com --format csv | tail -1 | cut -d, -f1)
         tenantry user export-archive $ID ada.tar.zst >/dev/null 2>&1
@@ -79,15 +79,15 @@ fn attributes_that_dont_come_back_are_named_and_counted_with_exit_code_1() {
     assert_eq!(counted, 3, "{stderr}");
 }
 
-/// What is mounted in a user's directory was met after the row was changed, and then by each
-/// opening again.
+/// A mount in a user's directory was once found after the row had changed, and again at each
+/// opening.
 #[test]
-fn files_come_back_beside_what_is_mounted_in_a_users_directory() {
+fn a_restore_leaves_a_mount_inside_a_users_directory_alone() {
     succeeds(
         r#"rm "$P/notes" "$P/m/inner"
         mount -t tmpfs none "$P/m"
-        tenantry backup restore all.tar.zst --user ada@example.com 2>told
-        grep -q 'kept, .*m/inner' told
+        tenantry backup restore all.tar.zst --user ada@example.com 2>messages
+        grep -q 'kept, .*m/inner' messages
         [ "$(cat "$P/notes")" = hello ] && [ -z "$(ls -A "$P/m")" ]
         tenantry user create bob@example.com >/dev/null
         umount "$P/m"; tenantry check >/dev/null

@@ -1,4 +1,4 @@
-use super::{Session, told};
+use super::{Session, decode};
 
 const ADA: &str = "3fa2b1c4-0000-4000-8000-000000000001";
 const BOB: &str = "3fa2b1c4-0000-4000-8000-000000000002";
@@ -66,7 +66,7 @@ fn prepared() -> Session {
     session
 }
 
-/// Runs a line of shell in a copy of a session. Returns the exit code and what is there afterwards.
+/// Runs a line of shell in a copy of a session, and returns the exit code and the state afterwards.
 fn effect(prepared: &Session, line: &str) -> (i32, String) {
     let script = format!(
         "cp -a \"$1\" copy && cd copy || exit 99
@@ -80,7 +80,7 @@ fn effect(prepared: &Session, line: &str) -> (i32, String) {
     );
     let session = Session::new();
     let ran = session.in_dir("sh").args(["-c", &script, "sh"]).arg(prepared.dir.path()).output().unwrap();
-    let (code, stdout, _) = told(ran);
+    let (code, stdout, _) = decode(ran);
     assert!(stdout.contains("tenantry.lock"), "{line}: {stdout}");
     (code, stdout)
 }
@@ -88,7 +88,7 @@ fn effect(prepared: &Session, line: &str) -> (i32, String) {
 /// A full or closed standard error had `eprintln!` panic: exit code 101, and the user who was asked
 /// for wasn't there.
 #[test]
-fn a_standard_error_that_is_full_or_closed_changes_neither_what_is_done_nor_the_exit_code() {
+fn a_full_or_closed_standard_error_changes_neither_the_effect_nor_the_exit_code() {
     let prepared = prepared();
     for command in COMMANDS {
         let expected = effect(&prepared, &format!("tenantry {command} > /dev/null 2> /dev/null"));
@@ -100,10 +100,10 @@ fn a_standard_error_that_is_full_or_closed_changes_neither_what_is_done_nor_the_
     }
 }
 
-/// What was asked for is lost, so it is a failure, even where the library of the language takes a
-/// closed descriptor for a successful write.
+/// The output is lost, so it is a failure, even where the standard library reports success on a
+/// closed descriptor.
 #[test]
-fn a_standard_output_that_cannot_be_written_is_a_failure() {
+fn an_unwritable_standard_output_is_a_failure() {
     let session = prepared();
     let printing = [
         "user get ada@example.com",
@@ -130,21 +130,21 @@ fn a_standard_output_that_cannot_be_written_is_a_failure() {
             // In the order of the shell: standard input, open for reading only, becomes standard
             // output.
             let line = if output == "&0" { format!("tenantry {command} < /dev/null >{output}") } else { line };
-            let (code, _, stderr) = told(session.in_dir("sh").args(["-c", &line]).output().unwrap());
+            let (code, _, stderr) = decode(session.in_dir("sh").args(["-c", &line]).output().unwrap());
             assert_eq!(code, 1, "{line}: {stderr}");
             assert!(stderr.contains(reason), "{line}: {stderr}");
         }
     }
     let change = "tenantry user create newer@example.com > /dev/full";
-    let (_, _, stderr) = told(session.in_dir("sh").args(["-c", change]).output().unwrap());
-    assert!(stderr.ends_with("; the change itself was made\n"), "{stderr}");
+    let (_, _, stderr) = decode(session.in_dir("sh").args(["-c", change]).output().unwrap());
+    assert!(stderr.ends_with("; the change was made\n"), "{stderr}");
     assert!(session.output(&["user", "get", "newer@example.com"]).contains("newer@"));
 }
 
-/// A database that is opened as descriptor 1 would be overwritten by what is printed. The runtime
-/// opens what is closed as `/dev/null` before anything else.
+/// Output would overwrite a database that is opened as descriptor 1. The runtime opens closed
+/// standard descriptors as `/dev/null` first.
 #[test]
-fn a_process_without_standard_streams_writes_nothing_into_the_database() {
+fn closed_standard_streams_never_corrupt_the_database() {
     let prepared = prepared();
     for command in COMMANDS {
         let expected = effect(&prepared, &format!("tenantry {command} < /dev/null > /dev/null 2> /dev/null"));
@@ -159,13 +159,13 @@ fn a_process_without_standard_streams_writes_nothing_into_the_database() {
 
 /// Runs a script, and returns its exit code, standard output and standard error.
 fn sh(session: &Session, script: &str) -> (i32, String, String) {
-    told(session.in_dir("sh").args(["-c", script]).output().unwrap())
+    decode(session.in_dir("sh").args(["-c", script]).output().unwrap())
 }
 
-/// Each had been resolved to the file behind it, which was then replaced: what was in the log was
-/// lost.
+/// Each was once resolved to the file behind it, which was then replaced: the content of the log
+/// was lost.
 #[test]
-fn what_is_open_already_is_written_into_and_never_replaced() {
+fn an_open_descriptor_is_written_in_place_and_never_replaced() {
     let session = prepared();
     for name in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1", "out", "deep/out", "-"] {
         let (code, _, stderr) = sh(
@@ -180,7 +180,7 @@ fn what_is_open_already_is_written_into_and_never_replaced() {
         let lines: Vec<&str> = log.lines().collect();
         assert_eq!((lines[0], lines.len(), lines[3]), ("important", 4, "after"), "{name}: {log}");
     }
-    // The offset is shared with the shell, so that what follows comes after.
+    // The offset is shared with the shell, so that its next output is appended.
     for name in ["/dev/fd/7", "/proc/self/fd/7"] {
         let script = format!(
             "exec 7> log; echo before >&7; tenantry export {name} || exit 1; echo after >&7; wc -l < log; tail -n 1 log"
@@ -200,7 +200,7 @@ fn what_is_open_already_is_written_into_and_never_replaced() {
 
 /// A link that led to nothing yet had been replaced by the file.
 #[test]
-fn a_link_is_followed_to_where_nothing_is_yet_and_stays() {
+fn a_dangling_symlink_is_followed_and_kept() {
     let session = prepared();
     let script = "
         mkdir deep elsewhere; ln -s deep/second first; ln -s ../elsewhere/third deep/second
@@ -213,7 +213,7 @@ fn a_link_is_followed_to_where_nothing_is_yet_and_stays() {
     let expected = "deep/second\n../elsewhere/third\n2\nthird\n600\n2\n1\n1\n";
     assert_eq!(stdout, expected, "{stderr}");
     assert!(stderr.contains("loop: Too many levels of symbolic links"), "{stderr}");
-    assert!(stderr.contains("nowhere: the temporary file beside it can't be made: "), "{stderr}");
+    assert!(stderr.contains("nowhere: the temporary file beside it can't be created: "), "{stderr}");
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_file_that_is_replaced_keeps_its_mode_and_owner_and_a_new_one_is_private() {
 }
 
 #[test]
-fn pipes_sockets_and_devices_are_written_into() {
+fn pipes_sockets_and_devices_are_written_in_place() {
     let session = prepared();
     let script = "mkfifo pipe; cat pipe > got & tenantry export pipe && wait && wc -l < got; test -p pipe && echo pipe
         tenantry export /dev/null && test -c /dev/null && echo device; tenantry export /dev/full; echo $?";
@@ -242,7 +242,7 @@ fn pipes_sockets_and_devices_are_written_into() {
     assert_eq!(got.lines().count(), 2);
 }
 
-/// An export over `storage/.tenantry-store` had left a store that nobody could open.
+/// An export over `storage/.tenantry-store` once left a store that couldn't be opened.
 #[test]
 fn a_file_of_the_store_is_refused_by_any_name() {
     let session = prepared();
@@ -301,7 +301,7 @@ fn an_archive_within_the_store_is_refused() {
 
 /// A refused argument had left an empty store.
 #[test]
-fn nothing_is_made_when_nothing_is_done() {
+fn a_refused_command_creates_no_store() {
     let session = Session::new();
     session.write("garbage", "garbage");
     session.write("version.jsonl", "{\"email\":\"ada@example.com\",\"version\":0}\n");
@@ -346,16 +346,16 @@ fn nothing_is_made_when_nothing_is_done() {
     session.write("damaged", archive);
     let (code, _, stderr) = session.run(&["user", "import-archive", "damaged"]);
     assert_eq!((code, session.path("data").exists()), (7, false), "{stderr}");
-    // What can be imported is.
+    // Good rows are imported.
     session.write("some.csv", "email,storage_path\nada@example.com,ab/x\nb@example.com,\n");
     let (code, _, stderr) = session.run(&["import", "some.csv", "--on-conflict", "skip"]);
     assert_eq!(code, 5, "{stderr}");
     assert!(session.output(&["user", "list"]).contains("b@example.com"));
 }
 
-/// The rejects had taken the place of the rows, since `-` is no path that could be compared.
+/// The rejects once replaced the rows, since `-` isn't a path that can be compared.
 #[test]
-fn rejects_never_replace_the_file_that_standard_input_comes_from() {
+fn rejects_never_overwrite_the_file_behind_standard_input() {
     let session = Session::new();
     let rows = "email\nada@example.com\nnobody\n";
     let file = session.write("rows.csv", rows);
@@ -363,7 +363,7 @@ fn rejects_never_replace_the_file_that_standard_input_comes_from() {
         let mut command =
             session.tenantry(&["import", input, "--from", "csv", "--on-conflict", "skip", "--rejects", "rows.csv"]);
         let output = command.stdin(std::fs::File::open(&file).unwrap()).output().unwrap();
-        let (code, _, stderr) = super::told(output);
+        let (code, _, stderr) = super::decode(output);
         assert_eq!((code, stderr.as_str()), (2, "error: rows.csv is the file to read; choose another\n"), "{input}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), rows);
         assert!(!session.path("data").exists());
@@ -373,12 +373,12 @@ fn rejects_never_replace_the_file_that_standard_input_comes_from() {
 /// `-` was looked for as a file, and of a pipe the second reading found the rest, which was no
 /// archive.
 #[test]
-fn a_backup_is_listed_from_a_pipe_and_what_is_read_twice_is_no_pipe() {
+fn a_backup_is_listed_from_a_pipe_and_a_stream_is_refused_where_it_is_read_twice() {
     let session = Session::new();
     session.output(&["user", "create", "ada@example.com"]);
     session.output(&["backup", "create", "a.tar.zst"]);
     session.output(&["user", "export-archive", "ada@example.com", "ada.tar.zst"]);
-    let piped = |script: &str| super::told(session.in_dir("bash").args(["-c", script]).output().unwrap());
+    let piped = |script: &str| super::decode(session.in_dir("bash").args(["-c", script]).output().unwrap());
     let (code, stdout, stderr) = piped("cat a.tar.zst | tenantry backup list -");
     assert!(code == 0 && stdout.contains("ada@example.com"), "{code} {stderr}");
     for script in [

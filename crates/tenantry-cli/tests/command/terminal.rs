@@ -3,10 +3,10 @@ use std::process::Stdio;
 
 use unicode_width::UnicodeWidthStr;
 
-use super::{Session, missing, told};
+use super::{Session, decode, missing};
 
-/// Runs a shell command on a terminal of its own, and answers its exit code and what the terminal
-/// shows.
+/// Runs a shell command on a terminal of its own, and returns its exit code and the output of the
+/// terminal.
 fn on_terminal(session: &Session, command: &str, typed: &str) -> Option<(i32, String)> {
     // From bsdutils, which every Debian has.
     let child = session
@@ -21,12 +21,12 @@ fn on_terminal(session: &Session, command: &str, typed: &str) -> Option<(i32, St
         return None;
     };
     child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
-    let (code, stdout, _) = told(child.wait_with_output().unwrap());
+    let (code, stdout, _) = decode(child.wait_with_output().unwrap());
     Some((code, stdout.replace("\r\n", "\n")))
 }
 
 #[test]
-fn people_get_a_table_and_colours_unless_they_say_otherwise() {
+fn a_terminal_gets_a_table_and_colours_by_default() {
     let session = Session::new();
     session.output(&["user", "create", "ada@example.com"]);
     let Some((_, shown)) = on_terminal(&session, "tenantry user list", "") else { return };
@@ -48,10 +48,10 @@ fn people_get_a_table_and_colours_unless_they_say_otherwise() {
     assert!(session.output(&["user", "list"]).starts_with('{'));
 }
 
-/// Marks of Devanagari had been escaped, and controls of the bidirectional text in a storage path
-/// had not, if it was of one user.
+/// Marks of Devanagari were once escaped, and bidi controls in a storage path were not, in the
+/// output of one user.
 #[test]
-fn a_table_shows_the_letters_of_every_script_and_nothing_that_reorders_it() {
+fn a_table_shows_every_script_and_escapes_bidi_controls() {
     let session = Session::new();
     let address = "\u{938}\u{902}\u{92a}\u{930}\u{94d}\u{915}@example.com";
     session.output(&["user", "create", address, "--storage-path", "x\u{202e}y"]);
@@ -78,7 +78,7 @@ fn a_table_shows_the_letters_of_every_script_and_nothing_that_reorders_it() {
 
 /// At 80 columns each user had taken two lines, at 60 three or four.
 #[test]
-fn a_table_fits_the_terminal_and_is_whole_elsewhere() {
+fn a_table_fits_the_terminal_and_is_uncut_elsewhere() {
     let session = Session::new();
     let rows = "email,id\n\
         christopher.von-und-zu-liechtenstein@department-of-international-affairs.example,3fa2b1c4-0000-4000-8000-000000000001\n\
@@ -110,7 +110,7 @@ fn a_table_fits_the_terminal_and_is_whole_elsewhere() {
     assert!(wide.contains("  3f/a2/3fa2b1c4-0000-4000-8000-000000000001  2") && !wide.contains('…'), "{wide}");
 }
 
-/// A sentence that is cut helps nobody.
+/// A sentence must not be cut.
 #[test]
 fn findings_that_do_not_fit_the_terminal_are_records() {
     let session = Session::new();
@@ -133,7 +133,7 @@ fn findings_that_do_not_fit_the_terminal_are_records() {
 }
 
 #[test]
-fn a_check_shows_how_far_it_is_on_a_terminal_only() {
+fn a_check_shows_its_progress_on_a_terminal_only() {
     let session = Session::new();
     session.output(&["user", "create", "ada@example.com"]);
     session.output(&["storage", "path", "ada@example.com"]);
@@ -205,10 +205,10 @@ fn verbose_names_the_verb_and_the_id() {
 }
 
 #[test]
-fn completions_say_where_they_go_on_a_terminal_only() {
+fn completions_report_their_install_location_on_a_terminal_only() {
     let session = Session::new();
     let Some((code, shown)) = on_terminal(&session, "tenantry completions fish > file", "") else { return };
-    assert_eq!((code, shown.as_str()), (0, "where this goes: ~/.config/fish/completions/tenantry.fish\n"));
+    assert_eq!((code, shown.as_str()), (0, "install location: ~/.config/fish/completions/tenantry.fish\n"));
     assert!(std::fs::read_to_string(session.path("file")).unwrap().starts_with("# Print an optspec"));
     assert_eq!(session.run(&["completions", "fish"]).2, "");
 }

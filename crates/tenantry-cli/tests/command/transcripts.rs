@@ -2,13 +2,12 @@ use std::path::Path;
 
 use regex::Regex;
 
-use super::{Session, told};
+use super::{Session, decode};
 
 /// A file of sessions: each fenced block that is marked `console`, one after the other in one
-/// directory. A line `$ command` is run by a shell, a line `? N` after it says the exit code unless
-/// it is 0, and the other lines are what is printed on standard output and standard error. Random
-/// ids and times may differ: unlike with trycmd, whose files have placeholders in such places, the
-/// files show just what a person sees.
+/// directory. A line `$ command` is run by a shell, a line `? N` after it is the exit code unless
+/// it is 0, and the other lines are standard output and standard error. Random ids and times may
+/// differ. Files of trycmd have placeholders in such places, while these show the real output.
 #[track_caller]
 fn check(file: &Path) {
     let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
@@ -16,7 +15,7 @@ fn check(file: &Path) {
     let mut checked = 0;
     for (line, step) in steps(&text) {
         let (code, stdout, _) =
-            told(session.in_dir("sh").args(["-c", &format!("{} 2>&1", grouped(&step.command))]).output().unwrap());
+            decode(session.in_dir("sh").args(["-c", &format!("{} 2>&1", grouped(&step.command))]).output().unwrap());
         assert_eq!(
             redact(&format!("? {code}\n{stdout}")),
             redact(&format!("? {}\n{}", step.code, step.output)),
@@ -67,8 +66,8 @@ fn has_sessions(text: &str) -> bool {
     text.lines().any(|line| line == "```console")
 }
 
-/// Puts words in the place of what is different every time, and two spaces in the place of more:
-/// columns are as wide as the ages in them.
+/// Replaces random values by words, and longer gaps by two spaces: columns are as wide as the ages
+/// in them.
 fn redact(text: &str) -> String {
     let uuid = Regex::new("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}").unwrap();
     let time = Regex::new(r"2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z").unwrap();

@@ -26,7 +26,7 @@ fn generated(count: usize) -> String {
 }
 
 #[test]
-fn a_hundred_thousand_users_go_in_and_come_out_equal() {
+fn a_hundred_thousand_users_round_trip_through_import_and_export() {
     const COUNT: usize = 100_000;
     let session = Session::new();
     session.write("users.csv", generated(COUNT));
@@ -37,7 +37,7 @@ fn a_hundred_thousand_users_go_in_and_come_out_equal() {
     session.output(&["export", "first.csv"]);
     session.output(&["export", "first.jsonl"]);
     let exported = std::fs::read_to_string(session.path("first.csv")).unwrap();
-    // The same as what went in, column by column, in the same order.
+    // Equal to the import, column by column, in the same order.
     let (given, got) = (session.path("users.csv"), session.path("first.csv"));
     assert_same_users(&given, &got);
     assert_eq!(exported.lines().count(), COUNT + 1);
@@ -87,11 +87,10 @@ fn assert_same_users(given: &Path, got: &Path) {
     }
 }
 
-/// The authors of the crates that this project is built from: whoever builds it has them, with all
-/// that real lists hold (several crates of one author, other spellings, things that are no
-/// address).
+/// The authors of the crates that this project is built from. Every checkout has them, with the
+/// faults of a real list: duplicates, other spellings and texts that aren't addresses.
 #[test]
-fn a_real_list_goes_in_with_skip_and_every_row_is_accounted_for() {
+fn every_row_of_a_real_list_is_created_skipped_or_rejected() {
     let home = std::env::var("CARGO_HOME").unwrap_or_else(|_| format!("{}/.cargo", std::env::var("HOME").unwrap()));
     let mut addresses = Vec::new();
     for manifest in manifests(&Path::new(&home).join("registry/src")) {
@@ -174,12 +173,12 @@ fn an_export_follows_a_link_and_writes_into_a_pipe() {
     assert!(session.in_dir("mkfifo").arg("pipe").status().unwrap().success());
     let reader = session.in_dir("cat").arg("pipe").stdout(std::process::Stdio::piped()).spawn().unwrap();
     session.output(&["export", "pipe"]);
-    assert_eq!(super::told(reader.wait_with_output().unwrap()).1, expected);
+    assert_eq!(super::decode(reader.wait_with_output().unwrap()).1, expected);
     assert!(!session.path("pipe").is_file());
 }
 
 #[test]
-fn what_comes_before_a_row_that_ends_the_file_lands() {
+fn rows_before_an_unclosed_quote_are_imported() {
     let session = Session::new();
     let rows: String = (0..6_000).map(|n| format!("user{n}@example.com\n")).collect();
     session.write("users.csv", format!("email\n{rows}\"open@example.com\nlost@example.com\n"));
@@ -198,7 +197,7 @@ fn what_comes_before_a_row_that_ends_the_file_lands() {
 
 /// Some spreadsheets take the full-width forms for those of ASCII.
 #[test]
-fn full_width_forms_are_no_formula_in_an_export_and_come_back() {
+fn formula_injection_by_full_width_forms_is_escaped_and_round_trips() {
     let session = Session::new();
     for (number, start) in ["\u{ff1d}", "\u{ff0b}", "\u{ff0d}", "'\u{ff1d}", "="].into_iter().enumerate() {
         session.output(&["user", "create", &format!("{start}cmd|{number}@example.com")]);
@@ -213,7 +212,7 @@ fn full_width_forms_are_no_formula_in_an_export_and_come_back() {
 }
 
 #[test]
-fn a_rejected_row_is_no_formula_in_the_file_of_rejects() {
+fn formula_injection_is_escaped_in_the_file_of_rejects() {
     let session = Session::new();
     session.write("users.csv", "email\n=1+1\n\u{ff1d}1+1\n@sum\n");
     let (code, _, _) = session.run(&["import", "users.csv", "--on-conflict", "skip", "--rejects", "rejects.csv"]);
@@ -227,7 +226,7 @@ fn a_rejected_row_is_no_formula_in_the_file_of_rejects() {
 }
 
 #[test]
-fn a_reader_of_rejects_who_goes_away_is_told_and_holds_nobody_up() {
+fn a_broken_pipe_of_rejects_is_reported_and_blocks_no_other_writer() {
     let session = Session::new();
     assert!(session.in_dir("mkfifo").arg("rejects").status().unwrap().success());
     // More than fits into the pipe.
@@ -237,17 +236,17 @@ fn a_reader_of_rejects_who_goes_away_is_told_and_holds_nobody_up() {
     let child = import.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let reader = std::fs::File::open(session.path("rejects")).unwrap();
     super::wait_until("the good row lands", || session.run(&["status"]).1.contains("\"user_count\":1"));
-    // The import waits for the reader by now, or soon will; others can write meanwhile.
+    // The import waits for the reader by now, or soon will; other processes can write.
     session.output(&["user", "create", "bob@example.com"]);
     drop(reader);
-    let (code, _, stderr) = super::told(child.wait_with_output().unwrap());
+    let (code, _, stderr) = super::decode(child.wait_with_output().unwrap());
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("rejects: Broken pipe"), "{stderr}");
 }
 
 /// They had been lost with the temporary file when a later chunk failed.
 #[test]
-fn the_rejects_of_what_was_imported_are_there_also_if_the_rest_fails() {
+fn rejects_of_committed_chunks_are_kept_if_a_later_chunk_fails() {
     let session = Session::new();
     let good: String = (0..1_000).map(|n| format!("user{n}@example.com\n")).collect();
     session.write("users.csv", format!("email\nbad\n{good}{good}\"open@example.com\n"));
@@ -261,7 +260,7 @@ fn the_rejects_of_what_was_imported_are_there_also_if_the_rest_fails() {
 }
 
 #[test]
-fn a_file_that_cant_be_used_makes_nothing() {
+fn an_unusable_file_creates_neither_a_store_nor_rejects() {
     let session = Session::new();
     std::fs::create_dir(session.path("directory")).unwrap();
     session.write("open.csv", "email\n\"open@example.com\n");
@@ -294,7 +293,7 @@ fn text_after_a_closing_quote_imports_nothing_and_names_the_line() {
 }
 
 #[test]
-fn files_of_spreadsheets_are_imported_or_named() {
+fn utf16_is_imported_and_spreadsheet_formats_are_refused_by_name() {
     let session = Session::new();
     let utf16: Vec<u8> =
         "\u{feff}Email,,\r\nada@example.com,,\r\n,,\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -302,11 +301,11 @@ fn files_of_spreadsheets_are_imported_or_named() {
     let (code, _, stderr) = session.run(&["import", "utf16.csv"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(
-        stderr.contains("1 created, 0 updated, 0 unchanged, 0 skipped, 0 rejected, 1 empty row passed over"),
+        stderr.contains("1 created, 0 updated, 0 unchanged, 0 skipped, 0 rejected, 1 empty row ignored"),
         "{stderr}"
     );
-    for (octets, what) in [(&b"PK\x03\x04rest"[..], ".xlsx"), (b"\x1f\x8b\x08rest", "gzip")] {
-        session.write("foreign.csv", octets);
+    for (bytes, what) in [(&b"PK\x03\x04rest"[..], ".xlsx"), (b"\x1f\x8b\x08rest", "gzip")] {
+        session.write("foreign.csv", bytes);
         let (code, _, stderr) = session.run(&["--data-dir", "other", "import", "foreign.csv"]);
         assert_eq!(code, 5, "{stderr}");
         assert!(stderr.contains(what) && !session.path("other").exists(), "{stderr}");
@@ -315,7 +314,7 @@ fn files_of_spreadsheets_are_imported_or_named() {
 
 /// They had been "not an RFC 3339 time".
 #[test]
-fn times_that_cannot_be_stored_are_named_on_the_command_line_too() {
+fn unstorable_times_are_refused_on_the_command_line() {
     let session = Session::new();
     session.output(&["user", "create", "ada@example.com"]);
     for (time, reason) in [

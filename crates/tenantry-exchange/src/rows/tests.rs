@@ -5,7 +5,7 @@ use tenantry::NewUser;
 use super::*;
 use crate::Error;
 use crate::csv_rows::STRAY;
-use crate::row::ROW_OCTETS_MAX;
+use crate::row::ROW_BYTES_MAX;
 
 fn rows(format: Format, text: &[u8]) -> Vec<(u64, std::result::Result<NewUser, String>)> {
     let mut reader = RowReader::new(format, text).expect("a good header");
@@ -33,7 +33,7 @@ fn a_bad_row_says_why_and_the_next_is_read() {
         [
             (2, Some("email: the address has no @")),
             (3, Some("created_at: not an RFC 3339 time such as 2026-11-23T07:30:00Z")),
-            (4, Some("version: invalid digit found in string")),
+            (4, Some("version: not a whole number")),
             (5, Some("the row has 1 fields and the header 3")),
             (6, Some("email: not UTF-8 (0xFF, in Windows-1252 \u{ff}): save the file as UTF-8")),
             (8, None),
@@ -46,16 +46,16 @@ fn a_bad_row_says_why_and_the_next_is_read() {
     let reasons: Vec<_> = jsonl.iter().map(|(_, user)| user.as_ref().err().map_or("", String::as_str)).collect();
     assert!(reasons[0].starts_with("not a user as a JSON object: unknown field `mail`, expected one of `id`, `email`"));
     assert_eq!(reasons[2], "a JSON array where a JSON object is needed");
-    assert_eq!(reasons[5], "not a JSON object; if the file is CSV, its format has to be named");
+    assert_eq!(reasons[5], "not a JSON object; if the file is CSV, name its format");
     assert_eq!(reasons[1], "not a user as a JSON object: duplicate field `email`");
     assert_eq!(reasons[4], "email: missing");
     assert!(reasons[..6].iter().all(|reason| !reason.is_empty() && !reason.contains("line")), "{reasons:?}");
     assert_eq!(reasons[6], "");
 }
 
-/// Blank lines, quoted line ends and the last line without one had put the numbers off.
+/// Blank lines, quoted line ends and a last line without an end once shifted the numbers.
 #[test]
-fn a_line_is_numbered_as_an_editor_would() {
+fn line_numbers_are_those_of_an_editor() {
     let text = "email\na@x\n\n\nb@x\n\"c\nc\"\nd@x\n\n\"e\n\ne\"";
     for text in [text.to_owned(), text.replace('\n', "\r\n"), format!("{text}\n"), format!("\u{feff}{text}")] {
         let lines: Vec<_> = rows(Format::Csv, text.as_bytes()).iter().map(|(line, _)| *line).collect();
@@ -66,7 +66,7 @@ fn a_line_is_numbered_as_an_editor_would() {
 }
 
 #[test]
-fn a_quote_that_is_never_closed_is_found_where_it_was_opened() {
+fn an_unclosed_quote_is_found_after_blank_lines_and_between_rows() {
     for (text, line) in [
         ("email\n\"ada@example.com", 2),
         ("email\n\"broken@example.com\nx@example.com\n", 2),
@@ -77,7 +77,7 @@ fn a_quote_that_is_never_closed_is_found_where_it_was_opened() {
         let failure = failure.unwrap_or_else(|| panic!("{text:?} was read"));
         assert_eq!(failure.to_string(), format!("line {line}: a quote is opened here and never closed"));
     }
-    // One that is closed right behind a line end is another matter, wherever it stands.
+    // A quote that is closed right after a line end is another case, wherever it is.
     for text in ["email\n\"a@x\n\"\nb@x\n", "email\nb@x\n\"a@x\n\"\n", "email\nb@x\n\"a@x\n\""] {
         let rows = rows(Format::Csv, text.as_bytes());
         assert_eq!(rows.iter().filter(|(_, user)| user.is_err()).count(), 1, "{text:?}");
@@ -85,12 +85,13 @@ fn a_quote_that_is_never_closed_is_found_where_it_was_opened() {
     }
 }
 
-/// `"ada@example.com"x` had become a user with the address ada@example.comx.
+/// `"ada@example.com"x` once became a user with the address ada@example.comx.
 #[test]
 fn text_after_a_closing_quote_is_a_bad_row_in_its_line() {
     for (text, line, reason) in [
         ("email\n\"a@x\"x\nb@x\n", 2, STRAY.to_owned()),
         ("email\nb@x\n\n\"a@x\" \n", 4, STRAY.to_owned()),
+        ("email\nb@x\n\"a@x\"x\n", 3, STRAY.to_owned()),
         ("email,id\n\"a@x\",\"\"\"\"x\nb@x,\n", 2, STRAY.to_owned()),
         ("email\n\"a@x\"\r\"\nb@x\n", 2, STRAY.to_owned()),
         ("email\nb@x\n\"a\n@x\"x\"y\n", 3, format!("{STRAY}, in line 4")),
@@ -106,16 +107,16 @@ fn text_after_a_closing_quote_is_a_bad_row_in_its_line() {
     }
 }
 
-/// Spreadsheets leave rows and columns of commas alone behind.
+/// Spreadsheets write empty rows and columns as commas only.
 #[test]
-fn rows_and_trailing_columns_without_any_value_are_passed_over_and_rows_counted() {
+fn empty_rows_and_empty_trailing_columns_are_ignored_and_counted() {
     let text = b"email,,\n,,\na@x,,\nb@x,,,\n\"\"\n\nc@x\n";
     let mut reader = RowReader::new(Format::Csv, &text[..]).expect("a good header");
     let rows: Vec<_> = std::iter::from_fn(|| reader.next_row().expect("a readable file")).collect();
     assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [3, 4, 7]);
     assert!(rows.iter().all(|row| row.user.is_ok()));
-    assert_eq!(reader.passed_over().empty_rows, 2);
-    // A value there is not passed over, nor is a CR, which had been taken for a blank line.
+    assert_eq!(reader.omissions().empty_rows, 2);
+    // A value there isn't left out, nor is a CR, which was once taken for a blank line.
     for text in ["email,\na@x,value\n", "email\n\"\r\"\n", "email,id\n\r,\n", "email\n \n"] {
         let rows = super::tests::rows(Format::Csv, text.as_bytes());
         assert!(rows.len() == 1 && rows[0].1.is_err(), "{text:?}");
@@ -124,7 +125,7 @@ fn rows_and_trailing_columns_without_any_value_are_passed_over_and_rows_counted(
 }
 
 #[test]
-fn a_leap_second_is_named() {
+fn a_leap_second_is_rejected_by_name() {
     let text = b"email,created_at\na@x,2016-12-31T23:59:60Z\nb@x,2016-13-31T23:59:60Z\n";
     let rows = rows(Format::Csv, text);
     assert_eq!(rows[0].1.as_ref().unwrap_err(), "created_at: a leap second, which can't be stored");
@@ -144,10 +145,10 @@ fn utf16_is_read_and_half_a_surrogate_pair_is_found_in_its_line() {
             Format::Csv => "\u{feff}email\r\na@x\r\nb@x\r\n",
             Format::Jsonl | Format::Json => "\u{feff}{\"email\":\"a@x\"}\r\n{\"email\":\"b@x\"}\r\n",
         };
-        let mut octets: Vec<_> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
-        assert_eq!(rows(format, &octets).iter().filter(|(_, user)| user.is_ok()).count(), 2);
-        octets.extend([0x00, 0xd8, b'\n', 0]);
-        let mut reader = RowReader::new(format, octets.as_slice()).expect("a good header");
+        let mut bytes: Vec<_> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(rows(format, &bytes).iter().filter(|(_, user)| user.is_ok()).count(), 2);
+        bytes.extend([0x00, 0xd8, b'\n', 0]);
+        let mut reader = RowReader::new(format, bytes.as_slice()).expect("a good header");
         let failure = std::iter::repeat_with(|| reader.next_row()).find_map(Result::err).expect("a failure");
         let line = if format == Format::Csv { 4 } else { 3 };
         let message = failure.to_string();
@@ -156,22 +157,22 @@ fn utf16_is_read_and_half_a_surrogate_pair_is_found_in_its_line() {
 }
 
 #[test]
-fn a_long_line_of_json_is_passed_over() {
-    let long = format!("{{\"email\":\"{}\"}}", "x".repeat(ROW_OCTETS_MAX));
+fn a_json_line_over_the_limit_is_rejected_and_the_next_is_read() {
+    let long = format!("{{\"email\":\"{}\"}}", "x".repeat(ROW_BYTES_MAX));
     let lines = rows(Format::Jsonl, format!("{long}\n{{\"email\":\"a@x\"}}\n{long}").as_bytes());
     let bad: Vec<_> = lines.iter().map(|(line, user)| (*line, user.is_err())).collect();
     assert_eq!(bad, [(1, true), (2, false), (3, true)]);
 }
 
 #[test]
-fn what_a_file_says_of_itself_does_nothing_to_a_terminal() {
+fn terminal_escape_sequences_in_a_file_are_escaped_in_reasons() {
     let lines = rows(Format::Jsonl, b"{\"email\":\"a@x\",\"\\u001b]0;pwn\\u0007\\nerror: no\":1}");
     let reason = lines[0].1.as_ref().unwrap_err();
     assert!(!reason.chars().any(char::is_control) && reason.contains("pwn"), "{reason}");
 }
 
 #[test]
-fn a_row_without_end_is_refused_before_it_fills_the_memory() {
+fn an_endless_row_is_refused_within_constant_memory() {
     let endless = |start: &str| io::Cursor::new(start.to_owned()).chain(io::repeat(b'x').take(1 << 30));
     let mut reader = CsvRows::new(Columns::default(), endless("email\na@example.com\n\"x")).expect("a good header");
     let failure = std::iter::repeat_with(|| reader.next()).find_map(Result::err).expect("a failure");
@@ -217,10 +218,10 @@ fn a_json_array_is_read_element_by_element() {
     assert_eq!(rows[0], (2, Some(1), "a@x".to_owned()));
     assert_eq!((rows[1].0, rows[1].1), (5, Some(2)));
     assert_eq!(rows[1].2, "not a user as a JSON object: email: invalid type: integer `7`, expected a string");
-    assert_eq!(rows[2], (8, Some(3), "not a JSON object; if the file is CSV, its format has to be named".to_owned()));
+    assert_eq!(rows[2], (8, Some(3), "not a JSON object; if the file is CSV, name its format".to_owned()));
     assert_eq!(rows[3], (9, Some(4), "a JSON array where a JSON object is needed".to_owned()));
     assert_eq!(rows[4], (10, Some(5), "c@x".to_owned()));
-    // Brackets, quotes and backslashes within texts end nothing.
+    // Brackets, quotes and backslashes within strings end nothing.
     let (rows, end) = json(r#"[{"email":"a@x","x]}\"\\":0},{"email":"b@x"}]"#);
     assert_eq!((rows.len(), rows[1].2.as_str(), end.as_str()), (2, "b@x", ""));
     assert_eq!(json("[]"), (Vec::new(), String::new()));
@@ -237,7 +238,7 @@ fn an_array_of_users_is_found_in_an_object() {
     }
     let (rows, end) = json(r#"{"users":[{"email":"a@x"}]"#);
     assert_eq!((rows.len(), end.as_str()), (1, "line 1: the JSON object around the array isn't closed"));
-    // These are lines of JSON, whatever is in them.
+    // These are JSON Lines, whatever they contain.
     for text in ["{\"email\":\"a@x\"}", "{\"email\":\"a@x\"}\n{\"email\":\"a@x\"}\n"] {
         let (rows, _) = json(text);
         assert!(rows.iter().all(|row| row.1.is_none() && row.2 == "a@x"), "{text}");
@@ -245,15 +246,15 @@ fn an_array_of_users_is_found_in_an_object() {
 }
 
 #[test]
-fn a_json_array_that_is_broken_is_an_error_that_names_line_and_element() {
+fn a_malformed_json_array_is_an_error_with_line_and_element() {
     for (text, count, reason) in [
         ("[{\"email\":\"a@x\"}", 1, "line 1: the JSON array isn't closed: the file ends within it"),
         ("[", 0, "line 1: the JSON array isn't closed: the file ends within it"),
         ("[\n{\"email\":\"a@x\"},\n{\"email\":", 1, "line 3: the file ends within element 2 of the JSON array"),
         ("[{\"email\":\"a@x\"}\n{}]", 1, "line 2: a comma or ] is needed after element 1 of the JSON array"),
-        ("[{\"email\":\"a@x\"},]", 1, "line 1: a comma without an element before or behind it, after element 1"),
-        ("[,]", 0, "line 1: a comma without an element before or behind it, after element 0"),
-        ("[{\"email\":\"a@x}\n,{}]", 0, "line 1: a text in element 1 of the JSON array isn't closed on its line"),
+        ("[{\"email\":\"a@x\"},]", 1, "line 1: a comma without an element before or after it, after element 1"),
+        ("[,]", 0, "line 1: a comma without an element before or after it, after element 0"),
+        ("[{\"email\":\"a@x}\n,{}]", 0, "line 1: a string in element 1 of the JSON array isn't closed on its line"),
         ("[]\n[]", 0, "line 2: text after the end of the JSON array"),
         ("[{\"email\":\"a@x\"}\n}]", 1, "line 2: a comma or ] is needed after element 1 of the JSON array"),
     ] {
@@ -263,23 +264,23 @@ fn a_json_array_that_is_broken_is_an_error_that_names_line_and_element() {
 }
 
 #[test]
-fn a_huge_element_is_passed_over_in_constant_memory() {
-    let huge = "x".repeat(ROW_OCTETS_MAX);
+fn a_json_element_over_the_limit_is_rejected_in_constant_memory() {
+    let huge = "x".repeat(ROW_BYTES_MAX);
     let (rows, end) = json(&format!("[{{\"email\":\"{huge}\"}},{{\"email\":\"b@x\"}}]"));
     assert_eq!((rows.len(), rows[0].2.as_str(), rows[1].2.as_str()), (2, "the element is longer than 1 MiB", "b@x"));
     assert_eq!(end, "");
-    // Where it never ends, what was read is counted and not kept.
+    // If the element never ends, the bytes are counted and not kept.
     let endless = io::Cursor::new("[{\"email\":\"").chain(io::repeat(b'x').take(1 << 26));
     let mut reader = RowReader::new(Format::Json, endless).expect("an array");
     assert!(reader.next_row().is_err());
-    assert!(reader.read_octets() > 1 << 26);
+    assert!(reader.bytes_read() > 1 << 26);
 }
 
 #[test]
-fn an_object_on_more_lines_than_one_is_named() {
+fn a_multi_line_json_object_outside_an_array_is_rejected() {
     let (rows, _) = json("{\n  \"email\": \"a@x\"\n}\n");
-    assert_eq!(rows[0].2, "the JSON object isn't complete; without an array around them, each object is on one line");
-    // Files that were put together have a byte order mark in the middle.
+    assert_eq!(rows[0].2, "the JSON object isn't complete; outside an array, each object must be on one line");
+    // Concatenated files have a byte order mark in the middle.
     let (rows, _) = json("{\"email\":\"a@x\"}\n\u{feff}{\"email\":\"b@x\"}\n");
     assert_eq!(rows.iter().map(|row| row.2.as_str()).collect::<Vec<_>>(), ["a@x", "b@x"]);
 }
@@ -294,7 +295,7 @@ fn mapped(mappings: &[(&str, &str)], ignores: bool) -> Columns {
 }
 
 #[test]
-fn columns_and_keys_are_mapped_and_those_that_nobody_needs_dropped() {
+fn columns_and_keys_are_mapped_and_unknown_ones_ignored() {
     let csv = "First Name [Required], EMAIL address [required] ,Status,,Status\nAda,a@x,\u{fc},,Active\nBob,b@x,,,\n";
     let csv: Vec<u8> = csv.chars().map(|c| if c == '\u{fc}' { 0xfc } else { c as u8 }).collect();
     let json = br#"{"First Name":"Ada","Email Address [Required]":"a@x","Status":{"is":[1]}}
@@ -309,8 +310,8 @@ fn columns_and_keys_are_mapped_and_those_that_nobody_needs_dropped() {
             .map(|row| row.user.expect("a user").email.to_string())
             .collect();
         assert_eq!(emails, ["a@x", "b@x"]);
-        assert_eq!(reader.passed_over().ignored_names(), names);
-        assert_eq!(reader.passed_over().ignored, names.len() as u64);
+        assert_eq!(reader.omissions().ignored_names(), names);
+        assert_eq!(reader.omissions().ignored, names.len() as u64);
     }
 }
 
@@ -318,9 +319,9 @@ fn columns_and_keys_are_mapped_and_those_that_nobody_needs_dropped() {
 fn a_header_that_does_not_fit_the_mapping_is_refused() {
     for (columns, header, reason) in [
         (mapped(&[("email", "Login")], false), "email\n", "unknown column \"email\"; the columns are"),
-        (mapped(&[("email", "Login")], true), "email\n", "there is no column \"Login\", which is to be email"),
-        (mapped(&[("id", "Login")], false), "email\n", "there is no column \"Login\", which is to be id"),
-        (mapped(&[("email", "Login")], true), "Login,LOGIN\n", "the column email is there twice"),
+        (mapped(&[("email", "Login")], true), "email\n", "there is no column \"Login\", which is mapped to email"),
+        (mapped(&[("id", "Login")], false), "email\n", "there is no column \"Login\", which is mapped to id"),
+        (mapped(&[("email", "Login")], true), "Login,LOGIN\n", "the column email appears twice"),
         (mapped(&[("id", "")], false), "email,id\n", "unknown column \"id\""),
         (mapped(&[], true), "name,mail\n", "there is no column email"),
         (mapped(&[], false), "Email,e-mail\n", "unknown column \"e-mail\""),
@@ -339,7 +340,7 @@ fn a_header_that_does_not_fit_the_mapping_is_refused() {
 }
 
 #[test]
-fn separators_of_other_countries_and_lines_before_the_header_are_understood() {
+fn semicolons_tabs_sep_lines_and_lines_before_the_header_are_parsed() {
     for text in [
         "email;id\na@x;\n",
         "email\tid\na@x\t\n",
@@ -359,7 +360,7 @@ fn separators_of_other_countries_and_lines_before_the_header_are_understood() {
         let line = text.lines().count() as u64;
         assert_eq!(rows[0].0, line, "{text:?}");
     }
-    // A comma separates wherever it can.
+    // A comma takes precedence as the separator.
     let rows = rows(Format::Csv, b"email,id\na@x;b,\n");
     assert!(rows[0].1.as_ref().unwrap_err().starts_with("email: "));
     let error = RowReader::new(Format::Csv, &b"email,id\ra@x,\r"[..]).err().expect("no lines");
@@ -378,12 +379,12 @@ fn empty_trailing_columns_are_counted() {
         while let Some(row) = reader.next_row().expect("a row") {
             assert!(row.user.is_ok(), "{text:?}");
         }
-        assert_eq!(reader.passed_over().empty_columns, count, "{text:?}");
+        assert_eq!(reader.omissions().empty_columns, count, "{text:?}");
     }
 }
 
 #[test]
-fn octets_that_are_no_text_are_named_with_the_field() {
+fn invalid_utf8_and_nul_bytes_are_rejected_with_the_name_of_the_field() {
     let csv = rows(Format::Csv, b"email\nj\xfcrgen@x\n\x80@x\na\0b@x\n");
     let jsonl = rows(Format::Jsonl, b"{\"email\":\"j\xfcrgen@x\"}\n{\"email\":\"a\\u0000@x\"}");
     let reasons: Vec<_> = csv.iter().chain(&jsonl).map(|(_, user)| user.as_ref().unwrap_err().as_str()).collect();
@@ -392,9 +393,9 @@ fn octets_that_are_no_text_are_named_with_the_field() {
         [
             "email: not UTF-8 (0xFC, in Windows-1252 \u{fc}): save the file as UTF-8",
             "email: not UTF-8 (0x80): save the file as UTF-8",
-            "email: a NUL octet, which no text has: the file is damaged, or isn't text",
+            "email: a NUL byte, which text can't contain: the file is damaged or isn't text",
             "not UTF-8 (0xFC, in Windows-1252 \u{fc}): save the file as UTF-8",
-            "email: a NUL octet, which no text has: the file is damaged, or isn't text",
+            "email: a NUL byte, which text can't contain: the file is damaged or isn't text",
         ]
     );
     let error = RowReader::new(Format::Csv, &b"email,Stra\xdfe\n"[..]).err().expect("a header");
@@ -405,29 +406,29 @@ fn octets_that_are_no_text_are_named_with_the_field() {
 }
 
 #[test]
-fn a_quote_that_is_never_closed_is_named_by_its_own_line() {
+fn an_unclosed_quote_is_reported_with_the_line_of_its_opening() {
     let text = b"email,storage_path\na@x,\"b\nc\"\n\"d\n@x\",\"e\nf\n";
     let mut reader = RowReader::new(Format::Csv, &text[..]).expect("a header");
     let error = std::iter::repeat_with(|| reader.next_row()).find_map(Result::err).expect("an error");
     assert_eq!(error.to_string(), "line 5: a quote is opened here and never closed");
-    // Two quotes for one, on a later line, open nothing.
+    // A doubled quote on a later line opens nothing.
     let mut reader = RowReader::new(Format::Csv, &b"email\n\"a\n\"\"b\"\"\nc\n"[..]).expect("a header");
     let error = std::iter::repeat_with(|| reader.next_row()).find_map(Result::err).expect("an error");
     assert_eq!(error.to_string(), "line 2: a quote is opened here and never closed");
     let error = RowReader::new(Format::Csv, &b"email,\"id\n"[..]).err().expect("a bad header");
     assert_eq!(error.to_string(), "line 1: a quote is opened here and never closed");
-    let long = format!("email,id\na@x,\n\"\",\n\"{}", "x\n".repeat(ROW_OCTETS_MAX));
+    let long = format!("email,id\na@x,\n\"\",\n\"{}", "x\n".repeat(ROW_BYTES_MAX));
     let mut reader = RowReader::new(Format::Csv, long.as_bytes()).expect("a header");
     let error = std::iter::repeat_with(|| reader.next_row()).find_map(Result::err).expect("an error");
     assert_eq!(error.to_string(), "line 4: a quote is opened here and not closed within 1 MiB");
-    let long = format!("email,id\na@x,\n{}", "x".repeat(2 * ROW_OCTETS_MAX));
+    let long = format!("email,id\na@x,\n{}", "x".repeat(2 * ROW_BYTES_MAX));
     let mut reader = RowReader::new(Format::Csv, long.as_bytes()).expect("a header");
     let error = std::iter::repeat_with(|| reader.next_row()).find_map(Result::err).expect("an error");
     assert_eq!(error.to_string(), "line 3: the row is longer than 1 MiB");
 }
 
 #[test]
-fn times_that_are_none_say_why() {
+fn invalid_times_are_rejected_with_the_reason() {
     for (time, reason) in [
         ("9999-12-31T00:00:00Z", "created_at: the time is not between 0001-01-01T00:00:00Z and 9999-12-30T22:00:00Z"),
         ("0000-01-01T00:00:00Z", "created_at: the time is not between 0001-01-01T00:00:00Z and 9999-12-30T22:00:00Z"),
@@ -443,10 +444,64 @@ fn times_that_are_none_say_why() {
     }
 }
 
-/// A row that was cut off might lack more than its last field.
+/// A truncated row may lack more than its last field.
 #[test]
-fn a_row_with_fewer_fields_than_the_header_is_wrong() {
+fn a_truncated_row_with_fewer_fields_than_the_header_is_rejected() {
     let rows = rows(Format::Csv, b"email,id\na@x\nb@x,\n");
     assert_eq!(rows[0].1.as_ref().unwrap_err(), "the row has 1 fields and the header 2");
     assert!(rows[1].1.is_ok());
+}
+
+#[test]
+fn a_chunk_holds_the_rows_before_a_failure_and_the_failure_as_its_end() {
+    let mut reader = RowReader::new(Format::Csv, &b"email\na@x\nb@x\n\"c\n"[..]).expect("a header");
+    let chunk = reader.next_chunk().expect("a chunk");
+    assert_eq!(chunk.rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 3]);
+    let Some(Err(error)) = chunk.end else { panic!("the file goes on") };
+    assert_eq!(error.to_string(), "line 4: a quote is opened here and never closed");
+    let mut reader = RowReader::new(Format::Csv, &b"email\n\"c\n"[..]).expect("a header");
+    assert!(reader.next_chunk().is_err(), "a failure without a row before it is that of the call");
+    let mut reader = RowReader::new(Format::Csv, &b"email\n"[..]).expect("a header");
+    let chunk = reader.next_chunk().expect("a chunk");
+    assert!(chunk.rows.is_empty() && matches!(chunk.end, Some(Ok(()))));
+}
+
+#[test]
+fn a_chunk_ends_at_its_limit_of_rows_or_of_bytes() {
+    let rows: String = (0..CHUNK_ROWS + 1).map(|n| format!("{n}@x\n")).collect();
+    let file = format!("email\n{rows}");
+    let mut reader = RowReader::new(Format::Csv, file.as_bytes()).expect("a header");
+    let first = reader.next_chunk().expect("a chunk");
+    assert_eq!((first.rows.len(), first.end.is_none()), (CHUNK_ROWS, true));
+    let second = reader.next_chunk().expect("a chunk");
+    assert_eq!((second.rows.len(), second.end.is_some()), (1, true));
+    assert_eq!(second.bytes_read, file.len() as u64);
+
+    let long = "x".repeat(200 << 10);
+    let file = format!("email,extra\n{}", format!("a@x,{long}\n").repeat(11));
+    let mut columns = Columns::default();
+    columns.ignore_unknown();
+    let mut reader = RowReader::with_columns(Format::Csv, columns, file.as_bytes()).expect("a header");
+    let mut counts = Vec::new();
+    loop {
+        let chunk = reader.next_chunk().expect("a chunk");
+        counts.push(chunk.rows.len());
+        if chunk.end.is_some() {
+            break;
+        }
+    }
+    assert_eq!(counts.iter().sum::<usize>(), 11);
+    // The reader is ahead by one buffer, so a chunk has 5 or 6 of these rows.
+    assert!(counts.iter().all(|count| *count <= 6) && counts.len() >= 2, "{counts:?}");
+}
+
+#[test]
+fn ignored_columns_are_all_counted_and_the_first_50_named() {
+    let names: Vec<String> = (0..60).map(|n| format!("column {n}")).collect();
+    let file = format!("email,{}\n", names.join(","));
+    let mut columns = Columns::default();
+    columns.ignore_unknown();
+    let reader = RowReader::with_columns(Format::Csv, columns, file.as_bytes()).expect("a header");
+    assert_eq!(reader.omissions().ignored, 60);
+    assert_eq!(reader.omissions().ignored_names(), &names[..50]);
 }

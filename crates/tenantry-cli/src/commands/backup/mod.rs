@@ -9,47 +9,47 @@ use serde_json::json;
 use tenantry::{BackupManifest, BackupOptions, ErrorKind, create_backup, restore_backup, verify_backup};
 use tenantry_exchange::printable;
 
-use crate::commands::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
+use crate::commands::archive_report::{Progress, explain, fail_if_incomplete, report_left_out};
+use crate::data_dir::DataDir;
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Format, counted};
-use crate::place::Place;
+use crate::output::{self, Format, pluralize};
 use crate::session::finish;
-use crate::stdio::{self, tell};
+use crate::stdio::{self, report};
 use crate::target::check_archive;
 
 pub(crate) async fn create(
-    place: &Place,
+    dir: &DataDir,
     format: Format<'_>,
     file: Option<PathBuf>,
     database_only: bool,
     keep: Option<u32>,
 ) -> Result<(), Failure> {
     if keep.is_none() && file.as_deref().is_some_and(Path::is_dir) {
-        return Err(Failure::new(Exit::Usage, "this is a directory: --keep N writes a backup into one"));
+        return Err(Failure::new(Exit::Usage, "FILE is a directory: --keep N writes a backup into it"));
     }
     let file = match (file, keep) {
-        (Some(dir), Some(_)) => dir.join(rotation::name_for_now()),
+        (Some(parent), Some(_)) => parent.join(rotation::name_for_now()),
         (Some(file), None) => file,
         (None, _) => rotation::name_for_now().into(),
     };
-    check_archive(&file, place)?;
-    let store = place.open().await?;
+    check_archive(&file, dir)?;
+    let store = dir.open().await?;
     let progress = Progress::new();
     let created = create_backup(&store, &file, BackupOptions { database_only }, progress.callback()).await;
     progress.end();
     let backup = finish(&store, created.map_err(|error| explain(error, &file, "no backup was made"))).await?;
-    if let (Some(keep), Some(dir), Some(name), 0) = (keep, file.parent(), file.file_name(), backup.incomplete) {
-        rotation::rotate(dir, keep, &name.to_string_lossy())?;
+    if let (Some(keep), Some(parent), Some(name), 0) = (keep, file.parent(), file.file_name(), backup.incomplete) {
+        rotation::rotate(parent, keep, &name.to_string_lossy())?;
     }
     show(format, &file, &backup.manifest, &[("archive_bytes", json!(backup.archive_bytes))])?;
-    name_left_out(&backup.left_out);
+    report_left_out(&backup.left_out);
     if backup.incomplete == 0 {
         return Ok(());
     }
     let message = format!(
-        "the backup is there, but {} of the users' files or directories could not be taken{}",
+        "the backup was written, but {} of the users' files or directories could not be included{}",
         backup.incomplete,
-        if keep.is_some() { "; no older one was removed" } else { "" }
+        if keep.is_some() { "; no older backup was removed" } else { "" }
     );
     Err(Failure::new(Exit::Failure, message))
 }
@@ -60,29 +60,26 @@ pub(crate) async fn verify(format: Format<'_>, file: &Path) -> Result<(), Failur
     let verified = verify_backup(file, progress.callback()).await;
     progress.end();
     let verified = verified.map_err(|error| {
-        // Only a backup that was read can be a bad one.
+        // A backup that couldn't be read isn't proved to be a bad one.
         let is_bad = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Incompatible | ErrorKind::NotFound);
         explain(error, file, if is_bad { "use another backup" } else { "the backup was not verified" })
     })?;
     show(format, file, &verified.manifest, &[])?;
     for finding in &verified.findings {
-        tell!("{}: {}", finding.kind, printable(&finding.detail));
+        report!("{}: {}", finding.kind, printable(&finding.detail));
     }
     if !verified.findings.is_empty() {
-        let findings = counted(verified.findings.len() as u64, "finding");
-        return Err(Failure::new(
-            Exit::Failure,
-            format!("the archive is whole, but the database in it has {findings}"),
-        ));
+        let findings = pluralize(verified.findings.len() as u64, "finding");
+        return Err(Failure::new(Exit::Failure, format!("the archive is intact, but its database has {findings}")));
     }
     if verified.missing_directories > 0 && !verified.manifest.database_only {
-        let missing = counted(verified.missing_directories, "user");
+        let missing = pluralize(verified.missing_directories, "user");
         return Err(Failure::new(
             Exit::Failure,
-            format!("the archive is whole, but lacks the directories of {missing}"),
+            format!("the archive is intact, but lacks the directories of {missing}"),
         ));
     }
-    tell!("all is well: {}", counted(verified.manifest.files, "file"));
+    report!("all is well: {}", pluralize(verified.manifest.files, "file"));
     Ok(())
 }
 
@@ -93,15 +90,15 @@ pub(crate) async fn restore(format: Format<'_>, file: &Path, into: &Path) -> Res
     progress.end();
     let restored = restored.map_err(|error| explain(error, file, "nothing was restored"))?;
     show(format, file, &restored.manifest, &[])?;
-    name_left_out(&restored.left_out);
+    report_left_out(&restored.left_out);
     if restored.report.findings.is_empty() {
-        refuse_incomplete(restored.incomplete, &format!("restored into {}", into.display()))?;
-        tell!("restored into {}", into.display());
+        fail_if_incomplete(restored.incomplete, &format!("restored into {}", into.display()))?;
+        report!("restored into {}", into.display());
         return Ok(());
     }
-    let findings = counted(restored.report.findings.len() as u64, "finding");
+    let findings = pluralize(restored.report.findings.len() as u64, "finding");
     let message = format!(
-        "restored into {}, where a check has {findings}: see `tenantry check --data-dir {}`",
+        "restored into {}, but a check reports {findings}: see `tenantry check --data-dir {}`",
         into.display(),
         into.display()
     );

@@ -1,5 +1,4 @@
-//! `tenantry backup list` and `backup restore --user`: who is in a backup, and one of them brought
-//! back.
+//! `tenantry backup list` and `backup restore --user`: lists and restores the users in a backup.
 
 use std::path::Path;
 
@@ -11,21 +10,21 @@ use tenantry::{
 };
 use tenantry_exchange::printable;
 
-use crate::commands::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
+use crate::commands::archive_report::{Progress, explain, fail_if_incomplete, report_left_out};
+use crate::data_dir::DataDir;
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Columns, Format, RecordList, counted};
-use crate::place::Place;
+use crate::output::{self, Columns, Format, RecordList, after_user_fields, pluralize};
 use crate::session::finish;
-use crate::stdio::{self, tell};
-use crate::who::Who;
+use crate::stdio::{self, report};
+use crate::user_ref::UserRef;
 
-pub(crate) const BACKED_UP: Columns = Columns {
+pub(crate) const BACKUP_USERS: Columns = Columns {
     name: "users",
-    fields: &["id", "email", "created_at", "last_login_at", "storage_path", "updated_at", "version", "deleted_at"],
+    fields: &after_user_fields::<1, 8>(["deleted_at"]),
     in_table: &["id", "email", "created_at", "deleted_at", "storage_path"],
 };
 
-/// What becomes of a user who is brought back.
+/// The options of a restore.
 #[derive(Clone, Copy)]
 pub(crate) struct Options {
     pub(crate) even_if_purged: bool,
@@ -34,34 +33,34 @@ pub(crate) struct Options {
 
 /// A user in a backup.
 #[derive(Serialize)]
-struct BackedUp {
+struct BackupUser {
     #[serde(flatten)]
     user: User,
-    /// `null` if they weren't in the trash.
+    /// `null` if the user wasn't in the trash.
     deleted_at: Option<Timestamp>,
 }
 
 pub(crate) async fn list(format: Format<'_>, file: &Path, user: Option<&str>) -> Result<(), Failure> {
-    let who = user.map(Who::parse).transpose()?;
+    let wanted = user.map(UserRef::parse).transpose()?;
     let file = stdio::input(file);
     let failed = |error| explain(error, file, "nothing was listed");
     let backup = open_backup(file).await.map_err(failed)?;
-    let mut list = RecordList::new(format, &BACKED_UP)?;
+    let mut list = RecordList::new(format, &BACKUP_USERS)?;
     let mut found = false;
     each(&backup, |users| {
-        let wanted: Vec<&BackedUp> = users.iter().filter(|user| is_wanted(who.as_ref(), &user.user)).collect();
+        let wanted: Vec<&BackupUser> = users.iter().filter(|user| is_wanted(wanted.as_ref(), &user.user)).collect();
         if wanted.is_empty() {
             return Ok(());
         }
         found = true;
         list.add(&wanted)
     })?;
-    if who.is_some() && !found {
+    if wanted.is_some() && !found {
         return Err(not_in(file));
     }
     if !found {
-        // A list without anything in it has a header all the same.
-        list.add::<BackedUp>(&[])?;
+        // Even an empty list has a header.
+        list.add::<BackupUser>(&[])?;
     }
     list.finish(&[])
 }
@@ -71,22 +70,22 @@ fn not_in(file: &Path) -> Failure {
     Failure::new(Exit::NotFound, format!("there is no such user in {file}; `tenantry backup list` shows who is in it"))
 }
 
-fn is_wanted(who: Option<&Who>, user: &User) -> bool {
-    match who {
+fn is_wanted(wanted: Option<&UserRef>, user: &User) -> bool {
+    match wanted {
         None => true,
-        Some(Who::Id(id)) => user.id == *id,
-        // Addresses that are equal as keys are those of one user.
-        Some(Who::Email(email)) => user.email.key() == email.key(),
+        Some(UserRef::Id(id)) => user.id == *id,
+        // Addresses with equal keys belong to one user.
+        Some(UserRef::Email(email)) => user.email.key() == email.key(),
     }
 }
 
-/// Visits everybody in a backup page by page, at least one: first those who weren't in the trash,
-/// in the order of creation.
-fn each(backup: &BackupContents, mut visit: impl FnMut(&[BackedUp]) -> Result<(), Failure>) -> Result<(), Failure> {
+/// Visits the users in a backup page by page: first the living ones in the order of creation, then
+/// those in the trash.
+fn each(backup: &BackupContents, mut visit: impl FnMut(&[BackupUser]) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut query = ListQuery { limit: ListQuery::MAX_LIMIT, ..ListQuery::default() };
     loop {
         let page = backup.list(&query)?;
-        let users: Vec<_> = page.users.into_iter().map(|user| BackedUp { user, deleted_at: None }).collect();
+        let users: Vec<_> = page.users.into_iter().map(|user| BackupUser { user, deleted_at: None }).collect();
         visit(&users)?;
         query.cursor = page.next_cursor;
         if query.cursor.is_none() {
@@ -96,9 +95,9 @@ fn each(backup: &BackupContents, mut visit: impl FnMut(&[BackedUp]) -> Result<()
     let mut query = TrashQuery { limit: ListQuery::MAX_LIMIT, ..TrashQuery::default() };
     loop {
         let page = backup.list_trash(&query)?;
-        let of_trash =
-            |trashed: tenantry::TrashedUser| BackedUp { user: trashed.user, deleted_at: Some(trashed.deleted_at) };
-        let users: Vec<_> = page.users.into_iter().map(of_trash).collect();
+        let trashed_user =
+            |trashed: tenantry::TrashedUser| BackupUser { user: trashed.user, deleted_at: Some(trashed.deleted_at) };
+        let users: Vec<_> = page.users.into_iter().map(trashed_user).collect();
         visit(&users)?;
         query.cursor = page.next_cursor;
         if query.cursor.is_none() {
@@ -108,24 +107,24 @@ fn each(backup: &BackupContents, mut visit: impl FnMut(&[BackedUp]) -> Result<()
 }
 
 pub(crate) async fn restore(
-    place: &Place,
+    dir: &DataDir,
     format: Format<'_>,
     file: &Path,
     user: &str,
     options: Options,
 ) -> Result<(), Failure> {
-    let who = Who::parse(user)?;
+    let wanted = UserRef::parse(user)?;
     stdio::refuse_stream(file, "the backup is")?;
     let backup = open_backup(file).await.map_err(|error| explain(error, file, "nothing was restored"))?;
-    let id = find(&backup, &who, file)?;
+    let id = find(&backup, &wanted, file)?;
     let store_id = backup.manifest().store_id;
-    let store = place.open().await?;
+    let store = dir.open().await?;
     let progress = Progress::new();
     let Options { even_if_purged, dry_run } = options;
     let how = RestoreUserOptions { even_if_purged, dry_run };
     let restored = restore_user(&store, backup, id, how, progress.callback()).await;
     progress.end();
-    let restored = finish(&store, restored.map_err(|error| of_restore(error, file))).await?;
+    let restored = finish(&store, restored.map_err(|error| restore_failure(error, file))).await?;
     let fields = [
         ("file", json!(file.display().to_string())),
         ("store_id", json!(store_id.to_string())),
@@ -139,22 +138,24 @@ pub(crate) async fn restore(
         ("kept", json!(restored.kept)),
         ("dry_run", json!(dry_run)),
     ];
-    output::record(format, &fields).map_err(|failure| failure.saying("the user was restored"))?;
+    output::record(format, &fields).map_err(|failure| failure.with_outcome("the user was restored"))?;
     report(&restored, id, dry_run);
-    name_left_out(&restored.left_out);
-    refuse_incomplete(restored.incomplete, "the user was restored")
+    report_left_out(&restored.left_out);
+    fail_if_incomplete(restored.incomplete, "the user was restored")
 }
 
-/// The id of a user in a backup. An address may be that of several who were in the trash.
-fn find(backup: &BackupContents, who: &Who, file: &Path) -> Result<UserId, Failure> {
-    if let Who::Email(email) = who
+/// Returns the id of a user in a backup. Several users in the trash may have had one address.
+fn find(backup: &BackupContents, wanted: &UserRef, file: &Path) -> Result<UserId, Failure> {
+    if let UserRef::Email(email) = wanted
         && let Some(user) = backup.get_by_email(email)?
     {
         return Ok(user.id);
     }
     let mut ids = Vec::new();
     each(backup, |users| {
-        ids.extend(users.iter().map(|user| &user.user).filter(|user| is_wanted(Some(who), user)).map(|user| user.id));
+        ids.extend(
+            users.iter().map(|user| &user.user).filter(|user| is_wanted(Some(wanted), user)).map(|user| user.id),
+        );
         Ok(())
     })?;
     match ids[..] {
@@ -163,13 +164,13 @@ fn find(backup: &BackupContents, who: &Who, file: &Path) -> Result<UserId, Failu
         _ => {
             let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
             let message =
-                format!("several users in the trash had this address: name one by the id: {}", ids.join(", "));
+                format!("several users in the trash had this address; name one by the id: {}", ids.join(", "));
             Err(Failure::new(Exit::Conflict, message))
         }
     }
 }
 
-fn of_restore(error: tenantry::Error, file: &Path) -> Failure {
+fn restore_failure(error: tenantry::Error, file: &Path) -> Failure {
     let conflict = |message: String| Failure::new(Exit::Conflict, format!("{message}; nothing was restored"));
     match error.kind() {
         ErrorKind::EmailTaken => {
@@ -184,14 +185,14 @@ fn of_restore(error: tenantry::Error, file: &Path) -> Failure {
     }
 }
 
-/// Says what was done, and what wasn't.
+/// Reports the restored user, and the files that were kept.
 fn report(restored: &RestoredUser, id: UserId, dry_run: bool) {
     let RestoredUser { user, files, kept, kept_paths, before, .. } = restored;
     for path in kept_paths {
-        tell!("kept, since it differs from what is in the backup: {}", printable(&path.to_string_lossy()));
+        report!("kept, because it differs from the backup: {}", printable(&path.to_string_lossy()));
     }
     if *kept > kept_paths.len() as u64 {
-        tell!("and {} more", kept - kept_paths.len() as u64);
+        report!("and {} more", kept - kept_paths.len() as u64);
     }
     let from = match before {
         UserBefore::Trashed => " from the trash",
@@ -199,5 +200,5 @@ fn report(restored: &RestoredUser, id: UserId, dry_run: bool) {
         _ => "",
     };
     let would = if dry_run { "would restore" } else { "restored" };
-    tell!("{would} {}{from}, with {}", printable(user.email.as_str()), counted(*files, "file"));
+    report!("{would} {}{from}, with {}", printable(user.email.as_str()), pluralize(*files, "file"));
 }

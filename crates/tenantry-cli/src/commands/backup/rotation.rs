@@ -7,15 +7,15 @@ use std::time::SystemTime;
 use tenantry::Timestamp;
 
 use crate::failure::Failure;
-use crate::output::counted;
-use crate::stdio::tell;
+use crate::output::pluralize;
+use crate::stdio::report;
 
 /// The name of a backup begins and ends with these, around the time.
 const PREFIX: &str = "tenantry-";
 const SUFFIX: &str = ".tar.zst";
 
 /// Returns the name of a backup that is made now. Names sort in the order of time.
-#[allow(clippy::disallowed_methods, reason = "the person's now; the store has its own")]
+#[allow(clippy::disallowed_methods, reason = "the clock of the command; the store has its own")]
 pub(super) fn name_for_now() -> String {
     let now = Timestamp::from(SystemTime::now()).to_string();
     let time: String = now.chars().take(19).filter(|c| !matches!(c, '-' | ':')).collect();
@@ -36,11 +36,11 @@ fn is_backup(name: &str) -> bool {
 }
 
 /// Removes all but the `keep` newest backups from a directory. The newest is the one that was just
-/// made. Backups with a later time are neither counted nor removed: the clock was wrong then or is
-/// wrong now, and which of the two can't be determined.
+/// made. Backups with a later time are neither pluralize nor removed: the clock was wrong then or
+/// is wrong now, and which of the two can't be determined.
 pub(super) fn rotate(dir: &Path, keep: u32, made: &str) -> Result<(), Failure> {
     let failed = |error| {
-        Failure::io(format!("the backup is there, but older ones in {} can't be removed", dir.display()), &error)
+        Failure::io(format!("the backup was written, but older ones in {} can't be removed", dir.display()), &error)
     };
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
@@ -55,8 +55,8 @@ pub(super) fn rotate(dir: &Path, keep: u32, made: &str) -> Result<(), Failure> {
         fs::remove_file(dir.join(name)).map_err(failed)?;
     }
     if later > 0 {
-        let later = counted(later as u64, "backup");
-        tell!("not removed, since named later than the one just made: {later}; is the clock right?");
+        let later = pluralize(later as u64, "backup");
+        report!("kept {later} dated later than the new one; check the system clock");
     }
     Ok(())
 }

@@ -6,22 +6,23 @@ use serde_json::json;
 use tenantry::{ErrorKind, UserId, UserManifest, export_user, import_user, read_user_manifest};
 use tenantry_exchange::printable;
 
-use crate::commands::archive_report::{Progress, explain, name_left_out, refuse_incomplete};
+use crate::commands::archive_report::{Progress, explain, fail_if_incomplete, report_left_out};
+use crate::data_dir::DataDir;
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Format, counted};
-use crate::place::Place;
-use crate::session::{did, finish};
-use crate::stdio::{self, tell};
+use crate::output::{self, Format, pluralize};
+use crate::session::{finish, log_change};
+use crate::stdio::{self, report};
 use crate::target::check_archive;
-use crate::who::Who;
+use crate::user_ref::UserRef;
 
-pub(crate) async fn export(place: &Place, format: Format<'_>, who: &Who, file: &Path) -> Result<(), Failure> {
-    check_archive(file, place)?;
-    let store = place.open().await?;
-    let id = match who {
-        // Whether they are in the trash is told by the export.
-        Who::Id(id) => *id,
-        Who::Email(_) => match store.read(|tx| who.find(tx)).await {
+pub(super) async fn export(dir: &DataDir, format: Format<'_>, user: &str, file: &Path) -> Result<(), Failure> {
+    let user = UserRef::parse(user)?;
+    check_archive(file, dir)?;
+    let store = dir.open().await?;
+    let id = match &user {
+        // The export reports whether the user is in the trash.
+        UserRef::Id(id) => *id,
+        UserRef::Email(_) => match store.read(|tx| user.find(tx)).await {
             Ok(user) => user.id,
             Err(failure) => return finish(&store, Err(failure)).await,
         },
@@ -30,25 +31,25 @@ pub(crate) async fn export(place: &Place, format: Format<'_>, who: &Who, file: &
     let exported = export_user(&store, id, file, progress.callback()).await;
     progress.end();
     let exported = finish(&store, exported.map_err(|error| explain(error, file, "nothing was exported"))).await?;
-    did("user export-archive", id);
+    log_change("user export-archive", id);
     show(format, file, &exported.manifest, &[("archive_bytes", json!(exported.archive_bytes))])?;
-    name_left_out(&exported.left_out);
+    report_left_out(&exported.left_out);
     if exported.incomplete == 0 {
         return Ok(());
     }
     let message = format!(
-        "the archive is there, but {} of the user's files or directories could not be taken",
+        "the archive was written, but {} of the user's files or directories could not be included",
         exported.incomplete
     );
     Err(Failure::new(Exit::Failure, message))
 }
 
-pub(crate) async fn import(place: &Place, format: Format<'_>, file: &Path) -> Result<(), Failure> {
+pub(super) async fn import(dir: &DataDir, format: Format<'_>, file: &Path) -> Result<(), Failure> {
     stdio::refuse_stream(file, "the archive of a user is")?;
-    let explain = |error: tenantry::Error, who: Option<UserId>| match error.kind() {
+    let explain = |error: tenantry::Error, id: Option<UserId>| match error.kind() {
         ErrorKind::Unfinished | ErrorKind::OutcomeUnknown => Failure::from(error),
-        ErrorKind::EmailTaken if error.taken_by() == who => {
-            Failure::new(Exit::Conflict, format!("{}: the user is there already; nothing was imported", file.display()))
+        ErrorKind::EmailTaken if error.taken_by() == id => {
+            Failure::new(Exit::Conflict, format!("{}: the user exists already; nothing was imported", file.display()))
         }
         ErrorKind::EmailTaken => {
             let by = error.taken_by().map(|other| format!(": {other}")).unwrap_or_default();
@@ -57,33 +58,33 @@ pub(crate) async fn import(place: &Place, format: Format<'_>, file: &Path) -> Re
         }
         _ => explain(error, file, "nothing was imported"),
     };
-    // So that what is no such archive never creates a store.
-    let who = read_user_manifest(file).await.map_err(|error| explain(error, None))?.user.id;
-    if let Some(scratch) = place.scratch().await? {
-        // What is damaged further down makes no store either. That there is no room to try it says
+    // A file that isn't such an archive must not create a store.
+    let id = read_user_manifest(file).await.map_err(|error| explain(error, None))?.user.id;
+    if let Some(scratch) = dir.scratch().await? {
+        // Nor must an archive that is damaged further down. No room for the rehearsal proves
         // nothing.
         let progress = Progress::new();
-        let tried = import_user(&scratch, file, progress.callback()).await;
+        let rehearsal = import_user(&scratch, file, progress.callback()).await;
         progress.end();
-        scratch.remove().await.map_err(|failure| failure.saying("nothing was imported"))?;
-        if let Err(error) = tried
+        scratch.remove().await.map_err(|failure| failure.with_outcome("nothing was imported"))?;
+        if let Err(error) = rehearsal
             && (matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Incompatible)
-                || Exit::of(error.kind()) == Exit::Invalid)
+                || Exit::from_kind(error.kind()) == Exit::Invalid)
         {
-            return Err(explain(error, Some(who)));
+            return Err(explain(error, Some(id)));
         }
     }
-    let store = place.open_or_create().await?;
+    let store = dir.open_or_create().await?;
     let progress = Progress::new();
     let imported = import_user(&store, file, progress.callback()).await;
     progress.end();
-    let imported = finish(&store, imported.map_err(|error| explain(error, Some(who)))).await?;
+    let imported = finish(&store, imported.map_err(|error| explain(error, Some(id)))).await?;
     let manifest = imported.manifest;
-    did("user import-archive", manifest.user.id);
+    log_change("user import-archive", manifest.user.id);
     show(format, file, &manifest, &[])?;
-    tell!("imported {} with {}", printable(manifest.user.email.as_str()), counted(manifest.files, "file"));
-    name_left_out(&imported.left_out);
-    refuse_incomplete(imported.incomplete, "the user was imported")
+    report!("imported {} with {}", printable(manifest.user.email.as_str()), pluralize(manifest.files, "file"));
+    report_left_out(&imported.left_out);
+    fail_if_incomplete(imported.incomplete, "the user was imported")
 }
 
 fn show(

@@ -1,4 +1,4 @@
-//! Where the store is, and opening it.
+//! Finds the data directory and opens the store in it.
 
 use std::env;
 use std::fs::{self, Metadata, Permissions};
@@ -12,37 +12,37 @@ use tenantry::{ErrorKind, Store};
 
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
-use crate::stdio::tell;
+use crate::stdio::report;
 
-/// The directories of a store, in which nothing is written but by the store.
+/// The directories of a store, which the command never writes files into.
 const OWN_DIRECTORIES: [&str; 3] = ["storage", "trash", "quarantine"];
 
-/// The data directory that the command works on.
-pub(crate) struct Place {
+/// The data directory, and the options with which its store is opened.
+pub(crate) struct DataDir {
     data_dir: PathBuf,
     snapshot_before_upgrade: bool,
     allow_network_fs: bool,
 }
 
-impl Place {
-    /// The directory that was named, or else the first that the environment names. An empty
-    /// variable names none.
+impl DataDir {
+    /// Returns the named directory, or else the first one that the environment names. An empty
+    /// variable is ignored.
     pub(crate) fn find(
         named: Option<PathBuf>,
         snapshot_before_upgrade: bool,
         allow_network_fs: bool,
     ) -> Result<Self, Failure> {
         let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        // systemd separates several by colons.
-        let of_service = || variable("STATE_DIRECTORY").and_then(|dirs| env::split_paths(&dirs).next());
-        let of_person = || {
+        // systemd separates several directories by colons.
+        let service_dir = || variable("STATE_DIRECTORY").and_then(|dirs| env::split_paths(&dirs).next());
+        let home_dir = || {
             let data_home = variable("XDG_DATA_HOME").filter(|dir| dir.is_absolute());
             data_home.or_else(|| Some(variable("HOME")?.join(".local/share"))).map(|dir| dir.join("tenantry"))
         };
         named
             .or_else(|| variable("TENANTRY_DATA_DIR"))
-            .or_else(of_service)
-            .or_else(of_person)
+            .or_else(service_dir)
+            .or_else(home_dir)
             .map(|data_dir| Self { data_dir, snapshot_before_upgrade, allow_network_fs })
             .ok_or_else(|| Failure::new(Exit::Usage, "no home directory: name the data directory with --data-dir"))
     }
@@ -55,7 +55,7 @@ impl Place {
         self.allow_network_fs
     }
 
-    /// A directory as it is named within `storage/`, also if it was named with its whole path, as
+    /// Returns a directory relative to `storage/`, even if it was named by its path from here, as
     /// shells complete it.
     pub(crate) fn within_storage<'d>(&self, dir: &'d str) -> &'d str {
         let storage = self.data_dir.join("storage");
@@ -63,9 +63,9 @@ impl Place {
         within.strip_suffix('/').unwrap_or(within)
     }
 
-    /// Returns whether a file is one of the store's own, or lies in one of its directories,
-    /// whatever it is called: by where it is, and by what it is if it is there.
-    pub(crate) fn is_of_store(&self, path: Option<&Path>, metadata: Option<&Metadata>) -> bool {
+    /// Returns whether a file belongs to the store or is in one of its directories. It is
+    /// identified by its path and, if it exists, by its inode, so that no other name hides it.
+    pub(crate) fn belongs_to_store(&self, path: Option<&Path>, metadata: Option<&Metadata>) -> bool {
         let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
         let is_same = |metadata: &Metadata, other: &Path| {
             fs::metadata(other).is_ok_and(|other| identity(&other) == identity(metadata))
@@ -79,10 +79,10 @@ impl Place {
         if metadata.is_some_and(|metadata| is_same(metadata, &marker)) {
             return true;
         }
-        // Step by step up from where it is, so that neither a mount nor a file system that ignores
-        // case hides it.
+        // Each directory above is compared, so that neither a mount nor a case-insensitive file
+        // system hides the store.
         let Some(path) = path else { return false };
-        let Ok(dir) = fs::canonicalize(directory_of(path)) else { return false };
+        let Ok(dir) = fs::canonicalize(parent_dir(path)) else { return false };
         let full = path.file_name().map_or_else(|| dir.clone(), |name| dir.join(name));
         let mut below = full.as_path();
         dir.ancestors().any(|above| {
@@ -95,19 +95,19 @@ impl Place {
         })
     }
 
-    /// Opens the store that is there.
+    /// Opens the existing store.
     pub(crate) async fn open(&self) -> Result<Store, Failure> {
         self.open_with(false).await
     }
 
-    /// Opens the store, and creates it and says so if there is none.
+    /// Opens the store. If there is none, creates it and reports that.
     pub(crate) async fn open_or_create(&self) -> Result<Store, Failure> {
         self.open_with(true).await
     }
 
-    /// Makes an empty store that goes away, to try on it what would be the first change of a new
-    /// store. `None` if there is a store, or nowhere to try: then the change itself tells. A signal
-    /// ends the command when it has gone.
+    /// Creates an empty temporary store, to rehearse the first change of a new store on it. Returns
+    /// `None` if the store exists, or if there is no place for a temporary one. A signal ends the
+    /// command after the temporary store was removed.
     pub(crate) async fn scratch(&self) -> Result<Option<Scratch>, Failure> {
         if fs::symlink_metadata(self.data_dir.join("tenantry.db")).is_ok() {
             return Ok(None);
@@ -118,38 +118,38 @@ impl Place {
         Ok(Some(Scratch { store, dir, interrupt }))
     }
 
-    /// Opens the store, and says what there is to know of that.
+    /// Opens the store, and reports whether it was created, upgraded or opened for reading only.
     async fn open_with(&self, create_if_missing: bool) -> Result<Store, Failure> {
         let opening = Store::builder(&self.data_dir)
             .create_if_missing(create_if_missing)
             .snapshot_before_upgrade(self.snapshot_before_upgrade)
             .allow_network_fs(self.allow_network_fs);
-        // A store that is just being made has temporary files.
+        // A store that is being created has temporary files, which a signal must not leave behind.
         let is_new = create_if_missing && fs::symlink_metadata(self.data_dir.join("tenantry.db")).is_err();
         let interrupt = is_new.then(Interrupt::listen);
         let store = opening.open().await.map_err(|error| self.explain(error))?;
         let dir = self.data_dir.display();
         if store.was_created() {
-            tell!("created a new store in {dir}");
+            report!("created a new store in {dir}");
         }
         if let Some(upgrade) = store.upgrade() {
             let snapshot = match &upgrade.snapshot {
-                Some(snapshot) => format!("the database as it was before is {}", snapshot.display()),
+                Some(snapshot) => format!("the earlier database is kept in {}", snapshot.display()),
                 None => "no snapshot was taken".to_owned(),
             };
-            tell!("upgraded the store in {dir} from schema {} to {}; {snapshot}", upgrade.from, upgrade.to);
+            report!("upgraded the store in {dir} from schema {} to {}; {snapshot}", upgrade.from, upgrade.to);
         }
         if store.is_read_only() {
-            tell!("the file system is read-only: {dir} is opened for reading only");
+            report!("the file system is read-only: {dir} is opened for reading only");
         }
-        if let Some(stopped) = interrupt.and_then(|interrupt| interrupt.go_on().err()) {
+        if let Some(stopped) = interrupt.and_then(|interrupt| interrupt.check().err()) {
             store.close().await?;
             return Err(stopped);
         }
         Ok(store)
     }
 
-    /// An error at opening, with the place.
+    /// Converts an error of opening, and puts the data directory before the message.
     pub(crate) fn explain(&self, error: tenantry::Error) -> Failure {
         let dir = self.data_dir.display();
         if error.kind() == ErrorKind::StoreMissing {
@@ -160,12 +160,12 @@ impl Place {
                 ),
             );
         }
-        let Failure::Told { exit, message } = error.into() else { return Failure::BrokenPipe };
-        Failure::Told { exit, message: format!("{dir}: {message}") }
+        let Failure::Message { exit, message } = error.into() else { return Failure::BrokenPipe };
+        Failure::Message { exit, message: format!("{dir}: {message}") }
     }
 }
 
-/// A store that goes with its directory.
+/// A temporary store, which is removed with its directory.
 pub(crate) struct Scratch {
     pub(crate) store: Store,
     pub(crate) dir: TempDir,
@@ -174,12 +174,12 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Removes the store, and fails if the command was asked to stop meanwhile.
+    /// Removes the store, and fails if a signal requested a stop.
     pub(crate) async fn remove(self) -> Result<(), Failure> {
         let Self { store, dir, interrupt } = self;
         store.close().await?;
         drop(dir);
-        interrupt.go_on()
+        interrupt.check()
     }
 }
 
@@ -191,20 +191,20 @@ impl Deref for Scratch {
     }
 }
 
-/// Makes a directory that goes away, for nobody else, whatever the umask is.
+/// Creates a temporary directory that only this user can access, whatever the umask is.
 pub(crate) fn temporary_dir() -> io::Result<TempDir> {
     let dir = tempfile::tempdir()?;
     fs::set_permissions(dir.path(), Permissions::from_mode(0o700))?;
     Ok(dir)
 }
 
-/// Returns whether something in the data directory is the store's by its name.
+/// Returns whether the name of a file in the data directory is one of the store's.
 fn is_own_name(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     name.starts_with("tenantry.") || name.starts_with(".tenantry-") || OWN_DIRECTORIES.contains(&name.as_str())
 }
 
-/// Returns the directory that a path lies in, the current one if the path doesn't say.
-pub(crate) fn directory_of(path: &Path) -> &Path {
+/// Returns the parent directory of a path, or the current one if the path has none.
+pub(crate) fn parent_dir(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -1,19 +1,19 @@
-//! How users are named on the command line, and why one isn't found.
+//! Parses and resolves the users who are named on the command line.
 
 use tenantry::{Email, ReadTx, TrashedUser, User, UserId};
 use tenantry_exchange::printable;
 
 use crate::failure::{Exit, Failure};
 use crate::human;
-use crate::output::counted;
+use crate::output::pluralize;
 
-/// How a user is named on the command line.
-pub(crate) enum Who {
+/// A user on the command line: an id or an address.
+pub(crate) enum UserRef {
     Id(UserId),
     Email(Email),
 }
 
-impl Who {
+impl UserRef {
     pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
         if text.contains('@') {
             return Ok(Self::Email(text.parse()?));
@@ -27,7 +27,7 @@ impl Who {
         })
     }
 
-    /// Finds the user, or says why there is none.
+    /// Finds the user, or fails with the reason why there is none.
     pub(crate) fn find(&self, tx: &ReadTx<'_>) -> Result<User, Failure> {
         match self {
             Self::Id(id) => match tx.get(*id)? {
@@ -42,7 +42,7 @@ impl Who {
     }
 }
 
-/// Why there is no living user with an id: they may be in the trash, or were purged.
+/// Returns why there is no living user with an id: the user may be in the trash, or was purged.
 fn missing(tx: &ReadTx<'_>, id: UserId, otherwise: &str) -> Result<Failure, Failure> {
     let message = match tx.get_trashed(id)? {
         Some(trashed) => in_trash(&trashed),
@@ -52,13 +52,13 @@ fn missing(tx: &ReadTx<'_>, id: UserId, otherwise: &str) -> Result<Failure, Fail
     Ok(Failure::new(Exit::NotFound, message))
 }
 
-/// Why there is no living user with an address: those who had it may be in the trash.
+/// Returns why there is no living user with an address: earlier ones may be in the trash.
 fn missing_email(tx: &ReadTx<'_>, email: &Email) -> Result<Failure, Failure> {
     let message = match &tx.find_in_trash(email)?[..] {
         [] => "there is no user with this email address; `tenantry user list --contains TEXT` searches".to_owned(),
         [trashed] => in_trash(trashed),
         [latest, others @ ..] => {
-            let others = counted(others.len() as u64, "other user");
+            let others = pluralize(others.len() as u64, "other user");
             format!("{}; {others} in the trash had this address before", in_trash(latest))
         }
     };
@@ -68,8 +68,10 @@ fn missing_email(tx: &ReadTx<'_>, email: &Email) -> Result<Failure, Failure> {
 fn in_trash(trashed: &TrashedUser) -> String {
     let id = trashed.user.id;
     if trashed.is_being_purged {
-        return format!("the user is being purged and can't be restored; `tenantry user purge {id}` goes on");
+        return format!(
+            "the user is being purged and can't be restored; `tenantry user purge {id}` continues the purge"
+        );
     }
-    let since = human::since(trashed.deleted_at);
-    format!("the user is in the trash since {since}, until a purge; `tenantry user restore {id}` brings them back")
+    let since = human::time_with_age(trashed.deleted_at);
+    format!("the user has been in the trash since {since}; `tenantry user restore {id}` brings them back")
 }

@@ -1,0 +1,72 @@
+//! `tenantry user delete`.
+
+use tenantry::{ErrorKind, ReadTx, Store, User};
+use tenantry_exchange::printable;
+
+use crate::data_dir::DataDir;
+use crate::failure::Failure;
+use crate::output::pluralize;
+use crate::prompt::confirm;
+use crate::session::{finish, log_change};
+use crate::stdio::report;
+use crate::user_ref::UserRef;
+
+pub(super) async fn run(dir: &DataDir, names: &[String], yes: bool) -> Result<(), Failure> {
+    let refs = names.iter().map(|name| UserRef::parse(name)).collect::<Result<Vec<_>, _>>()?;
+    let store = dir.open().await?;
+    let deleted = delete(&store, names, &refs, yes).await;
+    finish(&store, deleted).await
+}
+
+/// Moves users to the trash, or none of them if one doesn't exist at the beginning.
+async fn delete(store: &Store, names: &[String], refs: &[UserRef], yes: bool) -> Result<(), Failure> {
+    let users = find_all(store, names, refs).await?;
+    confirm(yes, "deleted", || match &users[..] {
+        [user] => format!("Move {} ({}) to the trash?", printable(user.email.as_str()), user.id),
+        users => format!("Move {} to the trash?", pluralize(users.len() as u64, "user")),
+    })?;
+    for (index, user) in users.iter().enumerate() {
+        delete_one(store, user).await.map_err(|failure| match index {
+            0 => failure,
+            _ => failure.with_subject(&user.id.to_string()).with_outcome("those before were deleted"),
+        })?;
+    }
+    Ok(())
+}
+
+/// Returns the users, each once.
+async fn find_all(store: &Store, names: &[String], refs: &[UserRef]) -> Result<Vec<User>, Failure> {
+    let mut users: Vec<User> = Vec::new();
+    let find = |tx: &ReadTx<'_>| -> Result<(), Failure> {
+        for (name, user) in names.iter().zip(refs) {
+            let user = user.find(tx).map_err(|failure| match refs.len() {
+                1 => failure,
+                _ => failure.with_subject(&printable(name)).with_outcome("nothing was deleted"),
+            })?;
+            if users.iter().all(|other| other.id != user.id) {
+                users.push(user);
+            }
+        }
+        Ok(())
+    };
+    store.read(find).await?;
+    Ok(users)
+}
+
+async fn delete_one(store: &Store, user: &User) -> Result<(), Failure> {
+    match store.delete(user.id).await {
+        Ok(user) => {
+            log_change("user delete", user.id);
+            report!(
+                "moved {} ({}) to the trash; `tenantry user restore {}` brings them back",
+                printable(user.email.as_str()),
+                user.id,
+                user.id
+            );
+        }
+        // Another process was faster, with the same result.
+        Err(error) if error.kind() == ErrorKind::NotFound => report!("another process has deleted the user"),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
