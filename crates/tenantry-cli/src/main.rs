@@ -1,5 +1,7 @@
 //! `tenantry`: operates a Tenantry store through the public API of the library.
 
+#![warn(clippy::too_many_lines)]
+
 mod args;
 mod commands;
 mod data_dir;

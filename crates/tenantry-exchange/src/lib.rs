@@ -40,6 +40,8 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 
+#![warn(clippy::too_many_lines)]
+
 mod columns;
 mod csv_rows;
 mod decode;

@@ -20,7 +20,7 @@ const EXIT_STATUS: [(&str, &str); 9] = [
     ),
     (
         "2",
-        "usage: the command line can't be understood or is refused, such as delete without --yes where nobody can be asked",
+        "usage: the command line can't be parsed or is refused, such as delete without --yes where nobody can be asked",
     ),
     ("3", "not found: no such user, directory, backup or archive, no store, or nothing measured yet"),
     (

@@ -29,8 +29,8 @@ fn sources(dir: &Path) -> Vec<(String, String)> {
     found
 }
 
-/// Returns what a document names in backticks that exists nowhere in the sources: files ending in `.rs`, and functions
-/// and modules, which are recognized by an underscore or a path.
+/// Returns what a document names in backticks that exists nowhere in the sources: files ending in
+/// `.rs`, and functions and modules, which are recognized by an underscore or a path.
 fn stale_names(document: &str, sources: &[(String, String)]) -> BTreeSet<String> {
     let code = Regex::new("`([^`\n]+)`").unwrap();
     let item = Regex::new("^[a-z0-9_]+(::[a-z0-9_]+)*$").unwrap();
