@@ -85,6 +85,7 @@ mod tests {
             "\u{dc1}\u{dca}\u{200d}\u{dbb}\u{dd3}",
             "\u{4f8b}\u{3048}",
             "it's \"a\\b\"",
+            "\"\u{e9}\" isn't 'a\\b'",
             "\u{1f600}",
         ] {
             assert_eq!(printable(text), text);

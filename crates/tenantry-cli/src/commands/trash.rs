@@ -1,6 +1,6 @@
 //! `tenantry trash …`.
 
-use tenantry::{ListQuery, ReadTx, Store, Timestamp, TrashQuery, TrashedUser};
+use tenantry::{ListQuery, ReadTx, Store, Timestamp, TrashQuery, TrashedUser, User};
 
 use crate::args::TrashCommand;
 use crate::data_dir::DataDir;
@@ -10,7 +10,7 @@ use crate::session::finish;
 
 pub(crate) const TRASHED_USERS: Columns = Columns {
     name: "users",
-    fields: &after_user_fields::<2, 9>(["deleted_at", "is_being_purged"]),
+    fields: &after_user_fields::<2, { User::FIELDS.len() + 2 }>(["deleted_at", "is_being_purged"]),
     in_table: &["id", "email", "deleted_at", "storage_path", "is_being_purged"],
 };
 

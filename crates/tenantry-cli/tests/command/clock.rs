@@ -63,104 +63,153 @@ fn every_command_works_whatever_the_clock_says() {
     for (offset, years) in [("-25y", -25), ("+25y", 25)] {
         let session = Session::new();
         let create = |name: &str| json(&session.output(&["user", "create", &format!("{name}@example.com")]));
-        let (ada, bob, cat) = (create("ada"), create("bob"), create("cat"));
-        for user in [&ada, &bob] {
+        let users @ [ada, bob, cat] = &["ada", "bob", "cat"].map(create);
+        for user in &users[..2] {
             let dir = session.output(&["storage", "path", id(user)]);
             std::fs::write(session.path(dir.trim_end()).join("note.txt"), "hello").unwrap();
         }
-        session.output(&["user", "login", id(&ada)]);
-        session.output(&["user", "delete", id(&cat), "--yes"]);
+        session.output(&["user", "login", id(ada)]);
+        session.output(&["user", "delete", id(cat), "--yes"]);
         session.output(&["storage", "usage"]);
-        let then = year(&ada["created_at"]);
-        // A year of libfaketime's has 365 days, so that it may be another in the days around New
-        // Year.
-        let is_now = |time: &Value| (year(time) - then - years).abs() <= 1;
-        let is_then = |time: &Value| (year(time) - then).abs() <= 1;
-        let run = |arguments: &[&str]| output_at(&session, offset, arguments);
-        let run_json = |arguments: &[&str]| json(&run(arguments));
+        let shifted = Shifted { session: &session, offset, years, then: year(&ada["created_at"]) };
+        let eve = shifted.changes_users(ada, bob);
+        shifted.lists_users();
+        shifted.empties_the_trash(bob, cat);
+        shifted.measures_directories(ada);
+        shifted.adopts_and_repairs(&eve);
+        shifted.makes_backups();
+        shifted.exports_and_imports();
+        assert_eq!(shifted.json(&["status", "--format", "json"])["user_count"], 4);
+    }
+}
 
-        let eve = run_json(&["user", "create", "eve@example.com"]);
-        assert!(is_now(&eve["created_at"]) && is_now(&eve["updated_at"]), "{eve}");
-        assert_eq!(run_json(&["user", "get", id(&bob)]), bob);
+/// A store from `then`, on which commands run with a clock that is wrong by some years.
+struct Shifted<'s> {
+    session: &'s Session,
+    offset: &'s str,
+    years: i64,
+    then: i64,
+}
+
+impl Shifted<'_> {
+    fn run(&self, arguments: &[&str]) -> String {
+        output_at(self.session, self.offset, arguments)
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        json(&self.run(arguments))
+    }
+
+    /// Returns whether a time is one of the wrong clock. A year of libfaketime has 365 days, so it
+    /// may be another one in the days around New Year.
+    fn is_now(&self, time: &Value) -> bool {
+        (year(time) - self.then - self.years).abs() <= 1
+    }
+
+    fn is_then(&self, time: &Value) -> bool {
+        (year(time) - self.then).abs() <= 1
+    }
+
+    fn is_fast(&self) -> bool {
+        self.years > 0
+    }
+
+    /// Creates, reads and changes users, and returns Eve.
+    fn changes_users(&self, ada: &Value, bob: &Value) -> Value {
+        let eve = self.json(&["user", "create", "eve@example.com"]);
+        assert!(self.is_now(&eve["created_at"]) && self.is_now(&eve["updated_at"]), "{eve}");
+        assert_eq!(&self.json(&["user", "get", id(bob)]), bob);
         // A recorded time doesn't move back.
-        let logged_in = run_json(&["user", "login", id(&ada)]);
-        assert!(if years > 0 { is_now(&logged_in["last_login_at"]) } else { is_then(&logged_in["last_login_at"]) });
-        let updated = run_json(&["user", "update", id(&ada), "--email", "ada2@example.com", "--expect-version", "1"]);
-        assert!(if years > 0 { is_now(&updated["updated_at"]) } else { is_then(&updated["updated_at"]) });
-        assert!(updated["version"] == 2 && is_then(&updated["created_at"]), "{updated}");
-        let fay = run_json(&["user", "login", "fay@example.com", "--create"]);
-        assert!(is_now(&fay["created_at"]) && is_now(&fay["last_login_at"]), "{fay}");
+        let is_latest = |time: &Value| if self.is_fast() { self.is_now(time) } else { self.is_then(time) };
+        assert!(is_latest(&self.json(&["user", "login", id(ada)])["last_login_at"]));
+        let updated = self.json(&["user", "update", id(ada), "--email", "ada2@example.com", "--expect-version", "1"]);
+        assert!(is_latest(&updated["updated_at"]), "{updated}");
+        assert!(updated["version"] == 2 && self.is_then(&updated["created_at"]), "{updated}");
+        let fay = self.json(&["user", "login", "fay@example.com", "--create"]);
+        assert!(self.is_now(&fay["created_at"]) && self.is_now(&fay["last_login_at"]), "{fay}");
+        eve
+    }
 
-        // In the order of creation; ages go by the clock.
-        let emails = |text: &str| -> Vec<String> {
-            let users = json(text)["users"].as_array().unwrap().clone();
-            users.iter().map(|user| user["email"].as_str().unwrap().split('@').next().unwrap().to_owned()).collect()
-        };
-        let list = |more: &[&str]| emails(&run(&[&["user", "list", "--format", "json"][..], more].concat()));
+    /// Lists users in the order of creation, and by ages that follow the clock.
+    fn lists_users(&self) {
+        let list = |more: &[&str]| names(&self.run(&[&["user", "list", "--format", "json"][..], more].concat()));
         assert_eq!(list(&[]), ["ada2", "bob", "eve", "fay"]);
         let inactive = list(&["--inactive-for", "180d"]);
-        assert_eq!(inactive, if years > 0 { vec!["bob"] } else { vec![] });
+        assert_eq!(inactive, if self.is_fast() { vec!["bob"] } else { vec![] });
         assert_eq!(list(&["--created-after", "0001-01-01", "--all"]).len(), 4);
+    }
 
-        run(&["user", "delete", id(&bob), "--yes"]);
-        let trashed = run_json(&["trash", "list", "--format", "json"]);
+    /// A user who was deleted a moment ago is never old. By a clock that is 25 years fast, Cat is.
+    fn empties_the_trash(&self, bob: &Value, cat: &Value) {
+        self.run(&["user", "delete", id(bob), "--yes"]);
+        let trashed = self.json(&["trash", "list", "--format", "json"]);
         let trashed = trashed["users"].as_array().unwrap();
-        assert_eq!(trashed.iter().map(id).collect::<Vec<_>>(), [id(&cat), id(&bob)]);
-        assert!(is_then(&trashed[0]["deleted_at"]) && is_now(&trashed[1]["deleted_at"]), "{trashed:?}");
-        // Who was deleted a moment ago is never old; by a clock that is 25 years fast Cat is.
-        let old = run(&["user", "purge", "--older-than", "30d", "--dry-run", "--format", "json"]);
-        assert_eq!(emails(&old), if years > 0 { vec!["cat"] } else { vec![] });
-        run(&["user", "purge", "--older-than", "30d", "--yes"]);
-        let left = if years > 0 { 1 } else { 2 };
-        assert_eq!(run_json(&["trash", "list", "--format", "json"])["users"].as_array().unwrap().len(), left);
-        let restored = run_json(&["user", "restore", id(&bob)]);
-        assert_eq!(restored, bob);
+        assert_eq!(trashed.iter().map(id).collect::<Vec<_>>(), [id(cat), id(bob)]);
+        assert!(self.is_then(&trashed[0]["deleted_at"]) && self.is_now(&trashed[1]["deleted_at"]), "{trashed:?}");
+        let old = self.run(&["user", "purge", "--older-than", "30d", "--dry-run", "--format", "json"]);
+        assert_eq!(names(&old), if self.is_fast() { vec!["cat"] } else { vec![] });
+        self.run(&["user", "purge", "--older-than", "30d", "--yes"]);
+        let left = if self.is_fast() { 1 } else { 2 };
+        assert_eq!(self.json(&["trash", "list", "--format", "json"])["users"].as_array().unwrap().len(), left);
+        assert_eq!(&self.json(&["user", "restore", id(bob)]), bob);
+    }
 
-        // Not measured in the future.
-        for arguments in [&["storage", "usage", "--stored"][..], &["storage", "usage"], &["storage", "usage", id(&ada)]]
+    /// No measurement is in the future, even if it was taken there.
+    fn measures_directories(&self, ada: &Value) {
+        for arguments in [&["storage", "usage", "--stored"][..], &["storage", "usage"], &["storage", "usage", id(ada)]]
         {
-            let usages = run_json(&[arguments, &["--format", "json"]].concat());
+            let usages = self.json(&[arguments, &["--format", "json"]].concat());
             for usage in usages["usages"].as_array().unwrap() {
                 let age = usage["age_seconds"].as_i64().unwrap();
-                let is_old = arguments.contains(&"--stored") && years > 0;
+                let is_old = arguments.contains(&"--stored") && self.is_fast();
                 assert!(if is_old { age > 24 * YEAR } else { (0..YEAR).contains(&age) }, "{arguments:?}: {usage}");
             }
         }
-        // When the clock is right again, figures that were measured in the future are new.
-        let usages = json(&session.output(&["storage", "usage", "--stored", "--format", "json"]));
+        let usages = json(&self.session.output(&["storage", "usage", "--stored", "--format", "json"]));
         let ages = usages["usages"].as_array().unwrap().iter().map(|usage| usage["age_seconds"].as_i64().unwrap());
         assert!(ages.clone().all(|age| age >= 0) && ages.count() == 2, "{usages}");
+    }
 
+    fn adopts_and_repairs(&self, eve: &Value) {
+        let session = self.session;
         std::fs::create_dir_all(session.path("data/storage/customers/eve")).unwrap();
-        let adopted = run_json(&["storage", "adopt", id(&eve), "customers/eve"]);
+        let adopted = self.json(&["storage", "adopt", id(eve), "customers/eve"]);
         assert_eq!(adopted["storage_path"], "customers/eve");
-        run(&["check"]);
+        self.run(&["check"]);
         std::fs::create_dir_all(session.path("data/storage/stray")).unwrap();
-        run(&["check", "--repair", "--even-if-many"]);
-        let quarantined = backups(&session, "data/quarantine").pop_first().unwrap();
+        self.run(&["check", "--repair", "--even-if-many"]);
+        let quarantined = backups(session, "data/quarantine").pop_first().unwrap();
         let note = std::fs::read_to_string(session.path("data/quarantine").join(quarantined).join("note.json"));
-        assert!(is_now(&json(&note.unwrap())["moved_at"]));
+        assert!(self.is_now(&json(&note.unwrap())["moved_at"]));
+    }
 
-        let made = run_json(&["backup", "create", "a.tar.zst", "--format", "json"]);
-        assert!(is_now(&made["created_at"]), "{made}");
-        run(&["backup", "verify", "a.tar.zst"]);
-        run(&["backup", "restore", "a.tar.zst", "--into", "restored"]);
-        let named = run_json(&["backup", "create", "--format", "json"]);
+    fn makes_backups(&self) {
+        let made = self.json(&["backup", "create", "a.tar.zst", "--format", "json"]);
+        assert!(self.is_now(&made["created_at"]), "{made}");
+        self.run(&["backup", "verify", "a.tar.zst"]);
+        self.run(&["backup", "restore", "a.tar.zst", "--into", "restored"]);
+        let named = self.json(&["backup", "create", "--format", "json"]);
         let named = named["file"].as_str().unwrap().to_owned();
-        assert!(is_now(&Value::from(&named["tenantry-".len()..])), "{named}");
-        run(&["backup", "verify", &named]);
+        assert!(self.is_now(&Value::from(&named["tenantry-".len()..])), "{named}");
+        self.run(&["backup", "verify", &named]);
+    }
 
-        run(&["export", "users.jsonl"]);
+    fn exports_and_imports(&self) {
+        self.run(&["export", "users.jsonl"]);
         for offset in ["-25y", "+25y"] {
             let imported = ["--data-dir", "imported", "import", "users.jsonl", "--on-conflict", "skip"];
-            output_at(&session, offset, &imported);
+            output_at(self.session, offset, &imported);
         }
-        output_at(&session, offset, &["--data-dir", "imported", "export", "again.jsonl"]);
-        let exported = |name: &str| std::fs::read_to_string(session.path(name)).unwrap();
-        // But for the path, which is adopted in the one.
+        self.run(&["--data-dir", "imported", "export", "again.jsonl"]);
+        let exported = |name: &str| std::fs::read_to_string(self.session.path(name)).unwrap();
         assert_eq!(exported("users.jsonl"), exported("again.jsonl"));
-        assert_eq!(run_json(&["status", "--format", "json"])["user_count"], 4);
     }
+}
+
+/// Returns the part of each address before the `@`.
+fn names(text: &str) -> Vec<String> {
+    let users = json(text)["users"].as_array().unwrap().clone();
+    users.iter().map(|user| user["email"].as_str().unwrap().split('@').next().unwrap().to_owned()).collect()
 }
 
 /// Rotation removes neither the backup that was just made nor one of a time that is later by the

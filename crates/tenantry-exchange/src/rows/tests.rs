@@ -505,3 +505,13 @@ fn ignored_columns_are_all_counted_and_the_first_50_named() {
     assert_eq!(reader.omissions().ignored, 60);
     assert_eq!(reader.omissions().ignored_names(), &names[..50]);
 }
+
+#[test]
+fn a_line_of_json_may_have_the_limit_of_bytes_and_no_more() {
+    let first = r#"{"email":"a@x"}"#;
+    for (bytes, is_accepted) in [(ROW_BYTES_MAX, true), (ROW_BYTES_MAX + 1, false)] {
+        let spaces = " ".repeat(bytes - first.len() - 1);
+        let rows = rows(Format::Jsonl, format!("{first}{spaces}\n{{\"email\":\"b@x\"}}\n").as_bytes());
+        assert_eq!((rows.len(), rows[0].1.is_ok(), rows[1].1.is_ok()), (2, is_accepted, true), "{bytes}");
+    }
+}

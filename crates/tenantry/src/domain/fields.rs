@@ -68,9 +68,9 @@ impl NewUser {
     /// # Examples
     ///
     /// ```
-    /// use tenantry::NewUser;
+    /// use tenantry::{NewUser, User};
     ///
-    /// let mut texts = [None; 7];
+    /// let mut texts = [None; User::FIELDS.len()];
     /// texts[1] = Some("ada@example.com");
     /// assert_eq!(NewUser::from_field_texts(&texts)?.email.as_str(), "ada@example.com");
     /// texts[6] = Some("one");

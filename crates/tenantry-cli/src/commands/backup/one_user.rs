@@ -20,7 +20,7 @@ use crate::user_ref::UserRef;
 
 pub(crate) const BACKUP_USERS: Columns = Columns {
     name: "users",
-    fields: &after_user_fields::<1, 8>(["deleted_at"]),
+    fields: &after_user_fields::<1, { User::FIELDS.len() + 1 }>(["deleted_at"]),
     in_table: &["id", "email", "created_at", "deleted_at", "storage_path"],
 };
 
