@@ -80,10 +80,11 @@ mod content;
 mod data_dir;
 mod domain;
 mod error;
+#[cfg(not(all(feature = "failpoints", debug_assertions)))]
 mod failpoint;
-#[cfg(test)]
-#[cfg(feature = "archives")]
-mod lifecycle_tests;
+#[cfg(all(feature = "failpoints", debug_assertions))]
+#[doc(hidden)]
+pub mod failpoint;
 mod options;
 
 pub mod sqlite;

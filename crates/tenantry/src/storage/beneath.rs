@@ -21,7 +21,7 @@ use rustix::path::Arg;
 use super::layout::{PRIVATE, PRIVATE_FILE};
 use super::ownership::{Ownership, change_mode};
 use super::stat::{is_dir, stat};
-use crate::failpoint;
+use crate::failpoint::{self, Refusal};
 
 /// Who moves a directory without `RENAME_NOREPLACE` puts an empty one at the target first. Its mode, by which nobody may do
 /// anything with it, tells it from one that was there before if a crash leaves it. The sticky bit only shows people
@@ -63,6 +63,9 @@ fn open(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mounts) -> 
 }
 
 fn open_at_once(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mounts) -> rustix::io::Result<OwnedFd> {
+    if failpoint::is_refused(Refusal::Openat2, "") {
+        return Err(Errno::NOSYS);
+    }
     let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     if mounts == Mounts::Refuse {
         resolve |= ResolveFlags::NO_XDEV;
@@ -252,10 +255,14 @@ pub(super) fn rename(
     point: &'static str,
 ) -> io::Result<()> {
     failpoint::reach(point);
-    if failpoint::is_rename_refused(point) {
+    if failpoint::is_refused(Refusal::Rename, point) {
         return Err(Errno::XDEV.into());
     }
-    match fs::renameat_with(&from, name, &to, new_name, RenameFlags::NOREPLACE) {
+    let renamed = match failpoint::is_refused(Refusal::NoReplace, point) {
+        true => Err(Errno::INVAL),
+        false => fs::renameat_with(&from, name, &to, new_name, RenameFlags::NOREPLACE),
+    };
+    match renamed {
         // Some file systems don't know the flag, and some filters the call.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
         // An attempt without the flag may have been cut short.

@@ -15,17 +15,12 @@ mod allocations;
 mod disk;
 mod statements;
 
-// What the tests of the store lean on too.
-#[path = "../store/support.rs"]
-#[allow(dead_code, reason = "each binary uses its part")]
-mod support;
-
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use disk::Disk;
 use statements::Statements;
-use support::{BlockedWriter, SqlitePlace, block_on, email, new_user, page_of, queued};
 use tenantry::{Durability, Store, User};
+use tenantry_testkit::support::{BlockedWriter, SqlitePlace, block_on, email, new_user, page_of, queued};
 
 /// How many allocations a user takes who is read: for the address as written. A path that is derived takes none.
 const ALLOCATIONS_A_USER: u64 = 1;

@@ -13,10 +13,11 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tenantry::sqlite::rusqlite::ffi;
 use tenantry::{Error, ErrorKind, ListQuery, NewUser, OnConflict, Result, Store, User, UserId};
+use tenantry_testkit::random::Random;
 
 use crate::io_faults::{Cuts, Left, Watchdog};
 use crate::power_cut::{Known, Row, compare, values_of};
-use crate::rebuilt::{self, Files, Replay, Rng, Variant};
+use crate::rebuilt::{self, Files, Replay, Variant};
 use crate::share::{report, share};
 use crate::support::{Boxed, TestClock, block_on, new_user, numbered_id, poll_once};
 use crate::vfs::{Disk, Event, Fault, Kind, Watched, scratch};
@@ -40,7 +41,7 @@ const VARIANTS: [Variant; 4] = [Variant::Synced, Variant::Everything, Variant::S
 #[derive(Clone)]
 struct Caller {
     clock: TestClock,
-    rng: Rng,
+    rng: Random,
     live: Vec<UserId>,
     made: u64,
     known: Known,
@@ -58,7 +59,7 @@ enum Pages {
 impl Caller {
     fn new() -> Self {
         let known = Known { is_one_by_one: true, ..Known::default() };
-        Self { clock: TestClock::new(), rng: Rng(1), live: Vec::new(), made: 0, known }
+        Self { clock: TestClock::new(), rng: Random::new(1), live: Vec::new(), made: 0, known }
     }
 
     fn open(&self, data: &Path) -> Store {
@@ -334,7 +335,7 @@ fn record(cycles: u64) -> Recorded {
 /// Where the power is cut in a record: around each sync of the database, where the log is begun, and at some of the
 /// writes to the database, of which there are thousands.
 fn places(record: &[Event], moved: &Moved, one_write_of: u64) -> BTreeSet<usize> {
-    let mut rng = Rng(1);
+    let mut rng = Random::new(1);
     let mut places = BTreeSet::new();
     for (number, event) in record.iter().enumerate() {
         match event {
@@ -431,7 +432,7 @@ fn assert_refused(error: &Error) {
 }
 
 /// Some of the places, chosen by chance.
-fn some_of(places: BTreeSet<usize>, count: usize, rng: &mut Rng) -> BTreeSet<usize> {
+fn some_of(places: BTreeSet<usize>, count: usize, rng: &mut Random) -> BTreeSet<usize> {
     let mut left: Vec<usize> = places.into_iter().collect();
     while left.len() > count {
         left.swap_remove(usize::try_from(rng.below(left.len() as u64)).unwrap());
@@ -476,7 +477,7 @@ fn fail(left: &Left, caller: &Caller, fault: Fault, places_max: usize, cuts: &mu
         session.write().unwrap();
     }
     block_on(session.store.close()).unwrap();
-    let mut rng = Rng(cuts.syncs);
+    let mut rng = Random::new(cuts.syncs);
     let recorded = session.recorded();
     let failed_at = recorded.record.iter().position(|event| matches!(event, Event::SyncFailed { .. }));
     // A write that failed isn't recorded: then all places count.

@@ -19,8 +19,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tenantry::sqlite::rusqlite::{Connection, OpenFlags};
 use tenantry::{Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, Store, TrashQuery, TrashedUser, User, check};
+use tenantry_testkit::random::Random;
 
-use crate::malformed::mutation::Random;
 use crate::process::Process;
 use crate::share::{report, share};
 use crate::support::{TestClock, block_on, new_user, new_user_at, numbered_id, to_email};
@@ -94,7 +94,7 @@ const STEPS: u64 = 24;
 
 impl Stores {
     fn new() -> Self {
-        let dir = crate::malformed::properties::temp_dir();
+        let dir = crate::support::in_memory();
         let closed = block_on(make_closed(&dir.path().join("closed")));
         for copy in ["crashed", "replayed"] {
             copy_store(&dir.path().join("closed"), &dir.path().join(copy));
@@ -216,57 +216,57 @@ fn damage(kind: Kind, data_dir: &Path, random: &mut Random) {
         change(&mut octets);
         fs::write(file, octets).unwrap();
     };
-    let another = |octet: u8, random: &mut Random| octet ^ (1 + random.below(255)) as u8;
-    let fill = |octets: &mut [u8], random: &mut Random| octets.fill_with(|| random.below(256) as u8);
+    let another = |octet: u8, random: &mut Random| octet ^ (1 + random.at(255)) as u8;
+    let fill = |octets: &mut [u8], random: &mut Random| octets.fill_with(|| random.at(256) as u8);
     match kind {
         Kind::HeaderBytes => change("tenantry.db", &mut |octets| {
-            for _ in 0..=random.below(4) {
-                let at = random.below(100);
+            for _ in 0..=random.at(4) {
+                let at = random.at(100);
                 octets[at] = another(octets[at], random);
             }
         }),
         Kind::PageByte => change("tenantry.db", &mut |octets| {
-            let at = random.below(octets.len());
+            let at = random.at(octets.len());
             octets[at] = another(octets[at], random);
         }),
         Kind::BitFlip => change("tenantry.db", &mut |octets| {
-            let at = random.below(octets.len());
-            octets[at] ^= 1 << random.below(8);
+            let at = random.at(octets.len());
+            octets[at] ^= 1 << random.at(8);
         }),
         Kind::PageZeroed => change("tenantry.db", &mut |octets| {
-            let page = random.below(octets.len() / PAGE) * PAGE;
+            let page = random.at(octets.len() / PAGE) * PAGE;
             octets[page..page + PAGE].fill(0);
         }),
         Kind::PageGarbage => change("tenantry.db", &mut |octets| {
-            let page = random.below(octets.len() / PAGE) * PAGE;
+            let page = random.at(octets.len() / PAGE) * PAGE;
             fill(&mut octets[page..page + PAGE], random);
         }),
         Kind::PagesSwapped => change("tenantry.db", &mut |octets| {
             let pages = octets.len() / PAGE;
-            let one = random.below(pages);
-            let other = (one + 1 + random.below(pages - 1)) % pages;
+            let one = random.at(pages);
+            let other = (one + 1 + random.at(pages - 1)) % pages;
             swap_pages(octets, one, other);
         }),
         Kind::Truncated => change("tenantry.db", &mut |octets| {
             // At the end of a page, where that is less easily seen, or anywhere.
-            let length = random.below(octets.len());
-            octets.truncate(if random.below(2) == 0 { length } else { length / PAGE * PAGE });
+            let length = random.at(octets.len());
+            octets.truncate(if random.at(2) == 0 { length } else { length / PAGE * PAGE });
         }),
         Kind::LogDamaged => change("tenantry.db-wal", &mut |octets| {
-            let at = random.below(octets.len());
-            let end = (at + 1 + random.below(PAGE)).min(octets.len());
-            match random.below(3) {
+            let at = random.at(octets.len());
+            let end = (at + 1 + random.at(PAGE)).min(octets.len());
+            match random.at(3) {
                 0 => octets[at] = another(octets[at], random),
                 1 => octets[at..end].fill(0),
                 _ => fill(&mut octets[at..end], random),
             }
         }),
-        Kind::LogTruncated if random.below(2) == 0 => {
-            change("tenantry.db-wal", &mut |octets| octets.truncate(random.below(octets.len())));
+        Kind::LogTruncated if random.at(2) == 0 => {
+            change("tenantry.db-wal", &mut |octets| octets.truncate(random.at(octets.len())));
         }
         // Its index, which is made anew when nobody has the store open.
-        Kind::LogTruncated => change("tenantry.db-shm", &mut |octets| match random.below(3) {
-            0 => octets.truncate(random.below(octets.len())),
+        Kind::LogTruncated => change("tenantry.db-shm", &mut |octets| match random.at(3) {
+            0 => octets.truncate(random.at(octets.len())),
             1 => octets.fill(0),
             _ => fill(octets, random),
         }),
@@ -331,7 +331,7 @@ async fn use_store(data_dir: &Path, random: &mut Random) -> Told {
         {
             told.contradiction = Some("who was created isn't there".to_owned());
         }
-        let some = numbered_id(1_000 + random.below(10) as u64);
+        let some = numbered_id(1_000 + random.at(10) as u64);
         told.take("login", store.record_login(some).await);
         told.take("update", store.update(some, to_email("moved@example.com")).await);
         if let Some(report) = told.take("check", check(data_dir).await) {
@@ -397,9 +397,9 @@ fn differs_in_values(seen: &Seen, now: &Seen) -> bool {
 /// A case by its number: the kind, and whether the store had crashed before.
 fn run_case(stores: &Stores, number: u64) -> (Verdict, Verdict) {
     let kind = KINDS[(number % KINDS.len() as u64) as usize];
-    let mut random = Random(number);
-    let is_crashed = kind.is_of_log() || random.below(2) == 0;
-    let place = crate::malformed::properties::temp_dir();
+    let mut random = Random::new(number);
+    let is_crashed = kind.is_of_log() || random.at(2) == 0;
+    let place = crate::support::in_memory();
     let data_dir = place.path().join("data");
     copy_store(&stores.dir.path().join(if is_crashed { "crashed" } else { "closed" }), &data_dir);
     damage(kind, &data_dir, &mut random);
@@ -471,7 +471,7 @@ fn damage_is_told_or_does_no_harm() {
 
 /// A copy of the closed store with its database changed.
 fn damaged_by(stores: &Stores, change: impl FnOnce(&mut Vec<u8>)) -> TempDir {
-    let place = crate::malformed::properties::temp_dir();
+    let place = crate::support::in_memory();
     copy_store(&stores.dir.path().join("closed"), &place.path().join("data"));
     let database = place.path().join("data/tenantry.db");
     let mut octets = fs::read(&database).unwrap();

@@ -14,9 +14,10 @@ use tenantry::{
     BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, Timestamp, TrashQuery, User, UserId, check,
     create_backup, verify_backup,
 };
+use tenantry_testkit::random::Random;
 
 use crate::process::{self, Process};
-use crate::share::{Random, report, share};
+use crate::share::{report, share};
 use crate::support::{all, block_on, has_strace, kind, new_user, skipped, to_email};
 
 /// How many operations are tried on a disk that is full.

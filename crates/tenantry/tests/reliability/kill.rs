@@ -20,9 +20,10 @@ use tenantry::{
     BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, TrashQuery, User, UserId, create_backup,
     verify_backup,
 };
+use tenantry_testkit::random::Random;
 
 use crate::process::{self, Process};
-use crate::share::{Random, report, share};
+use crate::share::{report, share};
 use crate::support::{all, block_on, email, new_user, numbered_id, to_email};
 
 /// How many threads write at once in the child.

@@ -13,18 +13,9 @@
     reason = "this crate is nothing but tests, which print what they counted, and clippy knows only those inside of #[test] functions"
 )]
 
-// How many cases there are, and what is said of them.
-mod share;
-
-// What the tests of the store lean on too.
-#[path = "../store/support.rs"]
-#[allow(dead_code, reason = "each of the two binaries uses its part")]
-mod support;
-
-// A second process: this binary again, in a role.
-#[path = "../store/process.rs"]
-#[allow(dead_code, reason = "each of the two binaries uses its part")]
-mod process;
+// How many cases there are and what is reported of them; stores in temporary directories; a second process, which is this
+// binary again, in a role.
+use tenantry_testkit::{process, share, support};
 
 // What lies beneath SQLite: it records and fails. What it recorded as the disk after a power cut.
 mod rebuilt;
@@ -47,9 +38,6 @@ mod child;
 
 // Bytes of the database and its log that are not what was written.
 mod corruption;
-
-// Addresses, paths, cursors and archives that are not what they ought to be.
-mod malformed;
 
 // A process that is killed under load, and again while it recovers.
 mod kill;

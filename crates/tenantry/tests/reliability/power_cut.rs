@@ -18,9 +18,10 @@ use tenantry::{
     Ambient, Durability, Error, ErrorKind, Imported, NewUser, OnConflict, Purge, StoragePath, Store, Timestamp, User,
     UserId, UserUpdate,
 };
+use tenantry_testkit::random::Random;
 
 use crate::io_faults::Op;
-use crate::rebuilt::{self, Files, Replay, Rng, Variant};
+use crate::rebuilt::{self, Files, Replay, Variant};
 use crate::share::{report, share};
 use crate::support::{block_on, email, new_user, numbered_id, time};
 use crate::vfs::{Disk, Event, scratch};
@@ -165,7 +166,7 @@ struct Caller {
     disk: Arc<Disk>,
     plan: Plan,
     database: PathBuf,
-    rng: Rng,
+    rng: Random,
     live: Vec<UserId>,
     trashed: Vec<UserId>,
     made: u64,
@@ -212,7 +213,7 @@ impl Caller {
         self.known.users.entry(id).or_default().push((at, row));
     }
 
-    fn any_of(rng: &mut Rng, ids: &[UserId]) -> Option<usize> {
+    fn any_of(rng: &mut Random, ids: &[UserId]) -> Option<usize> {
         (!ids.is_empty()).then(|| usize::try_from(rng.below(ids.len() as u64)).unwrap())
     }
 
@@ -310,11 +311,6 @@ impl Caller {
     }
 }
 
-/// The migrations that the library carries in itself.
-mod embedded {
-    refinery::embed_migrations!("src/sqlite/migrations");
-}
-
 /// A record, and what its callers know.
 struct Recorded {
     base: Files,
@@ -355,7 +351,7 @@ fn record(work: Work, plan: Plan, steps: u64, seed: u64) -> Recorded {
                         disk: Arc::clone(&disk),
                         plan,
                         database: data.join("tenantry.db"),
-                        rng: Rng(seed.wrapping_mul(1_000) + session * 100 + number),
+                        rng: Random::new(seed.wrapping_mul(1_000) + session * 100 + number),
                         live,
                         trashed,
                         made,
@@ -383,10 +379,7 @@ fn record(work: Work, plan: Plan, steps: u64, seed: u64) -> Recorded {
 
 /// A store as version 1 of the schema left it, with users in it.
 pub(crate) fn make_version_1(path: &Path, known: &mut Known) {
-    let mut conn = Connection::open(path).unwrap();
-    conn.execute_batch("PRAGMA journal_mode = WAL").unwrap();
-    let mut runner = embedded::migrations::runner().set_target(refinery::Target::Version(1));
-    runner.set_migration_table_name("tenantry_migrations").run(&mut conn).unwrap();
+    let conn = tenantry_testkit::schema::of_version(1, path);
     for number in 0..40 {
         let id = numbered_id(900_000 + number);
         let address = format!("old-{number}@example.com");

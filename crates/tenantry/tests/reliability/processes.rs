@@ -14,9 +14,10 @@ use tenantry::{
     BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, User, UserId, UserUpdate, check, create_backup,
     verify_backup,
 };
+use tenantry_testkit::random::Random;
 
 use crate::process::{self, Process};
-use crate::share::{Random, report, share};
+use crate::share::{report, share};
 use crate::support::{SqlitePlace, all, block_on, email, new_user, numbered_id};
 
 /// Users whose address holds a number, which all processes count up.

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use tenantry_testkit::random::Random;
+
 use crate::vfs::Event;
 
 /// What a disk writes whole or not.
@@ -10,24 +12,6 @@ const SECTOR: usize = 512;
 
 /// The files by their names.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
-
-/// Random numbers that are the same in every run (splitmix64).
-#[derive(Clone)]
-pub(crate) struct Rng(pub(crate) u64);
-
-impl Rng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
 
 /// Which of the writes that nobody waited for have reached the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +59,7 @@ pub(crate) struct Replay<'r> {
     disk: Disk,
     /// Until which event it does what it says.
     honest_until: usize,
-    rng: Rng,
+    rng: Random,
     at: usize,
     /// The number of the last event that changed what can be on the disk.
     last: usize,
@@ -93,7 +77,7 @@ impl<'r> Replay<'r> {
             record,
             disk,
             honest_until,
-            rng: Rng(seed),
+            rng: Random::new(seed),
             at: 0,
             last: 0,
             files: BTreeMap::new(),
@@ -251,7 +235,7 @@ fn apply_whole(content: &mut Vec<u8>, event: &Event) {
     }
 }
 
-fn apply_torn(content: &mut Vec<u8>, event: &Event, rng: &mut Rng) {
+fn apply_torn(content: &mut Vec<u8>, event: &Event, rng: &mut Random) {
     let Event::Write { offset, data, .. } = event else {
         if rng.below(2) == 0 {
             apply_whole(content, event);
@@ -266,7 +250,7 @@ fn apply_torn(content: &mut Vec<u8>, event: &Event, rng: &mut Rng) {
             0..4 => write_at(content, at, &data[at - offset..end - offset]),
             // The file has grown, but what belongs there isn't written.
             4 if at >= synced => {
-                let garbage = rng.next().to_le_bytes();
+                let garbage = rng.any().to_le_bytes();
                 write_at(content, at, &garbage.repeat(SECTOR / garbage.len())[..end - at]);
             }
             _ => {}

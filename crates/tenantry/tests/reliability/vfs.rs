@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError, RwLock};
 
-use tempfile::TempDir;
 use tenantry::sqlite::rusqlite::ffi;
 
 /// What happened to the files of a directory, or beside them, in the order in which it did.
@@ -131,12 +130,6 @@ static DISKS: RwLock<Vec<Arc<Disk>>> = RwLock::new(Vec::new());
 thread_local! {
     /// Whether the thread is in a function of the system's VFS, which has its own names for what the C library does.
     static IN_VFS: Cell<bool> = const { Cell::new(false) };
-}
-
-/// A directory for files that need no disk beneath them: in memory, if there is such a place.
-pub(crate) fn scratch() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
 
 /// A directory that is watched for as long as this lives.

@@ -10,8 +10,9 @@
 )]
 #![cfg_attr(not(feature = "archives"), allow(dead_code, reason = "the tests that are left out use it"))]
 
-// What the others lean on: a store in a temporary directory, a clock that can be set, a writer that stands still.
-mod support;
+// What the others have in common: a store in a temporary directory, a clock that can be set, a writer that is held up; a
+// second process, which is this binary again, in a role.
+use tenantry_testkit::{process, support};
 
 // The contract, scenario by scenario, written once for every engine.
 mod scenarios;
@@ -95,11 +96,6 @@ mod ended;
 // The worst that can be found in a user's directory.
 #[cfg(feature = "archives")]
 mod hostile;
-
-// A second process: this binary again, in a role.
-#[cfg(feature = "archives")]
-#[allow(dead_code, reason = "each of the two binaries uses its part")]
-mod process;
 
 // The entrance for tests that need a second process.
 #[cfg(feature = "archives")]

@@ -9,6 +9,7 @@ use std::fs::{self, File, FileTimes};
 use std::io;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -16,13 +17,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tenantry::{Durability, ErrorKind, ListQuery, Purge, RepairOptions, Result, Store, UserId};
+use tenantry_testkit::way::{self, Way};
 
 use crate::support::{SqlitePlace, all, block_on, new_user, new_user_at, say_loudly};
 
 /// How long each operation is raced against.
 const RACE: Duration = Duration::from_secs(2);
-/// How long the resolver that can lose may take to do so. It takes milliseconds.
-const LOST_SOON: Duration = Duration::from_secs(30);
+/// How many operations have to meet the directory, and how many the link.
+const ENOUGH: u64 = 5;
+/// How often a directory is moved to and fro before its files are looked at.
+const MOVES_A_ROUND: usize = 20;
+/// How long it may take until there was a race. It takes milliseconds, or seconds where directories are copied.
+const LOST_SOON: Duration = Duration::from_secs(180);
 
 const OF_ADA: &[u8] = b"of ada";
 /// What every file outside holds: more than all files of a user together, so that it shows in any sum.
@@ -190,16 +196,18 @@ struct Stage {
     place: SqlitePlace,
     store: Store,
     ada: UserId,
+    way: Way,
 }
 
 impl Stage {
     fn new() -> Self {
+        let way = way::take_from_environment();
         let place = SqlitePlace::new();
         let outside = Outside::new(place.as_ref().join("outside"));
         // The waiting for the disk after each commit is not what is raced against here.
         let store = block_on(Store::builder(place.data_dir()).durability(Durability::Normal).open()).unwrap();
         let ada = block_on(store.create(new_user_at("ada@example.com", "customers/ada"))).unwrap().id;
-        let stage = Self { outside, place, store, ada };
+        let stage = Self { outside, place, store, ada, way };
         stage.fill(ada);
         stage
     }
@@ -239,6 +247,38 @@ impl Stage {
         Swapper::start(&places, &self.outside.aside())
     }
 
+    /// Whether the user has all files again when the race is over. Where moving takes several steps, the swaps can leave
+    /// something in the way that the store must not replace or remove, and a person has to decide. Nothing is lost then.
+    fn is_in_order(&self) -> bool {
+        let found = || {
+            if block_on(self.store.get(self.ada))?.is_none() {
+                block_on(self.store.restore(self.ada, None))?;
+            }
+            block_on(self.store.storage(self.ada))
+        };
+        let is_in_order = found().is_ok() && is_complete(&self.dir());
+        if !is_in_order {
+            assert_ne!(self.way, Way::AtOnce, "{:?}", found().err());
+            let work = format!(".tenantry-copy-{}/content", self.ada);
+            let copies = [self.dir(), self.in_trash(self.ada)].map(|dir| dir.with_file_name(&work));
+            let places = [self.dir(), self.in_trash(self.ada), self.outside.aside()];
+            assert!(places.iter().chain(&copies).any(|place| is_complete(place)), "the files are nowhere");
+        }
+        is_in_order
+    }
+
+    /// The link may have been removed in place of the directory, or left in it.
+    fn put_link_aside(&self, link: &str) {
+        let aside = self.outside.aside();
+        if aside.is_symlink() {
+            return;
+        }
+        if aside.exists() {
+            fs::remove_dir_all(&aside).unwrap();
+        }
+        symlink(link, &aside).unwrap();
+    }
+
     /// The race is over: nothing happened outside, and all of the user is there again.
     fn end(self, swapper: Swapper) {
         assert!(swapper.stop() > 100, "there was no race to speak of");
@@ -256,23 +296,25 @@ impl Stage {
         if block_on(store.get(self.ada)).unwrap().is_none() {
             block_on(store.restore(self.ada, None)).unwrap();
         }
-        let files = block_on(store.storage(self.ada)).unwrap();
-        assert_eq!(files.read("notes.txt").unwrap(), OF_ADA);
-        for dir in DIRS {
-            assert_eq!(files.read(format!("{dir}/notes.txt")).unwrap(), OF_ADA);
-            assert_eq!(files.read(format!("{dir}/inner/notes.txt")).unwrap(), OF_ADA);
-        }
+        block_on(store.storage(self.ada)).unwrap();
+        assert!(is_complete(&self.dir()));
         assert_eq!(block_on(tenantry::check(&data_dir)).unwrap().findings, []);
     }
 }
 
+/// Whether all files of the user are in a directory, which isn't a link.
+fn is_complete(dir: &Path) -> bool {
+    let holds = |file: &Path| fs::read(file).is_ok_and(|content| content == OF_ADA);
+    let is_filled = |dir: PathBuf| holds(&dir.join("notes.txt")) && holds(&dir.join("inner/notes.txt"));
+    !dir.is_symlink() && holds(&dir.join("notes.txt")) && DIRS.iter().all(|name| is_filled(dir.join(name)))
+}
+
 /// Races until the time is over, and until there was something to it: operations that met the directory, and, unless
 /// there can be none, others that met the link.
-fn race(can_be_refused: bool, mut round: impl FnMut(&Tally)) {
+fn race(refused_at_least: u64, mut round: impl FnMut(&Tally)) {
     let tally = Tally::default();
     let start = Instant::now();
-    let at_least = 5;
-    while start.elapsed() < RACE || tally.done.get() < at_least || (can_be_refused && tally.refused.get() < at_least) {
+    while start.elapsed() < RACE || tally.done.get() < ENOUGH || tally.refused.get() < refused_at_least {
         assert!(start.elapsed() < LOST_SOON, "there was no race to speak of: {tally:?}");
         round(&tally);
     }
@@ -307,7 +349,7 @@ fn opening_a_directory_never_leads_outside() {
     for (target, link) in IN_STORAGE {
         let stage = Stage::with_link(link);
         let swapper = stage.swapper(target);
-        race(true, |tally| {
+        race(ENOUGH, |tally| {
             let opened = block_on(stage.store.storage(stage.ada));
             if target != Target::Within {
                 let Some(files) = tally.count(opened, &[ErrorKind::StorageBlocked]) else { return };
@@ -338,7 +380,7 @@ fn measuring_a_directory_never_counts_what_is_outside() {
         let whole = block_on(stage.store.measure_usage(stage.ada, |_| {})).unwrap();
         assert_eq!((whole.files, whole.apparent_bytes), (9, 54));
         let swapper = stage.swapper(target);
-        race(true, |tally| {
+        race(ENOUGH, |tally| {
             // A directory that is moved while the measuring is within has no way back up.
             let reasons: &[ErrorKind] = match target {
                 Target::Within => &[ErrorKind::Io],
@@ -369,14 +411,23 @@ fn deleting_and_restoring_never_moves_what_is_outside() {
         (Target::Above, "../../outside"),
         (Target::Above, "../../outside/ada"),
     ] {
-        let stage = Stage::with_link(link);
-        let swapper = stage.swapper(target);
+        let mut stage = Stage::with_link(link);
         let reasons = [ErrorKind::StorageBlocked, ErrorKind::Unfinished, ErrorKind::NotFound];
-        race(true, |tally| {
-            tally.count(block_on(stage.store.delete(stage.ada)), &reasons);
-            tally.count(block_on(stage.store.restore(stage.ada, None)), &reasons);
+        race(ENOUGH, |tally| {
+            let swapper = stage.swapper(target);
+            for _ in 0..MOVES_A_ROUND {
+                tally.count(block_on(stage.store.delete(stage.ada)), &reasons);
+                tally.count(block_on(stage.store.restore(stage.ada, None)), &reasons);
+            }
+            swapper.stop();
+            if stage.is_in_order() {
+                stage.put_link_aside(link);
+            } else {
+                stage.outside.assert_untouched();
+                stage = Stage::with_link(link);
+            }
         });
-        stage.end(swapper);
+        stage.verify();
     }
 }
 
@@ -386,8 +437,14 @@ fn a_purge_removes_nothing_outside() {
         let mut stage = Stage::with_link(link);
         let aside = stage.outside.aside();
         let mut rounds = 0;
-        // Nothing is looked up from above the trash.
-        race(target != Target::Above, |tally| {
+        let refused_at_least = match (target, stage.way) {
+            // Nothing is looked up from above the trash.
+            (Target::Above, _) => 0,
+            // Nothing is moved, so there is hardly a moment for it.
+            (_, Way::Copied) => 1,
+            _ => ENOUGH,
+        };
+        race(refused_at_least, |tally| {
             let email = format!("u{rounds}@example.com");
             let id = block_on(stage.store.create(new_user(&email))).unwrap().id;
             stage.fill(id);
@@ -422,11 +479,7 @@ fn a_purge_removes_nothing_outside() {
                 Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}"),
             }
             assert_eq!(fs::symlink_metadata(&in_trash).unwrap_err().kind(), io::ErrorKind::NotFound);
-            // The link may have been removed in place of the directory, or left in it.
-            if !aside.is_symlink() {
-                fs::remove_dir_all(&aside).unwrap();
-                symlink(link, &aside).unwrap();
-            }
+            stage.put_link_aside(link);
         });
         stage.verify();
     }
@@ -499,4 +552,24 @@ fn a_resolver_that_checks_paths_is_deceived_when_it_removes() {
         swapper.stop();
         !stage.outside.root.join("ada/notes.txt").exists()
     });
+}
+
+/// The same races where directories are opened or moved in another way.
+#[test]
+fn races_are_won_on_each_way_of_opening_and_moving() {
+    if !way::has_failpoints() {
+        return;
+    }
+    let moving = ["deleting_and_restoring_never_moves_what_is_outside", "a_purge_removes_nothing_outside"];
+    let opening = ["opening_a_directory_never_leads_outside", "measuring_a_directory_never_counts_what_is_outside"];
+    for (way, races) in [(Way::InSteps, &[moving, opening].concat()[..]), (Way::Copied, &moving)] {
+        let (variable, value) = way.variable();
+        for race in races {
+            let mut test = Command::new(std::env::current_exe().unwrap());
+            let output =
+                test.args(["--exact", &format!("races::{race}")]).env(variable, value.clone()).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains("1 passed"), "{way:?} {race}: {text}");
+        }
+    }
 }

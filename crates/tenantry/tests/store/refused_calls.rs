@@ -4,7 +4,6 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Command;
 
 use tenantry::{ErrorKind, Purge, Store, UserId, check};
 
@@ -88,23 +87,4 @@ pub(crate) fn child_is_refused_calls(data_dir: &Path) {
     let report = block_on(check(data_dir)).unwrap();
     assert_eq!(report.findings, []);
     process::say("all worked");
-}
-
-#[test]
-fn races_are_won_too_where_the_calls_in_one_step_are_refused() {
-    if !has_strace() {
-        return skipped("refused system calls need `strace`, which changes what the system answers");
-    }
-    let [program, arguments @ ..] = &refusing(&["openat2:error=ENOSYS"])[..] else { unreachable!() };
-    for race in ["opening_a_directory_never_leads_outside", "deleting_and_restoring_never_moves_what_is_outside"] {
-        let test = std::env::current_exe().unwrap();
-        let output = Command::new(program)
-            .args(arguments)
-            .arg(test)
-            .args(["--exact", &format!("races::{race}")])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{race}: {output:?}");
-        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{race}: {output:?}");
-    }
 }

@@ -12,28 +12,14 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use tenantry_testkit::random::Random;
 
 use super::steps::{Name, Object, Step, TOP, overwrite};
 
 /// What a disk writes as a whole.
 const SECTOR: u64 = 512;
-
-/// A row of numbers that is the same in every run (splitmix64).
-pub(super) struct Dice(pub(super) u64);
-
-impl Dice {
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
 
 /// Which of the pending changes have come to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +141,7 @@ impl Disk {
 
     /// What is found on the disk if the power fails now.
     pub(super) fn image(&self, variant: Variant) -> Image {
-        let mut dice = Dice(match variant {
+        let mut dice = Random::new(match variant {
             Variant::Any(seed) => seed,
             _ => 0,
         });
@@ -202,7 +188,7 @@ impl Disk {
 }
 
 /// Cuts a write at the boundary of a sector.
-fn tear(at: u64, octets: &mut Arc<Vec<u8>>, dice: &mut Dice) {
+fn tear(at: u64, octets: &mut Arc<Vec<u8>>, dice: &mut Random) {
     let sectors = (at + octets.len() as u64).div_ceil(SECTOR) - at / SECTOR;
     let end = (at / SECTOR + dice.below(sectors.max(1))) * SECTOR;
     let kept = end.saturating_sub(at).min(octets.len() as u64);
@@ -270,6 +256,8 @@ impl Image {
                     use std::io::Write;
                     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(*mode).open(path).unwrap();
                     file.write_all(content).unwrap();
+                    // Times aren't followed. So a copy and its original have the same.
+                    file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
                 }
             }
         }

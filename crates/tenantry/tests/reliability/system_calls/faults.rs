@@ -9,10 +9,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use tenantry_testkit::way::Way;
+
 use super::world::{self, DATA, Hands, LEFT, Op, State, TOP, judge};
-use super::{ARCHIVES, ROLE, place, trace};
+use super::{ARCHIVES, ROLE, trace};
 use crate::share::{report, share};
-use crate::support::block_on;
+use crate::support::{block_on, in_memory};
 
 /// What is done before, and what is done while a call fails.
 struct Case {
@@ -124,7 +126,7 @@ fn a_system_call_that_fails_is_told_and_loses_nothing() {
     }
     let (mut runs, mut told) = (0, BTreeMap::<String, u64>::new());
     for case in cases() {
-        let prepared = place();
+        let prepared = in_memory();
         let top = prepared.path().join(TOP);
         fs::create_dir_all(top.join(ARCHIVES)).unwrap();
         let mut hands = Hands::new(&top);
@@ -157,12 +159,12 @@ fn a_system_call_that_fails_is_told_and_loses_nothing() {
 
 /// Makes one call fail, judges what comes of it, and says what was told; `None` if there is no such call.
 fn fail(case: &Case, before: &State, prepared: &Path, call: &str, error: &str, nth: usize) -> Option<String> {
-    let dir = place();
+    let dir = in_memory();
     let top = dir.path().canonicalize().unwrap().join(TOP);
     copy(prepared, &top);
     let ops =
         if matches!(case.op, Op::Open | Op::Repair) { vec![case.op.clone()] } else { vec![Op::Open, case.op.clone()] };
-    world::order(dir.path(), &ops);
+    world::order(dir.path(), Way::AtOnce, &ops);
     let on = case.on.map(|path| format!(" -P {}", top.join(path).display())).unwrap_or_default();
     let inject = format!("-e inject={call}:error={error}:when={nth}{on}");
     let (calls, said) = trace::record(ROLE, top.parent().unwrap(), &inject);

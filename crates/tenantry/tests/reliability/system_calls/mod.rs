@@ -23,10 +23,12 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 
-use tempfile::TempDir;
+use tenantry_testkit::random::Random;
+use tenantry_testkit::way::{self, Way};
 
 use crate::share::{report, share};
-use disk::{Dice, Disk, Image, Variant};
+use crate::support::in_memory;
+use disk::{Disk, Image, Variant};
 use steps::{Follower, Step};
 use world::{ARCHIVES, Op, State, TOP, judge};
 
@@ -56,10 +58,15 @@ enum Scenario {
     RecoverRestore,
     RecoverPurge,
     RecoverAdopt,
+    /// Directories that are opened and moved in another way.
+    Moves(Way),
+    RepairOn(Way),
+    RecoverDeleteOn(Way),
+    RecoverRestoreOn(Way),
 }
 
 impl Scenario {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 18] = [
         Self::Life,
         Self::Normal,
         Self::Repair,
@@ -70,7 +77,22 @@ impl Scenario {
         Self::RecoverRestore,
         Self::RecoverPurge,
         Self::RecoverAdopt,
+        Self::Moves(Way::InSteps),
+        Self::Moves(Way::Copied),
+        Self::RepairOn(Way::InSteps),
+        Self::RepairOn(Way::Copied),
+        Self::RecoverDeleteOn(Way::InSteps),
+        Self::RecoverDeleteOn(Way::Copied),
+        Self::RecoverRestoreOn(Way::InSteps),
+        Self::RecoverRestoreOn(Way::Copied),
     ];
+
+    fn way(self) -> Way {
+        match self {
+            Self::Moves(way) | Self::RepairOn(way) | Self::RecoverDeleteOn(way) | Self::RecoverRestoreOn(way) => way,
+            _ => Way::AtOnce,
+        }
+    }
 
     /// Prepares the top, and says what is to be done.
     fn begin(self, top: &Path) -> (State, Vec<Op>) {
@@ -121,15 +143,32 @@ impl Scenario {
                 ];
                 (nothing, [vec![Op::OpenNormal], person(0), end.into()].concat())
             }
-            Self::Repair => {
+            Self::Moves(_) => {
+                let moves = [
+                    Op::Delete { user: 0 },
+                    Op::Restore { user: 0 },
+                    create_at(1, "customers/x/bob"),
+                    Op::Storage { user: 1 },
+                    file(1, "a.txt"),
+                    Op::Delete { user: 1 },
+                    Op::Close,
+                    Op::Open,
+                    Op::Purge { user: 1 },
+                    Op::Close,
+                ];
+                (nothing, [vec![Op::Open], person(0), moves.into()].concat())
+            }
+            Self::Repair | Self::RepairOn(_) => {
                 let ops = [vec![Op::Open], person(0), vec![place("nobody", true), Op::Close, Op::Repair]];
                 (nothing, ops.concat())
             }
-            Self::RecoverStorage => Self::interrupted(top, |op| matches!(op, Op::Storage { .. })),
-            Self::RecoverDelete => Self::interrupted(top, |op| matches!(op, Op::Delete { .. })),
-            Self::RecoverRestore => Self::interrupted(top, |op| matches!(op, Op::Restore { .. })),
-            Self::RecoverPurge => Self::interrupted(top, |op| matches!(op, Op::Purge { .. })),
-            Self::RecoverAdopt => Self::interrupted(top, |op| matches!(op, Op::Adopt { user: 3, .. })),
+            Self::RecoverStorage => Self::Life.interrupted(top, |op| matches!(op, Op::Storage { .. })),
+            Self::RecoverDelete => Self::Life.interrupted(top, |op| matches!(op, Op::Delete { .. })),
+            Self::RecoverRestore => Self::Life.interrupted(top, |op| matches!(op, Op::Restore { .. })),
+            Self::RecoverPurge => Self::Life.interrupted(top, |op| matches!(op, Op::Purge { .. })),
+            Self::RecoverAdopt => Self::Life.interrupted(top, |op| matches!(op, Op::Adopt { user: 3, .. })),
+            Self::RecoverDeleteOn(way) => Self::Moves(way).interrupted(top, |op| matches!(op, Op::Delete { .. })),
+            Self::RecoverRestoreOn(way) => Self::Moves(way).interrupted(top, |op| matches!(op, Op::Restore { .. })),
             Self::Upgrade => (State::of_version_1(top), vec![Op::Open, Op::Storage { user: 0 }, Op::Close]),
             Self::Backup => {
                 std::fs::create_dir_all(top.join(ARCHIVES)).unwrap();
@@ -146,8 +185,8 @@ impl Scenario {
     }
 
     /// A store in which a power cut has stopped the first operation of a kind, with what it ought to come to.
-    fn interrupted(top: &Path, of: fn(&Op) -> bool) -> (State, Vec<Op>) {
-        let life = Self::Life.record().unwrap();
+    fn interrupted(self, top: &Path, of: fn(&Op) -> bool) -> (State, Vec<Op>) {
+        let life = self.record().unwrap();
         let number = life.ops.iter().position(of).unwrap();
         let (mut disk, mut answered) = (Disk::default(), 0);
         for step in &life.steps {
@@ -167,14 +206,8 @@ impl Scenario {
         static RECORDS: [OnceLock<Option<Record>>; Scenario::ALL.len()] =
             [const { OnceLock::new() }; Scenario::ALL.len()];
         let at = Self::ALL.iter().position(|scenario| *scenario == self).unwrap();
-        RECORDS[at].get_or_init(|| trace::is_possible().then(|| Record::of(self))).as_ref()
+        RECORDS[at].get_or_init(|| (trace::is_possible() && way::has_failpoints()).then(|| Record::of(self))).as_ref()
     }
-}
-
-/// A place for files that need not last, and so had better be in memory.
-fn place() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 struct Record {
@@ -188,11 +221,11 @@ struct Record {
 
 impl Record {
     fn of(scenario: Scenario) -> Self {
-        let dir = place();
+        let dir = in_memory();
         let top = dir.path().canonicalize().unwrap().join(TOP);
         std::fs::create_dir(&top).unwrap();
         let (start, ops) = scenario.begin(&top);
-        world::order(dir.path(), &ops);
+        world::order(dir.path(), scenario.way(), &ops);
         let follower = Follower::new(&top);
         let (calls, said) = trace::record(ROLE, top.parent().unwrap(), "");
         assert_eq!(said, ["done"]);
@@ -256,7 +289,7 @@ fn cut_power(record: &Record, steps: &[Step], look: &Look<'_>) -> Tally {
 /// Replays the steps, and hands over each state that the disk may be in then, once.
 fn draw(steps: &[Step], look: &Look<'_>, mut take: impl FnMut(Image, Digest, usize)) {
     let mut disk = Disk::default();
-    let mut dice = Dice(look.seed);
+    let mut dice = Random::new(look.seed);
     let mut met = HashSet::new();
     let mut answered = 0;
     // What was there before comes first.
@@ -267,7 +300,7 @@ fn draw(steps: &[Step], look: &Look<'_>, mut take: impl FnMut(Image, Digest, usi
         if index < start.max(look.from) || look.moments.as_ref().is_some_and(|moments| !moments.contains(&answered)) {
             continue;
         }
-        let drawn = (0..look.drawn).map(|_| Variant::Any(dice.next())).collect::<Vec<_>>();
+        let drawn = (0..look.drawn).map(|_| Variant::Any(dice.any())).collect::<Vec<_>>();
         let each = 0..if look.each { disk.uncertain() } else { 0 };
         let each = each.flat_map(|this| [Variant::Only(this), Variant::Without(this)]);
         let always = [Variant::OnlySynced, Variant::All, Variant::Names, Variant::Contents];
@@ -282,7 +315,7 @@ fn draw(steps: &[Step], look: &Look<'_>, mut take: impl FnMut(Image, Digest, usi
 }
 
 fn judge_all(record: &Record, states: &Mutex<Receiver<(Image, usize)>>, tally: &Mutex<Tally>) {
-    let dir = place();
+    let dir = in_memory();
     for number in 0.. {
         let Ok((image, answered)) = states.lock().unwrap().recv() else { return };
         let top: PathBuf = dir.path().join(number.to_string());

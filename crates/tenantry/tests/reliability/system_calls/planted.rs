@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use tenantry_testkit::way::Way;
+
 use super::steps::Step;
 use super::world::{ARCHIVES, DATA, Op};
 use super::{Look, Record, SEED, Scenario, Tally, cut_power};
@@ -49,6 +51,11 @@ impl Waits<'_> {
         self.in_data().is_some_and(|path| path.starts_with("quarantine") && path.split('/').count() == level + 1)
     }
 
+    /// For the work place of a copy, which is in the trash.
+    fn is_work_place(&self) -> bool {
+        self.in_data().is_some_and(|path| path.starts_with("trash/.tenantry-copy-") && path.split('/').count() == 2)
+    }
+
     /// For the directory in which a backup is restored, or one in it.
     fn is_restore(&self, path: &str) -> bool {
         let place =
@@ -76,9 +83,10 @@ fn planted() -> Vec<Planted> {
     let made_up_for =
         |why, what, scenario, of, left_out| Planted { what, scenario, of, left_out, made_up_for: Some(why) };
     use Scenario::{
-        Backup, Life, Normal, RecoverAdopt, RecoverDelete, RecoverPurge, RecoverRestore, RecoverStorage, Repair,
-        Upgrade,
+        Backup, Life, Moves, Normal, RecoverAdopt, RecoverDelete, RecoverDeleteOn, RecoverPurge, RecoverRestore,
+        RecoverRestoreOn, RecoverStorage, Repair, RepairOn, Upgrade,
     };
+    use Way::{Copied, InSteps};
     vec![
         noticed(
             "create: the log's sync",
@@ -142,6 +150,28 @@ fn planted() -> Vec<Planted> {
         noticed("recovery of a restore: the trash", RecoverRestore, CREATION, |waits| waits.is_in_data("trash")),
         noticed("recovery of a purge: the trash", RecoverPurge, CREATION, |waits| waits.is_in_data("trash")),
         noticed("recovery of an adoption: the directory above", RecoverAdopt, CREATION, |waits| waits.is_level(2)),
+        noticed("in steps, delete: the trash", Moves(InSteps), DELETION, |waits| waits.is_in_data("trash")),
+        noticed("in steps, delete: the directory above the user's", Moves(InSteps), DELETION, |waits| {
+            waits.is_level(2)
+        }),
+        noticed("in steps, repair: where it was", RepairOn(InSteps), REPAIR, |waits| waits.is_in_data("storage")),
+        noticed("in steps, recovery of a deletion: the trash", RecoverDeleteOn(InSteps), CREATION, |waits| {
+            waits.is_in_data("trash")
+        }),
+        noticed("copied, delete: the copy", Moves(Copied), DELETION, |waits| waits.is_all),
+        noticed("copied, delete: the mark", Moves(Copied), DELETION, |waits| {
+            waits.is_work_place() && waits.before == 0
+        }),
+        noticed("copied, delete: the work place", Moves(Copied), DELETION, |waits| waits.is_work_place()),
+        noticed("copied, delete: the name", Moves(Copied), DELETION, |waits| {
+            waits.is_in_data("trash") && waits.before == 0
+        }),
+        noticed("copied, delete: the trash", Moves(Copied), DELETION, |waits| waits.is_in_data("trash")),
+        noticed("copied, delete: the removal", Moves(Copied), DELETION, |waits| waits.is_level(2)),
+        noticed("copied, restore: the copy", Moves(Copied), RESTORE, |waits| waits.is_all),
+        noticed("copied, repair: the copy", RepairOn(Copied), REPAIR, |waits| waits.is_all),
+        noticed("copied, recovery of a deletion: the copy", RecoverDeleteOn(Copied), CREATION, |waits| waits.is_all),
+        noticed("copied, recovery of a restore: the copy", RecoverRestoreOn(Copied), CREATION, |waits| waits.is_all),
         noticed("upgrade: the snapshot", Upgrade, CREATION, |waits| waits.is_in_data("backups/unfinished.db")),
         noticed("upgrade: the snapshot's name", Upgrade, CREATION, |waits| waits.is_in_data("backups")),
         noticed("upgrade: the data directory", Upgrade, CREATION, |waits| waits.path == DATA),

@@ -215,6 +215,7 @@ impl Follower {
                     self.steps.push(Step::Mode { object, mode: octal(args[1]) });
                 }
             }
+            "ioctl" => assert!(!args[1].contains("CLONE"), "blocks that files share are not followed"),
             "symlink" => assert!(self.name("AT_FDCWD", args[1]).is_none(), "a link is not followed: {call:?}"),
             "symlinkat" => assert!(self.name(args[1], args[2]).is_none(), "a link is not followed: {call:?}"),
             // What nobody has used so far must not be overlooked.

@@ -13,7 +13,7 @@ use crate::support::skipped;
 const RECORDED: &str = "?open,openat,openat2,?creat,close,dup,?dup2,dup3,fcntl,read,lseek,write,pwrite64,writev,pwritev,\
                         pwritev2,ftruncate,truncate,fallocate,copy_file_range,sendfile,splice,fsync,fdatasync,syncfs,\
                         sync,sync_file_range,?mkdir,mkdirat,?rmdir,?unlink,unlinkat,?rename,renameat,renameat2,?link,\
-                        linkat,?symlink,symlinkat,?chmod,fchmod,fchmodat,?fchmodat2";
+                        linkat,?symlink,symlinkat,?chmod,fchmod,fchmodat,?fchmodat2,ioctl";
 
 /// A system call that has come to its end.
 #[derive(Debug)]

@@ -13,6 +13,8 @@ use tenantry::{
     TrashQuery, UserId, check, create_backup, repair, restore_backup, sqlite, verify_backup,
 };
 
+use tenantry_testkit::way::{self, Way};
+
 use super::steps::{ANSWERED, MARKS};
 use crate::process;
 use crate::support::{TestClock, block_on, email, numbered_id};
@@ -203,7 +205,8 @@ fn left(purged: &tenantry::Purged) -> u64 {
 
 /// A child does what its orders say, and marks each answer in the record.
 pub(crate) fn child(dir: &Path) {
-    let ops: Vec<Op> = serde_json::from_slice(&fs::read(dir.join(ORDERS)).unwrap()).unwrap();
+    let (way, ops): (Way, Vec<Op>) = serde_json::from_slice(&fs::read(dir.join(ORDERS)).unwrap()).unwrap();
+    way::take(way);
     let mut marks = File::create(dir.join(MARKS)).unwrap();
     let mut hands = Hands::new(&dir.join(TOP));
     for op in ops {
@@ -217,12 +220,8 @@ pub(crate) fn child(dir: &Path) {
     process::say("done");
 }
 
-pub(super) fn order(dir: &Path, ops: &[Op]) {
-    fs::write(dir.join(ORDERS), serde_json::to_vec(ops).unwrap()).unwrap();
-}
-
-mod embedded {
-    refinery::embed_migrations!("src/sqlite/migrations");
+pub(super) fn order(dir: &Path, way: Way, ops: &[Op]) {
+    fs::write(dir.join(ORDERS), serde_json::to_vec(&(way, ops)).unwrap()).unwrap();
 }
 
 /// What files hold, by their paths. Directories don't count.
@@ -274,10 +273,7 @@ impl State {
     /// A store of schema version 1 with a user.
     pub(super) fn of_version_1(top: &Path) -> Self {
         DirBuilder::new().recursive(true).mode(0o700).create(top.join(DATA)).unwrap();
-        let mut conn = sqlite::rusqlite::Connection::open(top.join(DATA).join("tenantry.db")).unwrap();
-        conn.execute_batch("PRAGMA journal_mode = WAL").unwrap();
-        let mut runner = embedded::migrations::runner().set_target(refinery::Target::Version(1));
-        runner.set_migration_table_name("tenantry_migrations").run(&mut conn).unwrap();
+        let conn = tenantry_testkit::schema::of_version(1, &top.join(DATA).join("tenantry.db"));
         let insert =
             "INSERT INTO users (id, email_key, email, created_at, updated_at, version) VALUES (?1, ?2, ?2, 1, 1, 1)";
         conn.execute(insert, (id(0).as_uuid().as_bytes(), address(0))).unwrap();
