@@ -301,6 +301,15 @@ pub(super) fn remove_in_place(
 ) -> io::Result<bool> {
     let mut removing = InPlaceRemoval { removal, progress, path: origin.to_owned() };
     let Some(top) = removing.enter(at, name) else { return Ok(!removing.is_left(at, name)?) };
+    remove_from(at, name, top, removing)
+}
+
+/// Removes a directory that is open, and what is at its name by now only if that is empty.
+pub(super) fn remove_opened(at: &OwnedFd, name: &CStr, top: OwnedFd, removal: &mut Removal) -> io::Result<bool> {
+    remove_from(at, name, top, InPlaceRemoval { removal, progress: &|_| {}, path: PathBuf::new() })
+}
+
+fn remove_from(at: &OwnedFd, name: &CStr, top: OwnedFd, mut removing: InPlaceRemoval<'_>) -> io::Result<bool> {
     let mut levels = vec![removing.empty(&top, name)?];
     let mut here = top;
     while let Some(level) = levels.last_mut() {

@@ -37,7 +37,7 @@ use rustix::io::Errno;
 use super::beneath::{self, Mounts, are_in_one_mount, make_dir, open_dir, rename, shown, sync, write_file};
 use super::copy::{self, Comparison, Failure, compare};
 use super::errors::{blocked, errno, refused};
-use super::remove::{Removal, open_accessible, remove_in_place};
+use super::remove::{Removal, open_accessible, remove_in_place, remove_opened};
 use super::stat::{is_dir, stat};
 use super::walk::{Visit, walk};
 use super::{Storage, attributes};
@@ -90,14 +90,16 @@ impl Storage {
         }
         tracing::info!("a user's directory can't be renamed within its file system: it is copied");
         let _kept_away = self.lock_out_backups(PATIENCE).map_err(io::Error::other)?;
-        if let Err(error) = self.copy(from, moved) {
-            // What is left takes room, which may be what there is too little of.
-            if let Err(error) = clear(moved) {
-                tracing::warn!(error = &error as &dyn std::error::Error, "an unfinished copy could not be removed");
+        match self.copy(from, moved) {
+            Ok(source) => self.finish(moved, Some(source)),
+            Err(error) => {
+                // What is left takes room, which may be what there is too little of.
+                if let Err(error) = clear(moved) {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "an unfinished copy could not be removed");
+                }
+                Err(error)
             }
-            return Err(error);
         }
-        self.finish(moved)
     }
 
     /// Goes on with the copy that a crash has interrupted, if there is one, and returns whether that ended the move.
@@ -122,27 +124,27 @@ impl Storage {
         if stat(&work, CONTENT)?.is_some() {
             let copy = open_dir(&work, CONTENT, Mounts::Refuse)?;
             // Without an original there is nothing else.
-            if let Some(source) = source
-                && compare(source, copy, Comparison::Same).map_err(failed)?.is_some()
+            if let Some(source) = &source
+                && compare(again(source)?, copy, Comparison::Same).map_err(failed)?.is_some()
             {
                 return clear(moved).map(|()| false);
             }
-            return self.finish(moved).map(|()| true);
+            return self.finish(moved, source).map(|()| true);
         }
         let Some(target) = moved.target()? else { return clear(moved).map(|()| false) };
-        if let Some(source) = source
-            && let Some(path) = compare(source, target, Comparison::Contained).map_err(failed)?
+        if let Some(source) = &source
+            && let Some(path) = not_contained(source, target)?
         {
             let message = format!(
                 "{path:?} was written where the user's directory was after it was copied to its new place: compare the two, and move the first one away"
             );
             return Err(io::Error::other(blocked(message)));
         }
-        self.finish(moved).map(|()| true)
+        self.finish(moved, source).map(|()| true)
     }
 
-    /// Makes a whole copy in the work place.
-    fn copy(&self, from: &OwnedFd, moved: &Move<'_>) -> io::Result<()> {
+    /// Makes a whole copy in the work place, and returns the original.
+    fn copy(&self, from: &OwnedFd, moved: &Move<'_>) -> io::Result<OwnedFd> {
         let mut different = PathBuf::new();
         for _ in 0..ATTEMPTS_MAX {
             clear(moved)?;
@@ -151,17 +153,17 @@ impl Storage {
             attributes::forget_default_acl(&work)?;
             let content = make_dir(&work, CONTENT, self.owner, "copy: make a directory")?;
             let links = make_dir(&work, LINKS, self.owner, "copy: make a directory")?;
-            let again = |dir: &OwnedFd| open_dir(dir, c".", Mounts::Refuse);
             let source = open_accessible(from, &moved.name)?;
             copy::copy(again(&source)?, again(&content)?, &links, self.owner).map_err(failed)?;
             remove(&work, LINKS)?;
             crate::failpoint::reach(copy::SYNC);
             fs::syncfs(&work)?;
-            match compare(source, content, Comparison::Same).map_err(failed)? {
+            match compare(again(&source)?, content, Comparison::Same).map_err(failed)? {
                 Some(path) => different = path,
                 None => {
                     write_file(&work, WHOLE, b"", self.owner, "copy: mark it as whole")?;
-                    return sync(&work, "copy: sync the mark");
+                    sync(&work, "copy: sync the mark")?;
+                    return Ok(source);
                 }
             }
         }
@@ -171,8 +173,9 @@ impl Storage {
         Err(io::Error::other(blocked(message)))
     }
 
-    /// Gives a whole copy its name, unless it has it, and removes the original.
-    fn finish(&self, moved: &Move<'_>) -> io::Result<()> {
+    /// Gives a whole copy its name, unless it has it, and removes the original: the directory that was compared with the copy,
+    /// and not what may be at its name by now.
+    fn finish(&self, moved: &Move<'_>, source: Option<OwnedFd>) -> io::Result<()> {
         let work = open_dir(moved.to, &*moved.work, Mounts::Refuse)?;
         if stat(&work, CONTENT)?.is_some() {
             rename(&work, CONTENT, moved.to, &*moved.new_name, "copy: name the directory")?;
@@ -180,7 +183,9 @@ impl Storage {
         sync(moved.to, "copy: sync the name")?;
         sync(&work, "copy: sync the name")?;
         if let Some(from) = moved.from {
-            remove(from, &moved.name)?;
+            if let Some(source) = source {
+                removed(|removal| remove_opened(from, &moved.name, source, removal))?;
+            }
             sync(from, "copy: sync the removal")?;
         }
         clear(moved)?;
@@ -265,9 +270,25 @@ fn clear(moved: &Move<'_>) -> io::Result<()> {
     remove(moved.to, &moved.work)
 }
 
+fn again(dir: &OwnedFd) -> io::Result<OwnedFd> {
+    open_dir(dir, c".", Mounts::Refuse)
+}
+
+/// The path of something that is in one directory and not in the other.
+fn not_contained(source: &OwnedFd, target: OwnedFd) -> io::Result<Option<PathBuf>> {
+    if identity(&fs::fstat(source)?) == identity(&fs::fstat(&target)?) {
+        return Err(io::Error::other(blocked("the user's directory was moved by hand while the store moved it")));
+    }
+    compare(again(source)?, target, Comparison::Contained).map_err(failed)
+}
+
 fn remove(at: &OwnedFd, name: &CStr) -> io::Result<()> {
+    removed(|removal| remove_in_place(at, name, Path::new(""), removal, &|_| {}))
+}
+
+fn removed(remove: impl FnOnce(&mut Removal) -> io::Result<bool>) -> io::Result<()> {
     let mut removal = Removal::default();
-    remove_in_place(at, name, Path::new(""), &mut removal, &|_| {})?;
+    remove(&mut removal)?;
     match removal.left.into_iter().next() {
         None => Ok(()),
         Some((path, error)) => {

@@ -11,11 +11,12 @@ use crate::scenarios::Judge;
 use crate::world::{Model, Op, Place};
 
 /// How many stores, and how many processes on each.
-const STORES: (u64, u64) = (5, 300);
+const STORES: (u64, u64) = (12, 300);
 const PROCESSES: u64 = 12;
 /// How many operations a process gets to do at the most, and how many points it passes at about the most.
 const OPS_MAX: u64 = 8;
 const POINTS: u64 = 60;
+const POINTS_OF_COPIES: u64 = 180;
 const OPENING_POINTS: u64 = 12;
 
 /// What was given out, so that nothing of it is given out twice.
@@ -95,9 +96,10 @@ fn random_operations_with_crashes_do_what_the_model_does() {
                 }
                 ops.extend(more);
             }
-            let crash = if random.is_one_in(4) { Crash::Never } else { Crash::At(1 + random.below(POINTS)) };
             // Each process finds what one on another way has left.
             let way = *random.one_of(&Way::ALL);
+            let points = if way == Way::Copied { POINTS_OF_COPIES } else { POINTS };
+            let crash = if random.is_one_in(4) { Crash::Never } else { Crash::At(1 + random.below(points)) };
             println!("{way:?}, {crash:?} in {ops:?}");
             let ran = Orders { ops: ops.clone(), crash, way, ..Orders::default() }.run(&place.data());
             println!("did {:?}, crashed at {:?}", ran.did, ran.points.last().filter(|_| ran.has_crashed));

@@ -19,8 +19,8 @@ use crate::io_faults::{Cuts, Left, Watchdog};
 use crate::power_cut::{Known, Row, compare, values_of};
 use crate::rebuilt::{self, Files, Replay, Variant};
 use crate::share::{report, share};
-use crate::support::{Boxed, TestClock, block_on, new_user, numbered_id, poll_once};
-use crate::vfs::{Disk, Event, Fault, Kind, Watched, scratch};
+use crate::support::{Boxed, TestClock, block_on, in_memory, new_user, numbered_id, poll_once};
+use crate::vfs::{Disk, Event, Fault, Kind, Watched};
 
 /// Enough for the rows to fill more than 500 pages.
 const USERS: usize = 4_000;
@@ -126,7 +126,7 @@ impl Caller {
 
 /// A store with many users as a crash left it, with a log that is almost long enough to be moved.
 fn prepare() -> (Left, Caller) {
-    let scratch = scratch();
+    let scratch = in_memory();
     let data = scratch.path().join("data");
     let disk = Disk::watch(&data, true);
     let mut caller = Caller::new();
@@ -242,7 +242,7 @@ struct Session {
 
 impl Session {
     fn begin(left: &Left, caller: &Caller) -> Self {
-        let scratch = scratch();
+        let scratch = in_memory();
         let data = scratch.path().join("data");
         left.put(&data);
         let disk = Disk::watch(&data, true);
@@ -373,7 +373,7 @@ impl Recorded {
 
     fn cut_into(&self, cuts: &mut Cuts, disk: rebuilt::Disk, places: &BTreeSet<usize>) {
         let watchdog = Watchdog::new();
-        let scratch = scratch();
+        let scratch = in_memory();
         let data = scratch.path().join("data");
         let mut replay = Replay::new(&self.base, &self.record, disk, 0, 1);
         for place in places {

@@ -19,8 +19,8 @@ use tenantry::{Error, ErrorKind, ListQuery, NewUser, OnConflict, Purge, Result, 
 use crate::power_cut::{Case, Known, Row, Wrong, check, make_version_1, rows, values_of};
 use crate::rebuilt::{self, Files, Replay, Variant};
 use crate::share::{report, share};
-use crate::support::{Boxed, block_on, email, new_user, numbered_id, poll_once};
-use crate::vfs::{Disk, Event, Fault, Kind, scratch};
+use crate::support::{Boxed, block_on, email, in_memory, new_user, numbered_id, poll_once};
+use crate::vfs::{Disk, Event, Fault, Kind};
 
 /// Longer than any of it takes on the slowest machine.
 const HANGS_AFTER: Duration = Duration::from_secs(300);
@@ -406,7 +406,7 @@ pub(crate) struct Left {
 impl Left {
     /// By a crash, with a log in which there is something.
     fn by_crash() -> Self {
-        let scratch = scratch();
+        let scratch = in_memory();
         let data = scratch.path().join("data");
         let disk = Disk::watch(&data, true);
         let store = block_on(Store::open(&data)).unwrap();
@@ -426,7 +426,7 @@ impl Left {
 
     /// By a program that knew the first version of the schema.
     fn by_version_1() -> Self {
-        let scratch = scratch();
+        let scratch = in_memory();
         let path = scratch.path().join("tenantry.db");
         let mut known = Known::default();
         make_version_1(&path, &mut known);
@@ -470,7 +470,7 @@ enum Became {
 
 /// Has one fault come, from the opening of a store on (or its creation), and answers what became of it, and what is wrong with that.
 fn meet(left: Option<&Left>, fault: Fault, unknown: Unknown) -> (Became, Result<(), String>) {
-    let scratch = scratch();
+    let scratch = in_memory();
     let data = scratch.path().join("data");
     let mut callers = Callers::default();
     if let Some(left) = left {
@@ -588,7 +588,7 @@ fn whoever_takes_an_unknown_outcome_for_a_known_one_is_caught() {
 fn a_write_that_fails_without_a_word_is_caught() {
     let (mut points, mut caught) = (0, 0);
     for nth in 0.. {
-        let scratch = scratch();
+        let scratch = in_memory();
         let data = scratch.path().join("data");
         let disk = Disk::watch(&data, false);
         disk.plan(Some(Fault { kind: Kind::Write, nth, for_good: false, code: ffi::SQLITE_OK }));
@@ -639,7 +639,7 @@ impl fmt::Display for Cuts {
 impl Cuts {
     /// Cuts the power at every n-th event of a record.
     fn cut(&mut self, replay: &mut Replay<'_>, from: usize, every: u64, known: &Known) {
-        let place = scratch();
+        let place = in_memory();
         let data = place.path().join("data");
         while (0..every).all(|_| replay.advance()) {
             if replay.at() <= from {
@@ -670,7 +670,7 @@ fn cut_after(after: After, every: u64) -> Cuts {
     let mut cuts = Cuts::default();
     for nth in 0.. {
         watchdog.begin((after, nth));
-        let scratch = scratch();
+        let scratch = in_memory();
         let data = scratch.path().join("data");
         let disk = Disk::watch(&data, true);
         let mut callers = Callers::default();
@@ -726,7 +726,7 @@ fn go_on_after_a_kill(
         replay.cut(variant)
     };
     let (held, on_disk) = (end(rebuilt::Disk::Honest, Variant::Everything), end(lost, Variant::Synced));
-    let scratch = scratch();
+    let scratch = in_memory();
     let data = scratch.path().join("data");
     Left { files: held.clone(), marker: Some(marker.to_vec()), rows: BTreeMap::new() }.put(&data);
     let disk = Disk::watch(&data, true);

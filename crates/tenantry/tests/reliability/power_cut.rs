@@ -23,8 +23,8 @@ use tenantry_testkit::random::Random;
 use crate::io_faults::Op;
 use crate::rebuilt::{self, Files, Replay, Variant};
 use crate::share::{report, share};
-use crate::support::{block_on, email, new_user, numbered_id, time};
-use crate::vfs::{Disk, Event, scratch};
+use crate::support::{block_on, email, in_memory, new_user, numbered_id, time};
+use crate::vfs::{Disk, Event};
 
 /// How many callers write at a time: more than a group needs to be one.
 const CALLERS: u64 = 8;
@@ -320,7 +320,7 @@ struct Recorded {
 
 /// Has callers write to a store, and records it.
 fn record(work: Work, plan: Plan, steps: u64, seed: u64) -> Recorded {
-    let scratch = scratch();
+    let scratch = in_memory();
     let data = scratch.path().join("data");
     let mut known = Known::default();
     if work == Work::Upgrade {
@@ -598,7 +598,7 @@ fn rebuild(plan: Plan, recorded: &Recorded, figures: &mut Figures) {
         for _ in 0..CHECKERS {
             let (receiver, results) = (Arc::clone(&receiver), &results);
             scope.spawn(move || {
-                let scratch = scratch();
+                let scratch = in_memory();
                 let data = scratch.path().join("data");
                 while let Some(case) = receive(&receiver) {
                     let checked = check(&data, &case, &recorded.known);

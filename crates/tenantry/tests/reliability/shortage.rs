@@ -19,8 +19,7 @@ use tenantry::{BackupOptions, ErrorKind, Store};
 use crate::io_faults::{Callers, Unknown, Watchdog};
 use crate::process::{Process, say};
 use crate::share::{report, share};
-use crate::support::{block_on, new_user};
-use crate::vfs::scratch;
+use crate::support::{block_on, in_memory, new_user};
 
 /// What came of using a store while something was short.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,7 +58,7 @@ impl Came {
 
 #[test]
 fn when_there_is_no_descriptor_left_that_is_an_error() {
-    let scratch = scratch();
+    let scratch = in_memory();
     let heard = Process::start("runs out of descriptors", scratch.path(), "").end();
     report("no descriptor left", heard.join("; "));
     assert_eq!(heard.len(), 2, "{heard:?}");
@@ -107,7 +106,7 @@ pub(crate) fn child_runs_out_of_descriptors(dir: &Path) {
 
 #[test]
 fn when_memory_runs_out_that_is_an_error() {
-    let scratch = scratch();
+    let scratch = in_memory();
     let heard = Process::start("runs out of memory", scratch.path(), "").end();
     report("SQLite gets no memory", heard.join("; "));
     assert_eq!(heard.len(), 2, "{heard:?}");
