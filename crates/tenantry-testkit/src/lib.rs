@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::disallowed_macros,
+    clippy::new_without_default,
     reason = "nothing but tests uses it: they may fail, and print what they counted"
 )]
 

@@ -10,7 +10,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use futures_lite::future::block_on;
-use tempfile::TempDir;
 use tenantry::{
     BackupOptions, Cursor, Email, Error, ErrorKind, ListQuery, NewUser, StoragePath, Store, User, UserId, check,
     create_backup, restore_backup, verify_backup,

@@ -38,7 +38,7 @@ use super::beneath::{self, Mounts, are_in_one_mount, make_dir, open_dir, rename,
 use super::copy::{self, Comparison, Failure, compare};
 use super::errors::{blocked, errno, refused};
 use super::remove::{Removal, open_accessible, remove_in_place, remove_opened};
-use super::stat::{is_dir, stat};
+use super::stat::{identity, is_dir, stat};
 use super::walk::{Visit, walk};
 use super::{Storage, attributes};
 use crate::domain::storage_path::WORK_PREFIX;
