@@ -221,3 +221,56 @@ fn on_fuse_each_restored_or_copied_file_gets_its_own_fsync() {
         assert!(is_synced(name), "{name}\n{restored}");
     }
 }
+
+/// The Python of `.ci/run` with mfusepy, by which a test can mount a file system of its own.
+const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/python/bin/python");
+const IGNORING_FS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/command/ignoring_fs.py");
+
+/// A life on a file system that takes several spellings of a name for one, each line with the exit
+/// code that it must have. `ada` has files in `Kunden/Café`.
+const SPELLINGS: &str = r#"
+    must() { local code=0; "${@:2}" >out 2>&1 || code=$?; [ $code = $1 ] || { echo "$code: ${*:2}: $(cat out)"; exit 1; }; }
+    create() { must $1 $T user create $2@example.com --storage-path "${@:3}"; }
+    create 0 ada Kunden/Café
+    ADA=$($T user get ada@example.com --format csv | tail -1 | cut -d, -f1)
+    P=$($T storage path $ADA); echo hello > "$P/notes"
+    for path in kunden/bob KUNDEN Kunden/CAFÉ KUNDEN/café/within; do
+        create 4 bob $path
+        create 4 bob $path --adopt
+    done
+    create 0 cyd Kunden/Cyd
+    # What a person made is adopted by its own spelling, and by no other.
+    mkdir m/data/storage/Gäste "m/data/storage/$(printf 'Go\xcc\x88tter')"
+    create 3 dan gäste --adopt
+    create 0 dan Gäste --adopt
+    create 4 eve gäste
+    create $DECOMPOSED eve Götter --adopt
+    must $((DECOMPOSED > 0)) $T check
+    must 0 $T user delete $ADA --yes
+    create 4 fay kunden/café
+    must 0 $T user restore $ADA
+    [ "$(cat "$P/notes")" = hello ]
+    must 0 $T check --repair --even-if-many
+    [ "$(cat "$P/notes")" = hello ]
+    must 0 $T user delete $ADA --yes
+    must 0 $T user purge $ADA --yes
+    # Given out once, in all spellings.
+    for path in Kunden/Café KUNDEN/CAFÉ kunden/café/within; do create 4 fay $path; done
+    create 0 fay Kunden/Caff
+    must 0 $T check
+"#;
+
+/// On a real file system that ignores case two users had one directory; on one that stores names
+/// decomposed no directory with an accent could be adopted, and a check found users' directories
+/// nobody's.
+#[test]
+fn paths_compare_as_a_case_or_normalization_insensitive_file_system_compares_them() {
+    // Whether a directory that was made under a decomposed name is there under the composed one.
+    for (folding, decomposed) in [("case", 3), ("case+form", 0), ("case+nfd", 0)] {
+        let session = Session::new();
+        let mount = format!("{PYTHON} {IGNORING_FS} real m {folding}");
+        let script = format!("set -eu; DECOMPOSED={decomposed}; {SPELLINGS}");
+        let Some((code, stdout, stderr)) = with_mount(&session, &mount, &script) else { return };
+        assert_eq!(code, 0, "{folding}: {stdout}{stderr}");
+    }
+}

@@ -114,6 +114,12 @@ impl StoragePath {
         fold(&ComposingNormalizerBorrowed::new_nfkc().normalize(&seen).to_uppercase())
     }
 
+    /// The form in which a path of the store has this name of a directory. `None` if it is in that form.
+    pub(crate) fn normalized(name: &str) -> Option<String> {
+        let normalizer = ComposingNormalizerBorrowed::new_nfc();
+        (!normalizer.is_normalized(name)).then(|| normalizer.normalize(name).into_owned())
+    }
+
     /// The path itself and every directory above it, the topmost first.
     pub(crate) fn lineage(&self) -> impl Iterator<Item = &str> {
         Self::lineage_of(self.as_str())

@@ -1,6 +1,6 @@
 //! Looking at what is there, for [`check`](crate::check), without changing it.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
@@ -211,13 +211,23 @@ impl Storage {
 fn list(dir: &OwnedFd) -> io::Result<Vec<Entry>> {
     let names: Vec<(CString, FileType)> = beneath::entries(dir)?.collect::<io::Result<_>>()?;
     let mut entries = Vec::with_capacity(names.len());
-    for (name, _) in names {
-        if let Some(found) = stat(dir, &*name)? {
-            entries.push(Entry { name: OsString::from_vec(name.into_bytes()), kind: kind(&found) });
+    for (name, _) in &names {
+        if let Some(found) = stat(dir, &**name)? {
+            let name = composed(dir, name, &names)?.unwrap_or_else(|| name.as_bytes().to_vec());
+            entries.push(Entry { name: OsString::from_vec(name), kind: kind(&found) });
         }
     }
     entries.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(entries)
+}
+
+/// The name that a path of the store has for an entry, where the file system lists another one: HFS+
+/// stores names decomposed. Where normalization counts, that name is of another entry or of none.
+fn composed(dir: &OwnedFd, name: &CStr, names: &[(CString, FileType)]) -> io::Result<Option<Vec<u8>>> {
+    let Some(composed) = name.to_str().ok().and_then(StoragePath::normalized) else { return Ok(None) };
+    let is_listed = names.iter().any(|(other, _)| other.to_bytes() == composed.as_bytes());
+    let is_taken_for_it = !is_listed && stat(dir, &*composed)?.is_some();
+    Ok(is_taken_for_it.then(|| composed.into_bytes()))
 }
 
 fn kind(found: &Stat) -> EntryKind {

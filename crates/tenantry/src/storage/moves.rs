@@ -2,7 +2,7 @@
 //!
 //! Each change is idempotent: after a crash it can be made again.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -209,10 +209,11 @@ impl Storage {
                 Some(Errno::NOENT) => Error::new(ErrorKind::NotFound, "there is no such directory under storage/"),
                 _ => refused(error),
             })?;
-            // Where the file system ignores case or normalization, it is there by a name that nobody would know again.
+            // Where the file system ignores case, it may be listed by a name that nobody would know
+            // again. Normalization makes no such difference: a path has one form.
             let is_spelled_so = entries(parent).and_then(|entries| {
                 entries
-                    .map(|entry| Ok(entry?.0.to_bytes() == name.as_bytes()))
+                    .map(|entry| Ok(is_spelled(&entry?.0, name)))
                     .find(|is_so| !matches!(is_so, Ok(false)))
                     .transpose()
             });
@@ -291,6 +292,12 @@ impl Storage {
         };
         run().map_err(refused)
     }
+}
+
+/// Whether a directory with this name, as it is listed, is the one that a path of the store names.
+fn is_spelled(listed: &CStr, name: &str) -> bool {
+    let listed = listed.to_str().ok();
+    listed.is_some_and(|listed| listed == name || StoragePath::normalized(listed).is_some_and(|form| form == name))
 }
 
 /// Gives a directory the mode 0700, unless it has it.
