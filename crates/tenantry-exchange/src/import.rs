@@ -92,7 +92,30 @@ const LINES_NAMED_MAX: usize = 5;
 ///
 /// # Examples
 ///
-/// See [the crate](crate).
+/// Two users exchange their addresses:
+///
+/// ```
+/// use tenantry::{NewUser, OnConflict, Store};
+/// use tenantry_exchange::{Error, Format, Importer, RowReader};
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// # pollster::block_on(async {
+/// let store = Store::open(dir.path().join("data")).await?;
+/// let ada = store.create(NewUser::new("ada@example.com".parse()?)).await?;
+/// let bob = store.create(NewUser::new("bob@example.com".parse()?)).await?;
+/// let file = format!("id,email\n{},bob@example.com\n{},ada@example.com\n", ada.id, bob.id);
+/// let chunk = RowReader::new(Format::Csv, file.as_bytes())?.next_chunk()?;
+/// let importer = store
+///     .write(|tx| {
+///         let mut importer = Importer::new(OnConflict::Update);
+///         importer.write(tx, chunk)?;
+///         importer.finish(tx)?;
+///         Ok::<_, Error>(importer)
+///     })
+///     .await?;
+/// assert_eq!((importer.tally().updated, importer.tally().rejected), (2, 0));
+/// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct Importer {
     on_conflict: OnConflict,

@@ -40,7 +40,7 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 
-#![warn(clippy::too_many_lines)]
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc, clippy::too_many_lines)]
 
 mod columns;
 mod csv_rows;

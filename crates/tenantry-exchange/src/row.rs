@@ -36,6 +36,17 @@ impl Row {
     /// Returns the row as it is in the file: the JSON object, or the CSV record.
     ///
     /// It is empty if the row was too long to be kept.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tenantry_exchange::{Format, RowReader};
+    ///
+    /// let mut reader = RowReader::new(Format::Csv, &b"email,id\nada,\n"[..])?;
+    /// let row = reader.next_row()?.expect("a row");
+    /// assert_eq!(&*row.original(), b"ada,");
+    /// # Ok::<(), tenantry_exchange::Error>(())
+    /// ```
     #[must_use]
     pub fn original(&self) -> Cow<'_, [u8]> {
         match &self.original {

@@ -13,7 +13,23 @@ use crate::{Error, Format, escape_formula};
 ///
 /// # Examples
 ///
-/// See [the crate](crate).
+/// ```
+/// use tenantry::User;
+/// use tenantry_exchange::{Format, UserWriter};
+///
+/// let ada: User = serde_json::from_str(
+///     r#"{"id":"3fa2b1c4-0000-4000-8000-000000000001","email":"+ada@example.com",
+///         "created_at":"2026-11-23T14:43:28Z","last_login_at":null,"storage_path":"ada",
+///         "updated_at":"2026-11-23T14:43:28Z","version":1}"#,
+/// )?;
+/// let mut writer = UserWriter::new(Format::Csv, Vec::new())?;
+/// writer.write(&ada)?;
+/// let csv = String::from_utf8(writer.finish()?)?;
+/// assert!(csv.starts_with("id,email,"));
+/// // Escaped against formula injection.
+/// assert!(csv.contains(",'+ada@example.com,"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct UserWriter<W: Write> {
     sink: Sink<W>,
 }
