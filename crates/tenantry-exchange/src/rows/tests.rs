@@ -91,7 +91,8 @@ fn text_after_a_closing_quote_is_a_bad_row_in_its_line() {
     for (text, line, reason) in [
         ("email\n\"a@x\"x\nb@x\n", 2, STRAY.to_owned()),
         ("email\nb@x\n\n\"a@x\" \n", 4, STRAY.to_owned()),
-        ("email\nb@x\n\"a@x\"x\n", 3, STRAY.to_owned()),
+        // Read at once, and the fault belongs to the second row alone.
+        ("email\nlonger.than.a.signature@x\n\"a@x\"x\n", 3, STRAY.to_owned()),
         ("email,id\n\"a@x\",\"\"\"\"x\nb@x,\n", 2, STRAY.to_owned()),
         ("email\n\"a@x\"\r\"\nb@x\n", 2, STRAY.to_owned()),
         ("email\nb@x\n\"a\n@x\"x\"y\n", 3, format!("{STRAY}, in line 4")),
