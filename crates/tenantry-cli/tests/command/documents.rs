@@ -30,7 +30,7 @@ fn sources(dir: &Path) -> Vec<(String, String)> {
 }
 
 /// Returns what a document names in backticks that exists nowhere in the sources: files ending in
-/// `.rs`, and functions and modules, which are recognized by an underscore or a path.
+/// `.rs`, and functions, modules and suites of tests, which have an underscore or a path.
 fn stale_names(document: &str, sources: &[(String, String)]) -> BTreeSet<String> {
     let code = Regex::new("`([^`\n]+)`").unwrap();
     let item = Regex::new("^[a-z0-9_]+(::[a-z0-9_]+)*$").unwrap();
@@ -39,12 +39,17 @@ fn stale_names(document: &str, sources: &[(String, String)]) -> BTreeSet<String>
         .iter()
         .flat_map(|(_, text)| defined.captures_iter(text).map(|found| found.get(1).unwrap().as_str()))
         .collect();
+    // A suite of tests is a directory, or a file, without `mod`.
+    let is_suite = |part: &str| {
+        let places = [format!("/tests/{part}/"), format!("/tests/{part}.rs")];
+        sources.iter().any(|(path, _)| places.iter().any(|place| path.contains(place)))
+    };
     let mut stale = BTreeSet::new();
     for name in code.captures_iter(document).map(|found| found.get(1).unwrap().as_str()) {
         let exists = if name.ends_with(".rs") {
             sources.iter().any(|(path, _)| path.ends_with(&format!("/{name}")))
         } else if item.is_match(name) && name.contains(['_', ':']) {
-            name.split("::").all(|part| defined.contains(part))
+            name.split("::").all(|part| defined.contains(part) || is_suite(part))
         } else {
             true
         };
