@@ -8,7 +8,8 @@ use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, value_parse
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 conflict (email, id or path taken, version mismatch), \
-5 invalid input, 6 busy (try again), 7 store unusable (corrupt, incompatible, not a store), 130 interrupted.";
+5 invalid input, 6 busy (try again), 7 store unusable (corrupt, incompatible, not a store), 8 permission \
+denied or read-only, 130 interrupted.";
 
 /// Where completions are installed, by shell.
 pub(crate) const COMPLETION_LOCATIONS: &str = "\

@@ -15,6 +15,7 @@ pub(crate) enum Exit {
     Invalid = 5,
     Busy = 6,
     Unusable = 7,
+    Denied = 8,
     /// Interrupted by a signal. The process exits with 128 plus its number.
     Interrupted = 130,
 }
@@ -30,6 +31,7 @@ impl Exit {
             // The store is usable once there is space, or has done its work.
             ErrorClass::Unavailable if matches!(kind, ErrorKind::Full | ErrorKind::Unfinished) => Self::Failure,
             ErrorClass::Unavailable | ErrorClass::Corrupt => Self::Unusable,
+            ErrorClass::Denied => Self::Denied,
             _ => Self::Failure,
         }
     }
@@ -93,7 +95,8 @@ impl From<tenantry::Error> for Failure {
                 "check with `tenantry user get` before you repeat the command; an import can be repeated with --on-conflict skip"
             }
             ErrorKind::Full => "make space, then repeat",
-            ErrorKind::ReadOnly => "run the command as the owner of the data directory, on a writable file system",
+            ErrorKind::ReadOnly => "mount the file system writable",
+            ErrorKind::PermissionDenied => "run the command as the owner of the data directory",
             ErrorKind::NetworkFileSystem => "--allow-network-fs overrides this at your own risk",
             ErrorKind::Replaced => "stop the program, and inspect the data directory before you start it again",
             ErrorKind::Io => "check the disk and the system's log",

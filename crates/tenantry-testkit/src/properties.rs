@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use futures_lite::future::block_on;
 use tenantry::{
     BackupOptions, Cursor, Email, Error, ErrorKind, ListQuery, NewUser, StoragePath, Store, User, UserId, check,
-    create_backup, restore_backup, verify_backup,
+    restore_backup, verify_backup,
 };
 
 use crate::support::in_memory;
@@ -179,7 +179,7 @@ impl Archives {
             }
             store.delete(id(3)).await.unwrap();
             let file = dir.path().join("archive");
-            create_backup(&store, file, BackupOptions::default(), |_, _| {}).await.unwrap();
+            store.create_backup(file, BackupOptions::default(), |_| {}).await.unwrap();
             store.close().await.unwrap();
         });
         let packed = fs::read(dir.path().join("archive")).unwrap();
@@ -190,7 +190,7 @@ impl Archives {
         entries.next().unwrap().unwrap().read_to_end(&mut manifest).unwrap();
         entries.next().unwrap().unwrap().read_to_end(&mut image).unwrap();
         let manifest = serde_json::Deserializer::from_slice(&manifest).into_iter().next().unwrap().unwrap();
-        block_on(restore_backup(dir.path().join("archive"), dir.path().join("into"), |_, _| {})).unwrap();
+        block_on(restore_backup(dir.path().join("archive"), dir.path().join("into"), |_| {})).unwrap();
         let contents = contents(&tree(dir.path()));
         Self { packed, unpacked, image, manifest, contents }
     }
@@ -334,8 +334,8 @@ pub fn archive(archives: &Archives, input: &[u8]) -> bool {
     fs::write(&file, archives.archive(input, &outside)).unwrap();
     let before = tree(sandbox.path());
 
-    let verified = block_on(verify_backup(&file, |_, _| {}));
-    let restored = block_on(restore_backup(&file, &into, |_, _| {}));
+    let verified = block_on(verify_backup(&file, |_| {}));
+    let restored = block_on(restore_backup(&file, &into, |_| {}));
     let mut after = tree(sandbox.path());
     if let Ok(restored) = &restored {
         let in_files = contents(&after);

@@ -14,39 +14,39 @@ pub(crate) struct Content {
     pub(crate) blake3: String,
 }
 
-/// Passes octets on and computes their hash.
-pub(crate) struct Hashed<R> {
+/// Passes bytes on and computes their hash.
+pub(crate) struct HashingReader<R> {
     input: R,
     hasher: blake3::Hasher,
-    octets: u64,
+    bytes: u64,
 }
 
-impl<R: Read> Hashed<R> {
+impl<R: Read> HashingReader<R> {
     pub(crate) fn new(input: R) -> Self {
-        Self { input, hasher: blake3::Hasher::new(), octets: 0 }
+        Self { input, hasher: blake3::Hasher::new(), bytes: 0 }
     }
 
     pub(crate) fn content(&self) -> Content {
-        Content { size: self.octets, blake3: self.hasher.finalize().to_hex().to_string() }
+        Content { size: self.bytes, blake3: self.hasher.finalize().to_hex().to_string() }
     }
 }
 
-impl<R: Read> Read for Hashed<R> {
+impl<R: Read> Read for HashingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.input.read(buffer)?;
         self.hasher.update(&buffer[..count]);
-        self.octets += count as u64;
+        self.bytes += count as u64;
         Ok(count)
     }
 }
 
 /// Notes a failure to read, so that it is told from a failure to write what was read.
-pub(crate) struct Noted<R> {
+pub(crate) struct RecordingReader<R> {
     input: R,
     failure: Option<io::Error>,
 }
 
-impl<R: Read> Noted<R> {
+impl<R: Read> RecordingReader<R> {
     pub(crate) fn new(input: R) -> Self {
         Self { input, failure: None }
     }
@@ -57,7 +57,7 @@ impl<R: Read> Noted<R> {
     }
 }
 
-impl<R: Read> Read for Noted<R> {
+impl<R: Read> Read for RecordingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.input.read(buffer).map_err(|error| {
             if error.kind() == io::ErrorKind::Interrupted {

@@ -68,6 +68,8 @@ pub enum ErrorKind {
     Full,
     /// The store can't be written: its file or its file system is read-only.
     ReadOnly,
+    /// The process lacks a permission for a file or directory, be it to read or to write it.
+    PermissionDenied,
     /// An operation on a file failed. After one during a write the store refuses further writes until it is opened anew.
     Io,
     /// The database, or the archive that is read, is damaged.
@@ -158,7 +160,7 @@ impl ErrorKind {
             | Self::StorageUnavailable
             | Self::Unfinished
             | Self::Closed => ErrorClass::Unavailable,
-            Self::ReadOnly => ErrorClass::Denied,
+            Self::ReadOnly | Self::PermissionDenied => ErrorClass::Denied,
             Self::Corrupt | Self::Incompatible => ErrorClass::Corrupt,
             Self::OutcomeUnknown
             | Self::Io

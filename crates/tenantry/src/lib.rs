@@ -86,6 +86,7 @@ mod failpoint;
 #[doc(hidden)]
 pub mod failpoint;
 mod options;
+mod progress;
 
 pub mod sqlite;
 mod storage;
@@ -95,13 +96,13 @@ mod thread;
 pub use ambient::Ambient;
 #[cfg(feature = "archives")]
 pub use archive::{
-    Backup, BackupContents, BackupManifest, BackupOptions, ExportedUser, ImportedUser, Reply, RestoreUserOptions,
-    Restored, RestoredUser, UserBefore, UserManifest, Verified, create_backup, export_user, import_user, open_backup,
-    read_user_manifest, restore_backup, restore_user, verify_backup,
+    Backup, BackupContents, BackupManifest, BackupOptions, ExportedUser, ImportedUser, RestoreReport,
+    RestoreUserOptions, RestoredUser, UserBefore, UserManifest, VerifyReport, open_backup, read_user_manifest,
+    restore_backup, verify_backup,
 };
 pub use cap_std;
 pub use check::{
-    Checking, Finding, FindingKind, RepairOptions, Repaired, Report, check, check_with_progress, repair,
+    CheckReport, Finding, FindingKind, RepairOptions, RepairReport, check, check_with_progress, repair,
     repair_with_progress,
 };
 pub use domain::email::Email;
@@ -114,6 +115,7 @@ pub use domain::user::{Imported, NewUser, OnConflict, SignIn, User, UserUpdate};
 pub use domain::user_id::UserId;
 pub use error::{Error, ErrorClass, ErrorKind, Result};
 pub use options::Durability;
+pub use progress::{Progress, ProgressReply};
 pub use sqlite::{ReadTx, WriteTx};
 pub use store::{Builder, Pages, Store};
 

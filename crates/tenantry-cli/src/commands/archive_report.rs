@@ -21,11 +21,11 @@ impl Progress {
         Self(output::progress(None, "{spinner} {human_pos} files, {msg}"), Interrupt::listen())
     }
 
-    pub(crate) fn callback(&self) -> impl Fn(u64, u64) -> ControlFlow<()> + Send + 'static {
+    pub(crate) fn callback(&self) -> impl Fn(tenantry::Progress) -> ControlFlow<()> + Send + 'static {
         let (bar, interrupt) = (self.0.clone(), self.1.clone());
-        move |files, bytes| {
-            bar.set_position(files);
-            bar.set_message(HumanBytes(bytes).to_string());
+        move |progress: tenantry::Progress| {
+            bar.set_position(progress.files);
+            bar.set_message(HumanBytes(progress.bytes).to_string());
             if interrupt.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use serde::Serialize;
-use tenantry::{Checking, Finding, RepairOptions, Repaired, Report, check_with_progress, repair_with_progress};
+use tenantry::{CheckReport, Finding, RepairOptions, RepairReport, check_with_progress, repair_with_progress};
 use tenantry_exchange::printable;
 
 use crate::args::Check;
@@ -52,7 +52,7 @@ pub(crate) async fn run(dir: &DataDir, format: Format<'_>, args: Check) -> Resul
     let repaired = repair_with_progress(dir.data_dir(), options, progress.callback()).await;
     progress.0.finish_and_clear();
     let repaired = repaired.map_err(|error| dir.explain(error))?;
-    let Repaired { before, refusal, failures, after, .. } = repaired;
+    let RepairReport { before, refusal, failures, after, .. } = repaired;
     let Some(after) = after else {
         print(format, &before)?;
         if let Some(refusal) = refusal {
@@ -81,13 +81,13 @@ impl Progress {
         Self(bar)
     }
 
-    fn callback(&self) -> impl Fn(Checking) + Clone + Send + 'static {
+    fn callback(&self) -> impl Fn(tenantry::Progress) + Send + 'static {
         let bar = self.0.clone();
-        move |checking| {
-            let (count, what) = match checking {
-                Checking::Users(count) => (count, "users"),
-                Checking::Entries(count) => (count, "directories and what else is in storage/ and trash/"),
-                _ => return bar.set_message("the database"),
+        move |progress: tenantry::Progress| {
+            let (count, what) = match (progress.users, progress.entries) {
+                (0, 0) => return bar.set_message("the database"),
+                (users, 0) => (users, "users"),
+                (_, entries) => (entries, "entries of storage/ and trash/"),
             };
             // Not for each entry, since a message allocates a text.
             if count % SHOWN_EVERY == 1 {
@@ -97,7 +97,7 @@ impl Progress {
     }
 }
 
-fn print(format: Format<'_>, report: &Report) -> Result<(), Failure> {
+fn print(format: Format<'_>, report: &CheckReport) -> Result<(), Failure> {
     let rows: Vec<_> =
         report.findings.iter().map(|finding| FindingRow { finding, repair: finding.kind.repair() }).collect();
     let mut list = RecordList::new(format, &FINDINGS)?;
@@ -111,7 +111,7 @@ fn print(format: Format<'_>, report: &Report) -> Result<(), Failure> {
 }
 
 /// Succeeds only without findings.
-fn conclude(report: &Report, advice: &str) -> Result<(), Failure> {
+fn conclude(report: &CheckReport, advice: &str) -> Result<(), Failure> {
     let scope = format!(
         "{}, {} in the trash, {}",
         pluralize(report.users, "user"),

@@ -12,7 +12,7 @@ use crate::args::{self, Cli};
 use crate::failure::Failure;
 
 /// The exit codes, in the words of docs/command.md.
-const EXIT_STATUS: [(&str, &str); 9] = [
+const EXIT_STATUS: [(&str, &str); 10] = [
     ("0", "done"),
     (
         "1",
@@ -36,6 +36,7 @@ const EXIT_STATUS: [(&str, &str); 9] = [
         "7",
         "store unusable: corrupt, or of a newer version or another application, in which case it was not changed; or its directories are missing; or a damaged backup or archive",
     ),
+    ("8", "denied: the process lacks a permission, or the file system is mounted read-only"),
     ("130, 143, 129", "interrupted by Ctrl-C (SIGINT), SIGTERM or SIGHUP"),
 ];
 

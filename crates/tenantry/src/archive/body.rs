@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use tar::{EntryType, Header};
 
-use super::container::{MANIFEST, MANIFEST_OCTETS_MAX, rewound};
+use super::container::{MANIFEST, MANIFEST_BYTES_MAX, rewound};
 use super::entry::{Entry, What};
 use super::format::{BLOCK, Manifest};
 use super::pax::{Records, Sparse};
 use super::sparse;
-use super::watch::Watch;
-use crate::content::{Content, Hashed, Noted};
+use crate::content::{Content, HashingReader, RecordingReader};
+use crate::progress::Monitor;
 use crate::storage::{Attributes, OpenFile, Segment};
 
 /// Two empty blocks end an archive.
@@ -26,10 +26,10 @@ const PAX_NAME: &[u8] = b"././@PaxHeader";
 /// Slower is hardly smaller: <https://facebook.github.io/zstd/#benchmarks>.
 const LEVEL: i32 = 3;
 /// Files up to this size are read into memory before anything of them is written, larger ones while they are written.
-const IN_MEMORY_OCTETS_MAX: u64 = 8 << 20;
+const IN_MEMORY_BYTES_MAX: u64 = 8 << 20;
 
 /// How much of a finished archive is copied between two looks at whether it is still wanted.
-const PIECE_OCTETS: u64 = 64 << 20;
+const PIECE_BYTES: u64 = 64 << 20;
 
 /// The archive but for its manifest.
 pub(super) struct Body {
@@ -37,7 +37,7 @@ pub(super) struct Body {
     file: Arc<File>,
     encoder: zstd::Encoder<'static, BufWriter<Arc<File>>>,
     lines: BufWriter<File>,
-    pub(super) watch: Watch,
+    pub(super) monitor: Monitor,
     pub(super) files: u64,
     pub(super) bytes: u64,
 }
@@ -71,11 +71,11 @@ impl<'h> Head<'h> {
 
 impl Body {
     /// Writes into temporary files in this directory.
-    pub(super) fn new(dir: &Path, watch: &Watch) -> io::Result<Self> {
+    pub(super) fn new(dir: &Path, monitor: &Monitor) -> io::Result<Self> {
         let file = Arc::new(tempfile::tempfile_in(dir)?);
         let encoder = encoder(BufWriter::new(Arc::clone(&file)))?;
         let lines = BufWriter::new(tempfile::tempfile_in(dir)?);
-        Ok(Self { file, encoder, lines, watch: watch.clone(), files: 0, bytes: 0 })
+        Ok(Self { file, encoder, lines, monitor: monitor.clone(), files: 0, bytes: 0 })
     }
 
     /// Adds what has no content.
@@ -95,7 +95,7 @@ impl Body {
     pub(super) fn image(&mut self, path: &Path, attributes: &Attributes, image: &File) -> io::Result<()> {
         let stored = image.metadata()?.len();
         self.head(&Head { stored, ..Head::new(EntryType::Regular, path, attributes) })?;
-        let content = self.octets(stored, image)?;
+        let content = self.write_content(stored, image)?;
         self.took(path, attributes, content, None)
     }
 
@@ -119,8 +119,8 @@ impl Body {
         let stored = map.len() as u64 + segments.iter().map(|segment| segment.length).sum::<u64>();
         let sparse = is_sparse.then_some(length);
         let head = Head { stored, sparse, ..Head::new(EntryType::Regular, path, &source.attributes) };
-        let input = map.chain(source.octets(segments));
-        if stored <= IN_MEMORY_OCTETS_MAX {
+        let input = map.chain(source.data(segments));
+        if stored <= IN_MEMORY_BYTES_MAX {
             self.small_file(&head, input, is_unchanged)
         } else {
             self.large_file(&head, input, is_unchanged)
@@ -133,14 +133,14 @@ impl Body {
         mut input: impl Read,
         is_unchanged: &dyn Fn() -> io::Result<bool>,
     ) -> io::Result<Attempt> {
-        let mut octets = Vec::new();
-        match input.read_to_end(&mut octets).and_then(|_| is_unchanged()) {
+        let mut bytes = Vec::new();
+        match input.read_to_end(&mut bytes).and_then(|_| is_unchanged()) {
             Err(error) => return Ok(Attempt::Unreadable(error)),
-            Ok(is_unchanged) if !is_unchanged || octets.len() as u64 != head.stored => return Ok(Attempt::Changed),
+            Ok(is_unchanged) if !is_unchanged || bytes.len() as u64 != head.stored => return Ok(Attempt::Changed),
             Ok(_) => {}
         }
         self.head(head)?;
-        let content = self.octets(head.stored, &*octets)?;
+        let content = self.write_content(head.stored, &*bytes)?;
         self.took(head.path, head.attributes, content, head.sparse)?;
         Ok(Attempt::Taken)
     }
@@ -153,8 +153,8 @@ impl Body {
     ) -> io::Result<Attempt> {
         let start = self.end_frame()?;
         self.head(head)?;
-        let mut input = Noted::new(input);
-        let written = self.octets(head.stored, &mut input);
+        let mut input = RecordingReader::new(input);
+        let written = self.write_content(head.stored, &mut input);
         let attempt = match (input.failure(), written) {
             (Some(error), _) => Attempt::Unreadable(error),
             (None, written) => {
@@ -207,7 +207,7 @@ impl Body {
         if fill(&mut header.as_old_mut().name, path) {
             self.extra(EntryType::GNULongName, LONG_NAME, &[path, b"\0"].concat())?;
         }
-        let records = records.octets();
+        let records = records.to_bytes();
         if !records.is_empty() {
             self.extra(EntryType::XHeader, PAX_NAME, &records)?;
         }
@@ -216,20 +216,20 @@ impl Body {
     }
 
     /// Adds what is said of the next entry.
-    fn extra(&mut self, kind: EntryType, name: &[u8], octets: &[u8]) -> io::Result<()> {
-        let mut header = header(kind, octets.len() as u64);
+    fn extra(&mut self, kind: EntryType, name: &[u8], bytes: &[u8]) -> io::Result<()> {
+        let mut header = header(kind, bytes.len() as u64);
         fill(&mut header.as_old_mut().name, name);
         header.set_cksum();
         self.encoder.write_all(header.as_bytes())?;
-        self.octets(octets.len() as u64, octets).map(drop)
+        self.write_content(bytes.len() as u64, bytes).map(drop)
     }
 
     /// Writes what an entry holds. It is shorter than announced if the input is.
-    fn octets(&mut self, length: u64, input: impl Read) -> io::Result<Content> {
-        let mut hashed = Hashed::new(self.watch.over(input));
-        io::copy(&mut hashed, &mut self.encoder)?;
+    fn write_content(&mut self, length: u64, input: impl Read) -> io::Result<Content> {
+        let mut hashing = HashingReader::new(self.monitor.reader(input));
+        io::copy(&mut hashing, &mut self.encoder)?;
         pad(length, &mut self.encoder)?;
-        Ok(hashed.content())
+        Ok(hashing.content())
     }
 
     /// Ends the zstd frame, and returns where the next one begins.
@@ -261,7 +261,7 @@ impl Body {
         first_line.push(b'\n');
         let mut lines = rewound(self.lines)?;
         let length = first_line.len() as u64 + lines.metadata()?.len();
-        if length > MANIFEST_OCTETS_MAX {
+        if length > MANIFEST_BYTES_MAX {
             return Err(io::Error::other("there are more files than an archive can list"));
         }
         let mut frame = encoder(output)?;
@@ -280,8 +280,8 @@ impl Body {
         let mut body = &*self.file;
         body.rewind()?;
         // Piece by piece, each of which the file system may share instead of copying it.
-        while io::copy(&mut Read::take(body, PIECE_OCTETS), output)? > 0 {
-            self.watch.go_on().map_err(io::Error::other)?;
+        while io::copy(&mut Read::take(body, PIECE_BYTES), output)? > 0 {
+            self.monitor.check().map_err(io::Error::other)?;
         }
         Ok(())
     }
@@ -307,10 +307,10 @@ fn header(kind: EntryType, size: u64) -> Header {
 }
 
 /// Fills the field of a header, and returns whether it is too small.
-fn fill(field: &mut [u8; 100], octets: &[u8]) -> bool {
-    let length = octets.len().min(field.len());
-    field[..length].copy_from_slice(&octets[..length]);
-    octets.len() > field.len()
+fn fill(field: &mut [u8; 100], bytes: &[u8]) -> bool {
+    let length = bytes.len().min(field.len());
+    field[..length].copy_from_slice(&bytes[..length]);
+    bytes.len() > field.len()
 }
 
 /// Fills the last block of what has this length.

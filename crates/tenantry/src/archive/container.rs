@@ -6,7 +6,7 @@
 //! is put before the frame with the rest.
 //!
 //! An archive that is read may be made by anybody. So nothing is taken from it but what the manifest announces,
-//! at paths that an archive of its kind has, and no more octets than announced. Nothing may lie beneath anything but a
+//! at paths that an archive of its kind has, and no more bytes than announced. Nothing may lie beneath anything but a
 //! directory of the archive, so no link in it is ever met on the way to a file.
 //!
 //! Format 1 had regular files and directories alone, with a mode and whole seconds. Format 2 has [more](super::pax), and is what
@@ -21,11 +21,11 @@ use serde::Deserialize;
 use tar::EntryType;
 
 use super::entry::{Entry, What};
-use super::format::{BLOCK, Kind, Manifest, PATH_OCTETS_MAX, damaged};
-use super::pax::{PAX_OCTETS_MAX, Records, Sparse};
+use super::format::{BLOCK, Kind, Manifest, PATH_BYTES_MAX, damaged};
+use super::input::Input;
+use super::pax::{PAX_BYTES_MAX, Records, Sparse};
 use super::sparse;
-use super::watch::Input;
-use crate::content::Noted;
+use crate::content::RecordingReader;
 use crate::storage::{Attributes, Modified};
 use crate::{Error, ErrorKind, Result};
 
@@ -33,15 +33,15 @@ pub(super) const MANIFEST: &str = "manifest.jsonl";
 /// The kind of the archive of one user.
 pub(super) const USER: &str = "user";
 /// By how much the name in a header may be longer than the path: that of a sparse file has a part more, and an end.
-const NAME_OCTETS_MORE: u64 = 32;
+const NAME_BYTES_MORE: u64 = 32;
 /// No honest line of a manifest is longer.
-const LINE_OCTETS_MAX: usize = 64 << 10;
+const LINE_BYTES_MAX: usize = 64 << 10;
 /// The largest manifest: some 20 million entries. It is unpacked before anything in it is known.
-pub(super) const MANIFEST_OCTETS_MAX: u64 = 4 << 30;
+pub(super) const MANIFEST_BYTES_MAX: u64 = 4 << 30;
 /// Of an archive that is read: zstd's own limit for what a decoder has to hold, 128 MiB.
 const WINDOW_LOG_MAX: u32 = 27;
-/// How many octets may follow the last entry: tar programs fill up to 20 blocks.
-const END_OCTETS_MAX: u64 = 20 * BLOCK;
+/// How many bytes may follow the last entry: tar programs fill up to 20 blocks.
+const END_BYTES_MAX: u64 = 20 * BLOCK;
 const UNREADABLE: &str = "the archive is damaged, or none of Tenantry's";
 
 /// As much of the first line as tells what it is.
@@ -65,7 +65,7 @@ fn first<'a>(entries: &mut tar::Entries<'a, Decoder>) -> Result<tar::Entry<'a, D
     if manifest.path_bytes() != MANIFEST.as_bytes() || manifest.header().entry_type() != EntryType::Regular {
         return Err(damaged("the archive does not begin with a manifest: it is none of Tenantry's"));
     }
-    if manifest.header().entry_size().map_err(unreadable)? > MANIFEST_OCTETS_MAX {
+    if manifest.header().entry_size().map_err(unreadable)? > MANIFEST_BYTES_MAX {
         return Err(damaged("the manifest is larger than any that Tenantry makes"));
     }
     Ok(manifest)
@@ -78,21 +78,16 @@ fn parse<M: Manifest>(line: &[u8]) -> Result<M> {
     let kind = match kind.as_deref() {
         None => Kind::Backup,
         Some(USER) => Kind::User,
-        Some(_) => return incompatible("the archive is of a kind that this program does not know".to_owned()),
+        Some(_) => return incompatible("the archive is of a kind that this version does not know".to_owned()),
     };
     if kind != M::KIND {
         return incompatible(match kind {
-            Kind::User => {
-                "it is the archive of one user and no backup: `tenantry user import-archive` takes it".to_owned()
-            }
-            Kind::Backup => {
-                "it is a backup of a whole store, not the archive of one user: `tenantry backup restore` takes it"
-                    .to_owned()
-            }
+            Kind::User => "the file is the archive of one user, and not a backup".to_owned(),
+            Kind::Backup => "the file is a backup of a whole store, and not the archive of one user".to_owned(),
         });
     }
     if !(1..=M::FORMAT).contains(&format) {
-        return incompatible(format!("the archive has the format {format}, and this program knows 1 to {}", M::FORMAT));
+        return incompatible(format!("the archive has the format {format}, and this version knows 1 to {}", M::FORMAT));
     }
     M::parse(line)
 }
@@ -103,8 +98,8 @@ pub(super) fn peek<M: Manifest>(archive: Input) -> Result<M> {
     let mut entries = archive.entries().map_err(unreadable)?.raw(true);
     let mut manifest = first(&mut entries)?;
     let mut lines = Lines { input: BufReader::new(&mut manifest) };
-    let line = lines.next_octets()?.ok_or_else(|| damaged("the manifest is empty"))?;
-    while lines.next_octets()?.is_some() {}
+    let line = lines.next_line()?.ok_or_else(|| damaged("the manifest is empty"))?;
+    while lines.next_line()?.is_some() {}
     entries.next().transpose().map_err(unreadable)?;
     parse(&line)
 }
@@ -121,14 +116,14 @@ pub(super) fn read<M: Manifest>(
     let mut manifest = first(&mut entries)?;
     let mut spool = BufWriter::new(tempfile::tempfile_in(temp_dir).map_err(unspooled)?);
     let mut lines = Lines { input: BufReader::new(&mut manifest) };
-    while let Some(line) = lines.next_octets()? {
+    while let Some(line) = lines.next_line()? {
         spool.write_all(&line).map_err(unspooled)?;
     }
     // The checksum of the manifest's frame is met on the way to what follows: before that, none of it is believed.
     let second = entries.next().transpose().map_err(unreadable)?;
     let mut entries = second.map(Ok).into_iter().chain(entries);
     let mut lines = Lines { input: BufReader::new(rewound(spool).map_err(unspooled)?) };
-    let manifest: M = parse(&lines.next_octets()?.ok_or_else(|| damaged("the manifest is empty"))?)?;
+    let manifest: M = parse(&lines.next_line()?.ok_or_else(|| damaged("the manifest is empty"))?)?;
 
     let (announced, format) = (manifest.totals(), manifest.format());
     let (mut files, mut bytes) = (0, 0_u64);
@@ -149,9 +144,9 @@ pub(super) fn read<M: Manifest>(
             }
         }
         let details = Details { what, attributes: found.attributes(&entry) };
-        let mut octets = Noted::new(&mut found.entry);
-        match visit(&manifest, &path, &entry, &details, &mut octets) {
-            Err(error) if octets.failure().is_some() => return Err(damaged(UNREADABLE).with_source(error)),
+        let mut input = RecordingReader::new(&mut found.entry);
+        match visit(&manifest, &path, &entry, &details, &mut input) {
+            Err(error) if input.failure().is_some() => return Err(damaged(UNREADABLE).with_source(error)),
             visited => visited?,
         }
     }
@@ -160,8 +155,8 @@ pub(super) fn read<M: Manifest>(
     }
     // To the end, where the checksum of all that was read stands. What ends a tar archive is zeroes.
     let mut rest = Vec::new();
-    archive.into_inner().take(END_OCTETS_MAX + 1).read_to_end(&mut rest).map_err(unreadable)?;
-    if rest.len() as u64 > END_OCTETS_MAX || rest.iter().any(|octet| *octet != 0) {
+    archive.into_inner().take(END_BYTES_MAX + 1).read_to_end(&mut rest).map_err(unreadable)?;
+    if rest.len() as u64 > END_BYTES_MAX || rest.iter().any(|byte| *byte != 0) {
         return Err(damaged("there is something after the end of the archive"));
     }
     if (files, bytes) != announced {
@@ -196,8 +191,8 @@ fn next<'a, R: Read>(
             EntryType::GNULongName => name.replace(text(&mut entry)?).is_some(),
             EntryType::GNULongLink if format >= 2 => target.replace(text(&mut entry)?).is_some(),
             EntryType::XHeader if format >= 2 => {
-                let octets = limited(&mut entry, PAX_OCTETS_MAX)?;
-                records.replace(Records::parse(&octets)?).is_some()
+                let bytes = limited(&mut entry, PAX_BYTES_MAX)?;
+                records.replace(Records::parse(&bytes)?).is_some()
             }
             _ => return Ok(Found { entry, name, target, records }),
         };
@@ -209,19 +204,19 @@ fn next<'a, R: Read>(
 
 /// A path that is too long for a header.
 fn text(entry: &mut impl Read) -> Result<Vec<u8>> {
-    let mut text = limited(entry, PATH_OCTETS_MAX as u64 + NAME_OCTETS_MORE)?;
+    let mut text = limited(entry, PATH_BYTES_MAX as u64 + NAME_BYTES_MORE)?;
     text.pop_if(|last| *last == 0);
     Ok(text)
 }
 
 /// All that an entry holds. What is longer than any that an archive has isn't read.
 fn limited(entry: &mut impl Read, limit: u64) -> Result<Vec<u8>> {
-    let mut octets = Vec::new();
-    entry.take(limit + 1).read_to_end(&mut octets).map_err(unreadable)?;
-    if octets.len() as u64 > limit {
+    let mut bytes = Vec::new();
+    entry.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > limit {
         return Err(damaged("what the archive says of an entry is longer than anything that Tenantry writes"));
     }
-    Ok(octets)
+    Ok(bytes)
 }
 
 impl<R: Read> Found<'_, R> {
@@ -284,9 +279,9 @@ struct Lines<R> {
 }
 
 impl<R: Read> Lines<R> {
-    fn next_octets(&mut self) -> Result<Option<Vec<u8>>> {
+    fn next_line(&mut self) -> Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
-        let limit = LINE_OCTETS_MAX as u64;
+        let limit = LINE_BYTES_MAX as u64;
         self.input.by_ref().take(limit).read_until(b'\n', &mut line).map_err(unreadable)?;
         match line.last() {
             None => Ok(None),
@@ -296,7 +291,7 @@ impl<R: Read> Lines<R> {
     }
 
     fn next<T: for<'de> Deserialize<'de>>(&mut self) -> Result<Option<T>> {
-        let Some(line) = self.next_octets()? else { return Ok(None) };
+        let Some(line) = self.next_line()? else { return Ok(None) };
         understand(&line).map(Some)
     }
 }

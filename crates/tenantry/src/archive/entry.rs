@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::format::{Manifest, PATH_OCTETS_MAX};
+use super::format::{Manifest, PATH_BYTES_MAX};
 use crate::content::Content;
 
 /// What an entry is that is neither a file nor a directory.
@@ -127,18 +127,18 @@ fn is_plain(path: &Path) -> bool {
     path.components().all(|component| matches!(component, Component::Normal(_)))
         // `components` skips what it takes for superfluous.
         && path.components().collect::<PathBuf>().as_os_str() == path.as_os_str()
-        && bytes.len() <= PATH_OCTETS_MAX
+        && bytes.len() <= PATH_BYTES_MAX
         && !bytes.contains(&0)
 }
 
 /// Whether a symbolic link may lead there, which is anywhere.
 fn is_target(target: &Path) -> bool {
     let bytes = target.as_os_str().as_bytes();
-    !bytes.is_empty() && bytes.len() < LINK_OCTETS_MAX && !bytes.contains(&0)
+    !bytes.is_empty() && bytes.len() < LINK_BYTES_MAX && !bytes.contains(&0)
 }
 
 /// Longer than what Linux lets a symbolic link hold (`PATH_MAX`).
-const LINK_OCTETS_MAX: usize = 4_096;
+const LINK_BYTES_MAX: usize = 4_096;
 
 fn unhex(hex: &str) -> Option<Vec<u8>> {
     if !hex.len().is_multiple_of(2) || !hex.is_ascii() {

@@ -8,7 +8,7 @@ use crate::{Error, ErrorKind, Result};
 
 pub(super) const BLOCK: u64 = 512;
 /// The longest path of an entry: what one system call takes, with some room for what it is relative to.
-pub(super) const PATH_OCTETS_MAX: usize = 4_000;
+pub(super) const PATH_BYTES_MAX: usize = 4_000;
 
 /// What an archive is of. A backup's manifest doesn't say so; every other does, in the field `kind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

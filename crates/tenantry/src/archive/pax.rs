@@ -13,7 +13,7 @@ use crate::Result;
 use crate::storage::{Attributes, Extended, Modified};
 
 /// How long the header of one entry may be: some dozens of the largest attributes, of which Linux allows 64 KiB each.
-pub(super) const PAX_OCTETS_MAX: u64 = 2 << 20;
+pub(super) const PAX_BYTES_MAX: u64 = 2 << 20;
 /// Before the name of an extended attribute.
 const EXTENDED: &[u8] = b"SCHILY.xattr.";
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -49,14 +49,14 @@ impl Sparse {
 
 impl Records {
     /// The most that there can be to say of what has these attributes, but for a path.
-    pub(super) fn of_attributes(attributes: &Attributes) -> Self {
+    pub(super) fn for_attributes(attributes: &Attributes) -> Self {
         Self { modified: Some(attributes.modified), extended: attributes.extended.clone(), sparse: None }
     }
 
-    pub(super) fn octets(&self) -> Vec<u8> {
-        let mut octets = Vec::new();
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
         if let Some(modified) = self.modified {
-            push(&mut octets, b"mtime", decimal(modified).as_bytes());
+            push(&mut bytes, b"mtime", decimal(modified).as_bytes());
         }
         if let Some(Sparse { major, minor, name, length }) = &self.sparse {
             let fields: [(&[u8], _); 4] = [
@@ -66,22 +66,22 @@ impl Records {
                 (b"GNU.sparse.realsize", length),
             ];
             for (key, value) in fields {
-                push(&mut octets, key, value.as_deref().unwrap_or_default());
+                push(&mut bytes, key, value.as_deref().unwrap_or_default());
             }
         }
         for Extended { name, value } in &self.extended {
-            push(&mut octets, &[EXTENDED, &*escaped(name.to_bytes())].concat(), value);
+            push(&mut bytes, &[EXTENDED, &*escaped(name.to_bytes())].concat(), value);
         }
-        octets
+        bytes
     }
 
-    /// Reads the records. There must be none but those that [`Self::octets`] writes, each at most once.
-    pub(super) fn parse(mut octets: &[u8]) -> Result<Self> {
+    /// Reads the records. There must be none but those that [`Self::to_bytes`] writes, each at most once.
+    pub(super) fn parse(mut bytes: &[u8]) -> Result<Self> {
         let refused = || damaged("the archive has a PAX header that can't be understood");
         let mut records = Self::default();
-        while !octets.is_empty() {
-            let (key, value, rest) = split(octets).ok_or_else(refused)?;
-            octets = rest;
+        while !bytes.is_empty() {
+            let (key, value, rest) = split(bytes).ok_or_else(refused)?;
+            bytes = rest;
             if let Some(name) = key.strip_prefix(EXTENDED) {
                 let name = unescaped(name).and_then(|name| CString::new(name).ok()).ok_or_else(refused)?;
                 let is_new = records.extended.iter().all(|extended| extended.name != name);
@@ -115,39 +115,39 @@ impl Records {
 }
 
 /// A record is its length in decimal digits, with themselves, a space, the key, `=`, the value and a line feed.
-fn push(octets: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+fn push(bytes: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let rest = key.len() + value.len() + b" =\n".len();
     let mut length = rest;
     while length != rest + length.to_string().len() {
         length = rest + length.to_string().len();
     }
-    octets.extend_from_slice(length.to_string().as_bytes());
+    bytes.extend_from_slice(length.to_string().as_bytes());
     for part in [&b" "[..], key, b"=", value, b"\n"] {
-        octets.extend_from_slice(part);
+        bytes.extend_from_slice(part);
     }
 }
 
 /// The first record and what follows it.
-fn split(octets: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let space = octets.iter().take(8).position(|octet| *octet == b' ')?;
-    let digits = &octets[..space];
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = bytes.iter().take(8).position(|byte| *byte == b' ')?;
+    let digits = &bytes[..space];
     if digits.is_empty() || digits[0] == b'0' || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
     let length: usize = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    let record = octets.get(space + 1..length)?.strip_suffix(b"\n")?;
-    let equals = record.iter().position(|octet| *octet == b'=')?;
-    Some((&record[..equals], &record[equals + 1..], &octets[length..]))
+    let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
+    let equals = record.iter().position(|byte| *byte == b'=')?;
+    Some((&record[..equals], &record[equals + 1..], &bytes[length..]))
 }
 
 /// As GNU tar does it: the name of an attribute may hold what ends a key.
 fn escaped(name: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::new();
-    for octet in name {
-        match octet {
+    for byte in name {
+        match byte {
             b'%' => escaped.extend_from_slice(b"%25"),
             b'=' => escaped.extend_from_slice(b"%3D"),
-            octet => escaped.push(*octet),
+            byte => escaped.push(*byte),
         }
     }
     escaped
@@ -155,9 +155,9 @@ fn escaped(name: &[u8]) -> Vec<u8> {
 
 fn unescaped(mut name: &[u8]) -> Option<Vec<u8>> {
     let mut unescaped = Vec::new();
-    while let Some((octet, rest)) = name.split_first() {
+    while let Some((byte, rest)) = name.split_first() {
         name = rest;
-        if *octet == b'%' {
+        if *byte == b'%' {
             let (code, rest) = name.split_at_checked(2)?;
             unescaped.push(match code {
                 b"25" => b'%',
@@ -166,7 +166,7 @@ fn unescaped(mut name: &[u8]) -> Option<Vec<u8>> {
             });
             name = rest;
         } else {
-            unescaped.push(*octet);
+            unescaped.push(*byte);
         }
     }
     Some(unescaped)
@@ -188,7 +188,7 @@ fn parse_decimal(text: &[u8]) -> Option<Modified> {
     let text = std::str::from_utf8(text).ok()?;
     let (is_before, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
     let (seconds, places) = digits.split_once('.').unwrap_or((digits, "0"));
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit());
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !is_number(seconds) || !is_number(places) || places.len() > 9 {
         return None;
     }
@@ -229,12 +229,12 @@ mod tests {
                 ],
                 sparse: Some(Sparse::new(Path::new("a/b\n=c"), 1 << 40)),
             };
-            assert_eq!(Records::parse(&records.octets()).unwrap(), records, "{text}");
+            assert_eq!(Records::parse(&records.to_bytes()).unwrap(), records, "{text}");
         }
         // Where the length's own digits make it longer.
         for length in [1, 80, 88, 89, 90, 91, 92, 987, 988, 989, 990] {
             let records = Records { extended: vec![extended("user.a", &vec![b'x'; length])], ..Records::default() };
-            assert_eq!(Records::parse(&records.octets()).unwrap(), records, "{length}");
+            assert_eq!(Records::parse(&records.to_bytes()).unwrap(), records, "{length}");
         }
     }
 

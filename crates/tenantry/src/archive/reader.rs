@@ -9,41 +9,42 @@ use std::path::{Path, PathBuf};
 use super::container::{Details, unwritable};
 use super::entry::{Entry, What};
 use super::format::damaged;
+use super::input::Input;
 use super::sparse;
-use super::watch::{Input, Watch};
-use crate::content::{Content, Hashed};
+use crate::content::{Content, HashingReader};
+use crate::progress::{Monitor, Progress};
 use crate::storage::{Unpacker, file_error};
 use crate::{Error, ErrorKind, Result};
 
 /// The files that were read so far, each compared with what was announced.
-pub(super) struct Reading {
+pub(super) struct EntryReader {
     files: u64,
     bytes: u64,
-    watch: Watch,
+    monitor: Monitor,
 }
 
-impl Reading {
-    pub(super) fn new(watch: &Watch) -> Self {
-        Self { files: 0, bytes: 0, watch: watch.clone() }
+impl EntryReader {
+    pub(super) fn new(monitor: &Monitor) -> Self {
+        Self { files: 0, bytes: 0, monitor: monitor.clone() }
     }
 
     /// Passes a file on.
-    pub(super) fn copy(&mut self, announced: &Content, octets: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
-        let mut hashed = Hashed::new(self.watch.over(octets));
-        io::copy(&mut hashed, output)
+    pub(super) fn copy(&mut self, announced: &Content, input: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
+        let mut hashing = HashingReader::new(self.monitor.reader(input));
+        io::copy(&mut hashing, output)
             .map_err(|error| file_error(error, "what is read from the archive can't be written"))?;
-        self.took(announced, None, &hashed.content())
+        self.took(announced, None, &hashing.content())
     }
 
     /// Reads an entry to its end.
-    pub(super) fn check(&mut self, entry: &Entry, octets: &mut dyn Read) -> Result<()> {
+    pub(super) fn check(&mut self, entry: &Entry, input: &mut dyn Read) -> Result<()> {
         let Some(announced) = &entry.content else { return Ok(()) };
-        let mut hashed = Hashed::new(self.watch.over(octets));
+        let mut hashing = HashingReader::new(self.monitor.reader(input));
         if let Some(stored) = entry.stored {
-            sparse::read_map(&mut hashed, announced.size, stored)?;
+            sparse::read_map(&mut hashing, announced.size, stored)?;
         }
-        io::copy(&mut hashed, &mut io::sink()).map_err(unwritable)?;
-        self.took(announced, entry.stored, &hashed.content())
+        io::copy(&mut hashing, &mut io::sink()).map_err(unwritable)?;
+        self.took(announced, entry.stored, &hashing.content())
     }
 
     /// Writes an entry.
@@ -53,7 +54,7 @@ impl Reading {
         path: &Path,
         entry: &Entry,
         Details { what, attributes }: &Details,
-        octets: &mut dyn Read,
+        input: &mut dyn Read,
     ) -> Result<()> {
         let announced = match (what, &entry.content) {
             (What::File, Some(announced)) => announced,
@@ -62,14 +63,14 @@ impl Reading {
             (What::HardLink(target), _) => return unpacking.hard_link(path, target),
             (What::Pipe, _) => return unpacking.pipe(path, attributes),
         };
-        let mut hashed = Hashed::new(self.watch.over(octets));
+        let mut hashing = HashingReader::new(self.monitor.reader(input));
         let segments = match entry.stored {
-            Some(stored) => Some(sparse::read_map(&mut hashed, announced.size, stored)?),
+            Some(stored) => Some(sparse::read_map(&mut hashing, announced.size, stored)?),
             None => None,
         };
         let sparse = segments.as_deref().map(|segments| (segments, announced.size));
-        unpacking.file(path, attributes, sparse, &mut hashed)?;
-        self.took(announced, entry.stored, &hashed.content())
+        unpacking.file(path, attributes, sparse, &mut hashing)?;
+        self.took(announced, entry.stored, &hashing.content())
     }
 
     fn took(&mut self, announced: &Content, stored: Option<u64>, found: &Content) -> Result<()> {
@@ -78,7 +79,7 @@ impl Reading {
         }
         self.files += 1;
         self.bytes = self.bytes.saturating_add(announced.size);
-        self.watch.report(self.files, self.bytes)
+        self.monitor.report(Progress { files: self.files, bytes: self.bytes, ..Progress::default() })
     }
 }
 
@@ -93,13 +94,13 @@ pub(super) enum Kind {
 
 /// The paths that there are in an archive so far, as digests (so some 20 bytes for each), and what is there.
 #[derive(Default)]
-pub(super) struct Met {
+pub(super) struct SeenPaths {
     kinds: HashMap<[u8; 16], Kind>,
     /// The directory of the user whose entries are read.
     top: PathBuf,
 }
 
-impl Met {
+impl SeenPaths {
     /// Whether a path lies directly in a directory that was met.
     pub(super) fn is_in_directory(&self, path: &Path) -> bool {
         path.parent().is_some_and(|above| self.kinds.get(&digest(above)) == Some(&Kind::Directory))
@@ -144,8 +145,8 @@ fn digest(path: &Path) -> [u8; 16] {
 }
 
 /// Opens an archive, which is what the message calls it if there is none.
-pub(super) fn open(file: &Path, missing: &'static str, watch: &Watch) -> Result<Input> {
-    Input::open(file, watch).map_err(|error| match error.kind() {
+pub(super) fn open(file: &Path, missing: &'static str, monitor: &Monitor) -> Result<Input> {
+    Input::open(file, monitor).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, missing).with_source(error),
         _ => file_error(error, "the archive can't be read"),
     })

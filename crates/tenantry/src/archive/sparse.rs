@@ -35,9 +35,9 @@ pub(super) fn map(segments: &[Segment], length: u64) -> Vec<u8> {
     map
 }
 
-/// Reads the map of a file of this length that takes `stored` octets in the archive, the map included.
+/// Reads the map of a file of this length that takes `stored` bytes in the archive, the map included.
 pub(super) fn read_map(input: &mut dyn Read, length: u64, stored: u64) -> Result<Vec<Segment>> {
-    let mut numbers = Numbers { input, octets: 0 };
+    let mut numbers = Numbers { input, bytes: 0 };
     let count = usize::try_from(numbers.next()?).ok().filter(|count| (1..=SEGMENTS_MAX + 1).contains(count));
     let count = count.ok_or_else(|| damaged("the map of a sparse file has too many pieces or none"))?;
     let mut segments: Vec<Segment> = Vec::new();
@@ -54,7 +54,7 @@ pub(super) fn read_map(input: &mut dyn Read, length: u64, stored: u64) -> Result
     }
     numbers.skip_padding()?;
     // No piece is larger than the file, and they don't overlap: so the sum is no larger, either.
-    if end != length || numbers.octets.checked_add(data) != Some(stored) {
+    if end != length || numbers.bytes.checked_add(data) != Some(stored) {
         return Err(damaged("the map of a sparse file is not what the archive holds of it"));
     }
     segments.retain(|segment| segment.length > 0);
@@ -64,21 +64,21 @@ pub(super) fn read_map(input: &mut dyn Read, length: u64, stored: u64) -> Result
 struct Numbers<'i> {
     input: &'i mut dyn Read,
     /// How many were read.
-    octets: u64,
+    bytes: u64,
 }
 
 impl Numbers<'_> {
-    fn octet(&mut self) -> Result<u8> {
-        let mut octet = [0];
-        self.input.read_exact(&mut octet).map_err(unreadable)?;
-        self.octets += 1;
-        Ok(octet[0])
+    fn byte(&mut self) -> Result<u8> {
+        let mut byte = [0];
+        self.input.read_exact(&mut byte).map_err(unreadable)?;
+        self.bytes += 1;
+        Ok(byte[0])
     }
 
     fn next(&mut self) -> Result<u64> {
         let mut digits = String::new();
         loop {
-            match self.octet()? {
+            match self.byte()? {
                 b'\n' => break,
                 digit @ b'0'..=b'9' if digits.len() < DIGITS_MAX => digits.push(char::from(digit)),
                 _ => return Err(damaged("the map of a sparse file holds something else than numbers")),
@@ -88,8 +88,8 @@ impl Numbers<'_> {
     }
 
     fn skip_padding(&mut self) -> Result<()> {
-        while !self.octets.is_multiple_of(BLOCK) {
-            if self.octet()? != 0 {
+        while !self.bytes.is_multiple_of(BLOCK) {
+            if self.byte()? != 0 {
                 return Err(damaged("the map of a sparse file is followed by something else than its data"));
             }
         }

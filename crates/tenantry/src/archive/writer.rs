@@ -1,23 +1,21 @@
 //! An archive while it is made.
 
 use std::collections::HashMap;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-
-use tempfile::TempDir;
 
 use super::body::{Attempt, Body};
 use super::container::unwritable;
 use super::entry::What;
-use super::format::{Manifest, PATH_OCTETS_MAX};
-use super::pax::{PAX_OCTETS_MAX, Records};
-use super::reader::{Kind, Met};
-use super::watch::Watch;
-use crate::content::{AtOffset, Noted};
+use super::format::{Manifest, PATH_BYTES_MAX};
+use super::pax::{PAX_BYTES_MAX, Records};
+use super::reader::{Kind, SeenPaths};
+use super::temporary::{self, PrivateDir, parent};
+use crate::content::{AtOffset, RecordingReader};
+use crate::progress::{Monitor, Progress};
 use crate::sqlite::settle;
-use crate::storage::{Attributes, FileIdentity, Item, OpenFile, Ownership, PRIVATE_FILE, Source};
+use crate::storage::{Attributes, FileIdentity, Item, OpenFile, Ownership, Source};
 use crate::{Error, ErrorKind, Result};
 
 /// What the name of a directory for copies begins with, and the name of one.
@@ -28,26 +26,26 @@ const LEFT_OUT_NAMED_MAX: usize = 100;
 /// How often a file is read that changes while it is read.
 const ATTEMPTS_MAX: usize = 3;
 
-pub(super) struct Making {
+pub(super) struct ArchiveWriter {
     pub(super) body: Body,
     pub(super) left_out: Vec<(PathBuf, String)>,
     /// Of what was left out, named or not.
     pub(super) count: u64,
-    met: Met,
+    seen: SeenPaths,
     /// The files of one user that have several names, by the path under which each was taken.
     linked: HashMap<FileIdentity, PathBuf>,
     dir: PathBuf,
     /// For copies of databases, once there is one.
-    copies: Option<TempDir>,
-    watch: Watch,
+    copies: Option<PrivateDir>,
+    monitor: Monitor,
 }
 
-impl Making {
+impl ArchiveWriter {
     /// What is written goes into temporary files in this directory.
-    pub(super) fn new(dir: &Path, watch: &Watch) -> Result<Self> {
-        let body = Body::new(dir, watch).map_err(unwritable)?;
-        let (met, linked, dir, watch) = (Met::default(), HashMap::new(), dir.to_owned(), watch.clone());
-        Ok(Self { body, left_out: Vec::new(), count: 0, met, linked, dir, copies: None, watch })
+    pub(super) fn new(dir: &Path, monitor: &Monitor) -> Result<Self> {
+        let body = Body::new(dir, monitor).map_err(unwritable)?;
+        let (seen, linked, dir, monitor) = (SeenPaths::default(), HashMap::new(), dir.to_owned(), monitor.clone());
+        Ok(Self { body, left_out: Vec::new(), count: 0, seen, linked, dir, copies: None, monitor })
     }
 
     pub(super) fn take(&mut self, item: Item<'_>) -> Result<()> {
@@ -55,7 +53,7 @@ impl Making {
         | Item::Link { path, .. }
         | Item::Pipe { path, .. }
         | Item::File { path, .. } = &item
-            && !self.met.is_in_directory(path)
+            && !self.seen.is_in_directory(path)
         {
             // The archive has something else there, and no reader takes what lies in that.
             self.leave_out(path.clone(), "what its directory is was something else before".to_owned());
@@ -85,7 +83,7 @@ impl Making {
     pub(super) fn take_image(&mut self, path: &Path, owner: (u32, u32), image: &File) -> Result<()> {
         let attributes = Attributes { mode: 0o600, owner: owner.0, group: owner.1, ..Attributes::default() };
         self.body.image(path, &attributes, image).map_err(unwritable)?;
-        self.watch.report(self.body.files, self.body.bytes)
+        self.monitor.report(Progress { files: self.body.files, bytes: self.body.bytes, ..Progress::default() })
     }
 
     fn add(&mut self, path: &Path, what: &What, mut attributes: Attributes) -> Result<()> {
@@ -100,10 +98,10 @@ impl Making {
     /// Whether something can be taken, and wasn't before.
     fn is_taken(&mut self, path: &Path, kind: Kind) -> bool {
         // Some file systems list a name twice if it is removed and made again meanwhile, and no reader takes anything twice.
-        if !self.met.insert(path, kind) {
+        if !self.seen.insert(path, kind) {
             return false;
         }
-        let fits = path.as_os_str().len() <= PATH_OCTETS_MAX;
+        let fits = path.as_os_str().len() <= PATH_BYTES_MAX;
         if !fits {
             self.leave_out(path.to_owned(), "the path is too long for an archive".to_owned());
         }
@@ -112,7 +110,7 @@ impl Making {
 
     /// Leaves out extended attributes that are larger than a reader takes.
     fn limit(&mut self, path: &Path, attributes: &mut Attributes) {
-        if Records::of_attributes(attributes).octets().len() as u64 > PAX_OCTETS_MAX / 2 {
+        if Records::for_attributes(attributes).to_bytes().len() as u64 > PAX_BYTES_MAX / 2 {
             attributes.extended.clear();
             self.leave_out(path.to_owned(), "its extended attributes are too large for an archive".to_owned());
         }
@@ -127,7 +125,11 @@ impl Making {
             };
             match attempt {
                 Attempt::Taken => {
-                    return self.watch.report(self.body.files, self.body.bytes);
+                    return self.monitor.report(Progress {
+                        files: self.body.files,
+                        bytes: self.body.bytes,
+                        ..Progress::default()
+                    });
                 }
                 Attempt::Changed => {}
                 Attempt::Unreadable(error) => {
@@ -169,10 +171,10 @@ impl Making {
     fn take_database(&mut self, path: &Path, source: Source<'_>, opened: OpenFile, suffix: &str) -> Result<Attempt> {
         let dir = match &self.copies {
             Some(dir) => dir.path(),
-            None => self.copies.insert(private_dir(COPIES, &self.dir)?).path(),
+            None => self.copies.insert(PrivateDir::new(COPIES, &self.dir).map_err(unwritable)?).path(),
         };
         let (copy, log) = (dir.join(COPY), dir.join(format!("{COPY}{suffix}")));
-        let copied = copy_database(&opened, &copy, &log, &self.watch)?;
+        let copied = copy_database(&opened, &copy, &log, &self.monitor)?;
         let is_whole = copied && source.is_unchanged(&opened).unwrap_or(false);
         let attempt = if !is_whole {
             Attempt::Changed
@@ -222,12 +224,12 @@ impl Making {
 }
 
 /// Copies a database and its log, and returns whether they could be read. Fails if they can't be written.
-fn copy_database(opened: &OpenFile, copy: &Path, log: &Path, watch: &Watch) -> Result<bool> {
+fn copy_database(opened: &OpenFile, copy: &Path, log: &Path, monitor: &Monitor) -> Result<bool> {
     let (file, changes) = opened.parts();
     for (from, to) in std::iter::once((file, copy)).chain(changes.map(|changes| (changes, log))) {
         let mut to = Ownership::default().make_file(to).map_err(unwritable)?;
-        let mut input = Noted::new(AtOffset::new(from));
-        let copied = io::copy(&mut watch.over(&mut input), &mut to);
+        let mut input = RecordingReader::new(AtOffset::new(from));
+        let copied = io::copy(&mut monitor.reader(&mut input), &mut to);
         if input.failure().is_some() {
             return Ok(false);
         }
@@ -238,15 +240,13 @@ fn copy_database(opened: &OpenFile, copy: &Path, log: &Path, watch: &Watch) -> R
 
 /// Writes the archive under a temporary name that begins so, and gives it its own when it is on the disk. Answers its size.
 pub(super) fn finish<M: Manifest>(body: Body, manifest: &M, file: &Path, prefix: &str) -> Result<u64> {
-    let (dir, watch) = (parent(file), body.watch.clone());
-    let mut output = tempfile::Builder::new().prefix(prefix).tempfile_in(dir).map_err(unwritable)?;
-    // The umask may have taken away what its owner needs.
-    Ownership::default().give_file(output.as_file(), PRIVATE_FILE).map_err(unwritable)?;
+    let (dir, monitor) = (parent(file), body.monitor.clone());
+    let mut output = temporary::private_file(prefix, dir).map_err(unwritable)?;
     body.finish(manifest, output.as_file_mut()).map_err(unwritable)?;
     output.as_file().sync_all().map_err(unwritable)?;
     let archive_bytes = output.as_file().metadata().map_err(unwritable)?.len();
     // From here on it is there.
-    watch.go_on()?;
+    monitor.check()?;
     output.persist_noclobber(file).map_err(|failed| match failed.error.kind() {
         io::ErrorKind::AlreadyExists => exists(),
         _ => unwritable(failed.error),
@@ -259,27 +259,22 @@ pub(super) fn finish<M: Manifest>(body: Body, manifest: &M, file: &Path, prefix:
     Ok(archive_bytes)
 }
 
-/// Before anything is done for it. Whoever comes first meanwhile is met at the end.
-pub(super) fn refuse_existing(file: &Path) -> Result<()> {
-    if std::fs::symlink_metadata(file).is_ok() { Err(exists()) } else { Ok(()) }
+/// Refuses a file that exists, before anything is done for it, and removes what killed processes have left beside it.
+///
+/// One that appears later is found when the archive gets its name.
+pub(super) fn prepare(file: &Path, prefix: &str) -> Result<()> {
+    if std::fs::symlink_metadata(file).is_ok() {
+        return Err(exists());
+    }
+    if let Err(error) = temporary::clear(parent(file), prefix) {
+        // That can be a directory that may be written and not read.
+        tracing::debug!(error = &error as &dyn std::error::Error, "leftovers of other processes can't be looked for");
+    }
+    Ok(())
 }
 
 fn exists() -> Error {
     Error::new(ErrorKind::Exists, "there is a file of that name already")
-}
-
-/// A temporary directory that nobody else can look into, whatever the umask is.
-pub(super) fn private_dir(prefix: &str, beside: &Path) -> Result<TempDir> {
-    let mut builder = tempfile::Builder::new();
-    let dir =
-        builder.prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir_in(beside).map_err(unwritable)?;
-    Ownership::default().give_private_dir(dir.path()).map_err(unwritable)?;
-    Ok(dir)
-}
-
-/// The directory in which a file is, or is to be.
-pub(super) fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -293,14 +288,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("lock"), "hello").unwrap();
         let at = OwnedFd::from(File::open(dir.path()).unwrap());
-        let mut making = Making::new(dir.path(), &Watch::silent()).unwrap();
+        let mut writer = ArchiveWriter::new(dir.path(), &Monitor::silent()).unwrap();
         for _ in 0..2 {
             let attributes = Attributes::default();
-            making.take(Item::Directory { path: "files".into(), attributes, is_top: true }).unwrap();
+            writer.take(Item::Directory { path: "files".into(), attributes, is_top: true }).unwrap();
             let source = Source::new(&at, c"lock");
-            making.take(Item::File { path: "files/lock".into(), source }).unwrap();
+            writer.take(Item::File { path: "files/lock".into(), source }).unwrap();
         }
-        assert_eq!((making.body.files, making.body.bytes, making.count), (1, 5, 0));
+        assert_eq!((writer.body.files, writer.body.bytes, writer.count), (1, 5, 0));
     }
 
     /// What is a file when it is met and a directory when it is met again was left as it was met first, but with files in it.
@@ -311,14 +306,14 @@ mod tests {
             std::fs::write(dir.path().join(name), "hello").unwrap();
         }
         let at = OwnedFd::from(File::open(dir.path()).unwrap());
-        let mut making = Making::new(dir.path(), &Watch::silent()).unwrap();
+        let mut writer = ArchiveWriter::new(dir.path(), &Monitor::silent()).unwrap();
         let directory =
             |path: &str, is_top| Item::Directory { path: path.into(), attributes: Attributes::default(), is_top };
-        making.take(directory("files", true)).unwrap();
-        making.take(Item::File { path: "files/changing".into(), source: Source::new(&at, c"changing") }).unwrap();
-        making.take(directory("files/changing", false)).unwrap();
-        making.take(Item::File { path: "files/changing/in it".into(), source: Source::new(&at, c"in it") }).unwrap();
-        assert_eq!((making.body.files, making.count), (1, 1));
-        assert_eq!(making.left_out[0].0, Path::new("files/changing/in it"));
+        writer.take(directory("files", true)).unwrap();
+        writer.take(Item::File { path: "files/changing".into(), source: Source::new(&at, c"changing") }).unwrap();
+        writer.take(directory("files/changing", false)).unwrap();
+        writer.take(Item::File { path: "files/changing/in it".into(), source: Source::new(&at, c"in it") }).unwrap();
+        assert_eq!((writer.body.files, writer.count), (1, 1));
+        assert_eq!(writer.left_out[0].0, Path::new("files/changing/in it"));
     }
 }

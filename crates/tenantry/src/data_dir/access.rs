@@ -20,7 +20,7 @@ pub(crate) enum Access {
 ///
 /// # Errors
 ///
-/// Fails with `ReadOnly` and one of these messages if the file system can be written, but not by this process.
+/// Fails with `PermissionDenied` and one of these messages if the file system can be written, but not by this process.
 pub(crate) fn access(file: &Path, no_dir: &'static str, no_file: &'static str) -> Result<Access> {
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     for (path, wanted, message) in [
@@ -31,7 +31,7 @@ pub(crate) fn access(file: &Path, no_dir: &'static str, no_file: &'static str) -
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::ROFS) => return Ok(Access::Read),
             Err(error @ (Errno::ACCESS | Errno::PERM)) => {
-                return Err(Error::new(ErrorKind::ReadOnly, message).with_source(std::io::Error::from(error)));
+                return Err(Error::new(ErrorKind::PermissionDenied, message).with_source(std::io::Error::from(error)));
             }
             Err(error) => return Err(file_error(error.into(), "the data directory can't be reached")),
         }

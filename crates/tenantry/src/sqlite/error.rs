@@ -72,7 +72,7 @@ fn describe(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
         }
         ErrorCode::DiskFull => (ErrorKind::Full, "the disk is full: nothing was written"),
         ErrorCode::ReadOnly => (ErrorKind::ReadOnly, "the store can't be written: it is read-only"),
-        ErrorCode::PermissionDenied => (ErrorKind::ReadOnly, "no permission to use the store's files"),
+        ErrorCode::PermissionDenied => (ErrorKind::PermissionDenied, "no permission to use the store's files"),
         ErrorCode::CannotOpen => (ErrorKind::Io, "the database file can't be opened"),
         ErrorCode::SystemIoFailure => (ErrorKind::Io, "an operation on the store's files failed"),
         ErrorCode::OutOfMemory => (ErrorKind::Io, "the database ran out of memory"),

@@ -81,7 +81,11 @@ impl Inspection {
         let begun = wait_while_busy(deadline, || Ok(self.conn.execute_batch("BEGIN IMMEDIATE")?));
         let locked = match begun {
             // Where nothing can be written nobody writes meanwhile.
-            Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::ReadOnly) => Ok(false),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Busy | ErrorKind::ReadOnly | ErrorKind::PermissionDenied) =>
+            {
+                Ok(false)
+            }
             begun => begun.map(|()| true),
         };
         self.conn.execute_batch("PRAGMA query_only = ON")?;

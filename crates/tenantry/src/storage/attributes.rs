@@ -24,9 +24,9 @@ const ACL: &CStr = c"system.posix_acl_access";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
 /// What most lists of names and most values fit in.
-const USUAL_OCTETS: usize = 1 << 10;
+const USUAL_BYTES: usize = 1 << 10;
 /// What the kernel allows for either (`XATTR_LIST_MAX` and `XATTR_SIZE_MAX`).
-const OCTETS_MAX: usize = 1 << 16;
+const BYTES_MAX: usize = 1 << 16;
 
 /// What a file has beside its content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -194,7 +194,7 @@ impl Project {
     fn of(dir: &OwnedFd) -> Option<Self> {
         const GET: ioctl::Opcode = ioctl::opcode::read::<Project>(b'X', 31);
         #[allow(unsafe_code, reason = "there is no safe interface to a project id")]
-        // SAFETY: the kernel writes a whole `struct fsxattr` or fails, and any octets are a valid one.
+        // SAFETY: the kernel writes a whole `struct fsxattr` or fails, and any bytes are a valid one.
         let project = unsafe { ioctl::ioctl(dir, ioctl::Getter::<GET, Self>::new()) };
         project.ok()
     }
@@ -298,7 +298,7 @@ fn read_extended(target: &Target<'_>) -> io::Result<Vec<Extended>> {
         names => names?,
     };
     let mut extended = Vec::new();
-    for name in names.split_inclusive(|octet| *octet == 0) {
+    for name in names.split_inclusive(|byte| *byte == 0) {
         let name = CStr::from_bytes_with_nul(name).map_err(io::Error::other)?;
         if !Extended::is_taken(name) {
             continue;
@@ -315,10 +315,10 @@ fn read_extended(target: &Target<'_>) -> io::Result<Vec<Extended>> {
 
 /// Calls a function that fills a buffer and returns how much of it.
 fn filled(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
-    let mut buffer = vec![0; USUAL_OCTETS];
+    let mut buffer = vec![0; USUAL_BYTES];
     let length = match read(&mut buffer) {
         Err(Errno::RANGE) => {
-            buffer.resize(OCTETS_MAX, 0);
+            buffer.resize(BYTES_MAX, 0);
             read(&mut buffer)?
         }
         length => length?,

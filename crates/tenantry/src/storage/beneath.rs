@@ -89,12 +89,12 @@ pub(super) fn open_method(at: impl AsFd) -> &'static str {
 /// Opens a directory segment by segment, each from the descriptor of the one above and none over a link, so that no step leads
 /// anywhere but down. It answers the errors of `openat2`, but refuses any `..`.
 fn walk(at: impl AsFd, path: &CStr, flags: OFlags, mounts: Mounts) -> rustix::io::Result<OwnedFd> {
-    let octets = path.to_bytes();
-    if octets.is_empty() {
+    let bytes = path.to_bytes();
+    if bytes.is_empty() {
         return Err(Errno::NOENT);
     }
-    let mut names: Vec<&[u8]> = octets.split(|octet| *octet == b'/').collect();
-    if octets.starts_with(b"/") || names.contains(&&b".."[..]) {
+    let mut names: Vec<&[u8]> = bytes.split(|byte| *byte == b'/').collect();
+    if bytes.starts_with(b"/") || names.contains(&&b".."[..]) {
         return Err(Errno::XDEV);
     }
     names.retain(|name| !name.is_empty() && *name != b".");

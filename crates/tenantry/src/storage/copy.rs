@@ -24,7 +24,7 @@ use super::walk::up;
 use crate::failpoint;
 
 /// How much of a file is held in memory.
-const CHUNK_OCTETS: usize = 1 << 20;
+const CHUNK_BYTES: usize = 1 << 20;
 /// How often a file is copied again that changes while it is copied.
 const ATTEMPTS_MAX: usize = 3;
 
@@ -52,7 +52,34 @@ impl Failure {
 /// have their own owner, so that a crash leaves nothing that the store's owner can't remove.
 pub(super) fn copy(source: OwnedFd, copy: OwnedFd, links: &OwnedFd, owner: Ownership) -> Result<(), Failure> {
     let sync = BulkSync::detect(links).map_err(Failure::at(Path::new("")))?;
-    walk(Pair { source, copy }, &mut Copier { links, owner, sync, buffer: vec![0; CHUNK_OCTETS] })
+    walk(Pair { source, copy }, &mut Copier { links, owner, files: FileCopier { sync, buffer: vec![0; CHUNK_BYTES] } })
+}
+
+/// An entry of a directory.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<'e> {
+    pub(super) dir: &'e OwnedFd,
+    pub(super) name: &'e CStr,
+}
+
+/// Makes a copy of anything that isn't a directory, with the same attributes. Nothing may exist there.
+///
+/// Fails with `NOENT` if the source doesn't exist.
+pub(super) fn copy_file(source: Entry<'_>, copy: Entry<'_>) -> io::Result<()> {
+    let stat = stat::stat(source.dir, source.name)?.ok_or(Errno::NOENT)?;
+    let sync = BulkSync::detect(copy.dir)?;
+    FileCopier { sync, buffer: vec![0; CHUNK_BYTES] }.make(source, copy, &stat)?;
+    sync.sync(copy.dir, SYNC)
+}
+
+/// Compares two entries that aren't directories, content with content.
+pub(super) fn is_same_file(source: Entry<'_>, copy: Entry<'_>, how: Comparison) -> io::Result<bool> {
+    let Some(stat) = stat::stat(source.dir, source.name)? else { return Ok(false) };
+    match Comparer::new(how).compare(source, copy, &stat) {
+        Ok(()) => Ok(true),
+        Err(error) if error.get_ref().is_some_and(|error| error.is::<Difference>()) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// What a comparison asks for.
@@ -66,8 +93,7 @@ pub(super) enum Comparison {
 
 /// Compares two directories, content with content, and returns the path of the first difference that is met.
 pub(super) fn compare(source: OwnedFd, copy: OwnedFd, how: Comparison) -> Result<Option<PathBuf>, Failure> {
-    let mut comparing = Comparer { how, buffers: [vec![0; CHUNK_OCTETS], vec![0; CHUNK_OCTETS]] };
-    match walk(Pair { source, copy }, &mut comparing) {
+    match walk(Pair { source, copy }, &mut Comparer::new(how)) {
         Ok(()) => Ok(None),
         Err(Failure { path, error }) if error.get_ref().is_some_and(|error| error.is::<Difference>()) => Ok(Some(path)),
         Err(failure) => Err(failure),
@@ -175,15 +201,20 @@ struct Copier<'l> {
     /// memory that holds them.
     links: &'l OwnedFd,
     owner: Ownership,
+    files: FileCopier,
+}
+
+/// Copies everything that isn't a directory.
+struct FileCopier {
     sync: BulkSync,
     buffer: Vec<u8>,
 }
 
 impl Visitor for Copier<'_> {
     fn file(&mut self, pair: &Pair, name: &CStr, stat: &Stat) -> io::Result<()> {
-        let kind = FileType::from_raw_mode(stat.st_mode);
+        let (source, copy) = (Entry { dir: &pair.source, name }, Entry { dir: &pair.copy, name });
         if stat.st_nlink == 1 {
-            return self.make(pair, name, stat, kind);
+            return self.files.make(source, copy, stat);
         }
         let number = format!("{}-{}", stat.st_dev, stat.st_ino);
         failpoint::reach(MAKE_LINK);
@@ -191,7 +222,7 @@ impl Visitor for Copier<'_> {
             Err(Errno::NOENT) => {}
             linked => return Ok(linked?),
         }
-        self.make(pair, name, stat, kind)?;
+        self.files.make(source, copy, stat)?;
         failpoint::reach(MAKE_LINK);
         match fs::linkat(&pair.copy, name, self.links, &*number, AtFlags::empty()) {
             // It has gone while it was to be copied.
@@ -210,35 +241,36 @@ impl Visitor for Copier<'_> {
 
     fn leave(&mut self, copy: &OwnedFd, attributes: &Attributes) -> io::Result<()> {
         all_set(attributes::apply(copy, attributes, SET_ATTRIBUTES)?)?;
-        self.sync.sync(copy, SYNC)
+        self.files.sync.sync(copy, SYNC)
     }
 }
 
-impl Copier<'_> {
-    fn make(&mut self, pair: &Pair, name: &CStr, stat: &Stat, kind: FileType) -> io::Result<()> {
+impl FileCopier {
+    fn make(&mut self, source: Entry<'_>, copy: Entry<'_>, stat: &Stat) -> io::Result<()> {
+        let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::RegularFile {
-            return self.copy_file(pair, name);
+            return self.copy_file(source, copy);
         }
         failpoint::reach(MAKE_FILE);
         match kind {
             FileType::Symlink => {
-                let target = match fs::readlinkat(&pair.source, name, Vec::new()) {
+                let target = match fs::readlinkat(source.dir, source.name, Vec::new()) {
                     Err(Errno::NOENT) => return Ok(()),
                     target => target?,
                 };
-                fs::symlinkat(&*target, &pair.copy, name)?;
+                fs::symlinkat(&*target, copy.dir, copy.name)?;
             }
-            _ => fs::mknodat(&pair.copy, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)?,
+            _ => fs::mknodat(copy.dir, copy.name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev)?,
         }
-        let attributes = attributes::read_at(&pair.source, name)?;
-        all_set(attributes::apply_to_new(&pair.copy, name, kind, &attributes, SET_ATTRIBUTES)?)
+        let attributes = attributes::read_at(source.dir, source.name)?;
+        all_set(attributes::apply_to_new(copy.dir, copy.name, kind, &attributes, SET_ATTRIBUTES)?)
     }
 
-    fn copy_file(&mut self, pair: &Pair, name: &CStr) -> io::Result<()> {
-        let Some(mut source) = open_file(&pair.source, name)? else { return Ok(()) };
+    fn copy_file(&mut self, from: Entry<'_>, to: Entry<'_>) -> io::Result<()> {
+        let Some(mut source) = open_file(from.dir, from.name)? else { return Ok(()) };
         failpoint::reach(MAKE_FILE);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let copy = File::from(fs::openat(&pair.copy, name, flags, Mode::RUSR | Mode::WUSR)?);
+        let copy = File::from(fs::openat(to.dir, to.name, flags, Mode::RUSR | Mode::WUSR)?);
         for _ in 0..ATTEMPTS_MAX {
             let before = fs::fstat(&source)?;
             // Where the file system can have the same blocks in two files.
@@ -252,7 +284,7 @@ impl Copier<'_> {
             }
             copy.set_len(0)?;
             // It may have been replaced.
-            let Some(again) = open_file(&pair.source, name)? else { return Ok(()) };
+            let Some(again) = open_file(from.dir, from.name)? else { return Ok(()) };
             source = again;
         }
         Err(io::Error::other("it changes all the time"))
@@ -264,7 +296,7 @@ impl Copier<'_> {
         while let Some((start, end)) = data_from(source, at, size)? {
             at = start;
             while at < end {
-                let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(CHUNK_OCTETS);
+                let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(CHUNK_BYTES);
                 let count = source.read_at(&mut self.buffer[..wanted], at)?;
                 if count == 0 {
                     // It has been cut meanwhile, which is noticed.
@@ -332,27 +364,7 @@ struct Comparer {
 
 impl Visitor for Comparer {
     fn file(&mut self, pair: &Pair, name: &CStr, stat: &Stat) -> io::Result<()> {
-        let Some(found) = stat::stat(&pair.copy, name)? else { return different() };
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        let moments = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
-        let is_newer = self.how == Comparison::Same && moments(stat) != moments(&found);
-        if kind != FileType::from_raw_mode(found.st_mode) || is_newer {
-            return different();
-        }
-        let is_same = match kind {
-            FileType::RegularFile => {
-                let both = (open_file(&pair.source, name)?, open_file(&pair.copy, name)?);
-                let (Some(source), Some(copy)) = both else { return different() };
-                self.hold_the_same(&source, &copy)?
-            }
-            FileType::Symlink => {
-                let targets = [&pair.source, &pair.copy].map(|dir| fs::readlinkat(dir, name, Vec::new()));
-                let [source, copy] = targets;
-                source? == copy?
-            }
-            _ => stat.st_rdev == found.st_rdev,
-        };
-        if is_same { Ok(()) } else { different() }
+        self.compare(Entry { dir: &pair.source, name }, Entry { dir: &pair.copy, name }, stat)
     }
 
     fn open(&mut self, copy: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
@@ -380,6 +392,35 @@ impl Visitor for Comparer {
 }
 
 impl Comparer {
+    fn new(how: Comparison) -> Self {
+        Self { how, buffers: [vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]] }
+    }
+
+    /// Fails with [`Difference`] if a file, link, pipe or device differs from its copy.
+    fn compare(&mut self, source: Entry<'_>, copy: Entry<'_>, stat: &Stat) -> io::Result<()> {
+        let Some(found) = stat::stat(copy.dir, copy.name)? else { return different() };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let moments = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
+        let is_newer = self.how == Comparison::Same && moments(stat) != moments(&found);
+        if kind != FileType::from_raw_mode(found.st_mode) || is_newer {
+            return different();
+        }
+        let is_same = match kind {
+            FileType::RegularFile => {
+                let both = (open_file(source.dir, source.name)?, open_file(copy.dir, copy.name)?);
+                let (Some(source), Some(copy)) = both else { return different() };
+                self.hold_the_same(&source, &copy)?
+            }
+            FileType::Symlink => {
+                let targets = [source, copy].map(|entry| fs::readlinkat(entry.dir, entry.name, Vec::new()));
+                let [source, copy] = targets;
+                source? == copy?
+            }
+            _ => stat.st_rdev == found.st_rdev,
+        };
+        if is_same { Ok(()) } else { different() }
+    }
+
     fn hold_the_same(&mut self, source: &File, copy: &File) -> io::Result<bool> {
         let size_of = |file: &File| io::Result::Ok(size(&fs::fstat(file.as_fd())?));
         let size = size_of(source)?;
@@ -392,7 +433,7 @@ impl Comparer {
             // Where both have holes, both are the same.
             let starts = [data_from(source, at, size)?, data_from(copy, at, size)?];
             let Some(start) = starts.into_iter().flatten().map(|(start, _)| start).min() else { return Ok(true) };
-            let wanted = usize::try_from(size - start).unwrap_or(usize::MAX).min(CHUNK_OCTETS);
+            let wanted = usize::try_from(size - start).unwrap_or(usize::MAX).min(CHUNK_BYTES);
             let cut = |error: io::Error| match error.kind() {
                 io::ErrorKind::UnexpectedEof => io::Error::other(Difference),
                 _ => error,
@@ -421,7 +462,7 @@ mod tests {
     /// As many levels as the walks of hostile directories are tried with.
     const LEVELS: usize = 5_000;
     /// That a walk which calls itself for each level doesn't fit in.
-    const SMALL_STACK_OCTETS: usize = 256 << 10;
+    const SMALL_STACK_BYTES: usize = 256 << 10;
 
     struct Place {
         dir: tempfile::TempDir,
@@ -457,7 +498,7 @@ mod tests {
         let place = Place::new();
         let source = place.path("source");
         std_fs::create_dir_all(source.join("a/b")).unwrap();
-        std_fs::write(source.join("a/file"), vec![b'x'; CHUNK_OCTETS + 17]).unwrap();
+        std_fs::write(source.join("a/file"), vec![b'x'; CHUNK_BYTES + 17]).unwrap();
         std_fs::write(source.join("a/b/small"), "small").unwrap();
         std_fs::hard_link(source.join("a/file"), source.join("other name")).unwrap();
         symlink("../../outside", source.join("a/link")).unwrap();
@@ -559,6 +600,6 @@ mod tests {
             }
             assert_eq!((removal.files, removal.left.len()), (2, 0));
         };
-        std::thread::Builder::new().stack_size(SMALL_STACK_OCTETS).spawn(deep).unwrap().join().unwrap();
+        std::thread::Builder::new().stack_size(SMALL_STACK_BYTES).spawn(deep).unwrap().join().unwrap();
     }
 }

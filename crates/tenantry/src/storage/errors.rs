@@ -16,7 +16,8 @@ pub(super) fn errno(error: &io::Error) -> Option<Errno> {
 pub(crate) fn file_error(error: io::Error, message: impl Into<Cow<'static, str>>) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+        io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+        io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
         _ => ErrorKind::Io,
     };
     Error::new(kind, message).with_source(error)
@@ -50,7 +51,7 @@ pub(super) fn refused(error: io::Error) -> Error {
         }
         Some(Errno::NOSPC | Errno::DQUOT) => (ErrorKind::Full, "the disk is full"),
         Some(Errno::ROFS) => (ErrorKind::ReadOnly, "the storage directory is read-only"),
-        Some(Errno::ACCESS | Errno::PERM) => (ErrorKind::ReadOnly, "no permission to use the user's directory"),
+        Some(Errno::ACCESS | Errno::PERM) => (ErrorKind::PermissionDenied, "no permission to use the user's directory"),
         _ => (ErrorKind::Io, "an operation on the user's directory failed"),
     };
     Error::new(kind, message).with_source(error)

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 /// Into how many pieces of data a sparse file is divided: the map of it is held in memory.
 pub(crate) const SEGMENTS_MAX: usize = 1 << 18;
 /// Smaller holes are worth no piece: the usual block of a file system.
-const HOLE_OCTETS_MIN: u64 = 4_096;
+const HOLE_BYTES_MIN: u64 = 4_096;
 
 /// Part of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ struct Segments {
 
 impl Segments {
     fn push(&mut self, start: u64, end: u64) {
-        self.hole_min = self.hole_min.max(HOLE_OCTETS_MIN);
+        self.hole_min = self.hole_min.max(HOLE_BYTES_MIN);
         match self.segments.last_mut() {
             Some(last) if start - last.end() < self.hole_min => last.length = end - last.offset,
             _ => self.segments.push(Segment { offset: start, length: end - start }),
@@ -51,7 +51,7 @@ impl Segments {
 pub(super) fn segments(file: &File, stat: &Stat) -> io::Result<Vec<Segment>> {
     let length = u64::try_from(stat.st_size).unwrap_or_default();
     let is_allocated = u64::try_from(stat.st_blocks).unwrap_or_default() * 512 >= length;
-    if is_allocated || length < HOLE_OCTETS_MIN {
+    if is_allocated || length < HOLE_BYTES_MIN {
         return Ok(vec![Segment { offset: 0, length }]);
     }
     let mut found = Segments::default();

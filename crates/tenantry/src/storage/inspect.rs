@@ -197,7 +197,9 @@ impl Storage {
             Ok(fs::chownat(dir, "", user, group, AtFlags::EMPTY_PATH)?)
         };
         give().map_err(|error| match errno(&error) {
-            Some(Errno::PERM) => Error::new(ErrorKind::ReadOnly, "only root can change the owner").with_source(error),
+            Some(Errno::PERM) => {
+                Error::new(ErrorKind::PermissionDenied, "only root can change the owner").with_source(error)
+            }
             _ => refused(error),
         })
     }

@@ -26,7 +26,7 @@ const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 const WAL_MAGIC: [u8; 4] = [0x37, 0x7f, 0x06, 0x82];
 const WAL_MAGIC_BIG_ENDIAN: [u8; 4] = [0x37, 0x7f, 0x06, 0x83];
 
-/// Who is about to write all of the file has this octet, so that no more readers come.
+/// Who is about to write all of the file has this byte, so that no more readers come.
 const PENDING: Range = Range { start: 0x4000_0000, length: 1 };
 /// Who writes a transaction.
 const RESERVED: Range = Range { start: 0x4000_0001, length: 1 };
@@ -131,9 +131,9 @@ pub(super) fn is_log(file: &File) -> io::Result<bool> {
 
 /// Whether a file is part of a database beside it, with which it is taken.
 pub(super) fn is_of_database(dir: &OwnedFd, name: &CStr) -> io::Result<bool> {
-    let octets = name.to_bytes();
+    let bytes = name.to_bytes();
     let suffixes = [WAL, JOURNAL, SHM].into_iter();
-    let Some(base) = suffixes.filter_map(|suffix| octets.strip_suffix(suffix.as_bytes())).next() else {
+    let Some(base) = suffixes.filter_map(|suffix| bytes.strip_suffix(suffix.as_bytes())).next() else {
         return Ok(false);
     };
     Ok(match open(dir, &CString::new(base)?) {
@@ -160,10 +160,10 @@ fn open(dir: &OwnedFd, name: &CStr) -> io::Result<Option<File>> {
 }
 
 fn begins_with<const N: usize>(file: &File, magic: &[u8; N]) -> io::Result<bool> {
-    let mut octets = [0; N];
-    match file.read_exact_at(&mut octets, 0) {
+    let mut bytes = [0; N];
+    match file.read_exact_at(&mut bytes, 0) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        read => read.map(|()| octets == *magic),
+        read => read.map(|()| bytes == *magic),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Files that a backup brings back beside those that a user has.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,7 +11,7 @@ use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-use super::beneath::{Mounts, entries, is_placeholder, open_dir, remove_dir, rename, sync};
+use super::beneath::{Mounts, entries, is_placeholder, open_dir, remove_dir, shown, sync};
 use super::errors::{errno, refused};
 use super::layout::split;
 use super::rename_or_copy::{self, Move};
@@ -53,16 +53,16 @@ impl UserDirectory {
     }
 
     fn find_other_part(&self, path: &Path) -> io::Result<Option<PathBuf>> {
-        let octets = path.as_os_str().as_bytes();
+        let bytes = path.as_os_str().as_bytes();
         for suffix in [locks::WAL, locks::JOURNAL, locks::SHM] {
-            let Some(base) = octets.strip_suffix(suffix.as_bytes()) else { continue };
+            let Some(base) = bytes.strip_suffix(suffix.as_bytes()) else { continue };
             let base = Path::new(OsStr::from_bytes(base));
             if matches!(self.look(base)?, PathEntry::File(file) if locks::is_database(&file)?) {
                 return Ok(Some(path.to_owned()));
             }
         }
         for suffix in [locks::WAL, locks::JOURNAL] {
-            let beside = PathBuf::from(OsStr::from_bytes(&[octets, suffix.as_bytes()].concat()));
+            let beside = PathBuf::from(OsStr::from_bytes(&[bytes, suffix.as_bytes()].concat()));
             if matches!(self.look(&beside)?, PathEntry::File(file) if locks::is_log(&file)?) {
                 return Ok(Some(beside));
             }
@@ -139,9 +139,9 @@ impl Storage {
             };
             match (staged, stat(&parent, last)?.filter(|found| !is_placeholder(found))) {
                 (None, _) => {}
-                (Some(_), None) => self.move_dir(&moved)?,
+                (Some(_), None) => self.move_entry(&moved)?,
                 (Some(staged), Some(_)) => {
-                    merge_dir(&staged, &open_dir(&parent, last, Mounts::Refuse)?)?;
+                    self.merge_dir(id, &staged, &open_dir(&parent, last, Mounts::Refuse)?)?;
                     if !remove_empty(&self.data, stage)? {
                         // Whoever has filled it removes it, or nobody has the lock on it any more.
                         stage::remove(&self.data, stage, &|_| Ok(true))?;
@@ -152,42 +152,64 @@ impl Storage {
         };
         run().map_err(refused)
     }
-}
 
-/// Moves what one directory holds into another, wherever nothing stands there, and removes the directories that are empty then.
-fn merge_dir(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
-    let mut dirs = vec![PathBuf::from(".")];
-    let mut met = 0;
-    while let Some(here) = dirs.get(met).cloned() {
-        met += 1;
-        let source = open_dir(from, &*here, Mounts::Refuse)?;
-        let target = match open_dir(to, &*here, Mounts::Refuse) {
-            // Somebody has put something else there meanwhile.
-            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => continue,
-            target => target?,
+    /// Moves the entries of one directory into another, unless one of the same name exists there, and removes the
+    /// directories that are empty then.
+    fn merge_dir(&self, id: UserId, from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
+        let mut dirs = vec![PathBuf::from(".")];
+        let mut visited = 0;
+        while let Some(here) = dirs.get(visited).cloned() {
+            visited += 1;
+            let source = open_dir(from, &*here, Mounts::Refuse)?;
+            let target = match open_dir(to, &*here, Mounts::Refuse) {
+                // Another program has put something else there since.
+                Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => continue,
+                target => target?,
+            };
+            self.merge_entries(id, &source, &target, &mut |name| dirs.push(here.join(shown(name))))?;
+            sync(&target, "restore: sync a directory")?;
+            sync(&source, "restore: sync a directory")?;
+        }
+        // Each after those in it.
+        for dir in dirs.iter().rev() {
+            if let (Some(above), Some(name)) = (dir.parent(), dir.file_name()) {
+                remove_empty(&open_dir(from, above, Mounts::Refuse)?, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the entries of `source` itself, and reports its directories that exist in `target`.
+    fn merge_entries(
+        &self,
+        id: UserId,
+        source: &OwnedFd,
+        target: &OwnedFd,
+        descend: &mut dyn FnMut(&CStr),
+    ) -> io::Result<()> {
+        let to = |name: &CStr| -> io::Result<Move<'_>> {
+            let (name, new_name, work) = (name.to_owned(), name.to_owned(), rename_or_copy::work_of(id)?);
+            Ok(Move { from: Some(source), name, to: target, new_name, work, point: MOVE })
         };
-        for entry in entries(&source)?.collect::<io::Result<Vec<_>>>()? {
+        // A copy that a crash has interrupted is made again: its original is still in the stage, or its target exists.
+        let interrupted = to(c"")?;
+        if stat(target, &*interrupted.work)?.is_some() {
+            rename_or_copy::clear(&interrupted)?;
+        }
+        for entry in entries(source)?.collect::<io::Result<Vec<_>>>()? {
             let (name, _) = entry;
-            match rename(&source, &*name, &target, &*name, MOVE) {
+            match self.move_entry(&to(&name)?) {
                 Ok(()) => {}
                 Err(error) if matches!(errno(&error), Some(Errno::EXIST | Errno::NOTEMPTY)) => {
-                    if stat(&source, &*name)?.is_some_and(|found| is_dir(&found)) {
-                        dirs.push(here.join(super::beneath::shown(&name)));
+                    if stat(source, &*name)?.is_some_and(|found| is_dir(&found)) {
+                        descend(&name);
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
-        sync(&target, "restore: sync a directory")?;
-        sync(&source, "restore: sync a directory")?;
+        Ok(())
     }
-    // Each after what is in it.
-    for dir in dirs.iter().rev() {
-        if let (Some(above), Some(name)) = (dir.parent(), dir.file_name()) {
-            remove_empty(&open_dir(from, above, Mounts::Refuse)?, name)?;
-        }
-    }
-    Ok(())
 }
 
 /// Removes a directory if it is empty, and says whether it has gone.

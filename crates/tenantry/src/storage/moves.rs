@@ -96,7 +96,7 @@ impl Storage {
             work: rename_or_copy::work_of(id).map_err(refused)?,
             point: "trash: move the directory",
         };
-        match self.move_dir(&moved) {
+        match self.move_entry(&moved) {
             // That it is in the trash is what was wanted. What stands at the old place then was made since.
             Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::EXIST)) => {}
             done => done.map_err(refused)?,
@@ -166,7 +166,7 @@ impl Storage {
                 work: rename_or_copy::work_of(id).map_err(refused)?,
                 point: "restore: move the directory",
             };
-            match self.move_dir(&moved) {
+            match self.move_entry(&moved) {
                 // It is there already, or lost; or somebody has removed the directories above it, which were empty.
                 Err(error) if errno(&error) == Some(Errno::NOENT) => {}
                 done => done.map_err(refused)?,
@@ -191,7 +191,7 @@ impl Storage {
         if removal.is_complete() {
             if matches!(self.exists(path), Ok(true)) {
                 // Put back by somebody while the user was in the trash: it isn't gone, and nobody would know.
-                let why = "something stands at the user's storage path, which somebody has put there: `tenantry check`";
+                let why = "another program has made something at the user's storage path since the delete";
                 removal.left.push((PathBuf::new(), io::Error::other(why)));
             }
             sync(&self.trash, "remove: sync the trash").map_err(refused)?;
@@ -284,7 +284,7 @@ impl Storage {
                 work: CString::new(WORK_PREFIX)?,
                 point: "quarantine: move",
             };
-            match self.move_dir(&moved) {
+            match self.move_entry(&moved) {
                 Err(error) if errno(&error) == Some(Errno::NOENT) && stat(&parent, last)?.is_none() => {}
                 done => done?,
             }

@@ -35,10 +35,10 @@ use rustix::fs::{self, Access, AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
 use super::beneath::{self, Mounts, are_in_one_mount, make_dir, open_dir, rename, shown, sync, write_file};
-use super::copy::{self, Comparison, Failure, compare};
+use super::copy::{self, Comparison, Entry, Failure, compare};
 use super::errors::{blocked, errno, refused};
 use super::remove::{Removal, open_accessible, remove_in_place, remove_opened};
-use super::stat::{identity, is_dir, stat};
+use super::stat::{Identity, identity, is_dir, stat};
 use super::walk::{Visit, walk};
 use super::{Storage, attributes};
 use crate::domain::storage_path::WORK_PREFIX;
@@ -79,7 +79,7 @@ pub(crate) fn user_of_work(name: &std::ffi::OsStr) -> Option<UserId> {
 impl Storage {
     /// Moves a directory to where nothing stands, and goes on with what an interrupted move left. `NOENT` if there is none,
     /// be it because it was moved before.
-    pub(super) fn move_dir(&self, moved: &Move<'_>) -> io::Result<()> {
+    pub(super) fn move_entry(&self, moved: &Move<'_>) -> io::Result<()> {
         if self.go_on(moved)? {
             return Ok(());
         }
@@ -87,6 +87,10 @@ impl Storage {
         match rename_dir(from, moved) {
             Err(error) if errno(&error) == Some(Errno::XDEV) && are_in_one_mount(from, moved.to)? => {}
             renamed => return renamed,
+        }
+        // File systems check this before they refuse the rename, but that isn't promised.
+        if stat(moved.to, &*moved.new_name)?.is_some_and(|found| !beneath::is_placeholder(&found)) {
+            return Err(Errno::EXIST.into());
         }
         tracing::info!("a user's directory can't be renamed within its file system: it is copied");
         let _kept_away = self.lock_out_backups(PATIENCE).map_err(io::Error::other)?;
@@ -122,18 +126,19 @@ impl Storage {
         let _kept_away = self.lock_out_backups(PATIENCE).map_err(io::Error::other)?;
         let source = moved.source()?;
         if stat(&work, CONTENT)?.is_some() {
-            let copy = open_dir(&work, CONTENT, Mounts::Refuse)?;
-            // Without an original there is nothing else.
+            // Without an original there is nothing to compare.
             if let Some(source) = &source
-                && compare(again(source)?, copy, Comparison::Same).map_err(failed)?.is_some()
+                && moved.difference(source, Entry { dir: &work, name: CONTENT }, Comparison::Same)?.is_some()
             {
                 return clear(moved).map(|()| false);
             }
             return self.finish(moved, source).map(|()| true);
         }
-        let Some(target) = moved.target()? else { return clear(moved).map(|()| false) };
+        if stat(moved.to, &*moved.new_name)?.is_none() {
+            return clear(moved).map(|()| false);
+        }
         if let Some(source) = &source
-            && let Some(path) = not_contained(source, target)?
+            && let Some(path) = moved.not_contained(source)?
         {
             let message = format!(
                 "{path:?} was written where the user's directory was after it was copied to its new place: compare the two, and move the first one away"
@@ -144,21 +149,23 @@ impl Storage {
     }
 
     /// Makes a whole copy in the work place, and returns the original.
-    fn copy(&self, from: &OwnedFd, moved: &Move<'_>) -> io::Result<OwnedFd> {
+    fn copy(&self, from: &OwnedFd, moved: &Move<'_>) -> io::Result<Original> {
         let mut different = PathBuf::new();
         for _ in 0..ATTEMPTS_MAX {
             clear(moved)?;
             let work = make_dir(moved.to, &*moved.work, self.owner, "copy: make a place")?;
             // What is made in it would inherit this.
             attributes::forget_default_acl(&work)?;
-            let content = make_dir(&work, CONTENT, self.owner, "copy: make a directory")?;
-            let links = make_dir(&work, LINKS, self.owner, "copy: make a directory")?;
-            let source = open_accessible(from, &moved.name)?;
-            copy::copy(again(&source)?, again(&content)?, &links, self.owner).map_err(failed)?;
-            remove(&work, LINKS)?;
+            let content = Entry { dir: &work, name: CONTENT };
+            let source = moved.source()?.ok_or(Errno::NOENT)?;
+            match &source {
+                Original::Directory(source) => self.copy_dir(source, &work)?,
+                Original::File(_) => copy::copy_file(Entry { dir: from, name: &moved.name }, content)
+                    .map_err(|error| failed(Failure { path: PathBuf::new(), error }))?,
+            }
             crate::failpoint::reach(copy::SYNC);
             fs::syncfs(&work)?;
-            match compare(again(&source)?, content, Comparison::Same).map_err(failed)? {
+            match moved.difference(&source, content, Comparison::Same)? {
                 Some(path) => different = path,
                 None => {
                     write_file(&work, WHOLE, b"", self.owner, "copy: mark it as whole")?;
@@ -173,9 +180,16 @@ impl Storage {
         Err(io::Error::other(blocked(message)))
     }
 
-    /// Gives a whole copy its name, unless it has it, and removes the original: the directory that was compared with the copy,
-    /// and not what may be at its name by now.
-    fn finish(&self, moved: &Move<'_>, source: Option<OwnedFd>) -> io::Result<()> {
+    fn copy_dir(&self, source: &OwnedFd, work: &OwnedFd) -> io::Result<()> {
+        let content = make_dir(work, CONTENT, self.owner, "copy: make a directory")?;
+        let links = make_dir(work, LINKS, self.owner, "copy: make a directory")?;
+        copy::copy(again(source)?, content, &links, self.owner).map_err(failed)?;
+        remove(work, LINKS)
+    }
+
+    /// Gives a whole copy its name, unless it has that, and removes the original: the entry that was compared with the
+    /// copy, and not what may be at its name by now.
+    fn finish(&self, moved: &Move<'_>, source: Option<Original>) -> io::Result<()> {
         let work = open_dir(moved.to, &*moved.work, Mounts::Refuse)?;
         if stat(&work, CONTENT)?.is_some() {
             rename(&work, CONTENT, moved.to, &*moved.new_name, "copy: name the directory")?;
@@ -184,7 +198,7 @@ impl Storage {
         sync(&work, "copy: sync the name")?;
         if let Some(from) = moved.from {
             if let Some(source) = source {
-                removed(|removal| remove_opened(from, &moved.name, source, removal))?;
+                moved.remove(from, source)?;
             }
             sync(from, "copy: sync the removal")?;
         }
@@ -222,26 +236,69 @@ impl Storage {
     }
 }
 
+/// The entry that is moved, as it was when it was found.
+enum Original {
+    Directory(OwnedFd),
+    /// Anything else.
+    File(Identity),
+}
+
 impl Move<'_> {
-    /// The original, unless it has gone.
-    fn source(&self) -> io::Result<Option<OwnedFd>> {
+    /// Returns the original, if it exists.
+    fn source(&self) -> io::Result<Option<Original>> {
         let Some(from) = self.from else { return Ok(None) };
-        unless_gone(open_accessible(from, &self.name))
+        let Some(found) = stat(from, &*self.name)? else { return Ok(None) };
+        if !is_dir(&found) {
+            return Ok(Some(Original::File(identity(&found))));
+        }
+        match open_accessible(from, &self.name) {
+            Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(None),
+            opened => opened.map(|dir| Some(Original::Directory(dir))),
+        }
     }
 
-    fn target(&self) -> io::Result<Option<OwnedFd>> {
-        unless_gone(open_dir(self.to, &*self.new_name, Mounts::Refuse))
+    /// Returns where the original and a copy of it differ, below what is moved.
+    fn difference(&self, source: &Original, copy: Entry<'_>, how: Comparison) -> io::Result<Option<PathBuf>> {
+        let top = || PathBuf::from(".");
+        let is_copy_dir = stat(copy.dir, copy.name)?.is_some_and(|copy| is_dir(&copy));
+        match (source, self.from) {
+            (Original::Directory(source), _) if is_copy_dir => {
+                compare(again(source)?, open_dir(copy.dir, copy.name, Mounts::Refuse)?, how).map_err(failed)
+            }
+            (Original::File(_), Some(from)) if !is_copy_dir => {
+                let is_same = copy::is_same_file(Entry { dir: from, name: &self.name }, copy, how);
+                let is_same = is_same.map_err(|error| failed(Failure { path: top(), error }))?;
+                Ok((!is_same).then(top))
+            }
+            _ => Ok(Some(top())),
+        }
+    }
+
+    /// Returns the path of an entry that the original has and the target lacks.
+    fn not_contained(&self, source: &Original) -> io::Result<Option<PathBuf>> {
+        let of_source = match source {
+            Original::Directory(source) => identity(&fs::fstat(source)?),
+            Original::File(identity) => *identity,
+        };
+        if stat(self.to, &*self.new_name)?.is_some_and(|target| identity(&target) == of_source) {
+            return Err(io::Error::other(blocked("the user's directory was moved by hand while the store moved it")));
+        }
+        self.difference(source, Entry { dir: self.to, name: &self.new_name }, Comparison::Contained)
+    }
+
+    /// Removes the original. What may be at its name by now stays, unless it is an empty directory.
+    fn remove(&self, from: &OwnedFd, source: Original) -> io::Result<()> {
+        match source {
+            Original::Directory(source) => removed(|removal| remove_opened(from, &self.name, source, removal)),
+            Original::File(source) if stat(from, &*self.name)?.is_some_and(|found| identity(&found) == source) => {
+                remove(from, &self.name)
+            }
+            Original::File(_) => Ok(()),
+        }
     }
 }
 
-fn unless_gone(opened: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
-    match opened {
-        Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(None),
-        opened => opened.map(Some),
-    }
-}
-
-/// Renames a directory, which takes the right to write its "..", and gives its owner that right if it is missing: an application
+/// Renames an entry. For a directory that takes the right to write its "..", and gives its owner that right if it is missing: an application
 /// may have taken it away, and what is recorded to be moved must not be stuck for that.
 fn rename_dir(from: &OwnedFd, moved: &Move<'_>) -> io::Result<()> {
     let rename = || rename(from, &*moved.name, moved.to, &*moved.new_name, moved.point);
@@ -256,8 +313,8 @@ fn rename_dir(from: &OwnedFd, moved: &Move<'_>) -> io::Result<()> {
     }
 }
 
-/// Removes the work place. The mark goes first: what is left after a crash isn't taken for a whole copy.
-fn clear(moved: &Move<'_>) -> io::Result<()> {
+/// Removes the work place. The mark goes first, so that what a crash leaves isn't taken for a whole copy.
+pub(super) fn clear(moved: &Move<'_>) -> io::Result<()> {
     if let Ok(work) = open_dir(moved.to, &*moved.work, Mounts::Refuse) {
         match beneath::remove_file(&work, WHOLE, "copy: remove the mark") {
             Err(error) if errno(&error) == Some(Errno::NOENT) => {}
@@ -272,14 +329,6 @@ fn clear(moved: &Move<'_>) -> io::Result<()> {
 
 fn again(dir: &OwnedFd) -> io::Result<OwnedFd> {
     open_dir(dir, c".", Mounts::Refuse)
-}
-
-/// The path of something that is in one directory and not in the other.
-fn not_contained(source: &OwnedFd, target: OwnedFd) -> io::Result<Option<PathBuf>> {
-    if identity(&fs::fstat(source)?) == identity(&fs::fstat(&target)?) {
-        return Err(io::Error::other(blocked("the user's directory was moved by hand while the store moved it")));
-    }
-    compare(again(source)?, target, Comparison::Contained).map_err(failed)
 }
 
 fn remove(at: &OwnedFd, name: &CStr) -> io::Result<()> {

@@ -32,7 +32,7 @@ const DATA: &str = "data";
 /// In the stage: the id of the store and the names of the parts, one a line. Written before the first of them is moved up.
 const NOTE: &str = "parts";
 /// No store has as many parts as would fill it.
-const NOTE_OCTETS_MAX: u64 = 64 << 10;
+const NOTE_BYTES_MAX: u64 = 64 << 10;
 const DATABASE: &str = "tenantry.db";
 const LOCK: &str = "tenantry.lock";
 /// Every new ext4 volume has it, and it holds nothing of anybody.
@@ -335,7 +335,7 @@ fn moved_up(dir: &OwnedFd, staged: &OwnedFd) -> io::Result<Vec<CString>> {
     let mut note = String::new();
     match fs::openat(staged, NOTE, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(Vec::new()),
-        file => drop(File::from(file?).take(NOTE_OCTETS_MAX).read_to_string(&mut note)?),
+        file => drop(File::from(file?).take(NOTE_BYTES_MAX).read_to_string(&mut note)?),
     }
     let data = open_dir(staged, DATA, Mounts::Refuse)?;
     let mut lines = note.lines();

@@ -144,7 +144,7 @@ impl OpenFile {
     }
 
     /// The data of these segments, one after the other. Less if the file has become shorter.
-    pub(crate) fn octets(&self, segments: Vec<Segment>) -> impl Read {
+    pub(crate) fn data(&self, segments: Vec<Segment>) -> impl Read {
         Data { file: &self.file, segments: segments.into_iter(), here: Segment::default() }
     }
 

@@ -126,14 +126,14 @@ impl Unpacker {
         self.sync.sync(file, self.point).map_err(unwritable)
     }
 
-    /// Writes a file that isn't there yet, into a directory that is made if need be. Of a sparse file, the octets are those of its
+    /// Writes a file that isn't there yet, into a directory that is made if need be. Of a sparse file, the bytes are those of its
     /// segments.
     pub(crate) fn file(
         &mut self,
         path: &Path,
         attributes: &Attributes,
         sparse: Option<(&[Segment], u64)>,
-        octets: &mut dyn Read,
+        input: &mut dyn Read,
     ) -> Result<()> {
         let (above, name) = split(path)?;
         let mut attributes = self.adjusted(attributes);
@@ -144,8 +144,8 @@ impl Unpacker {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(fs::openat(dir, &*name, flags, Mode::RUSR | Mode::WUSR)?);
             match sparse {
-                None => drop(io::copy(octets, &mut file)?),
-                Some((segments, length)) => write_segments(segments, length, octets, &mut file)?,
+                None => drop(io::copy(input, &mut file)?),
+                Some((segments, length)) => write_segments(segments, length, input, &mut file)?,
             }
             let unset = attributes::apply(&file, &attributes, point)?;
             sync.sync(&file, point)?;
@@ -245,10 +245,10 @@ impl Unpacker {
     }
 }
 
-fn write_segments(segments: &[Segment], length: u64, octets: &mut dyn Read, file: &mut File) -> io::Result<()> {
+fn write_segments(segments: &[Segment], length: u64, input: &mut dyn Read, file: &mut File) -> io::Result<()> {
     for segment in segments {
         file.seek(SeekFrom::Start(segment.offset))?;
-        let count = io::copy(&mut Read::take(&mut *octets, segment.length), file)?;
+        let count = io::copy(&mut Read::take(&mut *input, segment.length), file)?;
         if count != segment.length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

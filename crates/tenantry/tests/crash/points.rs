@@ -11,14 +11,14 @@ pub(crate) const POINTS: &[(&str, &str)] = &[
     ("commit: the database is rewritten", "purge* recover_purge"),
     (
         "commit: the intents are done",
-        "make_* delete* restore* purge* adopt_other adopt_late import import_twice import_late repair recover_* adopt_copied import_copied repair_copied bring_back* return_copied",
+        "make_* delete* restore* purge* adopt_other adopt_late import import_twice import_late repair recover_* adopt_copied import_copied repair_copied repair_file_copied bring_back* return_copied",
     ),
     (
         "commit: the rows",
-        "make_* delete* restore* purge* adopt_first adopt_other adopt_new import* repair repair_copied bring_back* return_copied",
+        "make_* delete* restore* purge* adopt_first adopt_other adopt_new import* repair repair_copied repair_file_copied bring_back* return_copied",
     ),
     ("commit: what came before is on the disk", "delete_normal adopt_late recover_* adopt_copied"),
-    ("copy: make a directory", COPIED),
+    ("copy: make a directory", DIRECTORY_COPIED),
     ("copy: make a file", COPIED),
     ("copy: make a link", "delete_copied"),
     ("copy: make a place", COPIED),
@@ -58,12 +58,12 @@ pub(crate) const POINTS: &[(&str, &str)] = &[
     ("open: sync the data directory", "open_* upgrade"),
     ("open: sync the marker", "open_* upgrade"),
     ("open: write the marker", "open_* upgrade"),
-    ("quarantine: make a place", "adopt_late repair adopt_copied repair_copied"),
-    ("quarantine: make its directory", "adopt_late repair adopt_copied repair_copied"),
-    ("quarantine: move", "adopt_late repair adopt_copied repair_copied"),
-    ("quarantine: sync", "adopt_late repair adopt_copied repair_copied"),
-    ("quarantine: sync the note", "adopt_late repair adopt_copied repair_copied"),
-    ("quarantine: write the note", "adopt_late repair adopt_copied repair_copied"),
+    ("quarantine: make a place", "adopt_late repair adopt_copied repair_copied repair_file_copied"),
+    ("quarantine: make its directory", "adopt_late repair adopt_copied repair_copied repair_file_copied"),
+    ("quarantine: move", "adopt_late repair adopt_copied repair_copied repair_file_copied"),
+    ("quarantine: sync", "adopt_late repair adopt_copied repair_copied repair_file_copied"),
+    ("quarantine: sync the note", "adopt_late repair adopt_copied repair_copied repair_file_copied"),
+    ("quarantine: write the note", "adopt_late repair adopt_copied repair_copied repair_file_copied"),
     ("remove: a directory", "purge* import_bare import_twice import_late open_* recover_purge *_copied"),
     ("remove: a file", "purge* import_twice import_late recover_purge *_copied"),
     ("remove: change a mode", "purge purge_copied"),
@@ -89,7 +89,9 @@ pub(crate) const POINTS: &[(&str, &str)] = &[
 ];
 
 /// Where a directory is copied.
-const COPIED: &str = "delete_copied restore_copied import_copied return_copied adopt_copied repair_copied recover_delete_copied recover_restore_copied";
+const DIRECTORY_COPIED: &str = "delete_copied restore_copied import_copied return_copied bring_back_copied adopt_copied repair_copied recover_delete_copied recover_restore_copied";
+/// Where anything is copied.
+const COPIED: &str = "delete_copied restore_copied import_copied return_copied bring_back_copied adopt_copied repair_copied repair_file_copied recover_delete_copied recover_restore_copied";
 
 pub(crate) fn fits(scenario: &str, pattern: &str) -> bool {
     match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {

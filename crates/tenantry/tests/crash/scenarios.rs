@@ -223,6 +223,14 @@ fn write_into_what_is_discarded(place: &Place, model: &mut Model) {
     model.world.quarantine.insert(derived(ADA), [("late.txt".to_owned(), "late".to_owned())].into());
 }
 
+/// A file in `storage/` that belongs to no user.
+fn put_an_orphaned_file(place: &Place, model: &mut Model) {
+    let path = "storage/orphan.txt";
+    std::fs::write(place.data().join(path), "orphan").unwrap();
+    model.world.loose.insert(path.to_owned(), "orphan".to_owned());
+    model.placed.insert(path.to_owned());
+}
+
 macro_rules! scenarios {
     ($($name:ident $test:ident $scenario:expr;)*) => {
         const SCENARIOS: &[&str] = &[$(stringify!($name)),*];
@@ -446,6 +454,18 @@ scenarios! {
         setup: [nested(BOB), vec![Op::Create { user: ADA, email: ADA, path: None }]].concat(),
         setup_more: Some(|place, _| place.put_backup(&nested(ADA))),
         orders: to_copy([bring_back()]),
+        ..Scenario::default()
+    };
+    bring_back_copied a_crash_while_single_files_of_a_backup_are_copied_beside_others_leaves_all_of_them_or_none Scenario {
+        setup: [nested(BOB), fewer(ADA)].concat(),
+        setup_more: Some(|place, _| place.put_backup(&nested(ADA))),
+        orders: to_copy([bring_back()]),
+        ..Scenario::default()
+    };
+    repair_file_copied a_crash_while_a_repair_copies_a_single_file_loses_nothing_and_another_repair_ends_it Scenario {
+        setup: nested(ADA),
+        setup_more: Some(put_an_orphaned_file),
+        orders: to_copy([Op::Repair]),
         ..Scenario::default()
     };
     purge_copied a_crash_in_a_purge_that_can_move_nothing_leaves_someone_to_purge_or_nobody Scenario {

@@ -59,10 +59,10 @@ const WITHOUT_POINT: &[(&str, &str)] = &[
     // Copies of databases in a directory that nobody else looks into.
     ("archive/writer.rs", "copy_database"),
     ("archive/writer.rs", "take_database"),
-    // Has a name for a moment, and nobody looks for it.
+    // Leftovers of killed processes.
     ("archive/temporary.rs", "clear"),
     // What is restored lies below a hidden name until it is whole.
-    ("archive/mod.rs", "extract"),
+    ("archive/backup.rs", "extract"),
     ("storage/target.rs", "make_stage"),
     // A backup has a temporary name until it is whole.
     ("archive/writer.rs", "finish"),

@@ -9,9 +9,9 @@ use futures_lite::future::block_on;
 use serde::{Deserialize, Serialize};
 
 use tenantry::{
-    BackupOptions, Email, Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, RepairOptions, Report,
+    BackupOptions, Email, Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, RepairOptions, CheckReport,
     RestoreUserOptions, Result, StoragePath, Store, Timestamp, TrashQuery, User, UserId, UserUpdate, check,
-    create_backup, export_user, import_user, open_backup, repair, restore_user, sqlite,
+    open_backup, repair, sqlite,
 };
 
 /// An operation on a store, or on its files past the store. Users and addresses are numbered.
@@ -189,11 +189,11 @@ impl Op {
                 store.update(id(*user), UserUpdate { email: Some(email(*number)), expected_version: None }).await?;
             }
             Self::Import { .. } => {
-                import_user(store, data.join(ARCHIVE), |_, _| {}).await?;
+                store.import_user(data.join(ARCHIVE), |_| {}).await?;
             }
             Self::BringBack { user, .. } => {
                 let backup = open_backup(data.join(BACKUP)).await?;
-                restore_user(store, backup, id(*user), RestoreUserOptions::default(), |_, _| {}).await?;
+                store.restore_user(backup, id(*user), RestoreUserOptions::default(), |_| {}).await?;
             }
             Self::Check => {
                 let report = check(data).await?;
@@ -257,7 +257,7 @@ pub(crate) struct World {
 pub(crate) struct Model {
     pub(crate) world: World,
     /// What was placed and belongs to nobody since.
-    placed: BTreeSet<String>,
+    pub(crate) placed: BTreeSet<String>,
     /// Addresses of purged users.
     erased: BTreeSet<u8>,
 }
@@ -391,13 +391,14 @@ impl Model {
 
 /// Takes the files below a path, which become relative to it.
 fn take(files: &mut Files, path: &str) -> Files {
-    let below = |file: &str| file.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
-    files.extract_if(.., |file, _| below(file)).map(|(file, text)| (file[path.len() + 1..].to_owned(), text)).collect()
+    let below = |file: &str| file.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let name = |file: &str| file[path.len()..].trim_start_matches('/').to_owned();
+    files.extract_if(.., |file, _| below(file)).map(|(file, text)| (name(&file), text)).collect()
 }
 
 impl World {
     /// Opens the store, which finishes what a crash left, runs these operations, and looks at everything.
-    pub(crate) fn find(data: &Path, ops: &[Op]) -> (Self, Report) {
+    pub(crate) fn find(data: &Path, ops: &[Op]) -> (Self, CheckReport) {
         let store = block_on(Store::open(data)).unwrap();
         for op in ops {
             // Their effect is what counts, and an operation can find that it was done.
@@ -466,9 +467,12 @@ pub(crate) fn stages(data: &Path) -> Vec<String> {
     names.filter(|name| name.starts_with(".tenantry-import-")).collect()
 }
 
-/// The files below a directory. A link is what it points to.
+/// The files below a directory. A link is what it points to. A file that is there itself has no name.
 fn files(top: &Path) -> Files {
     let mut files = Files::new();
+    if top.is_file() {
+        files.insert(String::new(), fs::read_to_string(top).unwrap());
+    }
     let mut dirs = vec![top.to_owned()];
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(dir).into_iter().flatten() {
@@ -519,7 +523,7 @@ impl Place {
         ops.extend(files.iter().flatten().map(|file| Op::Write { user: *user, file: file.clone() }));
         other.prepare(&mut Model::default(), &ops);
         let store = block_on(Store::open(other.data())).unwrap();
-        block_on(export_user(&store, id(*user), self.data().join(ARCHIVE), |_, _| {})).unwrap();
+        block_on(store.export_user(id(*user), self.data().join(ARCHIVE), |_| {})).unwrap();
         block_on(store.close()).unwrap();
     }
 
@@ -529,7 +533,7 @@ impl Place {
         other.prepare(&mut Model::default(), ops);
         let store = block_on(Store::open(other.data())).unwrap();
         let file = self.data().join(BACKUP);
-        block_on(create_backup(&store, file, BackupOptions::default(), |_, _| {})).unwrap();
+        block_on(store.create_backup(file, BackupOptions::default(), |_| {})).unwrap();
         block_on(store.close()).unwrap();
     }
 

@@ -8,7 +8,7 @@ use std::thread;
 
 use tenantry::{
     BackupOptions, Filter, ListQuery, NewUser, OnConflict, Purge, RepairOptions, Store, Timestamp, TrashQuery, User,
-    check, create_backup, repair, restore_backup, verify_backup,
+    check, repair, restore_backup, verify_backup,
 };
 
 use crate::owner::of_version_1;
@@ -229,13 +229,13 @@ fn backups(jump: Jump) {
     let now = jump.make(&clock);
     let users = block_on(all(&store, ListQuery::default()));
     let file = place.as_ref().join("a.tar.zst");
-    let made = block_on(create_backup(&store, &file, BackupOptions::default(), |_, _| {})).unwrap();
+    let made = block_on(store.create_backup(&file, BackupOptions::default(), |_| {})).unwrap();
     assert_eq!((made.manifest.created_at, made.incomplete), (now, 0));
     close(&place, store);
-    let verified = block_on(verify_backup(&file, |_, _| {})).unwrap();
+    let verified = block_on(verify_backup(&file, |_| {})).unwrap();
     assert_eq!((verified.manifest, verified.findings, verified.missing_directories), (made.manifest, Vec::new(), 0));
     let into = place.as_ref().join("restored");
-    assert_eq!(block_on(restore_backup(&file, &into, |_, _| {})).unwrap().report.findings, []);
+    assert_eq!(block_on(restore_backup(&file, &into, |_| {})).unwrap().report.findings, []);
     let store = block_on(Store::builder(&into).ambient(Arc::new(clock)).open()).unwrap();
     assert_eq!(block_on(all(&store, ListQuery::default())), users);
     block_on(store.close()).unwrap();

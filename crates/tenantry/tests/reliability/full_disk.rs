@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tenantry::{
     BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, Timestamp, TrashQuery, User, UserId, check,
-    create_backup, verify_backup,
+    verify_backup,
 };
 use tenantry_testkit::random::Random;
 
@@ -228,7 +228,7 @@ fn fill(disk: &Disk, seed: u64, figures: &mut Figures) {
     // There is room again, and nobody opens anything anew.
     fs::remove_file(disk.path.join("ballast")).unwrap();
     for name in model.backups.drain(..) {
-        assert_eq!(block_on(verify_backup(disk.path.join(&name), |_, _| {})).unwrap().findings, []);
+        assert_eq!(block_on(verify_backup(disk.path.join(&name), |_| {})).unwrap().findings, []);
         fs::remove_file(disk.path.join(name)).unwrap();
     }
     let user = block_on(store.create(new_user("with-room@example.com"))).unwrap();
@@ -250,7 +250,7 @@ fn fill(disk: &Disk, seed: u64, figures: &mut Figures) {
     }
     model.compare(&store);
     let file = disk.beside.join("a.tar.zst");
-    let made = block_on(create_backup(&store, &file, BackupOptions::default(), |_, _| {})).unwrap();
+    let made = block_on(store.create_backup(&file, BackupOptions::default(), |_| {})).unwrap();
     assert_eq!((made.incomplete, made.manifest.users), (0, model.live.len() as u64));
     fs::remove_file(file).unwrap();
     block_on(store.close()).unwrap();
@@ -347,7 +347,7 @@ fn step(store: &Store, disk: &Disk, number: u64, model: &mut Model, random: &mut
         }
         (57..60, ..) => {
             let name = format!("backup-{number}.tar.zst");
-            let made = create_backup(store, disk.path.join(&name), BackupOptions::default(), |_, _| {});
+            let made = store.create_backup(disk.path.join(&name), BackupOptions::default(), |_| {});
             if let Ok(made) = or_full(block_on(made), "backup", figures) {
                 assert_eq!(made.incomplete, 0, "{made:?}");
                 model.backups.push(name);

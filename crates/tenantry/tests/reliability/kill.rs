@@ -17,8 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{
-    BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, TrashQuery, User, UserId, create_backup,
-    verify_backup,
+    BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, TrashQuery, User, UserId, verify_backup,
 };
 use tenantry_testkit::random::Random;
 
@@ -301,7 +300,7 @@ pub(crate) fn child_is_killed(dir: &Path) {
                         let name = format!("{round}-{number}.tar.zst");
                         let step = Step::Backup { name: name.clone() };
                         say(CALLERS, &step, None);
-                        let made = create_backup(&store, dir.join(&name), BackupOptions::default(), |_, _| {});
+                        let made = store.create_backup(dir.join(&name), BackupOptions::default(), |_| {});
                         // A file that is written all the time is left out, and is said to be.
                         let incomplete = block_on(made).unwrap().incomplete;
                         say(CALLERS, &step, Some(Answer::Done(json!(incomplete))));
@@ -695,7 +694,7 @@ fn verify_backups(dir: &Path, answered: &mut Vec<String>, figures: &mut Figures)
             let path = entry.path();
             if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
         } else if name.ends_with(".tar.zst") {
-            let verified = block_on(verify_backup(entry.path(), |_, _| {})).map_err(|error| format!("{error:?}"))?;
+            let verified = block_on(verify_backup(entry.path(), |_| {})).map_err(|error| format!("{error:?}"))?;
             ensure(verified.findings.is_empty(), || format!("{name}: {:?}", verified.findings))?;
             fs::remove_file(entry.path()).unwrap();
             figures.backups += 1;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{
     BackupOptions, Error, ErrorKind, ListQuery, NewUser, OnConflict, Purge, RepairOptions, Store, User, UserId, check,
-    create_backup, repair, restore_backup, verify_backup,
+    repair, restore_backup, verify_backup,
 };
 
 use crate::process::{self, Process};
@@ -114,13 +114,13 @@ pub(crate) fn child_owns(data_dir: &Path) {
             "hold a backup" => {
                 let (store, file) = (store.clone(), elsewhere.path().join("held.tar.zst"));
                 held = Some(Held::hold(move |entered, released| {
-                    let progress = move |_, _| {
+                    let progress = move |_| {
                         let _ = entered.send(());
                         let _ = released.recv();
                     };
-                    let made = block_on(create_backup(&store, &file, BackupOptions::default(), progress)).unwrap();
+                    let made = block_on(store.create_backup(&file, BackupOptions::default(), progress)).unwrap();
                     assert_eq!(made.incomplete, 0, "{made:?}");
-                    assert_eq!(block_on(verify_backup(&file, |_, _| {})).unwrap().findings, []);
+                    assert_eq!(block_on(verify_backup(&file, |_| {})).unwrap().findings, []);
                 }));
                 Value::Null
             }
@@ -279,16 +279,16 @@ const COMBINATIONS: [Combination; 17] = [
     }),
     ("backup, and restore elsewhere", |shared| {
         let file = shared.place.as_ref().join("a.tar.zst");
-        let made = shared.short(|store| block_on(create_backup(store, &file, BackupOptions::default(), |_, _| {})));
+        let made = shared.short(|store| block_on(store.create_backup(&file, BackupOptions::default(), |_| {})));
         assert_eq!((made.unwrap().manifest.users, shared.owner.ask("count", "")), (2, json!(2)));
-        let restored = block_on(restore_backup(&file, shared.place.as_ref().join("elsewhere"), |_, _| {})).unwrap();
+        let restored = block_on(restore_backup(&file, shared.place.as_ref().join("elsewhere"), |_| {})).unwrap();
         assert_eq!(restored.report.findings, []);
     }),
     ("restore over the directory in use: refused", |shared| {
         let file = shared.place.as_ref().join("a.tar.zst");
-        shared.short(|store| block_on(create_backup(store, &file, BackupOptions::default(), |_, _| {}))).unwrap();
+        shared.short(|store| block_on(store.create_backup(&file, BackupOptions::default(), |_| {}))).unwrap();
         let eve = shared.owner.ask("create", "eve@example.com");
-        let restored = block_on(restore_backup(&file, shared.place.data_dir(), |_, _| {}));
+        let restored = block_on(restore_backup(&file, shared.place.data_dir(), |_| {}));
         assert_eq!(kind(restored), ErrorKind::NotEmpty);
         assert_eq!(shared.owner.ask("get", eve["id"].as_str().unwrap()), eve);
     }),
@@ -344,7 +344,7 @@ const COMBINATIONS: [Combination; 17] = [
     ("backup during a backup of the owner's: refused", |shared| {
         shared.owner.ask("hold a backup", "");
         let file = shared.place.as_ref().join("a.tar.zst");
-        let back_up = |store: &Store| block_on(create_backup(store, &file, BackupOptions::default(), |_, _| {}));
+        let back_up = |store: &Store| block_on(store.create_backup(&file, BackupOptions::default(), |_| {}));
         assert_eq!(kind(shared.short_waiting(SHORT, back_up)), ErrorKind::Busy);
         assert!(!file.exists());
         shared.owner.ask("release", "");

@@ -11,8 +11,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{
-    BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, User, UserId, UserUpdate, check, create_backup,
-    verify_backup,
+    BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, User, UserId, UserUpdate, check, verify_backup,
 };
 use tenantry_testkit::random::Random;
 
@@ -213,11 +212,11 @@ pub(crate) fn child_keeps_company(data_dir: &Path) {
             }
             None if company == "backups" => {
                 let file = elsewhere.path().join(format!("{rounds}.tar.zst"));
-                let made = block_on(create_backup(&store, &file, BackupOptions::default(), |_, _| {}));
+                let made = block_on(store.create_backup(&file, BackupOptions::default(), |_| {}));
                 match made {
                     Ok(made) => {
                         assert_eq!(made.incomplete, 0, "{made:?}");
-                        let verified = block_on(verify_backup(&file, |_, _| {})).unwrap();
+                        let verified = block_on(verify_backup(&file, |_| {})).unwrap();
                         assert_eq!((verified.findings, verified.missing_directories), (Vec::new(), 0));
                         fs::remove_file(&file).unwrap();
                     }

@@ -92,7 +92,7 @@ pub(crate) fn child_runs_out_of_descriptors(dir: &Path) {
     let written = block_on(store.create(new_user("bob@example.com")));
     let read = block_on(store.get(user.id));
     let directory = block_on(store.storage(user.id));
-    let backup = block_on(tenantry::create_backup(&store, dir.join("backup"), BackupOptions::default(), |_, _| {}));
+    let backup = block_on(store.create_backup(dir.join("backup"), BackupOptions::default(), |_| {}));
     limit(enough.current);
     assert!(written.is_ok(), "{written:?}");
     for error in [read.map(drop), directory.map(drop), backup.map(drop)].map(Result::unwrap_err) {

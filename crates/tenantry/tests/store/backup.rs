@@ -16,8 +16,8 @@ use serde_json::json;
 use tar::EntryType;
 use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{
-    Backup, BackupOptions, ErrorKind, FindingKind, ListQuery, Purge, Restored, Result, Store, TrashQuery, UserId,
-    Verified, check, create_backup, restore_backup, verify_backup,
+    Backup, BackupOptions, ErrorKind, FindingKind, ListQuery, Progress, Purge, RestoreReport, Result, Store,
+    TrashQuery, UserId, VerifyReport, check, restore_backup, verify_backup,
 };
 
 use crate::archives::{
@@ -30,15 +30,15 @@ const WHOLE: BackupOptions = BackupOptions { database_only: false };
 const DATABASE_ONLY: BackupOptions = BackupOptions { database_only: true };
 
 pub(crate) fn back_up(store: &Store, file: &Path) -> Result<Backup> {
-    block_on(create_backup(store, file, WHOLE, |_, _| {}))
+    block_on(store.create_backup(file, WHOLE, |_| {}))
 }
 
-pub(crate) fn verify(file: &Path) -> Result<Verified> {
-    block_on(verify_backup(file, |_, _| {}))
+pub(crate) fn verify(file: &Path) -> Result<VerifyReport> {
+    block_on(verify_backup(file, |_| {}))
 }
 
-pub(crate) fn restore(file: &Path, into: &Path) -> Result<Restored> {
-    block_on(restore_backup(file, into, |_, _| {}))
+pub(crate) fn restore(file: &Path, into: &Path) -> Result<RestoreReport> {
+    block_on(restore_backup(file, into, |_| {}))
 }
 
 /// The files of all users, in the trash or not, without the modes.
@@ -136,7 +136,7 @@ fn everything_comes_back() {
 fn a_backup_of_the_database_alone_says_so() {
     let (place, store, _) = small_store();
     let file = place.as_ref().join("a.tar.zst");
-    let backup = block_on(create_backup(&store, &file, DATABASE_ONLY, |_, _| {})).unwrap();
+    let backup = block_on(store.create_backup(&file, DATABASE_ONLY, |_| {})).unwrap();
     assert!(backup.manifest.database_only);
     assert_eq!((backup.manifest.files, backup.manifest.users, backup.manifest.trashed), (1, 1, 1));
     let verified = verify(&file).unwrap();
@@ -180,7 +180,7 @@ pub(crate) fn child_backs_up(dir: &Path) {
     let looks = Arc::new(AtomicU64::new(0));
     let callback = {
         let (dir, file, looks) = (dir.to_owned(), file.clone(), Arc::clone(&looks));
-        move |_, _| {
+        move |_| {
             assert!(!file.exists());
             for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
                 // The image of the database is in there.
@@ -189,7 +189,7 @@ pub(crate) fn child_backs_up(dir: &Path) {
             looks.fetch_add(1, Ordering::SeqCst);
         }
     };
-    let backup = block_on(create_backup(&store, &file, WHOLE, callback)).unwrap();
+    let backup = block_on(store.create_backup(&file, WHOLE, callback)).unwrap();
     assert_eq!(looks.load(Ordering::SeqCst), backup.manifest.files);
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
     names_are(dir, &["a.tar.zst"]);
@@ -197,7 +197,7 @@ pub(crate) fn child_backs_up(dir: &Path) {
     let into = dir.join("restored");
     let callback = {
         let dir = dir.to_owned();
-        move |_, _| {
+        move |_| {
             for entry in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
                 assert_eq!(entry.metadata().unwrap().mode() & 0o077, 0, "{:?}", entry.file_name());
             }
@@ -228,7 +228,7 @@ fn what_is_there_is_never_replaced_by_a_backup() {
     fs::remove_file(&file).unwrap();
     // Somebody comes first.
     let faster = file.clone();
-    let failed = block_on(create_backup(&store, &file, WHOLE, move |_, _| fs::write(&faster, "mine").unwrap()));
+    let failed = block_on(store.create_backup(&file, WHOLE, move |_| fs::write(&faster, "mine").unwrap()));
     assert_eq!(kind(failed), ErrorKind::Exists);
     assert_eq!(fs::read(&file).unwrap(), b"mine");
     names_are(&dir, &["a.tar.zst"]);
@@ -248,7 +248,7 @@ fn a_purge_and_a_backup_keep_each_other_away() {
     let callback = {
         let (stores, seen) = ([store.clone(), other.clone()], Arc::clone(&seen));
         let (trash, second) = (place.data_dir().join("trash"), place.as_ref().join("second.tar.zst"));
-        move |files, _| {
+        move |Progress { files, .. }: Progress| {
             if files == 1 {
                 let mut seen = seen.lock().unwrap();
                 for store in &stores {
@@ -265,7 +265,7 @@ fn a_purge_and_a_backup_keep_each_other_away() {
         }
     };
     let file = place.as_ref().join("a.tar.zst");
-    assert_eq!(block_on(create_backup(&store, &file, WHOLE, callback)).unwrap().left_out, []);
+    assert_eq!(block_on(store.create_backup(&file, WHOLE, callback)).unwrap().left_out, []);
     assert_eq!(*seen.lock().unwrap(), [ErrorKind::Busy; 4]);
     assert!(!place.as_ref().join("second.tar.zst").exists());
 
@@ -409,12 +409,12 @@ fn a_directory_that_is_moved_while_it_is_read_is_named_and_the_others_are_there(
     let file = place.as_ref().join("a.tar.zst");
     let (from, to) = (of_bob.join("a/b"), of_bob.join("c"));
     // The last of the files, wherever they are, is on the way to there or has been met.
-    let callback = move |files, _| {
+    let callback = move |Progress { files, .. }: Progress| {
         if files == 6 && from.exists() {
             fs::rename(&from, &to).unwrap();
         }
     };
-    let backup = block_on(create_backup(&store, &file, WHOLE, callback)).unwrap();
+    let backup = block_on(store.create_backup(&file, WHOLE, callback)).unwrap();
     let left_out: Vec<&Path> = backup.left_out.iter().map(|(path, _)| path.as_path()).collect();
     assert_eq!(left_out, [of_bob.strip_prefix(place.data_dir()).unwrap()], "{:?}", backup.left_out);
     assert_eq!(verify(&file).unwrap().missing_directories, 0);

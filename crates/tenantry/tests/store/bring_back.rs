@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{
     BackupOptions, ErrorKind, ListQuery, Purge, RestoreUserOptions, RestoredUser, Result, Store, TrashQuery, User,
-    UserBefore, UserId, check, create_backup, open_backup, restore_user,
+    UserBefore, UserId, check, open_backup,
 };
 
 use crate::archives::{Forged, dir_of, names, names_are, tree};
@@ -79,7 +79,7 @@ impl World {
 }
 
 fn bring_back(store: &Store, backup: &Path, id: UserId, options: RestoreUserOptions) -> Result<RestoredUser> {
-    block_on(async { restore_user(store, open_backup(backup).await?, id, options, |_, _| {}).await })
+    block_on(async { store.restore_user(open_backup(backup).await?, id, options, |_| {}).await })
 }
 
 /// The files of a directory as texts.
@@ -284,7 +284,7 @@ fn a_backup_tells_who_is_in_it() {
     block_on(world.store.delete(world.ada.id)).unwrap();
     let file = world.place.as_ref().join("both.tar.zst");
     let options = BackupOptions { database_only: true };
-    block_on(create_backup(&world.store, &file, options, |_, _| {})).unwrap();
+    block_on(world.store.create_backup(&file, options, |_| {})).unwrap();
     let backup = block_on(open_backup(&file)).unwrap();
     let one = ListQuery { limit: 1, ..ListQuery::default() };
     let first = backup.list(&one).unwrap();

@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use tenantry::FindingKind::{self, *};
 use tenantry::sqlite::rusqlite::{Connection, params};
 use tenantry::{
-    Checking, Error, ErrorKind, Finding, ListQuery, Purge, RepairOptions, Repaired, Report, Result, StoragePath, Store,
-    TrashQuery, User, UserId, check, check_with_progress, repair, sqlite,
+    CheckReport, Error, ErrorKind, Finding, ListQuery, Progress, Purge, RepairOptions, RepairReport, Result,
+    StoragePath, Store, TrashQuery, User, UserId, check, check_with_progress, repair, sqlite,
 };
 
 use crate::support::{
@@ -77,11 +78,11 @@ impl Fixture {
         }
     }
 
-    fn check(&self) -> Report {
+    fn check(&self) -> CheckReport {
         block_on(check(self.place.data_dir())).unwrap()
     }
 
-    fn repair(&self, options: RepairOptions) -> Result<Repaired> {
+    fn repair(&self, options: RepairOptions) -> Result<RepairReport> {
         block_on(repair(self.place.data_dir(), options))
     }
 
@@ -121,7 +122,7 @@ impl Fixture {
     /// Repairs, however many belong to nobody, and asserts that every byte is still there and that nothing is
     /// left to be repaired.
     #[track_caller]
-    fn assert_repaired(&self) -> Repaired {
+    fn assert_repaired(&self) -> RepairReport {
         let before = contents(&self.at(""));
         let report = self.check();
         let dry = self.repair(RepairOptions { dry_run: true, ..RepairOptions::default() }).unwrap();
@@ -212,14 +213,46 @@ fn contents(data_dir: &Path) -> Vec<Vec<u8>> {
 fn a_check_reports_how_far_it_is() {
     let fixture = Fixture::new();
     let (sender, receiver) = std::sync::mpsc::channel();
-    let report = block_on(check_with_progress(fixture.at(""), move |checking| sender.send(checking).unwrap())).unwrap();
+    let report = block_on(check_with_progress(fixture.at(""), move |progress| sender.send(progress).unwrap())).unwrap();
     assert_eq!(report.findings, []);
-    let reported: Vec<Checking> = receiver.iter().collect();
-    assert_eq!(reported[0], Checking::Database);
-    assert_eq!(reported[1..6], [1, 2, 3, 4, 5].map(Checking::Users));
-    let entries: Vec<Checking> = (1..=reported.len() as u64 - 6).map(Checking::Entries).collect();
+    let reported: Vec<(u64, u64)> = receiver.iter().map(|Progress { users, entries, .. }| (users, entries)).collect();
+    assert_eq!(reported[..6], [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (5, 0)]);
+    let entries: Vec<(u64, u64)> = (1..=reported.len() as u64 - 6).map(|entry| (5, entry)).collect();
     assert!(entries.len() as u64 > report.directories);
     assert_eq!(reported[6..], entries);
+}
+
+/// Each call of the callback may be the last one, also those while SQLite checks its database.
+#[test]
+fn a_check_and_a_repair_are_cancelled_by_their_callback() {
+    let fixture = Fixture::new();
+    fs::create_dir(fixture.at("storage/orphan")).unwrap();
+    let directories = || ["storage", "trash"].map(|root| tree(&fixture.at(root)).into_keys().collect::<Vec<_>>());
+    let before = directories();
+    let ending_after = |calls: u64| {
+        let left = AtomicU64::new(calls);
+        move |_| match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            Ok(_) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    };
+    let mut calls = 0;
+    let report = loop {
+        match block_on(check_with_progress(fixture.at(""), ending_after(calls))) {
+            Ok(report) => break report,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "after {calls} calls: {error:?}"),
+        }
+        // The first pass alone takes more calls.
+        if calls < 6 {
+            let options = RepairOptions { even_if_many: true, ..RepairOptions::default() };
+            let repaired = block_on(tenantry::repair_with_progress(fixture.at(""), options, ending_after(calls)));
+            assert_eq!(repaired.unwrap_err().kind(), ErrorKind::Cancelled, "after {calls} calls");
+            assert!(directories() == before, "nothing is repaired after a check that was cancelled");
+        }
+        calls += 1;
+    };
+    assert!(calls > 5, "{calls}");
+    assert_eq!(report.orphaned, 1);
 }
 
 #[test]

@@ -30,6 +30,8 @@ fn child_process_entry() {
         "imports bombs" => user_archive::child_imports_bombs(&dir),
         "is refused calls" => refused_calls::child_is_refused_calls(&dir),
         "restores in a closed place" => restore::child_restores_in_a_closed_place(&dir),
+        "is killed in a backup" => restore::child_is_killed_in_a_backup_or_export(&dir, true),
+        "is killed in an export" => restore::child_is_killed_in_a_backup_or_export(&dir, false),
         "is killed in a restore" => restore::child_is_killed_in_a_restore(&dir),
         "is killed in a verification" => restore::child_is_killed_in_a_verification(&dir),
         "verifies without room" => restore::child_verifies_without_room(&dir),

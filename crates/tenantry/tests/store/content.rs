@@ -13,10 +13,7 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 use tenantry::sqlite::rusqlite::{Connection, TransactionBehavior};
-use tenantry::{
-    Backup, BackupOptions, ErrorKind, ExportedUser, Store, UserId, check, create_backup, export_user, import_user,
-    restore_backup, verify_backup,
-};
+use tenantry::{Backup, BackupOptions, ErrorKind, ExportedUser, Store, UserId, check, restore_backup, verify_backup};
 
 use crate::archives::{dir_of, names, noise};
 use crate::process::{self, Process};
@@ -25,15 +22,15 @@ use crate::support::{SqlitePlace, block_on, kind, new_user_at, set_mode};
 const GIB: u64 = 1 << 30;
 
 fn back_up(store: &Store, file: &Path) -> Backup {
-    block_on(create_backup(store, file, BackupOptions::default(), |_, _| {})).unwrap()
+    block_on(store.create_backup(file, BackupOptions::default(), |_| {})).unwrap()
 }
 
 fn restore(file: &Path, into: &Path) {
-    assert_eq!(block_on(restore_backup(file, into, |_, _| {})).unwrap().report.findings, []);
+    assert_eq!(block_on(restore_backup(file, into, |_| {})).unwrap().report.findings, []);
 }
 
 fn export(store: &Store, id: UserId, file: &Path) -> ExportedUser {
-    block_on(export_user(store, id, file, |_, _| {})).unwrap()
+    block_on(store.export_user(id, file, |_| {})).unwrap()
 }
 
 /// A store with one user.
@@ -62,12 +59,12 @@ impl Place {
         let (backup, archive) = (self.at("backup.tar.zst"), self.at("user.tar.zst"));
         let made = back_up(&self.store, &backup);
         assert_eq!((made.left_out, made.incomplete), (vec![], 0));
-        block_on(verify_backup(&backup, |_, _| {})).unwrap();
+        block_on(verify_backup(&backup, |_| {})).unwrap();
         restore(&backup, &self.at("restored"));
         let exported = export(&self.store, self.id, &archive);
         assert_eq!((exported.left_out, exported.incomplete), (vec![], 0));
         let other = block_on(Store::open(self.at("other"))).unwrap();
-        block_on(import_user(&other, &archive, |_, _| {})).unwrap();
+        block_on(other.import_user(&archive, |_| {})).unwrap();
         block_on(other.close()).unwrap();
         assert_eq!(block_on(check(self.at("other"))).unwrap().findings, []);
         ["restored", "other"].map(|name| self.at(name).join("storage/ada"))
@@ -134,7 +131,7 @@ fn a_large_file_that_changes_while_it_is_read_is_read_again_or_named() {
         assert!(backup.left_out[0].0.ends_with("growing") && backup.left_out[0].1.contains("changes"));
         assert_eq!((backup.manifest.left_out, backup.incomplete), (1, 1));
     });
-    block_on(verify_backup(&file, |_, _| {})).unwrap();
+    block_on(verify_backup(&file, |_| {})).unwrap();
     restore(&file, &place.at("restored"));
     let restored = place.at("restored/storage/ada");
     assert!(["a", "b", "c"].iter().all(|name| fs::read(restored.join(name)).unwrap() == noise(9 << 20)));
@@ -365,7 +362,7 @@ fn archives_of_the_first_format_are_read() {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/fixtures/user-format-1.tar.zst");
     let dir = tempfile::tempdir().unwrap();
     let store = block_on(Store::open(dir.path().join("data"))).unwrap();
-    let imported = block_on(import_user(&store, fixture, |_, _| {})).unwrap().manifest;
+    let imported = block_on(store.import_user(fixture, |_| {})).unwrap().manifest;
     assert_eq!((imported.format, imported.files), (1, 3));
     // And a backup as it was then, which had nothing but what is taken from this one.
     let backup = dir.path().join("a.tar.zst");
@@ -376,7 +373,7 @@ fn archives_of_the_first_format_are_read() {
         entry.modified_at = 1_577_934_245;
     }
     older.write(&backup);
-    let manifest = block_on(verify_backup(&backup, |_, _| {})).unwrap().manifest;
+    let manifest = block_on(verify_backup(&backup, |_| {})).unwrap().manifest;
     assert_eq!((manifest.format, manifest.users, manifest.files), (1, 1, 4));
     restore(&backup, &dir.path().join("restored"));
     for name in ["data", "restored"] {
@@ -517,7 +514,7 @@ fn databases_that_are_written_to_are_each_of_one_moment() {
         let archive = place.at(&format!("user {round}"));
         assert_eq!(export(&place.store, place.id, &archive).left_out, []);
         let other = block_on(Store::open(place.at(&format!("other {round}")))).unwrap();
-        block_on(import_user(&other, &archive, |_, _| {})).unwrap();
+        block_on(other.import_user(&archive, |_| {})).unwrap();
         for brought in [into.join("storage/ada"), dir_of(&other, place.id)] {
             let expected = (0..BANKS).map(bank_name).collect();
             assert_eq!(names(&brought), expected, "the log of a database is in it");
@@ -696,7 +693,7 @@ fn a_restore_says_which_archives_it_can_read() {
     assert_eq!(forged.manifest["format"], 2);
     forged.manifest["format"] = 3.into();
     forged.write(&file);
-    let error = block_on(verify_backup(&file, |_, _| {})).unwrap_err();
+    let error = block_on(verify_backup(&file, |_| {})).unwrap_err();
     assert_eq!((error.kind(), error.to_string().contains("format 3")), (ErrorKind::Incompatible, true));
-    assert_eq!(kind(block_on(restore_backup(&file, place.at("x"), |_, _| {}))), ErrorKind::Incompatible);
+    assert_eq!(kind(block_on(restore_backup(&file, place.at("x"), |_| {}))), ErrorKind::Incompatible);
 }

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tenantry::{
-    BackupOptions, ErrorKind, Purge, RestoreUserOptions, Result, Store, User, create_backup, export_user, import_user,
-    open_backup, restore_backup, restore_user, verify_backup,
+    BackupOptions, ErrorKind, Progress, Purge, RestoreUserOptions, Result, Store, User, open_backup, restore_backup,
+    verify_backup,
 };
 
 use crate::archives::{dir_of, noise};
@@ -32,9 +32,9 @@ fn store() -> (SqlitePlace, Store, User) {
 }
 
 /// Goes on so many times, and then no more.
-fn ending_after(asked: usize) -> impl Fn(u64, u64) -> ControlFlow<()> + Send + 'static {
+fn ending_after(asked: usize) -> impl Fn(Progress) -> ControlFlow<()> + Send + 'static {
     let left = AtomicUsize::new(asked);
-    move |_, _| match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+    move |_| match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
         Ok(_) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),
     }
@@ -75,9 +75,7 @@ fn a_caller_ends_what_makes_or_reads_a_backup_and_nothing_is_left() {
     let (place, store, ada) = store();
     let dir = place.as_ref();
     let file = dir.join("a.tar.zst");
-    ended_everywhere(dir, |asked| {
-        block_on(create_backup(&store, &file, BackupOptions::default(), ending_after(asked)))
-    });
+    ended_everywhere(dir, |asked| block_on(store.create_backup(&file, BackupOptions::default(), ending_after(asked))));
     let verified = ended_everywhere(dir, |asked| block_on(verify_backup(&file, ending_after(asked))));
     assert_eq!(verified.findings, []);
     let into = dir.join("new");
@@ -92,7 +90,7 @@ fn a_caller_ends_what_makes_or_reads_a_backup_and_nothing_is_left() {
     let options = RestoreUserOptions { even_if_purged: true, dry_run: false };
     let restored = ended_everywhere(dir, |asked| {
         let backup = block_on(open_backup(&file))?;
-        block_on(restore_user(&store, backup, ada.id, options, ending_after(asked)))
+        block_on(store.restore_user(backup, ada.id, options, ending_after(asked)))
     });
     assert_eq!(restored.files, 2);
 }
@@ -102,10 +100,10 @@ fn a_caller_ends_an_export_and_an_import_of_a_user_and_nothing_is_left() {
     let (place, store, ada) = store();
     let dir = place.as_ref();
     let file = dir.join("ada.tar.zst");
-    ended_everywhere(dir, |asked| block_on(export_user(&store, ada.id, &file, ending_after(asked))));
+    ended_everywhere(dir, |asked| block_on(store.export_user(ada.id, &file, ending_after(asked))));
     let other = SqlitePlace::new();
     let store = other.open();
-    ended_everywhere(other.as_ref(), |asked| block_on(import_user(&store, &file, ending_after(asked))));
+    ended_everywhere(other.as_ref(), |asked| block_on(store.import_user(&file, ending_after(asked))));
     assert_eq!(fs::read(dir_of(&store, ada.id).join("large")).unwrap(), noise(LENGTH));
 }
 
@@ -128,11 +126,11 @@ fn a_caller_is_told_how_much_is_done() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let note = Arc::clone(&told);
     let file = place.as_ref().join("a.tar.zst");
-    let progress = move |files, bytes| {
+    let progress = move |Progress { files, bytes, .. }: Progress| {
         note.lock().unwrap().push((files, bytes));
         ControlFlow::Continue(())
     };
-    let manifest = block_on(create_backup(&store, file, BackupOptions::default(), progress)).unwrap().manifest;
+    let manifest = block_on(store.create_backup(file, BackupOptions::default(), progress)).unwrap().manifest;
     let told = told.lock().unwrap();
     assert!(told.is_sorted(), "{told:?}");
     assert_eq!(told.last(), Some(&(manifest.files, manifest.bytes)));

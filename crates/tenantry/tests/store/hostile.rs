@@ -382,7 +382,7 @@ pub(crate) fn child_has_no_rights(data_dir: &Path) {
         set_mode(&subject.dir, mode);
         assert_eq!(check(data_dir), [FindingKind::WrongMode], "{mode:o}");
         if let Err(error) = block_on(subject.store.delete(subject.id)) {
-            assert_eq!(error.kind(), ErrorKind::ReadOnly, "{mode:o}: {error:?}");
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{mode:o}: {error:?}");
             assert_eq!(check(data_dir), [FindingKind::WrongMode], "nothing was done, at {mode:o}");
             let repaired = block_on(tenantry::repair(data_dir, RepairOptions::default())).unwrap();
             assert_eq!(repaired.after.unwrap().findings, [], "{mode:o}");

@@ -7,7 +7,6 @@ use serde_json::json;
 use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{
     ErrorKind, ListQuery, RestoreUserOptions, RestoredUser, Store, TrashQuery, UserBefore, UserId, check, open_backup,
-    restore_user,
 };
 
 use crate::archives::{Forged, dir_of, names_are};
@@ -71,7 +70,7 @@ fn make_backup(dir: &Path, tables: &str) -> PathBuf {
 
 fn bring_back(store: &Store, backup: &Path, id: UserId, even_if_purged: bool) -> RestoredUser {
     let options = RestoreUserOptions { even_if_purged, dry_run: false };
-    block_on(async { restore_user(store, open_backup(backup).await?, id, options, |_, _| {}).await }).unwrap()
+    block_on(async { store.restore_user(open_backup(backup).await?, id, options, |_| {}).await }).unwrap()
 }
 
 #[test]

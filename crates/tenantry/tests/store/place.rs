@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use tenantry::sqlite::{self, rusqlite::Connection};
-use tenantry::{BackupOptions, ErrorKind, Store, User, create_backup, verify_backup};
+use tenantry::{BackupOptions, ErrorClass, ErrorKind, Store, User, verify_backup};
 
 use crate::process::{self, Process};
 use crate::support::{SqlitePlace, block_on, email, has_strace, kind, new_user, set_mode, skipped};
@@ -86,9 +86,9 @@ pub(crate) fn child_on_a_read_only_file_system(dir: &Path) {
 
         let elsewhere = tempfile::tempdir().unwrap();
         let file = elsewhere.path().join("a.tar.zst");
-        let backup = create_backup(&store, &file, BackupOptions::default(), |_, _| {});
+        let backup = store.create_backup(&file, BackupOptions::default(), |_| {});
         assert_eq!(block_on(backup).unwrap().manifest.users, 2);
-        assert!(block_on(verify_backup(&file, |_, _| {})).unwrap().findings.is_empty());
+        assert!(block_on(verify_backup(&file, |_| {})).unwrap().findings.is_empty());
         assert_eq!(block_on(tenantry::check(&data_dir)).unwrap().findings, []);
         block_on(store.close()).unwrap();
     }
@@ -143,9 +143,10 @@ pub(crate) fn child_may_not_write(data_dir: &Path) {
     for (path, refusing, allowing) in [(data_dir, 0o500, 0o700), (&*database, 0o400, 0o600)] {
         set_mode(path, refusing);
         let error = block_on(Store::open(data_dir)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error}");
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        assert_eq!(error.class(), ErrorClass::Denied);
         assert!(error.to_string().starts_with("no permission to write to the data"), "{error}");
-        assert_eq!(kind(block_on(tenantry::check(data_dir))), ErrorKind::ReadOnly);
+        assert_eq!(kind(block_on(tenantry::check(data_dir))), ErrorKind::PermissionDenied);
         set_mode(path, allowing);
         let store = block_on(Store::open(data_dir)).unwrap();
         assert!(!store.is_read_only());

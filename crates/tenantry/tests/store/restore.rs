@@ -2,12 +2,13 @@
 //! leaves that is killed.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use tenantry::{ErrorKind, Store, check, restore_backup, verify_backup};
+use tenantry::{ErrorKind, Progress, Store, check, restore_backup, verify_backup};
 
 use crate::archives::{self, Forged, Forgery, names_are, pax_record, tree};
 use crate::backup::{back_up, files, restore, small_store, verify};
@@ -77,8 +78,13 @@ pub(crate) fn child_restores_in_a_closed_place(dir: &Path) {
     assert_eq!(restore(&file, &target).unwrap().report.findings, []);
     assert_eq!(block_on(check(&target)).unwrap().findings, []);
     let error = restore(&file, &closed.join("new")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ReadOnly);
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     assert!(error.to_string().contains("closed/new can't be used"), "{error}");
+    // Reading is another permission, of the same kind.
+    set_mode(&file, 0o200);
+    for error in [restore(&file, &target).unwrap_err(), verify(&file).unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    }
     set_mode(&closed, 0o700);
     process::say("it is there");
 }
@@ -131,7 +137,7 @@ fn what_comes_into_the_directory_during_a_restore_is_left_alone() {
     for (name, faster, left) in cases {
         let target = dir.join(name);
         let there = target.clone();
-        let failed = block_on(restore_backup(&file, &target, move |files, _| {
+        let failed = block_on(restore_backup(&file, &target, move |Progress { files, .. }: Progress| {
             if files == 1 {
                 faster(&there);
             }
@@ -148,7 +154,7 @@ fn what_comes_into_the_directory_during_a_restore_is_left_alone() {
     let (again, there) = (file.clone(), target.clone());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let telling = Arc::clone(&seen);
-    let restored = block_on(restore_backup(&file, &target, move |_, _| {
+    let restored = block_on(restore_backup(&file, &target, move |_| {
         telling.lock().unwrap().push(kind(restore(&again, &there)));
     }));
     assert_eq!(restored.unwrap().report.findings, []);
@@ -178,7 +184,7 @@ fn what_a_killed_restore_has_left_is_removed_by_the_next() {
 }
 
 pub(crate) fn child_is_killed_in_a_restore(dir: &Path) {
-    let waiting = |files, _| {
+    let waiting = |Progress { files, .. }: Progress| {
         if files == 2 {
             process::say("restoring");
             std::io::stdin().read_line(&mut String::new()).unwrap();
@@ -249,13 +255,75 @@ fn nothing_is_left_of_a_verification_that_is_killed() {
 
 pub(crate) fn child_is_killed_in_a_verification(dir: &Path) {
     let after: u64 = std::env::var("AFTER").unwrap().parse().unwrap();
-    let waiting = move |files, _| {
+    let waiting = move |Progress { files, .. }: Progress| {
         if files == after {
             process::say("verifying");
             std::io::stdin().read_line(&mut String::new()).unwrap();
         }
     };
     block_on(verify_backup(dir.join("a.tar.zst"), waiting)).unwrap();
+}
+
+/// A backup that was killed left a copy of the database, and an export or a backup its unfinished archive, for good.
+#[test]
+fn leftovers_of_a_killed_backup_or_export_are_removed_by_the_next_one_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (_place, store, ada) = small_store();
+    for (role, prefix) in [("is killed in a backup", BACKUP), ("is killed in an export", EXPORT)] {
+        let make = |name: &str| match prefix {
+            BACKUP => drop(back_up(&store, &at(name)).unwrap()),
+            _ => drop(block_on(store.export_user(ada, at(name), |_| {})).unwrap()),
+        };
+        let mut child = Process::start(role, dir.path(), "");
+        assert_eq!(child.hear().as_deref(), Some("nearly done"));
+        let unfinished = temporaries(dir.path(), prefix);
+        assert!(unfinished.iter().any(|path| path.is_file()), "{unfinished:?}");
+        make("beside");
+        assert_eq!(temporaries(dir.path(), prefix), unfinished, "another process is still at work on them");
+        child.kill();
+        assert_eq!(temporaries(dir.path(), prefix), unfinished, "a process that is killed can't remove them");
+        // They are another command's.
+        fs::write(at(".tenantry-other"), "kept").unwrap();
+        make("after");
+        assert!(temporaries(dir.path(), prefix).is_empty());
+        names_are(dir.path(), &[".tenantry-other", "after", "beside", "data"]);
+        for name in [".tenantry-other", "after", "beside"] {
+            fs::remove_file(at(name)).unwrap();
+        }
+        fs::remove_dir_all(at("data")).unwrap();
+    }
+}
+
+const BACKUP: &str = ".tenantry-backup-";
+const EXPORT: &str = ".tenantry-export-";
+
+fn temporaries(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let begins = |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.starts_with(prefix));
+    let mut paths: Vec<PathBuf> = entries.filter(begins).map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+pub(crate) fn child_is_killed_in_a_backup_or_export(dir: &Path, is_backup: bool) {
+    let store = block_on(Store::open(dir.join("data"))).unwrap();
+    let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
+    block_on(store.storage(ada.id)).unwrap().write("notes.txt", "hello").unwrap();
+    let (prefix, here) = (if is_backup { BACKUP } else { EXPORT }, dir.to_owned());
+    // Called for the last time before the archive gets its name.
+    let waiting = move |_| {
+        if temporaries(&here, prefix).iter().any(|path| path.is_file()) {
+            process::say("nearly done");
+            std::io::stdin().read_line(&mut String::new()).unwrap();
+        }
+        ControlFlow::Continue(())
+    };
+    if is_backup {
+        block_on(store.create_backup(dir.join("a.tar.zst"), Default::default(), waiting)).unwrap();
+    } else {
+        block_on(store.export_user(ada.id, dir.join("a.tar.zst"), waiting)).unwrap();
+    }
 }
 
 #[test]

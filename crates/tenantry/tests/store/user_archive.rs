@@ -13,8 +13,8 @@ use std::thread;
 use serde_json::{Value, json};
 use tar::EntryType;
 use tenantry::{
-    BackupOptions, ErrorKind, ExportedUser, Purge, Result, Store, TrashQuery, User, UserId, UserManifest, check,
-    create_backup, export_user, import_user, read_user_manifest, restore_backup, verify_backup,
+    BackupOptions, ErrorKind, ExportedUser, Progress, Purge, Result, Store, TrashQuery, User, UserId, UserManifest,
+    check, read_user_manifest, restore_backup, verify_backup,
 };
 
 use crate::archives::{
@@ -27,11 +27,11 @@ use crate::support::{
 };
 
 fn export(store: &Store, id: UserId, file: &Path) -> Result<ExportedUser> {
-    block_on(export_user(store, id, file, |_, _| {}))
+    block_on(store.export_user(id, file, |_| {}))
 }
 
 fn import(store: &Store, file: &Path) -> Result<UserManifest> {
-    block_on(import_user(store, file, |_, _| {})).map(|imported| imported.manifest)
+    block_on(store.import_user(file, |_| {})).map(|imported| imported.manifest)
 }
 
 /// A store with a user who has a few files, and an archive of them.
@@ -125,9 +125,9 @@ fn everything_of_a_user_comes_over() {
     let calls = Arc::new(AtomicU64::new(0));
     let callback = {
         let calls = Arc::clone(&calls);
-        move |files, _| assert_eq!(calls.fetch_add(1, Ordering::SeqCst) + 1, files)
+        move |Progress { files, .. }: Progress| assert_eq!(calls.fetch_add(1, Ordering::SeqCst) + 1, files)
     };
-    let imported = block_on(import_user(&there, &file, callback)).unwrap().manifest;
+    let imported = block_on(there.import_user(&file, callback)).unwrap().manifest;
     assert_eq!(imported, exported.manifest);
     assert_eq!(calls.load(Ordering::SeqCst), imported.files);
     let (users, trash, _) = world(&place_there, &there);
@@ -290,7 +290,7 @@ fn who_is_not_there_and_what_is_in_the_way_is_told_by_an_export() {
     assert_eq!((error.kind(), error.to_string().contains("trash")), (ErrorKind::NotFound, true));
     let faster = new.clone();
     block_on(store.restore(ada.id, None)).unwrap();
-    let late = block_on(export_user(&store, ada.id, &new, move |_, _| fs::write(&faster, "mine").unwrap()));
+    let late = block_on(store.export_user(ada.id, &new, move |_| fs::write(&faster, "mine").unwrap()));
     assert_eq!(kind(late), ErrorKind::Exists);
     assert_eq!(fs::read(&new).unwrap(), b"mine");
     assert_eq!(kind(import(&store, &place.as_ref().join("nothing"))), ErrorKind::NotFound);
@@ -325,19 +325,19 @@ fn a_purge_has_to_wait_for_an_export_and_a_deletion_does_not() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let callback = {
         let (store, second, seen) = (impatient, place.as_ref().join("second"), Arc::clone(&seen));
-        move |files, _| {
+        move |Progress { files, .. }: Progress| {
             if files == 1 {
                 let whole = BackupOptions::default();
                 seen.lock().unwrap().extend([
                     kind(block_on(store.purge(Purge::User(bob), |_| {}))),
                     kind(export(&store, ada.id, &second)),
-                    kind(block_on(create_backup(&store, &second, whole, |_, _| {}))),
+                    kind(block_on(store.create_backup(&second, whole, |_| {}))),
                 ]);
                 block_on(store.delete(ada.id)).unwrap();
             }
         }
     };
-    let exported = block_on(export_user(&store, ada.id, place.as_ref().join("first"), callback)).unwrap();
+    let exported = block_on(store.export_user(ada.id, place.as_ref().join("first"), callback)).unwrap();
     assert_eq!((exported.incomplete, exported.manifest.files), (0, 3));
     assert_eq!(*seen.lock().unwrap(), [ErrorKind::Busy; 3]);
     block_on(store.purge(Purge::User(bob), |_| {})).unwrap();
@@ -375,13 +375,13 @@ fn an_import_that_nobody_waits_for_leaves_nothing() {
     let (place, store) = other_store();
     let (entered, has_entered) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
-    let progress = move |files, _| {
+    let progress = move |Progress { files, .. }: Progress| {
         if files == 1 {
             entered.send(()).unwrap();
             let _ = released.recv();
         }
     };
-    let mut future: Boxed<'_, _> = Box::pin(import_user(&store, &file, progress));
+    let mut future: Boxed<'_, _> = Box::pin(store.import_user(&file, progress));
     assert!(poll_once(&mut future).is_pending());
     has_entered.recv().unwrap();
     assert_eq!(stages(&place).len(), 1);
@@ -405,7 +405,7 @@ fn an_import_that_nobody_waits_for_leaves_nothing() {
 fn a_panic_of_the_callback_leaves_nothing() {
     let (_place, _store, _, file) = small_store();
     let (place, store) = other_store();
-    let failed = block_on(import_user(&store, &file, |files, _| assert!(files < 2, "as ordered")));
+    let failed = block_on(store.import_user(&file, |progress| assert!(progress.files < 2, "as ordered")));
     assert_eq!(kind(failed), ErrorKind::Internal);
     assert_eq!(stages(&place), [""; 0]);
     import(&store, &file).unwrap();
@@ -435,11 +435,11 @@ fn an_import_clears_up_what_crashes_have_left_and_nothing_else() {
 fn a_backup_and_the_archive_of_a_user_are_not_taken_for_each_other() {
     let (place, store, ada, file) = small_store();
     let backup = place.as_ref().join("backup.tar.zst");
-    block_on(create_backup(&store, &backup, BackupOptions::default(), |_, _| {})).unwrap();
+    block_on(store.create_backup(&backup, BackupOptions::default(), |_| {})).unwrap();
     let into = place.as_ref().join("restored");
     for error in [
-        block_on(verify_backup(&file, |_, _| {})).unwrap_err(),
-        block_on(restore_backup(&file, &into, |_, _| {})).unwrap_err(),
+        block_on(verify_backup(&file, |_| {})).unwrap_err(),
+        block_on(restore_backup(&file, &into, |_| {})).unwrap_err(),
     ] {
         assert_eq!((error.kind(), error.to_string().contains("of one user")), (ErrorKind::Incompatible, true));
     }
@@ -647,7 +647,7 @@ fn what_goes_beyond_the_totals_is_not_even_written() {
         let (place, store) = other_store();
         let file = place.as_ref().join("x");
         forged.write(&file);
-        let failed = block_on(import_user(&store, &file, |files, _| assert_eq!(files, 0, "a file was written")));
+        let failed = block_on(store.import_user(&file, |progress| assert_eq!(progress.files, 0, "a file was written")));
         assert_eq!(kind(failed), ErrorKind::Corrupt);
         assert_eq!(stages(&place), [""; 0]);
     }

@@ -6,7 +6,7 @@ mod rotation;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use tenantry::{BackupManifest, BackupOptions, ErrorKind, create_backup, restore_backup, verify_backup};
+use tenantry::{BackupManifest, BackupOptions, ErrorKind, restore_backup, verify_backup};
 use tenantry_exchange::printable;
 
 use crate::commands::archive_report::{Progress, explain, fail_if_incomplete, report_left_out};
@@ -35,7 +35,7 @@ pub(crate) async fn create(
     check_archive(&file, dir)?;
     let store = dir.open().await?;
     let progress = Progress::new();
-    let created = create_backup(&store, &file, BackupOptions { database_only }, progress.callback()).await;
+    let created = store.create_backup(&file, BackupOptions { database_only }, progress.callback()).await;
     progress.end();
     let backup = finish(&store, created.map_err(|error| explain(error, &file, "no backup was made"))).await?;
     if let (Some(keep), Some(parent), Some(name), 0) = (keep, file.parent(), file.file_name(), backup.incomplete) {

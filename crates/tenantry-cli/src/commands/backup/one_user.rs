@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use tenantry::{
     BackupContents, ErrorKind, ListQuery, RestoreUserOptions, RestoredUser, Timestamp, TrashQuery, User, UserBefore,
-    UserId, open_backup, restore_user,
+    UserId, open_backup,
 };
 use tenantry_exchange::printable;
 
@@ -122,7 +122,7 @@ pub(crate) async fn restore(
     let progress = Progress::new();
     let Options { even_if_purged, dry_run } = options;
     let how = RestoreUserOptions { even_if_purged, dry_run };
-    let restored = restore_user(&store, backup, id, how, progress.callback()).await;
+    let restored = store.restore_user(backup, id, how, progress.callback()).await;
     progress.end();
     let restored = finish(&store, restored.map_err(|error| restore_failure(error, file))).await?;
     let fields = [

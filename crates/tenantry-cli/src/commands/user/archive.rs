@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::json;
-use tenantry::{ErrorKind, UserId, UserManifest, export_user, import_user, read_user_manifest};
+use tenantry::{ErrorKind, UserId, UserManifest, read_user_manifest};
 use tenantry_exchange::printable;
 
 use crate::commands::archive_report::{Progress, explain, fail_if_incomplete, report_left_out};
@@ -28,7 +28,7 @@ pub(super) async fn export(dir: &DataDir, format: Format<'_>, user: &str, file: 
         },
     };
     let progress = Progress::new();
-    let exported = export_user(&store, id, file, progress.callback()).await;
+    let exported = store.export_user(id, file, progress.callback()).await;
     progress.end();
     let exported = finish(&store, exported.map_err(|error| explain(error, file, "nothing was exported"))).await?;
     log_change("user export-archive", id);
@@ -64,7 +64,7 @@ pub(super) async fn import(dir: &DataDir, format: Format<'_>, file: &Path) -> Re
         // Nor must an archive that is damaged further down. No room for the rehearsal proves
         // nothing.
         let progress = Progress::new();
-        let rehearsal = import_user(&scratch, file, progress.callback()).await;
+        let rehearsal = scratch.import_user(file, progress.callback()).await;
         progress.end();
         scratch.remove().await.map_err(|failure| failure.with_outcome("nothing was imported"))?;
         if let Err(error) = rehearsal
@@ -76,7 +76,7 @@ pub(super) async fn import(dir: &DataDir, format: Format<'_>, file: &Path) -> Re
     }
     let store = dir.open_or_create().await?;
     let progress = Progress::new();
-    let imported = import_user(&store, file, progress.callback()).await;
+    let imported = store.import_user(file, progress.callback()).await;
     progress.end();
     let imported = finish(&store, imported.map_err(|error| explain(error, Some(id)))).await?;
     let manifest = imported.manifest;

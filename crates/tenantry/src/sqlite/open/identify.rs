@@ -112,7 +112,7 @@ pub(crate) fn check_current(options: &Options) -> Result<()> {
         Found::Unmarked => Ok(()),
         Found::Older => Err(Error::new(
             ErrorKind::Incompatible,
-            "the store is of an older version: open it once to upgrade it, with any other command",
+            "the store is of an older version: open it for writing to upgrade it",
         )),
     }
 }

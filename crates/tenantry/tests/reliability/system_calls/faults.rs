@@ -185,8 +185,7 @@ fn fail(case: &Case, before: &State, prepared: &Path, call: &str, error: &str, n
     if let (LEFT, Op::Backup { name }) = (&**said, &case.op) {
         // It is one all the same, and says what is missing.
         let file = top.join(ARCHIVES).join(name);
-        let verified =
-            block_on(tenantry::verify_backup(&file, |_, _| {})).unwrap_or_else(|why| panic!("{about}: {why}"));
+        let verified = block_on(tenantry::verify_backup(&file, |_| {})).unwrap_or_else(|why| panic!("{about}: {why}"));
         assert!(verified.manifest.left_out > 0, "{about}");
         return Some(said.clone());
     }

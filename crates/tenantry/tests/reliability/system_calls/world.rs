@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tenantry::{
     BackupOptions, Durability, Error, FindingKind, ListQuery, NewUser, Purge, RepairOptions, Result, Store, Timestamp,
-    TrashQuery, UserId, check, create_backup, repair, restore_backup, sqlite, verify_backup,
+    TrashQuery, UserId, check, repair, restore_backup, sqlite, verify_backup,
 };
 
 use tenantry_testkit::way::{self, Way};
@@ -184,12 +184,12 @@ impl Hands {
             }
             Op::Backup { name } => {
                 let file = self.top.join(ARCHIVES).join(name);
-                let backup = create_backup(self.store(), file, BackupOptions::default(), |_, _| {}).await?;
+                let backup = self.store().create_backup(file, BackupOptions::default(), |_| {}).await?;
                 return Ok(backup.incomplete);
             }
             Op::RestoreBackup { name, into } => {
                 let into = self.top.join(DATA).with_file_name(into);
-                restore_backup(self.top.join(ARCHIVES).join(name), into, |_, _| {}).await?;
+                restore_backup(self.top.join(ARCHIVES).join(name), into, |_| {}).await?;
             }
         }
         Ok(0)
@@ -491,7 +491,7 @@ pub(super) fn judge(ops: &[Op], states: &[State], answered: usize, top: &Path) -
         if name.starts_with(".tenantry-backup-") {
             continue;
         }
-        let verified = block_on(verify_backup(entry.path(), |_, _| {}))
+        let verified = block_on(verify_backup(entry.path(), |_| {}))
             .map_err(|error| format!("the backup {name} is none: {error}"))?;
         let archived = after.archives.get(&name).ok_or_else(|| format!("nobody has made {name}"))?;
         let people = &archived.people;
@@ -516,7 +516,7 @@ pub(super) fn judge(ops: &[Op], states: &[State], answered: usize, top: &Path) -
         if !place.join("tenantry.db").exists() && !before.restored.contains_key(name) {
             // Whatever is there, another restore makes a store of it.
             let archive = top.join(ARCHIVES).join(State::restored_from(ops, name));
-            block_on(restore_backup(archive, &place, |_, _| {}))
+            block_on(restore_backup(archive, &place, |_| {}))
                 .map_err(|error| format!("what is left of a restore is in the way of another: {error:?}"))?;
         }
         let found = find(&place, &Ought { be_made: true, ..Ought::default() })

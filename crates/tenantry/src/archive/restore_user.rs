@@ -10,15 +10,15 @@ use std::sync::Arc;
 use serde::Serialize;
 use tracing::instrument;
 
+use super::backup::{BackupManifest, DATABASE, MISSING};
+use super::backup_contents::BackupContents;
 use super::container::{self, Details};
-use super::contents::BackupContents;
 use super::entry::{Entry, What};
 use super::format::damaged;
-use super::reader::{Met, Reading, open};
+use super::reader::{EntryReader, SeenPaths, open};
 use super::sparse;
-use super::watch::{Reply, Watch};
-use super::{BackupManifest, DATABASE, MISSING};
-use crate::content::{Content, Hashed};
+use crate::content::{Content, HashingReader};
+use crate::progress::{Monitor, Progress, ProgressReply};
 use crate::sqlite::Engine;
 use crate::storage::{OpenFile, PathEntry, Purpose, Segment, Stage, Unpacker, UserDirectory};
 use crate::thread::on_thread;
@@ -76,64 +76,66 @@ pub struct RestoredUser {
     pub incomplete: u64,
 }
 
-/// Brings back one user out of a backup of the whole store: one who was deleted, was purged or has lost files.
-///
-/// A user who is in the store keeps the row that they have there. Files that they lack are put beside those that they have, and
-/// nothing that they have is replaced. Nothing is put beside a SQLite database, nor a database beside a log, that SQLite would
-/// take for part of it. A user in the trash is restored, with what is in the trash and what the backup has
-/// besides. A user who was purged gets a new id and a new storage path, but only if the [options](RestoreUserOptions) say so. A user of
-/// whom the store knows nothing gets the row of the backup.
-///
-/// Files are written into a directory of their own, `.tenantry-import-…` in the data directory. When all of them are on the disk,
-/// the row is changed and the files are moved, as one step: whatever crashes, both have happened once the store is opened
-/// again, or neither.
-///
-/// The whole archive is read. `progress` is called with the number of files and of bytes of this user so far. It ends the operation as
-/// [`create_backup`](super::create_backup)'s does.
-///
-/// # Errors
-///
-/// `NotFound` if the user isn't in the backup, or is just being purged; `EmailTaken` if another user has the address; `IdTaken` if the
-/// user was purged and the options don't say that they are to come back; `PathTaken` and `StorageBlocked` as of a
-/// [creation](Store::create) and a [restore](Store::restore); those of [`verify_backup`](super::verify_backup);
-/// `StorageUnavailable`; `Full`, `ReadOnly`, `Io`. In all these cases nothing was done and nothing is left. `Unfinished` if the user is
-/// there, but the files could not be moved to their place yet.
-#[instrument(level = "debug", skip_all, fields(user = %id))]
-pub async fn restore_user<R: Reply>(
-    store: &Store,
-    backup: BackupContents,
-    id: UserId,
-    options: RestoreUserOptions,
-    progress: impl Fn(u64, u64) -> R + Send + 'static,
-) -> Result<RestoredUser> {
-    let (engine, watch) = (Arc::clone(store.engine()), Watch::new(progress));
-    let (mut restored, stage) = {
-        let engine = Arc::clone(&engine);
-        on_thread(move || watch.ended(prepare(&engine, &backup, id, options, &watch))).await??
-    };
-    if options.dry_run {
-        return Ok(restored);
+impl Store {
+    /// Brings back one user out of a backup of the whole store: one who was deleted, was purged or has lost files.
+    ///
+    /// A user who is in the store keeps the row that they have there. Files that they lack are put beside those that they have, and
+    /// nothing that they have is replaced. Nothing is put beside a SQLite database, nor a database beside a log, that SQLite would
+    /// take for part of it. A user in the trash is restored, with what is in the trash and what the backup has
+    /// besides. A user who was purged gets a new id and a new storage path, but only if the [options](RestoreUserOptions) say so. A user of
+    /// whom the store knows nothing gets the row of the backup.
+    ///
+    /// Files are written into a directory of their own, `.tenantry-import-…` in the data directory. When all of them are on the disk,
+    /// the row is changed and the files are moved, as one step: whatever crashes, both have happened once the store is opened
+    /// again, or neither.
+    ///
+    /// The whole archive is read. `progress` is called with the number of files and of bytes of this user so far. It ends the operation as
+    /// [`create_backup`](super::create_backup)'s does.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if the user isn't in the backup, or is just being purged; `EmailTaken` if another user has the address; `IdTaken` if the
+    /// user was purged and the options don't say that they are to come back; `PathTaken` and `StorageBlocked` as of a
+    /// [creation](Store::create) and a [restore](Store::restore); those of [`verify_backup`](super::verify_backup);
+    /// `StorageUnavailable`; `Full`, `ReadOnly`, `Io`. In all these cases nothing was done and nothing is left. `Unfinished` if the user is
+    /// there, but the files could not be moved to their place yet.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn restore_user<R: ProgressReply>(
+        &self,
+        backup: BackupContents,
+        id: UserId,
+        options: RestoreUserOptions,
+        progress: impl Fn(Progress) -> R + Send + 'static,
+    ) -> Result<RestoredUser> {
+        let (engine, monitor) = (Arc::clone(self.engine()), Monitor::new(progress));
+        let (mut restored, stage) = {
+            let engine = Arc::clone(&engine);
+            on_thread(move || monitor.explain(prepare(&engine, &backup, id, options, &monitor))).await??
+        };
+        if options.dry_run {
+            return Ok(restored);
+        }
+        let stage = stage.map(Arc::new);
+        let done = {
+            let (stage, before, row) = (stage.clone(), restored.before, restored.user.clone());
+            engine.operate(move |tx| {
+                stage.iter().for_each(|stage| stage.hand_over());
+                let stage = stage.as_ref().map(|stage| stage.name());
+                match before {
+                    UserBefore::Living => tx.bring_back(row.id, false, stage),
+                    UserBefore::Trashed => tx.bring_back(row.id, true, stage),
+                    UserBefore::Purged => tx.import_with_files(&anew(&row), stage),
+                    UserBefore::Missing => tx.import_with_files(&NewUser::as_it_was(&row), stage),
+                }
+            })
+        };
+        let done = done.await;
+        if let Some(stage) = stage {
+            stage.settle(done.as_ref().err()).await?;
+        }
+        restored.user = done?;
+        Ok(restored)
     }
-    let stage = stage.map(Arc::new);
-    let done = {
-        let (stage, before, row) = (stage.clone(), restored.before, restored.user.clone());
-        engine.operate(move |tx| {
-            stage.iter().for_each(|stage| stage.hand_over());
-            let stage = stage.as_ref().map(|stage| stage.name());
-            match before {
-                UserBefore::Living => tx.bring_back(row.id, false, stage),
-                UserBefore::Trashed => tx.bring_back(row.id, true, stage),
-                UserBefore::Purged => tx.import_with_files(&anew(&row), stage),
-                UserBefore::Missing => tx.import_with_files(&NewUser::as_it_was(&row), stage),
-            }
-        })
-    };
-    let done = done.await;
-    if let Some(stage) = stage {
-        stage.settle(done.as_ref().err()).await?;
-    }
-    restored.user = done?;
-    Ok(restored)
 }
 
 /// A purged user with a new id, and so a new storage path.
@@ -147,7 +149,7 @@ fn prepare(
     backup: &BackupContents,
     id: UserId,
     options: RestoreUserOptions,
-    watch: &Watch,
+    monitor: &Monitor,
 ) -> Result<(RestoredUser, Option<Stage>)> {
     let missing = || Error::new(ErrorKind::NotFound, "the user isn't in the backup");
     let (row, place) = backup.row(id)?.ok_or_else(missing)?;
@@ -158,13 +160,13 @@ fn prepare(
         UserBefore::Purged | UserBefore::Missing => UserDirectory::nothing(),
     };
     let stage = if options.dry_run { None } else { Some(make_stage(engine, before)?) };
-    let mut bringing = Bringing {
+    let mut user_restore = UserRestore {
         place,
         present,
         unpacking: stage.as_ref().map(Stage::unpack).transpose()?,
-        reading: Reading::new(watch),
-        watch,
-        met: Met::default(),
+        reader: EntryReader::new(monitor),
+        monitor,
+        seen: SeenPaths::default(),
         staged: HashSet::new(),
         same: HashSet::new(),
         has_missing: false,
@@ -180,15 +182,15 @@ fn prepare(
             incomplete: 0,
         },
     };
-    bringing.read(engine.data_dir(), backup)?;
-    let Bringing { has_missing, mut restored, unpacking, .. } = bringing;
+    user_restore.read(engine.data_dir(), backup)?;
+    let UserRestore { has_missing, mut restored, unpacking, .. } = user_restore;
     let unset = unpacking.map(Unpacker::finish).transpose()?.unwrap_or_default();
     (restored.left_out, restored.incomplete) = (unset.named, unset.count);
     let stage = stage.filter(|_| has_missing);
     if stage.is_some() {
         storage.wait_for_disk("import: sync the files")?;
     }
-    watch.go_on()?;
+    monitor.check()?;
     Ok((restored, stage))
 }
 
@@ -234,15 +236,15 @@ fn make_stage(engine: &Engine, before: UserBefore) -> Result<Stage> {
 }
 
 /// The files of one user on their way out of a backup.
-struct Bringing<'w> {
+struct UserRestore<'w> {
     /// Where they are in the archive.
     place: PathBuf,
     present: UserDirectory,
     /// `None` in a dry run.
     unpacking: Option<Unpacker>,
-    reading: Reading,
-    watch: &'w Watch,
-    met: Met,
+    reader: EntryReader,
+    monitor: &'w Monitor,
+    seen: SeenPaths,
     /// The files that were staged, to which hard links may lead.
     staged: HashSet<PathBuf>,
     /// The files that the user has as they are in the backup.
@@ -252,11 +254,11 @@ struct Bringing<'w> {
     restored: RestoredUser,
 }
 
-impl Bringing<'_> {
+impl UserRestore<'_> {
     fn read(&mut self, temp_dir: &Path, backup: &BackupContents) -> Result<()> {
-        let archive = open(&backup.file, MISSING, self.watch)?;
+        let archive = open(&backup.file, MISSING, self.monitor)?;
         let mut has_database = false;
-        container::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, octets| {
+        container::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, input| {
             if path == Path::new(DATABASE) {
                 has_database = entry.content.as_ref() == Some(&backup.database);
             } else if !has_database {
@@ -264,17 +266,17 @@ impl Bringing<'_> {
             }
             let Ok(below) = path.strip_prefix(&self.place) else { return Ok(()) };
             // The directory itself comes first, and each other before what is in it.
-            if !(below.as_os_str().is_empty() || self.met.is_in_directory(path)) {
+            if !(below.as_os_str().is_empty() || self.seen.is_in_directory(path)) {
                 return Err(damaged("the archive holds something that is in no directory"));
             }
-            self.met.add(path, &details.what)?;
-            self.take(below, entry, details, octets)
+            self.seen.add(path, &details.what)?;
+            self.take(below, entry, details, input)
         })?;
         Ok(())
     }
 
     /// Stages what the user lacks.
-    fn take(&mut self, below: &Path, entry: &Entry, details: &Details, octets: &mut dyn Read) -> Result<()> {
+    fn take(&mut self, below: &Path, entry: &Entry, details: &Details, input: &mut dyn Read) -> Result<()> {
         if let What::HardLink(target) = &details.what {
             return self.take_hard_link(below, target.strip_prefix(&self.place).unwrap_or(target));
         }
@@ -287,7 +289,7 @@ impl Bringing<'_> {
             }
             (PathEntry::Directory, What::Directory) => return Ok(()),
             (PathEntry::Link(found), What::Symlink(target)) if found == *target => return Ok(()),
-            (PathEntry::File(file), What::File) if is_same(self.watch, &file, entry)? => {
+            (PathEntry::File(file), What::File) if is_same(self.monitor, &file, entry)? => {
                 self.restored.same += 1;
                 self.same.insert(below.to_owned());
                 return Ok(());
@@ -302,7 +304,7 @@ impl Bringing<'_> {
             self.stage(below, entry.content.as_ref().map_or(0, |content| content.size));
         }
         match &mut self.unpacking {
-            Some(unpacking) => self.reading.unpack(unpacking, below, entry, details, octets),
+            Some(unpacking) => self.reader.unpack(unpacking, below, entry, details, input),
             None => Ok(()),
         }
     }
@@ -345,7 +347,7 @@ impl Bringing<'_> {
 }
 
 /// Whether a file is as a backup has it. One that can't be read isn't, nor is a sparse one whose holes are elsewhere by now.
-fn is_same(watch: &Watch, file: &File, entry: &Entry) -> Result<bool> {
+fn is_same(monitor: &Monitor, file: &File, entry: &Entry) -> Result<bool> {
     let Some(announced) = &entry.content else { return Ok(false) };
     let opened = file.try_clone().and_then(OpenFile::new).map_err(unreadable)?;
     if opened.length() != announced.size {
@@ -353,18 +355,18 @@ fn is_same(watch: &Watch, file: &File, entry: &Entry) -> Result<bool> {
     }
     let Some(stored) = entry.stored else {
         let whole = vec![Segment { offset: 0, length: announced.size }];
-        return Ok(is_content(watch.over(opened.octets(whole)), announced));
+        return Ok(is_content(monitor.reader(opened.data(whole)), announced));
     };
     // The hash covers what is in the archive: the map and the data.
     let Ok(segments) = opened.segments() else { return Ok(false) };
     let map = sparse::map(&segments, announced.size);
     let announced = Content { size: stored, ..announced.clone() };
-    Ok(is_content(watch.over(map.chain(opened.octets(segments))), &announced))
+    Ok(is_content(monitor.reader(map.chain(opened.data(segments))), &announced))
 }
 
-fn is_content(octets: impl Read, announced: &Content) -> bool {
-    let mut hashed = Hashed::new(octets);
-    io::copy(&mut hashed, &mut io::sink()).is_ok() && hashed.content() == *announced
+fn is_content(input: impl Read, announced: &Content) -> bool {
+    let mut hashing = HashingReader::new(input);
+    io::copy(&mut hashing, &mut io::sink()).is_ok() && hashing.content() == *announced
 }
 
 fn is_one_file(one: &File, other: &File) -> Result<bool> {

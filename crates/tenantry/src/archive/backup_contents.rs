@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use tracing::instrument;
 
+use super::backup::{BackupManifest, DATABASE, MISSING, check_against, of_image};
 use super::container;
 use super::format::damaged;
-use super::reader::{Reading, open};
+use super::input::Input;
+use super::reader::{EntryReader, open};
 use super::temporary::{self, Image};
-use super::watch::{Input, Watch};
-use super::{BackupManifest, DATABASE, MISSING, check_against, of_image};
 use crate::content::Content;
+use crate::progress::Monitor;
 use crate::sqlite::Inspection;
 use crate::storage::Storage;
 use crate::thread::on_thread;
@@ -38,11 +39,11 @@ pub struct BackupContents {
 pub async fn open_backup(file: impl Into<PathBuf>) -> Result<BackupContents> {
     let file = file.into();
     on_thread(move || {
-        let watch = Watch::silent();
-        let mut archive = Some(open(&file, MISSING, &watch)?);
+        let monitor = Monitor::silent();
+        let mut archive = Some(open(&file, MISSING, &monitor)?);
         let (manifest, database, image) = temporary::with_dir(&file, |dir| {
-            let archive = archive.take().map_or_else(|| open(&file, MISSING, &watch), Ok)?;
-            read_image(dir, archive, &watch)
+            let archive = archive.take().map_or_else(|| open(&file, MISSING, &monitor), Ok)?;
+            read_image(dir, archive, &monitor)
         })?;
         Ok(BackupContents { file, manifest, database, image })
     })
@@ -50,15 +51,15 @@ pub async fn open_backup(file: impl Into<PathBuf>) -> Result<BackupContents> {
 }
 
 /// Reads an archive up to the end of the database, which comes first.
-fn read_image(temp_dir: &Path, archive: Input, watch: &Watch) -> Result<(BackupManifest, Content, Inspection)> {
+fn read_image(temp_dir: &Path, archive: Input, monitor: &Monitor) -> Result<(BackupManifest, Content, Inspection)> {
     let no_database = || damaged("the backup does not begin with the database");
     let mut found = None;
-    let read = container::read(archive, temp_dir, |manifest: &BackupManifest, path, entry, _, octets| {
+    let read = container::read(archive, temp_dir, |manifest: &BackupManifest, path, entry, _, input| {
         let Some(content) = entry.plain().filter(|_| path == Path::new(DATABASE)) else {
             return Err(no_database());
         };
         let mut image = Image::new(temp_dir)?;
-        Reading::new(watch).copy(content, octets, &mut image)?;
+        EntryReader::new(monitor).copy(content, input, &mut image)?;
         let image = image.open().map_err(of_image)?;
         check_against(manifest, &image)?;
         found = Some((manifest.clone(), content.clone(), image));

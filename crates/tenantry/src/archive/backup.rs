@@ -1,0 +1,435 @@
+//! Backups: one archive with an image of the database and the files of all users, and the way back. (What is the same for
+//! the archive of [one user](user) is in [`making`] and [`reading`], and the format of both in [`archive`].)
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tracing::instrument;
+use uuid::Uuid;
+
+use super::container::{self, unwritable};
+use super::entry::What;
+use super::format::{self, Kind, damaged};
+use super::input::Input;
+use super::reader::{EntryReader, SeenPaths, open};
+use super::temporary::{self, Image, PrivateDir, parent};
+use super::writer::{ArchiveWriter, finish, prepare};
+use crate::check::check_database;
+use crate::options::Options;
+use crate::progress::{Monitor, Progress, ProgressReply, STEPS_BETWEEN};
+use crate::sqlite::{Engine, Inspection, Row};
+use crate::storage::{LostAttributes, Ownership, Storage, Target, owner_of_store, wait_for_file};
+use crate::thread::on_thread;
+use crate::{CheckReport, Error, ErrorKind, Finding, FindingKind, Result, Store, Timestamp, check};
+
+/// The version of the format.
+const FORMAT: u32 = 2;
+/// The image of the database.
+pub(super) const DATABASE: &str = "tenantry.db";
+/// The beginning of the names of temporary files and directories.
+const TEMPORARY: &str = ".tenantry-backup-";
+/// How a missing archive is called.
+pub(super) const MISSING: &str = "there is no such backup";
+
+/// What a backup is as a whole: the first line of its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BackupManifest {
+    /// The version of the archive's format, 1 or 2. Archives of format 2 are written.
+    pub format: u32,
+    /// Which store it is of.
+    pub store_id: Uuid,
+    /// The version of the database's schema.
+    pub schema_version: u32,
+    /// The moment that the image of the database is of.
+    pub created_at: Timestamp,
+    /// Whether the users' files were left out.
+    pub database_only: bool,
+    /// How many users there were.
+    pub users: u64,
+    /// How many were in the trash.
+    pub trashed: u64,
+    /// How many files there are, the database among them.
+    pub files: u64,
+    /// The sum of their lengths.
+    pub bytes: u64,
+    /// How many files were left out: see [`Backup::left_out`].
+    pub left_out: u64,
+}
+
+impl format::Manifest for BackupManifest {
+    const KIND: Kind = Kind::Backup;
+    const FORMAT: u32 = FORMAT;
+
+    fn parse(line: &[u8]) -> Result<Self> {
+        container::understand(line)
+    }
+
+    fn format(&self) -> u32 {
+        self.format
+    }
+
+    fn totals(&self) -> (u64, u64) {
+        (self.files, self.bytes)
+    }
+
+    /// The database, and what is below `storage/` or `trash/`.
+    fn is_place(path: &Path, is_dir: bool) -> bool {
+        let is_below = |root| path.starts_with(root) && path != Path::new(root);
+        if path == Path::new(DATABASE) { !is_dir } else { is_below("storage") || is_below("trash") }
+    }
+}
+
+/// What goes into a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackupOptions {
+    /// Leave out the users' files. The manifest says so.
+    pub database_only: bool,
+}
+
+/// A backup that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backup {
+    /// What is in it.
+    pub manifest: BackupManifest,
+    /// The size of the archive in bytes.
+    pub archive_bytes: u64,
+    /// What could not be taken, the first 100 of it: files that could not be read, or changed whenever they were read; directories
+    /// that are missing; sockets and devices; too large extended attributes. With the path and the reason.
+    pub left_out: Vec<(PathBuf, String)>,
+    /// How many of these there are, named or not.
+    pub incomplete: u64,
+}
+
+/// A backup that was read from beginning to end, each hash compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// What is in it.
+    pub manifest: BackupManifest,
+    /// What a check of the image of the database found.
+    pub findings: Vec<Finding>,
+    /// How many users have a directory according to the database, but none in the archive.
+    pub missing_directories: u64,
+}
+
+/// A backup that was restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RestoreReport {
+    /// What was in it.
+    pub manifest: BackupManifest,
+    /// What a check of the restored store found. Of a backup without the users' files, that they are lost.
+    pub report: CheckReport,
+    /// What didn't come back, the first 100 of it: extended attributes and ACLs that the file system doesn't take. With the
+    /// path of the file in the archive and the reason.
+    pub left_out: Vec<(PathBuf, String)>,
+    /// How many of these there are, named or not.
+    pub incomplete: u64,
+}
+
+impl Store {
+    /// Writes a backup of the store to a file that isn't there yet, readable by nobody else. Others may use the store
+    /// meanwhile, except that a purge is `Busy` (and the backup, while a purge is under way).
+    ///
+    /// The database is of one moment. A file of a user is as it was at some moment after that; one that changes while it is
+    /// read is read again, up to three times. With it come its holes, mode, time of modification, extended attributes (`user.…`),
+    /// POSIX ACLs and owner, symbolic links as links, and hard links within one user. A SQLite database is taken as of one
+    /// moment with its log, while others write to it. (A process loses its POSIX locks on a file when it closes another
+    /// descriptor of it: databases that several processes write to are best backed up by a process that has none of them open.)
+    ///
+    /// The archive is tar in zstd: `tar --zstd -tf` lists it. It is written under a temporary name in the same directory, and
+    /// named when it is complete and on the disk. Nothing is written elsewhere.
+    ///
+    /// `progress` is called with the number of files and of bytes so far. If it returns a [`ControlFlow`](std::ops::ControlFlow), it is
+    /// called in between as well, and `Break` ends the operation soon, with `Cancelled`.
+    ///
+    /// Errors: `Exists` if the file is there; `Busy`; `StorageUnavailable`; `Full`, `ReadOnly`, `Io`, `Corrupt`.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn create_backup<R: ProgressReply>(
+        &self,
+        file: impl Into<PathBuf>,
+        options: BackupOptions,
+        progress: impl Fn(Progress) -> R + Send + 'static,
+    ) -> Result<Backup> {
+        let (engine, file, monitor) = (Arc::clone(self.engine()), file.into(), Monitor::new(progress));
+        on_thread(move || monitor.explain(create(&engine, &file, options, &monitor))).await?
+    }
+}
+
+/// Reads a backup from beginning to end, compares each hash, and checks the image of the database.
+///
+/// It needs room for that image in the directory for temporary files or, if that can't be used, in the archive's. Nothing is left
+/// of it there however the process ends. `progress` ends it as [`create_backup`]'s does.
+///
+/// Errors: `NotFound` if there is no such file, `PermissionDenied` if the process may not read it; `Corrupt` if the archive
+/// differs from its manifest in anything; `Incompatible` if it is of another format or of a newer store; `Io`, `Full`.
+#[instrument(level = "debug", skip_all)]
+pub async fn verify_backup<R: ProgressReply>(
+    file: impl Into<PathBuf>,
+    progress: impl Fn(Progress) -> R + Send + 'static,
+) -> Result<VerifyReport> {
+    let (file, monitor) = (file.into(), Monitor::new(progress));
+    on_thread(move || monitor.explain(verify(&file, &monitor))).await?
+}
+
+/// Restores a backup into a directory that is empty or doesn't exist yet. An empty `lost+found` of a new volume doesn't count.
+///
+/// Everything is written below a hidden name in the directory itself, checked there, and moved up when it is complete and on the
+/// disk, the database last. So a mounted volume and a directory whose parent can't be written will do, and a crash leaves no
+/// store that opens, or the whole store. The next restore into the directory removes what a crash left, in
+/// `.tenantry-restore-…` and beside it.
+///
+/// The mode and the owner of a directory that exists stay as they are. If the process is root's and the directory isn't,
+/// everything in it gets the directory's owner. Nothing is trusted that the archive says of permissions: everything is
+/// for its owner alone.
+///
+/// `progress` ends it as [`create_backup`]'s does, until the first part is moved up.
+///
+/// # Errors
+///
+/// `NotEmpty` if something is in the directory, or comes into it meanwhile; `Busy` if another restore into it is under way; those of
+/// [`verify_backup`]. In all cases nothing is left.
+#[instrument(level = "debug", skip_all)]
+pub async fn restore_backup<R: ProgressReply>(
+    file: impl Into<PathBuf>,
+    into: impl Into<PathBuf>,
+    progress: impl Fn(Progress) -> R + Send + 'static,
+) -> Result<RestoreReport> {
+    let (file, into, monitor) = (file.into(), into.into(), Monitor::new(progress));
+    let extracting = monitor.clone();
+    let extracted = on_thread(move || extracting.explain(extract(&file, &into, &extracting)));
+    let (target, manifest, unset) = extracted.await??;
+    let data_dir = target.data_dir();
+    // Opening it brings the database into its usual form, and finishes what was under way when it was backed up.
+    let opening = Store::builder(&data_dir).create_if_missing(false).snapshot_before_upgrade(false);
+    // Nobody else knows of it yet. Whoever opens it where it is to be is told.
+    let opened = opening.allow_network_fs(true).open().await;
+    opened.map_err(of_image)?.close().await?;
+    let report = check(&data_dir).await.map_err(of_image)?;
+    let store_id = manifest.store_id;
+    let placed = on_thread(move || {
+        monitor.check()?;
+        target.place(store_id)
+    });
+    placed.await??;
+    Ok(RestoreReport { manifest, report, left_out: unset.named, incomplete: unset.count })
+}
+
+fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, monitor: &Monitor) -> Result<Backup> {
+    prepare(file, TEMPORARY)?;
+    // From before the image on: a user who is in it and was purged would have no files.
+    let storage = if options.database_only { None } else { Some(engine.storage()?) };
+    let _no_purges = storage.map(|storage| storage.lock_out_purges(engine.patience())).transpose()?;
+    let temp = PrivateDir::new(TEMPORARY, parent(file)).map_err(unwritable)?;
+    let created_at = engine.now();
+    let asked = monitor.clone();
+    engine.write_image(&temp.path().join(DATABASE), (STEPS_BETWEEN, move || asked.is_ended()))?;
+    let inspection = Inspection::open(&Options::existing(temp.path().to_owned()))?;
+
+    let mut writer = ArchiveWriter::new(temp.path(), monitor)?;
+    let image = File::open(temp.path().join(DATABASE)).map_err(unwritable)?;
+    let owner = owner_of_store(engine.data_dir()).map_err(unwritable)?;
+    writer.take_image(Path::new(DATABASE), owner, &image)?;
+    let (mut users, mut trashed) = (0, 0);
+    inspection.each_row(|Row { id, path, has_directory, is_trashed, .. }| {
+        *if is_trashed { &mut trashed } else { &mut users } += 1;
+        let (Some(storage), Some(path), true) = (storage, path, has_directory) else { return Ok(()) };
+        let goes_to = if is_trashed { Storage::relative_trash(id) } else { Storage::relative(&path) };
+        if !storage.read_user(id, &path, &goes_to, |item| writer.take(item))? {
+            writer.leave_out(goes_to, "the directory is missing".to_owned());
+        }
+        Ok(())
+    })?;
+    let manifest = BackupManifest {
+        format: FORMAT,
+        store_id: inspection.identity()?.map(|(id, _)| id).unwrap_or_default(),
+        schema_version: inspection.schema_version()?,
+        created_at,
+        database_only: options.database_only,
+        users,
+        trashed,
+        files: writer.body.files,
+        bytes: writer.body.bytes,
+        left_out: writer.count,
+    };
+    let archive_bytes = finish(writer.body, &manifest, file, TEMPORARY)?;
+    Ok(Backup { manifest, archive_bytes, left_out: writer.left_out, incomplete: writer.count })
+}
+
+fn verify(file: &Path, monitor: &Monitor) -> Result<VerifyReport> {
+    let mut archive = Some(open(file, MISSING, monitor)?);
+    temporary::with_dir(file, |dir| {
+        let archive = archive.take().map_or_else(|| open(file, MISSING, monitor), Ok)?;
+        verify_in(dir, archive, monitor)
+    })
+}
+
+fn verify_in(temp_dir: &Path, archive: Input, monitor: &Monitor) -> Result<VerifyReport> {
+    let mut contents = Contents::default();
+    let mut reader = EntryReader::new(monitor);
+    let manifest = container::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, input| {
+        match entry.plain() {
+            Some(content) if path == Path::new(DATABASE) => {
+                return contents.take_database(monitor, || {
+                    let mut image = Image::new(temp_dir)?;
+                    reader.copy(content, input, &mut image)?;
+                    image.open()
+                });
+            }
+            _ => contents.admit(path, &details.what)?,
+        }
+        reader.check(entry, input)
+    })?;
+    let inspection = contents.image()?;
+    check_against(&manifest, inspection)?;
+    let report = check_database(inspection).map_err(of_image)?;
+    let mut expected: u64 = 0;
+    inspection.each_row(|row| {
+        expected += u64::from(row.has_directory);
+        Ok(())
+    })?;
+    let missing_directories =
+        if manifest.database_only { expected } else { expected.saturating_sub(contents.directories) };
+    Ok(VerifyReport { manifest, findings: report.findings, missing_directories })
+}
+
+/// What an archive has held so far.
+#[derive(Default)]
+struct Contents {
+    /// The image of the database, which comes before everything else.
+    image: Option<Inspection>,
+    seen: SeenPaths,
+    /// How many directories of users there were.
+    directories: u64,
+}
+
+impl Contents {
+    fn image(&self) -> Result<&Inspection> {
+        self.image.as_ref().ok_or_else(|| damaged("the backup does not begin with the database"))
+    }
+
+    /// What is read of it later ends when the caller wants no more.
+    fn take_database(&mut self, monitor: &Monitor, take: impl FnOnce() -> Result<Inspection>) -> Result<()> {
+        if self.image.is_some() {
+            return Err(damaged("there is more than one database in the archive"));
+        }
+        let mut image = take().map_err(of_image)?;
+        let monitor = monitor.clone();
+        image.end_if(STEPS_BETWEEN, move || monitor.is_ended())?;
+        self.image = Some(image);
+        Ok(())
+    }
+
+    /// Lets nothing pass but the directories of users and what is in them, each directory before what is in it, and
+    /// nothing twice.
+    fn admit(&mut self, path: &Path, what: &What) -> Result<()> {
+        if !self.seen.is_in_directory(path) {
+            if !(*what == What::Directory && self.image()?.is_of_user(path).map_err(of_image)?) {
+                return Err(damaged("the archive holds something that is in no user's directory"));
+            }
+            self.directories += 1;
+        }
+        self.seen.add(path, what)
+    }
+}
+
+/// The failure to use the database of an archive, which anybody may have made.
+pub(super) fn of_image(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Corrupt
+        | ErrorKind::Incompatible
+        | ErrorKind::Io
+        | ErrorKind::Full
+        | ErrorKind::ReadOnly
+        | ErrorKind::PermissionDenied => error,
+        _ => damaged("the database in the archive can't be used").with_source(error),
+    }
+}
+
+/// Whether the manifest and the image are about the same.
+pub(super) fn check_against(manifest: &BackupManifest, image: &Inspection) -> Result<()> {
+    let store_id = image.identity().map_err(of_image)?.map(|(id, _)| id);
+    if store_id != Some(manifest.store_id) || image.schema_version()? != manifest.schema_version {
+        return Err(damaged("the manifest and the database in the archive belong to different stores"));
+    }
+    // What is to be done when the store is opened.
+    image.intents().map_err(of_image)?;
+    let (mut users, mut trashed) = (0, 0);
+    let counted = image.each_row(|row| {
+        *if row.is_trashed { &mut trashed } else { &mut users } += 1;
+        Ok(())
+    });
+    counted.map_err(of_image)?;
+    if (users, trashed) != (manifest.users, manifest.trashed) {
+        return Err(damaged("the manifest announces another number of users than the database holds"));
+    }
+    Ok(())
+}
+
+/// Unpacks a backup in the directory where it is to go.
+fn extract(file: &Path, into: &Path, monitor: &Monitor) -> Result<(Target, BackupManifest, LostAttributes)> {
+    let archive = open(file, MISSING, monitor)?;
+    let target = Target::open(into)?;
+    let data_dir = target.data_dir();
+    let mut reader = EntryReader::new(monitor);
+    let mut contents = Contents::default();
+    let (mut storage, mut former) = (None, None);
+    let manifest = container::read(archive, &data_dir, |manifest: &BackupManifest, path, entry, details, input| {
+        match entry.plain() {
+            Some(content) if path == Path::new(DATABASE) => {
+                former = Some((details.attributes.owner, details.attributes.group));
+                let database = data_dir.join(DATABASE);
+                return contents.take_database(monitor, || {
+                    let owner = Ownership::for_store(&data_dir).map_err(|error| target.unusable(error))?;
+                    let mut output = owner.make_file(&database).map_err(|error| target.unusable(error))?;
+                    reader.copy(content, input, &mut output)?;
+                    wait_for_file(&output).map_err(|error| target.unusable(error))?;
+                    Inspection::open_image(&database)
+                });
+            }
+            _ => contents.admit(path, &details.what)?,
+        }
+        let (_, unpacking) = match &mut storage {
+            Some(storage) => storage,
+            none => {
+                let storage = make_storage(&target, manifest)?;
+                let unpacking = storage.unpack(former)?;
+                none.insert((storage, unpacking))
+            }
+        };
+        reader.unpack(unpacking, path, entry, details, input)
+    })?;
+    let (storage, unset) = match storage {
+        Some((storage, unpacking)) => (storage, unpacking.finish()?),
+        None => (make_storage(&target, &manifest)?, LostAttributes::default()),
+    };
+    storage.wait_for_disk("restore a backup: sync the files")?;
+    let inspection = contents.image()?;
+    check_against(&manifest, inspection)?;
+    if check_database(inspection)
+        .map_err(of_image)?
+        .findings
+        .iter()
+        .any(|finding| finding.kind == FindingKind::DatabaseDamaged)
+    {
+        return Err(damaged("the database in the archive is damaged"));
+    }
+    Ok((target, manifest, unset))
+}
+
+/// Makes the directories of a store that is being restored. It can't do without them, as one that is opened can: so what
+/// is told is why.
+fn make_storage(target: &Target, manifest: &BackupManifest) -> Result<Storage> {
+    Storage::open(&target.data_dir(), manifest.store_id, false).map_err(|error| {
+        let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+        match source.and_then(io::Error::raw_os_error) {
+            Some(code) => target.unusable(io::Error::from_raw_os_error(code)),
+            None => error,
+        }
+    })
+}
