@@ -1,4 +1,4 @@
-//! What a file holds: its length and its hash.
+//! The content of a file: its length and its hash.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ pub(crate) struct Content {
     pub(crate) blake3: String,
 }
 
-/// Passes bytes on and computes their hash.
+/// A reader that computes the hash of everything that is read.
 pub(crate) struct HashingReader<R> {
     input: R,
     hasher: blake3::Hasher,
@@ -40,7 +40,7 @@ impl<R: Read> Read for HashingReader<R> {
     }
 }
 
-/// Notes a failure to read, so that it is told from a failure to write what was read.
+/// A reader that records its failure, to distinguish that from a failure to write.
 pub(crate) struct RecordingReader<R> {
     input: R,
     failure: Option<io::Error>,
@@ -51,7 +51,7 @@ impl<R: Read> RecordingReader<R> {
         Self { input, failure: None }
     }
 
-    /// Why it could not be read to its end.
+    /// Returns the failure to read.
     pub(crate) fn failure(&mut self) -> Option<io::Error> {
         self.failure.take()
     }
@@ -70,7 +70,7 @@ impl<R: Read> Read for RecordingReader<R> {
     }
 }
 
-/// A file from its beginning, whatever else is read from the same descriptor.
+/// A reader from the beginning of a file, independent of the position of its descriptor.
 pub(crate) struct AtOffset<'f> {
     file: &'f File,
     offset: u64,

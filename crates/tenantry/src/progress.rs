@@ -27,9 +27,11 @@ pub struct Progress {
     pub bytes: u64,
 }
 
-/// The return value of a progress callback: nothing, or a [`ControlFlow`] that may end the operation.
+/// The return value of a progress callback: nothing, or a [`ControlFlow`] that may end the
+/// operation.
 pub trait ProgressReply {
-    /// Whether the callback can end the operation. If so, it is also called while the counters stay the same.
+    /// Whether the callback can end the operation. If so, it is also called while the counters stay
+    /// the same.
     const CAN_END: bool;
 
     /// Returns whether the operation continues.
@@ -52,8 +54,8 @@ impl ProgressReply for ControlFlow<()> {
     }
 }
 
-/// The caller's callback, with its latest counters. It is called in the middle of a large file, too, and while
-/// input is waited for.
+/// The caller's callback, with its latest counters. It is called in the middle of a large file,
+/// too, and while input is waited for.
 #[derive(Clone)]
 pub(crate) struct Monitor(Arc<Mutex<State>>);
 

@@ -134,7 +134,7 @@ fn a_read_only_file_system_is_reported() {
     let Some((code, stdout, stderr)) = namespace.ok().filter(|(code, ..)| *code != 99) else {
         return super::missing("a read-only disk needs `unshare` and permission to mount a tmpfs in a namespace");
     };
-    assert_eq!((code, &*stdout), (1, "email\nada@example.com\n"), "{stderr}");
+    assert_eq!((code, &*stdout), (8, "email\nada@example.com\n"), "{stderr}");
     let lines: Vec<&str> = stderr.lines().collect();
     let message = "the file system is read-only: disk/data is opened for reading only";
     assert_eq!([lines[1], lines[3]], [message, message], "{stderr}");

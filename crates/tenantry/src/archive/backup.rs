@@ -1,5 +1,4 @@
-//! Backups: one archive with an image of the database and the files of all users, and the way back. (What is the same for
-//! the archive of [one user](user) is in [`making`] and [`reading`], and the format of both in [`archive`].)
+//! Backups of a whole store: an archive with an image of the database and the files of all users.
 
 use std::fs::File;
 use std::io;
@@ -31,32 +30,32 @@ const FORMAT: u32 = 2;
 pub(super) const DATABASE: &str = "tenantry.db";
 /// The beginning of the names of temporary files and directories.
 const TEMPORARY: &str = ".tenantry-backup-";
-/// How a missing archive is called.
+/// The message about a missing archive.
 pub(super) const MISSING: &str = "there is no such backup";
 
-/// What a backup is as a whole: the first line of its manifest.
+/// The first line of a backup's manifest, which describes it as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BackupManifest {
     /// The version of the archive's format, 1 or 2. Archives of format 2 are written.
     pub format: u32,
-    /// Which store it is of.
+    /// The store that was backed up.
     pub store_id: Uuid,
     /// The version of the database's schema.
     pub schema_version: u32,
-    /// The moment that the image of the database is of.
+    /// The moment of the database's image.
     pub created_at: Timestamp,
     /// Whether the users' files were left out.
     pub database_only: bool,
-    /// How many users there were.
+    /// The number of users outside the trash.
     pub users: u64,
-    /// How many were in the trash.
+    /// The number of users in the trash.
     pub trashed: u64,
-    /// How many files there are, the database among them.
+    /// The number of files, including the database.
     pub files: u64,
     /// The sum of their lengths.
     pub bytes: u64,
-    /// How many files were left out: see [`Backup::left_out`].
+    /// The number of entries that were left out: see [`Backup::left_out`].
     pub left_out: u64,
 }
 
@@ -76,79 +75,107 @@ impl format::Manifest for BackupManifest {
         (self.files, self.bytes)
     }
 
-    /// The database, and what is below `storage/` or `trash/`.
+    /// Allows the database, and everything below `storage/` or `trash/`.
     fn is_place(path: &Path, is_dir: bool) -> bool {
         let is_below = |root| path.starts_with(root) && path != Path::new(root);
         if path == Path::new(DATABASE) { !is_dir } else { is_below("storage") || is_below("trash") }
     }
 }
 
-/// What goes into a backup.
+/// The content of a backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackupOptions {
-    /// Leave out the users' files. The manifest says so.
+    /// Leave out the users' files. The manifest records that.
     pub database_only: bool,
 }
 
-/// A backup that was made.
+/// The result of [`Store::create_backup`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backup {
-    /// What is in it.
+    /// The manifest of the backup.
     pub manifest: BackupManifest,
     /// The size of the archive in bytes.
     pub archive_bytes: u64,
-    /// What could not be taken, the first 100 of it: files that could not be read, or changed whenever they were read; directories
-    /// that are missing; sockets and devices; too large extended attributes. With the path and the reason.
+    /// Entries that could not be archived, at most 100 of them, with the reasons: files that can't
+    /// be read, or change during every attempt; missing directories; sockets and devices; extended
+    /// attributes that are too large.
     pub left_out: Vec<(PathBuf, String)>,
-    /// How many of these there are, named or not.
+    /// The number of all such entries.
     pub incomplete: u64,
 }
 
-/// A backup that was read from beginning to end, each hash compared.
+/// The result of [`verify_backup`], which has compared every hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// What is in it.
+    /// The manifest of the backup.
     pub manifest: BackupManifest,
-    /// What a check of the image of the database found.
+    /// The findings of a check of the database's image.
     pub findings: Vec<Finding>,
-    /// How many users have a directory according to the database, but none in the archive.
+    /// The number of users who have a directory according to the database, but none in the archive.
     pub missing_directories: u64,
 }
 
-/// A backup that was restored.
+/// The result of [`restore_backup`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RestoreReport {
-    /// What was in it.
+    /// The manifest of the backup.
     pub manifest: BackupManifest,
-    /// What a check of the restored store found. Of a backup without the users' files, that they are lost.
+    /// The result of a check of the restored store. After a backup without the users' files, it
+    /// reports their directories as lost.
     pub report: CheckReport,
-    /// What didn't come back, the first 100 of it: extended attributes and ACLs that the file system doesn't take. With the
-    /// path of the file in the archive and the reason.
+    /// Extended attributes and ACLs that could not be set, at most 100 of them, with the path in
+    /// the archive and the reason.
     pub left_out: Vec<(PathBuf, String)>,
-    /// How many of these there are, named or not.
+    /// The number of all of them.
     pub incomplete: u64,
 }
 
 impl Store {
-    /// Writes a backup of the store to a file that isn't there yet, readable by nobody else. Others may use the store
-    /// meanwhile, except that a purge is `Busy` (and the backup, while a purge is under way).
+    /// Writes a backup of the store to a file that doesn't exist, with the mode 0600.
     ///
-    /// The database is of one moment. A file of a user is as it was at some moment after that; one that changes while it is
-    /// read is read again, up to three times. With it come its holes, mode, time of modification, extended attributes (`user.…`),
-    /// POSIX ACLs and owner, symbolic links as links, and hard links within one user. A SQLite database is taken as of one
-    /// moment with its log, while others write to it. (A process loses its POSIX locks on a file when it closes another
-    /// descriptor of it: databases that several processes write to are best backed up by a process that has none of them open.)
+    /// The store can be used meanwhile, except that a purge and a backup exclude each other
+    /// (`Busy`). The work runs on a thread of its own.
     ///
-    /// The archive is tar in zstd: `tar --zstd -tf` lists it. It is written under a temporary name in the same directory, and
-    /// named when it is complete and on the disk. Nothing is written elsewhere.
+    /// The database's image is of one moment. A user's file is read at some moment after that, and
+    /// again, up to three times, if it changes meanwhile. It is archived with its holes, mode, time
+    /// of modification, owner, extended attributes (`user.…`) and POSIX ACLs, symbolic links as
+    /// links, and hard links within one user. A user's SQLite database is copied as of one moment,
+    /// with its WAL, while other processes write to it. (A process loses its POSIX locks on a file
+    /// when it closes another descriptor of it. So back up databases that several processes write
+    /// to from a process that has none of them open.)
     ///
-    /// `progress` is called with the number of files and of bytes so far. If it returns a [`ControlFlow`](std::ops::ControlFlow), it is
-    /// called in between as well, and `Break` ends the operation soon, with `Cancelled`.
+    /// The archive is tar in zstd: `tar --zstd -tf` lists it. It is written under a temporary name
+    /// `.tenantry-backup-…` in the same directory, and renamed once it is complete and synced.
+    /// Nothing is written elsewhere. The next backup into the directory removes the temporary files
+    /// of a process that was killed.
     ///
-    /// Errors: `Exists` if the file is there; `Busy`; `StorageUnavailable`; `Full`, `ReadOnly`, `Io`, `Corrupt`.
+    /// `progress` is called with the numbers of files and of bytes so far. A callback that returns
+    /// a [`ControlFlow`](std::ops::ControlFlow) is also called in between, and `Break` ends the
+    /// backup soon. No archive is left then.
+    ///
+    /// # Errors
+    ///
+    /// `Exists` if the file exists; `Busy`; `Cancelled`; `StorageUnavailable`; `Full`, `ReadOnly`,
+    /// `PermissionDenied`, `Io`, `Corrupt`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # futures_lite::future::block_on(async {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = tenantry::Store::open(dir.path().join("data")).await?;
+    /// let file = dir.path().join("backup.tar.zst");
+    /// let backup = store.create_backup(&file, tenantry::BackupOptions::default(), |_| {}).await?;
+    /// assert_eq!(backup.incomplete, 0);
+    /// let verified = tenantry::verify_backup(&file, |_| {}).await?;
+    /// assert_eq!(verified.manifest, backup.manifest);
+    /// # store.close().await?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn create_backup<R: ProgressReply>(
         &self,
@@ -161,13 +188,17 @@ impl Store {
     }
 }
 
-/// Reads a backup from beginning to end, compares each hash, and checks the image of the database.
+/// Reads a whole backup, compares each hash, and checks the image of the database.
 ///
-/// It needs room for that image in the directory for temporary files or, if that can't be used, in the archive's. Nothing is left
-/// of it there however the process ends. `progress` ends it as [`create_backup`]'s does.
+/// The image needs space in the system's directory for temporary files or, if that can't be used,
+/// in the archive's. Nothing is left of it there even if the process is killed. `progress` may end
+/// it, as that of [`Store::create_backup`].
 ///
-/// Errors: `NotFound` if there is no such file, `PermissionDenied` if the process may not read it; `Corrupt` if the archive
-/// differs from its manifest in anything; `Incompatible` if it is of another format or of a newer store; `Io`, `Full`.
+/// # Errors
+///
+/// `NotFound` if the file doesn't exist; `PermissionDenied` if the process may not read it;
+/// `Corrupt` if the archive differs from its manifest; `Incompatible` if it has another format or
+/// comes from a newer store; `Cancelled`, `Io`, `Full`.
 #[instrument(level = "debug", skip_all)]
 pub async fn verify_backup<R: ProgressReply>(
     file: impl Into<PathBuf>,
@@ -177,23 +208,26 @@ pub async fn verify_backup<R: ProgressReply>(
     on_thread(move || monitor.explain(verify(&file, &monitor))).await?
 }
 
-/// Restores a backup into a directory that is empty or doesn't exist yet. An empty `lost+found` of a new volume doesn't count.
+/// Restores a backup into a directory that is empty or doesn't exist. The empty `lost+found` of a
+/// new volume doesn't count.
 ///
-/// Everything is written below a hidden name in the directory itself, checked there, and moved up when it is complete and on the
-/// disk, the database last. So a mounted volume and a directory whose parent can't be written will do, and a crash leaves no
-/// store that opens, or the whole store. The next restore into the directory removes what a crash left, in
-/// `.tenantry-restore-…` and beside it.
+/// Everything is written below a hidden name in the directory itself, checked there, and moved up
+/// once it is complete and synced, the database last. So the directory may be a mounted volume, its
+/// parent need not be writable, and a crash leaves no store that opens, or the whole store. The
+/// next restore into the directory removes the leftovers of a crash, in `.tenantry-restore-…` and
+/// beside it.
 ///
-/// The mode and the owner of a directory that exists stay as they are. If the process is root's and the directory isn't,
-/// everything in it gets the directory's owner. Nothing is trusted that the archive says of permissions: everything is
-/// for its owner alone.
+/// A directory that exists keeps its mode and owner. If root restores into a directory of another
+/// owner, everything in it gets that owner. The permissions in the archive aren't trusted:
+/// everything is accessible for its owner alone.
 ///
-/// `progress` ends it as [`create_backup`]'s does, until the first part is moved up.
+/// `progress` may end it, as that of [`Store::create_backup`], until the first part is moved up.
 ///
 /// # Errors
 ///
-/// `NotEmpty` if something is in the directory, or comes into it meanwhile; `Busy` if another restore into it is under way; those of
-/// [`verify_backup`]. In all cases nothing is left.
+/// `NotEmpty` if the directory isn't empty, or another program puts something into it meanwhile;
+/// `Busy` if another restore into it is under way; those of [`verify_backup`]. In all cases nothing
+/// is left.
 #[instrument(level = "debug", skip_all)]
 pub async fn restore_backup<R: ProgressReply>(
     file: impl Into<PathBuf>,
@@ -205,9 +239,9 @@ pub async fn restore_backup<R: ProgressReply>(
     let extracted = on_thread(move || extracting.explain(extract(&file, &into, &extracting)));
     let (target, manifest, unset) = extracted.await??;
     let data_dir = target.data_dir();
-    // Opening it brings the database into its usual form, and finishes what was under way when it was backed up.
+    // Opening it settles the database's journal mode and its intents.
     let opening = Store::builder(&data_dir).create_if_missing(false).snapshot_before_upgrade(false);
-    // Nobody else knows of it yet. Whoever opens it where it is to be is told.
+    // It isn't in its place yet. An opening there checks its file system.
     let opened = opening.allow_network_fs(true).open().await;
     opened.map_err(of_image)?.close().await?;
     let report = check(&data_dir).await.map_err(of_image)?;
@@ -222,7 +256,8 @@ pub async fn restore_backup<R: ProgressReply>(
 
 fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, monitor: &Monitor) -> Result<Backup> {
     prepare(file, TEMPORARY)?;
-    // From before the image on: a user who is in it and was purged would have no files.
+    // Locked before the image is made: a user who is in it and was purged since would have no
+    // files.
     let storage = if options.database_only { None } else { Some(engine.storage()?) };
     let _no_purges = storage.map(|storage| storage.lock_out_purges(engine.patience())).transpose()?;
     let temp = PrivateDir::new(TEMPORARY, parent(file)).map_err(unwritable)?;
@@ -298,13 +333,13 @@ fn verify_in(temp_dir: &Path, archive: Input, monitor: &Monitor) -> Result<Verif
     Ok(VerifyReport { manifest, findings: report.findings, missing_directories })
 }
 
-/// What an archive has held so far.
+/// The content of an archive so far.
 #[derive(Default)]
 struct Contents {
-    /// The image of the database, which comes before everything else.
+    /// The image of the database, which comes first.
     image: Option<Inspection>,
     seen: SeenPaths,
-    /// How many directories of users there were.
+    /// The number of users' directories.
     directories: u64,
 }
 
@@ -313,7 +348,7 @@ impl Contents {
         self.image.as_ref().ok_or_else(|| damaged("the backup does not begin with the database"))
     }
 
-    /// What is read of it later ends when the caller wants no more.
+    /// Reading the database fails as soon as the caller has ended the operation.
     fn take_database(&mut self, monitor: &Monitor, take: impl FnOnce() -> Result<Inspection>) -> Result<()> {
         if self.image.is_some() {
             return Err(damaged("there is more than one database in the archive"));
@@ -325,8 +360,8 @@ impl Contents {
         Ok(())
     }
 
-    /// Lets nothing pass but the directories of users and what is in them, each directory before what is in it, and
-    /// nothing twice.
+    /// Refuses everything but the directories of users and their content, each directory before its
+    /// entries, and nothing twice.
     fn admit(&mut self, path: &Path, what: &What) -> Result<()> {
         if !self.seen.is_in_directory(path) {
             if !(*what == What::Directory && self.image()?.is_of_user(path).map_err(of_image)?) {
@@ -338,7 +373,7 @@ impl Contents {
     }
 }
 
-/// The failure to use the database of an archive, which anybody may have made.
+/// Returns the failure to use the database of an archive, which may be forged.
 pub(super) fn of_image(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Corrupt
@@ -351,13 +386,13 @@ pub(super) fn of_image(error: Error) -> Error {
     }
 }
 
-/// Whether the manifest and the image are about the same.
+/// Fails unless the manifest and the image agree.
 pub(super) fn check_against(manifest: &BackupManifest, image: &Inspection) -> Result<()> {
     let store_id = image.identity().map_err(of_image)?.map(|(id, _)| id);
     if store_id != Some(manifest.store_id) || image.schema_version()? != manifest.schema_version {
         return Err(damaged("the manifest and the database in the archive belong to different stores"));
     }
-    // What is to be done when the store is opened.
+    // The intents that the opening of the store would execute.
     image.intents().map_err(of_image)?;
     let (mut users, mut trashed) = (0, 0);
     let counted = image.each_row(|row| {
@@ -371,7 +406,7 @@ pub(super) fn check_against(manifest: &BackupManifest, image: &Inspection) -> Re
     Ok(())
 }
 
-/// Unpacks a backup in the directory where it is to go.
+/// Unpacks a backup in its target directory.
 fn extract(file: &Path, into: &Path, monitor: &Monitor) -> Result<(Target, BackupManifest, LostAttributes)> {
     let archive = open(file, MISSING, monitor)?;
     let target = Target::open(into)?;
@@ -422,8 +457,8 @@ fn extract(file: &Path, into: &Path, monitor: &Monitor) -> Result<(Target, Backu
     Ok((target, manifest, unset))
 }
 
-/// Makes the directories of a store that is being restored. It can't do without them, as one that is opened can: so what
-/// is told is why.
+/// Makes the directories of a store that is being restored. Unlike an opening it can't do without
+/// them, so it reports the cause.
 fn make_storage(target: &Target, manifest: &BackupManifest) -> Result<Storage> {
     Storage::open(&target.data_dir(), manifest.store_id, false).map_err(|error| {
         let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());

@@ -1,4 +1,4 @@
-//! Who is in a backup.
+//! The users in a backup.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,19 +18,19 @@ use crate::storage::Storage;
 use crate::thread::on_thread;
 use crate::{Email, Error, ErrorKind, ListQuery, Page, Result, TrashPage, TrashQuery, TrashedUser, User, UserId};
 
-/// The users in a backup, as they were when it was made. No store is needed to look at them, and none is changed.
+/// The users in a backup, as they were when it was made. They are read without a store.
 ///
-/// It holds the image of the database as a file without a name, not in memory.
+/// The image of the database is in a file without a name, not in memory.
 pub struct BackupContents {
     pub(super) file: PathBuf,
     pub(super) manifest: BackupManifest,
-    /// What the database in the archive is.
+    /// The length and hash of the database in the archive.
     pub(super) database: Content,
     image: Inspection,
 }
 
-/// Reads the database out of a backup, and nothing else of it: whether the users' files are whole is seen when they are
-/// [verified](super::verify_backup) or restored.
+/// Reads the database of a backup, and nothing else of it. Whether the users' files are complete is
+/// known only when the backup is [verified](super::verify_backup) or restored.
 ///
 /// # Errors
 ///
@@ -74,14 +74,14 @@ fn read_image(temp_dir: &Path, archive: Input, monitor: &Monitor) -> Result<(Bac
 }
 
 impl BackupContents {
-    /// Returns what the archive says of itself.
+    /// Returns the manifest of the archive.
     #[must_use]
     pub fn manifest(&self) -> &BackupManifest {
         &self.manifest
     }
 
-    /// Returns a page of the users who weren't in the trash, as [`Store::list`](crate::Store::list) does. It blocks until it has
-    /// read them.
+    /// Returns a page of the users who weren't in the trash, as [`Store::list`](crate::Store::list)
+    /// does. It blocks until it has read them.
     ///
     /// # Errors
     ///
@@ -90,7 +90,8 @@ impl BackupContents {
         self.image.list(query)
     }
 
-    /// Returns a page of the users in the trash, as [`Store::list_trash`](crate::Store::list_trash) does.
+    /// Returns a page of the users in the trash, as [`Store::list_trash`](crate::Store::list_trash)
+    /// does.
     ///
     /// # Errors
     ///
@@ -126,7 +127,8 @@ impl BackupContents {
         self.image.get_trashed(id)
     }
 
-    /// The row of a user, in the trash or not, and where the archive has their directory, if it may have it.
+    /// Returns the row of a user, in the trash or not, with the path of their directory in the
+    /// archive.
     pub(super) fn row(&self, id: UserId) -> Result<Option<(User, PathBuf)>> {
         if let Some(user) = self.image.get(id)? {
             let place = Storage::relative(&user.storage_path);

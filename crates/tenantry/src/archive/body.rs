@@ -1,4 +1,4 @@
-//! An archive while it is written: first its entries, then the manifest that is put before them.
+//! Writing an archive: first its entries, then the manifest that is put before them.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, Write};
@@ -19,21 +19,23 @@ use crate::storage::{Attributes, OpenFile, Segment};
 
 /// Two empty blocks end an archive.
 const END: [u8; 2 * BLOCK as usize] = [0; 2 * BLOCK as usize];
-/// What GNU tar calls an entry that holds the name, or the target, of the next.
+/// GNU tar's name of an entry that holds the name, or the target, of the next one.
 const LONG_NAME: &[u8] = b"././@LongLink";
-/// What programs call a PAX header that they find where they know none.
+/// The name under which programs that don't know PAX headers unpack one.
 const PAX_NAME: &[u8] = b"././@PaxHeader";
-/// Slower is hardly smaller: <https://facebook.github.io/zstd/#benchmarks>.
+/// Higher levels are slower and hardly smaller: <https://facebook.github.io/zstd/#benchmarks>.
 const LEVEL: i32 = 3;
-/// Files up to this size are read into memory before anything of them is written, larger ones while they are written.
+/// Files up to this size are read into memory before they are written, larger ones while they are
+/// written.
 const IN_MEMORY_BYTES_MAX: u64 = 8 << 20;
 
-/// How much of a finished archive is copied between two looks at whether it is still wanted.
+/// The part of a finished archive that is copied between two calls of the callback.
 const PIECE_BYTES: u64 = 64 << 20;
 
-/// The archive but for its manifest.
+/// An archive without its manifest.
 pub(super) struct Body {
-    /// Beside the archive, so that room for one is room for the other. Only the encoder writes to it.
+    /// On the file system of the archive, so that both have the same space. Only the encoder writes
+    /// to it.
     file: Arc<File>,
     encoder: zstd::Encoder<'static, BufWriter<Arc<File>>>,
     lines: BufWriter<File>,
@@ -42,7 +44,7 @@ pub(super) struct Body {
     pub(super) bytes: u64,
 }
 
-/// What came of an attempt to take a file.
+/// The result of an attempt to add a file.
 pub(super) enum Attempt {
     Taken,
     /// The file changed while it was read. Nothing of it is in the archive.
@@ -51,12 +53,12 @@ pub(super) enum Attempt {
     Unreadable(io::Error),
 }
 
-/// What begins an entry.
+/// The header of an entry.
 struct Head<'h> {
     kind: EntryType,
     path: &'h Path,
     attributes: &'h Attributes,
-    /// How much it holds in the archive.
+    /// Its size in the archive.
     stored: u64,
     /// The length of a sparse file.
     sparse: Option<u64>,
@@ -78,7 +80,7 @@ impl Body {
         Ok(Self { file, encoder, lines, monitor: monitor.clone(), files: 0, bytes: 0 })
     }
 
-    /// Adds what has no content.
+    /// Adds an entry without content.
     pub(super) fn add(&mut self, path: &Path, what: &What, attributes: &Attributes) -> io::Result<()> {
         let (kind, target) = match what {
             What::Directory => (EntryType::Directory, Path::new("")),
@@ -91,7 +93,7 @@ impl Body {
         self.line(&Entry::new(path, attributes.mode, what))
     }
 
-    /// Adds a file of which nobody else knows, and which so can't change.
+    /// Adds a private file, which can't change meanwhile.
     pub(super) fn image(&mut self, path: &Path, attributes: &Attributes, image: &File) -> io::Result<()> {
         let stored = image.metadata()?.len();
         self.head(&Head { stored, ..Head::new(EntryType::Regular, path, attributes) })?;
@@ -99,10 +101,11 @@ impl Body {
         self.took(path, attributes, content, None)
     }
 
-    /// Adds a file of a user, which `is_unchanged` says whether it is. Fails only if the archive can't be written.
+    /// Adds a file of a user, if `is_unchanged` agrees afterwards. Fails only if the archive can't
+    /// be written.
     ///
-    /// A large file is written as it is read, before it is clear that it doesn't change meanwhile. So it gets a zstd frame
-    /// of its own, which is cut off if it does.
+    /// A large file is written as it is read, before it is known whether it changes meanwhile. So
+    /// it gets a zstd frame of its own, which is cut off if it does.
     pub(super) fn file(
         &mut self,
         path: &Path,
@@ -215,7 +218,7 @@ impl Body {
         self.encoder.write_all(header.as_bytes())
     }
 
-    /// Adds what is said of the next entry.
+    /// Adds a header for the next entry.
     fn extra(&mut self, kind: EntryType, name: &[u8], bytes: &[u8]) -> io::Result<()> {
         let mut header = header(kind, bytes.len() as u64);
         fill(&mut header.as_old_mut().name, name);
@@ -224,7 +227,7 @@ impl Body {
         self.write_content(bytes.len() as u64, bytes).map(drop)
     }
 
-    /// Writes what an entry holds. It is shorter than announced if the input is.
+    /// Writes the content of an entry. It is shorter than `length` if the input is.
     fn write_content(&mut self, length: u64, input: impl Read) -> io::Result<Content> {
         let mut hashing = HashingReader::new(self.monitor.reader(input));
         io::copy(&mut hashing, &mut self.encoder)?;
@@ -232,7 +235,7 @@ impl Body {
         Ok(hashing.content())
     }
 
-    /// Ends the zstd frame, and returns where the next one begins.
+    /// Ends the zstd frame, and returns the offset of the next one.
     fn end_frame(&mut self) -> io::Result<u64> {
         let next = encoder(BufWriter::new(Arc::clone(&self.file)))?;
         let ended = std::mem::replace(&mut self.encoder, next);
@@ -240,10 +243,10 @@ impl Body {
         (&*self.file).stream_position()
     }
 
-    /// Removes what follows the beginning of a frame.
+    /// Truncates the file to the beginning of a frame.
     fn cut_off(&mut self, start: u64) -> io::Result<()> {
         let next = encoder(BufWriter::new(Arc::clone(&self.file)))?;
-        // What the abandoned frame still buffers is written by this, and cut off.
+        // Dropping the abandoned frame flushes it, before it is cut off.
         drop(std::mem::replace(&mut self.encoder, next));
         self.file.set_len(start)?;
         (&*self.file).seek(io::SeekFrom::Start(start))?;
@@ -255,7 +258,7 @@ impl Body {
         self.lines.write_all(b"\n")
     }
 
-    /// Writes the manifest and then everything else.
+    /// Writes the manifest, and then everything else.
     pub(super) fn finish(self, manifest: &impl Manifest, output: &mut File) -> io::Result<()> {
         let mut first_line = serde_json::to_vec(manifest)?;
         first_line.push(b'\n');
@@ -279,7 +282,7 @@ impl Body {
         encoder.finish()?.flush()?;
         let mut body = &*self.file;
         body.rewind()?;
-        // Piece by piece, each of which the file system may share instead of copying it.
+        // In pieces, which the file system may share instead of copying them.
         while io::copy(&mut Read::take(body, PIECE_BYTES), output)? > 0 {
             self.monitor.check().map_err(io::Error::other)?;
         }
@@ -294,7 +297,8 @@ fn encoder<W: Write>(output: W) -> io::Result<zstd::Encoder<'static, W>> {
 }
 
 fn header(kind: EntryType, size: u64) -> Header {
-    // GNU tar understands the map of a sparse file only in a header of POSIX, and a long name only in one of its own.
+    // GNU tar understands the map of a sparse file only in a POSIX header, and a long name only in
+    // one of its own.
     let is_of_gnu = matches!(kind, EntryType::GNULongName | EntryType::GNULongLink);
     let mut header = if is_of_gnu { Header::new_gnu() } else { Header::new_ustar() };
     header.set_entry_type(kind);
@@ -313,7 +317,7 @@ fn fill(field: &mut [u8; 100], bytes: &[u8]) -> bool {
     bytes.len() > field.len()
 }
 
-/// Fills the last block of what has this length.
+/// Pads the last block of content of this length.
 fn pad(length: u64, output: &mut impl Write) -> io::Result<()> {
     io::copy(&mut io::repeat(0).take(length.next_multiple_of(BLOCK) - length), output).map(drop)
 }

@@ -1,16 +1,18 @@
-//! The format of backups and of the archive of one user: a tar archive in zstd, whose first file is the manifest.
+//! The format of backups and of user archives: a tar archive in zstd, whose first file is the
+//! manifest.
 //!
-//! The manifest, `manifest.jsonl`, has a line for the archive as a whole and then one for each entry that follows, in the order
-//! in which they follow. So reading goes through both side by side, and holds neither in memory. It is written last, as its
-//! hashes are known only then: a zstd stream may consist of frames one after the other, and the frame with the manifest
-//! is put before the frame with the rest.
+//! The manifest, `manifest.jsonl`, has a line for the archive as a whole and then one for each
+//! entry, in their order. So a reader goes through both side by side, and holds neither in memory.
+//! The manifest is written last, since its hashes are known only then. A zstd stream may consist of
+//! several frames, and the frame with the manifest is put before the others.
 //!
-//! An archive that is read may be made by anybody. So nothing is taken from it but what the manifest announces,
-//! at paths that an archive of its kind has, and no more bytes than announced. Nothing may lie beneath anything but a
-//! directory of the archive, so no link in it is ever met on the way to a file.
+//! An archive may be forged. So a reader takes nothing from it but entries of the manifest, at
+//! paths that are valid for the kind of the archive (against path traversal), and no more bytes
+//! than the manifest announces (against decompression bombs). Entries may lie only beneath
+//! directories of the archive, so that no link in it is ever on the way to a file.
 //!
-//! Format 1 had regular files and directories alone, with a mode and whole seconds. Format 2 has [more](super::pax), and is what
-//! is written.
+//! Format 1 had only regular files and directories, with a mode and whole seconds. Format 2 has
+//! [more](super::pax), and is the one that is written.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
@@ -32,19 +34,20 @@ use crate::{Error, ErrorKind, Result};
 pub(super) const MANIFEST: &str = "manifest.jsonl";
 /// The kind of the archive of one user.
 pub(super) const USER: &str = "user";
-/// By how much the name in a header may be longer than the path: that of a sparse file has a part more, and an end.
+/// The name of a sparse file has an additional directory and suffix.
 const NAME_BYTES_MORE: u64 = 32;
-/// No honest line of a manifest is longer.
+/// No line that Tenantry writes is longer.
 const LINE_BYTES_MAX: usize = 64 << 10;
 /// The largest manifest: some 20 million entries. It is unpacked before anything in it is known.
 pub(super) const MANIFEST_BYTES_MAX: u64 = 4 << 30;
-/// Of an archive that is read: zstd's own limit for what a decoder has to hold, 128 MiB.
+/// The default limit of zstd's decoder, 128 MiB of memory. It keeps an archive from being a
+/// decompression bomb for the memory.
 const WINDOW_LOG_MAX: u32 = 27;
-/// How many bytes may follow the last entry: tar programs fill up to 20 blocks.
+/// Bytes that may follow the last entry: tar programs pad to 20 blocks.
 const END_BYTES_MAX: u64 = 20 * BLOCK;
-const UNREADABLE: &str = "the archive is damaged, or none of Tenantry's";
+const UNREADABLE: &str = "the archive is damaged, or isn't one of Tenantry's";
 
-/// As much of the first line as tells what it is.
+/// The part of the first line that identifies the archive.
 #[derive(Deserialize)]
 struct Head {
     kind: Option<String>,
@@ -59,11 +62,11 @@ fn open(archive: Input) -> Result<tar::Archive<Decoder>> {
     Ok(tar::Archive::new(decoder))
 }
 
-/// The first entry of an archive, which has to be a manifest.
+/// Returns the first entry of an archive, which has to be a manifest.
 fn first<'a>(entries: &mut tar::Entries<'a, Decoder>) -> Result<tar::Entry<'a, Decoder>> {
     let manifest = entries.next().ok_or_else(|| damaged("the archive is empty"))?.map_err(unreadable)?;
     if manifest.path_bytes() != MANIFEST.as_bytes() || manifest.header().entry_type() != EntryType::Regular {
-        return Err(damaged("the archive does not begin with a manifest: it is none of Tenantry's"));
+        return Err(damaged("the archive does not begin with a manifest, so it isn't one of Tenantry's"));
     }
     if manifest.header().entry_size().map_err(unreadable)? > MANIFEST_BYTES_MAX {
         return Err(damaged("the manifest is larger than any that Tenantry makes"));
@@ -92,7 +95,7 @@ fn parse<M: Manifest>(line: &[u8]) -> Result<M> {
     M::parse(line)
 }
 
-/// Reads the first line of the manifest alone. What comes of it is as good as the checksum of the manifest's frame.
+/// Reads the first line of the manifest alone, checked by the checksum of the manifest's frame.
 pub(super) fn peek<M: Manifest>(archive: Input) -> Result<M> {
     let mut archive = open(archive)?;
     let mut entries = archive.entries().map_err(unreadable)?.raw(true);
@@ -104,8 +107,8 @@ pub(super) fn peek<M: Manifest>(archive: Input) -> Result<M> {
     parse(&line)
 }
 
-/// Reads an archive from its beginning to its end, and hands over each entry once it is clear that the manifest announces it.
-/// The hash of a file is right only when the reader has come to its end.
+/// Reads a whole archive, and visits each entry if it agrees with the manifest. A file's hash is
+/// known only at the end of its reader.
 pub(super) fn read<M: Manifest>(
     archive: Input,
     temp_dir: &Path,
@@ -119,7 +122,8 @@ pub(super) fn read<M: Manifest>(
     while let Some(line) = lines.next_line()? {
         spool.write_all(&line).map_err(unspooled)?;
     }
-    // The checksum of the manifest's frame is met on the way to what follows: before that, none of it is believed.
+    // The checksum of the manifest's frame comes before the second entry. The manifest isn't used
+    // before that.
     let second = entries.next().transpose().map_err(unreadable)?;
     let mut entries = second.map(Ok).into_iter().chain(entries);
     let mut lines = Lines { input: BufReader::new(rewound(spool).map_err(unspooled)?) };
@@ -128,9 +132,12 @@ pub(super) fn read<M: Manifest>(
     let (announced, format) = (manifest.totals(), manifest.format());
     let (mut files, mut bytes) = (0, 0_u64);
     while let Some(entry) = lines.next::<Entry>()? {
-        let path =
-            entry.path::<M>().ok_or_else(|| damaged("the manifest announces a path that no such archive has"))?;
-        let what = entry.what(format).ok_or_else(|| damaged("the manifest announces what no such archive holds"))?;
+        let path = entry
+            .path::<M>()
+            .ok_or_else(|| damaged("the manifest announces a path that isn't valid in such an archive"))?;
+        let what = entry
+            .what(format)
+            .ok_or_else(|| damaged("the manifest announces an entry that isn't valid in such an archive"))?;
         let mut found = next(&mut entries, format)?;
         if !found.is_announced(&path, &entry, &what) {
             return Err(damaged("the archive holds something else than its manifest announces"));
@@ -138,7 +145,7 @@ pub(super) fn read<M: Manifest>(
         if let Some(content) = &entry.content {
             files += 1;
             bytes = bytes.saturating_add(content.size);
-            // Before anything of it is written.
+            // Before anything of it is written, in case it is a decompression bomb.
             if files > announced.0 || bytes > announced.1 {
                 return Err(damaged("the manifest lists more than it announces"));
             }
@@ -153,11 +160,11 @@ pub(super) fn read<M: Manifest>(
     if entries.next().is_some() {
         return Err(damaged("the archive holds more than its manifest announces"));
     }
-    // To the end, where the checksum of all that was read stands. What ends a tar archive is zeroes.
+    // Up to the end, where the last checksum is. A tar archive ends with zeroes.
     let mut rest = Vec::new();
     archive.into_inner().take(END_BYTES_MAX + 1).read_to_end(&mut rest).map_err(unreadable)?;
     if rest.len() as u64 > END_BYTES_MAX || rest.iter().any(|byte| *byte != 0) {
-        return Err(damaged("there is something after the end of the archive"));
+        return Err(damaged("the archive has data after its end"));
     }
     if (files, bytes) != announced {
         return Err(damaged("the manifest announces another number of files than it lists"));
@@ -165,13 +172,13 @@ pub(super) fn read<M: Manifest>(
     Ok(manifest)
 }
 
-/// What an entry is, and what it has beside its content.
+/// The type of an entry, and its metadata.
 pub(super) struct Details {
     pub(super) what: What,
     pub(super) attributes: Attributes,
 }
 
-/// An entry, with what the entries before it say of it.
+/// An entry, with the headers before it.
 struct Found<'a, R: Read> {
     entry: tar::Entry<'a, R>,
     name: Option<Vec<u8>>,
@@ -179,7 +186,7 @@ struct Found<'a, R: Read> {
     records: Option<Records>,
 }
 
-/// Reads up to the next entry that is something itself.
+/// Reads up to the next entry that isn't a header.
 fn next<'a, R: Read>(
     entries: &mut impl Iterator<Item = io::Result<tar::Entry<'a, R>>>,
     format: u32,
@@ -202,25 +209,25 @@ fn next<'a, R: Read>(
     }
 }
 
-/// A path that is too long for a header.
+/// Reads a path that is too long for a header.
 fn text(entry: &mut impl Read) -> Result<Vec<u8>> {
     let mut text = limited(entry, PATH_BYTES_MAX as u64 + NAME_BYTES_MORE)?;
     text.pop_if(|last| *last == 0);
     Ok(text)
 }
 
-/// All that an entry holds. What is longer than any that an archive has isn't read.
+/// Reads the content of an entry, up to a limit.
 fn limited(entry: &mut impl Read, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     entry.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > limit {
-        return Err(damaged("what the archive says of an entry is longer than anything that Tenantry writes"));
+        return Err(damaged("a header of the archive is longer than any that Tenantry writes"));
     }
     Ok(bytes)
 }
 
 impl<R: Read> Found<'_, R> {
-    /// Whether it is what the manifest announces.
+    /// Returns whether it agrees with the manifest.
     fn is_announced(&self, path: &Path, entry: &Entry, what: &What) -> bool {
         let header = self.entry.header();
         let sparse = entry.content.as_ref().filter(|_| entry.stored.is_some());
@@ -248,7 +255,7 @@ impl<R: Read> Found<'_, R> {
                 == sparse.map(|content| Sparse::new(path, content.size)).as_ref()
     }
 
-    /// What it has beside its content.
+    /// Returns its metadata.
     fn attributes(&mut self, entry: &Entry) -> Attributes {
         let records = self.records.take().unwrap_or_default();
         let header = self.entry.header();
@@ -296,10 +303,10 @@ impl<R: Read> Lines<R> {
     }
 }
 
-/// A line of a manifest.
+/// Parses a line of a manifest.
 pub(super) fn understand<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Result<T> {
     let understood = serde_json::from_slice(line);
-    understood.map_err(|error| damaged("a line of the manifest can't be understood").with_source(error))
+    understood.map_err(|error| damaged("a line of the manifest can't be parsed").with_source(error))
 }
 
 fn unreadable(error: io::Error) -> Error {

@@ -1,4 +1,4 @@
-//! A line of the manifest: an entry of the archive.
+//! A line of the manifest, which describes an entry of the archive.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,40 +9,40 @@ use serde::{Deserialize, Serialize};
 use super::format::{Manifest, PATH_BYTES_MAX};
 use crate::content::Content;
 
-/// What an entry is that is neither a file nor a directory.
+/// The type of an entry that is neither a file nor a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Special {
     Symlink,
-    /// Another name of a file that came before.
+    /// Another name of an earlier file.
     HardLink,
     Pipe,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
-    /// Relative to the data directory. What isn't UTF-8 is in `path_hex`.
+    /// Relative to the data directory. A path that isn't UTF-8 is in `path_hex`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     path_hex: Option<String>,
     pub(super) mode: u32,
-    /// A file has this, and nothing else does.
+    /// Files have this, and no other entry does.
     #[serde(flatten)]
     pub(super) content: Option<Content>,
-    /// Of a sparse file, how much of it is in the archive: its map and its data, whose hash is the one above.
+    /// For a sparse file, the size of its map and data in the archive, whose hash is the one above.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) stored: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     kind: Option<Special>,
-    /// Where a symbolic link leads, or the path of the entry that a hard link is.
+    /// The target of a symbolic link, or the path of the entry that a hard link is.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     target: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     target_hex: Option<String>,
 }
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum What {
     Directory,
@@ -69,7 +69,7 @@ impl Entry {
         Self { content: Some(content), stored, ..Self::new(path, mode, &What::File) }
     }
 
-    /// What it is, unless that is contradictory, or unknown in an archive of this format.
+    /// Returns its type, unless the line is contradictory, or unknown in this format.
     pub(super) fn what(&self, format: u32) -> Option<What> {
         let is_old = self.kind.is_none() && self.stored.is_none() && self.target.is_none() && self.target_hex.is_none();
         if format < 2 && !is_old {
@@ -93,19 +93,19 @@ impl Entry {
         self.kind.is_none() && self.content.is_none()
     }
 
-    /// What it holds, if that is a file without holes.
+    /// Returns the content, if it is a file without holes.
     pub(super) fn plain(&self) -> Option<&Content> {
         self.content.as_ref().filter(|_| self.stored.is_none())
     }
 
-    /// The path, if it is one that an archive of this kind may hold.
+    /// Returns the path, if an archive of this kind may have it.
     pub(super) fn path<M: Manifest>(&self) -> Option<PathBuf> {
         let path = path(self.path.as_deref(), self.path_hex.as_deref())?;
         (is_plain(&path) && M::is_place(&path, self.is_dir())).then_some(path)
     }
 }
 
-/// A path as it stands in a line: as a text if it is one.
+/// Returns a path as text or, if it isn't UTF-8, in hexadecimal digits.
 fn named(path: &Path) -> (Option<String>, Option<String>) {
     match path.to_str() {
         Some(text) => (Some(text.to_owned()), None),
@@ -121,23 +121,23 @@ fn path(text: Option<&str>, hex: Option<&str>) -> Option<PathBuf> {
     }
 }
 
-/// Whether a path is relative, and leads downwards alone.
+/// Returns whether a path is relative and leads only downwards, against path traversal.
 fn is_plain(path: &Path) -> bool {
     let bytes = path.as_os_str().as_bytes();
     path.components().all(|component| matches!(component, Component::Normal(_)))
-        // `components` skips what it takes for superfluous.
+        // `components` normalizes the path.
         && path.components().collect::<PathBuf>().as_os_str() == path.as_os_str()
         && bytes.len() <= PATH_BYTES_MAX
         && !bytes.contains(&0)
 }
 
-/// Whether a symbolic link may lead there, which is anywhere.
+/// Returns whether a symbolic link can have this target.
 fn is_target(target: &Path) -> bool {
     let bytes = target.as_os_str().as_bytes();
     !bytes.is_empty() && bytes.len() < LINK_BYTES_MAX && !bytes.contains(&0)
 }
 
-/// Longer than what Linux lets a symbolic link hold (`PATH_MAX`).
+/// Linux's limit for a symbolic link (`PATH_MAX`).
 const LINK_BYTES_MAX: usize = 4_096;
 
 fn unhex(hex: &str) -> Option<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! The file, or pipe, from which an archive is read.
+//! Reading an archive from a file or a pipe.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -12,20 +12,20 @@ use rustix::io::Errno;
 
 use crate::progress::{Monitor, MonitoredReader};
 
-/// How long to wait for input before the callback for progress is called again: a person takes it for at once.
+/// How long to wait for input before the callback is called again. A person takes that for at once.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Standard input. If it is a socket, it can't be opened by this name.
 const STDIN: &str = "/dev/stdin";
 
-/// An archive that is read. It may be a pipe into which nothing is written for hours.
+/// An archive that is read. It may come from a pipe that stays empty for hours.
 pub(super) struct Input {
     file: MonitoredReader<File>,
-    /// Whether it has to be waited for.
+    /// Whether reading may block.
     is_slow: bool,
 }
 
 impl Input {
-    /// Doesn't wait for whoever writes into a named pipe: that comes with reading.
+    /// Opens a file, and a named pipe without waiting for a writer.
     pub(super) fn open(path: &Path, monitor: &Monitor) -> io::Result<Self> {
         let non_blocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
         let file = match OpenOptions::new().read(true).custom_flags(non_blocking).open(path) {
@@ -38,7 +38,7 @@ impl Input {
         Ok(Self { file: monitor.reader(file), is_slow: !kind.is_file() && !kind.is_dir() })
     }
 
-    /// Waits until there is something to read, or reading can only fail.
+    /// Waits until input can be read, or reading fails.
     fn wait(&self) -> io::Result<()> {
         loop {
             match poll(&mut [PollFd::new(&self.file.input, PollFlags::IN)], Some(&TICK)) {

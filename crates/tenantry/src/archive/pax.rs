@@ -1,8 +1,9 @@
-//! What an entry has beside its content, as records of a PAX header
-//! (<https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html#tag_20_94_13_03>).
+//! The metadata of an entry, as records of a [PAX
+//! header](https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html#tag_20_94_13_03).
 //!
-//! `mtime` has the nanoseconds that the header itself has no room for, `SCHILY.xattr.NAME` an extended attribute, and
-//! `GNU.sparse.…` says that the entry begins with a [map](super::sparse). GNU tar and bsdtar read all of them.
+//! `mtime` holds nanoseconds, for which the header itself has no room, `SCHILY.xattr.NAME` an
+//! extended attribute, and `GNU.sparse.…` announces that the entry begins with a
+//! [map](super::sparse). GNU tar and bsdtar read all of them.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -12,13 +13,14 @@ use super::format::damaged;
 use crate::Result;
 use crate::storage::{Attributes, Extended, Modified};
 
-/// How long the header of one entry may be: some dozens of the largest attributes, of which Linux allows 64 KiB each.
+/// The limit for the header of one entry. Some dozens of the largest attributes fit in, of which
+/// Linux allows 64 KiB each.
 pub(super) const PAX_BYTES_MAX: u64 = 2 << 20;
-/// Before the name of an extended attribute.
+/// Precedes the name of an extended attribute.
 const EXTENDED: &[u8] = b"SCHILY.xattr.";
 const NANOSECONDS: u64 = 1_000_000_000;
 
-/// What the records of an entry say.
+/// The records of an entry.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Records {
     pub(super) modified: Option<Modified>,
@@ -26,7 +28,7 @@ pub(super) struct Records {
     pub(super) sparse: Option<Sparse>,
 }
 
-/// That a file is sparse.
+/// The records of a sparse file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Sparse {
     major: Option<Vec<u8>>,
@@ -48,7 +50,7 @@ impl Sparse {
 }
 
 impl Records {
-    /// The most that there can be to say of what has these attributes, but for a path.
+    /// Returns the largest records of an entry with these attributes, except for a path.
     pub(super) fn for_attributes(attributes: &Attributes) -> Self {
         Self { modified: Some(attributes.modified), extended: attributes.extended.clone(), sparse: None }
     }
@@ -75,9 +77,10 @@ impl Records {
         bytes
     }
 
-    /// Reads the records. There must be none but those that [`Self::to_bytes`] writes, each at most once.
+    /// Parses the records. Refuses any but those that [`Self::to_bytes`] writes, and refuses
+    /// duplicates.
     pub(super) fn parse(mut bytes: &[u8]) -> Result<Self> {
-        let refused = || damaged("the archive has a PAX header that can't be understood");
+        let refused = || damaged("the archive has a PAX header that can't be parsed");
         let mut records = Self::default();
         while !bytes.is_empty() {
             let (key, value, rest) = split(bytes).ok_or_else(refused)?;
@@ -114,7 +117,8 @@ impl Records {
     }
 }
 
-/// A record is its length in decimal digits, with themselves, a space, the key, `=`, the value and a line feed.
+/// Appends a record: its length in decimal digits, which includes them, a space, the key, `=`, the
+/// value and a line feed.
 fn push(bytes: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let rest = key.len() + value.len() + b" =\n".len();
     let mut length = rest;
@@ -127,7 +131,7 @@ fn push(bytes: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     }
 }
 
-/// The first record and what follows it.
+/// Splits off the first record.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = bytes.iter().take(8).position(|byte| *byte == b' ')?;
     let digits = &bytes[..space];
@@ -140,7 +144,7 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((&record[..equals], &record[equals + 1..], &bytes[length..]))
 }
 
-/// As GNU tar does it: the name of an attribute may hold what ends a key.
+/// Escapes the name of an attribute as GNU tar does, since it may hold the end of a key.
 fn escaped(name: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::new();
     for byte in name {
@@ -172,7 +176,8 @@ fn unescaped(mut name: &[u8]) -> Option<Vec<u8>> {
     Some(unescaped)
 }
 
-/// Seconds since 1970, with nine decimal places if there are any. What lies before 1970 counts backwards.
+/// Formats seconds since 1970, with nine decimal places if there are any. Times before 1970 are
+/// negative.
 fn decimal(modified: Modified) -> String {
     let Modified { seconds, nanoseconds } = modified;
     let nanoseconds = u64::from(nanoseconds);
@@ -231,7 +236,7 @@ mod tests {
             };
             assert_eq!(Records::parse(&records.to_bytes()).unwrap(), records, "{text}");
         }
-        // Where the length's own digits make it longer.
+        // At these lengths another digit makes the record longer.
         for length in [1, 80, 88, 89, 90, 91, 92, 987, 988, 989, 990] {
             let records = Records { extended: vec![extended("user.a", &vec![b'x'; length])], ..Records::default() };
             assert_eq!(Records::parse(&records.to_bytes()).unwrap(), records, "{length}");

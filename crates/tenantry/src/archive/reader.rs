@@ -1,4 +1,4 @@
-//! An archive while it is read.
+//! Reading the entries of an archive.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -16,7 +16,7 @@ use crate::progress::{Monitor, Progress};
 use crate::storage::{Unpacker, file_error};
 use crate::{Error, ErrorKind, Result};
 
-/// The files that were read so far, each compared with what was announced.
+/// Reads entries, and compares each file with the manifest.
 pub(super) struct EntryReader {
     files: u64,
     bytes: u64,
@@ -28,7 +28,7 @@ impl EntryReader {
         Self { files: 0, bytes: 0, monitor: monitor.clone() }
     }
 
-    /// Passes a file on.
+    /// Copies a file.
     pub(super) fn copy(&mut self, announced: &Content, input: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
         let mut hashing = HashingReader::new(self.monitor.reader(input));
         io::copy(&mut hashing, output)
@@ -36,7 +36,7 @@ impl EntryReader {
         self.took(announced, None, &hashing.content())
     }
 
-    /// Reads an entry to its end.
+    /// Reads an entry without writing it.
     pub(super) fn check(&mut self, entry: &Entry, input: &mut dyn Read) -> Result<()> {
         let Some(announced) = &entry.content else { return Ok(()) };
         let mut hashing = HashingReader::new(self.monitor.reader(input));
@@ -75,7 +75,7 @@ impl EntryReader {
 
     fn took(&mut self, announced: &Content, stored: Option<u64>, found: &Content) -> Result<()> {
         if announced.blake3 != found.blake3 || stored.unwrap_or(announced.size) != found.size {
-            return Err(damaged("a file in the archive is not what the manifest announces: its hash differs"));
+            return Err(damaged("the hash of a file in the archive differs from the manifest"));
         }
         self.files += 1;
         self.bytes = self.bytes.saturating_add(announced.size);
@@ -83,7 +83,7 @@ impl EntryReader {
     }
 }
 
-/// What there is at a path in an archive.
+/// The type of an entry at a path in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Directory,
@@ -92,21 +92,23 @@ pub(super) enum Kind {
     Other,
 }
 
-/// The paths that there are in an archive so far, as digests (so some 20 bytes for each), and what is there.
+/// The paths in an archive so far, as digests (so some 20 bytes each), with the types of their
+/// entries.
 #[derive(Default)]
 pub(super) struct SeenPaths {
     kinds: HashMap<[u8; 16], Kind>,
-    /// The directory of the user whose entries are read.
+    /// The directory of the current user.
     top: PathBuf,
 }
 
 impl SeenPaths {
-    /// Whether a path lies directly in a directory that was met.
+    /// Returns whether a path lies directly in a directory of the archive.
     pub(super) fn is_in_directory(&self, path: &Path) -> bool {
         path.parent().is_some_and(|above| self.kinds.get(&digest(above)) == Some(&Kind::Directory))
     }
 
-    /// Lets nothing pass twice, and no hard link to anything but a file of the same user that came before.
+    /// Adds an entry. Refuses a path twice, and a hard link to anything but an earlier file of the
+    /// same user.
     pub(super) fn add(&mut self, path: &Path, what: &What) -> Result<()> {
         let kind = match what {
             What::Directory => Kind::Directory,
@@ -126,7 +128,7 @@ impl SeenPaths {
         if self.insert(path, kind) { Ok(()) } else { Err(damaged("the archive holds something twice")) }
     }
 
-    /// Says whether it is new. What was there before stays.
+    /// Adds a path, unless it is known. Returns whether it was new.
     pub(super) fn insert(&mut self, path: &Path, kind: Kind) -> bool {
         match self.kinds.entry(digest(path)) {
             Slot::Occupied(_) => false,
@@ -144,7 +146,7 @@ fn digest(path: &Path) -> [u8; 16] {
     digest
 }
 
-/// Opens an archive, which is what the message calls it if there is none.
+/// Opens an archive. `missing` is the message if it doesn't exist.
 pub(super) fn open(file: &Path, missing: &'static str, monitor: &Monitor) -> Result<Input> {
     Input::open(file, monitor).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, missing).with_source(error),

@@ -1,4 +1,4 @@
-//! One user out of a backup of a whole store, into a store that lives on.
+//! Restoring one user out of a backup into a store that is in use.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -24,81 +24,108 @@ use crate::storage::{OpenFile, PathEntry, Purpose, Segment, Stage, Unpacker, Use
 use crate::thread::on_thread;
 use crate::{Error, ErrorKind, NewUser, Result, Store, User, UserId};
 
-/// How many of the files that were kept are named.
+/// At most this many kept files are named.
 const KEPT_NAMED_MAX: usize = 100;
 
-/// How a user is [brought back](restore_user).
+/// Options of [`Store::restore_user`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RestoreUserOptions {
-    /// Bring back a user who was purged, with a new id.
+    /// Restore even a user who was purged, with a new id.
     pub even_if_purged: bool,
-    /// Change nothing, and only return what would be done.
+    /// Change nothing, and only return the result.
     pub dry_run: bool,
 }
 
-/// What a user was in the store before they were [brought back](restore_user). Serialized in snake case.
+/// The state of a user in the store before they were [restored](Store::restore_user). Serialized in
+/// snake case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum UserBefore {
-    /// There all the time, perhaps without some of their files.
+    /// A living user, perhaps without some of their files.
     Living,
     /// In the trash.
     Trashed,
     /// Purged.
     Purged,
-    /// Not there, and never purged: the store is older than the backup, or another.
+    /// Unknown and never purged: the store is older than the backup, or another one.
     Missing,
 }
 
-/// A user who was [brought back](restore_user).
+/// The result of [`Store::restore_user`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RestoredUser {
-    /// The user as they are now. After a dry run the id of one who was purged is still the old one.
+    /// The user as they are now. After a dry run, a purged user still has the old id.
     pub user: User,
-    /// What they were before.
+    /// Their state before.
     pub before: UserBefore,
-    /// How many files were brought back.
+    /// The number of files that were restored.
     pub files: u64,
     /// The sum of their lengths.
     pub bytes: u64,
-    /// How many files of the backup the user has, with the same content.
+    /// The number of files that the user has already, with the same content.
     pub same: u64,
-    /// How many files and directories of the backup weren't brought back because something else stands at their place.
+    /// The number of files and directories that weren't restored, because something else exists at
+    /// their paths.
     pub kept: u64,
-    /// The paths of these within the user's directory, the first 100.
+    /// These paths in the user's directory, at most 100.
     pub kept_paths: Vec<PathBuf>,
-    /// What didn't come back with the files, the first 100 of it: extended attributes and ACLs that the file system doesn't
-    /// take. With the path in the user's directory and the reason.
+    /// Extended attributes and ACLs that could not be set, at most 100 of them, with the path in
+    /// the user's directory and the reason.
     pub left_out: Vec<(PathBuf, String)>,
-    /// How many of these there are, named or not.
+    /// The number of all of them.
     pub incomplete: u64,
 }
 
 impl Store {
-    /// Brings back one user out of a backup of the whole store: one who was deleted, was purged or has lost files.
+    /// Restores one user out of a backup of a whole store: a user who was deleted or purged, or has
+    /// lost files.
     ///
-    /// A user who is in the store keeps the row that they have there. Files that they lack are put beside those that they have, and
-    /// nothing that they have is replaced. Nothing is put beside a SQLite database, nor a database beside a log, that SQLite would
-    /// take for part of it. A user in the trash is restored, with what is in the trash and what the backup has
-    /// besides. A user who was purged gets a new id and a new storage path, but only if the [options](RestoreUserOptions) say so. A user of
-    /// whom the store knows nothing gets the row of the backup.
+    /// A user who is in the store keeps their row. Missing files are put beside those that exist,
+    /// and no file is replaced. A SQLite database and a WAL or journal never come together from
+    /// different sources, since SQLite would take them for one database. A user in the trash is
+    /// restored, with the files of the trash and the missing ones of the backup. A purged user gets
+    /// a new id and a new storage path, if the [options](RestoreUserOptions) allow that. A user who
+    /// is unknown to the store gets the row of the backup.
     ///
-    /// Files are written into a directory of their own, `.tenantry-import-…` in the data directory. When all of them are on the disk,
-    /// the row is changed and the files are moved, as one step: whatever crashes, both have happened once the store is opened
-    /// again, or neither.
+    /// The files are written into a stage, `.tenantry-import-…` in the data directory. Once all of
+    /// them are synced, the row is changed and the files are moved, as one step: after a crash both
+    /// happen at the next opening of the store, or neither.
     ///
-    /// The whole archive is read. `progress` is called with the number of files and of bytes of this user so far. It ends the operation as
-    /// [`create_backup`](super::create_backup)'s does.
+    /// The whole archive is read, on a thread of its own. `progress` is called with the numbers of
+    /// files and of bytes of this user so far. It may end the restore, as that of
+    /// [`Store::create_backup`].
     ///
     /// # Errors
     ///
-    /// `NotFound` if the user isn't in the backup, or is just being purged; `EmailTaken` if another user has the address; `IdTaken` if the
-    /// user was purged and the options don't say that they are to come back; `PathTaken` and `StorageBlocked` as of a
-    /// [creation](Store::create) and a [restore](Store::restore); those of [`verify_backup`](super::verify_backup);
-    /// `StorageUnavailable`; `Full`, `ReadOnly`, `Io`. In all these cases nothing was done and nothing is left. `Unfinished` if the user is
-    /// there, but the files could not be moved to their place yet.
+    /// `NotFound` if the user isn't in the backup, or their purge is under way; `EmailTaken` if
+    /// another user has the address; `IdTaken` if the user was purged and the options don't allow
+    /// their return; `PathTaken` and `StorageBlocked` as of a [creation](Store::create) and a
+    /// [restore](Store::restore); those of [`verify_backup`](crate::verify_backup);
+    /// `StorageUnavailable`; `Full`, `ReadOnly`, `PermissionDenied`, `Io`. In all these cases
+    /// nothing was done and nothing is left. `Unfinished` if the user is restored, but the files
+    /// could not be moved to their place yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # futures_lite::future::block_on(async {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = tenantry::Store::open(dir.path().join("data")).await?;
+    /// let ada = store.create(tenantry::NewUser::new("ada@example.com".parse()?)).await?;
+    /// store.storage(ada.id).await?.write("notes.txt", "hello")?;
+    /// let file = dir.path().join("backup.tar.zst");
+    /// store.create_backup(&file, tenantry::BackupOptions::default(), |_| {}).await?;
+    ///
+    /// store.storage(ada.id).await?.remove_file("notes.txt")?;
+    /// let backup = tenantry::open_backup(&file).await?;
+    /// let restored = store.restore_user(backup, ada.id, Default::default(), |_| {}).await?;
+    /// assert_eq!((restored.files, restored.kept), (1, 0));
+    /// # store.close().await?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn restore_user<R: ProgressReply>(
         &self,
@@ -138,12 +165,12 @@ impl Store {
     }
 }
 
-/// A purged user with a new id, and so a new storage path.
+/// Returns a purged user with a new id, and so with a new storage path.
 fn anew(row: &User) -> NewUser {
     NewUser { created_at: Some(row.created_at), last_login_at: row.last_login_at, ..NewUser::new(row.email.clone()) }
 }
 
-/// Finds out what is to be done, and stages the files that are missing.
+/// Determines what is to be done, and stages the missing files.
 fn prepare(
     engine: &Engine,
     backup: &BackupContents,
@@ -194,7 +221,8 @@ fn prepare(
     Ok((restored, stage))
 }
 
-/// What the user is in the store, and their row: the store's, if it has one, or else that of the backup.
+/// Returns the state of the user in the store, and their row: the store's or, if it has none, that
+/// of the backup.
 fn find(engine: &Engine, row: User, options: RestoreUserOptions) -> Result<(UserBefore, User)> {
     let refuse = |kind, message| Err(Error::new(kind, message));
     engine.read(|tx| {
@@ -235,9 +263,9 @@ fn make_stage(engine: &Engine, before: UserBefore) -> Result<Stage> {
     storage.stage(purpose, || engine.new_id().to_string())
 }
 
-/// The files of one user on their way out of a backup.
+/// Takes the files of one user out of a backup.
 struct UserRestore<'w> {
-    /// Where they are in the archive.
+    /// Their directory in the archive.
     place: PathBuf,
     present: UserDirectory,
     /// `None` in a dry run.
@@ -245,11 +273,11 @@ struct UserRestore<'w> {
     reader: EntryReader,
     monitor: &'w Monitor,
     seen: SeenPaths,
-    /// The files that were staged, to which hard links may lead.
+    /// Staged files, to which hard links may refer.
     staged: HashSet<PathBuf>,
-    /// The files that the user has as they are in the backup.
+    /// Files that the user has as they are in the backup.
     same: HashSet<PathBuf>,
-    /// Whether anything is to be put into the user's directory.
+    /// Whether anything is missing.
     has_missing: bool,
     restored: RestoredUser,
 }
@@ -265,7 +293,7 @@ impl UserRestore<'_> {
                 return Err(damaged("the backup was replaced while it was read"));
             }
             let Ok(below) = path.strip_prefix(&self.place) else { return Ok(()) };
-            // The directory itself comes first, and each other before what is in it.
+            // The directory itself comes first, and each other one before its entries.
             if !(below.as_os_str().is_empty() || self.seen.is_in_directory(path)) {
                 return Err(damaged("the archive holds something that is in no directory"));
             }
@@ -275,7 +303,7 @@ impl UserRestore<'_> {
         Ok(())
     }
 
-    /// Stages what the user lacks.
+    /// Stages an entry that the user lacks.
     fn take(&mut self, below: &Path, entry: &Entry, details: &Details, input: &mut dyn Read) -> Result<()> {
         if let What::HardLink(target) = &details.what {
             return self.take_hard_link(below, target.strip_prefix(&self.place).unwrap_or(target));
@@ -309,7 +337,7 @@ impl UserRestore<'_> {
         }
     }
 
-    /// Stages another name of a file that was staged, or that the user has as it is in the backup.
+    /// Stages another name of a staged file, or of a file that the user has as it is in the backup.
     fn take_hard_link(&mut self, below: &Path, target: &Path) -> Result<()> {
         let (is_staged, is_same) = (self.staged.contains(target), self.same.contains(target));
         match (self.present.at(below)?, self.present.at(target)?) {
@@ -325,7 +353,7 @@ impl UserRestore<'_> {
             (PathEntry::File(file), PathEntry::File(other)) if is_same && is_one_file(&file, &other)? => {
                 self.restored.same += 1;
             }
-            // Its file may be another one by now.
+            // The file may have been replaced.
             _ => self.keep(below),
         }
         Ok(())
@@ -346,7 +374,8 @@ impl UserRestore<'_> {
     }
 }
 
-/// Whether a file is as a backup has it. One that can't be read isn't, nor is a sparse one whose holes are elsewhere by now.
+/// Returns whether a file is as a backup has it. One that can't be read isn't, nor is a sparse one
+/// with holes elsewhere.
 fn is_same(monitor: &Monitor, file: &File, entry: &Entry) -> Result<bool> {
     let Some(announced) = &entry.content else { return Ok(false) };
     let opened = file.try_clone().and_then(OpenFile::new).map_err(unreadable)?;
@@ -357,7 +386,7 @@ fn is_same(monitor: &Monitor, file: &File, entry: &Entry) -> Result<bool> {
         let whole = vec![Segment { offset: 0, length: announced.size }];
         return Ok(is_content(monitor.reader(opened.data(whole)), announced));
     };
-    // The hash covers what is in the archive: the map and the data.
+    // The hash covers the map and the data.
     let Ok(segments) = opened.segments() else { return Ok(false) };
     let map = sparse::map(&segments, announced.size);
     let announced = Content { size: stored, ..announced.clone() };

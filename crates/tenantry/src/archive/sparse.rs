@@ -1,8 +1,8 @@
-//! The map of a sparse file in an archive: where its data lies, in the version 1.0 of GNU tar's format
-//! (<https://www.gnu.org/software/tar/manual/html_node/PAX-1.html>).
+//! The map of a sparse file in an archive, in the version 1.0 of [GNU tar's
+//! format](https://www.gnu.org/software/tar/manual/html_node/PAX-1.html).
 //!
-//! The map precedes the data in what the entry holds: the number of pieces, then the offset and the length of each, each
-//! number on a line of its own, filled up to a whole block.
+//! The map precedes the data in the content of the entry: the number of segments, then the offset
+//! and the length of each, each number on a line of its own, padded to a whole block.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -15,15 +15,16 @@ use crate::storage::{SEGMENTS_MAX, Segment};
 /// The digits of the largest number.
 const DIGITS_MAX: usize = 20;
 
-/// The name under which programs that don't know the format unpack the map and the data, as GNU tar forms it.
+/// Returns the name under which programs that don't know the format unpack the map and the data, as
+/// GNU tar forms it.
 pub(super) fn placeholder(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or(OsStr::new(""));
     path.with_file_name("GNUSparseFile.0").join(name)
 }
 
-/// Forms the map of a file that has this length and these segments of data.
+/// Returns the map of a file of this length with these segments.
 pub(super) fn map(segments: &[Segment], length: u64) -> Vec<u8> {
-    // The last piece ends where the file does, even if it has no length.
+    // The last segment ends where the file does, even if it is empty.
     let ends = segments.last().is_some_and(|last| last.end() == length);
     let end = (!ends).then_some(Segment { offset: length, length: 0 });
     let count = segments.len() + usize::from(!ends);
@@ -35,7 +36,7 @@ pub(super) fn map(segments: &[Segment], length: u64) -> Vec<u8> {
     map
 }
 
-/// Reads the map of a file of this length that takes `stored` bytes in the archive, the map included.
+/// Reads the map of a file of this length that has `stored` bytes in the archive, the map included.
 pub(super) fn read_map(input: &mut dyn Read, length: u64, stored: u64) -> Result<Vec<Segment>> {
     let mut numbers = Numbers { input, bytes: 0 };
     let count = usize::try_from(numbers.next()?).ok().filter(|count| (1..=SEGMENTS_MAX + 1).contains(count));
@@ -53,7 +54,7 @@ pub(super) fn read_map(input: &mut dyn Read, length: u64, stored: u64) -> Result
         segments.push(segment);
     }
     numbers.skip_padding()?;
-    // No piece is larger than the file, and they don't overlap: so the sum is no larger, either.
+    // The sum can't overflow: the segments don't overlap, and none is larger than the file.
     if end != length || numbers.bytes.checked_add(data) != Some(stored) {
         return Err(damaged("the map of a sparse file is not what the archive holds of it"));
     }
@@ -63,7 +64,7 @@ pub(super) fn read_map(input: &mut dyn Read, length: u64, stored: u64) -> Result
 
 struct Numbers<'i> {
     input: &'i mut dyn Read,
-    /// How many were read.
+    /// The number of bytes that were read.
     bytes: u64,
 }
 

@@ -1,8 +1,8 @@
 //! Temporary files and directories of archives, which don't outlive a killed process for long.
 //!
-//! Each one that has a name is locked by the process that made it. The kernel releases the lock when the process ends,
-//! however that comes about, so the next process that makes one in the same directory knows which ones are left over,
-//! and removes them.
+//! Each one that has a name is locked by the process that made it. The kernel releases the lock
+//! when the process ends, however that comes about, so the next process that makes one in the same
+//! directory knows which ones are left over, and removes them.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -21,7 +21,8 @@ use crate::{Error, ErrorKind, Result};
 /// The beginning of the name of an image of a database.
 const IMAGE: &str = ".tenantry-image-";
 
-/// How often something is made again that another process takes for a leftover in the moment before it is locked.
+/// How often something is made again that another process takes for a leftover in the moment before
+/// it is locked.
 const ATTEMPTS_MAX: usize = 100;
 
 /// Returns the directory that a file is in, or is to be in.
@@ -64,7 +65,7 @@ fn locked<T>(make: impl Fn() -> io::Result<(T, File)>, path: impl Fn(&T) -> &Pat
             return Ok((made, file));
         }
     }
-    Err(io::Error::other("another process removes it all the time"))
+    Err(io::Error::other("another process keeps removing it"))
 }
 
 fn builder(prefix: &str, mode: u32) -> tempfile::Builder<'_, 'static> {
@@ -73,7 +74,8 @@ fn builder(prefix: &str, mode: u32) -> tempfile::Builder<'_, 'static> {
     builder
 }
 
-/// A directory that only its owner can enter, whatever the umask is. It is removed when it is dropped.
+/// A directory that only its owner can enter, whatever the umask is. It is removed when it is
+/// dropped.
 pub(super) struct PrivateDir {
     dir: TempDir,
     /// Released after the directory is removed.
@@ -97,7 +99,8 @@ impl PrivateDir {
     }
 }
 
-/// Makes a file that only its owner can use, whatever the umask is. It is removed when it is dropped.
+/// Makes a file that only its owner can use, whatever the umask is. It is removed when it is
+/// dropped.
 pub(super) fn private_file(prefix: &str, parent: &Path) -> io::Result<NamedTempFile> {
     let make = || {
         let named = builder(prefix, PRIVATE_FILE.bits()).tempfile_in(parent)?;
@@ -109,8 +112,8 @@ pub(super) fn private_file(prefix: &str, parent: &Path) -> io::Result<NamedTempF
     locked(make, NamedTempFile::path).map(|(named, _)| named)
 }
 
-/// Runs `run` with a directory for temporary files: the system's or, if that can't be used or has no room, the
-/// archive's.
+/// Runs `run` with a directory for temporary files: the system's or, if that can't be used or has
+/// no room, the archive's.
 pub(super) fn with_dir<T>(archive: &Path, mut run: impl FnMut(&Path) -> Result<T>) -> Result<T> {
     let mut unusable = Vec::new();
     for dir in [std::env::temp_dir(), parent(archive).to_owned()] {
@@ -141,7 +144,8 @@ pub(super) fn with_dir<T>(archive: &Path, mut run: impl FnMut(&Path) -> Result<T
 
 /// The image of a database while it is written. It may be too large for memory.
 ///
-/// Where the file system has files without a name (`O_TMPFILE`), it has none but for the moment in which SQLite opens it.
+/// Where the file system has files without a name (`O_TMPFILE`), it has none but for the moment in
+/// which SQLite opens it.
 pub(super) struct Image {
     dir: PathBuf,
     file: File,

@@ -1,4 +1,5 @@
-//! One user alone as an archive: their row and their files, out of one store and into the same or another.
+//! The archive of one user: their row and their files, out of one store and into the same or
+//! another.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,78 +26,99 @@ const FORMAT: u32 = 2;
 const FILES: &str = "files";
 /// The beginning of the names of temporary files and directories.
 const TEMPORARY: &str = ".tenantry-export-";
-/// How a missing archive is called.
+/// The message about a missing archive.
 const MISSING: &str = "there is no such archive";
 
-/// What the archive of a user is as a whole: the first line of its manifest.
+/// The first line of a user archive's manifest, which describes it as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct UserManifest {
-    /// What it is: `user`.
+    /// The kind of the archive: `user`.
     pub kind: &'static str,
     /// The version of the archive's format, 1 or 2. Archives of format 2 are written.
     pub format: u32,
-    /// Which store the user was exported from.
+    /// The store that the user was exported from.
     pub store_id: Uuid,
-    /// When that was.
+    /// The moment of the export.
     pub exported_at: Timestamp,
-    /// The user as they were then.
+    /// The user at that moment.
     pub user: User,
-    /// How many files there are.
+    /// The number of files.
     pub files: u64,
     /// The sum of their lengths.
     pub bytes: u64,
-    /// How many files were left out: see [`ExportedUser::left_out`].
+    /// The number of entries that were left out: see [`ExportedUser::left_out`].
     pub left_out: u64,
 }
 
-/// A user who was exported.
+/// The result of [`Store::export_user`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExportedUser {
-    /// What is in the archive.
+    /// The manifest of the archive.
     pub manifest: UserManifest,
     /// The size of the archive in bytes.
     pub archive_bytes: u64,
-    /// What could not be taken, the first 100 of it: files that could not be read, or changed whenever they were read; the
-    /// directory, if it is missing; sockets and devices; too large extended attributes. With the path, as it would be in the
-    /// archive (`files/…`), and the reason.
+    /// Entries that could not be archived, at most 100 of them, with the path in the archive
+    /// (`files/…`) and the reason: files that can't be read, or change during every attempt; the
+    /// directory, if it is missing; sockets and devices; extended attributes that are too large.
     pub left_out: Vec<(PathBuf, String)>,
-    /// How many of these there are, named or not.
+    /// The number of all such entries.
     pub incomplete: u64,
 }
 
-/// A user who was imported.
+/// The result of [`Store::import_user`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImportedUser {
-    /// What was in the archive, with the user as they are now.
+    /// The manifest of the archive, with the user as they are now.
     pub manifest: UserManifest,
-    /// What didn't come back, the first 100 of it: extended attributes and ACLs that the file system doesn't take. With the
-    /// path in the user's directory and the reason.
+    /// Extended attributes and ACLs that could not be set, at most 100 of them, with the path in
+    /// the user's directory and the reason.
     pub left_out: Vec<(PathBuf, String)>,
-    /// How many of these there are, named or not.
+    /// The number of all of them.
     pub incomplete: u64,
 }
 
 impl Store {
-    /// Writes one user, with their row and their files, to an archive that isn't there yet, readable by nobody else.
-    /// [`import_user`] takes it into the same store or another.
+    /// Writes one user, with their row and their files, to an archive that doesn't exist, with the
+    /// mode 0600. [`import_user`](Store::import_user) imports it into the same store or another.
     ///
-    /// Others may use the store meanwhile, also this user; but a purge is `Busy`, and so is a backup or another export. The row is of
-    /// one moment, and a file as it was at some moment after that; one that changes while it is read is read again, up to three
-    /// times; what comes with it, and what is done for SQLite databases, is as in a [backup](crate::create_backup). The archive is
-    /// written under a temporary name in the same directory, and named when it is complete and on the disk. A crash may leave a
-    /// file or a directory `.tenantry-export-…` there.
+    /// The store and this user can be used meanwhile, but a purge, a backup and another export are
+    /// `Busy`. The work runs on a thread of its own. The row is of one moment. A file is read at
+    /// some moment after that, and again, up to three times, if it changes meanwhile. Files are
+    /// archived as in a [backup](Store::create_backup), and so are SQLite databases.
     ///
-    /// It is tar in zstd, as a backup is: `manifest.jsonl`, and the user's directory as `files`, if there was one. The archive
-    /// keeps what it holds, whatever becomes of the user.
+    /// The archive is tar in zstd, as a backup is, with `manifest.jsonl` and the user's directory
+    /// as `files`, if there is one. It is written under a temporary name `.tenantry-export-…` in
+    /// the same directory, and renamed once it is complete and synced. The next export into the
+    /// directory removes the temporary files of a process that was killed. The archive keeps its
+    /// content even if the user is purged.
     ///
-    /// `progress` is called with the number of files and of bytes so far. It ends the operation as [`create_backup`](crate::create_backup)'s
-    /// does.
+    /// `progress` is called with the numbers of files and of bytes so far. It may end the export,
+    /// as that of [`Store::create_backup`].
     ///
-    /// Errors: `NotFound` if there is no such user, also if they are in the trash: restore them first; `Exists` if the file is there;
-    /// `Busy`; `StorageUnavailable`; `Full`, `ReadOnly`, `Io`, `Corrupt`.
+    /// # Errors
+    ///
+    /// `NotFound` if there is no such user, or they are in the trash; `Exists` if the file exists;
+    /// `Busy`; `Cancelled`; `StorageUnavailable`; `Full`, `ReadOnly`, `PermissionDenied`, `Io`,
+    /// `Corrupt`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # futures_lite::future::block_on(async {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = tenantry::Store::open(dir.path().join("data")).await?;
+    /// # let other = tenantry::Store::open(dir.path().join("other")).await?;
+    /// let ada = store.create(tenantry::NewUser::new("ada@example.com".parse()?)).await?;
+    /// let file = dir.path().join("ada.tar.zst");
+    /// store.export_user(ada.id, &file, |_| {}).await?;
+    /// let imported = other.import_user(&file, |_| {}).await?;
+    /// assert_eq!(imported.manifest.user.id, ada.id);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn export_user<R: ProgressReply>(
         &self,
@@ -108,29 +130,41 @@ impl Store {
         on_thread(move || monitor.explain(export(&engine, id, &file, &monitor))).await?
     }
 
-    /// Creates the user whom [`export_user`] has put into an archive, with the same row and files: the same id, address, storage
-    /// path, times and version. In the order of creation they come last.
+    /// Creates a user out of an archive of [`export_user`](Store::export_user), with the same row
+    /// and files: the same id, address, storage path, times and version. In the order of creation
+    /// they come last.
     ///
-    /// Nothing is believed of the archive that isn't checked: the row is parsed as any other is, each file is compared with
-    /// its hash, no more is written than announced, and nothing through a link. Modes, times, attributes and links come back, but
-    /// no owners, and nothing runs as another.
+    /// The archive may be forged, so everything is checked: the row is parsed as any other is, each
+    /// file is compared with its hash, no more is written than the manifest announces, and nothing
+    /// through a link. Modes, times, attributes and links are restored; owners, set-user-ID and
+    /// set-group-ID aren't.
     ///
-    /// The files are written into a directory of their own, `.tenantry-import-…` in the data directory. When all of it is on the disk,
-    /// the row is created, and the files become the user's directory, as one step: whatever crashes, both are there once the store is
-    /// opened again, or neither. What a crash leaves of such directories is removed by the next import. If the future is
-    /// dropped, the user may be imported or not.
+    /// The files are written into a stage, `.tenantry-import-…` in the data directory, on a thread
+    /// of its own. Once all of them are synced, the row is created and the files become the user's
+    /// directory, as one step: after a crash both exist at the next opening of the store, or
+    /// neither. The next import removes stages that a crash has left. If the future is dropped, the
+    /// user may be imported or not.
     ///
-    /// An id and a storage path are never given out again, so somebody who was purged can't be imported into the same store.
+    /// An id and a storage path are never given out again, so a purged user can't be imported into
+    /// the same store.
     ///
-    /// `progress` is called with the number of files and of bytes so far. It ends the operation as [`create_backup`](crate::create_backup)'s
-    /// does.
+    /// `progress` is called with the numbers of files and of bytes so far. It may end the import,
+    /// as that of [`Store::create_backup`].
     ///
-    /// Errors: `EmailTaken`, `IdTaken` and `PathTaken`, as of a [creation](Store::create), also if the id or the path is that of a user
-    /// in the trash or of one who was purged; `StorageBlocked` if something stands at the storage path; `InvalidEmail`, `InvalidId`,
-    /// `InvalidPath`, `InvalidTimestamp`, `InvalidUser` if the row has a value that no user can have; `NotFound` if there is no such file;
-    /// `Corrupt` if the archive differs from its manifest in anything; `Incompatible` if it is of another format or a backup;
-    /// `StorageUnavailable`; `Full`, `ReadOnly`, `Io`. In all these cases nothing was done and nothing is left. `Unfinished` if the user
-    /// is there, but their files could not be moved to their place yet.
+    /// # Errors
+    ///
+    /// `EmailTaken`, `IdTaken` and `PathTaken` as of a [creation](Store::create), even if a user in
+    /// the trash or a purged one has the id or the path; `StorageBlocked` if something exists at
+    /// the storage path; `InvalidEmail`, `InvalidId`, `InvalidPath`, `InvalidTimestamp`,
+    /// `InvalidUser` if the row has a value that no user can have; `NotFound` if the file doesn't
+    /// exist; `Corrupt` if the archive differs from its manifest; `Incompatible` if it has another
+    /// format or is a backup; `Cancelled`; `StorageUnavailable`; `Full`, `ReadOnly`,
+    /// `PermissionDenied`, `Io`. In all these cases nothing was done and nothing is left.
+    /// `Unfinished` if the user exists, but the files could not be moved to their place yet.
+    ///
+    /// # Examples
+    ///
+    /// See [`export_user`](Store::export_user).
     #[instrument(level = "debug", skip_all)]
     pub async fn import_user<R: ProgressReply>(
         &self,
@@ -145,7 +179,7 @@ impl Store {
         let stage = stage.map(Arc::new);
         let new = NewUser::as_it_was(&manifest.user);
         let created = {
-            // Whoever runs it last sees to the files, also if nobody waits any more.
+            // The last owner removes or keeps the stage, even if the future was dropped.
             let stage = stage.clone();
             engine.operate(move |tx| {
                 stage.iter().for_each(|stage| stage.hand_over());
@@ -161,9 +195,12 @@ impl Store {
     }
 }
 
-/// Reads who is in an archive, and nothing else of it: whether the rest is whole is seen when it is [imported](import_user).
+/// Reads the user of an archive, and nothing else of it. Whether the rest is complete is known only
+/// when it is [imported](Store::import_user).
 ///
-/// Errors: those of [`import_user`] that are about the file and the row's own values.
+/// # Errors
+///
+/// Those of [`Store::import_user`] that concern the file and the values of the row.
 #[instrument(level = "debug", skip_all)]
 pub async fn read_user_manifest(file: impl Into<PathBuf>) -> Result<UserManifest> {
     let file = file.into();
@@ -173,7 +210,7 @@ pub async fn read_user_manifest(file: impl Into<PathBuf>) -> Result<UserManifest
 fn export(engine: &Engine, id: UserId, file: &Path, monitor: &Monitor) -> Result<ExportedUser> {
     prepare(file, TEMPORARY)?;
     let storage = engine.storage()?;
-    // From before the row is read on: a user who was purged since would have no files.
+    // Locked before the row is read: a user who was purged since would have no files.
     let _no_purges = storage.lock_out_purges(engine.patience())?;
     let exported_at = engine.now();
     let (store_id, user, directory) = engine.read(|tx| {
@@ -189,7 +226,8 @@ fn export(engine: &Engine, id: UserId, file: &Path, monitor: &Monitor) -> Result
         Ok((tx.store_id()?, user, directory))
     })?;
     let mut writer = ArchiveWriter::new(parent(file), monitor)?;
-    // What is at the derived path is theirs, even if the row doesn't know, as after an older backup of the database was restored.
+    // The directory at the derived path is theirs even if the row doesn't say so, as after a
+    // restore of an older database.
     if directory.is_made || user.storage_path == StoragePath::derived(id) {
         let is_found = storage.read_user(id, &user.storage_path, Path::new(FILES), |item| writer.take(item))?;
         if directory.is_made && !is_found {
@@ -210,7 +248,8 @@ fn export(engine: &Engine, id: UserId, file: &Path, monitor: &Monitor) -> Result
     Ok(ExportedUser { manifest, archive_bytes, left_out: writer.left_out, incomplete: writer.count })
 }
 
-/// Unpacks the files of an archive into a stage, where all of them are on the disk then. `None` if the user had no directory.
+/// Unpacks the files of an archive into a stage, and syncs them. Returns no stage if the user had
+/// no directory.
 fn extract(engine: &Engine, file: &Path, monitor: &Monitor) -> Result<(UserManifest, Option<Stage>, LostAttributes)> {
     let archive = open(file, MISSING, monitor)?;
     let storage = engine.storage()?;
@@ -226,7 +265,7 @@ fn extract(engine: &Engine, file: &Path, monitor: &Monitor) -> Result<(UserManif
     let stage_dir = engine.data_dir().join(stage.name());
     let manifest = container::read(archive, &stage_dir, |_: &UserManifest, path, entry, details, input| {
         let below = below(path)?;
-        // The directory itself comes first, and each other before what is in it.
+        // The directory itself comes first, and each other one before its entries.
         if !(below.as_os_str().is_empty() || seen.is_in_directory(path)) {
             return Err(damaged("the archive holds something that is in no directory"));
         }
@@ -250,7 +289,7 @@ fn extract(engine: &Engine, file: &Path, monitor: &Monitor) -> Result<(UserManif
     Ok((manifest, Some(stage), unset))
 }
 
-/// Where it is in the user's directory.
+/// Returns the path in the user's directory.
 fn below(path: &Path) -> Result<&Path> {
     path.strip_prefix(FILES).map_err(|_| damaged("the archive holds something that is no file of the user"))
 }
@@ -259,7 +298,7 @@ impl Manifest for UserManifest {
     const KIND: Kind = Kind::User;
     const FORMAT: u32 = FORMAT;
 
-    /// What is wrong with a value of the row is told as such.
+    /// A value of the row that isn't valid fails with the kind of that value.
     fn parse(line: &[u8]) -> Result<Self> {
         #[derive(Deserialize)]
         struct Line {
@@ -271,7 +310,7 @@ impl Manifest for UserManifest {
             bytes: u64,
             left_out: u64,
         }
-        // A value that isn't known must not be lost.
+        // An unknown value must not be lost.
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Row {
@@ -286,7 +325,7 @@ impl Manifest for UserManifest {
         let Line { store_id, exported_at, user, format, files, bytes, left_out } = container::understand(line)?;
         let user = User {
             id: user.id.parse()?,
-            // It was in a store before, and has to come back.
+            // The address was accepted by the store that it comes from.
             email: Email::parse_accepted(&user.email)?,
             created_at: user.created_at.parse()?,
             last_login_at: user.last_login_at.map(|time| time.parse()).transpose()?,
@@ -306,7 +345,7 @@ impl Manifest for UserManifest {
         (self.files, self.bytes)
     }
 
-    /// The directory `files`, and what is in it.
+    /// Allows the directory `files` and its content.
     fn is_place(path: &Path, is_dir: bool) -> bool {
         path.starts_with(FILES) && (is_dir || path != Path::new(FILES))
     }

@@ -1,4 +1,4 @@
-//! An archive while it is made.
+//! Making an archive out of the files of users.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,30 +18,30 @@ use crate::sqlite::settle;
 use crate::storage::{Attributes, FileIdentity, Item, OpenFile, Ownership, Source};
 use crate::{Error, ErrorKind, Result};
 
-/// What the name of a directory for copies begins with, and the name of one.
+/// The beginning of the names of directories for copies of databases, and the name of a copy.
 const COPIES: &str = ".tenantry-export-";
 const COPY: &str = "copy.db";
-/// How many files that were left out are named.
+/// At most this many entries that were left out are named.
 const LEFT_OUT_NAMED_MAX: usize = 100;
-/// How often a file is read that changes while it is read.
+/// Number of times that a file is read which changes meanwhile.
 const ATTEMPTS_MAX: usize = 3;
 
 pub(super) struct ArchiveWriter {
     pub(super) body: Body,
     pub(super) left_out: Vec<(PathBuf, String)>,
-    /// Of what was left out, named or not.
+    /// The number of entries that were left out, named or not.
     pub(super) count: u64,
     seen: SeenPaths,
-    /// The files of one user that have several names, by the path under which each was taken.
+    /// The files of one user that have several names, with their paths in the archive.
     linked: HashMap<FileIdentity, PathBuf>,
     dir: PathBuf,
-    /// For copies of databases, once there is one.
+    /// The directory for copies of databases, once there is one.
     copies: Option<PrivateDir>,
     monitor: Monitor,
 }
 
 impl ArchiveWriter {
-    /// What is written goes into temporary files in this directory.
+    /// Writes into temporary files in this directory.
     pub(super) fn new(dir: &Path, monitor: &Monitor) -> Result<Self> {
         let body = Body::new(dir, monitor).map_err(unwritable)?;
         let (seen, linked, dir, monitor) = (SeenPaths::default(), HashMap::new(), dir.to_owned(), monitor.clone());
@@ -55,8 +55,8 @@ impl ArchiveWriter {
         | Item::File { path, .. } = &item
             && !self.seen.is_in_directory(path)
         {
-            // The archive has something else there, and no reader takes what lies in that.
-            self.leave_out(path.clone(), "what its directory is was something else before".to_owned());
+            // The archive has another entry there, and no reader accepts entries below that.
+            self.leave_out(path.clone(), "its directory was something else when it was archived".to_owned());
             return Ok(());
         }
         match item {
@@ -79,7 +79,7 @@ impl ArchiveWriter {
         Ok(())
     }
 
-    /// Takes a file of which nobody else knows. Its owner is the store's.
+    /// Adds a private file, which belongs to the owner of the store.
     pub(super) fn take_image(&mut self, path: &Path, owner: (u32, u32), image: &File) -> Result<()> {
         let attributes = Attributes { mode: 0o600, owner: owner.0, group: owner.1, ..Attributes::default() };
         self.body.image(path, &attributes, image).map_err(unwritable)?;
@@ -95,9 +95,10 @@ impl ArchiveWriter {
         Ok(())
     }
 
-    /// Whether something can be taken, and wasn't before.
+    /// Returns whether an entry can be added, and wasn't before.
     fn is_taken(&mut self, path: &Path, kind: Kind) -> bool {
-        // Some file systems list a name twice if it is removed and made again meanwhile, and no reader takes anything twice.
+        // Some file systems list a name twice if it is removed and made again meanwhile. No reader
+        // accepts a path twice.
         if !self.seen.insert(path, kind) {
             return false;
         }
@@ -108,7 +109,7 @@ impl ArchiveWriter {
         fits
     }
 
-    /// Leaves out extended attributes that are larger than a reader takes.
+    /// Leaves out extended attributes that are larger than a reader accepts.
     fn limit(&mut self, path: &Path, attributes: &mut Attributes) {
         if Records::for_attributes(attributes).to_bytes().len() as u64 > PAX_BYTES_MAX / 2 {
             attributes.extended.clear();
@@ -167,7 +168,7 @@ impl ArchiveWriter {
         Ok(attempt)
     }
 
-    /// Takes a database whose changes lie beside it: SQLite brings them into a copy, and that is taken.
+    /// Adds a database with a WAL or journal: SQLite recovers a copy, and that is archived.
     fn take_database(&mut self, path: &Path, source: Source<'_>, opened: OpenFile, suffix: &str) -> Result<Attempt> {
         let dir = match &self.copies {
             Some(dir) => dir.path(),
@@ -182,12 +183,13 @@ impl ArchiveWriter {
             let file = File::open(&copy).and_then(|file| opened.of_copy(file)).map_err(unwritable)?;
             self.body.file(path, &file, &|| Ok(true)).map_err(unwritable)?
         } else {
-            // SQLite can't use it, so it is whatever its application makes of it: it is taken as it lies there.
+            // SQLite can't recover it, so it is archived as it is, with its WAL or journal.
             let attempt = self.body.file(path, &opened, &|| source.is_unchanged(&opened)).map_err(unwritable)?;
             if matches!(attempt, Attempt::Taken) {
                 self.take_beside(path, source, suffix)?;
                 if !opened.may_be_settled() {
-                    // Its journal names a file outside, without which SQLite takes the transaction for finished.
+                    // Its journal refers to a file that isn't archived. Without that, SQLite takes
+                    // the transaction for complete.
                     let why = "a transaction over several databases was cut short in it: open it with its application";
                     self.leave_out(path.to_owned(), why.to_owned());
                 }
@@ -203,7 +205,7 @@ impl ArchiveWriter {
         Ok(attempt)
     }
 
-    /// Takes the log of a database as the file that it is.
+    /// Adds the WAL or journal of a database as a file.
     fn take_beside(&mut self, path: &Path, source: Source<'_>, suffix: &str) -> Result<()> {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
@@ -223,7 +225,8 @@ impl ArchiveWriter {
     }
 }
 
-/// Copies a database and its log, and returns whether they could be read. Fails if they can't be written.
+/// Copies a database and its WAL or journal. Returns whether they could be read, and fails if they
+/// can't be written.
 fn copy_database(opened: &OpenFile, copy: &Path, log: &Path, monitor: &Monitor) -> Result<bool> {
     let (file, changes) = opened.parts();
     for (from, to) in std::iter::once((file, copy)).chain(changes.map(|changes| (changes, log))) {
@@ -238,28 +241,29 @@ fn copy_database(opened: &OpenFile, copy: &Path, log: &Path, monitor: &Monitor) 
     Ok(true)
 }
 
-/// Writes the archive under a temporary name that begins so, and gives it its own when it is on the disk. Answers its size.
+/// Writes the archive under a temporary name, and renames it once it is synced. Returns its size.
 pub(super) fn finish<M: Manifest>(body: Body, manifest: &M, file: &Path, prefix: &str) -> Result<u64> {
     let (dir, monitor) = (parent(file), body.monitor.clone());
     let mut output = temporary::private_file(prefix, dir).map_err(unwritable)?;
     body.finish(manifest, output.as_file_mut()).map_err(unwritable)?;
     output.as_file().sync_all().map_err(unwritable)?;
     let archive_bytes = output.as_file().metadata().map_err(unwritable)?.len();
-    // From here on it is there.
+    // From here on the archive can exist.
     monitor.check()?;
     output.persist_noclobber(file).map_err(|failed| match failed.error.kind() {
         io::ErrorKind::AlreadyExists => exists(),
         _ => unwritable(failed.error),
     })?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| {
-        // Whether the name lasts is not known, and whoever tries again would be told that it is there.
+        // The name may not be durable, and another attempt would fail since it exists.
         let _ = std::fs::remove_file(file);
         unwritable(error)
     })?;
     Ok(archive_bytes)
 }
 
-/// Refuses a file that exists, before anything is done for it, and removes what killed processes have left beside it.
+/// Refuses a file that exists, before anything is done for it, and removes what killed processes
+/// have left beside it.
 ///
 /// One that appears later is found when the archive gets its name.
 pub(super) fn prepare(file: &Path, prefix: &str) -> Result<()> {
@@ -267,7 +271,7 @@ pub(super) fn prepare(file: &Path, prefix: &str) -> Result<()> {
         return Err(exists());
     }
     if let Err(error) = temporary::clear(parent(file), prefix) {
-        // That can be a directory that may be written and not read.
+        // The directory may be writable and not readable.
         tracing::debug!(error = &error as &dyn std::error::Error, "leftovers of other processes can't be looked for");
     }
     Ok(())
@@ -282,7 +286,8 @@ mod tests {
     use super::*;
     use std::os::fd::OwnedFd;
 
-    /// XFS lists a name twice that is removed and made again while the directory is read. The archive could never be read.
+    /// XFS lists a name twice that is removed and made again meanwhile. Such an archive could never
+    /// be read.
     #[test]
     fn what_a_file_system_lists_twice_is_taken_once() {
         let dir = tempfile::tempdir().unwrap();
@@ -298,7 +303,8 @@ mod tests {
         assert_eq!((writer.body.files, writer.body.bytes, writer.count), (1, 5, 0));
     }
 
-    /// What is a file when it is met and a directory when it is met again was left as it was met first, but with files in it.
+    /// A path that was a file when it was listed, and a directory when it was listed again, made an
+    /// archive with files in a file.
     #[test]
     fn nothing_is_taken_that_lies_in_no_directory_of_the_archive() {
         let dir = tempfile::tempdir().unwrap();

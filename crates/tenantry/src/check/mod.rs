@@ -1,4 +1,5 @@
-//! Comparing the rows of a store with its directories, and repairing whatever can be repaired without losing data.
+//! Comparing the rows of a store with its directories, and repairing whatever can be repaired
+//! without losing data.
 
 mod repair;
 mod report;
@@ -19,8 +20,8 @@ pub use repair::{RepairOptions, RepairReport, repair, repair_with_progress};
 pub use report::{CheckReport, Finding, FindingKind};
 use survey::{Survey, inspect_database, inspect_identity, unreadable};
 
-/// Number of passes; only findings of every pass are reported. Between passes the lock is released, so that a
-/// writer can finish its changes of the file system.
+/// Number of passes; only findings of every pass are reported. Between passes the lock is released,
+/// so that a writer can finish its changes of the file system.
 const PASSES: u32 = 4;
 /// The longest pass that may hold the write lock: writers have to wait meanwhile.
 const HOLDING_MAX: Duration = Duration::from_millis(250);
@@ -29,15 +30,16 @@ const INTENTS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Compares the rows of the store in a data directory with its directories, and changes nothing.
 ///
-/// Other processes and threads may use the store meanwhile. It takes as long as reading the database and the metadata
-/// of every user's directory does, and runs on a thread of its own. A check that finds anything repeats its pass, up to
-/// three times, and reports only findings of every pass: a change that another process has just begun is no finding. If
-/// a pass is short, the later ones hold the write lock.
+/// Other processes and threads may use the store meanwhile. It takes as long as reading the
+/// database and the metadata of every user's directory does, and runs on a thread of its own. A
+/// check that finds anything repeats its pass, up to three times, and reports only findings of
+/// every pass: a change that another process has just begun is no finding. If a pass is short, the
+/// later ones hold the write lock.
 ///
 /// # Errors
 ///
-/// `StoreMissing`, `Incompatible`, `Busy`, `Io`, `ReadOnly`, `PermissionDenied`, and `Corrupt` if the database can't be
-/// read at all.
+/// `StoreMissing`, `Incompatible`, `Busy`, `Io`, `ReadOnly`, `PermissionDenied`, and `Corrupt` if
+/// the database can't be read at all.
 ///
 /// # Examples
 ///
@@ -56,9 +58,9 @@ pub async fn check(data_dir: impl Into<PathBuf>) -> Result<CheckReport> {
 
 /// Checks as [`check`] does, and reports its progress.
 ///
-/// `progress` is called with the number of users and of entries of the pass so far; both are 0 while SQLite checks its
-/// database, which takes about as long as reading it twice. A callback that returns
-/// [`ControlFlow::Break`](std::ops::ControlFlow) ends the check.
+/// `progress` is called with the number of users and of entries of the pass so far; both are 0
+/// while SQLite checks its database, which takes about as long as reading it twice. A callback that
+/// returns [`ControlFlow::Break`](std::ops::ControlFlow) ends the check.
 ///
 /// # Errors
 ///
@@ -143,7 +145,8 @@ fn check_once(
     let intents = survey.intents(storage.as_ref())?;
     survey.rows(storage.as_ref())?;
     if !holding {
-        // The rest looks up single rows as they are at that time, so the WAL can be truncated again.
+        // The rest looks up single rows as they are at that time, so the WAL can be truncated
+        // again.
         inspection.end_look()?;
     }
     if let Some(storage) = &storage {
@@ -154,8 +157,8 @@ fn check_once(
     Ok((survey.report, intents))
 }
 
-/// Re-checks, under the write lock, each finding that a concurrent move could explain. It takes a moment even for a store
-/// that is too large to hold the lock during a pass.
+/// Re-checks, under the write lock, each finding that a concurrent move could explain. It takes a
+/// moment even for a store that is too large to hold the lock during a pass.
 fn confirm(inspection: &Inspection, data_dir: &Path, report: &mut CheckReport) -> Result<()> {
     if !report.findings.iter().any(Finding::may_be_a_move) {
         return Ok(());

@@ -12,7 +12,8 @@ use crate::storage::Storage;
 use crate::thread::on_thread;
 use crate::{Error, ErrorKind, Result, Store};
 
-/// A repair is refused if more than one directory in this many is an orphan: it may be the wrong database.
+/// A repair is refused if more than one directory in this many is an orphan: it may be the wrong
+/// database.
 const ORPHANS_REFUSED_ABOVE_ONE_IN: u64 = 10;
 
 /// What a [repair] may do.
@@ -30,8 +31,8 @@ pub struct RepairOptions {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct RepairReport {
-    /// The result of the check before. Each finding whose kind has a [repair](FindingKind::repair) was repaired, or
-    /// would be.
+    /// The result of the check before. Each finding whose kind has a [repair](FindingKind::repair)
+    /// was repaired, or would be.
     pub before: CheckReport,
     /// After a dry run, the error that the repair itself would return.
     pub refusal: Option<Error>,
@@ -41,16 +42,17 @@ pub struct RepairReport {
     pub after: Option<CheckReport>,
 }
 
-/// Repairs a store without losing data: finishes intents, sets modes, records directories and quarantines orphans.
+/// Repairs a store without losing data: finishes intents, sets modes, records directories and
+/// quarantines orphans.
 ///
-/// An orphan goes to `quarantine/`, with a note that says where it was. A repair deletes nothing. It runs on threads of
-/// its own.
+/// An orphan goes to `quarantine/`, with a note that says where it was. A repair deletes nothing.
+/// It runs on threads of its own.
 ///
 /// # Errors
 ///
-/// Those of [`check`](crate::check) and of opening the store; `Incompatible` if the database and `storage/` belong to
-/// different stores; `StorageUnavailable` if `storage/` is missing; `Corrupt` if the database is damaged;
-/// `TooManyOrphans`. In the last four cases nothing was changed.
+/// Those of [`check`](crate::check) and of opening the store; `Incompatible` if the database and
+/// `storage/` belong to different stores; `StorageUnavailable` if `storage/` is missing; `Corrupt`
+/// if the database is damaged; `TooManyOrphans`. In the last four cases nothing was changed.
 ///
 /// # Examples
 ///
@@ -59,7 +61,8 @@ pub struct RepairReport {
 /// # let dir = tempfile::tempdir()?;
 /// # tenantry::Store::open(dir.path()).await?.close().await?;
 /// std::fs::create_dir(dir.path().join("trash/unknown"))?;
-/// let report = tenantry::repair(dir.path(), tenantry::RepairOptions { even_if_many: true, ..Default::default() }).await?;
+/// let options = tenantry::RepairOptions { even_if_many: true, ..Default::default() };
+/// let report = tenantry::repair(dir.path(), options).await?;
 /// assert_eq!(report.before.orphaned, 1);
 /// assert_eq!(report.after.expect("it was no dry run").orphaned, 0);
 /// # Ok::<_, Box<dyn std::error::Error>>(())
@@ -71,8 +74,8 @@ pub async fn repair(data_dir: impl Into<PathBuf>, options: RepairOptions) -> Res
 
 /// Repairs as [`repair`] does, and reports the progress of the checks before and after.
 ///
-/// A callback that returns [`ControlFlow::Break`](std::ops::ControlFlow) ends the check that is running: before
-/// anything is repaired, or after all of it.
+/// A callback that returns [`ControlFlow::Break`](std::ops::ControlFlow) ends the check that is
+/// running: before anything is repaired, or after all of it.
 ///
 /// # Errors
 ///

@@ -16,8 +16,8 @@ pub struct Finding {
     pub kind: FindingKind,
     /// The user concerned, if it concerns one.
     pub user: Option<UserId>,
-    /// The path concerned, relative to the data directory, if it concerns one. Bytes that aren't UTF-8 are serialized as
-    /// `\xff`.
+    /// The path concerned, relative to the data directory, if it concerns one. Bytes that aren't
+    /// UTF-8 are serialized as `\xff`.
     #[serde(serialize_with = "serialize_path")]
     pub path: Option<PathBuf>,
     /// Details for a person, without an address.
@@ -31,11 +31,11 @@ pub struct Finding {
 pub enum FindingKind {
     /// The database and `storage/` belong to different stores. The check ends here.
     IdentityDiffers,
-    /// `storage/`, or the marker in it with the store's id, is missing; it may not be mounted. The check doesn't inspect
-    /// the directories then.
+    /// `storage/`, or the marker in it with the store's id, is missing; it may not be mounted. The
+    /// check doesn't inspect the directories then.
     IdentityMissing,
-    /// SQLite's [integrity check](https://sqlite.org/pragma.html#pragma_integrity_check) reports damage, or an index
-    /// doesn't agree with its table.
+    /// SQLite's [integrity check](https://sqlite.org/pragma.html#pragma_integrity_check) reports
+    /// damage, or an index doesn't agree with its table.
     DatabaseDamaged,
     /// A row refers to another row that doesn't exist.
     ReferenceDangling,
@@ -45,13 +45,16 @@ pub enum FindingKind {
     PathOverlaps,
     /// A user's directory was made and is missing.
     DirectoryLost,
-    /// A user's directory exists at the path that is derived from their id, but their row says that it doesn't.
+    /// A user's directory exists at the path that is derived from their id, but their row says that
+    /// it doesn't.
     DirectoryUnrecorded,
-    /// A directory exists at the path that was chosen for a user who hasn't [adopted](crate::Store::adopt) it.
+    /// A directory exists at the path that was chosen for a user who hasn't
+    /// [adopted](crate::Store::adopt) it.
     DirectoryUnadopted,
     /// An orphan in `storage/`: no row refers to it.
     DirectoryOrphaned,
-    /// A symbolic link, or another entry that isn't a directory, is on the way to a user's directory.
+    /// A symbolic link, or another entry that isn't a directory, is on the way to a user's
+    /// directory.
     PathBlocked,
     /// A directory of the store is accessible to other users of the system, or not to its owner.
     WrongMode,
@@ -106,7 +109,8 @@ pub struct CheckReport {
     pub trashed: u64,
     /// The number of directories, orphans included.
     pub directories: u64,
-    /// The number of orphans. One that holds directories counts as that many: they may belong to as many users.
+    /// The number of orphans. One that holds directories counts as that many: they may belong to as
+    /// many users.
     pub orphaned: u64,
 }
 

@@ -13,7 +13,8 @@ use crate::storage::{
 };
 use crate::{Error, Result, StoragePath, UserId};
 
-/// Adds what SQLite reports. If the database is damaged, nothing else that is read from it can be relied on.
+/// Adds what SQLite reports. If the database is damaged, nothing else that is read from it can be
+/// relied on.
 pub(super) fn inspect_database(inspection: &Inspection, report: &mut CheckReport) -> Result<()> {
     for damage in inspection.damages()? {
         report.add(FindingKind::DatabaseDamaged, None, None, damage);
@@ -71,13 +72,15 @@ pub(super) struct Survey<'s> {
     inspection: &'s Inspection,
     /// The owner of the store, as a number of the system.
     owner: u32,
-    /// Users with an unfinished intent. The intent is the finding, and not the state in which it left the directory.
+    /// Users with an unfinished intent. The intent is the finding, and not the state in which it
+    /// left the directory.
     unfinished: HashSet<UserId>,
     /// Those of them whose purge is under way.
     purging: HashSet<UserId>,
     /// Paths within the data directory that are part of a finding already.
     reported: HashSet<PathBuf>,
-    /// Where the file system ignores case: each chosen path, and each path above one, by its folded form.
+    /// Where the file system ignores case: each chosen path, and each path above one, by its folded
+    /// form.
     spelled: HashMap<String, String>,
     pub(super) report: CheckReport,
     monitor: &'s Monitor,
@@ -328,7 +331,8 @@ impl<'s> Survey<'s> {
         Ok(())
     }
 
-    /// Whether an intent moves the user's directory. That of a purge only removes what is in the trash.
+    /// Whether an intent moves the user's directory. That of a purge only removes what is in the
+    /// trash.
     fn is_being_moved(&self, id: UserId) -> bool {
         self.unfinished.contains(&id) && !self.purging.contains(&id)
     }
@@ -343,7 +347,8 @@ impl<'s> Survey<'s> {
         self.report.orphaned += directories;
     }
 
-    /// Reports a directory that isn't private, has another owner than the store, or isn't a directory.
+    /// Reports a directory that isn't private, has another owner than the store, or isn't a
+    /// directory.
     fn rights(&mut self, kind: EntryKind, user: Option<UserId>, path: impl Fn() -> PathBuf) {
         let EntryKind::Directory(rights) = kind else {
             let detail = if kind == EntryKind::Link { "a symbolic link" } else { "not a directory" };

@@ -1,10 +1,12 @@
-//! What a file has beside its content: mode, owner, time of modification, and extended attributes with the POSIX ACLs.
+//! The metadata of files: mode, owner, time of modification, and extended attributes with the POSIX
+//! ACLs.
 //!
-//! Of the extended attributes, those of the `user.` namespace belong to whoever may write the file, and the two of the
-//! ACLs to its owner (<https://man7.org/linux/man-pages/man7/xattr.7.html>). The rest is the system's, and isn't taken.
+//! Of the [extended attributes](https://man7.org/linux/man-pages/man7/xattr.7.html), the `user.`
+//! namespace belongs to those who may write the file, and the two ACLs to its owner. The rest
+//! belongs to the system, and isn't read.
 //!
-//! No symbolic link is followed. What can't be opened without an effect, as a pipe or a device, is reached by a
-//! descriptor that only names it (`O_PATH`) and `/proc/self/fd`.
+//! No symbolic link is followed. An entry that can't be opened without an effect, such as a pipe or
+//! a device, is reached by an `O_PATH` descriptor and `/proc/self/fd`.
 
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -20,15 +22,15 @@ use crate::failpoint;
 
 /// The POSIX ACL of a file or directory.
 const ACL: &CStr = c"system.posix_acl_access";
-/// The POSIX ACL that what is made in a directory gets.
+/// The POSIX ACL that new entries of a directory inherit.
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 
-/// What most lists of names and most values fit in.
+/// Enough for most lists of names and most values.
 const USUAL_BYTES: usize = 1 << 10;
-/// What the kernel allows for either (`XATTR_LIST_MAX` and `XATTR_SIZE_MAX`).
+/// The kernel's limit for either (`XATTR_LIST_MAX` and `XATTR_SIZE_MAX`).
 const BYTES_MAX: usize = 1 << 16;
 
-/// What a file has beside its content.
+/// The metadata of a file that is archived.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Attributes {
     /// The permissions, with the bits for set-user-ID, set-group-ID and sticky.
@@ -36,12 +38,12 @@ pub(crate) struct Attributes {
     pub(crate) owner: u32,
     pub(crate) group: u32,
     pub(crate) modified: Modified,
-    /// In the order of their names.
+    /// Sorted by name.
     pub(crate) extended: Vec<Extended>,
 }
 
 impl Attributes {
-    /// Returns what `stat` has, without the extended ones.
+    /// Returns the attributes in `stat`, without the extended ones.
     pub(super) fn from_stat(stat: &Stat) -> Self {
         Self {
             mode: stat.st_mode & 0o7777,
@@ -71,12 +73,12 @@ pub(crate) struct Extended {
 }
 
 impl Extended {
-    /// Whether attributes of this name are read and applied.
+    /// Returns whether attributes of this name are read and applied.
     pub(crate) fn is_taken(name: &CStr) -> bool {
         name.to_bytes().starts_with(b"user.") || Self::is_acl(name)
     }
 
-    /// Whether it says who may use the file beside its owner.
+    /// Returns whether it gives other users access to the file.
     pub(super) fn is_access(&self) -> bool {
         self.name.as_c_str() == ACL
     }
@@ -86,14 +88,14 @@ impl Extended {
     }
 }
 
-/// An attribute that the process may not set, or the file system doesn't have.
+/// An attribute that the process may not set, or that the file system doesn't have.
 #[derive(Debug)]
 pub(crate) struct LostAttribute {
     pub(crate) attribute: Attribute,
     pub(crate) error: io::Error,
 }
 
-/// Which attribute.
+/// The kind of an attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Attribute {
     Owner,
@@ -121,20 +123,20 @@ pub(crate) fn read(file: impl AsFd) -> io::Result<Attributes> {
     read_target(&Target::Open(file.as_fd()))
 }
 
-/// Reads the attributes of what is at a name in a directory, whatever it is.
+/// Reads the attributes of an entry of any type.
 pub(crate) fn read_at(dir: impl AsFd, name: impl Arg) -> io::Result<Attributes> {
     read_target(&Target::named(dir, name)?)
 }
 
-/// Gives an open file or directory these attributes, and returns those that can't be set.
+/// Sets the attributes of an open file or directory, and returns those that can't be set.
 pub(crate) fn apply(file: impl AsFd, attributes: &Attributes, point: &'static str) -> io::Result<Vec<LostAttribute>> {
     set(&Target::Open(file.as_fd()), attributes, point)
 }
 
-/// Gives what was just made at a name in a directory these attributes, and returns those that can't be set.
+/// Sets the attributes of a new entry, and returns those that can't be set.
 ///
-/// Fails if something else is there: who may write in the directory could put a name of another's file in its place, and be
-/// given that.
+/// Fails if it was replaced: another user who may write in the directory could put a hard link to a
+/// foreign file there, and be given that file.
 pub(crate) fn apply_to_new(
     dir: impl AsFd,
     name: impl Arg,
@@ -150,7 +152,7 @@ pub(crate) fn apply_to_new(
     set(&target, attributes, point)
 }
 
-/// Removes the ACL that what is made in a directory would inherit.
+/// Removes the ACL that new entries of a directory would inherit.
 pub(super) fn forget_default_acl(dir: &OwnedFd) -> io::Result<()> {
     match fs::fremovexattr(dir, DEFAULT_ACL) {
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
@@ -158,9 +160,10 @@ pub(super) fn forget_default_acl(dir: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Whether the file system may refuse to rename a directory to a place within the same mount, as far as it can be told.
+/// Returns whether the file system may refuse to rename a directory within the same mount, as far
+/// as that is known.
 pub(super) fn may_need_copy(dir: &OwnedFd, to: &OwnedFd) -> io::Result<bool> {
-    // Which layer a directory is in isn't told.
+    // The layer of a directory isn't known.
     if fs::fstatfs(to)?.f_type == OVERLAYFS {
         return Ok(true);
     }
@@ -175,7 +178,7 @@ pub(super) fn may_need_copy(dir: &OwnedFd, to: &OwnedFd) -> io::Result<bool> {
 /// From the kernel's `magic.h`.
 const OVERLAYFS: fs::FsWord = 0x794c_7630;
 
-/// The quota that a directory counts for, as `struct fsxattr` of the kernel's `fs.h` says it.
+/// The quota project of a directory (`struct fsxattr` in the kernel's `fs.h`).
 #[repr(C)]
 struct Project {
     flags: u32,
@@ -187,24 +190,25 @@ struct Project {
 }
 
 impl Project {
-    /// What is made in a directory, or moved into it, has its project.
+    /// New entries of a directory inherit its project.
     const INHERITED: u32 = 0x200;
 
-    /// `None` on file systems without projects.
+    /// Returns `None` on file systems without projects.
     fn of(dir: &OwnedFd) -> Option<Self> {
         const GET: ioctl::Opcode = ioctl::opcode::read::<Project>(b'X', 31);
         #[allow(unsafe_code, reason = "there is no safe interface to a project id")]
-        // SAFETY: the kernel writes a whole `struct fsxattr` or fails, and any bytes are a valid one.
+        // SAFETY: the kernel writes a whole `struct fsxattr` or fails, and any bytes are a valid
+        // one.
         let project = unsafe { ioctl::ioctl(dir, ioctl::Getter::<GET, Self>::new()) };
         project.ok()
     }
 }
 
-/// What has the attributes.
+/// The file that has the attributes.
 enum Target<'f> {
-    /// A file or directory that is open to be read or written.
+    /// A file or directory that is open for reading or writing.
     Open(BorrowedFd<'f>),
-    /// A descriptor that only names it, by its path below `/proc`.
+    /// An `O_PATH` descriptor, with its path below `/proc`.
     Named { path: CString, at: OwnedFd, is_link: bool },
 }
 
@@ -269,7 +273,7 @@ impl Target<'_> {
     }
 
     fn set_modified(&self, modified: Modified) -> rustix::io::Result<()> {
-        // Not `UTIME_OMIT`: file systems that run as programs (bindfs) then set neither, without an error.
+        // Not `UTIME_OMIT`: FUSE file systems (bindfs) then set neither time, without an error.
         let found = self.stat()?;
         let times = Timestamps {
             last_access: Timespec {
@@ -293,7 +297,7 @@ fn read_target(target: &Target<'_>) -> io::Result<Attributes> {
 
 fn read_extended(target: &Target<'_>) -> io::Result<Vec<Extended>> {
     let names = match filled(|buffer| target.list(buffer)) {
-        // The file system has none.
+        // The file system has no extended attributes.
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Vec::new()),
         names => names?,
     };
@@ -313,7 +317,7 @@ fn read_extended(target: &Target<'_>) -> io::Result<Vec<Extended>> {
     Ok(extended)
 }
 
-/// Calls a function that fills a buffer and returns how much of it.
+/// Calls a function that fills a buffer, and returns the filled part.
 fn filled(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
     let mut buffer = vec![0; USUAL_BYTES];
     let length = match read(&mut buffer) {
@@ -336,10 +340,10 @@ fn set(target: &Target<'_>, attributes: &Attributes, point: &'static str) -> io:
     }
     let (acls, others): (Vec<_>, Vec<_>) =
         attributes.extended.iter().partition(|extended| Extended::is_acl(&extended.name));
-    // Those need the right to write, which the mode may take away from the owner.
+    // These need write permission, which the mode may take away from the owner.
     set_extended(target, &others, &mut unset)?;
     let is_given = give(target, attributes, point, &mut unset)?;
-    // After the owner, whose change takes these bits away. They aren't meant for whoever else has the file now.
+    // After the owner, whose change clears these bits. They aren't meant for another owner.
     let set_id = (Mode::SUID | Mode::SGID).bits();
     let is_special = attributes.mode & set_id != 0;
     let plain = attributes.mode & !set_id;
@@ -357,7 +361,7 @@ fn set(target: &Target<'_>, attributes: &Attributes, point: &'static str) -> io:
     Ok(unset)
 }
 
-/// Changes owner and group as far as the process may, and returns whether it was allowed.
+/// Changes owner and group as far as the process may, and returns whether it may change both.
 fn give(
     target: &Target<'_>,
     attributes: &Attributes,
@@ -377,7 +381,7 @@ fn give(
     if stat.st_uid != owner {
         unset.push(LostAttribute { attribute: Attribute::Owner, error: error.into() });
     }
-    // An owner may give a file to a group of theirs.
+    // An owner may give a file to one of their groups.
     if stat.st_gid != group {
         match target.give_to(None, Some(group), point) {
             Err(error) if is_refused(error) => {
@@ -392,7 +396,7 @@ fn give(
 fn set_extended(target: &Target<'_>, extended: &[&Extended], unset: &mut Vec<LostAttribute>) -> io::Result<()> {
     for extended in extended {
         match target.set(extended) {
-            // ext4 and btrfs say that there is no space for one that is larger than any that they hold.
+            // ext4 and btrfs report `ENOSPC` for one that is too large for them.
             Err(
                 error @ (Errno::PERM
                 | Errno::ACCESS
@@ -421,7 +425,7 @@ mod tests {
 
     const POINT: &str = "a test";
 
-    /// The owner may everything, a user with this number read, and nobody else anything.
+    /// Grants the owner everything, the user with this number reading, and other users nothing.
     fn acl_for(user: u32) -> Vec<u8> {
         let mut acl = 2_u32.to_le_bytes().to_vec();
         let anybody = u32::MAX;
@@ -515,7 +519,8 @@ mod tests {
         assert_eq!(read_at(&at_dir, "target").unwrap(), before);
     }
 
-    /// Who may write in the directory puts a name of root's file where a pipe was made, to be given the file.
+    /// Another user who may write in the directory replaces a new pipe by a hard link to root's
+    /// file, to be given that file.
     #[test]
     fn what_took_the_place_of_something_new_gets_no_attributes() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,12 +1,12 @@
-//! Opening what lies beneath a directory, and changing directories in steps.
+//! Opening files beneath a directory, and changing directories in steps.
 //!
-//! Nothing here takes a path from the root of the file system. A name is looked up from a descriptor of a directory
-//! by `openat2` (<https://man7.org/linux/man-pages/man2/openat2.2.html>), and the kernel refuses it if a symbolic link is
-//! met or the directory would be left: at the moment of opening, so that there is nothing to race against. To check a
-//! path first and to open it then loses that race. Where `openat2` is refused, as by the filters of a hardened service,
-//! a [walk] takes its place, which is as safe.
+//! No path starts at the root of the file system. A name is looked up from a descriptor of a
+//! directory by [`openat2`](https://man7.org/linux/man-pages/man2/openat2.2.html). The kernel
+//! refuses a symbolic link, and a path that leaves the directory (path traversal), at the moment of
+//! opening, so there is no race between a check and its use. Where `openat2` is refused, as by the
+//! seccomp filter of a hardened service, a [walk] takes its place, which is as safe.
 //!
-//! What changes a directory is a step with a [point](crate::failpoint) before it.
+//! Each step that changes a directory has a [failpoint](crate::failpoint) before it.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -23,20 +23,20 @@ use super::ownership::{Ownership, change_mode};
 use super::stat::{is_dir, stat};
 use crate::failpoint::{self, Refusal};
 
-/// Who moves a directory without `RENAME_NOREPLACE` puts an empty one at the target first. Its mode, by which nobody may do
-/// anything with it, tells it from one that was there before if a crash leaves it. The sticky bit only shows people
-/// what it is, where it is kept.
+/// The mode of a placeholder: an empty directory at the target of a move without
+/// `RENAME_NOREPLACE`. No permission at all distinguishes one that a crash leaves from a directory
+/// of an application. The sticky bit only shows a person what it is, if the file system keeps it.
 const PLACEHOLDER: Mode = Mode::SVTX;
 
-/// How often directories are made again that somebody removes at the same time.
+/// Number of times that directories are made again which another program removes.
 pub(super) const ATTEMPTS_MAX: usize = 100;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Whether the system has answered that it knows no `openat2`. That doesn't change while a process lives.
+/// Whether the kernel has no `openat2`. That doesn't change while the process lives.
 static HAS_NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 
-/// Whether a file system that is mounted on the way may be entered.
+/// Whether a lookup may enter another mount.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mounts {
     Enter,
@@ -53,8 +53,8 @@ fn open(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mounts) -> 
     if !HAS_NO_OPENAT2.load(Ordering::Relaxed) {
         match open_at_once(&at, path, flags, mounts) {
             Err(Errno::NOSYS) => HAS_NO_OPENAT2.store(true, Ordering::Relaxed),
-            // A filter that refuses the call, or a kernel that doesn't know one of the flags. If it is the directory that is
-            // refused, the walk meets the same.
+            // A filter that refuses the call, or a kernel that doesn't know a flag. If the
+            // directory itself refuses, the walk fails likewise.
             Err(Errno::PERM | Errno::INVAL) => {}
             opened => return Ok(opened?),
         }
@@ -72,22 +72,23 @@ fn open_at_once(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mou
     }
     loop {
         match fs::openat2(&at, path, flags, Mode::empty(), resolve) {
-            // The kernel couldn't make sure in the face of a rename: it asks for another attempt.
+            // A concurrent rename kept the kernel from a safe lookup.
             Err(Errno::AGAIN | Errno::INTR) => {}
             opened => return opened,
         }
     }
 }
 
-/// How directories are opened here: `openat2` or `walk`.
+/// Returns how directories are opened here: `openat2` or `walk`.
 pub(super) fn open_method(at: impl AsFd) -> &'static str {
     let is_refused =
         || matches!(open_at_once(at, c".", DIRECTORY, Mounts::Refuse), Err(Errno::NOSYS | Errno::PERM | Errno::INVAL));
     if HAS_NO_OPENAT2.load(Ordering::Relaxed) || is_refused() { "walk" } else { "openat2" }
 }
 
-/// Opens a directory segment by segment, each from the descriptor of the one above and none over a link, so that no step leads
-/// anywhere but down. It answers the errors of `openat2`, but refuses any `..`.
+/// Opens a directory segment by segment, each from the descriptor of the one above and without
+/// following links, so that no step leads anywhere but down. Returns the errors of `openat2`, but
+/// refuses any `..`.
 fn walk(at: impl AsFd, path: &CStr, flags: OFlags, mounts: Mounts) -> rustix::io::Result<OwnedFd> {
     let bytes = path.to_bytes();
     if bytes.is_empty() {
@@ -108,12 +109,12 @@ fn walk(at: impl AsFd, path: &CStr, flags: OFlags, mounts: Mounts) -> rustix::io
     step(above.as_ref().map_or(at.as_fd(), |above| above.as_fd()), last, flags, mount)
 }
 
-/// Opens what is directly in a directory.
+/// Opens an entry of a directory.
 fn step(at: impl AsFd, name: &[u8], flags: OFlags, mount: Option<Mount>) -> rustix::io::Result<OwnedFd> {
     let opened = loop {
         match fs::openat(&at, name, flags | OFlags::NOFOLLOW, Mode::empty()) {
             Err(Errno::INTR) => {}
-            // With O_DIRECTORY a link is only said to be no directory.
+            // With O_DIRECTORY the kernel reports a link as not a directory.
             Err(Errno::NOTDIR) => {
                 let found = fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 let is_link = FileType::from_raw_mode(found.st_mode) == FileType::Symlink;
@@ -128,12 +129,12 @@ fn step(at: impl AsFd, name: &[u8], flags: OFlags, mount: Option<Mount>) -> rust
     }
 }
 
-/// What a directory is on.
+/// The mount of a directory.
 #[derive(Clone, Copy)]
 struct Mount {
     device: u64,
-    /// Tells a directory from one of the same file system that is mounted over it. It alone says what is a mount: on btrfs each
-    /// subvolume has another device.
+    /// Distinguishes a directory from a bind mount of the same file system. It is the only proof of
+    /// a mount: each subvolume of btrfs has a device of its own.
     id: Option<u64>,
 }
 
@@ -162,12 +163,13 @@ fn mount_id_in_proc(dir: impl AsFd) -> Option<u64> {
     info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
 }
 
-/// Whether two directories are in the same mount, so that only the file system can refuse a rename between them (`EXDEV`).
+/// Returns whether two directories are in one mount. If so, only the file system itself refuses a
+/// rename between them (`EXDEV`).
 pub(super) fn are_in_one_mount(one: impl AsFd, other: impl AsFd) -> io::Result<bool> {
     Ok(mount_of(one)?.is(mount_of(other)?))
 }
 
-/// The names in a directory with what they are, as far as the file system says so at once.
+/// Lists the names in a directory, with their types as far as the file system reports them at once.
 pub(super) fn entries(dir: &OwnedFd) -> io::Result<impl Iterator<Item = io::Result<(CString, FileType)>> + use<>> {
     let entries = fs::Dir::read_from(dir)?;
     Ok(entries.filter_map(|entry| match entry {
@@ -181,7 +183,8 @@ pub(super) fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
     Ok(entries(dir)?.next().transpose()?.is_none())
 }
 
-/// Makes a private directory, unless something stands there already, and opens it. What root makes is the owner's.
+/// Makes a private directory, unless an entry of the name exists, and opens it. Root gives it to
+/// the owner of the store.
 pub(super) fn make_dir(
     at: impl AsFd,
     name: impl Arg + Copy,
@@ -194,14 +197,14 @@ pub(super) fn make_dir(
         Err(Errno::EXIST) => false,
         Err(error) => return Err(error.into()),
     };
-    // The umask may have taken away even what the owner needs: now, or before a crash that came before this.
+    // The umask may have removed the owner's permissions, now or before a crash.
     if stat(&at, name)?.is_some_and(|made| is_dir(&made) && !Mode::from_raw_mode(made.st_mode).contains(PRIVATE)) {
         make_private(&at, name, "make: change a mode")?;
     }
     let dir = open_dir(&at, name, Mounts::Enter)?;
     if let Err(error) = owner.give(&dir) {
         if is_new {
-            // It would lock the owner out.
+            // A directory of root's would lock out the owner.
             let _ = fs::unlinkat(at, name, AtFlags::REMOVEDIR);
         }
         return Err(error);
@@ -209,14 +212,14 @@ pub(super) fn make_dir(
     Ok(dir)
 }
 
-/// Gives a directory the mode 0700, whatever it is now.
+/// Gives a directory the mode 0700.
 pub(super) fn make_private(at: impl AsFd, name: impl Arg + Copy, point: &'static str) -> io::Result<()> {
     failpoint::reach(point);
-    // A directory that can't be opened can still be named by a descriptor.
+    // `O_PATH` opens a directory that can't be opened otherwise.
     change_mode(open_path(at, name)?, PRIVATE)
 }
 
-/// Writes a file that is on the disk, though perhaps not its name.
+/// Writes and syncs a file, but not its name.
 pub(super) fn write_file(
     dir: &OwnedFd,
     name: &str,
@@ -227,8 +230,8 @@ pub(super) fn write_file(
     failpoint::reach(point);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = match fs::openat(dir, name, flags, PRIVATE_FILE) {
-        // What a crash left. It isn't written to: it may be another name of somebody else's file, put there for root
-        // to empty and to give away.
+        // A leftover of a crash. It isn't written to: it could be a hard link to a foreign file
+        // that root would empty and give away.
         Err(Errno::EXIST) => {
             fs::unlinkat(dir, name, AtFlags::empty())?;
             fs::openat(dir, name, flags, PRIVATE_FILE)?
@@ -241,12 +244,12 @@ pub(super) fn write_file(
     file.sync_all()
 }
 
-/// Opens a directory only to name it, which takes no right to it.
+/// Opens a directory with `O_PATH`, which needs no permission on it.
 pub(super) fn open_path(at: impl AsFd, name: impl Arg + Copy) -> io::Result<OwnedFd> {
     open(at, name, OFlags::PATH | OFlags::DIRECTORY, Mounts::Refuse)
 }
 
-/// Moves what stands at one name to another, where nothing may stand.
+/// Moves an entry to a name that doesn't exist.
 pub(super) fn rename(
     from: impl AsFd,
     name: impl Arg + Copy,
@@ -265,16 +268,16 @@ pub(super) fn rename(
     match renamed {
         // Some file systems don't know the flag, and some filters the call.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
-        // An attempt without the flag may have been cut short.
+        // An attempt without the flag may have been interrupted.
         Err(Errno::EXIST) if stat(&to, new_name)?.is_some_and(|found| is_placeholder(&found)) => {}
         renamed => return Ok(renamed?),
     }
     rename_in_steps(from, name, to, new_name, point)
 }
 
-/// The same without `RENAME_NOREPLACE`, under the locks that keep others of the program away. A directory replaces an empty
-/// directory and nothing else, so one is put there that is known for what it is. After a crash between the
-/// steps the next attempt takes it up.
+/// Moves an entry without `RENAME_NOREPLACE`, under the locks that exclude other processes of this
+/// program. A rename replaces an empty directory and nothing else, so a placeholder is made first.
+/// After a crash between the steps the next attempt continues.
 fn rename_in_steps(
     from: impl AsFd,
     name: impl Arg + Copy,
@@ -297,7 +300,8 @@ fn rename_in_steps(
     if target.is_none() {
         fs::mkdirat(&to, new_name, PLACEHOLDER)?;
         if !stat(&to, new_name)?.is_some_and(|made| is_placeholder(&made)) {
-            // A file system that keeps no modes: after a crash nobody could say whether the move was made.
+            // The file system keeps no modes, so that after a crash a placeholder couldn't be
+            // recognized.
             fs::unlinkat(&to, new_name, AtFlags::REMOVEDIR)?;
             return Err(Errno::INVAL.into());
         }
@@ -306,14 +310,15 @@ fn rename_in_steps(
     match fs::renameat(from, name, &to, new_name) {
         Ok(()) => Ok(()),
         Err(error) => {
-            // Empty, or it stays.
+            // Fails if it isn't empty, and then it stays.
             let _ = fs::unlinkat(&to, new_name, AtFlags::REMOVEDIR);
             Err(if error == Errno::NOTEMPTY { Errno::EXIST } else { error }.into())
         }
     }
 }
 
-/// Whether nobody may do anything with a directory: bindfs makes one without the sticky bit.
+/// Returns whether an entry is a placeholder. bindfs drops the sticky bit, so the permissions alone
+/// count.
 pub(super) fn is_placeholder(found: &Stat) -> bool {
     is_dir(found) && !Mode::from_raw_mode(found.st_mode).intersects(Mode::RWXU | Mode::RWXG | Mode::RWXO)
 }
@@ -324,13 +329,13 @@ pub(super) fn remove_dir(at: impl AsFd, name: impl Arg, point: &'static str) -> 
     Ok(fs::unlinkat(at, name, AtFlags::REMOVEDIR)?)
 }
 
-/// Removes what isn't a directory. A symbolic link is removed itself.
+/// Removes an entry that isn't a directory; of a symbolic link, the link itself.
 pub(super) fn remove_file(at: impl AsFd, name: impl Arg, point: &'static str) -> io::Result<()> {
     failpoint::reach(point);
     Ok(fs::unlinkat(at, name, AtFlags::empty())?)
 }
 
-/// Waits until what was changed in a directory is on the disk.
+/// Syncs a file or directory.
 pub(super) fn sync(dir: impl AsFd, point: &'static str) -> io::Result<()> {
     failpoint::reach(point);
     Ok(fs::fsync(dir)?)
@@ -338,8 +343,8 @@ pub(super) fn sync(dir: impl AsFd, point: &'static str) -> io::Result<()> {
 
 /// How many files become durable: all at once in the end, or each by itself.
 ///
-/// `syncfs` does nothing, without an error, on a FUSE file system: the kernel doesn't ask the process behind it
-/// (`fuse_sync_fs`).
+/// `syncfs` does nothing, without an error, on a FUSE file system: the kernel doesn't ask the
+/// process behind it (`fuse_sync_fs`).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BulkSync {
     has_syncfs: bool,
@@ -365,7 +370,7 @@ pub(crate) fn wait_for_file(file: &File) -> io::Result<()> {
 /// From the kernel's `magic.h`.
 const FUSE: fs::FsWord = 0x6573_5546;
 
-/// The name of an entry as people are shown it.
+/// Returns the name of an entry for a message.
 pub(super) fn shown(name: &CStr) -> std::path::PathBuf {
     use std::os::unix::ffi::OsStrExt;
     std::ffi::OsStr::from_bytes(name.to_bytes()).into()
@@ -425,7 +430,7 @@ mod tests {
                 assert_eq!(inodes[1].err(), *refusal, "{path:?}");
             }
         }
-        // What stays within the directory is refused as well: nobody has a reason to ask for it.
+        // A path that stays within the directory is refused as well, since no caller needs it.
         assert_eq!(walk(&at, c"a/../a", FLAGS, Mounts::Enter).unwrap_err(), Errno::XDEV);
     }
 
@@ -455,7 +460,7 @@ mod tests {
             (path("one").exists(), std_fs::read_to_string(path("two/notes.txt")).unwrap()),
             (false, "one".into())
         );
-        // The place is empty, but somebody's.
+        // An empty directory of an application.
         std_fs::create_dir(path("empty")).unwrap();
         filled("three");
         std_fs::write(path("file"), "").unwrap();
@@ -464,17 +469,17 @@ mod tests {
             assert_eq!(errno(&moved("two", taken).unwrap_err()), Some(Errno::EXIST), "{taken}");
             assert!(path("two/notes.txt").exists());
         }
-        // What isn't there leaves nothing.
+        // A missing source leaves no placeholder.
         assert_eq!(errno(&moved("gone", "four").unwrap_err()), Some(Errno::NOENT));
         assert!(!path("four").exists());
-        // A crash after the first step: either way goes on.
+        // A crash after the first step: either way continues.
         for (from, to, at_once) in [("two", "four", false), ("three", "five", true)] {
             fs::mkdirat(&at, to, PLACEHOLDER).unwrap();
             if at_once { rename(&at, from, &at, to, "move: change a mode") } else { moved(from, to) }.unwrap();
             assert!(path(to).join("notes.txt").exists() && !path(from).exists());
             assert_ne!(std_fs::metadata(path(to)).unwrap().permissions().mode() & 0o7777, 0o1000);
         }
-        // A failure of the last step takes back the first.
+        // A failure of the last step undoes the first.
         std_fs::create_dir(path("four/within")).unwrap();
         let within = fs::open(path("four/within"), FLAGS, Mode::empty()).unwrap();
         let error = rename_in_steps(&at, "four", &within, "new", "move: change a mode").unwrap_err();

@@ -1,7 +1,8 @@
-//! Copier a directory with everything in it, and comparing two of them.
+//! Copying a directory with everything in it, and comparing two of them.
 //!
-//! Both walk through two directories side by side, with one descriptor of each open whatever the depth, and leave again
-//! by `..`, which has to be where they came from. No symbolic link is followed, and no mount entered.
+//! Both walk two directories side by side, with one descriptor of each open whatever the depth, and
+//! go up again by `..`, which has to be the directory that they came from. They follow no symbolic
+//! link, and enter no mount.
 
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -23,18 +24,18 @@ use super::stat::{self, Identity, identity, is_dir};
 use super::walk::up;
 use crate::failpoint;
 
-/// How much of a file is held in memory.
+/// The part of a file that is held in memory.
 const CHUNK_BYTES: usize = 1 << 20;
-/// How often a file is copied again that changes while it is copied.
+/// Number of times that a file is copied which changes meanwhile.
 const ATTEMPTS_MAX: usize = 3;
 
 const SET_ATTRIBUTES: &str = "copy: set attributes";
 const MAKE_FILE: &str = "copy: make a file";
 const MAKE_LINK: &str = "copy: make a link";
-/// Of everything, or where that isn't possible of each.
+/// Of the whole file system or, where that isn't possible, of each file.
 pub(super) const SYNC: &str = "copy: sync";
 
-/// A failure, and at which path below the directory.
+/// A failure, with the path below the directory.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) path: PathBuf,
@@ -47,9 +48,10 @@ impl Failure {
     }
 }
 
-/// Fills an empty directory with a copy of all that is in another one, and gives it the same attributes. `links` is an
-/// empty directory of the same file system for what has several names, and `owner` to whom directories belong until they
-/// have their own owner, so that a crash leaves nothing that the store's owner can't remove.
+/// Copies all entries of a directory, and its attributes, into an empty one. `links` is an empty
+/// directory of the same file system for files with several names. `owner` owns the directories
+/// until they get their own owner, so that a crash leaves nothing that the store's owner can't
+/// remove.
 pub(super) fn copy(source: OwnedFd, copy: OwnedFd, links: &OwnedFd, owner: Ownership) -> Result<(), Failure> {
     let sync = BulkSync::detect(links).map_err(Failure::at(Path::new("")))?;
     walk(Pair { source, copy }, &mut Copier { links, owner, files: FileCopier { sync, buffer: vec![0; CHUNK_BYTES] } })
@@ -62,9 +64,8 @@ pub(super) struct Entry<'e> {
     pub(super) name: &'e CStr,
 }
 
-/// Makes a copy of anything that isn't a directory, with the same attributes. Nothing may exist there.
-///
-/// Fails with `NOENT` if the source doesn't exist.
+/// Copies an entry that isn't a directory to a name that doesn't exist, with its attributes. Fails
+/// with `NOENT` if there is no such entry.
 pub(super) fn copy_file(source: Entry<'_>, copy: Entry<'_>) -> io::Result<()> {
     let stat = stat::stat(source.dir, source.name)?.ok_or(Errno::NOENT)?;
     let sync = BulkSync::detect(copy.dir)?;
@@ -82,16 +83,16 @@ pub(super) fn is_same_file(source: Entry<'_>, copy: Entry<'_>, how: Comparison) 
     }
 }
 
-/// What a comparison asks for.
+/// How two entries have to agree.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Comparison {
-    /// Both directories hold the same.
+    /// Both have the same entries.
     Same,
-    /// The second holds all that the first one holds.
+    /// The second has all entries of the first.
     Contained,
 }
 
-/// Compares two directories, content with content, and returns the path of the first difference that is met.
+/// Compares two directories, files by their content, and returns the path of the first difference.
 pub(super) fn compare(source: OwnedFd, copy: OwnedFd, how: Comparison) -> Result<Option<PathBuf>, Failure> {
     match walk(Pair { source, copy }, &mut Comparer::new(how)) {
         Ok(()) => Ok(None),
@@ -100,30 +101,30 @@ pub(super) fn compare(source: OwnedFd, copy: OwnedFd, how: Comparison) -> Result
     }
 }
 
-/// Directories that correspond to each other.
+/// Corresponding directories.
 struct Pair {
     source: OwnedFd,
     copy: OwnedFd,
 }
 
-/// A directory on the way from the top to where the walk is.
+/// A directory between the top and the current one.
 struct Level {
     source: Identity,
     copy: Identity,
-    /// Those of the source as it was entered.
+    /// Those of the source when it was entered.
     attributes: Attributes,
-    /// The directories that are still to be entered.
+    /// Directories that are still to be entered.
     dirs: Vec<CString>,
 }
 
 trait Visitor {
-    /// Meets what isn't a directory.
+    /// Visits an entry that isn't a directory.
     fn file(&mut self, pair: &Pair, name: &CStr, stat: &Stat) -> io::Result<()>;
     /// Opens the copy of a directory.
     fn open(&mut self, copy: &OwnedFd, name: &CStr) -> io::Result<OwnedFd>;
-    /// Has met so many entries in the source.
+    /// Called after all entries of a directory, with their number in the source.
     fn listed(&mut self, pair: &Pair, count: usize) -> io::Result<()>;
-    /// Is done with all that is in a directory.
+    /// Called after everything below a directory.
     fn leave(&mut self, copy: &OwnedFd, attributes: &Attributes) -> io::Result<()>;
 }
 
@@ -139,7 +140,7 @@ impl Level {
         for entry in entries {
             let (name, _) = entry.map_err(Failure::at(above))?;
             let mut meet = || -> io::Result<()> {
-                // What has gone meanwhile is found by the comparison.
+                // The comparison finds entries that are removed meanwhile.
                 let Some(stat) = stat::stat(&pair.source, &*name)? else { return Ok(()) };
                 count += 1;
                 if is_dir(&stat) {
@@ -172,7 +173,7 @@ fn walk(top: Pair, visitor: &mut dyn Visitor) -> Result<(), Failure> {
             continue;
         }
         let Some(left) = levels.pop() else { break };
-        // First, since the attributes may take away the right to.
+        // First, since the attributes may take away the permission for it.
         let next = levels.last().map(|parent| {
             let source = up(&here.source, parent.source)?;
             Ok(Pair { source, copy: up(&here.copy, parent.copy)? })
@@ -187,7 +188,7 @@ fn walk(top: Pair, visitor: &mut dyn Visitor) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Opens a directory and its copy. `None` if it has gone, or has become something else.
+/// Opens a directory and its copy. Returns `None` if it was removed or replaced.
 fn enter(here: &Pair, name: &CStr, visitor: &mut dyn Visitor) -> io::Result<Option<Pair>> {
     let source = match open_dir(&here.source, name, Mounts::Refuse) {
         Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => return Ok(None),
@@ -197,8 +198,8 @@ fn enter(here: &Pair, name: &CStr, visitor: &mut dyn Visitor) -> io::Result<Opti
 }
 
 struct Copier<'l> {
-    /// Has a name for each file of the source that has several: the file's number, at which its copy is. So it isn't
-    /// memory that holds them.
+    /// Holds a name for each file of the source that has several: the file's inode number, at its
+    /// copy. So they take no memory.
     links: &'l OwnedFd,
     owner: Ownership,
     files: FileCopier,
@@ -225,7 +226,7 @@ impl Visitor for Copier<'_> {
         self.files.make(source, copy, stat)?;
         failpoint::reach(MAKE_LINK);
         match fs::linkat(&pair.copy, name, self.links, &*number, AtFlags::empty()) {
-            // It has gone while it was to be copied.
+            // It was removed while it was copied.
             Err(Errno::NOENT) => Ok(()),
             linked => Ok(linked?),
         }
@@ -273,7 +274,7 @@ impl FileCopier {
         let copy = File::from(fs::openat(to.dir, to.name, flags, Mode::RUSR | Mode::WUSR)?);
         for _ in 0..ATTEMPTS_MAX {
             let before = fs::fstat(&source)?;
-            // Where the file system can have the same blocks in two files.
+            // Shares the blocks, where the file system can.
             if fs::ioctl_ficlone(&copy, &source).is_err() {
                 self.fill(&source, &copy, size(&before))?;
             }
@@ -287,10 +288,10 @@ impl FileCopier {
             let Some(again) = open_file(from.dir, from.name)? else { return Ok(()) };
             source = again;
         }
-        Err(io::Error::other("it changes all the time"))
+        Err(io::Error::other("the file changes during every copy"))
     }
 
-    /// Copies what is in a file, and none of its holes.
+    /// Copies the content of a file, without its holes.
     fn fill(&mut self, source: &File, copy: &File, size: u64) -> io::Result<()> {
         let mut at = 0;
         while let Some((start, end)) = data_from(source, at, size)? {
@@ -299,7 +300,7 @@ impl FileCopier {
                 let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(CHUNK_BYTES);
                 let count = source.read_at(&mut self.buffer[..wanted], at)?;
                 if count == 0 {
-                    // It has been cut meanwhile, which is noticed.
+                    // It was truncated, which the comparison of its metadata notices.
                     return Ok(());
                 }
                 copy.write_all_at(&self.buffer[..count], at)?;
@@ -310,8 +311,8 @@ impl FileCopier {
     }
 }
 
-/// Fails if an attribute of the file couldn't be set. An owner that the process may not give is no failure: it stays with the
-/// process's own.
+/// Fails if an attribute of the file couldn't be set. An owner that the process may not set is no
+/// failure: the file stays with the process's own.
 fn all_set(unset: Vec<LostAttribute>) -> io::Result<()> {
     for unset in unset {
         match unset.attribute {
@@ -322,16 +323,16 @@ fn all_set(unset: Vec<LostAttribute>) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a file to read it. `None` if it has gone.
+/// Opens a file for reading. Returns `None` if it doesn't exist.
 fn open_file(dir: &OwnedFd, name: &CStr) -> io::Result<Option<File>> {
-    // A file that has become a pipe meanwhile is opened without waiting for its writer.
+    // A file that was replaced by a pipe is opened without waiting for its writer.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match fs::openat(dir, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(None),
         file => File::from(file?),
     };
     if FileType::from_raw_mode(fs::fstat(&file)?.st_mode) != FileType::RegularFile {
-        return Err(io::Error::other("it isn't a file any more"));
+        return Err(io::Error::other("the file was replaced"));
     }
     Ok(Some(file))
 }
@@ -345,7 +346,7 @@ fn moments(stat: &Stat) -> (u64, i128, i128) {
     (size(stat), nanoseconds(stat.st_mtime, stat.st_mtime_nsec), nanoseconds(stat.st_ctime, stat.st_ctime_nsec))
 }
 
-/// That two directories differ.
+/// The difference of two directories, as an error.
 #[derive(Debug)]
 struct Difference;
 
@@ -430,7 +431,7 @@ impl Comparer {
         let [one, other] = &mut self.buffers;
         let mut at = 0;
         loop {
-            // Where both have holes, both are the same.
+            // Holes at the same place are equal.
             let starts = [data_from(source, at, size)?, data_from(copy, at, size)?];
             let Some(start) = starts.into_iter().flatten().map(|(start, _)| start).min() else { return Ok(true) };
             let wanted = usize::try_from(size - start).unwrap_or(usize::MAX).min(CHUNK_BYTES);
@@ -459,9 +460,9 @@ mod tests {
 
     use super::*;
 
-    /// As many levels as the walks of hostile directories are tried with.
+    /// As deep as the directories of the other tests of hostile directories.
     const LEVELS: usize = 5_000;
-    /// That a walk which calls itself for each level doesn't fit in.
+    /// Too small for a walk that recurses.
     const SMALL_STACK_BYTES: usize = 256 << 10;
 
     struct Place {
@@ -530,7 +531,7 @@ mod tests {
     #[test]
     fn every_difference_is_found() {
         type Change = fn(&Path) -> io::Result<()>;
-        // What is done to the copy, where that is met, and where if the copy may hold more.
+        // The change to the copy, where it is found, and where if the copy may have more entries.
         let changes: &[(Change, &str, Option<&str>)] = &[
             (|copy| std_fs::write(copy.join("new"), ""), "", None),
             (|copy| std_fs::create_dir(copy.join("a/new")), "a", None),
@@ -559,7 +560,7 @@ mod tests {
             let place = filled();
             place.copy();
             change(&place.path("copy")).unwrap();
-            // The content counts even if the time of modification is as before.
+            // The content counts even if the time of modification is equal.
             for name in ["a/b/small", "sparse"] {
                 let time = std_fs::metadata(place.path("source").join(name)).unwrap().modified().unwrap();
                 if let Ok(file) = File::options().write(true).open(place.path("copy").join(name)) {

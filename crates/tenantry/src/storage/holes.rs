@@ -1,4 +1,4 @@
-//! Where a sparse file has data, and where it has holes.
+//! The data and the holes of sparse files.
 
 use std::fs::File;
 use std::io;
@@ -6,12 +6,12 @@ use std::io;
 use rustix::fs::{self, SeekFrom, Stat};
 use rustix::io::Errno;
 
-/// Into how many pieces of data a sparse file is divided: the map of it is held in memory.
+/// The largest number of segments of a sparse file: its map is held in memory.
 pub(crate) const SEGMENTS_MAX: usize = 1 << 18;
-/// Smaller holes are worth no piece: the usual block of a file system.
+/// Smaller holes aren't worth a segment. It is the usual block size of a file system.
 const HOLE_BYTES_MIN: u64 = 4_096;
 
-/// Part of a file.
+/// A part of a file that isn't a hole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) offset: u64,
@@ -24,7 +24,8 @@ impl Segment {
     }
 }
 
-/// Segments of a file, of which there are never too many: the smallest holes are taken for data then.
+/// Segments of a file, at most [`SEGMENTS_MAX`]: if there are more, the smallest holes count as
+/// data.
 #[derive(Default)]
 struct Segments {
     segments: Vec<Segment>,
@@ -47,7 +48,7 @@ impl Segments {
     }
 }
 
-/// Finds the segments of a file that had these metadata when it was opened.
+/// Finds the segments of a file that had this metadata when it was opened.
 pub(super) fn segments(file: &File, stat: &Stat) -> io::Result<Vec<Segment>> {
     let length = u64::try_from(stat.st_size).unwrap_or_default();
     let is_allocated = u64::try_from(stat.st_blocks).unwrap_or_default() * 512 >= length;
@@ -67,14 +68,14 @@ pub(super) fn segments(file: &File, stat: &Stat) -> io::Result<Vec<Segment>> {
     Ok(found.segments)
 }
 
-/// The next part of a file, from an offset on, that isn't a hole.
+/// Returns the next part of a file that isn't a hole.
 pub(super) fn data_from(file: &File, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
     if at >= size {
         return Ok(None);
     }
     let start = match fs::seek(file, SeekFrom::Data(at)) {
         Err(Errno::NXIO) => return Ok(None),
-        // The file system doesn't say.
+        // The file system doesn't report holes.
         Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((at, size))),
         start => start?,
     };

@@ -1,4 +1,4 @@
-//! Looking at what is there, for [`check`](crate::check), without changing it.
+//! Reading the state of directories for a [check](crate::check), without changing them.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
@@ -16,10 +16,10 @@ use super::stat::{is_dir, stat};
 use super::{Storage, ownership};
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 
-/// The files in the data directory that every program needs that has the store open.
+/// The files that every process needs which has the store open.
 const FILES: [&str; 4] = ["tenantry.db", "tenantry.db-shm", "tenantry.db-wal", "tenantry.lock"];
 
-/// What stands at a name.
+/// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) name: OsString,
@@ -33,7 +33,7 @@ pub(crate) enum EntryKind {
     Other,
 }
 
-/// Who may use a directory.
+/// The mode and the owner of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rights {
     pub(crate) mode: u32,
@@ -50,11 +50,11 @@ impl Rights {
     }
 }
 
-/// What a look at a user's directory finds.
+/// The state of a user's directory.
 pub(crate) enum DirectoryState {
     Directory(Rights),
     Missing,
-    /// A symbolic link or something else that isn't a directory, at this many segments of the path.
+    /// A symbolic link, or something else that isn't a directory, at this segment of the path.
     Blocked {
         segments: usize,
         is_link: bool,
@@ -62,18 +62,17 @@ pub(crate) enum DirectoryState {
 }
 
 impl Storage {
-    /// What stands at a user's storage path.
+    /// Returns the state of the directory at a storage path.
     pub(crate) fn inspect(&self, path: &StoragePath) -> io::Result<DirectoryState> {
         match open_dir(&self.storage, path.as_str(), Mounts::Enter) {
             Ok(dir) => return Ok(DirectoryState::Directory(Rights::of(&fs::fstat(&dir)?))),
             Err(error) => match errno(&error) {
                 Some(Errno::NOENT) => return Ok(DirectoryState::Missing),
-                // Where it ends, and at what, is looked for below.
+                // The segment is found below.
                 Some(Errno::ACCESS | Errno::LOOP | Errno::NOTDIR) => {}
                 _ => return Err(error),
             },
         }
-        // Where does it end?
         let mut here = None;
         for (index, name) in path.as_str().split('/').enumerate() {
             let above = here.as_ref().unwrap_or(&self.storage);
@@ -84,21 +83,22 @@ impl Storage {
             }
             match open_dir(above, name, Mounts::Enter) {
                 Ok(dir) => here = Some(dir),
-                // There, but not even its owner may enter it.
+                // It exists, but not even its owner may enter it.
                 Err(error) if errno(&error) == Some(Errno::ACCESS) => {
                     return Ok(DirectoryState::Directory(Rights::of(&found)));
                 }
                 Err(error) => return Err(error),
             }
         }
-        Err(io::Error::other("a directory changes while it is looked at"))
+        Err(io::Error::other("a directory changes while it is inspected"))
     }
 
-    /// What is in a directory below `storage/`, in the order of names; nothing if it has gone meanwhile.
+    /// Returns the entries of a directory below `storage/`, by name; none if it was removed
+    /// meanwhile.
     pub(crate) fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
         match self.above(path) {
             Ok(dir) => list(&dir),
-            // Gone meanwhile, or not to be read, which is told with the rights of it.
+            // It was removed, or can't be read, which the check of its mode reports.
             Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::ACCESS)) => {
                 Ok(Vec::new())
             }
@@ -106,19 +106,19 @@ impl Storage {
         }
     }
 
-    /// How many directories are in a directory below `storage/` or `trash/` that belongs to nobody, or 1 if there are none.
+    /// Returns the number of directories in an orphan, or 1 if there are none.
     pub(crate) fn weight(&self, path: &Path) -> u64 {
         let dirs = open_dir(&self.data, path, Mounts::Refuse).and_then(|dir| list(&dir));
         let is_dir = |entry: &&Entry| matches!(entry.kind, EntryKind::Directory(_));
         dirs.map_or(1, |entries| entries.iter().filter(is_dir).count().max(1) as u64)
     }
 
-    /// What is in `trash/`.
+    /// Returns the entries of `trash/`.
     pub(crate) fn list_trash(&self) -> io::Result<Vec<Entry>> {
         list(&self.trash)
     }
 
-    /// Whether a directory stands at a path within the data directory; `None` if nothing does.
+    /// Returns whether an entry of the data directory is a directory; `None` if it doesn't exist.
     pub(crate) fn is_dir_at(&self, path: &Path) -> Result<Option<bool>> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
         match open_dir(&self.data, parent, Mounts::Enter) {
@@ -130,12 +130,12 @@ impl Storage {
         }
     }
 
-    /// Whether the directory of a user in the trash is there.
+    /// Returns whether the directory of a user in the trash exists.
     pub(crate) fn is_in_trash(&self, id: UserId) -> io::Result<bool> {
         Ok(stat(&self.trash, &*id.to_string())?.is_some())
     }
 
-    /// The directories that hold the users', and `quarantine/` if there is one.
+    /// Returns `storage/`, `trash/` and `quarantine/`, as far as they exist.
     pub(crate) fn roots(&self) -> io::Result<Vec<Entry>> {
         let mut roots = Vec::new();
         for name in [STORAGE, TRASH, QUARANTINE] {
@@ -146,7 +146,7 @@ impl Storage {
         Ok(roots)
     }
 
-    /// Those of the directories that hold the users' on which another file system is mounted.
+    /// Returns which of `storage/` and `trash/` have another file system mounted on them.
     pub(crate) fn mounted_roots(&self) -> io::Result<Vec<&'static str>> {
         let mut mounted = Vec::new();
         for name in [STORAGE, TRASH] {
@@ -159,12 +159,12 @@ impl Storage {
         Ok(mounted)
     }
 
-    /// Whose the store is, and so everything in it ought to be.
+    /// Returns the owner of the store, and so of everything in it.
     pub(crate) fn owner(&self) -> io::Result<u32> {
         Ok(ownership::owner(&self.data)?.st_uid)
     }
 
-    /// The files of the store that belong to somebody else, with who that is.
+    /// Returns the files of the store that have another owner, with that owner.
     pub(crate) fn files_of_others(&self) -> io::Result<Vec<(&'static str, u32)>> {
         let owner = self.owner()?;
         let mut files = Vec::new();
@@ -176,20 +176,25 @@ impl Storage {
         Ok(files)
     }
 
-    /// Gives one of the store's own files or directories to the owner of the store, with no link on the way. What is in
-    /// a user's directory stays as it is: the application may have reasons.
+    /// Gives one of the store's own files or directories to the owner of the store, without
+    /// following links. The content of a user's directory stays as it is: the application may have
+    /// reasons.
     pub(crate) fn give_to_owner(&self, path: &Path) -> Result<()> {
         let give = || -> io::Result<()> {
             let owner = ownership::owner(&self.data)?;
             let (user, group) = (Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)));
             if FILES.iter().any(|name| Path::new(name) == path) {
-                // OpenFile only to name it: to close another descriptor would end SQLite's locks.
+                // Opened with `O_PATH`, since closing another descriptor would release SQLite's
+                // locks.
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = fs::openat(&self.data, path, flags, Mode::empty())?;
                 let found = fs::fstat(&file)?;
                 if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile || found.st_nlink > 1 {
-                    // Whoever may write in the data directory has perhaps put a name of another's file there.
-                    return Err(io::Error::other(blocked("it is no file, or has another name (a hard link)")));
+                    // Another user who may write in the data directory could have made a hard link
+                    // to a foreign file.
+                    return Err(io::Error::other(blocked(
+                        "the file isn't a regular one, or has another name (a hard link)",
+                    )));
                 }
                 return Ok(fs::chownat(file, "", user, group, AtFlags::EMPTY_PATH)?);
             }
@@ -204,7 +209,7 @@ impl Storage {
         })
     }
 
-    /// Gives a directory within the data directory the mode 0700, with no link on the way.
+    /// Gives a directory of the data directory the mode 0700, without following links.
     pub(crate) fn make_private(&self, path: &Path) -> Result<()> {
         beneath::make_private(&self.data, path, "repair: change a mode").map_err(refused)
     }
@@ -223,8 +228,9 @@ fn list(dir: &OwnedFd) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// The name that a path of the store has for an entry, where the file system lists another one: HFS+
-/// stores names decomposed. Where normalization counts, that name is of another entry or of none.
+/// The name that a path of the store has for an entry, where the file system lists another one:
+/// HFS+ stores names decomposed. Where normalization counts, that name is of another entry or of
+/// none.
 fn composed(dir: &OwnedFd, name: &CStr, names: &[(CString, FileType)]) -> io::Result<Option<Vec<u8>>> {
     let Some(composed) = name.to_str().ok().and_then(StoragePath::normalized) else { return Ok(None) };
     let is_listed = names.iter().any(|(other, _)| other.to_bytes() == composed.as_bytes());
@@ -240,7 +246,7 @@ fn kind(found: &Stat) -> EntryKind {
     }
 }
 
-/// Whether this name in `storage/` is the store's own.
+/// Returns whether an entry of `storage/` is a file of the store itself.
 pub(crate) fn is_own_file(name: &OsStr) -> bool {
     name == MARKER || name == NEW_MARKER
 }

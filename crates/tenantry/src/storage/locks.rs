@@ -1,8 +1,9 @@
-//! Keeping whoever writes to a SQLite database from changing its file while it is read.
+//! Locking a user's SQLite database while it is read.
 //!
-//! These are the locks that SQLite itself takes: of the file (<https://www.sqlite.org/lockingv3.html>) and, of a database with
-//! a WAL, of its `-shm` (<https://www.sqlite.org/walformat.html#wal_locks>). They belong to a descriptor and not to the
-//! process, so they also keep away what this very process writes. Nothing is written, and no file made.
+//! These are SQLite's own locks: of the [file](https://www.sqlite.org/lockingv3.html) and, of a
+//! database with a WAL, of its [`-shm`](https://www.sqlite.org/walformat.html#wal_locks). They
+//! belong to a descriptor and not to the process, so they exclude writers in this process, too.
+//! Nothing is written, and no file made.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -17,30 +18,32 @@ use rustix::io::Errno;
 
 use super::stat::stat;
 
-/// What the file of a database begins with (<https://www.sqlite.org/fileformat2.html#magic_header_string>).
+/// The first bytes of a database (<https://www.sqlite.org/fileformat2.html#magic_header_string>).
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-/// What a rollback journal begins with, and what ends one that is part of a transaction over several databases.
+/// The first bytes of a rollback journal, and the last ones of a journal of several databases.
 const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 
-/// What a WAL begins with (<https://www.sqlite.org/fileformat2.html#walformat>).
+/// The first bytes of a WAL (<https://www.sqlite.org/fileformat2.html#walformat>).
 const WAL_MAGIC: [u8; 4] = [0x37, 0x7f, 0x06, 0x82];
 const WAL_MAGIC_BIG_ENDIAN: [u8; 4] = [0x37, 0x7f, 0x06, 0x83];
 
-/// Who is about to write all of the file has this byte, so that no more readers come.
+/// Locked by a writer that is about to change the file, so that no more readers begin.
 const PENDING: Range = Range { start: 0x4000_0000, length: 1 };
-/// Who writes a transaction.
+/// Locked by a writer during its transaction.
 const RESERVED: Range = Range { start: 0x4000_0001, length: 1 };
-/// Who reads. A writer that changes the file has all of it.
+/// Locked by readers, and as a whole by a writer that changes the file.
 const SHARED: Range = Range { start: 0x4000_0002, length: 510 };
-/// In the `-shm`: the first keeps the WAL from being moved into the database, the second from being begun anew.
+/// In the `-shm`. The first byte keeps a checkpoint from running, the second the WAL from being
+/// reset.
 const WAL_READERS: Range = Range { start: 123, length: 2 };
 
-/// How long to wait for a transaction that is just changing the file.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for a transaction that is changing the file.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to sleep between two attempts.
 const POLL: Duration = Duration::from_millis(1);
 
-/// What lies beside the file of a database: the parts that hold changes, and the one that is made anew when it is missing.
+/// The suffixes of a database's other files. The first two hold changes, the last one is made again
+/// when it is missing.
 pub(crate) const WAL: &str = "-wal";
 pub(crate) const JOURNAL: &str = "-journal";
 pub(super) const SHM: &str = "-shm";
@@ -51,19 +54,20 @@ struct Range {
     length: i64,
 }
 
-/// A database whose file and log nobody changes, but for what is appended to the log, as long as this lives.
+/// A database whose file and WAL or journal no writer changes, except that it may append to the
+/// WAL.
 pub(crate) struct DatabaseLock {
     shm: Option<File>,
-    /// What has changes that the file hasn't, with its name after that of the file.
+    /// The file with changes that the database doesn't have, and its suffix.
     pub(super) log: Option<(File, &'static str)>,
-    /// Whether the changes belong to a transaction over several databases.
+    /// Whether the changes are part of a transaction over several databases.
     pub(crate) is_of_several: bool,
 }
 
 impl DatabaseLock {
-    /// Holds the database in `file`, which is at `name` in `dir`.
+    /// Locks the database in `file`, which has the name `name` in `dir`.
     pub(super) fn of(dir: &OwnedFd, name: &CStr, file: &File) -> io::Result<Self> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
             if let Some(held) = Self::attempt(dir, name, file)? {
                 return Ok(held);
@@ -72,7 +76,7 @@ impl DatabaseLock {
             if Instant::now() >= deadline {
                 return Err(io::Error::other("the database is locked by a transaction that takes too long"));
             }
-            // Nobody says when a lock of another process goes.
+            // The release of another process's lock can't be waited for.
             thread::sleep(POLL);
         }
     }
@@ -96,7 +100,8 @@ impl DatabaseLock {
             return Ok(Some(Self { shm, log: Some((wal, WAL)), is_of_several: false }));
         }
         let mut held = Self { shm, log: None, is_of_several: false };
-        // A journal is of a transaction that was cut short, unless somebody is writing one: who hasn't changed the file yet.
+        // A journal belongs to an interrupted transaction, or to a writer that hasn't changed the
+        // file yet.
         if let Some(journal) = open(dir, &beside(name, JOURNAL)?)?
             && begins_with(&journal, &JOURNAL_MAGIC)?
             && is_free(file, RESERVED)?
@@ -111,25 +116,26 @@ impl DatabaseLock {
         Ok(Some(held))
     }
 
-    /// Whether nobody can have changed the file: who has begun to use a WAL since hasn't met the lock on the `-shm`.
+    /// Returns whether no writer can have changed the file. One that has begun to use a WAL since
+    /// isn't excluded by the lock on the `-shm`.
     pub(super) fn is_kept(&self, dir: &OwnedFd, name: &CStr) -> io::Result<bool> {
         Ok(self.shm.is_some() || stat(dir, &*beside(name, SHM)?)?.is_none())
     }
 }
 
-/// Whether a file is a database.
+/// Returns whether a file is a database.
 pub(super) fn is_database(file: &File) -> io::Result<bool> {
     begins_with(file, MAGIC)
 }
 
-/// Whether a file holds changes of a database beside it.
+/// Returns whether a file is a WAL or journal.
 pub(super) fn is_log(file: &File) -> io::Result<bool> {
     Ok(begins_with(file, &JOURNAL_MAGIC)?
         || begins_with(file, &WAL_MAGIC)?
         || begins_with(file, &WAL_MAGIC_BIG_ENDIAN)?)
 }
 
-/// Whether a file is part of a database beside it, with which it is taken.
+/// Returns whether a file is part of a database beside it, with which it is archived.
 pub(super) fn is_of_database(dir: &OwnedFd, name: &CStr) -> io::Result<bool> {
     let bytes = name.to_bytes();
     let suffixes = [WAL, JOURNAL, SHM].into_iter();
@@ -138,17 +144,17 @@ pub(super) fn is_of_database(dir: &OwnedFd, name: &CStr) -> io::Result<bool> {
     };
     Ok(match open(dir, &CString::new(base)?) {
         Ok(Some(file)) => is_database(&file)?,
-        // It is told of the database itself.
+        // Reported for the database itself.
         Ok(None) | Err(_) => false,
     })
 }
 
-/// The name of what lies beside a database.
+/// Returns the name of a file beside a database.
 pub(super) fn beside(name: &CStr, suffix: &str) -> io::Result<CString> {
     Ok(CString::new([name.to_bytes(), suffix.as_bytes()].concat())?)
 }
 
-/// Opens a regular file, unless there is none.
+/// Opens a regular file, if there is one.
 fn open(dir: &OwnedFd, name: &CStr) -> io::Result<Option<File>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match fs::openat(dir, name, flags, Mode::empty()) {
@@ -167,7 +173,7 @@ fn begins_with<const N: usize>(file: &File, magic: &[u8; N]) -> io::Result<bool>
     }
 }
 
-/// Takes a lock that others may have too, unless somebody has it alone.
+/// Takes a shared lock, unless another descriptor has it exclusively.
 fn share(file: &File, range: Range) -> io::Result<bool> {
     set(file, libc::F_RDLCK, range)
 }
@@ -184,7 +190,7 @@ fn set(file: &File, kind: libc::c_int, range: Range) -> io::Result<bool> {
     }
 }
 
-/// Whether nobody else has a lock.
+/// Returns whether no other descriptor has a lock.
 fn is_free(file: &File, range: Range) -> io::Result<bool> {
     Ok(control(file, libc::F_OFD_GETLK, libc::F_WRLCK, range)? == libc::F_UNLCK)
 }
@@ -198,7 +204,8 @@ fn control(file: &File, command: libc::c_int, kind: libc::c_int, range: Range) -
         l_pid: 0,
     };
     #[allow(unsafe_code, reason = "there is no safe interface to the locks of a descriptor")]
-    // SAFETY: the descriptor is open, and the structure outlives the call, which keeps nothing of it.
+    // SAFETY: the descriptor is open, and the structure outlives the call, which keeps nothing of
+    // it.
     let code = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) };
     if code == -1 { Err(io::Error::last_os_error()) } else { Ok(lock.l_type.into()) }
 }

@@ -1,4 +1,4 @@
-//! The marker in `storage/`, a file with the id of the store.
+//! The marker, a file in `storage/` that holds the id of the store.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,17 +16,17 @@ use super::ownership::Ownership;
 use super::stat::stat;
 use crate::{Error, ErrorKind, Result};
 
-/// What the marker in `storage/` says.
+/// The content of the marker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Marker {
     Missing,
     Id(Uuid),
-    /// There is one, but it can't be understood.
+    /// It exists and holds no id.
     Damaged,
 }
 
 impl Marker {
-    /// Which store the `storage/` in a data directory belongs to, if there is one.
+    /// Reads the marker of a data directory whose store may not exist.
     pub(crate) fn in_data_dir(data_dir: &Path) -> io::Result<Self> {
         match open_dir(open_data_dir(data_dir)?, STORAGE, Mounts::Enter) {
             Ok(storage) => Self::read(&storage),
@@ -58,7 +58,7 @@ impl Marker {
         })
     }
 
-    /// One process at a time.
+    /// Writes the marker. The caller has locked out other processes.
     pub(super) fn write(storage: &OwnedFd, store_id: Uuid, owner: Ownership) -> io::Result<()> {
         write_file(storage, NEW_MARKER, format!("{store_id}\n").as_bytes(), owner, "open: write the marker")?;
         rename(storage, NEW_MARKER, storage, MARKER, "open: name the marker")?;
@@ -66,15 +66,15 @@ impl Marker {
     }
 }
 
-/// Whether the file system takes names for the same that differ in case. One that only ignores normalization does no
-/// harm: paths are normalized.
+/// Returns whether the file system ignores case. One that only ignores normalization does no harm,
+/// since paths are normalized.
 pub(super) fn ignores_case(storage: &OwnedFd) -> bool {
-    // Asked where it matters: `storage/` itself, which may be of another kind than what is around it.
+    // `storage/` may be on another kind of file system than the data directory.
     matches!(stat(storage, MARKER_IN_CAPITALS), Ok(Some(_)))
 }
 
-/// Refuses anything but a directory in the place of the store's own, before a store is made beside it. A link may lead
-/// to what isn't mounted, or is another's.
+/// Fails if one of the store's directories is something else, before a store is made beside it. A
+/// link may lead to a volume that isn't mounted, or to foreign files.
 pub(crate) fn refuse_other_than_directories(data_dir: &Path) -> Result<()> {
     match other_than_directory(data_dir, &[STORAGE, TRASH, QUARANTINE]) {
         None => Ok(()),
@@ -82,7 +82,7 @@ pub(crate) fn refuse_other_than_directories(data_dir: &Path) -> Result<()> {
     }
 }
 
-/// Which of `storage/` and `trash/` is there and is no directory, and what can be said of that.
+/// Returns which of `storage/` and `trash/` exists and isn't a directory, with a description.
 pub(crate) fn blocked_root(data_dir: &Path) -> Option<(&'static str, String)> {
     other_than_directory(data_dir, &[STORAGE, TRASH])
 }
@@ -92,7 +92,7 @@ fn other_than_directory(data_dir: &Path, names: &[&'static str]) -> Option<(&'st
         let what = match std::fs::symlink_metadata(data_dir.join(name)) {
             Ok(found) if found.is_symlink() => "is a symbolic link",
             Ok(found) if !found.is_dir() => "isn't a directory",
-            // Whoever opens it reports what else is wrong.
+            // The caller that opens it reports any other failure.
             _ => return None,
         };
         Some((*name, format!("{name} {what}: put the directory itself there, or remove it")))

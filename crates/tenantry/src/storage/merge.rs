@@ -1,4 +1,4 @@
-//! Files that a backup brings back beside those that a user has.
+//! Moving files of a backup into a directory that a user has.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
@@ -21,24 +21,24 @@ use crate::{Result, StoragePath, UserId};
 
 const MOVE: &str = "restore: move a file";
 
-/// A user's directory as it is, to compare with what a backup holds.
+/// A user's directory, if there is one, to compare with a backup.
 #[derive(Debug)]
 pub(crate) struct UserDirectory(Option<OwnedFd>);
 
-/// What stands at a path in a user's directory.
+/// The entry at a path in a user's directory.
 #[derive(Debug)]
 pub(crate) enum PathEntry {
     Missing,
     Directory,
     File(File),
-    /// A symbolic link that leads there.
+    /// A symbolic link, with its target.
     Link(PathBuf),
-    /// Something else; or something that isn't a directory, or is mounted, stands on the way.
+    /// Anything else, or a path that leads over something that isn't a directory, or over a mount.
     Other,
 }
 
 impl UserDirectory {
-    /// That of a user who has none.
+    /// Returns that of a user without a directory.
     pub(crate) fn nothing() -> Self {
         Self(None)
     }
@@ -47,7 +47,8 @@ impl UserDirectory {
         self.look(path).map_err(refused)
     }
 
-    /// What SQLite would take for one database with a file at this path: nothing of that may come from another.
+    /// Returns a file that SQLite would take for part of the same database as a file at this path.
+    /// Parts of different databases must not come together.
     pub(crate) fn other_part(&self, path: &Path) -> Result<Option<PathBuf>> {
         self.find_other_part(path).map_err(refused)
     }
@@ -89,7 +90,7 @@ impl UserDirectory {
                 match fs::openat(&dir, name, flags, Mode::empty()) {
                     Ok(file) => Ok(PathEntry::File(file.into())),
                     Err(Errno::NOENT) => Ok(PathEntry::Missing),
-                    // It may not be read, or is another thing by now.
+                    // It can't be read, or isn't a file any more.
                     Err(Errno::LOOP | Errno::ACCESS | Errno::PERM) => Ok(PathEntry::Other),
                     Err(error) => Err(error.into()),
                 }
@@ -104,7 +105,7 @@ impl UserDirectory {
 }
 
 impl Storage {
-    /// A user's directory, wherever it is now.
+    /// Opens a user's directory, in `storage/` or in the trash.
     pub(crate) fn present(&self, id: UserId, path: &StoragePath) -> Result<UserDirectory> {
         let in_trash = id.to_string();
         for (root, name) in [(&self.storage, path.as_str()), (&self.trash, &*in_trash)] {
@@ -116,8 +117,8 @@ impl Storage {
         Ok(UserDirectory(None))
     }
 
-    /// Moves what is in a stage into a user's directory, unless that has been done. What stands there stays, and what would
-    /// replace it is left in the stage.
+    /// Moves the files of a stage into a user's directory, unless that was done. Nothing in the
+    /// directory is replaced: files that would do so stay in the stage, which is removed.
     pub(super) fn merge(&self, id: UserId, path: &StoragePath, stage: &str) -> Result<()> {
         let (above, last) = split(path);
         let run = || {
@@ -130,7 +131,7 @@ impl Storage {
                 work: rename_or_copy::work_of(id)?,
                 point: MOVE,
             };
-            // A move of the whole stage, which a crash has interrupted.
+            // A crash may have interrupted the move of the whole stage.
             self.go_on(&moved)?;
             let staged = match open_dir(&self.data, stage, Mounts::Refuse) {
                 // It was done before.
@@ -143,7 +144,7 @@ impl Storage {
                 (Some(staged), Some(_)) => {
                     self.merge_dir(id, &staged, &open_dir(&parent, last, Mounts::Refuse)?)?;
                     if !remove_empty(&self.data, stage)? {
-                        // Whoever has filled it removes it, or nobody has the lock on it any more.
+                        // The process that filled it removes it, or has ended.
                         stage::remove(&self.data, stage, &|_| Ok(true))?;
                     }
                 }
@@ -153,8 +154,8 @@ impl Storage {
         run().map_err(refused)
     }
 
-    /// Moves the entries of one directory into another, unless one of the same name exists there, and removes the
-    /// directories that are empty then.
+    /// Moves the entries of one directory into another, unless one of the same name exists there,
+    /// and removes the directories that are empty then.
     fn merge_dir(&self, id: UserId, from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
         let mut dirs = vec![PathBuf::from(".")];
         let mut visited = 0;
@@ -170,7 +171,7 @@ impl Storage {
             sync(&target, "restore: sync a directory")?;
             sync(&source, "restore: sync a directory")?;
         }
-        // Each after those in it.
+        // The innermost one first.
         for dir in dirs.iter().rev() {
             if let (Some(above), Some(name)) = (dir.parent(), dir.file_name()) {
                 remove_empty(&open_dir(from, above, Mounts::Refuse)?, name)?;
@@ -191,7 +192,8 @@ impl Storage {
             let (name, new_name, work) = (name.to_owned(), name.to_owned(), rename_or_copy::work_of(id)?);
             Ok(Move { from: Some(source), name, to: target, new_name, work, point: MOVE })
         };
-        // A copy that a crash has interrupted is made again: its original is still in the stage, or its target exists.
+        // The copy that a crash has interrupted is made again: its original is still in the stage,
+        // or its target exists.
         let interrupted = to(c"")?;
         if stat(target, &*interrupted.work)?.is_some() {
             rename_or_copy::clear(&interrupted)?;
@@ -212,7 +214,7 @@ impl Storage {
     }
 }
 
-/// Removes a directory if it is empty, and says whether it has gone.
+/// Removes a directory if it is empty. Returns whether it doesn't exist any more.
 fn remove_empty(at: &OwnedFd, name: impl Arg) -> io::Result<bool> {
     match remove_dir(at, name, "restore: remove an empty directory") {
         Err(error) if matches!(errno(&error), Some(Errno::NOTEMPTY | Errno::EXIST)) => Ok(false),

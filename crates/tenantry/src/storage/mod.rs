@@ -1,20 +1,21 @@
-//! The directories of the users: the one part of the program that knows where they are.
+//! The users' directories. All system calls on them are here.
 //!
 //! ```text
 //! DATA-DIR/
 //!   storage/           the users' directories, each at the user's storage path
-//!     .tenantry-store  the id of the store, so that the two are never mistaken for another's
+//!     .tenantry-store  the marker: the id of the store that `storage/` belongs to
 //!   trash/ID           the directories of users in the trash
-//!   quarantine/NAME    what a repair or an adoption moved out of the way: note.json and content
-//!   .tenantry-import-NAME  the files of a user who is just being imported
+//!   quarantine/NAME    orphans that a repair or an adoption has moved: note.json and content
+//!   .tenantry-import-NAME  a stage: the files of a user whose import is under way
 //! ```
 //!
-//! A [`Storage`] holds descriptors of these since the store was opened, and everything is looked up from them
-//! ([`beneath`]). Directories are moved within the data directory only, which is one file system, though perhaps one that
-//! doesn't rename everything everywhere ([`moving`]).
+//! A [`Storage`] holds descriptors of these as long as the store is open, and looks up every name
+//! from one of them ([`beneath`]). Directories are moved within the data directory only, which is
+//! one file system, though not every file system renames a directory everywhere in it
+//! ([`rename_or_copy`]).
 //!
-//! Each change can be made again, when a crash left open whether it was made: it looks for what is to be done still, and waits
-//! for the disk in any case. What is to be changed when is decided by the engine, which has recorded it before.
+//! Each change is idempotent: it does whatever is still to be done, and syncs in any case. So it
+//! can be repeated after a crash. The engine decides when, and has recorded an intent before.
 
 mod attributes;
 mod beneath;
@@ -73,16 +74,16 @@ use walk::measure;
 /// The directories of a store.
 #[derive(Debug)]
 pub(crate) struct Storage {
-    /// As the program named it.
+    /// As the application named it.
     data_dir: PathBuf,
     data: OwnedFd,
     storage: OwnedFd,
     trash: OwnedFd,
-    /// Whose everything is that is made.
+    /// The owner of everything that is made.
     owner: Ownership,
 }
 
-/// Something that belongs to nobody.
+/// An entry of `storage/` or `trash/` that no row refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Orphan {
     /// A path below `storage/`.
@@ -92,13 +93,16 @@ pub(crate) enum Orphan {
 }
 
 impl Storage {
-    /// Opens the directories of the store with this id, and makes those that are missing. The first time that is
-    /// done (`is_marked` isn't set yet) `storage/` gets the store's marker; later it has to have it.
+    /// Opens the directories of the store with this id, and makes missing ones. The first opening
+    /// (`is_marked` isn't set yet) writes the marker into `storage/`; every later one requires it.
     ///
-    /// `Incompatible` if the marker is another store's; `StorageUnavailable` if `storage/` or the marker is missing.
+    /// # Errors
+    ///
+    /// `Incompatible` if the marker holds the id of another store; `StorageUnavailable` if
+    /// `storage/` or the marker is missing.
     pub(crate) fn open(data_dir: &Path, store_id: Uuid, is_marked: bool) -> Result<Self> {
         let failed = |error| match errno(&error) {
-            // As long as they are being made. Once they are, that needs no room.
+            // A full disk matters only until the directories exist.
             Some(Errno::NOSPC | Errno::DQUOT) => refused(error),
             _ => unavailable("the storage directory can't be used").with_source(error),
         };
@@ -150,7 +154,8 @@ impl Storage {
         Ok(storage)
     }
 
-    /// Opens the directories as they are, to look at them. `None` if they aren't there, or are no directories.
+    /// Opens the directories without making any. Returns `None` if they don't exist, or aren't
+    /// directories.
     pub(crate) fn open_existing(data_dir: &Path) -> io::Result<Option<Self>> {
         let data = open_data_dir(data_dir)?;
         let open = |name| match open_dir(&data, name, Mounts::Enter) {
@@ -163,7 +168,7 @@ impl Storage {
         Ok(Some(Self { data_dir: data_dir.to_owned(), storage, trash, owner, data }))
     }
 
-    /// Which store `storage/` belongs to.
+    /// Reads the marker in `storage/`.
     pub(crate) fn marker(&self) -> io::Result<Marker> {
         Marker::read(&self.storage)
     }
@@ -173,12 +178,12 @@ impl Storage {
         marker::ignores_case(&self.storage)
     }
 
-    /// The path of a user's directory, for those who can't do with a handle.
+    /// Returns the path of a user's directory, for callers that can't use a handle.
     pub(crate) fn path(&self, path: &StoragePath) -> PathBuf {
         self.data_dir.join(Self::relative(path))
     }
 
-    /// A storage path as a path within the data directory.
+    /// Returns a storage path relative to the data directory.
     pub(crate) fn relative(path: &StoragePath) -> PathBuf {
         Self::relative_text(path.as_str())
     }
@@ -187,12 +192,12 @@ impl Storage {
         Path::new(STORAGE).join(path)
     }
 
-    /// The place of a user in the trash as a path within the data directory.
+    /// Returns the path of a user's directory in the trash, relative to the data directory.
     pub(crate) fn relative_trash(id: UserId) -> PathBuf {
         Path::new(TRASH).join(id.to_string())
     }
 
-    /// Something that belongs to nobody as a path within the data directory.
+    /// Returns the path of an orphan, relative to the data directory.
     pub(crate) fn relative_orphan(orphan: &Orphan) -> PathBuf {
         match orphan {
             Orphan::InStorage(path) => Path::new(STORAGE).join(path),
@@ -200,7 +205,8 @@ impl Storage {
         }
     }
 
-    /// The same from a path.
+    /// Returns the orphan at a path relative to the data directory, if it is in `storage/` or
+    /// `trash/`.
     pub(crate) fn orphan(path: &Path) -> Option<Orphan> {
         if let Ok(path) = path.strip_prefix(STORAGE) {
             return Some(Orphan::InStorage(path.to_owned()));
@@ -208,7 +214,7 @@ impl Storage {
         path.strip_prefix(TRASH).ok().map(|path| Orphan::InTrash(path.as_os_str().to_owned()))
     }
 
-    /// Refuses to go on with directories that were removed, or replaced, while the store was open.
+    /// Fails if the directories were removed or replaced while the store was open.
     fn check_roots(&self) -> Result<()> {
         for root in [&self.storage, &self.trash] {
             if fs::fstat(root).map_err(|error| refused(error.into()))?.st_nlink == 0 {
@@ -218,7 +224,7 @@ impl Storage {
         Ok(())
     }
 
-    /// Adds up what a user's directory holds.
+    /// Adds up the files in a user's directory.
     pub(crate) fn measure(dir: OwnedFd, progress: &dyn Fn(u64)) -> Result<Measured> {
         measure(dir, progress).map_err(refused)
     }

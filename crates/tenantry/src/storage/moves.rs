@@ -1,6 +1,6 @@
-//! What happens to the directory of one user: it is made, moved and removed.
+//! Making, moving and removing the directory of one user.
 //!
-//! Each change is idempotent: after a crash it can be made again.
+//! Each change is idempotent, so that it can be repeated after a crash.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -24,7 +24,7 @@ use crate::domain::storage_path::WORK_PREFIX;
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 
 impl Storage {
-    /// Opens a user's directory. `StorageLost` if it isn't there.
+    /// Opens a user's directory. Fails with `StorageLost` if it doesn't exist.
     pub(crate) fn dir(&self, path: &StoragePath) -> Result<OwnedFd> {
         open_dir(&self.storage, path.as_str(), Mounts::Enter).map_err(|error| {
             let roots = self.check_roots();
@@ -32,7 +32,7 @@ impl Storage {
         })
     }
 
-    /// Whether anything stands at this path.
+    /// Returns whether a directory exists at a storage path.
     pub(crate) fn exists(&self, path: &StoragePath) -> Result<bool> {
         match open_dir(&self.storage, path.as_str(), Mounts::Enter) {
             Ok(_) => Ok(true),
@@ -47,8 +47,8 @@ impl Storage {
         self.make_lineage(path.as_str()).map(drop).map_err(refused)
     }
 
-    /// Makes the directories of a path, and answers the last. All of them are on the disk then, also those that were
-    /// made before: whoever made them may not have come to that.
+    /// Makes the directories of a path, and returns the last one. Syncs all of them, even those
+    /// that exist: the process that made them may have crashed before it did.
     pub(super) fn make_lineage(&self, path: &str) -> io::Result<OwnedFd> {
         let mut dirs = vec![self.storage.as_fd().try_clone_to_owned()?];
         for name in path.split('/').filter(|name| !name.is_empty()) {
@@ -56,21 +56,22 @@ impl Storage {
                 dirs.push(make_dir(parent, name, self.owner, "make: a directory")?);
             }
         }
-        // From the inside out: at no time does a directory lead to one that isn't there.
+        // From the innermost one out, so that an entry never refers to a directory that isn't
+        // durable.
         for dir in dirs.iter().rev() {
             sync(dir, "make: sync a directory")?;
         }
         dirs.pop().ok_or_else(|| io::Error::other("no directory"))
     }
 
-    /// Makes sure that a user's directory can be moved to the trash. It may be lost: there is nothing to move then.
+    /// Checks that a user's directory can be moved to the trash. A lost one needs no move.
     pub(crate) fn check_can_trash(&self, id: UserId, path: &StoragePath) -> Result<()> {
         match open_dir(&self.storage, path.as_str(), Mounts::Refuse) {
             Err(error) if errno(&error) == Some(Errno::NOENT) => {}
             opened => drop(opened.map_err(refused)?),
         }
         if stat(&self.trash, &*id.to_string()).map_err(refused)?.is_some() {
-            return Err(blocked("something stands in the user's place in the trash already"));
+            return Err(blocked("the trash already has something under the user's id"));
         }
         let (above, last) = split(path);
         match self.above(above) {
@@ -79,7 +80,7 @@ impl Storage {
         }
     }
 
-    /// Moves a user's directory to the trash, unless that has been done. What is lost stays so.
+    /// Moves a user's directory to the trash, unless that was done. A lost one stays lost.
     pub(crate) fn to_trash(&self, id: UserId, path: &StoragePath) -> Result<()> {
         self.check_roots()?;
         let name = id.to_string();
@@ -97,7 +98,7 @@ impl Storage {
             point: "trash: move the directory",
         };
         match self.move_entry(&moved) {
-            // That it is in the trash is what was wanted. What stands at the old place then was made since.
+            // It is in the trash already. A directory at the old path was made since.
             Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::EXIST)) => {}
             done => done.map_err(refused)?,
         }
@@ -110,21 +111,23 @@ impl Storage {
         self.sync_both(&self.trash, parent.as_ref(), "trash: sync").map_err(refused)
     }
 
-    /// Makes sure that nothing stands at the storage path of a user in the trash.
+    /// Checks that nothing exists at the storage path of a user in the trash.
     pub(crate) fn check_is_free(&self, path: &StoragePath) -> Result<()> {
         if self.exists(path)? {
-            return Err(blocked("something stands at the user's storage path"));
+            return Err(blocked("something exists at the user's storage path"));
         }
         Ok(())
     }
 
-    /// Makes sure that a user's directory can be moved back from the trash, or to its place from the [stage] of an import.
+    /// Checks that a directory can be moved from the trash, or from the [stage] of an import, to a
+    /// user's storage path.
     pub(crate) fn check_can_restore(&self, id: UserId, path: &StoragePath, stage: Option<&str>) -> Result<()> {
         self.check_is_free(path)?;
         let in_trash = id.to_string();
         let (from, name) = stage.map_or((&self.trash, &*in_trash), |stage| (&self.data, stage));
         let (mut above, _) = split(path);
-        // What isn't there yet is made in, and like, the last one that is.
+        // Missing directories will be made in the last one that exists, with its file system and
+        // project.
         let parent = loop {
             match self.above(above) {
                 Err(error) if errno(&error) == Some(Errno::NOENT) && !above.is_empty() => {
@@ -136,8 +139,8 @@ impl Storage {
         self.check_movable(from, &text(name)?, &parent)
     }
 
-    /// Moves a user's directory back from the trash, or to its place from the [stage] of an import, unless that has been
-    /// done. What is lost stays so.
+    /// Moves a user's directory back from the trash, or to its place from the [stage] of an import,
+    /// unless that was done. A lost one stays lost.
     pub(crate) fn restore(&self, id: UserId, path: &StoragePath, stage: Option<&str>) -> Result<()> {
         let Some((stage, purpose)) = stage.and_then(|stage| Some((stage, stage::purpose(stage)?))) else {
             return self.move_to_place(id, path, None);
@@ -150,7 +153,8 @@ impl Storage {
         self.merge(id, path, stage)
     }
 
-    /// Moves a directory from the trash, or a stage, to a user's storage path, unless that was done.
+    /// Moves a directory from the trash, or a stage, to a user's storage path, unless that was
+    /// done.
     fn move_to_place(&self, id: UserId, path: &StoragePath, stage: Option<&str>) -> Result<()> {
         self.check_roots()?;
         let in_trash = id.to_string();
@@ -167,7 +171,8 @@ impl Storage {
                 point: "restore: move the directory",
             };
             match self.move_entry(&moved) {
-                // It is there already, or lost; or somebody has removed the directories above it, which were empty.
+                // It is in its place already, or lost; or another program has removed the empty
+                // directories above.
                 Err(error) if errno(&error) == Some(Errno::NOENT) => {}
                 done => done.map_err(refused)?,
             }
@@ -179,18 +184,19 @@ impl Storage {
             }
             return self.sync_both(&parent, Some(from), "restore: sync").map_err(refused);
         }
-        Err(blocked("the directories above the user's are removed all the time"))
+        Err(blocked("another program keeps removing the directories above the user's"))
     }
 
-    /// Removes the directory of a user in the trash, whose storage path this was. Backups have to be
-    /// [kept away](Self::lock_out_backups).
+    /// Removes the directory of a user in the trash. The caller [locks out
+    /// backups](Self::lock_out_backups). `path` is where it was before the delete.
     pub(crate) fn remove(&self, id: UserId, path: &StoragePath, progress: &dyn Fn(u64)) -> Result<Removal> {
         self.check_roots()?;
         let name = text(&id.to_string())?;
         let mut removal = remove::remove(&self.trash, &name, progress).map_err(refused)?;
         if removal.is_complete() {
             if matches!(self.exists(path), Ok(true)) {
-                // Put back by somebody while the user was in the trash: it isn't gone, and nobody would know.
+                // Files put back at the old path would otherwise survive a purge that reported
+                // success.
                 let why = "another program has made something at the user's storage path since the delete";
                 removal.left.push((PathBuf::new(), io::Error::other(why)));
             }
@@ -199,8 +205,8 @@ impl Storage {
         Ok(removal)
     }
 
-    /// Makes sure that a directory can be given to a user: it is there, with no link and no other file system on
-    /// the way. It and those above it get the right mode, and are on the disk then.
+    /// Checks that a directory can be given to a user: it exists, and no link or mount is on the
+    /// way. Gives it and those above it the mode 0700, and syncs them.
     pub(crate) fn prepare_adoption(&self, path: &StoragePath) -> Result<()> {
         let mut dirs = vec![self.storage.as_fd().try_clone_to_owned().map_err(refused)?];
         for name in path.as_str().split('/') {
@@ -209,8 +215,8 @@ impl Storage {
                 Some(Errno::NOENT) => Error::new(ErrorKind::NotFound, "there is no such directory under storage/"),
                 _ => refused(error),
             })?;
-            // Where the file system ignores case, it may be listed by a name that nobody would know
-            // again. Normalization makes no such difference: a path has one form.
+            // Where the file system ignores case, it may be listed by a name that isn't
+            // its own. Normalization makes no such difference: a path has one form.
             let is_spelled_so = entries(parent).and_then(|entries| {
                 entries
                     .map(|entry| Ok(is_spelled(&entry?.0, name)))
@@ -225,7 +231,7 @@ impl Storage {
             }
             dirs.push(dir);
         }
-        // Only now that all of them are there.
+        // Not before all of them are known to exist.
         dirs.iter().skip(1).try_for_each(fix_mode).map_err(refused)?;
         for dir in dirs.iter().rev() {
             sync(dir, "adopt: sync a directory").map_err(refused)?;
@@ -233,7 +239,7 @@ impl Storage {
         Ok(())
     }
 
-    /// Whether a user's directory holds nothing, or is lost.
+    /// Returns whether a user's directory is empty or lost.
     pub(crate) fn is_empty(&self, path: &StoragePath) -> Result<bool> {
         match open_dir(&self.storage, path.as_str(), Mounts::Refuse) {
             Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(true),
@@ -241,7 +247,7 @@ impl Storage {
         }
     }
 
-    /// Removes the directory that a user had before, if it is still empty. Says whether nothing stands there now.
+    /// Removes a user's former directory, if it is empty. Returns whether nothing exists there now.
     pub(crate) fn discard(&self, path: &StoragePath) -> Result<bool> {
         let (above, last) = split(path);
         let parent = match self.above(above) {
@@ -259,8 +265,8 @@ impl Storage {
         Ok(true)
     }
 
-    /// Moves something in the data directory, with a note of where it came from, to `quarantine/NAME`, unless that has
-    /// been done.
+    /// Moves an entry of the data directory to `quarantine/NAME`, with a note of where it was,
+    /// unless that was done.
     pub(crate) fn quarantine(&self, path: &Path, name: &str, note: &str) -> Result<()> {
         let (Some(parent), Some(last)) = (path.parent(), path.file_name()) else {
             return Err(blocked("there is no such path"));
@@ -294,13 +300,14 @@ impl Storage {
     }
 }
 
-/// Whether a directory with this name, as it is listed, is the one that a path of the store names.
+/// Returns whether a directory that is listed by this name is the one that a path of the store
+/// names.
 fn is_spelled(listed: &CStr, name: &str) -> bool {
     let listed = listed.to_str().ok();
     listed.is_some_and(|listed| listed == name || StoragePath::normalized(listed).is_some_and(|form| form == name))
 }
 
-/// Gives a directory the mode 0700, unless it has it.
+/// Gives a directory the mode 0700, unless it has that.
 fn fix_mode(dir: &OwnedFd) -> io::Result<()> {
     if !Rights::of(&fs::fstat(dir)?).are_private() {
         crate::failpoint::reach("adopt: change a mode");
@@ -309,7 +316,7 @@ fn fix_mode(dir: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// A name as the system takes it.
+/// Returns a name for a system call.
 fn text(name: &str) -> Result<CString> {
     CString::new(name).map_err(|error| refused(error.into()))
 }

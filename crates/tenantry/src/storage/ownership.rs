@@ -1,8 +1,8 @@
-//! Whose the files and directories are that the store makes, and what their owner may do with them.
+//! The owners and modes of everything that the store makes.
 //!
-//! What root makes in the store of a service would lock the service out: a directory that only root may enter, a log
-//! that only root may write. So root gives what it makes to the owner of the store, as SQLite does with its log. And
-//! the umask takes away what a caller's other files shouldn't have; the owner's own rights it leaves here.
+//! A directory or a WAL that root makes in the store of a service would lock the service out. So
+//! root gives what it makes to the owner of the store, as SQLite does with its WAL. The umask may
+//! restrict other users, but not the owner's own permissions.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -18,12 +18,12 @@ use rustix::process::geteuid;
 use super::layout::{PRIVATE, PRIVATE_FILE, open_data_dir};
 use super::stat::stat;
 
-/// To whom root gives what it makes.
+/// The owner to whom root gives what it makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ownership(Option<(Uid, Gid)>);
 
 impl Ownership {
-    /// Returns the ownership of what is made in the store in this data directory.
+    /// Returns the ownership of new files in the store in this data directory.
     pub(crate) fn for_store(data_dir: &Path) -> io::Result<Self> {
         if !geteuid().is_root() {
             return Ok(Self::default());
@@ -36,7 +36,7 @@ impl Ownership {
         Ok(if geteuid().is_root() { Self::from_stat(&owner(data)?) } else { Self::default() })
     }
 
-    /// Returns the numbers of the owner and the group, if something is given away.
+    /// Returns the owner and the group, if root has to give files away.
     pub(super) fn ids(self) -> Option<(u32, u32)> {
         self.0.map(|(user, group)| (user.as_raw(), group.as_raw()))
     }
@@ -45,7 +45,8 @@ impl Ownership {
         Self((found.st_uid != 0).then(|| (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid))))
     }
 
-    /// Gives what root has made to the owner, unless that was done. A crash before it leaves it to the next attempt.
+    /// Gives a new file of root's to the owner, unless that was done. After a crash the next
+    /// attempt does it.
     pub(crate) fn give(self, made: impl AsFd) -> io::Result<()> {
         match self.0 {
             Some((user, group)) if fs::fstat(&made)?.st_uid == 0 => {
@@ -55,7 +56,7 @@ impl Ownership {
         }
     }
 
-    /// Gives a new file the rights of this mode that the umask has taken away, and gives it to the owner.
+    /// Gives a new file to the owner, with all permissions of this mode, whatever the umask is.
     pub(crate) fn give_file(self, file: &File, mode: Mode) -> io::Result<()> {
         if !Mode::from_raw_mode(fs::fstat(file)?.st_mode).contains(mode) {
             fs::fchmod(file, mode)?;
@@ -63,7 +64,7 @@ impl Ownership {
         self.give(file)
     }
 
-    /// Makes a file that isn't there yet, for its owner alone.
+    /// Makes a private file that doesn't exist.
     pub(crate) fn make_file(self, path: &Path) -> io::Result<File> {
         let file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE.bits()).open(path)?;
         if let Err(error) = self.give_file(&file, PRIVATE_FILE) {
@@ -73,28 +74,30 @@ impl Ownership {
         Ok(file)
     }
 
-    /// Gives the owner of a file the rights of [`PRIVATE_FILE`], even if it can't be opened for want of them.
+    /// Gives a file the mode [`PRIVATE_FILE`], even if it can't be opened without.
     pub(crate) fn make_usable(self, path: &Path) -> io::Result<()> {
         let file = fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         change_mode(&file, PRIVATE_FILE)?;
         self.give(file)
     }
 
-    /// Makes a directory that isn't there yet, for its owner alone.
+    /// Makes a private directory that doesn't exist.
     pub(crate) fn make_private_dir(self, path: &Path) -> io::Result<()> {
         let (above, name) = open_above(path)?;
         self.make_private_dir_in(&above, name)
     }
 
-    /// Makes a directory that isn't there yet, for its owner alone. In somebody's directory it is theirs, whoever makes it.
+    /// Makes a private directory that doesn't exist. It belongs to the owner of the directory
+    /// above.
     pub(crate) fn make_dir_like_parent(path: &Path) -> io::Result<()> {
         let (above, name) = open_above(path)?;
         let owner = if geteuid().is_root() { Self::from_stat(&fs::fstat(&above)?) } else { Self::default() };
         owner.make_private_dir_in(&above, name)
     }
 
-    /// From a descriptor of the directory above: who may change the path to that could otherwise lead it elsewhere once the new
-    /// directory is made, and be given one of root's that was there before.
+    /// Works from a descriptor of the directory above. A user who can change the path to it could
+    /// otherwise replace it once the new directory is made, and be given another directory of
+    /// root's.
     fn make_private_dir_in(self, above: &OwnedFd, name: &OsStr) -> io::Result<()> {
         fs::mkdirat(above, name, PRIVATE)?;
         let made = self.give_private_dir_in(above, name);
@@ -104,7 +107,7 @@ impl Ownership {
         made
     }
 
-    /// Gives a new directory the owner's rights that the umask has taken away, and gives it to the owner.
+    /// Gives a new directory to the owner, with the mode 0700, whatever the umask is.
     pub(crate) fn give_private_dir(self, path: &Path) -> io::Result<()> {
         let (above, name) = open_above(path)?;
         self.give_private_dir_in(&above, name)
@@ -120,17 +123,18 @@ impl Ownership {
     }
 }
 
-/// Opens the directory above a path, which may be reached over links, and returns it with the last name of the path.
+/// Opens the directory above a path, following links, and returns it with the last segment.
 fn open_above(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
-    // A path that ends in `..` is that of a directory which is there.
+    // The directory at a path that ends in `..` exists.
     let name = path.file_name().ok_or(Errno::EXIST)?;
     let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok((fs::open(above, flags, Mode::empty())?, name))
 }
 
-/// Returns the metadata of what says whose a store is: the database or, if that is root's or missing, the data
-/// directory. In a container's volume the directory may be root's, and what is in it the service's.
+/// Returns the metadata that decides who owns a store: that of the database or, if that is root's
+/// or missing, of the data directory. In a container's volume, the directory may be root's and its
+/// content the service's.
 pub(super) fn owner(data: impl AsFd) -> io::Result<Stat> {
     match stat(&data, "tenantry.db")? {
         Some(database) if database.st_uid != 0 => Ok(database),
@@ -144,9 +148,9 @@ pub(crate) fn owner_of_store(data_dir: &Path) -> io::Result<(u32, u32)> {
     Ok((stat.st_uid, stat.st_gid))
 }
 
-/// Changes the mode of what a descriptor names, even if that couldn't be opened for anything.
+/// Changes the mode of a file that may not be open for anything.
 pub(super) fn change_mode(named: impl AsFd, mode: Mode) -> io::Result<()> {
-    // The detour through /proc is how the mode behind an O_PATH descriptor is changed before Linux 6.6.
+    // Before Linux 6.6, the mode behind an `O_PATH` descriptor can be changed only through /proc.
     let path = format!("/proc/self/fd/{}", named.as_fd().as_raw_fd());
     Ok(fs::chmodat(CWD, path, mode, AtFlags::empty())?)
 }
@@ -180,7 +184,8 @@ mod tests {
         }
     }
 
-    /// Root has made `above/made`, and before it is given away, `above` leads to where root's own `made` is.
+    /// Root has made `above/made`, and before it is given away, `above` leads to where root's own
+    /// `made` is.
     #[test]
     fn a_directory_of_roots_is_not_given_away_in_a_race_with_who_controls_the_one_above() {
         if !geteuid().is_root() {

@@ -1,5 +1,5 @@
-//! What a store needs of a file system, tried before one is made there: that a directory can't be moved would otherwise be
-//! found out by the first delete.
+//! Trying what a store needs of a file system before one is made: otherwise the first delete would
+//! find that a directory can't be moved.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,7 +20,7 @@ use crate::{Error, ErrorKind, Result};
 const PREFIX: &str = ".tenantry-probe-";
 const POINT: &str = "create: try the file system";
 
-/// How directories are opened and moved in a data directory.
+/// The ways in which directories of a data directory are opened and moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AccessMethods {
     pub(crate) open_method: &'static str,
@@ -28,9 +28,12 @@ pub(crate) struct AccessMethods {
 }
 
 impl AccessMethods {
-    /// Tries what a store needs in a data directory in which none is yet, while nobody else makes one.
+    /// Tries everything that a store needs, in a data directory without one, while no other process
+    /// makes one.
     ///
-    /// `Incompatible` if something is missing, with what that is.
+    /// # Errors
+    ///
+    /// `Incompatible` if the file system lacks something, with a description.
     pub(crate) fn probe(data_dir: &Path) -> Result<Self> {
         let lacking = |what: &'static str| move |error: io::Error| lacking(what, error);
         let data = open_data_dir(data_dir).map_err(lacking("directories can't be opened"))?;
@@ -45,7 +48,7 @@ impl AccessMethods {
 }
 
 impl Storage {
-    /// Finds out how directories are opened and moved here, by moving one that is nobody's.
+    /// Finds out how directories are opened and moved here, by moving one of its own.
     pub(crate) fn ways(&self) -> Result<AccessMethods> {
         self.check_roots()?;
         let place = place(&self.data, self.owner).map_err(refused)?;
@@ -54,22 +57,24 @@ impl Storage {
         Ok(AccessMethods { open_method: self.open_method(), move_method })
     }
 
-    /// How directories are opened here.
+    /// Returns how directories are opened here.
     pub(crate) fn open_method(&self) -> &'static str {
         beneath::open_method(&self.data)
     }
 }
 
-/// Makes a directory to try things in, which goes when it is dropped, and removes those that crashes have left.
+/// Makes a directory for the probe, which is removed when it is dropped, and removes leftovers of
+/// crashes.
 fn place(data: &OwnedFd, owner: Ownership) -> io::Result<Stage> {
     static MADE: AtomicU64 = AtomicU64::new(0);
     stage::clear(data, &|name| name.starts_with(PREFIX), &|_, _| Ok(true))?;
     let new_name = || format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-    Stage::make(data, owner, new_name, POINT)?.ok_or_else(|| io::Error::other("it is removed all the time"))
+    Stage::make(data, owner, new_name, POINT)?
+        .ok_or_else(|| io::Error::other("another process keeps removing the directory of the probe"))
 }
 
-/// Moves a directory from one to another, in the way in which users' directories are moved. All of it is empty, so that
-/// it can be removed where nothing can be moved.
+/// Moves an empty directory as users' directories are moved. Everything is empty, so that it can be
+/// removed even if nothing can be moved.
 fn try_move(top: &OwnedFd, owner: Ownership) -> io::Result<&'static str> {
     let [from, to] = ["from", "to"].map(|name| make_dir(top, name, owner, POINT));
     let (from, to) = (from?, to?);
@@ -85,7 +90,7 @@ fn try_move(top: &OwnedFd, owner: Ownership) -> io::Result<&'static str> {
     }
 }
 
-/// The failure of a trial: something that the file system lacks, unless something else is in the way.
+/// Returns the failure of a probe: a lack of the file system, or another one.
 fn lacking(what: &'static str, error: io::Error) -> Error {
     match errno(&error) {
         Some(Errno::NOSPC | Errno::DQUOT) => refused(error),

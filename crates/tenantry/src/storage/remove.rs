@@ -1,8 +1,9 @@
-//! InPlaceRemoval a directory with everything in it.
+//! Removing a directory with everything in it.
 //!
-//! There are two ways. The usual one moves the directories within it up to the top, where their turn comes. The one [in place]
-//! goes from the inside out: for file systems on which a directory can't be moved to the top, and for what a comparison has to
-//! recognize again after a crash. Neither recurses, nor holds a descriptor for each level.
+//! There are two ways. The usual one moves nested directories up to the top, where their turn
+//! comes. The other one works [in place] from the inside out: for file systems on which a directory
+//! can't be moved to the top, and for directories that a comparison has to recognize after a crash.
+//! Neither recurses, nor holds a descriptor per level.
 //!
 //! [in place]: remove_in_place
 
@@ -21,25 +22,25 @@ use super::layout::PRIVATE;
 use super::stat::{Identity, identity, is_dir, stat};
 use super::walk::{PROGRESS_FILES, up};
 
-/// How many of the files that could not be removed are named.
+/// At most this many files that couldn't be removed are named.
 const NAMED_MAX: usize = 100;
 
-/// How often a directory is read that never gets empty, because somebody goes on filling it. The usual one is read twice; a
-/// chain of nested ones is moved up link by link, which may take a pass for each.
+/// Number of times that a directory is read, in case another program keeps adding entries. The
+/// usual one is read twice; a chain of nested ones may take a pass per link.
 const PASSES_MAX: usize = 100_000;
 
 const REMOVE_FILE: &str = "remove: a file";
 const REMOVE_DIR: &str = "remove: a directory";
 const MAKE_ACCESSIBLE: &str = "remove: change a mode";
 
-/// What a removal came to.
+/// The result of a removal.
 #[derive(Debug, Default)]
 pub(crate) struct Removal {
-    /// How many files, and whatever else isn't a directory, were removed.
+    /// Number of files, and of everything else that isn't a directory, that were removed.
     pub(crate) files: u64,
-    /// What could not be removed, and why: the first of it.
+    /// Entries that could not be removed, with the reasons; at most [`NAMED_MAX`].
     pub(crate) left: Vec<(PathBuf, io::Error)>,
-    /// Whether another process was found removing the same, which was left to it.
+    /// Whether another process is removing the same directory.
     pub(crate) is_elsewhere: bool,
 }
 
@@ -56,7 +57,7 @@ impl Removal {
         }
     }
 
-    /// Names what can't be removed.
+    /// Adds an entry that can't be removed.
     pub(super) fn leave(&mut self, path: PathBuf, error: io::Error) {
         if self.left.len() < NAMED_MAX {
             self.left.push((path, error));
@@ -64,16 +65,17 @@ impl Removal {
     }
 }
 
-/// Removes a directory with everything in it. Links are removed themselves, and other file systems not entered.
+/// Removes a directory with everything in it. Removes symbolic links themselves, and enters no
+/// mount.
 ///
-/// A directory that isn't empty is emptied from within its parent: its files are removed, and the directories
-/// in it moved up to the top, where their turn comes. So no depth is too deep. Nothing that a crash interrupts makes a difference:
-/// another removal goes on with whatever there is.
+/// A directory is emptied from its parent: its files are removed, and its directories moved up to
+/// the top, where their turn comes. So no depth is too deep. After a crash another removal
+/// continues with whatever is left.
 pub(super) fn remove(at: impl AsFd, name: &CStr, progress: &dyn Fn(u64)) -> io::Result<Removal> {
     remove_if(at, name, &|_| Ok(true), progress)
 }
 
-/// The same if, once nobody else has the lock on the directory, it may go.
+/// Removes it if `may_go` agrees, once the directory is locked.
 pub(super) fn remove_if(
     at: impl AsFd,
     name: &CStr,
@@ -98,7 +100,7 @@ pub(super) fn remove_if(
             }
         },
     };
-    // Held for as long as the descriptor is open, and so not beyond the end of the process.
+    // Held as long as the descriptor is open, and so released when the process ends.
     if let Err(Errno::WOULDBLOCK) = fs::flock(&top, FlockOperation::NonBlockingLockExclusive) {
         removal.is_elsewhere = true;
         return Ok(removal);
@@ -122,7 +124,7 @@ pub(super) fn remove_if(
 
 struct Emptier<'p> {
     top: OwnedFd,
-    /// Where the directories that were moved up come from.
+    /// The original paths of directories that were moved up.
     origins: HashMap<CString, PathBuf>,
     moved: u64,
     removal: Removal,
@@ -133,7 +135,8 @@ impl Emptier<'_> {
     fn run(&mut self) -> io::Result<()> {
         let mut stuck = HashSet::new();
         for _ in 0..PASSES_MAX {
-            // What is moved up while the directory is read may be met or not: read it until nothing is new.
+            // A directory that is moved up during the reading may be listed or not, so it is read
+            // until nothing is new.
             let mut met_new = false;
             for entry in entries(&self.top)? {
                 let (name, kind) = entry?;
@@ -155,12 +158,12 @@ impl Emptier<'_> {
                 return Ok(());
             }
         }
-        Err(io::Error::other("files are added to it all the time"))
+        Err(io::Error::other("another program keeps adding files"))
     }
 
-    /// Empties and removes a directory in the top one, and says whether it has gone.
+    /// Empties and removes a directory of the top one. Returns whether it doesn't exist any more.
     fn remove_dir(&mut self, name: &CStr, origin: &Path) -> io::Result<bool> {
-        // Without a look into it: most often it is empty.
+        // Most directories are empty already.
         if beneath::remove_dir(&self.top, name, REMOVE_DIR).is_ok() {
             return Ok(true);
         }
@@ -180,7 +183,7 @@ impl Emptier<'_> {
             let mut met_new = false;
             for entry in entries(&dir)? {
                 let (child, kind) = entry?;
-                // What is left stays; everything else is met once.
+                // Entries that can't be removed stay, and are tried once.
                 if met.contains(&child) {
                     continue;
                 }
@@ -202,13 +205,13 @@ impl Emptier<'_> {
         let Err(error) = beneath::remove_dir(&self.top, name, REMOVE_DIR) else { return Ok(true) };
         Ok(match errno(&error) {
             Some(Errno::NOENT) => true,
-            // What is in the way was named.
+            // The entries in the way were reported.
             Some(Errno::NOTEMPTY | Errno::EXIST) if !is_emptied => false,
             _ => self.leave(origin.to_owned(), error),
         })
     }
 
-    /// Moves a directory within another one to the top, and says whether it has gone from where it was.
+    /// Moves a nested directory to the top. Returns whether it isn't in its place any more.
     fn move_up(&mut self, dir: &OwnedFd, name: &CStr, origin: &dyn Fn() -> PathBuf) -> io::Result<bool> {
         if beneath::remove_dir(dir, name, REMOVE_DIR).is_ok() {
             return Ok(true);
@@ -216,7 +219,7 @@ impl Emptier<'_> {
         let mut was_made_accessible = false;
         loop {
             self.moved += 1;
-            // A name of the file's own may be the same, or one that an interrupted removal left.
+            // An application's file, or an interrupted removal, may have the same name.
             let new_name = CString::new(format!("moved-{}", self.moved))?;
             let Err(error) = beneath::rename(dir, name, &self.top, &*new_name, "remove: move a directory up") else {
                 self.origins.insert(new_name, origin());
@@ -225,12 +228,12 @@ impl Emptier<'_> {
             match errno(&error) {
                 Some(Errno::EXIST) => {}
                 Some(Errno::NOENT) => return Ok(true),
-                // Directories of overlayfs's lower layer, of another project quota or of another subvolume stay where they
-                // are.
+                // Directories of overlayfs's lower layer, of another project quota or of another
+                // subvolume can't be moved.
                 Some(Errno::XDEV) => {
                     return remove_in_place(dir, name, &origin(), &mut self.removal, self.progress);
                 }
-                // To move a directory is to write its "..".
+                // Moving a directory writes its `..`.
                 Some(Errno::ACCESS)
                     if !was_made_accessible && beneath::make_private(dir, name, MAKE_ACCESSIBLE).is_ok() =>
                 {
@@ -241,7 +244,7 @@ impl Emptier<'_> {
         }
     }
 
-    /// Removes what isn't a directory, and says whether it has gone.
+    /// Removes an entry that isn't a directory. Returns whether it doesn't exist any more.
     fn remove_file(&mut self, dir: Option<&OwnedFd>, name: &CStr, origin: impl Fn() -> PathBuf) -> bool {
         match beneath::remove_file(dir.unwrap_or(&self.top), name, REMOVE_FILE) {
             Ok(()) => {
@@ -259,7 +262,7 @@ impl Emptier<'_> {
     }
 }
 
-/// Opens a directory to empty it, and gives its owner the right to if that is missing.
+/// Opens a directory to empty it. Gives its owner the permissions for that if they are missing.
 pub(super) fn open_accessible(at: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
     match open_dir(&at, name, Mounts::Refuse) {
         Err(error) if errno(&error) == Some(Errno::ACCESS) => {
@@ -269,7 +272,7 @@ pub(super) fn open_accessible(at: impl AsFd, name: &CStr) -> io::Result<OwnedFd>
         Ok(dir) => {
             let mode = Mode::from_raw_mode(fs::fstat(&dir)?.st_mode);
             if !mode.contains(PRIVATE) {
-                // If that isn't allowed, what it takes will be.
+                // If this fails, the removal of an entry will report it.
                 crate::failpoint::reach(MAKE_ACCESSIBLE);
                 let _ = fs::fchmod(&dir, PRIVATE);
             }
@@ -279,19 +282,19 @@ pub(super) fn open_accessible(at: impl AsFd, name: &CStr) -> io::Result<OwnedFd>
     }
 }
 
-/// A directory on the way from the top to where the removal is.
+/// A directory between the top and the current one.
 struct Level {
     identity: Identity,
-    /// Its name in the one above.
+    /// Its name in the directory above.
     name: CString,
-    /// What is still to be entered.
+    /// Directories that are still to be entered.
     dirs: Vec<CString>,
-    /// Whether something in it couldn't be removed, which was told.
+    /// Whether an entry couldn't be removed, which was reported.
     is_stuck: bool,
 }
 
-/// Removes a directory with everything in it, and returns whether it has gone. `origin` is how it is called where
-/// something can't be removed.
+/// Removes a directory with everything in it, from the inside out. Returns whether it doesn't exist
+/// any more. `origin` is its path in reports.
 pub(super) fn remove_in_place(
     at: &OwnedFd,
     name: &CStr,
@@ -341,12 +344,12 @@ fn remove_from(at: &OwnedFd, name: &CStr, top: OwnedFd, mut removing: InPlaceRem
 struct InPlaceRemoval<'r> {
     removal: &'r mut Removal,
     progress: &'r dyn Fn(u64),
-    /// Where it is, as people are told.
+    /// The path of the current directory, as it is reported.
     path: PathBuf,
 }
 
 impl InPlaceRemoval<'_> {
-    /// Opens a directory. `None` if it has gone, wasn't one, or can't be opened.
+    /// Opens a directory. Returns `None` if it was removed or replaced, or can't be opened.
     fn enter(&mut self, at: &OwnedFd, name: &CStr) -> Option<OwnedFd> {
         match open_accessible(at, name) {
             Ok(dir) => Some(dir),
@@ -365,12 +368,12 @@ impl InPlaceRemoval<'_> {
         Ok(stat(at, name)?.is_some())
     }
 
-    /// Removes what isn't a directory.
+    /// Removes every entry that isn't a directory.
     fn empty(&mut self, dir: &OwnedFd, name: &CStr) -> io::Result<Level> {
         let mut level =
             Level { identity: identity(&fs::fstat(dir)?), name: name.to_owned(), dirs: Vec::new(), is_stuck: false };
         let mut stuck: HashSet<CString> = HashSet::new();
-        // What is removed while a directory is read may keep something else from being met.
+        // A removal during the reading may hide another entry.
         let mut has_removed = true;
         while has_removed {
             has_removed = false;

@@ -1,29 +1,32 @@
-//! Moving a user's directory: by a rename, or where the file system refuses that, by a copy.
+//! Moving a file or directory by a rename or, where the file system refuses that, by a copy.
 //!
-//! Some file systems rename a directory only within a part of themselves, and answer `EXDEV` though both places are in one
-//! mount: overlayfs for what is in a lower layer, XFS and ext4 between project quotas, btrfs between subvolumes. There the
-//! directory is copied into a *work place* beside the target, then named, then the original is removed:
+//! Some file systems rename a directory only within a part of themselves, and fail with `EXDEV`
+//! even though both places are in one mount: overlayfs for entries of a lower layer, XFS and ext4
+//! between project quotas, btrfs between subvolumes. There the entry is copied into a *work place*
+//! beside the target, then named, and then the original is removed:
 //!
 //! ```text
 //! TARGET'S PARENT/.tenantry-copy-ID/
 //!   content   the copy
-//!   links     a name for each file that has several, while it is copied
-//!   whole     exists once the copy is complete, compared with the original, and on the disk
+//!   links     a name for each file that has several, while a directory is copied
+//!   whole     exists once the copy is complete, compared with the original, and synced
 //! ```
 //!
-//! | after a crash there is | so the next attempt |
+//! | a crash leaves | so the next attempt |
 //! |---|---|
-//! | a work place without `whole` | removes it and begins anew |
-//! | `whole` and `content` | compares again and goes on, or begins anew if the original has changed since |
-//! | `whole` and the target, no `content` | removes the original, if the target holds all that is in it |
+//! | a work place without `whole` | removes it, and begins again |
+//! | `whole` and `content` | compares again and continues, or begins again if they differ |
+//! | `whole` and the target, no `content` | removes the original, if the target has all of it |
 //!
-//! At any time the original or the copy is complete. All of it happens under the lock of the intent that asks for it, so
-//! one process at a time does it, and the other writes of the store wait. A mount between the two places is refused: what is
-//! mounted was put there by the operator, who can mount one file system for the whole data directory.
+//! At any time the original or the copy is complete. All of it happens under the lock of the intent
+//! that requires it, so by one process at a time, and the other writes of the store wait. A mount
+//! between the two places is refused: the operator has mounted it, and can mount one file system
+//! for the whole data directory.
 //!
-//! Nobody ought to write into the directory meanwhile. A file that is written during the copy is noticed when the two are
-//! compared, and the copy made anew, a few times. What is written between the comparison and the removal is lost, as are writes
-//! through descriptors that stay open, which a rename would have taken along.
+//! No other program should write into the directory during the copy. The comparison notices a file
+//! that is written until then, and the copy is made again, a few times. Writes between the
+//! comparison and the removal are lost, as are writes through descriptors that stay open, which a
+//! rename would have preserved.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -48,15 +51,15 @@ const CONTENT: &CStr = c"content";
 const LINKS: &CStr = c"links";
 const WHOLE: &str = "whole";
 
-/// How often a directory is copied into which somebody writes meanwhile.
+/// Number of times that a directory is copied into which another program writes meanwhile.
 const ATTEMPTS_MAX: usize = 3;
-/// How long a copy waits for a backup, which must not find the original half removed. The store's writes wait as long, so it
-/// is enough for a check's brief look and not for a backup.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a copy waits for a backup, which must not find the original half removed. The store's
+/// writes wait as long, so it is enough for the short lock of a check and not for a backup.
+const COPY_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A directory that is to be moved.
+/// An entry that is to be moved.
 pub(super) struct Move<'m> {
-    /// Where it is. `None` if even the directory above has gone.
+    /// The directory that it is in; `None` if that doesn't exist any more.
     pub(super) from: Option<&'m OwnedFd>,
     pub(super) name: CString,
     pub(super) to: &'m OwnedFd,
@@ -66,19 +69,19 @@ pub(super) struct Move<'m> {
     pub(super) point: &'static str,
 }
 
-/// The work place of a user's move.
+/// Returns the name of the work place of a user's move.
 pub(super) fn work_of(user: UserId) -> io::Result<CString> {
     Ok(CString::new(format!("{WORK_PREFIX}{user}"))?)
 }
 
-/// The user whose work place has this name.
+/// Returns the user whose work place has this name.
 pub(crate) fn user_of_work(name: &std::ffi::OsStr) -> Option<UserId> {
     name.to_str()?.strip_prefix(WORK_PREFIX)?.parse().ok()
 }
 
 impl Storage {
-    /// Moves a directory to where nothing stands, and goes on with what an interrupted move left. `NOENT` if there is none,
-    /// be it because it was moved before.
+    /// Moves an entry to a name that doesn't exist, and continues an interrupted move. Fails with
+    /// `NOENT` if there is no such entry, which may have been moved before.
     pub(super) fn move_entry(&self, moved: &Move<'_>) -> io::Result<()> {
         if self.go_on(moved)? {
             return Ok(());
@@ -93,11 +96,11 @@ impl Storage {
             return Err(Errno::EXIST.into());
         }
         tracing::info!("a user's directory can't be renamed within its file system: it is copied");
-        let _kept_away = self.lock_out_backups(PATIENCE).map_err(io::Error::other)?;
+        let _kept_away = self.lock_out_backups(COPY_LOCK_TIMEOUT).map_err(io::Error::other)?;
         match self.copy(from, moved) {
             Ok(source) => self.finish(moved, Some(source)),
             Err(error) => {
-                // What is left takes room, which may be what there is too little of.
+                // The leftover takes space, which may be what is missing.
                 if let Err(error) = clear(moved) {
                     tracing::warn!(error = &error as &dyn std::error::Error, "an unfinished copy could not be removed");
                 }
@@ -106,15 +109,16 @@ impl Storage {
         }
     }
 
-    /// Goes on with the copy that a crash has interrupted, if there is one, and returns whether that ended the move.
+    /// Continues a copy that a crash has interrupted, if there is one. Returns whether that
+    /// completed the move.
     pub(super) fn go_on(&self, moved: &Move<'_>) -> io::Result<bool> {
         Ok(stat(moved.to, &*moved.work)?.is_some() && self.take_up(moved)?)
     }
 
-    /// Does so with what is in the work place.
+    /// Continues with the content of the work place.
     fn take_up(&self, moved: &Move<'_>) -> io::Result<bool> {
         let work = match open_dir(moved.to, &*moved.work, Mounts::Refuse) {
-            // Nothing of ours.
+            // Not a work place.
             Err(error) if matches!(errno(&error), Some(Errno::LOOP | Errno::NOTDIR)) => {
                 return clear(moved).map(|()| false);
             }
@@ -123,7 +127,7 @@ impl Storage {
         if stat(&work, WHOLE)?.is_none() {
             return clear(moved).map(|()| false);
         }
-        let _kept_away = self.lock_out_backups(PATIENCE).map_err(io::Error::other)?;
+        let _kept_away = self.lock_out_backups(COPY_LOCK_TIMEOUT).map_err(io::Error::other)?;
         let source = moved.source()?;
         if stat(&work, CONTENT)?.is_some() {
             // Without an original there is nothing to compare.
@@ -154,7 +158,7 @@ impl Storage {
         for _ in 0..ATTEMPTS_MAX {
             clear(moved)?;
             let work = make_dir(moved.to, &*moved.work, self.owner, "copy: make a place")?;
-            // What is made in it would inherit this.
+            // Everything that is made in it would inherit this.
             attributes::forget_default_acl(&work)?;
             let content = Entry { dir: &work, name: CONTENT };
             let source = moved.source()?.ok_or(Errno::NOENT)?;
@@ -187,8 +191,8 @@ impl Storage {
         remove(work, LINKS)
     }
 
-    /// Gives a whole copy its name, unless it has that, and removes the original: the entry that was compared with the
-    /// copy, and not what may be at its name by now.
+    /// Gives a whole copy its name, unless it has that, and removes the original: the entry that
+    /// was compared with the copy, and not what may be at its name by now.
     fn finish(&self, moved: &Move<'_>, source: Option<Original>) -> io::Result<()> {
         let work = open_dir(moved.to, &*moved.work, Mounts::Refuse)?;
         if stat(&work, CONTENT)?.is_some() {
@@ -206,11 +210,11 @@ impl Storage {
         sync(moved.to, "copy: sync the end")
     }
 
-    /// Makes sure, as far as that can be told, that a directory can be moved even if that takes a copy: with nothing in it that
-    /// the process may not copy, and while no backup is reading it.
+    /// Checks, as far as that is possible, that a directory can be moved even if that needs a copy:
+    /// the process may copy everything in it, and no backup is reading it.
     pub(super) fn check_movable(&self, from: &OwnedFd, name: &CStr, to: &OwnedFd) -> Result<()> {
         let source = match open_dir(from, name, Mounts::Refuse) {
-            // Lost, or its rights have to be changed first.
+            // It is lost, or its mode has to be changed first.
             Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::ACCESS)) => return Ok(()),
             source => source.map_err(refused)?,
         };
@@ -298,8 +302,8 @@ impl Move<'_> {
     }
 }
 
-/// Renames an entry. For a directory that takes the right to write its "..", and gives its owner that right if it is missing: an application
-/// may have taken it away, and what is recorded to be moved must not be stuck for that.
+/// Renames an entry. Moving a directory writes its `..`, for which an application may have removed
+/// the permission: it is given back, so that an intent can't get stuck.
 fn rename_dir(from: &OwnedFd, moved: &Move<'_>) -> io::Result<()> {
     let rename = || rename(from, &*moved.name, moved.to, &*moved.new_name, moved.point);
     match rename() {
@@ -313,7 +317,8 @@ fn rename_dir(from: &OwnedFd, moved: &Move<'_>) -> io::Result<()> {
     }
 }
 
-/// Removes the work place. The mark goes first, so that what a crash leaves isn't taken for a whole copy.
+/// Removes the work place. The mark goes first, so that what a crash leaves isn't taken for a whole
+/// copy.
 pub(super) fn clear(moved: &Move<'_>) -> io::Result<()> {
     if let Ok(work) = open_dir(moved.to, &*moved.work, Mounts::Refuse) {
         match beneath::remove_file(&work, WHOLE, "copy: remove the mark") {
@@ -350,7 +355,7 @@ fn failed(failure: Failure) -> io::Error {
     failed_to("can't be renamed to its place (EXDEV), and copying it fails", failure)
 }
 
-/// The failure with its kind, and with the path in the user's directory.
+/// Returns the failure with its kind, and with the path in the user's directory.
 fn failed_to(what: &str, Failure { path, error }: Failure) -> io::Error {
     let kind = match errno(&error) {
         Some(errno) => refused(errno.into()).kind(),
@@ -360,7 +365,7 @@ fn failed_to(what: &str, Failure { path, error }: Failure) -> io::Error {
     io::Error::other(Error::new(kind, message).with_source(error))
 }
 
-/// What in a directory can't be copied, and why.
+/// Returns an entry that can't be copied, with the reason.
 fn obstacle_of(visit: Visit<'_>) -> Option<(PathBuf, &'static str)> {
     let is_root = rustix::process::geteuid().is_root();
     let (dir, above, name, stat) = match visit {

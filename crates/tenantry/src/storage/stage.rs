@@ -1,7 +1,8 @@
-//! Where the files of a user who is imported lie until the user is there.
+//! Where the files of an import wait until their user exists.
 //!
-//! A stage, `.tenantry-import-NAME` in the data directory, becomes the user's directory as it is, by one rename. Whoever fills
-//! it holds a lock on it. One that nobody holds and no intent is about is what a crash left, and is removed by the next import.
+//! A stage, `.tenantry-import-NAME` in the data directory, becomes the user's directory by one
+//! rename. The process that fills it holds a lock on it. A stage without a lock, to which no intent
+//! refers, is a leftover of a crash, and is removed by the next import.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,18 +26,18 @@ const PREFIX: &str = ".tenantry-import-";
 const RETURN: &str = "return-";
 const BESIDE: &str = "beside-";
 
-/// What becomes of a stage. Its name says so.
+/// The use of a stage, which is part of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// It becomes the directory of a new user.
     New,
-    /// What is in it goes into the directory of a user, beside what is there.
+    /// Its files go into the directory of a user, beside those that exist.
     Beside,
-    /// The same after the directory was moved back from the trash.
+    /// The same, after the directory was moved back from the trash.
     Return,
 }
 
-/// What a stage of this name is for, if it is one.
+/// Returns the purpose of a stage of this name, if it is one.
 pub(super) fn purpose(name: &str) -> Option<Purpose> {
     let name = name.strip_prefix(PREFIX)?;
     Some(if name.starts_with(RETURN) {
@@ -48,7 +49,8 @@ pub(super) fn purpose(name: &str) -> Option<Purpose> {
     })
 }
 
-/// Whether a stage may have this name. It stands in intents, and a database may come from a backup that somebody has made.
+/// Returns whether a stage may have this name. Intents hold it, and a database may come from a
+/// forged backup.
 pub(crate) fn is_stage(name: &str) -> bool {
     name.starts_with(PREFIX) && !name.contains(['/', '\0'])
 }
@@ -59,7 +61,7 @@ pub(crate) struct Stage {
     name: String,
     data: OwnedFd,
     owner: Ownership,
-    /// The stage itself, with the lock on it, until it is removed.
+    /// The stage itself, locked, until it is removed.
     dir: Mutex<Option<OwnedFd>>,
     is_handed_over: AtomicBool,
 }
@@ -69,12 +71,12 @@ impl Stage {
         &self.name
     }
 
-    /// From now on an intent may be about it, so it isn't removed any more.
+    /// Keeps the stage, since from now on an intent may refer to it.
     pub(crate) fn hand_over(&self) {
         self.is_handed_over.store(true, Ordering::SeqCst);
     }
 
-    /// Removes it with all that is in it. There is certainly no such intent.
+    /// Removes the stage. The caller knows that no intent refers to it.
     pub(crate) fn remove(&self) {
         // The removal takes the lock itself.
         self.unlock();
@@ -83,35 +85,37 @@ impl Stage {
         }
     }
 
-    /// Removes what is left of it after the operation that was to see to it has ended, with this failure or none. Not if it is still
-    /// to be seen to.
+    /// Removes the stage after the operation on it has ended with this failure, or none, unless an
+    /// intent still needs it.
     pub(crate) async fn settle(self: Arc<Self>, failure: Option<&Error>) -> Result<()> {
         match failure.map(Error::kind) {
-            // It is about to be moved; or it is where the database is gone to, with the intent.
+            // The intent will move it; or it belongs to the database that was replaced.
             Some(ErrorKind::Unfinished | ErrorKind::Replaced) => Ok(()),
-            // There may be an intent that nobody can see before the store is opened again. Until then the lock has to keep
-            // other imports from taking the stage for one that was left, so it is never given up.
+            // There may be an intent that isn't visible before the store is opened again. Until
+            // then the lock has to keep other imports from removing the stage as a leftover, so it
+            // is never released.
             Some(ErrorKind::OutcomeUnknown) => {
                 std::mem::forget(self);
                 Ok(())
             }
-            // No intent is about it.
+            // No intent refers to it.
             _ => on_thread(move || self.remove()).await,
         }
     }
 
-    /// Lets go of the lock. To close the descriptor isn't enough: a child process that is just being started has it, too.
+    /// Releases the lock. Closing the descriptor isn't enough: a child process that is just being
+    /// started has it, too.
     fn unlock(&self) {
         if let Some(dir) = self.dir.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = fs::flock(&dir, FlockOperation::Unlock);
         }
     }
 
-    /// What writes files into it.
+    /// Returns a writer of files into it.
     pub(crate) fn unpack(&self) -> Result<Unpacker> {
-        // A descriptor of its own: one that is only cloned would hold the lock as well.
+        // A clone of the descriptor would hold the lock as well.
         let dir = open_dir(&self.data, &*self.name, Mounts::Refuse).map_err(refused)?;
-        // Whose numbers the archive's owners are isn't known here.
+        // The archive's owners may mean other users here.
         Unpacker::new(dir, self.owner, None, "import: write the files")
     }
 }
@@ -127,7 +131,8 @@ impl Drop for Stage {
 }
 
 impl Stage {
-    /// Makes an empty one in a data directory, and locks it. `None` if it is removed all the time.
+    /// Makes and locks an empty one in a data directory. Returns `None` if another process keeps
+    /// removing it.
     pub(super) fn make(
         data: &OwnedFd,
         owner: Ownership,
@@ -140,14 +145,14 @@ impl Stage {
                 continue;
             }
             let dir = match make_dir(data, &*name, owner, point) {
-                // Another import has taken it for one that was left.
+                // Another import has removed it as a leftover.
                 Err(error) if errno(&error) == Some(Errno::NOENT) => continue,
                 dir => dir?,
             };
             match fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => continue,
                 Err(error) => {
-                    // Without locks nobody could tell it from one that a crash has left.
+                    // Without locks it couldn't be distinguished from a leftover.
                     let _ = beneath::remove_dir(data, &*name, point);
                     return Err(error.into());
                 }
@@ -175,13 +180,13 @@ impl Storage {
         };
         let new_name = || format!("{PREFIX}{purpose}{}", new_name());
         let stage = Stage::make(&self.data, self.owner, new_name, "import: make a stage").map_err(refused)?;
-        stage.ok_or_else(|| blocked("the place for the files of an import is removed all the time"))
+        stage.ok_or_else(|| blocked("another process keeps removing the stage of the import"))
     }
 
-    /// Removes the stages that crashes have left. `is_needed` says whether an intent is about one.
+    /// Removes leftover stages. `is_needed` returns whether an intent refers to one.
     pub(crate) fn clear_stages(&self, is_needed: &dyn Fn(&str) -> Result<bool>) -> Result<()> {
-        // Nobody has the lock any more, so whether there is an intent is settled. What it was about may just have been
-        // moved to its place: so in this order.
+        // Nothing has the lock any more, so the intent is either committed or won't be. It may have
+        // moved the stage meanwhile, so its name is checked last.
         let may_go = |name: &str, dir: &OwnedFd| {
             Ok(!is_needed(name).map_err(io::Error::other)? && is_at(&self.data, name, dir)?)
         };
@@ -189,7 +194,7 @@ impl Storage {
     }
 }
 
-/// Removes the directories with such names that nobody has a lock on, if they may go.
+/// Removes directories with such names that no process has locked, if `may_go` agrees.
 pub(super) fn clear(
     data: &OwnedFd,
     is_stage: &dyn Fn(&str) -> bool,
@@ -209,7 +214,7 @@ pub(super) fn clear(
     Ok(())
 }
 
-/// Removes a stage, unless it is in use.
+/// Removes a stage, unless it is locked.
 pub(super) fn remove(data: &OwnedFd, name: &str, may_go: &dyn Fn(&OwnedFd) -> io::Result<bool>) -> io::Result<()> {
     let name = std::ffi::CString::new(name)?;
     let removal = remove_if(data, &name, may_go, &|_| {})?;

@@ -7,7 +7,7 @@ use rustix::fs::{self, AtFlags, FileType, Stat};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-/// What stands at a name in a directory, a symbolic link being itself; `None` if there is nothing.
+/// Returns the metadata of an entry, without following a symbolic link; `None` if it doesn't exist.
 pub(super) fn stat(at: impl AsFd, name: impl Arg) -> io::Result<Option<Stat>> {
     match fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
@@ -20,13 +20,13 @@ pub(super) fn is_dir(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-/// Whether a name is that of this directory.
+/// Returns whether an entry is this directory.
 pub(super) fn is_at(at: impl AsFd, name: impl Arg, dir: &OwnedFd) -> io::Result<bool> {
     let found = stat(at, name)?;
     Ok(found.is_some_and(|found| fs::fstat(dir).is_ok_and(|dir| identity(&dir) == identity(&found))))
 }
 
-/// The device and the number of a file or directory.
+/// The device and inode of a file or directory.
 pub(super) type Identity = (u64, u64);
 
 pub(super) fn identity(stat: &Stat) -> Identity {

@@ -1,9 +1,10 @@
-//! Where a backup is restored: a directory that is new or empty.
+//! The directory, new or empty, into which a backup is restored.
 //!
-//! Everything is unpacked within the directory itself, below a hidden name, so it may be a mounted volume, and its parent
-//! need not be writable. When all is complete and on the disk, the parts are moved up: `storage/` first, whose marker keeps
-//! other processes from creating a store there, and the database last. So a crash leaves no store that opens, or the whole. What
-//! it leaves is recognized by the next restore into the directory, which removes it.
+//! Everything is unpacked in a hidden stage within the directory itself. So it may be a mounted
+//! volume, and its parent need not be writable. Once all is complete and synced, the parts are
+//! moved up: `storage/` first, whose marker keeps other processes from creating a store there, and
+//! the database last. A crash leaves no store that opens, or the whole store. The next restore into
+//! the directory recognizes and removes its leftovers.
 
 use std::ffi::CString;
 use std::fs::{File, Permissions};
@@ -27,38 +28,42 @@ use crate::failpoint::reach;
 use crate::{Error, ErrorKind, Result};
 
 const PREFIX: &str = ".tenantry-restore-";
-/// In the stage: what becomes the data directory. The stage itself stays this process's, so nobody else reaches what is in it.
+/// In the stage: the future data directory. The stage itself stays with this process, so that no
+/// other user reaches the content.
 const DATA: &str = "data";
-/// In the stage: the id of the store and the names of the parts, one a line. Written before the first of them is moved up.
+/// In the stage: the id of the store and the names of the parts, one a line. Written before the
+/// first one is moved up.
 const NOTE: &str = "parts";
-/// No store has as many parts as would fill it.
+/// No store has so many parts.
 const NOTE_BYTES_MAX: u64 = 64 << 10;
 const DATABASE: &str = "tenantry.db";
 const LOCK: &str = "tenantry.lock";
-/// Every new ext4 volume has it, and it holds nothing of anybody.
+/// Every new ext4 volume has this directory.
 const LOST_AND_FOUND: &[u8] = b"lost+found";
 const TAKE_BACK: &str = "restore a backup: take a part back";
 const REMOVE_LOCK: &str = "restore a backup: remove the lock file";
 
-/// The directory that becomes a data directory. What was put into it is removed when this is dropped, unless it was
+/// The future data directory. Its content is removed when this is dropped, unless it was
 /// [placed](Self::place).
 #[derive(Debug)]
 pub(crate) struct Target {
     path: PathBuf,
     dir: OwnedFd,
-    /// Whether the directory is new.
+    /// Whether the restore has made the directory.
     is_made: bool,
     stage: CString,
-    /// The stage, with the lock on it.
+    /// The stage, locked.
     staged: OwnedFd,
-    /// What is in it.
+    /// The data directory in the stage.
     data: OwnedFd,
-    /// Whether what is there is to stay.
+    /// Whether the content stays.
     is_kept: bool,
 }
 
 impl Target {
-    /// Opens the directory, or makes it, and a stage in it.
+    /// Opens or makes the directory, and makes a stage in it.
+    ///
+    /// # Errors
     ///
     /// `NotEmpty` if it isn't empty; `Busy` if another restore into it is under way.
     pub(crate) fn open(path: &Path) -> Result<Self> {
@@ -82,7 +87,7 @@ impl Target {
         }
     }
 
-    /// The data directory that is to be filled.
+    /// Returns the data directory in the stage.
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.stage_dir().join(DATA)
     }
@@ -91,22 +96,24 @@ impl Target {
         self.path.join(&*self.stage.to_string_lossy())
     }
 
-    /// The failure to write what is restored.
+    /// Returns the failure to write into the directory.
     pub(crate) fn unusable(&self, error: io::Error) -> Error {
         unusable(&self.path, error)
     }
 
-    /// Moves the parts of the store with this id to where they belong. Afterwards they are on the disk.
+    /// Moves the parts of the store with this id to their places, and syncs them.
     ///
-    /// `NotEmpty` if something else has come into the directory meanwhile.
+    /// # Errors
+    ///
+    /// `NotEmpty` if another program has put something into the directory meanwhile.
     pub(crate) fn place(mut self, store_id: Uuid) -> Result<()> {
         let parts = self.prepare(store_id).map_err(|error| self.unusable(error))?;
-        // Whoever would create a store here waits for it.
+        // Keeps other processes from creating a store here.
         let _lock = self.lock().map_err(|error| self.of_move(error))?;
         let mut moved = 0;
         let placed =
             self.refuse_others().and_then(|()| self.move_up(&parts, &mut moved).map_err(|error| self.of_move(error)));
-        // If that fails as well, the next restore goes on with it.
+        // If that fails as well, the next restore continues.
         self.is_kept = placed.is_ok() || self.take_back(&parts[..moved]).is_err();
         if placed.is_ok() {
             self.remove_stage();
@@ -114,14 +121,14 @@ impl Target {
         placed
     }
 
-    /// Does what is to be done before anything is moved, and returns what is.
+    /// Writes the note, and returns the parts.
     fn prepare(&self, store_id: Uuid) -> io::Result<Vec<CString>> {
         let parts = self.parts()?;
         self.write_note(store_id, &parts)?;
         Ok(parts)
     }
 
-    /// The failure to put something where something else may be.
+    /// Returns the failure to move a part to a name that may exist.
     fn of_move(&self, error: io::Error) -> Error {
         match errno(&error) {
             Some(Errno::EXIST | Errno::NOTEMPTY) => not_empty(),
@@ -129,12 +136,12 @@ impl Target {
         }
     }
 
-    /// What is to be moved, in this order.
+    /// Returns the parts in the order in which they are moved.
     fn parts(&self) -> io::Result<Vec<CString>> {
         let mut parts = Vec::new();
         for entry in entries(&self.data)? {
             let (name, _) = entry?;
-            // The lock file is made anew.
+            // The lock file is made again.
             if name.to_bytes() != LOCK.as_bytes() {
                 parts.push(name);
             }
@@ -158,20 +165,20 @@ impl Target {
             note.write_all(b"\n")?;
         }
         note.sync_all()?;
-        // What SQLite removed mustn't come back beside the database: neither its log nor the journal with which it went over
-        // to a log.
+        // Files that SQLite has removed must not reappear beside the database after a power cut:
+        // neither its WAL nor the journal of the switch to WAL.
         sync(&self.data, "restore a backup: sync the data directory")?;
         sync(&self.staged, "restore a backup: sync the stage")
     }
 
-    /// Makes the lock file of the store, and takes the lock that keeps others from creating one.
+    /// Makes the lock file of the store, and locks it against a creation.
     fn lock(&self) -> io::Result<File> {
         reach("restore a backup: make the lock file");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let lock = File::from(fs::openat(&self.dir, LOCK, flags, PRIVATE_FILE)?);
         let given = Ownership::for_store_at(&self.dir).and_then(|owner| owner.give_file(&lock, PRIVATE_FILE));
         match given.and_then(|()| Ok(fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?)) {
-            // It is that of the store which another process is just creating.
+            // Another process is creating a store.
             Err(error) if errno(&error) == Some(Errno::WOULDBLOCK) => Err(Errno::EXIST.into()),
             Err(error) => {
                 let _ = remove_file(&self.dir, LOCK, REMOVE_LOCK);
@@ -181,7 +188,7 @@ impl Target {
         }
     }
 
-    /// Makes sure that nobody else has put anything into the directory.
+    /// Fails if another program has put anything into the directory.
     fn refuse_others(&self) -> Result<()> {
         for entry in names(&self.dir, &self.path)? {
             if entry != self.stage && entry.to_bytes() != LOCK.as_bytes() {
@@ -191,7 +198,7 @@ impl Target {
         Ok(())
     }
 
-    /// Counts what was moved.
+    /// Moves the parts up, and counts them.
     fn move_up(&self, parts: &[CString], moved: &mut usize) -> io::Result<()> {
         let sync_both = || {
             sync(&self.dir, "restore a backup: sync the directory")?;
@@ -199,7 +206,7 @@ impl Target {
         };
         for part in parts {
             if part.to_bytes() == DATABASE.as_bytes() {
-                // It makes a store of the others.
+                // The database makes the others a store.
                 sync_both()?;
             }
             rename(&self.data, &**part, &self.dir, &**part, "restore a backup: move a part")?;
@@ -208,7 +215,7 @@ impl Target {
         sync_both()
     }
 
-    /// Moves these parts back into the stage, the last one first, and gives up the lock file.
+    /// Moves these parts back into the stage, the last one first, and removes the lock file.
     fn take_back(&self, parts: &[CString]) -> io::Result<()> {
         for part in parts.iter().rev() {
             rename(&self.dir, &**part, &self.data, &**part, TAKE_BACK)?;
@@ -216,7 +223,7 @@ impl Target {
         remove_file(&self.dir, LOCK, REMOVE_LOCK)
     }
 
-    /// Removes the stage with what is in it.
+    /// Removes the stage with everything in it.
     fn remove_stage(&self) {
         // The removal takes the lock itself.
         let _ = fs::flock(&self.staged, FlockOperation::Unlock);
@@ -246,7 +253,7 @@ fn open_top(path: &Path) -> io::Result<OwnedFd> {
     Ok(fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Makes the directory, so that its name is on the disk.
+/// Makes the directory, and syncs its name.
 fn make(path: &Path) -> io::Result<OwnedFd> {
     reach("restore a backup: make the directory");
     if path.is_symlink() {
@@ -264,13 +271,13 @@ fn sync_above(path: &Path) -> io::Result<()> {
     sync(open_top(path.parent().unwrap_or(path))?, "restore a backup: sync the directory above")
 }
 
-/// Removes a directory that was made, if it is empty again.
+/// Removes a directory that the restore has made, if it is empty.
 fn remove_made(path: &Path) -> io::Result<()> {
     reach("restore a backup: remove the directory");
     std::fs::remove_dir(path)
 }
 
-/// Makes a stage, takes the lock on it, and makes the data directory in it.
+/// Makes and locks a stage, and makes the data directory in it.
 fn make_stage(dir: &OwnedFd, path: &Path) -> io::Result<(CString, OwnedFd, OwnedFd)> {
     let mut builder = tempfile::Builder::new();
     let made = builder.prefix(PREFIX).permissions(Permissions::from_mode(0o700)).tempdir_in(path)?;
@@ -281,12 +288,12 @@ fn make_stage(dir: &OwnedFd, path: &Path) -> io::Result<(CString, OwnedFd, Owned
     fs::flock(&staged, FlockOperation::NonBlockingLockExclusive)?;
     Ownership::for_store_at(dir)?.make_private_dir(&made.path().join(DATA))?;
     let data = open_dir(&staged, DATA, Mounts::Refuse)?;
-    // From here on it is removed in another way.
+    // `Target` removes it from here on.
     let _ = made.keep();
     Ok((stage, staged, data))
 }
 
-/// What is in the directory but for `lost+found`.
+/// Returns the names in the directory, without `lost+found`.
 fn names(dir: &OwnedFd, path: &Path) -> Result<Vec<CString>> {
     let list = || {
         let mut names = Vec::new();
@@ -303,7 +310,8 @@ fn names(dir: &OwnedFd, path: &Path) -> Result<Vec<CString>> {
     list().map_err(|error| unusable(path, error))
 }
 
-/// Removes what restores have left that came to no end. Fails if there is anything else, and then removes nothing.
+/// Removes the leftovers of interrupted restores. Fails without removing anything if the directory
+/// has other entries.
 fn clear(dir: &OwnedFd, path: &Path) -> Result<()> {
     let failed = |error| unusable(path, error);
     let (stages, others): (Vec<_>, Vec<_>) =
@@ -329,7 +337,7 @@ fn clear(dir: &OwnedFd, path: &Path) -> Result<()> {
     if names(dir, path)?.is_empty() { Ok(()) } else { Err(not_empty()) }
 }
 
-/// Which names in the directory are those of parts that a restore has moved up from its stage, without coming to its end.
+/// Returns the names of parts that an interrupted restore has moved up from its stage.
 fn moved_up(dir: &OwnedFd, staged: &OwnedFd) -> io::Result<Vec<CString>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut note = String::new();
@@ -352,7 +360,7 @@ fn moved_up(dir: &OwnedFd, staged: &OwnedFd) -> io::Result<Vec<CString>> {
             found.push(CString::new(part)?);
         }
     }
-    // The lock file was made before anything was moved, and never holds anything.
+    // The lock file is made before anything is moved, and always empty.
     if stat(dir, LOCK)?.is_some_and(|lock| !is_dir(&lock) && lock.st_size == 0) {
         found.push(CString::new(LOCK)?);
     }
@@ -363,7 +371,7 @@ fn marker_of(dir: &OwnedFd) -> io::Result<Marker> {
     Marker::read(&open_dir(dir, STORAGE, Mounts::Refuse)?)
 }
 
-/// Moves what a restore has moved up back into its stage.
+/// Moves the parts of an interrupted restore back into its stage.
 fn undo(dir: &OwnedFd, staged: &OwnedFd) -> io::Result<()> {
     let parts = moved_up(dir, staged)?;
     if parts.is_empty() {

@@ -1,4 +1,4 @@
-//! The files of users on their way into an archive.
+//! Reading the files of users for an archive.
 
 use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
@@ -23,9 +23,9 @@ use super::unpack::Unpacker;
 use super::walk::{Visit, walk};
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 
-/// How long to sleep between two looks at a lock.
+/// How long to sleep between two attempts to get a lock.
 const LOCK_POLL: Duration = Duration::from_millis(1);
-/// Something below a user's directory that goes into a backup.
+/// An entry of a user's directory, for an archive.
 pub(crate) enum Item<'i> {
     /// The user's directory itself, or one in it.
     Directory {
@@ -33,12 +33,12 @@ pub(crate) enum Item<'i> {
         attributes: Attributes,
         is_top: bool,
     },
-    /// A file, which may be read as often as it takes to read it as it is at one moment.
+    /// A file, which can be read again until it doesn't change meanwhile.
     File {
         path: PathBuf,
         source: Source<'i>,
     },
-    /// A symbolic link, wherever it leads.
+    /// A symbolic link, whatever its target is.
     Link {
         path: PathBuf,
         target: PathBuf,
@@ -48,14 +48,14 @@ pub(crate) enum Item<'i> {
         path: PathBuf,
         attributes: Attributes,
     },
-    /// Something that isn't in the backup, and why.
+    /// An entry that can't be archived, with the reason.
     LeftOut {
         path: PathBuf,
         why: String,
     },
 }
 
-/// Where a file of a user is.
+/// The place of a user's file.
 #[derive(Clone, Copy)]
 pub(crate) struct Source<'s> {
     dir: &'s OwnedFd,
@@ -67,14 +67,15 @@ impl<'s> Source<'s> {
         Self { dir, name }
     }
 
-    /// What is beside it under its name with this ending.
+    /// Returns the file beside it whose name has this suffix.
     pub(crate) fn beside(&self, suffix: &str) -> io::Result<(&'s OwnedFd, CString)> {
         Ok((self.dir, locks::beside(self.name, suffix)?))
     }
 
-    /// Opens the file; `None` if it has gone. A SQLite database is kept as it is for as long as it is open.
+    /// Opens the file; `None` if it doesn't exist any more. Locks a SQLite database as long as it
+    /// is open.
     pub(crate) fn open(&self) -> io::Result<Option<OpenFile>> {
-        // A file that has become a pipe meanwhile is opened without waiting for whoever writes to it.
+        // A file that was replaced by a pipe is opened without waiting for its writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = match fs::openat(self.dir, self.name, flags, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(None),
@@ -89,7 +90,7 @@ impl<'s> Source<'s> {
         Ok(Some(OpenFile { file, stat, attributes, unread, held }))
     }
 
-    /// Whether the file is still as it was when it was opened.
+    /// Returns whether the file hasn't changed since it was opened.
     pub(crate) fn is_unchanged(&self, opened: &OpenFile) -> io::Result<bool> {
         let moments =
             |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
@@ -100,22 +101,22 @@ impl<'s> Source<'s> {
     }
 }
 
-/// A file of a user that is open, with what it was when it was opened.
+/// An open file of a user, with its metadata when it was opened.
 pub(crate) struct OpenFile {
     file: File,
     stat: Stat,
     pub(crate) attributes: Attributes,
-    /// Why its extended attributes aren't among them.
+    /// The failure to read its extended attributes.
     pub(crate) unread: Option<io::Error>,
     held: Option<DatabaseLock>,
 }
 
-/// A file on one file system, as long as it exists.
+/// The identity of a file on one file system, as long as it exists.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FileIdentity {
     device: u64,
     inode: u64,
-    /// Tells it from one that got the number of a file that was removed meanwhile.
+    /// Distinguishes it from a removed file whose inode number it got.
     made_at: (i64, u32),
 }
 
@@ -124,7 +125,7 @@ impl OpenFile {
         u64::try_from(self.stat.st_size).unwrap_or_default()
     }
 
-    /// What tells whether this is a file that was met under another name, if it has several.
+    /// Returns the identity, if the file has several names.
     pub(crate) fn identity(&self) -> io::Result<Option<FileIdentity>> {
         if self.stat.st_nlink < 2 {
             return Ok(None);
@@ -138,38 +139,40 @@ impl OpenFile {
         Ok(Some(FileIdentity { device: self.stat.st_dev, inode: self.stat.st_ino, made_at }))
     }
 
-    /// Where the file has data, in their order. What is between them, and behind them up to its length, is zeroes.
+    /// Returns where the file has data. The rest is zeroes.
     pub(crate) fn segments(&self) -> io::Result<Vec<Segment>> {
         holes::segments(&self.file, &self.stat)
     }
 
-    /// The data of these segments, one after the other. Less if the file has become shorter.
+    /// Returns a reader of these segments. It ends early if the file was truncated.
     pub(crate) fn data(&self, segments: Vec<Segment>) -> impl Read {
         Data { file: &self.file, segments: segments.into_iter(), here: Segment::default() }
     }
 
-    /// Whether it is a database of which changes lie beside it, and so no file that may be taken alone.
+    /// Returns the suffix of the WAL or journal, if the database has one and so isn't complete
+    /// without it.
     pub(crate) fn log(&self) -> Option<&'static str> {
         self.held.as_ref().and_then(|held| held.log.as_ref()).map(|(_, suffix)| *suffix)
     }
 
-    /// Whether SQLite may be asked to settle it: a transaction over several databases names files to be removed.
+    /// Returns whether SQLite may recover it. In a transaction over several databases it could
+    /// remove foreign files.
     pub(crate) fn may_be_settled(&self) -> bool {
         self.held.as_ref().is_none_or(|held| !held.is_of_several)
     }
 
-    /// The database and what has its changes.
+    /// Returns the database, and its WAL or journal.
     pub(crate) fn parts(&self) -> (&File, Option<&File>) {
         (&self.file, self.held.as_ref().and_then(|held| held.log.as_ref()).map(|(log, _)| log))
     }
 
-    /// A file of which the content alone is of interest.
+    /// Opens a file of which only the content matters.
     pub(crate) fn new(file: File) -> io::Result<Self> {
         let stat = fs::fstat(&file)?;
         Ok(Self { file, stat, attributes: Attributes::default(), unread: None, held: None })
     }
 
-    /// A copy of it that nobody else knows of.
+    /// Returns a private copy of the file with its attributes.
     pub(crate) fn of_copy(&self, copy: File) -> io::Result<Self> {
         Ok(Self { attributes: self.attributes.clone(), ..Self::new(copy)? })
     }
@@ -197,54 +200,55 @@ impl Read for Data<'_> {
     }
 }
 
-/// Those that were read, or else those that are known anyway, and why.
+/// Returns the attributes that were read or, with the failure, those of `stat`.
 fn attributes_or(stat: &Stat, read: io::Result<Attributes>) -> (Attributes, Option<io::Error>) {
     read.map_or_else(|error| (Attributes::from_stat(stat), Some(error)), |attributes| (attributes, None))
 }
 
-/// Keeps purges or backups away, in every process, for as long as it lives.
+/// Locks out purges or backups of every process, as long as it lives.
 #[derive(Debug)]
 pub(crate) struct TrashLock {
     _trash: OwnedFd,
 }
 
 impl Storage {
-    /// Keeps purges away. `Busy` if one is under way for too long, or another backup.
-    pub(crate) fn lock_out_purges(&self, patience: Duration) -> Result<TrashLock> {
+    /// Locks out purges and other backups. Fails with `Busy` if one lasts longer than `timeout`.
+    pub(crate) fn lock_out_purges(&self, timeout: Duration) -> Result<TrashLock> {
         let busy =
             || Error::new(ErrorKind::Busy, "a purge, or another backup or export, is under way: try again later");
-        self.lock_trash(FlockOperation::NonBlockingLockExclusive, patience)?.ok_or_else(busy)
+        self.lock_trash(FlockOperation::NonBlockingLockExclusive, timeout)?.ok_or_else(busy)
     }
 
-    /// Keeps backups away, but not other purges. `Busy` if a backup is under way for too long.
-    pub(crate) fn lock_out_backups(&self, patience: Duration) -> Result<TrashLock> {
+    /// Locks out backups, but not purges. Fails with `Busy` if a backup lasts longer than
+    /// `timeout`.
+    pub(crate) fn lock_out_backups(&self, timeout: Duration) -> Result<TrashLock> {
         let busy = || Error::new(ErrorKind::Busy, "a backup or the export of a user is under way: try again later");
-        self.lock_trash(FlockOperation::NonBlockingLockShared, patience)?.ok_or_else(busy)
+        self.lock_trash(FlockOperation::NonBlockingLockShared, timeout)?.ok_or_else(busy)
     }
 
-    /// If nobody is purging just now, nor making a backup: for as long as the answer lives, nobody does.
-    pub(crate) fn try_lock_out_purges(&self, patience: Duration) -> Option<TrashLock> {
-        self.lock_trash(FlockOperation::NonBlockingLockExclusive, patience).ok().flatten()
+    /// Locks out purges and backups, if none is under way.
+    pub(crate) fn try_lock_out_purges(&self, timeout: Duration) -> Option<TrashLock> {
+        self.lock_trash(FlockOperation::NonBlockingLockExclusive, timeout).ok().flatten()
     }
 
-    /// `None` if somebody else has the lock.
-    fn lock_trash(&self, how: FlockOperation, patience: Duration) -> Result<Option<TrashLock>> {
-        // A descriptor of its own: the lock is the descriptor's.
+    /// Returns `None` if another descriptor has the lock.
+    fn lock_trash(&self, how: FlockOperation, timeout: Duration) -> Result<Option<TrashLock>> {
+        // A lock belongs to a descriptor, so each takes one of its own.
         let trash = open_dir(&self.trash, ".", Mounts::Refuse).map_err(refused)?;
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             match fs::flock(&trash, how) {
                 Ok(()) => return Ok(Some(TrashLock { _trash: trash })),
                 Err(Errno::WOULDBLOCK) if Instant::now() >= deadline => return Ok(None),
-                // A check looks for a moment whether anybody has it.
+                // A check has the lock for a moment.
                 Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_POLL),
                 Err(error) => return Err(refused(error.into())),
             }
         }
     }
 
-    /// Reads a user's directory, which is at one of two places and may be moved from one to the other meanwhile. Says
-    /// whether it was found.
+    /// Reads a user's directory, which may be moved to or from the trash meanwhile. Returns whether
+    /// it was found.
     pub(crate) fn read_user(
         &self,
         id: UserId,
@@ -271,20 +275,21 @@ impl Storage {
         Ok(false)
     }
 
-    /// What writes the directories of a backup that is restored. `former` owned the store when it was backed up.
+    /// Returns the writer of the directories of a backup. `former` owned the store when it was
+    /// backed up.
     pub(crate) fn unpack(&self, former: Option<(u32, u32)>) -> Result<Unpacker> {
         let top = open_dir(&self.data, ".", Mounts::Enter).map_err(refused)?;
         Unpacker::new(top, self.owner, former, "restore a backup: write the files")
     }
 
-    /// Waits until everything that was written to the file system of the data directory is on the disk.
+    /// Syncs everything that was written to the file system of the data directory.
     pub(crate) fn wait_for_disk(&self, point: &'static str) -> Result<()> {
         crate::failpoint::reach(point);
         fs::syncfs(&self.data).map_err(|error| refused(error.into()))
     }
 }
 
-/// Hands over everything in a directory, each directory before what is in it.
+/// Reads everything in a directory, each directory before its entries.
 fn read_tree(dir: OwnedFd, goes_to: &Path, take: &mut dyn FnMut(Item<'_>) -> Result<()>) -> Result<()> {
     let stat = fs::fstat(&dir).map_err(|error| refused(error.into()))?;
     let (attributes, unread) = attributes_or(&stat, attributes::read(&dir));
@@ -311,14 +316,15 @@ fn read_tree(dir: OwnedFd, goes_to: &Path, take: &mut dyn FnMut(Item<'_>) -> Res
     match (failure, walked) {
         (Some(error), _) => Err(error),
         (None, Ok(())) => Ok(()),
-        // One user who rearranges their directories, or whose can't be read, doesn't keep all others out of the backup.
+        // One user who moves directories, or whose can't be read, doesn't keep all others out of
+        // the backup.
         (None, Err(error)) => {
             take(Item::LeftOut { path: goes_to.to_owned(), why: format!("not all of it could be read: {error}") })
         }
     }
 }
 
-/// Hands over one entry of a directory. Fails if it can't be read; what comes of handing it over is the result.
+/// Reads an entry of a directory. Fails if that isn't possible; the inner result is that of `take`.
 fn read_entry(
     path: PathBuf,
     source: Source<'_>,
@@ -328,7 +334,7 @@ fn read_entry(
     let Source { dir, name } = source;
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind == FileType::RegularFile {
-        // Part of the database beside it.
+        // A part of the database beside it.
         let is_taken = locks::is_of_database(dir, name)?;
         return Ok(if is_taken { Ok(()) } else { take(Item::File { path, source }) });
     }
@@ -353,7 +359,7 @@ fn read_entry(
     Ok(taken.and_then(|()| report_unread(&named, unread, take)))
 }
 
-/// Says that extended attributes are missing in the archive. What has gone meanwhile has none.
+/// Reports that extended attributes are missing. A file that was removed has none.
 fn report_unread(path: &Path, unread: Option<io::Error>, take: &mut dyn FnMut(Item<'_>) -> Result<()>) -> Result<()> {
     match unread {
         Some(error) if errno(&error) != Some(Errno::NOENT) => {

@@ -1,4 +1,4 @@
-//! The files of users on their way out of an archive.
+//! Writing the files of users out of an archive.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -17,40 +17,44 @@ use super::layout::PRIVATE;
 use super::ownership::Ownership;
 use crate::{Error, ErrorKind, Result};
 
-/// What is restored of a file's mode: nobody gets another's rights by running what came out of an archive.
+/// The bits of a file's mode that are restored. Without set-user-ID and set-group-ID no user gets
+/// another one's permissions by running a file of an archive.
 const FILE_MODE: u32 = 0o777;
-/// And of a directory's, where these bits only say who gets what is made in it.
+/// The bits of a directory's mode that are restored. There set-group-ID and sticky only decide on
+/// the entries.
 const DIRECTORY_MODE: u32 = 0o3777;
 
-/// How many of the attributes that could not be set are named.
-const UNSET_NAMED_MAX: usize = 100;
+/// At most this many lost attributes are named.
+const LOST_NAMED_MAX: usize = 100;
 
-/// The attributes of files that could not be set.
+/// The attributes that could not be set.
 #[derive(Debug, Default)]
 pub(crate) struct LostAttributes {
-    /// The first of them: of which file or directory, and why.
+    /// The first of them, with the file or directory and the reason.
     pub(crate) named: Vec<(PathBuf, String)>,
-    /// How many there are, named or not.
+    /// Their number, named or not.
     pub(crate) count: u64,
 }
 
-/// Writes the files of an archive below a directory where nobody else writes.
+/// Writes the files of an archive below a directory into which no other process writes.
 ///
-/// No name is looked up through a symbolic link, also not through one that came out of the archive. A directory gets its
-/// attributes when all that is in it has been written, so before [`Self::finish`] they are for their owner alone.
+/// No name is looked up through a symbolic link, not even one from the archive. A directory gets
+/// its attributes once all entries have been written. Before [`Self::finish`] everything is
+/// accessible for its owner alone.
 pub(crate) struct Unpacker {
     top: OwnedFd,
     point: &'static str,
-    /// The directory that was written to last, by its path: the next file is likely in it, too.
+    /// The latest directory, by its path: the next file is likely in it, too.
     last: Option<(PathBuf, OwnedFd)>,
     owner: Ownership,
-    /// Whose everything is.
+    /// The owner and the group of everything.
     ids: (u32, u32),
-    /// Who owned the store when it was archived, if owners are restored: what was theirs is the new owner's.
+    /// The owner of the store when it was archived, if owners are restored: their files go to the
+    /// new owner.
     former: Option<(u32, u32)>,
-    /// The directories of one user, whose attributes are still to be set: each before those in it.
+    /// The directories of one user whose attributes are still to be set, each before those in it.
     directories: Vec<(PathBuf, Attributes)>,
-    unset: LostAttributes,
+    lost: LostAttributes,
     sync: BulkSync,
 }
 
@@ -59,17 +63,17 @@ impl Unpacker {
         let stat = fs::fstat(&top).map_err(|error| refused(error.into()))?;
         let ids = owner.ids().unwrap_or((stat.st_uid, stat.st_gid));
         let sync = BulkSync::detect(&top).map_err(refused)?;
-        let (directories, unset) = (Vec::new(), LostAttributes::default());
-        Ok(Self { top, point, last: None, owner, ids, former, directories, unset, sync })
+        let (directories, lost) = (Vec::new(), LostAttributes::default());
+        Ok(Self { top, point, last: None, owner, ids, former, directories, lost, sync })
     }
 
-    /// Makes a directory, with those above it.
+    /// Makes a directory, and those above it.
     pub(crate) fn directory(&mut self, path: &Path, attributes: &Attributes) -> Result<()> {
         let mut attributes = attributes.clone();
         attributes.mode &= DIRECTORY_MODE;
         if !self.directories.first().is_some_and(|(top, _)| path.starts_with(top)) {
             self.finish_user()?;
-            // A user's directory itself is the store's, and for its owner alone.
+            // A user's directory itself belongs to the store, and is private.
             attributes.mode = PRIVATE.bits();
             attributes.extended.retain(|extended| !extended.is_access());
         }
@@ -78,15 +82,15 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Gives what was written last its attributes, and returns those of all that could not be set.
+    /// Sets the remaining attributes, and returns all that could not be set.
     pub(crate) fn finish(mut self) -> Result<LostAttributes> {
         self.finish_user()?;
-        Ok(self.unset)
+        Ok(self.lost)
     }
 
-    /// Gives the directories of the user who was written last their attributes.
+    /// Sets the attributes of the latest user's directories.
     fn finish_user(&mut self) -> Result<()> {
-        // None is entered any more after it: its mode may forbid that.
+        // No directory is entered after this, since its mode may forbid that.
         self.leave_last()?;
         for (path, attributes) in std::mem::take(&mut self.directories).into_iter().rev() {
             let name = if path.as_os_str().is_empty() { Path::new(".") } else { &*path };
@@ -116,18 +120,18 @@ impl Unpacker {
         Ok(&self.last.insert((path.to_owned(), dir)).1)
     }
 
-    /// Is done with the directory that was written to last, for now.
+    /// Finishes the latest directory, for now.
     fn leave_last(&mut self) -> Result<()> {
         self.last.take().map_or(Ok(()), |(_, dir)| self.sync(dir))
     }
 
-    /// Waits for a file or directory, where that isn't possible for all of them in the end.
+    /// Syncs a file or directory, unless a `syncfs` in the end includes it.
     fn sync(&self, file: impl AsFd) -> Result<()> {
         self.sync.sync(file, self.point).map_err(unwritable)
     }
 
-    /// Writes a file that isn't there yet, into a directory that is made if need be. Of a sparse file, the bytes are those of its
-    /// segments.
+    /// Writes a file that doesn't exist, and makes its directory if necessary. The bytes of a
+    /// sparse file are those of its segments.
     pub(crate) fn file(
         &mut self,
         path: &Path,
@@ -156,7 +160,7 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Gives a file that was written another name.
+    /// Makes a hard link to a file that was written.
     pub(crate) fn hard_link(&mut self, path: &Path, target: &Path) -> Result<()> {
         let ((above, name), (target_above, target_name)) = (split(path)?, split(target)?);
         let target_above = if target_above.as_os_str().is_empty() { Path::new(".") } else { target_above };
@@ -164,7 +168,7 @@ impl Unpacker {
         let (point, dir) = (self.point, self.open(above)?);
         crate::failpoint::reach(point);
         match fs::linkat(&target_dir, &*target_name, dir, &*name, AtFlags::empty()) {
-            // There are file systems that can't, and limits of how many names a file may have.
+            // Some file systems have no hard links, and all limit their number.
             Err(Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {}
             linked => return linked.map_err(|error| unwritable(error.into())),
         }
@@ -173,7 +177,7 @@ impl Unpacker {
         self.copy(path, file.map_err(|error| unwritable(error.into()))?.into())
     }
 
-    /// Gives a file that is elsewhere on the file system another name.
+    /// Makes a hard link to a file elsewhere on the file system.
     pub(crate) fn name_again(&mut self, path: &Path, file: File) -> Result<()> {
         let (above, name) = split(path)?;
         let (point, dir) = (self.point, self.open(above)?);
@@ -182,19 +186,19 @@ impl Unpacker {
         match fs::linkat(fs::CWD, &*itself, dir, &*name, AtFlags::SYMLINK_FOLLOW) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => Err(unwritable(Errno::EXIST.into())),
-            // It may be on another file system, or have been removed, or belong to another user.
+            // It may be on another file system, have been removed, or belong to another user.
             Err(_) => self.copy(path, file),
         }
     }
 
-    /// Writes a file that is like another one.
+    /// Writes a copy of a file.
     fn copy(&mut self, path: &Path, mut file: File) -> Result<()> {
         let attributes = attributes::read(&file).map_err(unwritable)?;
         file.rewind().map_err(unwritable)?;
         self.file(path, &attributes, None, &mut file)
     }
 
-    /// Makes a symbolic link, wherever it leads.
+    /// Makes a symbolic link, whatever its target is.
     pub(crate) fn link(&mut self, path: &Path, target: &Path, attributes: &Attributes) -> Result<()> {
         let (above, name) = split(path)?;
         let attributes = self.adjusted(attributes);
@@ -223,7 +227,7 @@ impl Unpacker {
         Ok(())
     }
 
-    /// With the owner whom it is to have here.
+    /// Returns the attributes with the owner that they get here.
     fn adjusted(&self, attributes: &Attributes) -> Attributes {
         let of = |former: u32, archived: u32, now: u32| if archived == former { now } else { archived };
         let (owner, group) = match self.former {
@@ -234,12 +238,12 @@ impl Unpacker {
     }
 
     fn note(&mut self, path: &Path, unset: Vec<LostAttribute>) {
-        // Owners come back where the process may set them, which isn't expected elsewhere.
+        // Only a restore by root restores owners.
         for unset in unset.into_iter().filter(|unset| !matches!(unset.attribute, Attribute::Owner | Attribute::Group)) {
-            self.unset.count += 1;
-            if self.unset.named.len() < UNSET_NAMED_MAX {
+            self.lost.count += 1;
+            if self.lost.named.len() < LOST_NAMED_MAX {
                 let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-                self.unset.named.push((path.to_owned(), unset.to_string()));
+                self.lost.named.push((path.to_owned(), unset.to_string()));
             }
         }
     }

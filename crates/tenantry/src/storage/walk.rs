@@ -1,8 +1,7 @@
-//! Walking the files of a user: measuring them, and removing them.
+//! Walking a directory, and measuring it.
 //!
-//! Their names and their nesting are whatever the application, or somebody through it, has made. So nothing here
-//! recurses, holds a descriptor for each level, or makes a path of names: the walk holds one directory open at a time and the
-//! removal two, whatever the depth.
+//! The application, and so perhaps its users, chose the names and the depth. Hence a walk doesn't
+//! recurse, holds one descriptor open whatever the depth, and opens no path of several names.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
@@ -17,10 +16,10 @@ use super::beneath::{Mounts, entries, open_dir, shown};
 use super::errors::errno;
 use super::stat::{self, Identity, identity, is_dir};
 
-/// After how many files progress is reported.
+/// Number of files between two reports of progress.
 pub(super) const PROGRESS_FILES: u64 = 1_000;
 
-/// What a directory holds, as far as it could be walked.
+/// The figures of a directory, as far as it could be walked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Measured {
     pub(crate) files: u64,
@@ -29,30 +28,31 @@ pub(crate) struct Measured {
     pub(crate) unreadable: u64,
 }
 
-/// What a walk comes by.
+/// An entry on a walk.
 pub(super) enum Visit<'v> {
-    /// Something in the directory `dir`, whose path below the top is `above`.
+    /// An entry of the directory `dir`, whose path below the top is `above`.
     Entry { dir: &'v OwnedFd, above: &'v Path, name: &'v CStr, stat: &'v Stat },
-    /// A directory that can't be entered, be it for want of permission or because a file system is mounted on it.
+    /// A directory that can't be entered, because of its permissions or because a file system is
+    /// mounted on it.
     Unreadable { above: &'v Path, name: &'v CStr },
 }
 
-/// A directory on the way from the top to where the walk is.
+/// A directory between the top and the current one.
 struct Level {
     identity: Identity,
-    /// What is still to be entered.
+    /// Directories that are still to be entered.
     dirs: Vec<CString>,
 }
 
 impl Level {
-    /// Visits what is in a directory. `None` if it may be opened but not entered: then nothing in it can be looked at, and
-    /// there is no way back up from it.
+    /// Visits the entries of a directory. Returns `None` if it can be opened and not entered, so
+    /// that there is no way back up from it.
     fn visit(
         dir: &OwnedFd,
         above: &Path,
         visit: &mut dyn FnMut(Visit<'_>) -> io::Result<()>,
     ) -> io::Result<Option<Self>> {
-        // Unlike `fstat`, this takes the right to enter it.
+        // Unlike `fstat`, this needs the permission to enter it.
         let itself = match fs::statat(dir, c".", AtFlags::empty()) {
             Err(Errno::ACCESS) => return Ok(None),
             itself => itself?,
@@ -70,7 +70,8 @@ impl Level {
     }
 }
 
-/// Walks over everything beneath a directory, each directory before what is in it. What disappears meanwhile isn't met.
+/// Visits everything below a directory, each directory before its entries. Skips entries that are
+/// removed meanwhile.
 pub(super) fn walk(top: OwnedFd, visit: &mut dyn FnMut(Visit<'_>) -> io::Result<()>) -> io::Result<()> {
     let mut above = PathBuf::new();
     let mut levels = Vec::new();
@@ -100,7 +101,7 @@ pub(super) fn walk(top: OwnedFd, visit: &mut dyn FnMut(Visit<'_>) -> io::Result<
                     }
                 }
                 Err(error) => match errno(&error) {
-                    // It has gone, or has become something else.
+                    // It was removed or replaced.
                     Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {}
                     Some(Errno::ACCESS | Errno::PERM | Errno::XDEV) => {
                         visit(Visit::Unreadable { above: &above, name: &name })?;
@@ -119,7 +120,7 @@ pub(super) fn walk(top: OwnedFd, visit: &mut dyn FnMut(Visit<'_>) -> io::Result<
     Ok(())
 }
 
-/// Adds up what lies beneath a directory.
+/// Adds up the files below a directory.
 pub(super) fn measure(top: OwnedFd, progress: &dyn Fn(u64)) -> io::Result<Measured> {
     let mut measured = Measured { allocated_bytes: allocated(&fs::fstat(&top)?), ..Measured::default() };
     let mut linked = HashSet::new();
@@ -143,8 +144,8 @@ pub(super) fn measure(top: OwnedFd, progress: &dyn Fn(u64)) -> io::Result<Measur
     Ok(measured)
 }
 
-/// Opens the directory above, which is where the walk came from, or else somebody has moved this one: then there is no
-/// way back.
+/// Opens the directory above. Fails if that isn't `parent`, since another program has moved this
+/// one and there is no way back.
 pub(super) fn up(dir: &OwnedFd, parent: Identity) -> io::Result<OwnedFd> {
     let up = fs::openat(dir, c"..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     if identity(&fs::fstat(&up)?) != parent {
@@ -154,6 +155,6 @@ pub(super) fn up(dir: &OwnedFd, parent: Identity) -> io::Result<OwnedFd> {
 }
 
 fn allocated(stat: &Stat) -> u64 {
-    // In blocks of 512 bytes, whatever those of the file system are.
+    // A block has 512 bytes here, whatever the file system's block size is.
     u64::try_from(stat.st_blocks).unwrap_or_default() * 512
 }

@@ -9,7 +9,7 @@ use futures_lite::future::block_on;
 use serde::{Deserialize, Serialize};
 
 use tenantry::{
-    BackupOptions, Email, Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, RepairOptions, CheckReport,
+    BackupOptions, CheckReport, Email, Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, RepairOptions,
     RestoreUserOptions, Result, StoragePath, Store, Timestamp, TrashQuery, User, UserId, UserUpdate, check,
     open_backup, repair, sqlite,
 };
