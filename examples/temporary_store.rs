@@ -54,9 +54,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let test = TestStore::new()?;
     block_on(async {
         let ada: Email = "ada@example.com".parse()?;
-        assert_eq!(greet(&test.store, ada.clone()).await?, "Welcome, it is 1970-01-01T00:00:00Z");
+        assert_eq!(greet(&test.store, ada.clone()).await?, "Welcome, it is 1970-01-01T00:00:00.000000Z");
         test.ambient.unix_us.store(86_400_000_000, Ordering::Relaxed);
-        assert_eq!(greet(&test.store, ada).await?, "Welcome back, it is 1970-01-02T00:00:00Z");
+        assert_eq!(greet(&test.store, ada).await?, "Welcome back, it is 1970-01-02T00:00:00.000000Z");
         test.store.close().await?;
         Ok(())
     })
