@@ -1,6 +1,6 @@
 //! Parses and resolves the users who are named on the command line.
 
-use tenantry::{Email, ReadTx, TrashedUser, User, UserId};
+use tenantry::{Email, ReadTx, Store, TrashedUser, User, UserId};
 use tenantry_exchange::printable;
 
 use crate::failure::{Exit, Failure};
@@ -8,6 +8,7 @@ use crate::human;
 use crate::output::pluralize;
 
 /// A user on the command line: an id or an address.
+#[derive(Clone)]
 pub(crate) enum UserRef {
     Id(UserId),
     Email(Email),
@@ -25,6 +26,12 @@ impl UserRef {
                 format!("\"{text}\" is neither an email address nor the id of a user, a UUID of version 4"),
             )
         })
+    }
+
+    /// Finds the user in a store, or fails with the reason why there is none.
+    pub(crate) async fn find_in(&self, store: &Store) -> Result<User, Failure> {
+        let user = self.clone();
+        store.read(move |tx| user.find(tx)).await
     }
 
     /// Finds the user, or fails with the reason why there is none.

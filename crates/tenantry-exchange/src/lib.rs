@@ -33,8 +33,13 @@
 //! assert_eq!((importer.tally().created, importer.tally().rejected), (1, 1));
 //! assert_eq!(importer.rejected()[0].to_string(), "line 3: bob: email: the address has no @");
 //!
-//! let mut writer = UserWriter::new(Format::Csv, Vec::new())?;
-//! let count = store.read(|tx| export(tx, &mut writer, |_| Ok::<_, Error>(()))).await?;
+//! let (count, writer) = store
+//!     .read(|tx| {
+//!         let mut writer = UserWriter::new(Format::Csv, Vec::new()).map_err(Error::Io)?;
+//!         let count = export(tx, &mut writer, |_| Ok::<_, Error>(()))?;
+//!         Ok::<_, Error>((count, writer))
+//!     })
+//!     .await?;
 //! assert_eq!(count, 1);
 //! assert!(String::from_utf8(writer.finish()?)?.contains("ada@example.com"));
 //! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();

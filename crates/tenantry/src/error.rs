@@ -133,6 +133,93 @@ pub enum ErrorClass {
 }
 
 impl ErrorKind {
+    pub(crate) const COUNT: usize = Self::NAMES.len();
+
+    /// The names by [`index`](Self::index).
+    pub(crate) const NAMES: [&'static str; 35] = [
+        "not_found",
+        "store_missing",
+        "email_taken",
+        "id_taken",
+        "path_taken",
+        "version_mismatch",
+        "immutable",
+        "invalid_email",
+        "invalid_id",
+        "invalid_path",
+        "invalid_timestamp",
+        "invalid_cursor",
+        "invalid_query",
+        "invalid_user",
+        "constraint",
+        "busy",
+        "outcome_unknown",
+        "full",
+        "read_only",
+        "permission_denied",
+        "io",
+        "corrupt",
+        "incompatible",
+        "network_file_system",
+        "replaced",
+        "storage_lost",
+        "storage_blocked",
+        "storage_unavailable",
+        "not_empty",
+        "exists",
+        "too_many_orphans",
+        "unfinished",
+        "cancelled",
+        "closed",
+        "internal",
+    ];
+
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::NotFound => 0,
+            Self::StoreMissing => 1,
+            Self::EmailTaken => 2,
+            Self::IdTaken => 3,
+            Self::PathTaken => 4,
+            Self::VersionMismatch { .. } => 5,
+            Self::Immutable => 6,
+            Self::InvalidEmail => 7,
+            Self::InvalidId => 8,
+            Self::InvalidPath => 9,
+            Self::InvalidTimestamp => 10,
+            Self::InvalidCursor => 11,
+            Self::InvalidQuery => 12,
+            Self::InvalidUser => 13,
+            Self::Constraint => 14,
+            Self::Busy => 15,
+            Self::OutcomeUnknown => 16,
+            Self::Full => 17,
+            Self::ReadOnly => 18,
+            Self::PermissionDenied => 19,
+            Self::Io => 20,
+            Self::Corrupt => 21,
+            Self::Incompatible => 22,
+            Self::NetworkFileSystem => 23,
+            Self::Replaced => 24,
+            Self::StorageLost => 25,
+            Self::StorageBlocked => 26,
+            Self::StorageUnavailable => 27,
+            Self::NotEmpty => 28,
+            Self::Exists => 29,
+            Self::TooManyOrphans => 30,
+            Self::Unfinished => 31,
+            Self::Cancelled => 32,
+            Self::Closed => 33,
+            Self::Internal => 34,
+        }
+    }
+
+    /// Returns the name of this kind in snake case, as `email_taken`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self.index()]
+    }
+
     /// Returns the class of this kind.
     #[must_use]
     pub fn class(self) -> ErrorClass {
@@ -263,3 +350,21 @@ impl StdError for Error {
 
 /// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_has_the_name_that_it_has_in_the_source_and_an_index_of_its_own() {
+        for (kind, name) in [
+            (ErrorKind::NotFound, "not_found"),
+            (ErrorKind::VersionMismatch { current: 7 }, "version_mismatch"),
+            (ErrorKind::NetworkFileSystem, "network_file_system"),
+            (ErrorKind::Internal, "internal"),
+        ] {
+            assert_eq!(kind.name(), name);
+        }
+        assert_eq!(ErrorKind::Internal.index() + 1, ErrorKind::COUNT);
+    }
+}

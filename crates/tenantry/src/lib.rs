@@ -79,12 +79,14 @@ mod check;
 mod content;
 mod data_dir;
 mod domain;
+mod engine;
 mod error;
 #[cfg(not(all(feature = "failpoints", debug_assertions)))]
 mod failpoint;
 #[cfg(all(feature = "failpoints", debug_assertions))]
 #[doc(hidden)]
 pub mod failpoint;
+mod ops;
 mod options;
 mod progress;
 
@@ -92,6 +94,7 @@ pub mod sqlite;
 mod storage;
 mod store;
 mod thread;
+mod transaction;
 
 pub use ambient::Ambient;
 #[cfg(feature = "archives")]
@@ -113,11 +116,12 @@ pub use domain::timestamp::Timestamp;
 pub use domain::trash::{LeftFile, Purge, Purged, TrashPage, TrashQuery, TrashedUser, Usage};
 pub use domain::user::{Imported, NewUser, OnConflict, SignIn, User, UserUpdate};
 pub use domain::user_id::UserId;
+pub use engine::metrics::{Groups, Metrics};
 pub use error::{Error, ErrorClass, ErrorKind, Result};
 pub use options::Durability;
 pub use progress::{Progress, ProgressReply};
-pub use sqlite::{ReadTx, WriteTx};
 pub use store::{Builder, Pages, Store};
+pub use transaction::{ReadTx, WriteTx};
 
 pub use uuid;
 

@@ -35,14 +35,16 @@ impl Options {
     }
 }
 
-/// What a write that was answered outlives. Whichever is chosen, a crash or a power cut never leaves half a write.
+/// What a write that was answered outlives. Whichever is chosen, a crash or a power cut never
+/// leaves half a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
     /// The end of the program and a power cut: every group of writes waits for the disk (SQLite's
     /// [`synchronous=FULL`](https://sqlite.org/pragma.html#pragma_synchronous)).
     #[default]
     Full,
-    /// The end of the program. A power cut or a crash of the operating system may lose the writes since the last
-    /// checkpoint, which can be thousands, though they were answered; the store stays consistent (`synchronous=NORMAL`).
+    /// The end of the program. A power cut or a crash of the operating system may lose the writes
+    /// since the last checkpoint, which can be thousands, though they were answered; the store
+    /// stays consistent (`synchronous=NORMAL`).
     Normal,
 }

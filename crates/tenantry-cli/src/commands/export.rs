@@ -1,7 +1,8 @@
 //! `tenantry export`.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter};
 use std::path::Path;
+use std::sync::Arc;
 
 use tenantry::Store;
 use tenantry_exchange::{Error, Format, UserWriter};
@@ -15,37 +16,45 @@ use crate::stdio::report;
 use crate::target::Target;
 
 pub(crate) async fn run(dir: &DataDir, store: &Store, args: Export) -> Result<(), Failure> {
-    let interrupt = Interrupt::listen();
+    let interrupt = Arc::new(Interrupt::listen());
     let format = args.to.map_or_else(|| Format::from_path(&args.file), Format::from);
-    let mut target = Target::create(&args.file, dir, None)?;
-    let count = write_users(store, format, &mut target, &interrupt).await?;
+    let target = Target::create(&args.file, dir, None)?;
+    let (count, target) = write_users(store, format, target, &interrupt).await?;
     target.finish()?;
     let to = if args.file == Path::new("-") { String::new() } else { format!(" to {}", args.file.display()) };
     report!("exported {}{to}", pluralize(count, "user"));
     Ok(())
 }
 
-/// Writes all users of one snapshot, and returns their number.
-async fn write_users(store: &Store, format: Format, output: impl Write, interrupt: &Interrupt) -> Result<u64, Failure> {
-    let output = BufWriter::with_capacity(1 << 16, output);
+/// Writes all users of one snapshot, and returns their number and the file.
+async fn write_users(
+    store: &Store,
+    format: Format,
+    target: Target,
+    interrupt: &Arc<Interrupt>,
+) -> Result<(u64, Target), Failure> {
+    let output = BufWriter::with_capacity(1 << 16, target);
     let mut writer = UserWriter::new(format, output).map_err(|error| failure(&error))?;
     let progress = output::progress(Some(store.count().await?), "{wide_bar} {human_pos}/{human_len} users {eta}");
+    let (shown, asked) = (progress.clone(), Arc::clone(interrupt));
     let exported = store
-        .read(|tx| {
-            tenantry_exchange::export(tx, &mut writer, |count| {
-                progress.set_position(count);
-                if interrupt.is_requested() {
+        .read(move |tx| {
+            let count = tenantry_exchange::export(tx, &mut writer, |count| {
+                shown.set_position(count);
+                if asked.is_requested() {
                     return Err(Abort::Interrupted(count));
                 }
                 Ok(())
-            })
+            })?;
+            Ok((count, writer))
         })
         .await;
     match exported {
-        Ok(count) => {
-            writer.finish().map_err(|error| failure(&error))?;
+        Ok((count, writer)) => {
+            let ended = writer.finish().and_then(|output| Ok(output.into_inner()?));
+            let target = ended.map_err(|error| failure(&error))?;
             progress.finish_and_clear();
-            Ok(count)
+            Ok((count, target))
         }
         Err(Abort::Interrupted(count)) => Err(interrupted(count)),
         // The signal may have interrupted a write to a pipe without a reader.

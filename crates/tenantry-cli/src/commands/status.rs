@@ -1,7 +1,6 @@
 //! `tenantry status`.
 
 use serde_json::json;
-use tenantry::sqlite;
 
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
@@ -9,7 +8,7 @@ use crate::output::{self, Format};
 
 pub(super) async fn run(dir: &DataDir, format: Format<'_>) -> Result<(), Failure> {
     let store = dir.open().await?;
-    let status = sqlite::status(&store).await;
+    let status = store.status().await;
     store.close().await?;
     let status = status?;
     output::record(

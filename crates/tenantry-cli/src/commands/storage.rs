@@ -85,12 +85,12 @@ pub(crate) async fn run(
 }
 
 async fn path(store: &Store, user: &UserRef) -> Result<std::path::PathBuf, Failure> {
-    let user = store.read(|tx| user.find(tx)).await?;
+    let user = user.find_in(store).await?;
     Ok(store.storage_path(user.id).await?)
 }
 
 async fn usage_of(store: &Store, format: Format<'_>, user: &UserRef, stored: bool) -> Result<(), Failure> {
-    let user = store.read(|tx| user.find(tx)).await?;
+    let user = user.find_in(store).await?;
     let usage = if stored {
         store.usage(user.id).await?.ok_or_else(|| {
             Failure::new(Exit::NotFound, "the user's directory was never measured: leave out --stored to measure it")

@@ -1,6 +1,6 @@
 //! `tenantry trash …`.
 
-use tenantry::{ListQuery, ReadTx, Store, Timestamp, TrashQuery, TrashedUser, User};
+use tenantry::{ListQuery, Store, Timestamp, TrashQuery, TrashedUser, User};
 
 use crate::args::TrashCommand;
 use crate::data_dir::DataDir;
@@ -24,19 +24,19 @@ pub(crate) async fn run(dir: &DataDir, format: Format<'_>, command: TrashCommand
 /// Prints the users in the trash, or those who were deleted before a time.
 pub(super) async fn list(store: &Store, format: Format<'_>, deleted_before: Option<Timestamp>) -> Result<(), Failure> {
     let mut list = RecordList::new(format, &TRASHED_USERS)?;
-    store.read(|tx| each_page(tx, deleted_before, |users| list.add(users))).await?;
+    each_page(store, deleted_before, |users| list.add(users)).await?;
     list.finish(&[])
 }
 
 /// Visits the users in the trash page by page, or those who were deleted before a time.
-pub(super) fn each_page(
-    tx: &ReadTx<'_>,
+pub(super) async fn each_page(
+    store: &Store,
     deleted_before: Option<Timestamp>,
     mut visit: impl FnMut(&[TrashedUser]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut query = TrashQuery { limit: ListQuery::MAX_LIMIT, deleted_before, ..TrashQuery::default() };
     loop {
-        let page = tx.list_trash(&query)?;
+        let page = store.list_trash(&query).await?;
         visit(&page.users)?;
         if page.next_cursor.is_none() {
             return Ok(());

@@ -17,17 +17,15 @@ use super::reader::{EntryReader, SeenPaths, open};
 use super::temporary::{self, Image, PrivateDir, parent};
 use super::writer::{ArchiveWriter, finish, prepare};
 use crate::check::check_database;
+use crate::engine::{DATABASE, Engine, Inspection, Row};
 use crate::options::Options;
 use crate::progress::{Monitor, Progress, ProgressReply, STEPS_BETWEEN};
-use crate::sqlite::{Engine, Inspection, Row};
 use crate::storage::{LostAttributes, Ownership, Storage, Target, owner_of_store, wait_for_file};
 use crate::thread::on_thread;
 use crate::{CheckReport, Error, ErrorKind, Finding, FindingKind, Result, Store, Timestamp, check};
 
 /// The version of the format.
 const FORMAT: u32 = 2;
-/// The image of the database.
-pub(super) const DATABASE: &str = "tenantry.db";
 /// The beginning of the names of temporary files and directories.
 const TEMPORARY: &str = ".tenantry-backup-";
 /// The message about a missing archive.
@@ -259,7 +257,7 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, monitor: &M
     // Locked before the image is made: a user who is in it and was purged since would have no
     // files.
     let storage = if options.database_only { None } else { Some(engine.storage()?) };
-    let _no_purges = storage.map(|storage| storage.lock_out_purges(engine.patience())).transpose()?;
+    let _no_purges = storage.map(|storage| storage.lock_out_purges(engine.busy_timeout())).transpose()?;
     let temp = PrivateDir::new(TEMPORARY, parent(file)).map_err(unwritable)?;
     let created_at = engine.now();
     let asked = monitor.clone();

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use tracing::instrument;
 
-use super::backup::{BackupManifest, DATABASE, MISSING, check_against, of_image};
+use super::backup::{BackupManifest, MISSING, check_against, of_image};
 use super::container;
 use super::format::damaged;
 use super::input::Input;
 use super::reader::{EntryReader, open};
 use super::temporary::{self, Image};
 use crate::content::Content;
+use crate::engine::{DATABASE, Inspection};
 use crate::progress::Monitor;
-use crate::sqlite::Inspection;
 use crate::storage::Storage;
 use crate::thread::on_thread;
 use crate::{Email, Error, ErrorKind, ListQuery, Page, Result, TrashPage, TrashQuery, TrashedUser, User, UserId};

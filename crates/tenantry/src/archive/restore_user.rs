@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use tracing::instrument;
 
-use super::backup::{BackupManifest, DATABASE, MISSING};
+use super::backup::{BackupManifest, MISSING};
 use super::backup_contents::BackupContents;
 use super::container::{self, Details};
 use super::entry::{Entry, What};
@@ -18,8 +18,9 @@ use super::format::damaged;
 use super::reader::{EntryReader, SeenPaths, open};
 use super::sparse;
 use crate::content::{Content, HashingReader};
+use crate::engine::verbs::{BringBack, CreateWithFiles};
+use crate::engine::{DATABASE, Engine};
 use crate::progress::{Monitor, Progress, ProgressReply};
-use crate::sqlite::Engine;
 use crate::storage::{OpenFile, PathEntry, Purpose, Segment, Stage, Unpacker, UserDirectory};
 use crate::thread::on_thread;
 use crate::{Error, ErrorKind, NewUser, Result, Store, User, UserId};
@@ -143,20 +144,13 @@ impl Store {
             return Ok(restored);
         }
         let stage = stage.map(Arc::new);
-        let done = {
-            let (stage, before, row) = (stage.clone(), restored.before, restored.user.clone());
-            engine.operate(move |tx| {
-                stage.iter().for_each(|stage| stage.hand_over());
-                let stage = stage.as_ref().map(|stage| stage.name());
-                match before {
-                    UserBefore::Living => tx.bring_back(row.id, false, stage),
-                    UserBefore::Trashed => tx.bring_back(row.id, true, stage),
-                    UserBefore::Purged => tx.import_with_files(&anew(&row), stage),
-                    UserBefore::Missing => tx.import_with_files(&NewUser::as_it_was(&row), stage),
-                }
-            })
+        let row = &restored.user;
+        let done = match restored.before {
+            UserBefore::Living => engine.apply(BringBack(row.id, false, stage.clone())).await,
+            UserBefore::Trashed => engine.apply(BringBack(row.id, true, stage.clone())).await,
+            UserBefore::Purged => engine.apply(CreateWithFiles(anew(row), stage.clone())).await,
+            UserBefore::Missing => engine.apply(CreateWithFiles(NewUser::as_it_was(row), stage.clone())).await,
         };
-        let done = done.await;
         if let Some(stage) = stage {
             stage.settle(done.as_ref().err()).await?;
         }
@@ -225,11 +219,11 @@ fn prepare(
 /// of the backup.
 fn find(engine: &Engine, row: User, options: RestoreUserOptions) -> Result<(UserBefore, User)> {
     let refuse = |kind, message| Err(Error::new(kind, message));
-    engine.read(|tx| {
-        if let Some(user) = tx.get(row.id)? {
+    engine.snapshot(|tx| {
+        if let Some(user) = tx.user(row.id)? {
             return Ok((UserBefore::Living, user));
         }
-        let (before, user) = match tx.get_trashed(row.id)? {
+        let (before, user) = match tx.trashed(row.id)? {
             Some(trashed) if trashed.is_being_purged => {
                 return refuse(ErrorKind::NotFound, "the user is being purged: there is no way back");
             }
@@ -240,7 +234,7 @@ fn find(engine: &Engine, row: User, options: RestoreUserOptions) -> Result<(User
             None if tx.was_purged(row.id)? => (UserBefore::Purged, row),
             None => (UserBefore::Missing, row),
         };
-        match tx.get_by_email(&user.email)? {
+        match tx.user_by_email(&user.email)? {
             Some(other) => {
                 Err(Error::new(ErrorKind::EmailTaken, "another user has the email address").with_taken_by(other.id))
             }
@@ -251,7 +245,7 @@ fn find(engine: &Engine, row: User, options: RestoreUserOptions) -> Result<(User
 
 fn make_stage(engine: &Engine, before: UserBefore) -> Result<Stage> {
     let storage = engine.storage()?;
-    let is_needed = |stage: &str| engine.read_one(|tx| tx.needs_stage(stage));
+    let is_needed = |stage: &str| engine.needs_stage(stage);
     if let Err(error) = storage.clear_stages(&is_needed) {
         tracing::warn!(error = &error as &dyn std::error::Error, "what an import has left could not be removed");
     }

@@ -14,7 +14,7 @@ use rustix::fs::{self as sys, AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::sqlite::Inspection;
+use crate::engine::Inspection;
 use crate::storage::{Ownership, PRIVATE_FILE, file_error};
 use crate::{Error, ErrorKind, Result};
 

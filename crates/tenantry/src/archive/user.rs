@@ -14,8 +14,9 @@ use super::format::{Kind, Manifest, damaged};
 use super::reader::{EntryReader, SeenPaths, open};
 use super::temporary::parent;
 use super::writer::{ArchiveWriter, finish, prepare};
+use crate::engine::Engine;
+use crate::engine::verbs::CreateWithFiles;
 use crate::progress::{Monitor, Progress, ProgressReply};
-use crate::sqlite::Engine;
 use crate::storage::{LostAttributes, Purpose, Stage};
 use crate::thread::on_thread;
 use crate::{Email, Error, ErrorKind, NewUser, Result, StoragePath, Store, Timestamp, User, UserId};
@@ -178,15 +179,8 @@ impl Store {
         };
         let stage = stage.map(Arc::new);
         let new = NewUser::as_it_was(&manifest.user);
-        let created = {
-            // The last owner removes or keeps the stage, even if the future was dropped.
-            let stage = stage.clone();
-            engine.operate(move |tx| {
-                stage.iter().for_each(|stage| stage.hand_over());
-                tx.import_with_files(&new, stage.as_ref().map(|stage| stage.name()))
-            })
-        };
-        let created = created.await;
+        // The last owner removes or keeps the stage, even if the future was dropped.
+        let created = engine.apply(CreateWithFiles(new, stage.clone())).await;
         if let Some(stage) = stage {
             stage.settle(created.as_ref().err()).await?;
         }
@@ -211,13 +205,13 @@ fn export(engine: &Engine, id: UserId, file: &Path, monitor: &Monitor) -> Result
     prepare(file, TEMPORARY)?;
     let storage = engine.storage()?;
     // Locked before the row is read: a user who was purged since would have no files.
-    let _no_purges = storage.lock_out_purges(engine.patience())?;
+    let _no_purges = storage.lock_out_purges(engine.busy_timeout())?;
     let exported_at = engine.now();
-    let (store_id, user, directory) = engine.read(|tx| {
-        let (Some(user), Some(directory)) = (tx.get(id)?, tx.directory(id)?) else {
+    let (store_id, user, directory) = engine.snapshot(|tx| {
+        let (Some(user), Some(directory)) = (tx.user(id)?, tx.directory(id)?) else {
             return Err(Error::new(
                 ErrorKind::NotFound,
-                match tx.get_trashed(id)? {
+                match tx.trashed(id)? {
                     Some(_) => "the user is in the trash: restore them first",
                     None => "there is no such user",
                 },
@@ -228,9 +222,9 @@ fn export(engine: &Engine, id: UserId, file: &Path, monitor: &Monitor) -> Result
     let mut writer = ArchiveWriter::new(parent(file), monitor)?;
     // The directory at the derived path is theirs even if the row doesn't say so, as after a
     // restore of an older database.
-    if directory.is_made || user.storage_path == StoragePath::derived(id) {
+    if directory.has_directory || user.storage_path == StoragePath::derived(id) {
         let is_found = storage.read_user(id, &user.storage_path, Path::new(FILES), |item| writer.take(item))?;
-        if directory.is_made && !is_found {
+        if directory.has_directory && !is_found {
             writer.leave_out(FILES.into(), "the directory is missing".to_owned());
         }
     }
@@ -253,7 +247,7 @@ fn export(engine: &Engine, id: UserId, file: &Path, monitor: &Monitor) -> Result
 fn extract(engine: &Engine, file: &Path, monitor: &Monitor) -> Result<(UserManifest, Option<Stage>, LostAttributes)> {
     let archive = open(file, MISSING, monitor)?;
     let storage = engine.storage()?;
-    let is_needed = |stage: &str| engine.read_one(|tx| tx.needs_stage(stage));
+    let is_needed = |stage: &str| engine.needs_stage(stage);
     if let Err(error) = storage.clear_stages(&is_needed) {
         tracing::warn!(error = &error as &dyn std::error::Error, "what an import has left could not be removed");
     }

@@ -13,8 +13,8 @@ use super::pax::{PAX_BYTES_MAX, Records};
 use super::reader::{Kind, SeenPaths};
 use super::temporary::{self, PrivateDir, parent};
 use crate::content::{AtOffset, RecordingReader};
+use crate::engine::settle;
 use crate::progress::{Monitor, Progress};
-use crate::sqlite::settle;
 use crate::storage::{Attributes, FileIdentity, Item, OpenFile, Ownership, Source};
 use crate::{Error, ErrorKind, Result};
 

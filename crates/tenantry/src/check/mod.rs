@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use tracing::instrument;
 
 use crate::Result;
+use crate::engine::{Inspection, of_schema};
 use crate::options::Options;
 use crate::progress::{Monitor, Progress, ProgressReply, STEPS_BETWEEN};
-use crate::sqlite::{Inspection, of_schema};
 use crate::storage::Storage;
 use crate::thread::on_thread;
 pub use repair::{RepairOptions, RepairReport, repair, repair_with_progress};

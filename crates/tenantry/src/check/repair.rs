@@ -7,6 +7,7 @@ use tracing::instrument;
 
 use super::report::{CheckReport, Finding, FindingKind};
 use super::run;
+use crate::engine::verbs::{Quarantine, RecordDirectory};
 use crate::progress::{Monitor, Progress, ProgressReply};
 use crate::storage::Storage;
 use crate::thread::on_thread;
@@ -157,12 +158,12 @@ async fn repair_one(store: &Store, finding: &Finding) -> Result<()> {
             on_thread(move || engine.storage()?.give_to_owner(&path)).await?
         }
         FindingKind::DirectoryUnrecorded => match finding.user {
-            Some(user) => store.engine().operate(move |tx| tx.record_directory(user)).await,
+            Some(user) => store.engine().apply(RecordDirectory(user)).await,
             None => Ok(()),
         },
         FindingKind::DirectoryOrphaned | FindingKind::TrashOrphaned => {
             let Some(orphan) = Storage::orphan(&path) else { return Ok(()) };
-            store.engine().operate(move |tx| tx.quarantine(&orphan)).await.map(drop)
+            store.engine().apply(Quarantine(orphan)).await.map(drop)
         }
         _ => Ok(()),
     }

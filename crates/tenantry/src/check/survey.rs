@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::report::{CheckReport, FindingKind};
+use crate::domain::directory::Owner;
+use crate::domain::intent::Action;
+use crate::engine::{Inspection, Row};
+use crate::ops::intents::path_about;
 use crate::progress::{Monitor, Progress};
-use crate::sqlite::{Action, Inspection, Owner, Row};
 use crate::storage::{
     DirectoryState, EntryKind, Marker, Orphan, Storage, blocked_root, file_error, is_own_file, user_of_work,
 };
@@ -118,12 +121,12 @@ impl<'s> Survey<'s> {
             if let Action::Purge(user) = intent.action {
                 self.purging.insert(user);
             }
-            self.reported.extend(intent.action.path());
+            self.reported.extend(path_about(&intent.action));
             if matches!(intent.action, Action::Purge(_) | Action::Erase) && matches!(no_purge, Some(None)) {
                 continue;
             }
             let detail = format!("{}, recorded at {}", intent.action.name(), intent.recorded_at);
-            self.report.add(FindingKind::IntentUnfinished, user, intent.action.path(), detail);
+            self.report.add(FindingKind::IntentUnfinished, user, path_about(&intent.action), detail);
         }
         Ok(intents.iter().map(|intent| intent.seq).collect())
     }

@@ -16,11 +16,13 @@ pub(crate) enum Access {
     Read,
 }
 
-/// Determines whether this process may write a file and the directory that it is in. The file needn't exist.
+/// Determines whether this process may write a file and the directory that it is in. The file
+/// needn't exist.
 ///
 /// # Errors
 ///
-/// Fails with `PermissionDenied` and one of these messages if the file system can be written, but not by this process.
+/// Fails with `PermissionDenied` and one of these messages if the file system can be written, but not by
+/// this process.
 pub(crate) fn access(file: &Path, no_dir: &'static str, no_file: &'static str) -> Result<Access> {
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     for (path, wanted, message) in [
@@ -41,8 +43,9 @@ pub(crate) fn access(file: &Path, no_dir: &'static str, no_file: &'static str) -
 
 /// Refuses a symbolic link in the place of one of the store's own files, wherever it leads.
 ///
-/// It may lead to a volume that isn't mounted, so that a new file would take its place, or to a foreign file. And a
-/// process that reached the same file by another path would hold another lock, and have other directories.
+/// It may lead to a volume that isn't mounted, so that a new file would take its place, or to a
+/// foreign file. And a process that reached the same file by another path would hold another lock,
+/// and have other directories.
 pub(crate) fn refuse_links(data_dir: &Path, names: &[&str]) -> Result<()> {
     let refuse = |name: &str| {
         let message = format!(

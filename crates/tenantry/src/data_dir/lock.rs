@@ -11,9 +11,9 @@ use super::access::Access;
 use crate::Result;
 use crate::storage::{Ownership, PRIVATE_FILE, file_error};
 
-/// A lock that each process holds as long as it has the store open, shared with the others. A process that creates or
-/// upgrades the store holds it exclusively, so no process goes on with a store that a newer program has changed. It
-/// ends with the process at the latest.
+/// A lock that each process holds as long as it has the store open, shared with the others. A
+/// process that creates or upgrades the store holds it exclusively, so no process goes on with a
+/// store that a newer program has changed. It ends with the process at the latest.
 #[derive(Debug)]
 pub(crate) struct Lock {
     file: File,
@@ -33,7 +33,8 @@ pub(crate) enum Taken {
 }
 
 impl Lock {
-    /// Takes the lock without waiting, after making the file of this name in the data directory if there is none.
+    /// Takes the lock without waiting, after making the file of this name in the data directory if
+    /// there is none.
     pub(crate) fn try_take(data_dir: &Path, name: &str, is_exclusive: bool, access: Access) -> Result<Taken> {
         if access == Access::Read {
             return Ok(Taken::NotNeeded);
@@ -43,7 +44,8 @@ impl Lock {
         let Some((file, is_new)) = open_lock(&path, data_dir).map_err(failed)? else { return Ok(Taken::Blocked) };
         match if is_exclusive { file.try_lock() } else { file.try_lock_shared() } {
             Ok(()) => {
-                // A process that fails to create a store removes the file, as the last to have the lock.
+                // A process that fails to create a store removes the file, as the last to have the
+                // lock.
                 let named = std::fs::symlink_metadata(&path).map(|found| (found.dev(), found.ino()));
                 let locked = file.metadata().map(|found| (found.dev(), found.ino())).map_err(failed)?;
                 Ok(match named {
@@ -64,13 +66,15 @@ impl Lock {
     }
 
     /// Makes an exclusive lock a shared one. Another process may get the lock in between
-    /// ([flock](https://man7.org/linux/man-pages/man2/flock.2.html) gives up one kind of lock before it takes the other).
+    /// ([flock](https://man7.org/linux/man-pages/man2/flock.2.html) gives up one kind of lock
+    /// before it takes the other).
     pub(crate) fn share(&self) -> Result<()> {
         self.file.lock_shared().map_err(|error| file_error(error, "the lock file of the store can't be used"))
     }
 }
 
-/// Opens the lock file, and returns whether it was made for that. `None` if the data directory has gone.
+/// Opens the lock file, and returns whether it was made for that. `None` if the data directory has
+/// gone.
 fn open_lock(path: &Path, data_dir: &Path) -> std::io::Result<Option<(File, bool)>> {
     use std::io::ErrorKind::{AlreadyExists, NotFound, PermissionDenied};
 
@@ -80,7 +84,8 @@ fn open_lock(path: &Path, data_dir: &Path) -> std::io::Result<Option<(File, bool
     loop {
         match options.open(path) {
             Err(error) if error.kind() == NotFound => {}
-            // A crash has left it, or another process is about to finish it: it lacks the rights that the umask took.
+            // A crash has left it, or another process is about to finish it: it lacks the rights
+            // that the umask took.
             Err(error) if error.kind() == PermissionDenied && is_own_and_closed(path)? => {
                 Ownership::default().make_usable(path)?;
                 return Ok(Some((options.open(path)?, false)));

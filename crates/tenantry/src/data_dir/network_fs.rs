@@ -10,8 +10,8 @@ use rustix::fs;
 use crate::storage::file_error;
 use crate::{Error, ErrorKind, Result};
 
-/// File systems on which locks and shared memory don't reach from one machine to the other, by the number that
-/// [statfs](https://man7.org/linux/man-pages/man2/statfs.2.html) returns.
+/// File systems on which locks and shared memory don't reach from one machine to the other, by the
+/// number that [statfs](https://man7.org/linux/man-pages/man2/statfs.2.html) returns.
 const NETWORK: [(u32, &str); 15] = [
     (0x6969, "NFS"),
     (0x517B, "SMB"),
@@ -35,8 +35,8 @@ const FUSE: u32 = 0x6573_5546;
 const NETWORK_OF_FUSE: [&str; 10] =
     ["sshfs", "glusterfs", "s3fs", "rclone", "davfs", "ceph-fuse", "curlftpfs", "gcsfuse", "juicefs", "mount.davfs"];
 
-/// Returns the name of the network file system on which the directory lies, or the last one above it that exists.
-/// `None` on any other file system.
+/// Returns the name of the network file system on which the directory lies, or the last one above
+/// it that exists. `None` on any other file system.
 pub(crate) fn network_fs(data_dir: &Path) -> Result<Option<String>> {
     let is_there = |dir: &&Path| dir.as_os_str().is_empty() || dir.exists();
     let dir = data_dir.ancestors().find(is_there).filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -53,9 +53,9 @@ pub(crate) fn network_fs(data_dir: &Path) -> Result<Option<String>> {
     })
 }
 
-/// Returns the kind of the file system on which this directory lies, as `ext4`, or `fuse.sshfs` of the program
-/// `sshfs`. `None` if the
-/// [table of mounts](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html) lacks it.
+/// Returns the kind of the file system on which this directory lies, as `ext4`, or `fuse.sshfs` of
+/// the program `sshfs`. `None` if the [table of
+/// mounts](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html) lacks it.
 fn file_system(dir: &Path) -> std::io::Result<Option<String>> {
     let device = std::fs::metadata(dir)?.dev();
     let device = format!("{}:{}", fs::major(device), fs::minor(device));

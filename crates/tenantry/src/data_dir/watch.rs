@@ -10,8 +10,8 @@ use crate::{Error, ErrorKind, Result};
 /// Identifies the file that has a name: its device and its number there.
 type FileId = (u64, u64);
 
-/// Remembers which files had these names when they were opened. A file that has lost its name goes on taking writes,
-/// which no other process sees, and locks on it exclude no other process.
+/// Remembers which files had these names when they were opened. A file that has lost its name goes
+/// on taking writes, which no other process sees, and locks on it exclude no other process.
 #[derive(Debug)]
 pub(crate) struct Watch {
     paths: [PathBuf; 3],

@@ -1,7 +1,10 @@
 //! The domain: values that go into operations and come out of them. It knows no engine, no file system and no transport.
 
+pub(crate) mod change;
+pub(crate) mod directory;
 pub(crate) mod email;
 pub(crate) mod fields;
+pub(crate) mod intent;
 pub(crate) mod list;
 pub(crate) mod lookalike;
 pub(crate) mod search_text;

@@ -7,18 +7,24 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::files::{database_in, watch, with_suffix};
-use super::open::Outcome;
+use super::open::OpenReport;
 use super::open::connect::journal_mode;
 use super::open::write_image::write_image;
 use super::readers::Readers;
 use super::rows::listing::Listing;
 use super::searches::Searches;
-use super::transaction::{ReadTx, WriteTx};
+use super::tx::Snapshot;
 use super::writer::Writer;
-use super::{retired, users};
+use crate::domain::directory::Directory;
+use crate::engine::metrics::{Counters, Metrics};
+use crate::engine::verbs::Verb;
+use crate::ops::users::look_alikes;
 use crate::options::Options;
 use crate::storage::Storage;
-use crate::{Ambient, Error, Filter, ListQuery, Page, Result, Timestamp, UserId};
+use crate::{
+    Ambient, Email, Error, Filter, ListQuery, Page, ReadTx, Result, Timestamp, TrashPage, TrashQuery, TrashedUser,
+    Usage, User, UserId, WriteTx,
+};
 
 /// What there is to know of a store's database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,11 +42,12 @@ pub struct Status {
     pub journal_mode: String,
     /// Whether the store is open for reading only, because its file system is read-only.
     pub read_only: bool,
-    /// How users' directories are opened: by one call of `openat2`, or where that is refused by a `walk` from one to the next.
-    /// `None` if they can't be used.
+    /// How users' directories are opened: by one call of `openat2`, or where that is refused by a
+    /// `walk` from one to the next. `None` if they can't be used.
     pub open_method: Option<&'static str>,
-    /// How they are moved: by one call of `renameat2`, or where the file system can't do that in one step with a
-    /// `placeholder` that the directory then replaces. `None` if they can't be used, or not moved.
+    /// How they are moved: by one call of `renameat2`, or where the file system can't do that in
+    /// one step with a `placeholder` that the directory then replaces. `None` if they can't be
+    /// used, or not moved.
     pub move_method: Option<&'static str>,
     /// How many users there are.
     pub user_count: u64,
@@ -50,7 +57,7 @@ pub struct Status {
     pub wal_bytes: u64,
 }
 
-/// A database that is open: the writer's thread, the readers and the threads that search.
+/// A database that is open: the writer's thread, the readers, and the threads that search.
 pub(crate) struct Engine {
     options: Options,
     pub(super) writer: Writer,
@@ -58,30 +65,34 @@ pub(crate) struct Engine {
     pub(super) searches: Searches,
     storage: Arc<Result<Storage>>,
     ambient: Arc<dyn Ambient>,
-    outcome: Outcome,
+    report: OpenReport,
+    counters: Arc<Counters>,
 }
 
 impl Engine {
     pub(crate) async fn open(options: Options, ambient: Arc<dyn Ambient>) -> Result<Self> {
         let watch = Arc::new(watch(&options.data_dir));
+        let counters = Arc::new(Counters::default());
         let readers = Arc::new(Readers::new(options.clone(), Arc::clone(&watch)));
-        let (writer, storage, outcome) =
-            Writer::start(options.clone(), Arc::clone(&ambient), Arc::clone(&readers), watch).await?;
+        let (writer, storage, report) =
+            Writer::start(options.clone(), Arc::clone(&ambient), Arc::clone(&readers), watch, Arc::clone(&counters))
+                .await?;
         let searches = Searches::new(Arc::clone(&readers));
-        Ok(Self { options, writer, readers, searches, storage, ambient, outcome })
+        Ok(Self { options, writer, readers, searches, storage, ambient, report, counters })
     }
 
-    pub(crate) fn outcome(&self) -> &Outcome {
-        &self.outcome
+    /// Returns what the opening did.
+    pub(crate) fn report(&self) -> &OpenReport {
+        &self.report
     }
 
-    /// The users' directories, if they can be used.
+    /// Returns the users' directories, if they can be used.
     pub(crate) fn storage(&self) -> Result<&Storage> {
         self.storage.as_ref().as_ref().map_err(Error::clone)
     }
 
-    /// How long to wait for another process.
-    pub(crate) fn patience(&self) -> Duration {
+    /// Returns how long to wait for another process.
+    pub(crate) fn busy_timeout(&self) -> Duration {
         self.options.busy_timeout
     }
 
@@ -97,41 +108,115 @@ impl Engine {
         &self.options.data_dir
     }
 
-    /// Runs one statement that reads, on this thread.
-    pub(crate) fn read_one<T>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
-        self.readers.read_one(f)
+    /// Performs a verb of the store, in one transaction with others.
+    pub(crate) async fn apply<V: Verb>(&self, verb: V) -> Result<V::Reply> {
+        self.count(self.writer.apply(verb).await)
     }
 
-    /// Runs an application's closure that reads, on this thread.
-    pub(crate) fn read<T, E: From<Error>>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>) -> Result<T, E> {
-        self.readers.read(f)
+    pub(crate) async fn get(&self, id: UserId) -> Result<Option<User>> {
+        self.point(|tx| tx.user(id))
     }
 
-    /// Returns a page: without a filter on this thread, unless many users in the trash are in between, with one by a search.
+    pub(crate) async fn get_by_email(&self, email: &Email) -> Result<Option<User>> {
+        self.point(|tx| tx.user_by_email(email))
+    }
+
+    pub(crate) async fn get_trashed(&self, id: UserId) -> Result<Option<TrashedUser>> {
+        self.point(|tx| tx.trashed(id))
+    }
+
+    pub(crate) async fn find_in_trash(&self, email: &Email) -> Result<Vec<TrashedUser>> {
+        self.point(|tx| tx.trashed_by_email(email))
+    }
+
+    pub(crate) async fn look_alikes(&self, email: &Email) -> Result<Vec<User>> {
+        self.count(self.readers.read(|session| session.run(|tx| look_alikes(&tx, email))))
+    }
+
+    pub(crate) async fn directory(&self, id: UserId) -> Result<Option<Directory>> {
+        self.point(|tx| tx.directory(id))
+    }
+
+    pub(crate) async fn usage(&self, id: UserId) -> Result<Option<Usage>> {
+        self.point(|tx| tx.usage(id))
+    }
+
+    /// Returns whether an intent is about this stage of an import.
+    pub(crate) fn needs_stage(&self, stage: &str) -> Result<bool> {
+        self.point(|tx| tx.needs_stage(stage))
+    }
+
+    /// Runs one statement that reads, on this thread: a point read takes less time than to hand it
+    /// to another.
+    fn point<T>(&self, read: impl FnOnce(Snapshot<'_>) -> Result<T>) -> Result<T> {
+        self.count(self.readers.read_one(read))
+    }
+
+    /// Reads one state of the store on this thread, which is one that may block.
+    pub(crate) fn snapshot<T>(&self, read: impl FnOnce(Snapshot<'_>) -> Result<T>) -> Result<T> {
+        self.count(self.readers.read(|session| session.run(read)))
+    }
+
+    /// Returns a page: without a filter on this thread, unless many users in the trash are in
+    /// between, with one by a search.
     pub(crate) async fn list(&self, query: &ListQuery) -> Result<Page> {
-        let mut listing = Listing::new(query)?;
-        if query.filter == Filter::default()
-            && let Some(page) = self.readers.read_one(|tx| listing.advance(&tx.conn.unguarded()))?
-        {
-            return Ok(page);
-        }
-        self.search(move |tx| listing.advance(&tx.conn.unguarded())).await
+        let listed = async {
+            let mut listing = Listing::new(query)?;
+            if query.filter == Filter::default()
+                && let Some(page) = self.readers.read_one(|tx| tx.advance(&mut listing))?
+            {
+                return Ok(page);
+            }
+            self.searches.run(move |tx| tx.advance(&mut listing)).await
+        };
+        self.count(listed.await)
     }
 
-    /// Runs a read that takes long on a thread of the store's own, by bounded steps until one returns a result.
-    pub(crate) async fn search<T: Send + 'static>(
-        &self,
-        step: impl FnMut(&ReadTx<'_>) -> Result<Option<T>> + Send + 'static,
-    ) -> Result<T> {
-        self.searches.run(step).await
+    pub(crate) async fn user_count(&self) -> Result<u64> {
+        self.search(|tx| tx.user_count().map(Some)).await
     }
 
-    /// Runs an operation of the store's on the writer's thread, in one transaction with others.
-    pub(crate) async fn operate<T: Send + 'static>(
+    pub(crate) async fn list_trash(&self, query: TrashQuery) -> Result<TrashPage> {
+        self.search(move |tx| tx.trash_page(&query).map(Some)).await
+    }
+
+    pub(crate) async fn top_usage(&self, limit: usize) -> Result<Vec<(User, Usage)>> {
+        self.search(move |tx| tx.top_usage(limit).map(Some)).await
+    }
+
+    pub(crate) async fn users_with_directory(&self) -> Result<Vec<UserId>> {
+        let (mut users, mut after) = (Vec::new(), 0);
+        let step = move |tx: Snapshot<'_>| {
+            let (mut some, next) = tx.users_with_directory(after, ListQuery::MAX_LIMIT)?;
+            users.append(&mut some);
+            Ok(match next {
+                Some(next) => {
+                    after = next;
+                    None
+                }
+                None => Some(std::mem::take(&mut users)),
+            })
+        };
+        self.search(step).await
+    }
+
+    /// Runs a read that takes long on a thread of the store's own, by bounded steps until one
+    /// returns a result.
+    pub(super) async fn search<T: Send + 'static>(
         &self,
-        operation: impl FnMut(&mut WriteTx<'_>) -> Result<T> + Send + 'static,
+        step: impl FnMut(Snapshot<'_>) -> Result<Option<T>> + Send + 'static,
     ) -> Result<T> {
-        self.writer.operate(operation).await
+        self.count(self.searches.run(step).await)
+    }
+
+    /// Runs an application's closure that reads, on a thread for blocking work: it may take as long
+    /// as it likes.
+    pub(crate) async fn read<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        closure: impl FnOnce(&ReadTx<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let readers = Arc::clone(&self.readers);
+        blocking::unblock(move || readers.read(|session| closure(&ReadTx::new(session)))).await
     }
 
     /// Runs an application's closure on the writer's thread, in a transaction of its own.
@@ -142,8 +227,8 @@ impl Engine {
         self.writer.run_alone(closure).await
     }
 
-    /// Writes an image of the database as it is now to a file that isn't there yet. Fails if it is to end, which is asked
-    /// every so many steps of SQLite's virtual machine.
+    /// Writes an image of the database as it is now to a file that doesn't exist yet. Fails if it
+    /// is to end, which is asked every so many steps.
     pub(crate) fn write_image(
         &self,
         image: &Path,
@@ -159,29 +244,53 @@ impl Engine {
         self.writer.close().await;
     }
 
-    pub(super) fn status(&self) -> Result<Status> {
-        let path = database_in(&self.options.data_dir);
-        let size = |suffix| std::fs::metadata(with_suffix(&path, suffix)).map_or(0, |metadata| metadata.len());
-        let (database_bytes, wal_bytes) = (size(""), size("-wal"));
+    /// Counts the failure of an operation.
+    fn count<T>(&self, result: Result<T>) -> Result<T> {
+        result.inspect_err(|error| self.counters.count_error(error.kind()))
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        let number = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let open_intents = self.readers.read(|session| session.run(|tx| tx.intent_count())).ok();
+        Metrics {
+            queue_depth: number(self.writer.queue_depth()),
+            readers_in_use: number(self.readers.in_use()),
+            wal_bytes: self.size("-wal"),
+            open_intents,
+            ..self.counters.snapshot()
+        }
+    }
+
+    fn size(&self, suffix: &str) -> u64 {
+        let path = with_suffix(&database_in(&self.options.data_dir), suffix);
+        std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+    }
+
+    pub(crate) async fn status(&self) -> Result<Status> {
+        let (database_bytes, wal_bytes) = (self.size(""), self.size("-wal"));
         let storage = self.storage().ok();
+        let read_only = self.report.read_only;
         // It takes a directory to be found out.
-        let movable = storage.filter(|_| !self.outcome.read_only);
+        let movable = storage.filter(|_| !read_only);
         let move_method = movable.and_then(|storage| storage.ways().ok()).map(|ways| ways.move_method);
-        self.readers.read(|tx| {
-            let conn = tx.conn.unguarded();
-            Ok(Status {
-                store_id: retired::store_id(&conn)?,
+        let open_method = storage.map(Storage::open_method);
+        let path = database_in(&self.options.data_dir);
+        let read = move |tx: Snapshot<'_>| {
+            let conn = tx.conn();
+            Ok(Some(Status {
+                store_id: tx.store_id()?,
                 schema_version: conn.query_row("PRAGMA user_version", [], |row| row.get(0))?,
                 sqlite_version: rusqlite::version(),
-                journal_mode: journal_mode(&conn, &path, self.outcome.read_only)?,
-                read_only: self.outcome.read_only,
-                open_method: storage.map(Storage::open_method),
+                journal_mode: journal_mode(conn, &path, read_only)?,
+                read_only,
+                open_method,
                 move_method,
-                user_count: users::count(&conn)?,
-                path,
+                user_count: tx.user_count()?,
+                path: path.clone(),
                 database_bytes,
                 wal_bytes,
-            })
-        })
+            }))
+        };
+        self.search(read).await
     }
 }

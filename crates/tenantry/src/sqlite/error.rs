@@ -8,9 +8,10 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::{Error, ErrorKind};
 
-/// By SQLite's result code (<https://sqlite.org/rescode.html>): `Busy`, `Full`, `ReadOnly`, `Io`, `Corrupt`,
-/// `Constraint`, and `Internal` for what only a mistake in the SQL can cause. So a closure that runs SQL of its own
-/// can use `?` on it. The message says what SQLite said of a mistake in a statement, such as *no such table: notes*.
+/// By SQLite's result code (<https://sqlite.org/rescode.html>): `Busy`, `Full`, `ReadOnly`, `Io`,
+/// `Corrupt`, `Constraint`, and `Internal` for what only a mistake in the SQL can cause. So a
+/// closure that runs SQL of its own can use `?` on it. The message says what SQLite said of a
+/// mistake in a statement, such as *no such table: notes*.
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         let (kind, message) = describe(&error);
@@ -22,15 +23,17 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-/// The longest text of SQLite's in a message, in characters: its texts about names and types are shorter.
+/// The longest text of SQLite's in a message, in characters: its texts about names and types are
+/// shorter.
 const SAID_MAX: usize = 200;
 
-/// What SQLite or rusqlite says of a mistake in a statement, where it says more than the code and no values of rows: which
-/// table, column, parameter or type.
+/// What SQLite or rusqlite says of a mistake in a statement, where it says more than the code and
+/// no values of rows: which table, column, parameter or type.
 fn said(error: &rusqlite::Error) -> Option<String> {
     let said = match error {
         rusqlite::Error::SqliteFailure(failure, Some(said)) => {
-            // The text of a trigger is the application's, and may hold values. That of a foreign key says nothing more.
+            // The text of a trigger is the application's, and may hold values. That of a foreign
+            // key says nothing more.
             let is_told =
                 !matches!(failure.extended_code, ffi::SQLITE_CONSTRAINT_TRIGGER | ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
             let is_of_statement = matches!(failure.code, ErrorCode::ConstraintViolation | ErrorCode::Unknown);
@@ -63,7 +66,8 @@ fn describe(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
         _ => return (ErrorKind::Internal, "a statement was used in a way that the database doesn't allow"),
     };
     match code.code {
-        // The file beside the database that readers need can't be extended: a file system tells so in no other way.
+        // The file beside the database that readers need can't be extended: a file system tells so
+        // in no other way.
         ErrorCode::SystemIoFailure if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
             (ErrorKind::Full, "the disk is full: there is no room for the file beside the database that readers need")
         }
@@ -90,14 +94,15 @@ fn describe(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
     }
 }
 
-/// A write that ran into a quota or the size limit of a file failed because of a full disk, whatever SQLite calls
-/// it: it takes only `ENOSPC` for that, and not even that if a file can't be made. To be asked before the connection is
-/// used again.
+/// A write that ran into a quota or the size limit of a file failed because of a full disk,
+/// whatever SQLite calls it: it takes only `ENOSPC` for that, and not even that if a file can't be
+/// made. To be asked before the connection is used again.
 pub(super) fn with_quota_as_full(conn: &Connection, error: Error) -> Error {
     let message = match extended_code(&error) {
         Some(ffi::SQLITE_IOERR_WRITE) => {
             #[allow(unsafe_code, reason = "rusqlite has no safe interface to this function")]
-            // SAFETY: the handle belongs to a connection that is borrowed, and the function only reads a number from it.
+            // SAFETY: the handle belongs to a connection that is borrowed, and the function only
+            // reads a number from it.
             let errno = unsafe { ffi::sqlite3_system_errno(conn.handle()) };
             match errno {
                 libc::EDQUOT => "the disk quota is used up: nothing was written",
@@ -114,7 +119,8 @@ pub(super) fn with_quota_as_full(conn: &Connection, error: Error) -> Error {
     Error::new(ErrorKind::Full, message).with_source(error)
 }
 
-/// Whether a commit failed after it had written the log, because there was no room for the file beside it that readers need.
+/// Whether a commit failed after it had written the log, because there was no room for the file
+/// beside it that readers need.
 pub(super) fn is_of_shared_memory(error: &Error) -> bool {
     extended_code(error) == Some(ffi::SQLITE_IOERR_SHMSIZE)
 }
@@ -128,7 +134,8 @@ pub(super) fn is_without_shared_memory(error: &Error) -> bool {
 }
 
 /// Whether a trigger gave up the statement, perhaps with
-/// [RAISE(FAIL)](https://sqlite.org/lang_createtrigger.html#the_raise_function), which keeps what was done before.
+/// [RAISE(FAIL)](https://sqlite.org/lang_createtrigger.html#the_raise_function), which keeps what
+/// was done before.
 pub(super) fn is_of_trigger(error: &Error) -> bool {
     extended_code(error) == Some(ffi::SQLITE_CONSTRAINT_TRIGGER)
 }
@@ -144,7 +151,8 @@ fn failure_behind(error: &Error) -> Option<&ffi::Error> {
     source.and_then(rusqlite::Error::sqlite_error)
 }
 
-/// Whether no file can be made beside this one. Some file systems don't count their files, and say that there may be none.
+/// Whether no file can be made beside this one. Some file systems don't count their files, and say
+/// that there may be none.
 fn has_no_room(file: &Path) -> bool {
     let found = rustix::fs::statvfs(file.parent().unwrap_or(file));
     found.is_ok_and(|found| found.f_bavail == 0 || (found.f_favail == 0 && found.f_files > 0))
@@ -168,7 +176,8 @@ pub(super) fn is_left_in_transaction(error: &rusqlite::Error) -> bool {
 pub(super) enum Fault {
     /// The operation alone.
     Local,
-    /// Its transaction: SQLite may have rolled it back already (<https://sqlite.org/lang_transaction.html>, section 3).
+    /// Its transaction: SQLite may have rolled it back already
+    /// (<https://sqlite.org/lang_transaction.html>, section 3).
     OfTheTransaction,
     /// The files: what of the transaction is on the disk is not known.
     OfTheFiles,
@@ -180,7 +189,8 @@ impl Fault {
             return Self::OfTheFiles;
         }
         match failure_behind(error).map(|failure| failure.code) {
-            // Where a directory can't be made for want of room, SQLite hasn't said so, and the transaction goes on.
+            // Where a directory can't be made for want of room, SQLite hasn't said so, and the
+            // transaction goes on.
             Some(_) if error.kind() == ErrorKind::Full => Self::OfTheTransaction,
             Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::OfTheFiles,
             Some(ErrorCode::OutOfMemory | ErrorCode::CannotOpen) => Self::OfTheTransaction,
@@ -189,8 +199,8 @@ impl Fault {
     }
 }
 
-/// The failure of a statement that fails on no database that is whole: SQLite has no code of its own for a schema that can
-/// be read and is another.
+/// The failure of a statement that fails on no database that is whole: SQLite has no code of its
+/// own for a schema that can be read and is another.
 pub(crate) fn of_schema(error: impl Into<Error>) -> Error {
     match error.into() {
         error if error.kind() == ErrorKind::Internal => {
@@ -198,8 +208,4 @@ pub(crate) fn of_schema(error: impl Into<Error>) -> Error {
         }
         error => error,
     }
-}
-
-pub(super) fn closed() -> Error {
-    Error::new(ErrorKind::Closed, "the store is closed")
 }

@@ -11,7 +11,9 @@ use crate::{Result, failpoint};
 /// The database in the data directory.
 pub(crate) const DATABASE: &str = "tenantry.db";
 /// The lock of the store, beside it.
-pub(super) const LOCK: &str = "tenantry.lock";
+pub(crate) const LOCK: &str = "tenantry.lock";
+/// The files in the data directory that every process needs that has the store open.
+pub(crate) const SHARED_FILES: [&str; 4] = [DATABASE, "tenantry.db-shm", "tenantry.db-wal", LOCK];
 /// The store's own files in the data directory, of which none may be a symbolic link.
 pub(super) const FILES: [&str; 5] = [DATABASE, LOCK, "tenantry.db-wal", "tenantry.db-shm", "tenantry.db-journal"];
 
@@ -30,8 +32,8 @@ pub(super) fn watch(data_dir: &Path) -> Watch {
 ///
 /// # Errors
 ///
-/// Fails with `ReadOnly` if this process lacks the permission: SQLite must write beside the database even to read one
-/// that other processes may be writing.
+/// Fails with `ReadOnly` if this process lacks the permission: SQLite must write beside the
+/// database even to read one that other processes may be writing.
 pub(super) fn access(database: &Path) -> Result<Access> {
     access::access(
         database,

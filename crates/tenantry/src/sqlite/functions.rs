@@ -3,13 +3,14 @@
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 
-use super::users::skeleton_of_key;
+use super::rows::skeleton_of_key;
 use crate::Result;
 use crate::domain::search_text::shown;
 
 /// The key of an address as people read it, its labels in Unicode.
 pub(super) const SHOWN: &str = "tenantry_shown";
-/// The skeleton of a key, or NULL if the key as people read it is ASCII. The migration to schema version 3 calls it.
+/// The skeleton of a key, or NULL if the key as people read it is ASCII. The migration to schema
+/// version 3 calls it.
 const SKELETON: &str = "tenantry_skeleton";
 
 /// Makes the functions known to a connection.

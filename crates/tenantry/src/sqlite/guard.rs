@@ -1,11 +1,14 @@
-//! Keeps the SQL of an application's closures from what is Tenantry's: ending the transaction that the closure runs
-//! in, changing Tenantry's tables or the settings of the connection. SQLite asks an authorizer about every action
-//! while it prepares a statement (<https://sqlite.org/c3ref/set_authorizer.html>); the store's own statements
-//! are prepared with the guard lowered. It guards against mistakes, not against malice: a closure is code of the program.
+//! Keeps the SQL of an application's closures from what is Tenantry's: ending the transaction that
+//! the closure runs in, changing Tenantry's tables or the settings of the connection. SQLite asks
+//! an authorizer about every action while it prepares a statement
+//! (<https://sqlite.org/c3ref/set_authorizer.html>); the store's own statements are prepared with
+//! the guard lowered. It guards against mistakes, not against malice: a closure is code of the
+//! program.
 //!
-//! Nor does anything but [`GuardedConnection::commit`] commit, and that only a transaction which is still the one that
-//! was begun. After some failures (a full disk, `ON CONFLICT ROLLBACK`) SQLite ends the transaction by itself, and
-//! what a closure did from then on would otherwise be committed without what it did before.
+//! Nor does anything but [`GuardedConnection::commit`] commit, and that only a transaction which is
+//! still the one that was begun. After some failures (a full disk, `ON CONFLICT ROLLBACK`) SQLite
+//! ends the transaction by itself, and what a closure did from then on would otherwise be committed
+//! without what it did before.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -17,14 +20,15 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::{Error, ErrorKind, Result};
 
-/// A connection on which only what is allowed to an application can be prepared, unless the guard is lowered.
+/// A connection on which only what is allowed to an application can be prepared, unless the guard
+/// is lowered.
 pub(super) struct GuardedConnection {
     conn: Connection,
     flags: Arc<Flags>,
 }
 
-/// What the hooks of the connection look at and report. Only the thread that uses the connection does so; they are
-/// atomic because the hooks must be `Send`.
+/// What the hooks of the connection look at and report. Only the thread that uses the connection
+/// does so; they are atomic because the hooks must be `Send`.
 #[derive(Default)]
 struct Flags {
     is_lowered: AtomicBool,
@@ -53,7 +57,8 @@ impl GuardedConnection {
         &self.conn
     }
 
-    /// The connection with the guard down for as long as the answer lives: for the store's own statements.
+    /// The connection with the guard down for as long as the answer lives: for the store's own
+    /// statements.
     pub(super) fn unguarded(&self) -> Unguarded<'_> {
         Unguarded { guarded: self, was_lowered: self.flags.is_lowered.swap(true, Ordering::Relaxed) }
     }
@@ -70,8 +75,9 @@ impl GuardedConnection {
         !self.conn.is_autocommit() && !self.flags.was_rolled_back.load(Ordering::Relaxed)
     }
 
-    /// How many rows were changed on this connection since it was opened, also by triggers; what was undone since counts too,
-    /// but not a statement that failed and was undone by itself (<https://sqlite.org/c3ref/total_changes.html>).
+    /// How many rows were changed on this connection since it was opened, also by triggers; what
+    /// was undone since counts too, but not a statement that failed and was undone by itself
+    /// (<https://sqlite.org/c3ref/total_changes.html>).
     pub(super) fn total_changes(&self) -> u64 {
         self.conn.total_changes()
     }
@@ -102,8 +108,8 @@ impl GuardedConnection {
 }
 
 impl Drop for GuardedConnection {
-    /// SQLite rolls back what is open when a connection is closed, and calls the hook. rusqlite 0.41 keeps the hook where
-    /// SQLite has freed it by then.
+    /// SQLite rolls back what is open when a connection is closed, and calls the hook. rusqlite
+    /// 0.41 keeps the hook where SQLite has freed it by then.
     fn drop(&mut self) {
         let _ = self.conn.rollback_hook(None::<fn()>);
     }
@@ -131,9 +137,9 @@ impl Drop for Unguarded<'_> {
 /// More users than any closure creates.
 const SEQ_STEP_MAX: i64 = 1 << 40;
 
-/// What a closure could change of Tenantry's that the authorizer doesn't see: taken before it runs, and checked before
-/// the commit.
-pub(super) struct Belongings {
+/// The state of Tenantry's tables that a closure could change without the authorizer's knowledge:
+/// taken before it runs, and checked before the commit.
+pub(super) struct TablesBefore {
     schema_version: i64,
     /// How many tables, indexes and so on have a name of ours.
     objects: i64,
@@ -141,7 +147,7 @@ pub(super) struct Belongings {
     last_seqs: [i64; 2],
 }
 
-impl Belongings {
+impl TablesBefore {
     pub(super) fn of(conn: &GuardedConnection) -> Result<Self> {
         let conn = conn.unguarded();
         let mut statement = conn.prepare_cached(
@@ -150,11 +156,11 @@ impl Belongings {
                     (SELECT max(seq) FROM sqlite_sequence WHERE name = 'users'),
                     (SELECT max(seq) FROM sqlite_sequence WHERE name = 'tenantry_intents')",
         )?;
-        let belongings = statement.query_row([], |row| {
+        let tables = statement.query_row([], |row| {
             let last = |column| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.unwrap_or_default());
             Ok(Self { schema_version: row.get(0)?, objects: row.get(1)?, last_seqs: [last(2)?, last(3)?] })
         })?;
-        Ok(belongings)
+        Ok(tables)
     }
 
     /// Refuses what a closure has done to them in a roundabout way.
@@ -171,7 +177,8 @@ impl Belongings {
         if now.objects != self.objects {
             return Err(refuse("a table was given a name that is reserved: users, or one that begins with tenantry_"));
         }
-        // With a foreign key to a column that isn't unique, every statement fails that would have to look after it.
+        // With a foreign key to a column that isn't unique, every statement fails that would have
+        // to look after it.
         for sql in ["DELETE FROM users", "UPDATE users SET id = id, email = email, deleted_at = deleted_at"] {
             if let Err(error) = conn.unguarded().prepare(sql) {
                 let message = match error.sqlite_error_code() {
@@ -189,12 +196,14 @@ impl Belongings {
 
 fn is_allowed(context: &AuthContext<'_>, is_lowered: bool) -> bool {
     if is_lowered {
-        // A trigger of the application's on a table that the store's statement cascades to is the application's SQL.
+        // A trigger of the application's on a table that the store's statement cascades to is the
+        // application's SQL.
         return context.accessor.is_none() || !changes_our_schema_or_rows(&context.action);
     }
     match context.action {
         AuthAction::Transaction { .. } | AuthAction::Attach { .. } | AuthAction::Detach { .. } => false,
-        // They would outlive the closure on a connection that others use, and hide tables of the same name.
+        // They would outlive the closure on a connection that others use, and hide tables of the
+        // same name.
         AuthAction::CreateTempTable { .. }
         | AuthAction::CreateTempView { .. }
         | AuthAction::CreateTempIndex { .. }

@@ -1,4 +1,4 @@
-//! The SQL of a check: it reads everything, through a connection that changes nothing.
+//! Reads a whole store for a check, through a connection that changes nothing.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -8,21 +8,23 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use uuid::Uuid;
 
-use super::directory::{directory, trashed_directory};
 use super::files::{database_in, with_suffix};
-use super::intents::{self, Directories, Intent};
 use super::open::connect::open_reader;
 use super::open::identify::{check_current, identity};
-use super::owners::{Owner, belongs_to_nobody, is_of_trashed, owner};
-use super::users::storage_path;
-use super::values::blob;
+use super::rows::storage_path;
+use super::tx::Snapshot;
 use super::wait::{LOCK_POLL, wait_while_busy};
+use crate::domain::directory::Owner;
+use crate::domain::intent::Intent;
+use crate::ops::directories::user_of_orphan;
+use crate::ops::paths::{is_of_trashed, is_orphan, owner};
 use crate::options::{DEFAULT_BUSY_TIMEOUT, Options};
-use crate::storage::{Orphan, Storage, file_error, user_of_work};
-use crate::{Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
+use crate::storage::{Orphan, Storage, file_error};
+use crate::{Email, ErrorKind, Result, StoragePath, UserId};
 
-/// With their tables. SQLite's integrity check looks for each row in the index, but not whether a partial index holds more.
-/// With the conditions, in which a plus keeps SQLite from counting the rows in the index.
+/// With their tables. SQLite's integrity check looks for each row in the index, but not whether a
+/// partial index holds more. With the conditions, in which a plus keeps SQLite from counting the
+/// rows in the index.
 const PARTIAL_INDEXES: [(&str, &str, &str); 6] = [
     ("users", "users_email_key", "deleted_at IS NULL"),
     ("users", "users_storage_path", "storage_path IS NOT NULL"),
@@ -64,8 +66,9 @@ impl Inspection {
         Ok(Self { conn, version: None })
     }
 
-    /// Begins to look at the store as it is now. With `holding` nobody writes meanwhile, and so nobody moves a directory
-    /// either, unless others write so much that there is no getting in between.
+    /// Begins to look at the store as it is now. With `holding` nobody writes meanwhile, and so
+    /// nobody moves a directory either, unless others write so much that there is no getting in
+    /// between.
     pub(crate) fn look_anew(&self, holding: bool) -> Result<()> {
         self.end_look()?;
         if holding && self.lock()? {
@@ -74,7 +77,8 @@ impl Inspection {
         Ok(self.conn.execute_batch("BEGIN")?)
     }
 
-    /// Takes the write lock in the way that writers do, and says whether it did. Nothing is written.
+    /// Takes the write lock in the way that writers do, and says whether it did. Nothing is
+    /// written.
     fn lock(&self) -> Result<bool> {
         self.conn.execute_batch("PRAGMA query_only = OFF; PRAGMA busy_timeout = 0")?;
         let deadline = Instant::now() + DEFAULT_BUSY_TIMEOUT;
@@ -114,7 +118,13 @@ impl Inspection {
         }
     }
 
-    /// The store's id, and whether `storage/` was given it; `None` if the store was never opened for writing.
+    /// Returns the primitives by which the rules read.
+    fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot::new(&self.conn)
+    }
+
+    /// The store's id, and whether `storage/` was given it; `None` if the store was never opened
+    /// for writing.
     pub(crate) fn identity(&self) -> Result<Option<(Uuid, bool)>> {
         identity(&self.conn)
     }
@@ -130,7 +140,7 @@ impl Inspection {
     pub(crate) fn is_of_user(&self, path: &Path) -> Result<bool> {
         let owner = match Storage::orphan(path) {
             Some(Orphan::InStorage(path)) => path.to_str().map(|path| self.owner(path)).transpose()?,
-            Some(Orphan::InTrash(name)) => return is_of_trashed(&self.conn, &name),
+            Some(Orphan::InTrash(name)) => return is_of_trashed(&self.snapshot(), &name),
             None => None,
         };
         Ok(matches!(owner, Some(Owner::User { has_directory: true, .. })))
@@ -191,20 +201,20 @@ impl Inspection {
     }
 
     pub(crate) fn intents(&self) -> Result<Vec<Intent>> {
-        intents::all(&self.conn)
+        self.snapshot().intents()
     }
 
     pub(crate) fn owner(&self, path: &str) -> Result<Owner> {
-        owner(&self.conn, path)
+        owner(&self.snapshot(), path)
     }
 
     /// Whether a user's directory isn't where it has to be now, nor on its way.
     pub(crate) fn is_lost(&self, storage: &Storage, id: UserId) -> Result<bool> {
-        let live = directory(&self.conn, id)?;
-        let is_trashed = live.is_none();
-        let directory = if is_trashed { trashed_directory(&self.conn, id)? } else { live };
-        let Some(directory) = directory.filter(|directory| directory.is_made) else { return Ok(false) };
-        let is_on_its_way = intents::of_user(&self.conn, id)?.is_some();
+        let living = self.snapshot().directory(id)?;
+        let is_trashed = living.is_none();
+        let directory = if is_trashed { self.snapshot().trashed_directory(id)? } else { living };
+        let Some(directory) = directory.filter(|directory| directory.has_directory) else { return Ok(false) };
+        let is_on_its_way = self.snapshot().intent_of(id)?.is_some();
         let is_in_place = matches!(storage.exists(&directory.path), Ok(true));
         let is_in_trash = storage.is_in_trash(id).map_err(|error| file_error(error, "the trash can't be looked at"))?;
         Ok(!match (is_on_its_way, is_trashed) {
@@ -214,70 +224,25 @@ impl Inspection {
         })
     }
 
-    /// Whether something at this path within the data directory belongs to nobody now, and isn't on its way.
+    /// Whether something at this path within the data directory belongs to nobody now, and isn't on
+    /// its way.
     pub(crate) fn is_orphaned(&self, storage: &Storage, path: &Path) -> Result<bool> {
-        let user = match Storage::orphan(path) {
-            Some(Orphan::InTrash(name)) => name.to_str().and_then(|name| name.parse().ok()).or(user_of_work(&name)),
-            Some(Orphan::InStorage(path)) => match path.to_str().map(|path| self.owner(path)).transpose()? {
-                Some(Owner::Trashed(id)) => Some(id),
-                _ => path.file_name().and_then(user_of_work),
-            },
-            None => None,
-        };
-        let is_on_its_way = user.map(|user| intents::of_user(&self.conn, user)).transpose()?.flatten().is_some();
-        Ok(!is_on_its_way && belongs_to_nobody(&self.conn, storage, path)?)
+        let tx = self.snapshot();
+        let user = Storage::orphan(path).map(|orphan| user_of_orphan(&tx, &orphan)).transpose()?.flatten();
+        let is_on_its_way = user.map(|user| tx.intent_of(user)).transpose()?.flatten().is_some();
+        Ok(!is_on_its_way && is_orphan(&tx, storage, path)?)
     }
 
-    /// Whether a user's directory is there though their row doesn't know, and nobody is about to tell it.
+    /// Whether a user's directory is there though their row doesn't know, and nobody is about to
+    /// tell it.
     pub(crate) fn is_unrecorded(&self, id: UserId) -> Result<bool> {
-        let directory = directory(&self.conn, id)?;
-        let is_known = directory.is_none_or(|directory| directory.is_made);
-        Ok(!is_known && intents::of_user(&self.conn, id)?.is_none())
+        let directory = self.snapshot().directory(id)?;
+        let is_known = directory.is_none_or(|directory| directory.has_directory);
+        Ok(!is_known && self.snapshot().intent_of(id)?.is_none())
     }
 
     /// Whether this name in `trash/` is that of a user who is there with a directory.
     pub(crate) fn is_of_trashed(&self, name: &OsStr) -> Result<bool> {
-        is_of_trashed(&self.conn, name)
+        is_of_trashed(&self.snapshot(), name)
     }
-}
-
-/// Has something moved to quarantine, if it still belongs to nobody. Says whether it does.
-pub(super) fn quarantine(
-    conn: &Connection,
-    directories: &Directories<'_>,
-    orphan: &Orphan,
-    now: Timestamp,
-    name: String,
-) -> Result<bool> {
-    // It may be just what an unfinished intent is about.
-    let user = match orphan {
-        Orphan::InTrash(name) => name.to_str().and_then(|name| name.parse().ok()).or(user_of_work(name)),
-        Orphan::InStorage(path) => match path.to_str().map(|path| owner(conn, path)).transpose()? {
-            Some(Owner::Trashed(id)) => Some(id),
-            _ => path.file_name().and_then(user_of_work),
-        },
-    };
-    if let Some(user) = user {
-        intents::settle(conn, directories, user)?;
-    }
-    let path = Storage::relative_orphan(orphan);
-    let is_orphan = belongs_to_nobody(conn, directories.storage()?, &path)?;
-    if is_orphan {
-        intents::record(conn, directories, &intents::Action::Quarantine { path, name }, now)?;
-    }
-    Ok(is_orphan)
-}
-
-/// Records that a user's directory is there.
-pub(super) fn record_directory(conn: &Connection, directories: &Directories<'_>, id: UserId) -> Result<()> {
-    intents::settle(conn, directories, id)?;
-    let directory =
-        directory(conn, id)?.ok_or_else(|| Error::new(ErrorKind::NotFound, "the user has gone meanwhile"))?;
-    let storage = directories.storage()?;
-    if storage.exists(&directory.path)? {
-        // So that it is on the disk.
-        storage.make(&directory.path)?;
-        conn.execute("UPDATE users SET has_directory = 1 WHERE id = ?1", [blob(id)])?;
-    }
-    Ok(())
 }

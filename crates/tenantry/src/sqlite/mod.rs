@@ -1,8 +1,9 @@
 //! The engine on SQLite, and what only embedders who want SQLite itself need.
 //!
-//! Everything else reaches it through [`Store`], which shows nothing of it. Here are the two things that can't be had
-//! without naming the engine: the connection behind a transaction, for applications that keep tables of their own
-//! in the same file, and the figures that `tenantry status` prints.
+//! Everything else reaches it through [`Store`], which shows nothing of it. Here are the two things
+//! that can't be had without naming the engine: the connection behind a transaction, for
+//! applications that keep tables of their own in the same file, and the figures that `tenantry
+//! status` prints.
 //!
 //! ```
 //! # futures_lite::future::block_on(async {
@@ -23,33 +24,30 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 //!
-//! Two rules hold for the process as a whole. Only one copy of SQLite may be linked into it, which is why the one in
-//! use is re-exported as [`rusqlite`]. And nobody may open the database's files with plain file calls, not even to
-//! copy them: POSIX ends all locks of a process on a file when it closes any descriptor of it
+//! Two rules hold for the process as a whole. Only one copy of SQLite may be linked into it, which
+//! is why the one in use is re-exported as [`rusqlite`]. And nobody may open the database's files
+//! with plain file calls, not even to copy them: POSIX ends all locks of a process on a file when
+//! it closes any descriptor of it
 //! (<https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_>).
 
-mod bring_back;
 mod checkpoints;
-mod directory;
 mod engine;
 mod error;
 mod files;
+mod follow_up;
 mod functions;
 mod guard;
 mod inspect;
-mod intents;
-mod lifecycle;
 mod open;
 mod own_tables;
-mod owners;
 mod readers;
-mod retired;
+mod recovery;
 mod rows;
 mod searches;
+mod session;
 mod settle;
-mod spelling;
-mod transaction;
-mod users;
+mod transactions;
+mod tx;
 mod values;
 mod wait;
 mod writer;
@@ -60,44 +58,39 @@ pub(crate) mod tests;
 pub use rusqlite;
 use rusqlite::Connection;
 
-use crate::{Result, Store};
+use crate::ReadTx;
 pub(crate) use engine::Engine;
 pub use engine::Status;
 pub(crate) use error::of_schema;
+pub(crate) use files::{DATABASE, LOCK, SHARED_FILES};
 pub(crate) use inspect::{Inspection, Row};
-pub(crate) use intents::Action;
 pub use open::upgrade::Upgrade;
 pub use own_tables::migrate;
-pub(crate) use owners::Owner;
+pub(crate) use session::{ReadSession, WriteSession};
 pub(crate) use settle::settle;
-pub use transaction::{ReadTx, WriteTx};
+pub(crate) use tx::{Snapshot, Tx, Written};
 
 /// The connection behind a transaction, for tables of the application's own in the same file.
 ///
-/// Tenantry's tables are `users` and those that begin with `tenantry_`. They can be read. A user who was deleted stays in
-/// `users` until the purge, with the time in `deleted_at`; the view `tenantry_living_users` has the others, each with
-/// `id`, `email`, `email_key`, `created_at`, `last_login_at`, `updated_at` and `version`. The view and its columns,
-/// and the columns `users.id`, `users.email`, `users.email_key`, `users.created_at` and `users.deleted_at` stay as they are
-/// in every schema version. A statement that would change one of these tables, end the transaction, make temporary tables or
-/// change the settings of the connection is refused, as is a foreign key to a column other than `users (id)`, at the end of
-/// the transaction.
+/// Tenantry's tables are `users` and those that begin with `tenantry_`. They can be read. A user
+/// who was deleted stays in `users` until the purge, with the time in `deleted_at`; the view
+/// `tenantry_living_users` has the others, each with `id`, `email`, `email_key`, `created_at`,
+/// `last_login_at`, `updated_at` and `version`. The view and its columns, and the columns
+/// `users.id`, `users.email`, `users.email_key`, `users.created_at` and `users.deleted_at` stay as
+/// they are in every schema version. A statement that would change one of these tables, end the
+/// transaction, make temporary tables or change the settings of the connection is refused, as is a
+/// foreign key to a column other than `users (id)`, at the end of the transaction.
 ///
-/// Foreign keys to `users (id)` are enforced, and hold while the user is in the trash: a delete and a restore touch no row
-/// of the application's, and rows may be added that refer to a deleted user. The purge acts on them. With `ON DELETE
-/// CASCADE` the rows go with their user; without it a user who has such rows can't be purged (`Constraint`), which is found
-/// out before a file is removed. Triggers of the application's on its own tables run within that cascade. They run once more
-/// in a trial of it that is taken back, and must change nothing outside of the database.
+/// Foreign keys to `users (id)` are enforced, and hold while the user is in the trash: a delete and
+/// a restore touch no row of the application's, and rows may be added that refer to a deleted user.
+/// The purge acts on them. With `ON DELETE CASCADE` the rows go with their user; without it a user
+/// who has such rows can't be purged (`Constraint`), which is found out before a file is removed.
+/// Triggers of the application's on its own tables run within that cascade. They run once more in a
+/// trial of it that is taken back, and must change nothing outside of the database.
 ///
-/// A purge ends with a [VACUUM](https://sqlite.org/lang_vacuum.html), which may give new rowids to the rows of tables without
-/// an INTEGER PRIMARY KEY: don't refer to those.
+/// A purge ends with a [VACUUM](https://sqlite.org/lang_vacuum.html), which may give new rowids to
+/// the rows of tables without an INTEGER PRIMARY KEY: don't refer to those.
 #[must_use]
 pub fn connection<'tx>(tx: &'tx ReadTx<'_>) -> &'tx Connection {
-    tx.conn.guarded()
-}
-
-/// What there is to know of a store's database. Counts the users, see [`Store::count`].
-///
-/// Errors: `Closed`, `Busy`, `Io`, `Corrupt`.
-pub async fn status(store: &Store) -> Result<Status> {
-    store.engine().status()
+    tx.session.guarded()
 }

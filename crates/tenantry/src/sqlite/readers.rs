@@ -1,15 +1,17 @@
 //! The connections that read.
 //!
-//! A read runs on the thread of its caller, unless it is one of the [searches](super::searches): handing a point read of a few microseconds to another thread would cost
-//! several times what it takes. So there are at most as many connections as threads read at once, and each thread
-//! takes the one that was used last, whose page cache is warm, and whose statements are prepared.
+//! A read runs on the thread of its caller, unless it is one of the [searches](super::searches):
+//! handing a point read of a few microseconds to another thread would cost several times what it
+//! takes. So there are at most as many connections as threads read at once, and each thread takes
+//! the one that was used last, whose page cache is warm, and whose statements are prepared.
 //!
-//! Every read begins a snapshot of its own, which in WAL mode holds all that was committed before it: so a read sees
-//! every write that was answered. `query_only` keeps a reader from writing, whatever SQL it is given.
+//! Every read begins a snapshot of its own, which in WAL mode holds all that was committed before
+//! it: so a read sees every write that was answered. `query_only` keeps a reader from writing,
+//! whatever SQL it is given.
 //!
-//! Rejected: a fixed pool with one connection a core (a thread that is blocked in a long export would hold one of
-//! two), a connection a thread (they would never be closed), reading on the writer's connection (every read would
-//! wait for an fsync).
+//! Rejected: a fixed pool with one connection a core (a thread that is blocked in a long export
+//! would hold one of two), a connection a thread (they would never be closed), reading on the
+//! writer's connection (every read would wait for an fsync).
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,16 +19,17 @@ use std::time::Instant;
 
 use rusqlite::config::DbConfig;
 
-use super::error::closed;
 use super::guard::GuardedConnection;
 use super::open::connect::open_reader;
-use super::transaction::ReadTx;
+use super::session::ReadSession;
+use super::tx::Snapshot;
 use crate::data_dir::watch::Watch;
+use crate::engine::queue::closed;
 use crate::options::Options;
 use crate::{Error, ErrorKind, Result};
 
-/// How many connections may read at once; further readers wait for one, and get `Busy` after the busy timeout.
-/// Each takes two file descriptors and up to 2 MB for its page cache.
+/// How many connections may read at once; further readers wait for one, and get `Busy` after the
+/// busy timeout. Each takes two file descriptors and up to 2 MB for its page cache.
 const READERS_MAX: usize = 32;
 
 pub(super) struct Readers {
@@ -52,26 +55,31 @@ impl Readers {
     }
 
     /// Runs one statement, which is a snapshot by itself.
-    pub(super) fn read_one<T>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T>) -> Result<T> {
+    pub(super) fn read_one<T>(&self, f: impl FnOnce(Snapshot<'_>) -> Result<T>) -> Result<T> {
         let conn = self.take()?;
-        let answer = catch_unwind(AssertUnwindSafe(|| f(&ReadTx { conn: &conn })));
+        let answer = catch_unwind(AssertUnwindSafe(|| f(Snapshot::new(&conn.unguarded()))));
         // After a panic the place of the connection is free again; its state isn't known.
         self.give_back(answer.is_ok().then_some(conn));
         answer.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Runs a closure that may read more than once, in one snapshot.
-    pub(super) fn read<T, E: From<Error>>(&self, f: impl FnOnce(&ReadTx<'_>) -> Result<T, E>) -> Result<T, E> {
+    pub(super) fn read<T, E: From<Error>>(&self, f: impl FnOnce(ReadSession<'_>) -> Result<T, E>) -> Result<T, E> {
         let conn = self.take()?;
         if let Err(error) = conn.unguarded().execute_batch("BEGIN") {
             self.give_back(None);
             return Err(Error::from(error).into());
         }
-        let answer = catch_unwind(AssertUnwindSafe(|| f(&ReadTx { conn: &conn })));
+        let answer = catch_unwind(AssertUnwindSafe(|| f(ReadSession::new(&conn))));
         // A connection that can't leave its snapshot is of no use to the next reader.
         let ended = conn.roll_back().is_ok();
         self.give_back(ended.then_some(conn));
         answer.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Returns how many connections are in use.
+    pub(super) fn in_use(&self) -> usize {
+        self.lock().in_use
     }
 
     /// Refuses reads from now on. Those that are under way end as if nothing had happened.

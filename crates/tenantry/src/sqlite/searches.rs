@@ -1,15 +1,15 @@
 //! The threads that search.
 //!
-//! A search inspects many rows: a listing with a filter, a count. On the thread that polls it, a search
-//! would keep an executor from its sockets and timers for as long as it takes, even if it yielded between its steps: a
-//! task that wakes itself is polled again before the executor waits for I/O. So searches run on threads of the
-//! store's own, and the future is woken from there.
+//! A search inspects many rows: a listing with a filter, a count. On the thread that polls it, a
+//! search would keep an executor from its sockets and timers for as long as it takes, even if it
+//! yielded between its steps: a task that wakes itself is polled again before the executor waits
+//! for I/O. So searches run on threads of the store's own, and the future is woken from there.
 //!
-//! A search runs in bounded steps, each with a reader of its own. Between two steps it ends if its future was dropped
-//! or the store was closed.
+//! A search runs in bounded steps, each with a reader of its own. Between two steps it ends if its
+//! future was dropped or the store was closed.
 //!
-//! Rejected: a thread for each search (too many searches at once would take all cores and all readers), the
-//! executor's own pool (no executor is known here).
+//! Rejected: a thread for each search (too many searches at once would take all cores and all
+//! readers), the executor's own pool (no executor is known here).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,21 +18,22 @@ use std::thread;
 use async_channel::{Receiver, Sender, TrySendError};
 use futures_channel::oneshot;
 
-use super::error::closed;
 use super::readers::Readers;
-use super::transaction::ReadTx;
+use super::tx::Snapshot;
+use crate::engine::queue::closed;
 use crate::{Error, ErrorKind, Result};
 
-/// How many searches run at once: enough that a short one rarely waits behind a long one, and few enough that
-/// searches leave cores and readers to everything else.
+/// How many searches run at once: enough that a short one rarely waits behind a long one, and few
+/// enough that searches leave cores and readers to everything else.
 const THREADS: usize = 2;
-/// How many searches may wait for a thread. Callers beyond that get `Busy`, because those that wait already keep the
-/// threads busy for seconds.
+/// How many searches may wait for a thread. Callers beyond that get `Busy`, because those that wait
+/// already keep the threads busy for seconds.
 const WAITING_MAX: usize = 1_024;
 
 type Search = Box<dyn FnOnce(&Searcher) + Send>;
 
-/// The way to the threads that search. They are started for the first search, and end when this is closed or dropped.
+/// The way to the threads that search. They are started for the first search, and end when this is
+/// closed or dropped.
 pub(super) struct Searches {
     searcher: Searcher,
     queue: Sender<Search>,
@@ -69,7 +70,7 @@ impl Searches {
     /// Runs a search step by step, until a step returns a result.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        step: impl FnMut(&ReadTx<'_>) -> Result<Option<T>> + Send + 'static,
+        step: impl FnMut(Snapshot<'_>) -> Result<Option<T>> + Send + 'static,
     ) -> Result<T> {
         self.start()?;
         let (sender, receiver) = oneshot::channel();
@@ -130,12 +131,13 @@ impl Drop for Searches {
 impl Searcher {
     fn run(self) {
         while let Ok(search) = self.queue.recv_blocking() {
-            // The caller is told by the sender that the panic drops; the other searches aren't affected.
+            // The caller is told by the sender that the panic drops; the other searches aren't
+            // affected.
             let _ = catch_unwind(AssertUnwindSafe(|| search(&self)));
         }
     }
 
-    fn search<T>(&self, mut step: impl FnMut(&ReadTx<'_>) -> Result<Option<T>>, result: oneshot::Sender<Result<T>>) {
+    fn search<T>(&self, mut step: impl FnMut(Snapshot<'_>) -> Result<Option<T>>, result: oneshot::Sender<Result<T>>) {
         while !result.is_canceled() {
             let found = if self.queue.is_closed() { Err(closed()) } else { self.readers.read_one(&mut step) };
             if let Some(found) = found.transpose() {
@@ -221,7 +223,7 @@ mod tests {
             release.push(sender);
             let (store, started) = (store.clone(), started.clone());
             let mut search: Pin<Box<dyn Future<Output = Result<()>>>> = Box::pin(async move {
-                let step = move |_: &ReadTx<'_>| {
+                let step = move |_: Snapshot<'_>| {
                     started.send(()).unwrap();
                     Ok(receiver.recv().is_err().then_some(()))
                 };
@@ -234,7 +236,8 @@ mod tests {
         Occupied { _release: release, _searches: searches }
     }
 
-    /// The story: a search woke itself between its steps, and two of them kept an executor from its sockets.
+    /// The story: a search woke itself between its steps, and two of them kept an executor from its
+    /// sockets.
     #[test]
     fn a_search_is_woken_from_another_thread() {
         let (_dir, store) = new_store(USERS);
@@ -274,7 +277,7 @@ mod tests {
     }
 
     /// Reports each step on a channel and never finds anything. The channel ends with the search.
-    fn endless(steps: mpsc::Sender<()>) -> impl FnMut(&ReadTx<'_>) -> Result<Option<()>> + Send + 'static {
+    fn endless(steps: mpsc::Sender<()>) -> impl FnMut(Snapshot<'_>) -> Result<Option<()>> + Send + 'static {
         move |_| {
             let _ = steps.send(());
             Ok(None)

@@ -9,22 +9,24 @@ use std::thread;
 use futures_lite::future::block_on;
 use rusqlite::{Connection, ffi};
 
+use super::connection;
 use super::files::watch;
 use super::guard::GuardedConnection;
-use super::intents::Directories;
 use super::open;
 use super::open::connect::open_reader;
 use super::open::identify::refuse_old_sqlite;
 use super::open::upgrade::{SCHEMA_VERSION, embedded};
 use super::rows::listing::Listing;
-use super::transaction::WriteTx;
-use super::{ReadTx, connection};
+use super::session::WriteSession;
+use super::tx::{Snapshot, TxState};
 use crate::ambient::SystemAmbient;
+use crate::engine::verbs::{BeginPurge, EndPurges, Erase};
+use crate::ops::{adopt, directories, intents, purge};
 use crate::options::Options;
 use crate::storage::Storage;
 use crate::{
     Ambient, Durability, Email, Error, ErrorKind, Filter, Imported, ListQuery, NewUser, OnConflict, Result, Store,
-    TrashQuery, Usage, User, UserUpdate,
+    TrashQuery, Usage, User, UserUpdate, WriteTx,
 };
 
 fn options(data_dir: &Path, durability: Durability) -> Options {
@@ -82,7 +84,8 @@ fn the_migrations_make_the_schema_that_is_documented() {
     assert_eq!(made, documented_schema());
 }
 
-/// A store that was migrated holds the checksums of what it was migrated with, and one that differs is an error.
+/// A store that was migrated holds the checksums of what it was migrated with, and one that differs
+/// is an error.
 #[test]
 fn a_shipped_migration_is_never_edited() {
     let shipped = [
@@ -244,7 +247,8 @@ fn a_store_of_schema_version_2_is_upgraded_with_its_trash_and_the_tables_of_the_
     let refused = block_on(store.restore(trashed_ada.id, None)).unwrap_err();
     assert_eq!((refused.kind(), refused.taken_by()), (ErrorKind::EmailTaken, Some(ada.id)));
 
-    // The references of the application's tables, views and triggers are to the table that is there now.
+    // The references of the application's tables, views and triggers are to the table that is there
+    // now.
     let note = move |tx: &mut WriteTx<'_>| {
         connection(tx).execute("INSERT INTO notes VALUES (?1, 'another')", [eve.id.as_uuid().as_bytes()])?;
         assert!(connection(tx).execute("INSERT INTO notes VALUES (zeroblob(16), 'of nobody')", []).is_err());
@@ -304,7 +308,8 @@ fn a_store_whose_rows_contradict_each_other_is_not_upgraded() {
     assert_eq!(pragma(&conn, "integrity_check"), "ok");
 }
 
-/// A page without a filter is read on its caller's thread, which a trash of any size must not hold up.
+/// A page without a filter is read on its caller's thread, which a trash of any size must not hold
+/// up.
 #[test]
 fn a_page_beyond_many_users_in_the_trash_is_left_to_a_search() {
     let dir = tempfile::tempdir().unwrap();
@@ -353,7 +358,8 @@ fn a_store_that_another_program_has_open_is_not_upgraded() {
     drop((conn, lock));
     let store = block_on(impatient().open()).unwrap();
     assert!(store.upgrade().is_some());
-    // And whoever has this version open keeps newer ones from upgrading, but not this one from opening it.
+    // And whoever has this version open keeps newer ones from upgrading, but not this one from
+    // opening it.
     let lock = std::fs::File::create(dir.path().join("tenantry.lock")).unwrap();
     assert!(lock.try_lock().is_err());
     let second = block_on(impatient().open()).unwrap();
@@ -457,8 +463,8 @@ fn every_connection_has_the_settings_that_it_needs() {
 #[allow(unsafe_code, reason = "SQLite's list of its statements can't be had otherwise")]
 fn statements(conn: &Connection) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    // SAFETY: the handle is good for as long as the connection is, nobody prepares or finalizes a statement meanwhile,
-    // and a statement's text lives as long as the statement.
+    // SAFETY: the handle is good for as long as the connection is, nobody prepares or finalizes a
+    // statement meanwhile, and a statement's text lives as long as the statement.
     unsafe {
         let mut statement = ffi::sqlite3_next_stmt(conn.handle(), std::ptr::null_mut());
         while !statement.is_null() {
@@ -474,8 +480,8 @@ fn statements(conn: &Connection) -> BTreeSet<String> {
 fn run_every_operation(conn: &GuardedConnection, storage: &Result<Storage>) -> Result<()> {
     let ambient = SystemAmbient;
     let new_id = || ambient.new_id();
-    let directories = Directories::new(storage, i64::MAX);
-    let mut tx = WriteTx::new(conn, ambient.now(), &new_id, &directories);
+    let mut state = TxState::new(i64::MAX);
+    let mut tx = WriteTx::new(WriteSession::new(conn, storage, ambient.now(), &new_id, &mut state));
     let chosen = |address, path: &str| NewUser { storage_path: Some(path.parse().unwrap()), ..new_user(address) };
     let ada = tx.create(&chosen("ada@example.com", "files/ada"))?;
     assert!(tx.create(&chosen("bob@example.com", "files/ada/x")).is_err());
@@ -491,27 +497,30 @@ fn run_every_operation(conn: &GuardedConnection, storage: &Result<Storage>) -> R
     assert!(!tx.has_non_ascii_addresses()?);
     assert!(tx.create(&NewUser { id: Some(ada.id), ..new_user("ada3@example.com") }).is_err());
     let ada = tx.restore(ada.id, Some(&email("ada4@example.com")))?;
-    tx.set_usage(
-        ada.id,
-        &Usage { files: 1, apparent_bytes: 1, allocated_bytes: 1, unreadable: 0, measured_at: tx.now() },
-    )?;
-    tx.make_directory(ada.id)?;
-    tx.settle(ada.id).unwrap_err();
-    assert!(tx.adopt(ada.id, &"nowhere".parse()?).is_err());
     let bob = tx.get_by_email(&email("bob@example.com"))?.unwrap();
     tx.delete(bob.id)?;
-    tx.begin_purge(bob.id)?;
-    tx.end_purge(bob.id)?;
-    tx.erase()?;
-    every_read(&tx)
+    drop(tx);
+    WriteSession::new(conn, storage, ambient.now(), &new_id, &mut state).run(|tx| {
+        let measured_at = tx.now();
+        let usage = Usage { files: 1, apparent_bytes: 1, allocated_bytes: 1, unreadable: 0, measured_at };
+        tx.set_usage(ada.id, &usage)?;
+        directories::make_directory(tx, ada.id)?;
+        assert!(matches!(intents::settle(tx, ada.id)?, intents::Settled::Later));
+        assert!(adopt::adopt(tx, ada.id, &"nowhere".parse()?).is_err());
+        purge::begin_purge(tx, bob.id)?;
+        purge::end_purge(tx, bob.id)?;
+        purge::erase(tx)?;
+        every_read(tx)
+    })
 }
 
-fn every_read(tx: &ReadTx<'_>) -> Result<()> {
-    tx.count()?;
-    tx.get(crate::UserId::from_random(uuid::Uuid::from_u128(7)))?;
-    tx.get_by_email(&email("bob@example.com"))?;
-    tx.get_trashed(crate::UserId::from_random(uuid::Uuid::from_u128(7)))?;
-    tx.list_trash(&TrashQuery::default())?;
+fn every_read(tx: &Snapshot<'_>) -> Result<()> {
+    tx.user_count()?;
+    tx.intent_count()?;
+    tx.user(crate::UserId::from_random(uuid::Uuid::from_u128(7)))?;
+    tx.user_by_email(&email("bob@example.com"))?;
+    tx.trashed(crate::UserId::from_random(uuid::Uuid::from_u128(7)))?;
+    tx.trash_page(&TrashQuery::default())?;
     tx.directory(crate::UserId::from_random(uuid::Uuid::from_u128(7)))?;
     tx.usage(crate::UserId::from_random(uuid::Uuid::from_u128(7)))?;
     let now = SystemAmbient.now();
@@ -527,7 +536,7 @@ fn every_read(tx: &ReadTx<'_>) -> Result<()> {
     let prefix_alone = Filter { email_prefix: Some("bob".into()), ..Filter::default() };
     let with_domain = Filter { email_prefix: Some("bob@ex".into()), ..Filter::default() };
     for filter in [Filter::default(), all_conditions, with_prefix, prefix_alone, with_domain] {
-        tx.list(&ListQuery { filter, ..ListQuery::default() })?;
+        tx.page(&ListQuery { filter, ..ListQuery::default() })?;
     }
     Ok(())
 }
@@ -574,9 +583,9 @@ fn no_statement_but_the_count_goes_through_a_whole_table() {
     conn.roll_back().unwrap();
 }
 
-/// How many transactions are in the write-ahead log: its frames that end one bear the size of the database
-/// (<https://sqlite.org/fileformat2.html#the_write_ahead_log>). It isn't the log that SQLite's locks are on, so it
-/// can be read as a file.
+/// How many transactions are in the write-ahead log: its frames that end one bear the size of the
+/// database (<https://sqlite.org/fileformat2.html#the_write_ahead_log>). It isn't the log that
+/// SQLite's locks are on, so it can be read as a file.
 fn commits_in_log(data_dir: &Path) -> usize {
     let log = std::fs::read(data_dir.join("tenantry.db-wal")).unwrap();
     let Some(header) = log.first_chunk::<32>() else { return 0 };
@@ -635,8 +644,8 @@ fn what_is_queued_is_committed_at_once() {
     block_on(store.close()).unwrap();
 }
 
-/// What follows a transaction in the file system waits for the disk, and so does the transaction before it, even if
-/// transactions don't otherwise: one more commit sees to that.
+/// What follows a transaction in the file system waits for the disk, and so does the transaction
+/// before it, even if transactions don't otherwise: one more commit sees to that.
 #[test]
 fn a_delete_is_two_commits_and_one_more_if_commits_do_not_wait_for_the_disk() {
     for (durability, commits) in [(Durability::Full, 2), (Durability::Normal, 3)] {
@@ -703,14 +712,15 @@ fn deletes_that_are_queued_are_two_commits_together() {
     block_on(store.close()).unwrap();
 }
 
-/// The intent to erase is renewed with each user who is purged, and whoever waits for it waits for the last.
+/// The intent to erase is renewed with each user who is purged, and whoever waits for it waits for
+/// the last.
 #[test]
 fn an_erasure_that_meets_another_purge_in_its_group_is_of_both() {
     let dir = tempfile::tempdir().unwrap();
     let store = block_on(Store::open(dir.path())).unwrap();
     let purge = |user: &User| {
         let id = user.id;
-        store.engine().operate(move |tx| tx.begin_purge(id))
+        store.engine().apply(BeginPurge(id))
     };
     let users: Vec<User> = ["ada@example.com", "bob@example.com"]
         .map(|address| {
@@ -720,39 +730,53 @@ fn an_erasure_that_meets_another_purge_in_its_group_is_of_both() {
         .into();
     block_on(purge(&users[0])).unwrap();
     let (release, blocker) = block_writer(&store);
-    let erasing = queue(store.engine().operate(|tx| tx.erase()));
+    let erasing = queue(store.engine().apply(Erase()));
     let purging = queue(purge(&users[1]));
     drop(release);
     blocker.join().unwrap();
     block_on(erasing).unwrap();
     block_on(purging).unwrap();
-    let left = block_on(store.read(|tx| super::intents::all(&tx.conn.unguarded()))).unwrap();
+    let left = block_on(store.read(|tx| tx.session.run(|tx| tx.intents()))).unwrap();
     assert!(left.is_empty(), "{left:?}");
     block_on(store.close()).unwrap();
 }
 
-/// None of the store's operations writes before it fails. One that did would be undone all the same, and each of its group
-/// run again by itself.
+/// A verb that fails when it has written something is undone, and each of its group runs again by
+/// itself.
 #[test]
 fn what_an_operation_wrote_before_it_failed_is_undone_and_the_rest_of_the_group_stays() {
     let dir = tempfile::tempdir().unwrap();
     let store = block_on(Store::open(dir.path())).unwrap();
+    let trashed = ["fay@example.com", "gus@example.com"].map(|address| {
+        let user = block_on(store.create(new_user(address))).unwrap();
+        block_on(store.storage(user.id)).unwrap();
+        block_on(store.delete(user.id)).unwrap();
+        block_on(store.engine().apply(BeginPurge(user.id))).unwrap();
+        user.id
+    });
+    // The first of the two can be removed, the second can't.
+    block_on(store.write(move |tx| {
+        let db = connection(tx);
+        db.execute_batch("CREATE TABLE notes (user_id BLOB REFERENCES users (id))")?;
+        db.execute("INSERT INTO notes VALUES (?1)", [trashed[1]])?;
+        Ok::<_, Error>(())
+    }))
+    .unwrap();
     let before = commits_in_log(dir.path());
     let (release, blocker) = block_writer(&store);
     let first = queue(store.create(new_user("ada@example.com")));
-    let failing = queue(store.engine().operate(|tx| {
-        tx.create(&new_user("bob@example.com"))?;
-        Err::<(), _>(Error::new(ErrorKind::NotFound, "not found, for the sake of the test"))
-    }));
+    let failing = queue(store.engine().apply(EndPurges(trashed.into())));
     let last = queue(store.create(new_user("eve@example.com")));
     drop(release);
     blocker.join().unwrap();
     block_on(first).unwrap();
-    assert_eq!(block_on(failing).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(block_on(failing).unwrap_err().kind(), ErrorKind::Constraint);
     block_on(last).unwrap();
     assert_eq!(commits_in_log(dir.path()) - before, 2);
     assert_eq!(block_on(store.count()).unwrap(), 2);
-    assert_eq!(block_on(store.get_by_email(&email("bob@example.com"))).unwrap(), None);
+    for id in trashed {
+        assert!(block_on(store.get_trashed(id)).unwrap().is_some(), "{id}");
+    }
     block_on(store.close()).unwrap();
 }
 
@@ -774,7 +798,8 @@ fn a_connection_can_be_had_only_with_the_guard_up() {
     block_on(store.close()).unwrap();
 }
 
-/// SQLite rolls back what is open when it closes a connection, and reports that to a hook which rusqlite has freed by then.
+/// SQLite rolls back what is open when it closes a connection, and reports that to a hook which
+/// rusqlite has freed by then.
 #[test]
 fn a_connection_that_is_dropped_within_a_transaction_is_closed() {
     let dir = tempfile::tempdir().unwrap();

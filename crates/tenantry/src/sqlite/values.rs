@@ -1,5 +1,6 @@
-//! The values of a user as embedders write them into tables of their own and read them back: an id is a BLOB of 16
-//! bytes, as in `users (id)`, a time an INTEGER of microseconds since 1970, an address and a path are TEXT.
+//! The values of a user as embedders write them into tables of their own and read them back: an id
+//! is a BLOB of 16 bytes, as in `users (id)`, a time an INTEGER of microseconds since 1970, an
+//! address and a path are TEXT.
 
 use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};

@@ -23,7 +23,7 @@ pub(crate) fn file_error(error: io::Error, message: impl Into<Cow<'static, str>>
     Error::new(kind, message).with_source(error)
 }
 
-pub(super) fn unavailable(message: &'static str) -> Error {
+pub(super) fn unavailable(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::StorageUnavailable, message)
 }
 

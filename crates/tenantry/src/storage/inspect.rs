@@ -14,10 +14,8 @@ use super::errors::{blocked, errno, refused};
 use super::layout::{MARKER, NEW_MARKER, PRIVATE, QUARANTINE, STORAGE, TRASH};
 use super::stat::{is_dir, stat};
 use super::{Storage, ownership};
+use crate::engine::SHARED_FILES;
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
-
-/// The files that every process needs which has the store open.
-const FILES: [&str; 4] = ["tenantry.db", "tenantry.db-shm", "tenantry.db-wal", "tenantry.lock"];
 
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +166,7 @@ impl Storage {
     pub(crate) fn files_of_others(&self) -> io::Result<Vec<(&'static str, u32)>> {
         let owner = self.owner()?;
         let mut files = Vec::new();
-        for name in FILES {
+        for name in SHARED_FILES {
             if let Some(found) = stat(&self.data, name)?.filter(|found| found.st_uid != owner) {
                 files.push((name, found.st_uid));
             }
@@ -183,7 +181,7 @@ impl Storage {
         let give = || -> io::Result<()> {
             let owner = ownership::owner(&self.data)?;
             let (user, group) = (Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)));
-            if FILES.iter().any(|name| Path::new(name) == path) {
+            if SHARED_FILES.iter().any(|name| Path::new(name) == path) {
                 // Opened with `O_PATH`, since closing another descriptor would release SQLite's
                 // locks.
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -48,6 +48,7 @@ use rustix::fs;
 use rustix::io::Errno;
 use uuid::Uuid;
 
+use crate::engine::DATABASE;
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 pub(crate) use attributes::{Attributes, Extended, Modified};
 pub(crate) use beneath::wait_for_file;
@@ -62,6 +63,7 @@ pub(crate) use marker::{Marker, blocked_root, refuse_other_than_directories};
 pub(crate) use merge::{PathEntry, UserDirectory};
 pub(crate) use ownership::{Ownership, owner_of_store};
 pub(crate) use probe::AccessMethods;
+pub(crate) use remove::Removal;
 pub(crate) use rename_or_copy::user_of_work;
 pub(crate) use stage::{Purpose, Stage, is_stage};
 use stat::stat;
@@ -120,12 +122,12 @@ impl Storage {
         }
         let open = |name: &'static str| {
             open_dir(&data, name, Mounts::Refuse).map_err(|error| {
-                unavailable(match errno(&error) {
+                let no_permission =
+                    || format!("no permission to use storage/ or trash/: run it as the owner of {DATABASE}");
+                let message = match errno(&error) {
+                    Some(Errno::ACCESS) => return unavailable(no_permission()).with_source(error),
                     Some(Errno::XDEV) => {
                         "a file system is mounted on storage/ or trash/: mount one for the whole data directory"
-                    }
-                    Some(Errno::ACCESS) => {
-                        "no permission to use storage/ or trash/: run it as the owner of tenantry.db"
                     }
                     Some(Errno::LOOP) if name == STORAGE => {
                         "storage is a symbolic link: put the directory itself there"
@@ -134,8 +136,8 @@ impl Storage {
                     Some(Errno::NOTDIR) if name == STORAGE => "storage isn't a directory",
                     Some(Errno::NOTDIR) => "trash isn't a directory",
                     _ => "storage/ or trash/ can't be opened",
-                })
-                .with_source(error)
+                };
+                unavailable(message).with_source(error)
             })
         };
         let storage = Self { data_dir: data_dir.to_owned(), storage: open(STORAGE)?, trash: open(TRASH)?, owner, data };

@@ -17,6 +17,7 @@ use rustix::process::geteuid;
 
 use super::layout::{PRIVATE, PRIVATE_FILE, open_data_dir};
 use super::stat::stat;
+use crate::engine::DATABASE;
 
 /// The owner to whom root gives what it makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,7 +137,7 @@ fn open_above(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
 /// or missing, of the data directory. In a container's volume, the directory may be root's and its
 /// content the service's.
 pub(super) fn owner(data: impl AsFd) -> io::Result<Stat> {
-    match stat(&data, "tenantry.db")? {
+    match stat(&data, DATABASE)? {
         Some(database) if database.st_uid != 0 => Ok(database),
         _ => Ok(fs::fstat(data)?),
     }

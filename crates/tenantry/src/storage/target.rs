@@ -24,6 +24,7 @@ use super::marker::Marker;
 use super::ownership::Ownership;
 use super::remove::remove_if;
 use super::stat::{is_dir, stat};
+use crate::engine::{DATABASE, LOCK};
 use crate::failpoint::reach;
 use crate::{Error, ErrorKind, Result};
 
@@ -36,8 +37,6 @@ const DATA: &str = "data";
 const NOTE: &str = "parts";
 /// No store has so many parts.
 const NOTE_BYTES_MAX: u64 = 64 << 10;
-const DATABASE: &str = "tenantry.db";
-const LOCK: &str = "tenantry.lock";
 /// Every new ext4 volume has this directory.
 const LOST_AND_FOUND: &[u8] = b"lost+found";
 const TAKE_BACK: &str = "restore a backup: take a part back";

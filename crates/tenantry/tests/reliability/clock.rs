@@ -190,7 +190,7 @@ fn trash(jump: Jump) {
     assert_eq!(block_on(store.purge(Purge::DeletedBefore(then), |_| {})).unwrap().users, 0);
     let just_after = Timestamp::from_unix_us(then.as_unix_us() + i64::try_from(MICROSECOND.as_micros()).unwrap());
     assert_eq!(block_on(store.purge(Purge::DeletedBefore(just_after.unwrap()), |_| {})).unwrap().users, 1);
-    assert!(block_on(store.read(|tx| tx.was_purged(cat.id))).unwrap());
+    assert!(block_on(store.read(move |tx| tx.was_purged(cat.id))).unwrap());
     close(&place, store);
 }
 

@@ -246,7 +246,7 @@ fn fill(disk: &Disk, seed: u64, figures: &mut Figures) {
     let purged = block_on(store.purge(Purge::DeletedBefore(Timestamp::MAX), |_| {})).unwrap();
     assert!(purged.left.is_empty() && purged.not_erased.is_none(), "{purged:?}");
     for id in std::mem::take(&mut model.being_purged) {
-        assert!(block_on(store.read(|tx| tx.was_purged(id))).unwrap(), "{id}");
+        assert!(block_on(store.read(move |tx| tx.was_purged(id))).unwrap(), "{id}");
     }
     model.compare(&store);
     let file = disk.beside.join("a.tar.zst");
@@ -285,7 +285,7 @@ fn step(store: &Store, disk: &Disk, number: u64, model: &mut Model, random: &mut
             assert_eq!(found, user);
             model.live.insert(id, user);
         } else {
-            assert_eq!(block_on(store.read(|tx| tx.get_trashed(id))).unwrap().unwrap().user, user);
+            assert_eq!(block_on(store.read(move |tx| tx.get_trashed(id))).unwrap().unwrap().user, user);
             model.trashed.insert(id, user);
         }
     };
@@ -327,7 +327,7 @@ fn step(store: &Store, disk: &Disk, number: u64, model: &mut Model, random: &mut
         }
         (53..57, _, Some(id)) => {
             let purged = or_full(block_on(store.purge(Purge::User(id), |_| {})), "purge", figures);
-            let left = block_on(store.read(|tx| tx.get_trashed(id))).unwrap();
+            let left = block_on(store.read(move |tx| tx.get_trashed(id))).unwrap();
             match &purged {
                 Ok(purged) => {
                     assert!(purged.left.is_empty() && left.is_none(), "{purged:?}");

@@ -445,7 +445,7 @@ impl Model {
         }
         for id in &self.purged {
             let id: UserId = id.parse().unwrap();
-            let was_purged = block_on(store.read(|tx| tx.was_purged(id)));
+            let was_purged = block_on(store.read(move |tx| tx.was_purged(id)));
             ensure(matches!(was_purged, Ok(true)), || format!("{id} was purged: {was_purged:?}"))?;
         }
         for (id, content) in &self.files {

@@ -100,7 +100,7 @@ pub(crate) fn child_owns(data_dir: &Path) {
             "hold a read" => {
                 let store = store.clone();
                 held = Some(Held::hold(move |entered, released| {
-                    let read = store.read(|tx| {
+                    let read = store.read(move |tx| {
                         let before = tx.count()?;
                         entered.send(()).unwrap();
                         let _ = released.recv();

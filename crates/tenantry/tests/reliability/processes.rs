@@ -341,7 +341,7 @@ fn add_up(place: &SqlitePlace, tallies: &[Tally]) {
     }
     for id in tallies.iter().flat_map(|tally| &tally.purged) {
         let id: UserId = id.parse().unwrap();
-        assert!(block_on(store.read(|tx| tx.was_purged(id))).unwrap());
+        assert!(block_on(store.read(move |tx| tx.was_purged(id))).unwrap());
     }
     let created: u64 = tallies.iter().map(|tally| tally.created).sum();
     let expected = COUNTERS + live + created + is_new.len() as u64;

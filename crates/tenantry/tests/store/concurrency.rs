@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Barrier, Condvar, Mutex, mpsc};
+use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
 use std::task::Poll;
 use std::thread;
 
@@ -238,31 +238,43 @@ fn no_more_than_32_read_at_once_and_the_others_wait() {
     let place = SqlitePlace::new();
     let store = place.open();
     block_on(store.create(new_user("ada@example.com"))).unwrap();
-    let (inside, most_inside, coming) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-    // How many have come in or were turned away.
-    let (tried, changed) = (Mutex::new(0), Condvar::new());
-    let has_tried = || {
-        *tried.lock().unwrap() += 1;
-        changed.notify_all();
-    };
+    /// How many read, and how many of the closures have begun or failed.
+    #[derive(Default)]
+    struct Crowd {
+        inside: AtomicUsize,
+        most_inside: AtomicUsize,
+        coming: AtomicUsize,
+        tried: Mutex<usize>,
+        changed: Condvar,
+    }
+
+    impl Crowd {
+        fn has_tried(&self) {
+            *self.tried.lock().unwrap() += 1;
+            self.changed.notify_all();
+        }
+    }
+
+    let crowd = Arc::new(Crowd::default());
     let counts = on_threads(THREADS, |_| {
-        coming.fetch_add(1, Ordering::SeqCst);
-        let answer = block_on(store.read(|tx| {
-            most_inside.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            has_tried();
-            // Nobody leaves before so many have come in as fit, and all are on their way.
-            drop(changed.wait_while(tried.lock().unwrap(), |tried| *tried < READERS_MAX).unwrap());
-            while coming.load(Ordering::SeqCst) < THREADS {
+        crowd.coming.fetch_add(1, Ordering::SeqCst);
+        let within = Arc::clone(&crowd);
+        let answer = block_on(store.read(move |tx| {
+            within.most_inside.fetch_max(within.inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            within.has_tried();
+            // No closure ends before so many have begun as fit, and all are on their way.
+            drop(within.changed.wait_while(within.tried.lock().unwrap(), |tried| *tried < READERS_MAX).unwrap());
+            while within.coming.load(Ordering::SeqCst) < THREADS {
                 thread::yield_now();
             }
             let count = tx.count();
-            inside.fetch_sub(1, Ordering::SeqCst);
+            within.inside.fetch_sub(1, Ordering::SeqCst);
             count
         }));
-        answer.inspect_err(|_| has_tried()).map_err(|error| error.kind())
+        answer.inspect_err(|_| crowd.has_tried()).map_err(|error| error.kind())
     });
     assert_eq!(counts, [Ok(1); THREADS]);
-    assert_eq!(most_inside.into_inner(), READERS_MAX);
+    assert_eq!(crowd.most_inside.load(Ordering::SeqCst), READERS_MAX);
     block_on(store.close()).unwrap();
 }
 
@@ -272,27 +284,28 @@ fn a_reader_who_waits_for_too_long_is_turned_away_and_a_close_lets_readers_end()
     let store = block_on(Store::builder(place.data_dir()).busy_timeout(crate::support::SHORT).open()).unwrap();
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
     // Readers stay inside for as long as this is locked.
-    let gate = Mutex::new(());
+    let gate = Arc::new(Mutex::new(()));
     thread::scope(|scope| {
         let closed_gate = gate.lock().unwrap();
         let (sender, came_in) = mpsc::channel();
         let readers: Vec<_> = (0..READERS_MAX)
             .map(|_| {
-                let (sender, store, gate) = (sender.clone(), &store, &gate);
+                let (sender, store, gate) = (sender.clone(), &store, Arc::clone(&gate));
                 scope.spawn(move || {
-                    let answer = block_on(store.read(|tx| {
-                        sender.send(true).unwrap();
+                    let id = ada.id;
+                    block_on(store.read(move |tx| {
+                        sender.send(()).unwrap();
                         drop(gate.lock());
-                        tx.get(ada.id)
-                    }));
-                    let _ = sender.send(false);
-                    answer
+                        tx.get(id)
+                    }))
                 })
             })
             .collect();
         for _ in 0..READERS_MAX {
-            assert!(came_in.recv().unwrap());
+            came_in.recv().unwrap();
         }
+        let id = ada.id;
+        assert_eq!(block_on(store.read(move |tx| tx.get(id))).unwrap_err().kind(), ErrorKind::Busy);
         assert_eq!(block_on(store.get(ada.id)).unwrap_err().kind(), ErrorKind::Busy);
         block_on(store.close()).unwrap();
         assert_eq!(block_on(store.get(ada.id)).unwrap_err().kind(), ErrorKind::Closed);

@@ -406,7 +406,7 @@ fn a_read_closure_cant_write() {
     let ada = create(&store, "ada@example.com");
     run(&store, NOTES).unwrap();
     run(&store, "CREATE VIEW authors AS SELECT user_id FROM notes").unwrap();
-    block_on(store.read(|tx| {
+    block_on(store.read(move |tx| {
         let conn = sqlite::connection(tx);
         for sql in [
             "INSERT INTO notes (user_id, text) SELECT id, 'x' FROM users",
@@ -445,13 +445,13 @@ fn the_status_tells_of_the_database() {
     let place = SqlitePlace::new();
     let store = place.open();
     create(&store, "ada@example.com");
-    let status = block_on(sqlite::status(&store)).unwrap();
+    let status = block_on(store.status()).unwrap();
     assert_eq!(status.path, place.database());
     assert_eq!((status.schema_version, status.user_count, status.journal_mode.as_str()), (3, 1, "wal"));
     assert_eq!(status.sqlite_version, rusqlite::version());
     assert!(status.database_bytes > 0 && status.wal_bytes > 0);
     block_on(store.close()).unwrap();
-    assert_eq!(kind(block_on(sqlite::status(&store))), ErrorKind::Closed);
+    assert_eq!(kind(block_on(store.status())), ErrorKind::Closed);
 }
 
 /// A group whose commit is refused is run again one by one. There an operation that failed by itself got `Internal`

@@ -183,7 +183,7 @@ fn a_purge_that_a_reader_keeps_from_erasing_is_erased_by_the_next_opening() {
     let (release, released) = mpsc::channel::<()>();
     let store = crowd.store.clone();
     let reader = thread::spawn(move || {
-        let read = |tx: &tenantry::ReadTx<'_>| {
+        let read = move |tx: &tenantry::ReadTx<'_>| {
             let count = tx.count()?;
             entered.send(()).unwrap();
             let _ = released.recv();

@@ -80,7 +80,7 @@ impl Subject {
         let found: BTreeSet<&Path> = purged.left.iter().map(|LeftFile { path, .. }| path.as_path()).collect();
         assert_eq!(found, left.iter().map(Path::new).collect());
         assert_eq!(purged.left.len(), left.len());
-        let trashed = block_on(self.store.read(|tx| tx.get_trashed(self.id))).unwrap().unwrap();
+        let trashed = block_on(self.store.get_trashed(self.id)).unwrap().unwrap();
         assert!(trashed.is_being_purged);
         assert_eq!(kind(block_on(self.store.restore(self.id, None))), ErrorKind::NotFound);
         assert_eq!(check(&self.data_dir), [FindingKind::IntentUnfinished]);

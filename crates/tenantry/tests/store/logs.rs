@@ -138,7 +138,7 @@ async fn every_operation(data_dir: &Path) -> Vec<Error> {
         fails(refused.unwrap_err());
     }
     store.read(|tx| tx.get_by_email(&email(ADA))).await.unwrap();
-    sqlite::status(&store).await.unwrap();
+    store.status().await.unwrap();
     store.delete(ada.id).await.unwrap();
     store.close().await.unwrap();
     fails(store.create(new_user(ADA)).await.unwrap_err());

@@ -59,6 +59,9 @@ mod erasure;
 // SQL of the application's own in the same file: what it may do, and what it may not.
 mod embedding;
 
+// Figures of a store, and each change of a user among them.
+mod metrics;
+
 // Migrations of an application's tables, work on files, and what errors say.
 mod helpers;
 

@@ -68,7 +68,7 @@ pub(crate) fn child_on_a_read_only_file_system(dir: &Path) {
     for _ in 0..2 {
         let store = block_on(Store::open(&data_dir)).unwrap();
         assert!(store.is_read_only());
-        let status = block_on(sqlite::status(&store)).unwrap();
+        let status = block_on(store.status()).unwrap();
         // SQLite itself reports `delete`, since it opens the database as one that nobody changes.
         assert_eq!((status.read_only, status.journal_mode.as_str()), (true, "wal"));
         assert_eq!(block_on(store.get(ada.id)).unwrap().map(|user| user.email), Some(ada.email.clone()));
@@ -100,7 +100,7 @@ pub(crate) fn child_on_a_read_only_file_system(dir: &Path) {
     conn.close().unwrap();
     set("ro");
     let store = block_on(Store::open(&data_dir)).unwrap();
-    assert_eq!(block_on(sqlite::status(&store)).unwrap().journal_mode, "delete");
+    assert_eq!(block_on(store.status()).unwrap().journal_mode, "delete");
     block_on(store.close()).unwrap();
 
     // A store that is in use when its file system becomes read-only has its log beside it, with the index of that.
@@ -195,10 +195,11 @@ fn a_database_that_took_the_name_of_an_open_one_is_left_alone_by_it() {
 
     // Not even readers that are opened from now on take the one for the other.
     let (ada_id, bob_id) = (ada.id, bob.id);
-    let found = block_on(old.read(|tx| {
+    let other = old.clone();
+    let found = block_on(old.read(move |tx| {
         // The idle reader is in use, so this opens another.
         assert!(tx.get(ada_id)?.is_some());
-        Ok::<_, tenantry::Error>(block_on(old.get(bob_id)).map_err(|error| error.kind()))
+        Ok::<_, tenantry::Error>(block_on(other.get(bob_id)).map_err(|error| error.kind()))
     }));
     assert_eq!(found.unwrap(), Err(ErrorKind::Replaced));
     assert_eq!(kind(block_on(old.create(new_user("eve@example.com")))), ErrorKind::Replaced);
@@ -270,14 +271,15 @@ fn a_file_that_may_grow_no_further_is_a_full_disk() {
 pub(crate) fn child_fails_to_write(dir: &Path) {
     let store = block_on(Store::open(dir.join("data"))).unwrap();
     // The log grows with every commit for as long as a reader stands in its first part.
-    let answered = block_on(store.read(|tx| {
+    let same = store.clone();
+    let answered = block_on(store.read(move |tx| {
         tx.count()?;
         for number in 0_u64.. {
-            if let Err(error) = block_on(store.create(new_user(&format!("u{number}@example.com")))) {
+            if let Err(error) = block_on(same.create(new_user(&format!("u{number}@example.com")))) {
                 assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
-                let within = store.write(|tx| tx.sign_in(&email("within@example.com")));
+                let within = same.write(|tx| tx.sign_in(&email("within@example.com")));
                 assert_eq!(kind(block_on(within)), ErrorKind::Full);
-                assert!(block_on(store.get_by_email(&email("u0@example.com"))).unwrap().is_some());
+                assert!(block_on(same.get_by_email(&email("u0@example.com"))).unwrap().is_some());
                 return Ok::<_, tenantry::Error>(number);
             }
         }

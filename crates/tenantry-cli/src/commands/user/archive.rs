@@ -22,7 +22,7 @@ pub(super) async fn export(dir: &DataDir, format: Format<'_>, user: &str, file: 
     let id = match &user {
         // The export reports whether the user is in the trash.
         UserRef::Id(id) => *id,
-        UserRef::Email(_) => match store.read(|tx| user.find(tx)).await {
+        UserRef::Email(_) => match user.find_in(&store).await {
             Ok(user) => user.id,
             Err(failure) => return finish(&store, Err(failure)).await,
         },

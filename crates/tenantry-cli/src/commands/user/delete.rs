@@ -14,12 +14,12 @@ use crate::user_ref::UserRef;
 pub(super) async fn run(dir: &DataDir, names: &[String], yes: bool) -> Result<(), Failure> {
     let refs = names.iter().map(|name| UserRef::parse(name)).collect::<Result<Vec<_>, _>>()?;
     let store = dir.open().await?;
-    let deleted = delete(&store, names, &refs, yes).await;
+    let deleted = delete(&store, names.to_vec(), refs, yes).await;
     finish(&store, deleted).await
 }
 
 /// Moves users to the trash, or none of them if one doesn't exist at the beginning.
-async fn delete(store: &Store, names: &[String], refs: &[UserRef], yes: bool) -> Result<(), Failure> {
+async fn delete(store: &Store, names: Vec<String>, refs: Vec<UserRef>, yes: bool) -> Result<(), Failure> {
     let users = find_all(store, names, refs).await?;
     confirm(yes, "deleted", || match &users[..] {
         [user] => format!("Move {} ({}) to the trash?", printable(user.email.as_str()), user.id),
@@ -35,10 +35,10 @@ async fn delete(store: &Store, names: &[String], refs: &[UserRef], yes: bool) ->
 }
 
 /// Returns the users, each once.
-async fn find_all(store: &Store, names: &[String], refs: &[UserRef]) -> Result<Vec<User>, Failure> {
-    let mut users: Vec<User> = Vec::new();
-    let find = |tx: &ReadTx<'_>| -> Result<(), Failure> {
-        for (name, user) in names.iter().zip(refs) {
+async fn find_all(store: &Store, names: Vec<String>, refs: Vec<UserRef>) -> Result<Vec<User>, Failure> {
+    let find = move |tx: &ReadTx<'_>| -> Result<Vec<User>, Failure> {
+        let mut users: Vec<User> = Vec::new();
+        for (name, user) in names.iter().zip(&refs) {
             let user = user.find(tx).map_err(|failure| match refs.len() {
                 1 => failure,
                 _ => failure.with_subject(&printable(name)).with_outcome("nothing was deleted"),
@@ -47,10 +47,9 @@ async fn find_all(store: &Store, names: &[String], refs: &[UserRef]) -> Result<V
                 users.push(user);
             }
         }
-        Ok(())
+        Ok(users)
     };
-    store.read(find).await?;
-    Ok(users)
+    store.read(find).await
 }
 
 async fn delete_one(store: &Store, user: &User) -> Result<(), Failure> {

@@ -36,7 +36,8 @@ fn parse_id(text: &str) -> Result<UserId, Failure> {
 }
 
 async fn purge_one(store: &Store, format: Format<'_>, args: &Purge, id: UserId) -> Result<(), Failure> {
-    let (trashed, was_purged) = store.read(|tx| Ok::<_, Failure>((tx.get_trashed(id)?, tx.was_purged(id)?))).await?;
+    let (trashed, was_purged) =
+        store.read(move |tx| Ok::<_, Failure>((tx.get_trashed(id)?, tx.was_purged(id)?))).await?;
     let Some(trashed) = trashed else {
         // Opening the store may have completed an earlier purge.
         if was_purged {
@@ -69,7 +70,7 @@ async fn purge_older(store: &Store, format: Format<'_>, args: &Purge, moment: Ti
         selection.extend(users.iter().map(|trashed| trashed.user.id));
         Ok(())
     };
-    store.read(|tx| trash::each_page(tx, Some(moment), collect)).await?;
+    trash::each_page(store, Some(moment), collect).await?;
     if selection.is_empty() && !args.yes {
         report!("no user was deleted that long ago; there is nothing to purge");
         return Ok(());
@@ -113,10 +114,11 @@ async fn log(store: &Store, before: &[UserId]) -> Result<(), Failure> {
     if !tracing::enabled!(target: "tenantry", tracing::Level::INFO) {
         return Ok(());
     }
-    let log_purged = |tx: &ReadTx<'_>| -> Result<(), Failure> {
+    let before = before.to_vec();
+    let log_purged = move |tx: &ReadTx<'_>| -> Result<(), Failure> {
         for user in before {
-            if tx.was_purged(*user)? {
-                log_change("user purge", *user);
+            if tx.was_purged(user)? {
+                log_change("user purge", user);
             }
         }
         Ok(())

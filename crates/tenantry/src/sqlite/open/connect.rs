@@ -25,12 +25,12 @@ const WRITE_VERSION: usize = 18;
 const IS_WAL: u8 = 2;
 /// How many different statements a connection keeps prepared: more than there are.
 const STATEMENTS_MAX: usize = 64;
-/// The page cache of the connection that writes, in KiB: used as the store grows. A row in an index lands on a random page, and
-/// with SQLite's own 2 MB an import of a million users writes each page to the log and reads it back many times.
-/// The import as a whole stays below 64 MiB with it.
+/// The page cache of the connection that writes, in KiB: used as the store grows. A row in an index
+/// lands on a random page, and with SQLite's own 2 MB an import of a million users writes each page
+/// to the log and reads it back many times. The import as a whole stays below 64 MiB with it.
 const WRITER_CACHE_KIB: u32 = 32 << 10;
-/// The write-ahead log is cut back to this size after it was larger. It is no larger (`checkpoints.rs`) unless one commit or a long
-/// read makes it so.
+/// The write-ahead log is cut back to this size after it was larger. It is no larger
+/// (`checkpoints.rs`) unless one commit or a long read makes it so.
 const WAL_KEPT_BYTES: u64 = 64 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,8 @@ pub(crate) fn connect(path: &Path, options: &Options, role: Role) -> Result<Conn
     Ok(conn)
 }
 
-/// Opens a connection that changes nothing, not even which files there are if the file system is read-only.
+/// Opens a connection that changes nothing, not even which files there are if the file system is
+/// read-only.
 pub(crate) fn connect_read_only(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = if access(path)? == Access::Write {
@@ -90,16 +91,16 @@ pub(crate) fn connect_read_only(path: &Path) -> Result<Connection> {
         }
         Connection::open_with_flags(path, flags)?
     } else {
-        // SQLite would make a log to read, and a file to share its index; where nobody writes it can do without
-        // (<https://sqlite.org/wal.html>, section 9).
+        // SQLite would make a log to read, and a file to share its index; where nobody writes it
+        // can do without (<https://sqlite.org/wal.html>, section 9).
         Connection::open_with_flags(immutable(path), flags | OpenFlags::SQLITE_OPEN_URI)?
     };
     harden(&conn)?;
     Ok(conn)
 }
 
-/// Returns the journal mode. On a read-only file system SQLite itself reports `delete`, since it opens the database as one
-/// that nobody changes.
+/// Returns the journal mode. On a read-only file system SQLite itself reports `delete`, since it
+/// opens the database as one that nobody changes.
 pub(crate) fn journal_mode(conn: &Connection, path: &Path, is_read_only: bool) -> Result<String> {
     if is_read_only && !has_content(path, "-wal") {
         // No connection of this process has a lock on the file that closing it would end.
@@ -131,7 +132,8 @@ pub(crate) fn immutable(path: &Path) -> String {
     uri + "?immutable=1"
 }
 
-/// What keeps a hostile or damaged file from doing more than failing: <https://sqlite.org/security.html>.
+/// What keeps a hostile or damaged file from doing more than failing:
+/// <https://sqlite.org/security.html>.
 pub(crate) fn harden(conn: &Connection) -> Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;

@@ -16,11 +16,12 @@ const NO_SHARED_MEMORY: &str = "processes can't share memory through a file (mma
 /// The name of the database until it is whole.
 const NEW_DATABASE: &str = "tenantry.db.new";
 
-/// Creates the database under another name, and renames it when it is whole: so there is never half a one, even if the
-/// process is killed or the disk is full. Removes what an earlier attempt left.
+/// Creates the database under another name, and renames it when it is whole: so there is never half
+/// a one, even if the process is killed or the disk is full. Removes what an earlier attempt left.
 pub(crate) fn create(options: &Options) -> Result<()> {
     for suffix in ["-wal", "-journal"] {
-        // SQLite would take it for the log of the new database. And it may hold what is nowhere else.
+        // SQLite would take it for the log of the new database. And it may hold what is nowhere
+        // else.
         if has_content(&database_in(&options.data_dir), suffix) {
             return Err(Error::new(
                 ErrorKind::Incompatible,
@@ -63,7 +64,8 @@ pub(crate) fn create(options: &Options) -> Result<()> {
 /// Makes a database that is one file, without a log, and on the disk.
 fn create_at(path: &Path, options: &Options) -> Result<()> {
     failpoint::reach("create: make the database");
-    // Readable by nobody else; SQLite gives its log the same mode. This descriptor is closed before SQLite opens one.
+    // Readable by nobody else; SQLite gives its log the same mode. This descriptor is closed before
+    // SQLite opens one.
     Ownership::for_store(&options.data_dir)
         .and_then(|owner| owner.make_file(path))
         .map_err(|error| file_error(error, "the database file can't be created"))?;
@@ -97,8 +99,8 @@ fn remove_database(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes the data directory and what is missing above it, readable by nobody else, and makes it last. Returns what it has
-/// made, the innermost first.
+/// Makes the data directory and what is missing above it, readable by nobody else, and makes it
+/// last. Returns what it has made, the innermost first.
 pub(crate) fn create_data_dir(dir: &Path) -> Result<Vec<PathBuf>> {
     if dir.is_dir() {
         return Ok(Vec::new());

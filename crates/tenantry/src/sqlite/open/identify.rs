@@ -15,8 +15,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// `Tnry`, as V1 of the schema sets it.
 const APPLICATION_ID: i32 = 0x546E_7279;
-/// What the schema must have. These statements are prepared and never run. One that can't be prepared means a damaged
-/// schema, which would make each statement of the store fail as a mistake.
+/// What the schema must have. These statements are prepared and never run. One that can't be
+/// prepared means a damaged schema, which would make each statement of the store fail as a mistake.
 const SCHEMA: [&str; 7] = [
     "SELECT seq, id, email, email_folded, email_key, deleted_at, deletion_seq, skeleton, created_at, last_login_at,
      updated_at, version, storage_path, has_directory FROM users",
@@ -64,7 +64,8 @@ pub(crate) fn identify_schema(conn: &Connection, options: &Options) -> Result<Fo
     conn.busy_timeout(options.busy_timeout)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
 
-    // One snapshot, so that no change of another process between two statements is taken for something else.
+    // One snapshot, so that no change of another process between two statements is taken for
+    // something else.
     conn.execute_batch("BEGIN")?;
     let application_id: i32 = match conn.query_row("PRAGMA application_id", [], |row| row.get(0)) {
         // A store never has a rollback journal: it is made under another name.
@@ -96,7 +97,8 @@ pub(crate) fn identify_schema(conn: &Connection, options: &Options) -> Result<Fo
     }
 }
 
-/// Returns the store's id, and whether `storage/` has its marker. `None` if the store was never opened to the end.
+/// Returns the store's id, and whether `storage/` has its marker. `None` if the store was never
+/// opened to the end.
 pub(crate) fn identity(conn: &Connection) -> Result<Option<(Uuid, bool)>> {
     let found = conn.query_row("SELECT id, is_marked FROM tenantry_store", [], |row| {
         Ok((Uuid::from_bytes(row.get(0)?), row.get(1)?))
@@ -121,7 +123,8 @@ pub(crate) fn store_missing() -> Error {
     Error::new(ErrorKind::StoreMissing, "there is no store at this place")
 }
 
-/// Fails if the program is linked with an SQLite that can lose commits: an embedder may link another one than Tenantry's.
+/// Fails if the program is linked with an SQLite that can lose commits: an embedder may link
+/// another one than Tenantry's.
 pub(crate) fn refuse_old_sqlite(version: i32) -> Result<()> {
     if version >= OLDEST_SQLITE {
         return Ok(());

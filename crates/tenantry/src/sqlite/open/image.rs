@@ -10,17 +10,18 @@ use super::connect::{harden, immutable};
 use super::identify::{Found, identify_schema, refuse_old_sqlite};
 use super::upgrade::{SCHEMA_VERSION, migrate, refuse_other_references};
 use crate::options::Options;
+use crate::sqlite::functions;
 use crate::sqlite::inspect::Inspection;
-use crate::sqlite::rows::listing::Listing;
-use crate::sqlite::{functions, lifecycle, users};
+use crate::sqlite::tx::Snapshot;
 use crate::{Email, Error, ErrorKind, ListQuery, Page, Result, TrashPage, TrashQuery, TrashedUser, User, UserId};
 
-/// Where the [header](https://sqlite.org/fileformat.html#file_format_version_numbers) says that there is a log.
+/// Where the [header](https://sqlite.org/fileformat.html#file_format_version_numbers) says that
+/// there is a log.
 const FORMAT_VERSIONS: std::ops::Range<usize> = 18..20;
 
 impl Inspection {
-    /// Opens an image that nobody else knows of, and that may lose its name afterwards. One of an older version is upgraded; its
-    /// [version](Self::schema_version) is the one that it had.
+    /// Opens an image that nobody else knows of, and that may lose its name afterwards. One of an
+    /// older version is upgraded; its [version](Self::schema_version) is the one that it had.
     ///
     /// `Incompatible` if it is none of a store, or of a newer one.
     pub(crate) fn open_image(path: &Path) -> Result<Self> {
@@ -33,7 +34,8 @@ impl Inspection {
         // It is left open by the look.
         conn.execute_batch("ROLLBACK")?;
         match found {
-            // Of a database that can't be written SQLite reads no CHECK constraints, and so finds no damage in them.
+            // Of a database that can't be written SQLite reads no CHECK constraints, and so finds
+            // no damage in them.
             Found::Current | Found::Unmarked if !has_log(path)? => conn = open_alone(path)?,
             Found::Current | Found::Unmarked => {}
             Found::Nothing => return Err(Error::new(ErrorKind::Corrupt, "the database in the archive is empty")),
@@ -44,34 +46,30 @@ impl Inspection {
         Ok(Self { conn, version: Some(version) })
     }
 
-    /// Has whatever is read fail from now on if it is to end, which is asked every so many steps of SQLite's virtual machine.
+    /// Has whatever is read fail from now on if it is to end, which is asked every so many steps of
+    /// SQLite's virtual machine.
     pub(crate) fn end_if(&mut self, steps: i32, is_to_end: impl FnMut() -> bool + Send + 'static) -> Result<()> {
         Ok(self.conn.progress_handler(steps, Some(is_to_end))?)
     }
 
     pub(crate) fn list(&self, query: &ListQuery) -> Result<Page> {
-        let mut listing = Listing::new(query)?;
-        loop {
-            if let Some(page) = listing.advance(&self.conn)? {
-                return Ok(page);
-            }
-        }
+        Snapshot::new(&self.conn).page(query)
     }
 
     pub(crate) fn list_trash(&self, query: &TrashQuery) -> Result<TrashPage> {
-        lifecycle::list_trash(&self.conn, query)
+        Snapshot::new(&self.conn).trash_page(query)
     }
 
     pub(crate) fn get(&self, id: UserId) -> Result<Option<User>> {
-        users::get(&self.conn, id)
+        Snapshot::new(&self.conn).user(id)
     }
 
     pub(crate) fn get_by_email(&self, email: &Email) -> Result<Option<User>> {
-        users::get_by_email(&self.conn, email)
+        Snapshot::new(&self.conn).user_by_email(email)
     }
 
     pub(crate) fn get_trashed(&self, id: UserId) -> Result<Option<TrashedUser>> {
-        lifecycle::get_trashed(&self.conn, id)
+        Snapshot::new(&self.conn).trashed(id)
     }
 }
 
@@ -93,7 +91,8 @@ fn upgrade(path: &Path) -> Result<Connection> {
     Ok(conn)
 }
 
-/// Opens an image as a database that could be written. No other file is made beside it as long as it isn't.
+/// Opens an image as a database that could be written. No other file is made beside it as long as
+/// it isn't.
 fn open_alone(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;

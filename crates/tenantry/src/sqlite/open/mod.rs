@@ -1,8 +1,9 @@
 //! Opens a store: identifies, creates, upgrades and connects to its database.
 //!
-//! An existing file is identified through a read-only connection first, so that a foreign one, or one that is newer than
-//! this program, is refused without a byte of it changed. Only if it needs work (it is missing, empty, older or was never
-//! opened to the end) is the lock taken that excludes other processes, and the file identified again.
+//! An existing file is identified through a read-only connection first, so that a foreign one, or
+//! one that is newer than this program, is refused without a byte of it changed. Only if it needs
+//! work (it is missing, empty, older or was never opened to the end) is the lock taken that
+//! excludes other processes, and the file identified again.
 
 pub(crate) mod connect;
 mod create;
@@ -22,7 +23,7 @@ use self::identify::{Found, identify, identity, refuse_old_sqlite, store_missing
 use self::upgrade::{SCHEMA_VERSION, Upgrade, upgrade};
 use super::error::with_quota_as_full;
 use super::files::{LOCK, access, database_in};
-use super::retired;
+use super::rows::paths::retire_paths_of_v1;
 use super::wait::LOCK_POLL;
 use crate::data_dir::access::Access;
 use crate::data_dir::lock::{Lock, Taken};
@@ -44,8 +45,8 @@ pub(crate) struct Opened {
     pub(crate) lock: Option<Lock>,
 }
 
-/// What opening a store came to.
-pub(crate) struct Outcome {
+/// What an opening did.
+pub(crate) struct OpenReport {
     pub(crate) created: bool,
     pub(crate) upgraded: Option<Upgrade>,
     pub(crate) read_only: bool,
@@ -118,7 +119,8 @@ fn refuse_network_fs(options: &Options) -> Result<()> {
     Err(Error::new(ErrorKind::NetworkFileSystem, message))
 }
 
-/// Opens the store under the lock. What changes more than rows is done alone; then the lock is shared.
+/// Opens the store under the lock. What changes more than rows is done alone; then the lock is
+/// shared.
 fn open_locked(
     options: &Options,
     ambient: &dyn Ambient,
@@ -138,7 +140,8 @@ fn open_locked(
     } else {
         None
     };
-    // What is done here in the file system relies on what was committed before it, which has to wait for the disk.
+    // What is done here in the file system relies on what was committed before it, which has to
+    // wait for the disk.
     let storage = open_storage(&mut conn, options, ambient).map_err(|error| with_quota_as_full(&conn, error));
     let storage = match storage {
         // What needs no directories works without them.
@@ -162,8 +165,8 @@ fn open_locked(
     Ok(Opened { conn, storage, access, created: found == Found::Nothing, upgraded, lock })
 }
 
-/// Opens the directories of the store. The first time, when nobody else has it open, the store gets its id and `storage/`
-/// its marker.
+/// Opens the directories of the store. The first time, when nobody else has it open, the store gets
+/// its id and `storage/` its marker.
 fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient) -> Result<Storage> {
     let store_id = match identity(conn)? {
         Some((store_id, true)) => return Storage::open(&options.data_dir, store_id, true),
@@ -182,7 +185,7 @@ fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient)
                  SELECT 1, ?1, 0, coalesce(max(deletion_seq), 0) FROM users",
                 [store_id.as_bytes()],
             )?;
-            retired::retire_paths_of_v1(&tx)?;
+            retire_paths_of_v1(&tx)?;
             failpoint::reach("open: record the id of the store");
             tx.commit()?;
             store_id

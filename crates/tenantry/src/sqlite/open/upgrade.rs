@@ -30,14 +30,17 @@ pub struct Upgrade {
     pub from: u32,
     /// The version of the schema now.
     pub to: u32,
-    /// The database as it was before, unless that was [declined](crate::Builder::snapshot_before_upgrade).
+    /// The database as it was before, unless that was
+    /// [declined](crate::Builder::snapshot_before_upgrade).
     pub snapshot: Option<PathBuf>,
 }
 
-/// All pending migrations, with the record of them, in one transaction: a crash leaves the old schema or the new one.
+/// All pending migrations, with the record of them, in one transaction: a crash leaves the old
+/// schema or the new one.
 pub(crate) fn migrate(conn: &mut Connection) -> Result<()> {
     // Version 3 has another table take the name of `users`, which must not touch what refers to it
-    // (<https://sqlite.org/lang_altertable.html#otheralter>). Within the transaction the first would have no effect.
+    // (<https://sqlite.org/lang_altertable.html#otheralter>). Within the transaction the first
+    // would have no effect.
     conn.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = ON")?;
     let migrated = run_migrations(conn);
     let restored = conn.execute_batch("PRAGMA foreign_keys = ON; PRAGMA legacy_alter_table = OFF");
@@ -92,7 +95,8 @@ pub(crate) fn upgrade(conn: &mut Connection, options: &Options, ambient: &dyn Am
     };
     failpoint::reach("upgrade: change the schema");
     if let Err(error) = migrate(conn) {
-        // Nothing was changed, and whoever tries it again and again doesn't want a snapshot each time.
+        // Nothing was changed, and whoever tries it again and again doesn't want a snapshot each
+        // time.
         if let Some(snapshot) = &snapshot {
             let _ = std::fs::remove_file(snapshot);
         }
@@ -102,8 +106,8 @@ pub(crate) fn upgrade(conn: &mut Connection, options: &Options, ambient: &dyn Am
     Ok(Upgrade { from, to: version(conn)?, snapshot })
 }
 
-/// Refuses a store in which an application's table refers to another column of `users` than those that stay unique: from
-/// version 3 on an address is unique among the living alone.
+/// Refuses a store in which an application's table refers to another column of `users` than those
+/// that stay unique: from version 3 on an address is unique among the living alone.
 pub(crate) fn refuse_other_references(conn: &Connection) -> Result<()> {
     let found = conn.query_row(
         "SELECT object.name FROM sqlite_schema AS object, pragma_foreign_key_list(object.name) AS reference
@@ -119,8 +123,8 @@ pub(crate) fn refuse_other_references(conn: &Connection) -> Result<()> {
     Err(Error::new(ErrorKind::Incompatible, message))
 }
 
-/// Keeps the database as it is now in `backups/`, and makes sure that it can be read from there. It has a temporary
-/// name until it is whole and on the disk.
+/// Keeps the database as it is now in `backups/`, and makes sure that it can be read from there. It
+/// has a temporary name until it is whole and on the disk.
 fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) -> Result<PathBuf> {
     let failed = |error| file_error(error, "the snapshot can't be written");
     let dir = options.data_dir.join(SNAPSHOTS);

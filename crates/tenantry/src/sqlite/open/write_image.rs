@@ -13,7 +13,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// Writes an image of a store's database as it is now to a file that doesn't exist yet.
 ///
-/// `is_to_end` is asked once in so many steps of the virtual machine, and ends the operation with an error.
+/// `is_to_end` is asked once in so many steps of the virtual machine, and ends the operation with
+/// an error.
 pub(crate) fn write_image(
     options: &Options,
     image: &Path,
@@ -26,7 +27,8 @@ pub(crate) fn write_image(
     write_image_of(&conn, image, Ownership::default()).map_err(|error| with_quota_as_full(&conn, error))
 }
 
-/// Writes an image of the database of this connection to a file that doesn't exist yet, readable by nobody else.
+/// Writes an image of the database of this connection to a file that doesn't exist yet, readable by
+/// nobody else.
 pub(crate) fn write_image_of(conn: &Connection, image: &Path, owner: Ownership) -> Result<()> {
     let failed = |error| file_error(error, "the image of the database can't be written");
     owner.make_file(image).map_err(failed)?;

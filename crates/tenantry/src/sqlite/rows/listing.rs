@@ -1,30 +1,34 @@
 //! The SQL of a page.
 //!
-//! Without an email prefix a page is a walk along the table in the order of creation, which the filter picks from. With
-//! a filter that few users meet the walk may be long, so it goes in bounded steps, between which it can be given up.
-//! A step is a statement over a window of places in the order. SQLite leaves out the rows that the filter doesn't
-//! match, since handing each of them to Rust would take longer than the match. A prefix is looked up in the index of
-//! the keys, and what it finds is put in order.
+//! Without an email prefix a page is a walk along the table in the order of creation, which the
+//! filter picks from. With a filter that few users meet the walk may be long, so it goes in bounded
+//! steps, between which it can be given up. A step is a statement over a window of places in the
+//! order. SQLite leaves out the rows that the filter doesn't match, since handing each of them to
+//! Rust would take longer than the match. A prefix is looked up in the index of the keys, and what
+//! it finds is put in order.
 //!
-//! Without any filter the walk skips the users in the trash. There may be many, so it is bounded by their number.
+//! Without any filter the walk skips the users in the trash. There may be many, so it is bounded by
+//! their number.
 
 use std::mem;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
+use super::columns::{USER_COLUMNS, check_order, user};
 use crate::domain::search_text::{Fragment, KeyPrefix};
 use crate::sqlite::functions::SHOWN;
-use crate::sqlite::users::{check_order, columns, from_row};
+
 use crate::{Cursor, ListQuery, Page, Result, User};
 
 /// How many places one step of a walk spans, and so the most rows it inspects: about 1 ms of work.
 const STEP_PLACES: i64 = 4_096;
 /// The columns after those of a user.
-const SEQ: usize = 8;
-const IS_DELETED: usize = 9;
+const SEQ: usize = USER_COLUMNS;
+const IS_DELETED: usize = USER_COLUMNS + 1;
 
-/// Returns the pattern of [GLOB](https://sqlite.org/lang_expr.html#the_like_glob_regexp_match_and_extract_operators) that
+/// Returns the pattern of
+/// [GLOB](https://sqlite.org/lang_expr.html#the_like_glob_regexp_match_and_extract_operators) that
 /// matches the texts which hold this one.
 fn containing(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len() + 2);
@@ -71,13 +75,15 @@ impl Listing {
             let differs = in_address != in_key;
             let [key, address] = [in_key, in_address].map(|text| bind(Value::Text(containing(&text))));
             let shown = bind(Value::Text(in_shown));
-            // Most addresses are their own keys and of ASCII: they are searched once, whatever else there is to ask.
-            // GLOB is faster than instr. The plus signs keep SQLite from preparing the statement anew for each step.
+            // Most addresses are their own keys and of ASCII: they are searched once, whatever else
+            // there is to ask. GLOB is faster than instr. The plus signs keep SQLite from preparing
+            // the statement anew for each step.
             let mut holds = format!("email GLOB +?{key} OR (email_folded IS NOT NULL AND email_folded GLOB +?{key})");
             if differs {
                 holds += &format!(" OR email GLOB +?{address}");
             }
-            // A key with such labels is shown in another form, and has a skeleton if that isn't ASCII.
+            // A key with such labels is shown in another form, and has a skeleton if that isn't
+            // ASCII.
             let has_labels = "skeleton IS NOT NULL AND instr(email_key, 'xn--')";
             conditions.push(format!("({holds} OR ({has_labels} AND instr({SHOWN}(email_key), ?{shown})))"));
         }
@@ -93,7 +99,7 @@ impl Listing {
         if filter.never_logged_in {
             conditions.push("last_login_at IS NULL".to_owned());
         }
-        let columns = columns!();
+        let columns = user_columns!();
         let mut step_end = None;
         let sql = match filter.email_prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
             None if conditions.is_empty() => {
@@ -112,10 +118,12 @@ impl Listing {
                 conditions.push("+seq > ?1".to_owned());
                 let matches = conditions.join(" AND ");
                 let mut begins_with = |prefix: String| {
-                    // Above every text with this prefix: no address holds this code point, which is never assigned.
+                    // Above every text with this prefix: no address holds this code point, which is
+                    // never assigned.
                     let end = bind(Value::Text(format!("{prefix}\u{10FFFF}")));
                     let start = bind(Value::Text(prefix));
-                    // In each branch of an OR, so that each can use the index, which is of the living.
+                    // In each branch of an OR, so that each can use the index, which is of the
+                    // living.
                     format!("(email_key >= ?{start} AND email_key < ?{end} AND deleted_at IS NULL)")
                 };
                 let has_prefix = match KeyPrefix::new(prefix)? {
@@ -175,7 +183,7 @@ impl Listing {
                 self.has_more = true;
                 return Ok(Some(self.page()));
             }
-            self.users.push(from_row(row)?);
+            self.users.push(user(row)?);
             self.last_seq = seq;
         }
         Ok(if self.step_end.is_some() { None } else { Some(self.page()) })
@@ -183,7 +191,8 @@ impl Listing {
 
     /// Moves the window of places to the next user. Returns whether there is one.
     ///
-    /// A window that began where the last one ended could be empty, and a gap in the places is as long as it likes.
+    /// A window that began where the last one ended could be empty, and a gap in the places is as
+    /// long as it likes.
     fn begin_step(&mut self, conn: &Connection, end: usize) -> Result<bool> {
         let before = match self.values[end] {
             Value::Integer(end) => end,

@@ -1,3 +1,13 @@
 //! SQL and nothing else: each function is one statement, or a few that belong together.
 
+// First, since its macros are for those below.
+#[macro_use]
+mod columns;
+pub(super) mod intents;
 pub(super) mod listing;
+pub(super) mod paths;
+pub(super) mod trash;
+pub(super) mod usage;
+pub(super) mod users;
+
+pub(super) use columns::{skeleton_of_key, storage_path};

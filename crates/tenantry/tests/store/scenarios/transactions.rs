@@ -71,12 +71,11 @@ async fn each_row_of_many_has_its_own_outcome(bench: &mut Bench) {
 async fn a_read_closure_sees_one_moment(bench: &mut Bench) {
     let store = &bench.store;
     let ada = create(store, "ada@example.com").await;
+    let (writer, id) = (store.clone(), ada.id);
     store
-        .read(|tx| {
+        .read(move |tx| {
             assert_eq!(tx.count()?, 1);
             // Another thread writes in the middle of it, and is answered.
-            let writer = store.clone();
-            let id = ada.id;
             let bob = std::thread::spawn(move || {
                 block_on(async {
                     writer.update(id, to_email("ada2@example.com")).await.unwrap();
@@ -95,7 +94,7 @@ async fn a_read_closure_sees_one_moment(bench: &mut Bench) {
         .await
         .unwrap();
     assert_eq!(store.count().await.unwrap(), 2);
-    assert_eq!(store.get(ada.id).await.unwrap().unwrap().version, 2);
+    assert_eq!(store.get(id).await.unwrap().unwrap().version, 2);
 }
 
 /// An error of the application's.

@@ -1,0 +1,40 @@
+/// What kinds of changes of users there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Change {
+    Created,
+    Updated,
+    LoggedIn,
+    Deleted,
+    Restored,
+    Purged,
+    /// The user got a directory that existed.
+    Adopted,
+    /// The user, or their files, came back out of a backup.
+    BroughtBack,
+}
+
+impl Change {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Created,
+        Self::Updated,
+        Self::LoggedIn,
+        Self::Deleted,
+        Self::Restored,
+        Self::Purged,
+        Self::Adopted,
+        Self::BroughtBack,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::LoggedIn => "logged_in",
+            Self::Deleted => "deleted",
+            Self::Restored => "restored",
+            Self::Purged => "purged",
+            Self::Adopted => "adopted",
+            Self::BroughtBack => "brought_back",
+        }
+    }
+}

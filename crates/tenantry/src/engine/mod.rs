@@ -1,0 +1,12 @@
+//! What every engine has, and which one is in use: the one place outside of its own module that
+//! names it.
+
+pub(crate) mod metrics;
+pub(crate) mod queue;
+pub(crate) mod reply;
+pub(crate) mod verbs;
+
+pub(crate) use crate::sqlite::{
+    DATABASE, Engine, Inspection, LOCK, ReadSession, Row, SHARED_FILES, Snapshot, Status, Tx, Upgrade, WriteSession,
+    Written, of_schema, settle,
+};

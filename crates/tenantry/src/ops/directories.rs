@@ -1,0 +1,74 @@
+//! Making a user's directory, recording one that exists, and moving orphans to quarantine.
+
+use super::intents::{Settled, quarantine_name, settle, settle_or_stop};
+use super::paths::{is_orphan, owner};
+use super::stop::{Stop, not_found};
+use crate::domain::directory::Owner;
+use crate::domain::intent::{Action, Pending};
+use crate::engine::{Snapshot, Tx};
+use crate::storage::{Orphan, Storage, user_of_work};
+use crate::{Error, ErrorKind, Result, StoragePath, UserId};
+
+/// Makes a user's directory after this transaction, unless the user has one.
+pub(crate) fn make_directory(tx: &mut Tx<'_>, id: UserId) -> Result<(), Stop> {
+    if let Settled::Later = settle(tx, id)? {
+        // An intent to make it is what is wanted here, and its failure would be this caller's.
+        let making = tx.intent_of(id)?.filter(|intent| intent.action == Action::Make(id)).ok_or(Stop::Later)?;
+        tx.await_intent(Pending::Intent(making.seq));
+        return Ok(());
+    }
+    let directory = tx.directory(id)?.ok_or_else(not_found)?;
+    if directory.has_directory {
+        return Ok(());
+    }
+    let is_taken = tx.storage()?.exists(&directory.path)?;
+    if is_taken && directory.path != StoragePath::derived(id) {
+        let message =
+            "a directory that the store didn't make stands at the user's storage path: adopt it, or move it away";
+        return Err(Error::new(ErrorKind::StorageBlocked, message).into());
+    }
+    tx.record_intent(&Action::Make(id))?;
+    Ok(())
+}
+
+/// Records that a user's directory exists, if it does.
+pub(crate) fn record_directory(tx: &mut Tx<'_>, id: UserId) -> Result<(), Stop> {
+    settle_or_stop(tx, id)?;
+    let gone = || Error::new(ErrorKind::NotFound, "the user has gone meanwhile");
+    let directory = tx.directory(id)?.ok_or_else(gone)?;
+    let storage = tx.storage()?;
+    if storage.exists(&directory.path)? {
+        // So that it is on the disk.
+        storage.make(&directory.path)?;
+        tx.set_has_directory(id)?;
+    }
+    Ok(())
+}
+
+/// Moves something to quarantine after this transaction, if it is still an orphan. Returns whether
+/// it is.
+pub(crate) fn quarantine(tx: &mut Tx<'_>, orphan: &Orphan) -> Result<bool, Stop> {
+    // It may be just what an unfinished intent is about.
+    if let Some(user) = user_of_orphan(tx, orphan)? {
+        settle_or_stop(tx, user)?;
+    }
+    let path = Storage::relative_orphan(orphan);
+    let is_orphan = is_orphan(tx, tx.storage()?, &path)?;
+    if is_orphan {
+        let name = quarantine_name(tx);
+        tx.record_intent(&Action::Quarantine { path, name })?;
+    }
+    Ok(is_orphan)
+}
+
+/// Returns the user whose directory something in `storage/` or `trash/` may be, on its way between
+/// the two.
+pub(crate) fn user_of_orphan(tx: &Snapshot<'_>, orphan: &Orphan) -> Result<Option<UserId>> {
+    Ok(match orphan {
+        Orphan::InTrash(name) => name.to_str().and_then(|name| name.parse().ok()).or(user_of_work(name)),
+        Orphan::InStorage(path) => match path.to_str().map(|path| owner(tx, path)).transpose()? {
+            Some(Owner::Trashed(id)) => Some(id),
+            _ => path.file_name().and_then(user_of_work),
+        },
+    })
+}

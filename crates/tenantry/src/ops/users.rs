@@ -1,0 +1,159 @@
+//! Creating users, changing their addresses, and recording logins.
+
+use super::change::{next_version, record_change};
+use super::paths::{check_path_free, check_spelling_of_new, path_taken};
+use super::stop::not_found;
+use crate::domain::change::Change;
+use crate::domain::lookalike::LookAlikes;
+use crate::domain::search_text::shown;
+use crate::engine::{Snapshot, Tx, Written};
+use crate::{Email, Error, ErrorKind, NewUser, Result, SignIn, StoragePath, Timestamp, User, UserId, UserUpdate};
+
+pub(crate) fn create(tx: &mut Tx<'_>, new: &NewUser) -> Result<User> {
+    check_spelling_of_new(tx, new)?;
+    let user = insert(tx, new)?;
+    record_change(tx, user.id, Change::Created);
+    Ok(user)
+}
+
+/// Creates a user for each of these. One that fails leaves the others alone.
+pub(crate) fn create_many(tx: &mut Tx<'_>, users: &[NewUser]) -> Result<Vec<Result<User>>> {
+    let mut outcomes = Vec::with_capacity(users.len());
+    for new in users {
+        let outcome = create(tx, new);
+        match &outcome {
+            Err(error) if !error.is_of_row() => return Err(error.clone()),
+            _ => outcomes.push(outcome),
+        }
+    }
+    Ok(outcomes)
+}
+
+/// Creates a user without recording the change.
+pub(super) fn insert(tx: &mut Tx<'_>, new: &NewUser) -> Result<User> {
+    let version = new.version.unwrap_or(1);
+    User::check_version(version)?;
+    let id = match new.id {
+        None => tx.new_id(),
+        Some(id) => {
+            check_id_free(tx, id)?;
+            id
+        }
+    };
+    let derived = StoragePath::derived(id);
+    let chosen = new.storage_path.as_ref().filter(|path| **path != derived);
+    if let Some(path) = chosen
+        && let Err(error) = check_path_free(tx, path)
+    {
+        // That the user exists already is what a caller asks first.
+        return Err(tx.user_by_email(&new.email)?.map_or(error, |other| email_taken(&other)));
+    }
+    let created_at = new.created_at.unwrap_or(tx.now());
+    let user = User {
+        id,
+        email: new.email.clone(),
+        created_at,
+        last_login_at: new.last_login_at,
+        storage_path: chosen.cloned().unwrap_or(derived),
+        updated_at: new.updated_at.unwrap_or(created_at),
+        version,
+    };
+    match tx.insert_user(&user)? {
+        Written::Done => Ok(user),
+        Written::Taken(error) => Err(conflict(tx, &user)?.with_source(error)),
+    }
+}
+
+fn check_id_free(tx: &Snapshot<'_>, id: UserId) -> Result<()> {
+    if tx.is_trashed(id)? {
+        return Err(Error::new(ErrorKind::IdTaken, "a user in the trash has this id"));
+    }
+    if tx.was_purged(id)? {
+        return Err(Error::new(
+            ErrorKind::IdTaken,
+            "a user who was purged had this id; neither an id nor a storage path is ever used again",
+        ));
+    }
+    Ok(())
+}
+
+/// Returns which of the unique values of this user another user has.
+fn conflict(tx: &Snapshot<'_>, user: &User) -> Result<Error> {
+    Ok(if let Some(other) = tx.user_by_email(&user.email)? {
+        email_taken(&other)
+    } else if tx.user(user.id)?.is_some() {
+        Error::new(ErrorKind::IdTaken, "another user has this id")
+    } else {
+        path_taken()
+    })
+}
+
+pub(super) fn email_taken(by: &User) -> Error {
+    Error::new(ErrorKind::EmailTaken, "another user has this email address").with_taken_by(by.id)
+}
+
+pub(crate) fn update(tx: &mut Tx<'_>, id: UserId, update: &UserUpdate) -> Result<User> {
+    let user = tx.user(id)?.ok_or_else(not_found)?;
+    if let Some(expected) = update.expected_version.filter(|expected| *expected != user.version) {
+        let current = user.version;
+        return Err(Error::new(
+            ErrorKind::VersionMismatch { current },
+            format!("the user has version {current}, not {expected}"),
+        ));
+    }
+    let Some(email) = update.email.as_ref().filter(|email| **email != user.email) else { return Ok(user) };
+    let user = tx.whole(|tx| set_email(tx, user, email))?;
+    record_change(tx, id, Change::Updated);
+    Ok(user)
+}
+
+/// Changes an address without recording the change.
+pub(super) fn set_email(tx: &mut Tx<'_>, user: User, email: &Email) -> Result<User> {
+    let user = with_email(user, email, tx.now())?;
+    match tx.update_user(&user)? {
+        Written::Done => Ok(user),
+        Written::Taken(error) => Err(conflict(tx, &user)?.with_source(error)),
+    }
+}
+
+/// Returns the user with another address, and so with another version.
+pub(super) fn with_email(mut user: User, email: &Email, now: Timestamp) -> Result<User> {
+    next_version(&mut user, now)?;
+    user.email = email.clone();
+    Ok(user)
+}
+
+pub(crate) fn sign_in(tx: &mut Tx<'_>, email: &Email) -> Result<SignIn> {
+    match tx.log_in_by_email(email, tx.now())? {
+        Some(user) => {
+            record_change(tx, user.id, Change::LoggedIn);
+            Ok(SignIn { user, is_new: false })
+        }
+        None => {
+            let new = NewUser { last_login_at: Some(tx.now()), ..NewUser::new(email.clone()) };
+            Ok(SignIn { user: create(tx, &new)?, is_new: true })
+        }
+    }
+}
+
+pub(crate) fn record_login(tx: &mut Tx<'_>, id: UserId) -> Result<User> {
+    let user = tx.log_in(id, tx.now())?.ok_or_else(not_found)?;
+    record_change(tx, id, Change::LoggedIn);
+    Ok(user)
+}
+
+/// Returns the living users whose addresses are confusable with this one.
+pub(crate) fn look_alikes(tx: &Snapshot<'_>, email: &Email) -> Result<Vec<User>> {
+    let LookAlikes { skeleton, in_ascii } = LookAlikes::of(shown(email.key()).as_ref());
+    let mut found = tx.users_with_skeleton(&skeleton, email.key(), User::LOOK_ALIKES_MAX)?;
+    // Users whose addresses are ASCII have no skeleton in the table.
+    for key in in_ascii {
+        if found.len() < User::LOOK_ALIKES_MAX
+            && key != email.key()
+            && let Some(user) = tx.user_by_key(&key)?
+        {
+            found.push(user);
+        }
+    }
+    Ok(found)
+}

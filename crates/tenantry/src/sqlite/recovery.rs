@@ -1,0 +1,65 @@
+//! What an opening does for transactions before it: it executes the intents that a crash, or a
+//! failure, left.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::follow_up::execute_all;
+use super::rows::intents;
+use super::transactions::Transactions;
+use super::tx::TxState;
+use crate::domain::intent::{Action, Pending};
+use crate::ops::purge::end_purge;
+use crate::{Result, UserId};
+
+/// How long a check may keep an opening from seeing that no process purges.
+const CHECK_MAX: Duration = Duration::from_millis(100);
+
+/// Executes what is left. What fails again is left for the next opening.
+pub(super) fn recover(transactions: &mut Transactions) {
+    let left = match intents::all(&transactions.own()) {
+        Ok(left) => left,
+        Err(error) => return tracing::warn!(error = &error as &dyn std::error::Error, "the intents can't be read"),
+    };
+    if left.is_empty() {
+        return;
+    }
+    tracing::info!(intents = left.len(), "finishing what was left");
+    let quick = left.iter().filter(|intent| intent.action.is_quick());
+    let quick: Vec<_> = quick.map(|intent| Pending::Intent(intent.seq)).collect();
+    execute_all(transactions, &quick, true);
+    // A process that is purging finishes that itself.
+    let storage = Arc::clone(&transactions.storage);
+    let no_purge = storage.as_ref().as_ref().map(|storage| storage.try_lock_out_purges(CHECK_MAX));
+    if matches!(no_purge, Ok(None)) {
+        return;
+    }
+    if let Err(error) = transactions.sync_wal(Instant::now()) {
+        return tracing::warn!(error = &error as &dyn std::error::Error, "purges could not be finished");
+    }
+    for intent in &left {
+        if let (Action::Purge(user), Ok(_)) = (&intent.action, &no_purge)
+            && let Err(error) = finish_purge(transactions, *user)
+        {
+            transactions.fail(&error);
+            tracing::warn!(error = &error as &dyn std::error::Error, "a purge could not be finished");
+        }
+    }
+    execute_all(transactions, &[Pending::Erase], false);
+}
+
+fn finish_purge(transactions: &mut Transactions, user: UserId) -> Result<()> {
+    let storage = Arc::clone(&transactions.storage);
+    let storage = storage.as_ref().as_ref().map_err(Clone::clone)?;
+    let directory = super::rows::paths::trashed_directory(&transactions.own(), user)?;
+    let Some(directory) = directory else { return Ok(()) };
+    if !storage.remove(user, &directory.path, &|_| {})?.is_complete() {
+        return Ok(());
+    }
+    transactions.begin(Instant::now())?;
+    let mut state = TxState::default();
+    transactions.with_tx(&mut state, |tx| end_purge(tx, user))?;
+    transactions.commit_step("commit: a purge is done")?;
+    transactions.count_changes(&state);
+    Ok(())
+}

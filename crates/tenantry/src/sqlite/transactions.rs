@@ -1,0 +1,323 @@
+//! The writer's connection: how transactions begin and end, and what their failures mean for those
+//! after them.
+//!
+//! After an I/O failure, damage or the loss of the files the writer rolls back and refuses every
+//! further write until the store is opened anew: it isn't known what a failed fsync left on the
+//! disk, and later writes would build on it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+use super::checkpoints::Checkpoints;
+use super::error::{Fault, is_of_shared_memory, with_quota_as_full};
+use super::guard::{GuardedConnection, Unguarded};
+use super::rows::intents;
+use super::tx::{Tx, TxState};
+use super::wait::wait_while_busy;
+use crate::data_dir::lock::Lock;
+use crate::data_dir::watch::Watch;
+use crate::engine::metrics::Counters;
+use crate::options::Options;
+use crate::storage::Storage;
+use crate::{Ambient, Durability, Error, ErrorKind, Result, failpoint};
+
+/// How a transaction ended.
+pub(super) enum Ended {
+    Committed,
+    /// Rolled back before the commit, so certainly not there; with the cause, unless the operation
+    /// itself knows it.
+    Undone(Option<Error>),
+    /// Something in the transaction made it impossible to commit, so it is certainly not there.
+    Refused(Error),
+    /// The commit failed otherwise.
+    Unknown(Error),
+}
+
+impl Ended {
+    /// Returns the outcome for those who took part.
+    pub(super) fn result(&self) -> Result<()> {
+        match self {
+            Self::Committed => Ok(()),
+            Self::Undone(Some(error)) | Self::Refused(error) | Self::Unknown(error) => Err(error.clone()),
+            Self::Undone(None) => Err(Error::new(ErrorKind::Internal, "the transaction was rolled back")),
+        }
+    }
+}
+
+pub(super) struct Transactions {
+    pub(super) conn: GuardedConnection,
+    options: Options,
+    pub(super) ambient: Arc<dyn Ambient>,
+    watch: Arc<Watch>,
+    pub(super) storage: Arc<Result<Storage>>,
+    /// Why no write is accepted, or none any more.
+    refusal: Option<Error>,
+    /// Whether the disk was full at the last write.
+    was_full: bool,
+    checkpoints: Checkpoints,
+    pub(super) counters: Arc<Counters>,
+    /// Dropped after the connection is closed.
+    _lock: Option<Lock>,
+}
+
+impl Transactions {
+    #[allow(clippy::too_many_arguments, reason = "each is a part of the writer, made elsewhere")]
+    pub(super) fn new(
+        conn: Connection,
+        options: Options,
+        ambient: Arc<dyn Ambient>,
+        watch: Arc<Watch>,
+        storage: Result<Storage>,
+        checkpoints: Checkpoints,
+        counters: Arc<Counters>,
+        lock: Option<Lock>,
+    ) -> Result<Self> {
+        // `begin` does the waiting.
+        conn.busy_timeout(Duration::ZERO)?;
+        let conn = GuardedConnection::new(conn)?;
+        let (storage, refusal) = (Arc::new(storage), None);
+        Ok(Self {
+            conn,
+            options,
+            ambient,
+            watch,
+            storage,
+            refusal,
+            was_full: false,
+            checkpoints,
+            counters,
+            _lock: lock,
+        })
+    }
+
+    /// Refuses all writes, since the file system is read-only.
+    pub(super) fn refuse_as_read_only(&mut self) {
+        let message = "the store is open for reading only: its file system is read-only";
+        self.refusal = Some(Error::new(ErrorKind::ReadOnly, message));
+    }
+
+    /// Returns the connection for statements of the store's own.
+    pub(super) fn own(&self) -> Unguarded<'_> {
+        self.conn.unguarded()
+    }
+
+    /// Runs an operation of the store's own in the transaction that has begun.
+    pub(super) fn with_tx<T>(&self, state: &mut TxState, operation: impl FnOnce(&mut Tx<'_>) -> T) -> T {
+        let new_id = || self.ambient.new_id();
+        operation(&mut Tx::new(&self.own(), &self.storage, self.ambient.now(), &new_id, state))
+    }
+
+    /// Begins a transaction, waiting for other processes up to the busy timeout.
+    pub(super) fn begin(&mut self, waiting_since: Instant) -> Result<()> {
+        if std::mem::take(&mut self.was_full) && self.refusal.is_none() {
+            // A WAL that can't grow has to begin anew, and SQLite does that only after a write that
+            // worked.
+            self.truncate_wal();
+        }
+        if let Some(error) = &self.refusal {
+            return Err(error.clone());
+        }
+        self.wait_while_busy(waiting_since, || Ok(self.conn.begin()?))?;
+        self.watch.check().inspect_err(|error| {
+            self.roll_back();
+            self.latch(error);
+        })
+    }
+
+    /// Begins the transaction of a job that may execute intents itself, and returns up to which
+    /// number they are durable.
+    pub(super) fn begin_alone(&mut self, waiting_since: Instant) -> Result<i64> {
+        let mut durable_intents = 0;
+        if self.refusal.is_none() && intents::are_any_quick(&self.own())? {
+            durable_intents = self.sync_wal(waiting_since)?;
+        }
+        self.begin(waiting_since)?;
+        Ok(durable_intents)
+    }
+
+    fn wait_while_busy(&self, waiting_since: Instant, attempt: impl Fn() -> Result<()>) -> Result<()> {
+        wait_while_busy(waiting_since + self.options.busy_timeout, attempt)
+    }
+
+    /// Commits a group of writes.
+    pub(super) fn commit(&mut self) -> Ended {
+        failpoint::reach("commit: the rows");
+        let error = match self.conn.commit() {
+            // A commit is worth nothing if the files went away meanwhile.
+            Ok(()) => match self.watch.check() {
+                Ok(()) => {
+                    self.counters.count_commit();
+                    return Ended::Committed;
+                }
+                Err(error) => {
+                    self.latch(&error);
+                    return Ended::Undone(Some(error));
+                }
+            },
+            Err(error) => self.with_errno(error.into()),
+        };
+        self.roll_back();
+        match error.kind() {
+            ErrorKind::Constraint => return Ended::Refused(error),
+            // The frame that makes it a transaction is the last to be written, and it wasn't.
+            ErrorKind::Full if !is_of_shared_memory(&error) => {
+                self.latch(&error);
+                return Ended::Undone(Some(error));
+            }
+            _ => {}
+        }
+        tracing::error!(error = &error as &dyn std::error::Error, "a commit failed");
+        self.latch(&error);
+        let message = "the commit failed; whether the change was written is known only after the store is opened again";
+        Ended::Unknown(Error::new(ErrorKind::OutcomeUnknown, message).with_source(error))
+    }
+
+    /// Commits what follows a change of the file system.
+    pub(super) fn commit_step(&mut self, point: &'static str) -> Result<()> {
+        failpoint::reach(point);
+        self.conn.commit()?;
+        self.counters.count_commit();
+        Ok(())
+    }
+
+    /// Counts the changes of users that were committed.
+    pub(super) fn count_changes(&self, state: &TxState) {
+        state.changes.iter().for_each(|(_, change)| self.counters.count_change(*change));
+    }
+
+    pub(super) fn undo(&mut self, ended: Ended) -> Ended {
+        self.roll_back();
+        if let Ended::Undone(Some(error)) = &ended {
+            self.latch(error);
+        }
+        ended
+    }
+
+    pub(super) fn roll_back(&mut self) {
+        let rolled_back = self.conn.roll_back();
+        if let Err(error) = rolled_back {
+            self.refuse_writes(&error.into());
+        }
+    }
+
+    /// Rolls back after a failure, and draws the conclusion for later transactions.
+    pub(super) fn fail(&mut self, error: &Error) {
+        self.roll_back();
+        self.latch(error);
+    }
+
+    /// Draws the conclusion from a failure for later transactions.
+    fn latch(&mut self, error: &Error) {
+        self.refuse_writes_if_of_the_files(error);
+        self.was_full = error.kind() == ErrorKind::Full;
+    }
+
+    /// Returns the failure of a statement as the errno of the system qualifies it.
+    pub(super) fn with_errno(&self, error: Error) -> Error {
+        with_quota_as_full(&self.own(), error)
+    }
+
+    /// Makes all committed transactions durable if commits don't do that.
+    pub(super) fn sync_if_needed(&mut self, is_needed: bool) -> Result<()> {
+        if is_needed || self.options.durability == Durability::Normal {
+            self.sync_wal(Instant::now())?;
+        }
+        Ok(())
+    }
+
+    /// Makes all committed transactions durable, whatever the `Durability`, so that no change of
+    /// the file system reaches the disk before its intent. A commit with `synchronous=FULL` waits
+    /// for the WAL up to it. Returns the number of the last durable intent.
+    pub(super) fn sync_wal(&mut self, waiting_since: Instant) -> Result<i64> {
+        self.own().execute_batch("PRAGMA synchronous = FULL")?;
+        let synced = self.begin(waiting_since).and_then(|()| {
+            let last = intents::last(&self.own())?;
+            self.own().execute_batch("UPDATE tenantry_store SET log_syncs = log_syncs + 1")?;
+            self.commit_step("commit: what came before is on the disk")?;
+            Ok(last)
+        });
+        let synced = synced.map_err(|error| self.with_errno(error));
+        if let Err(error) = &synced {
+            self.fail(error);
+        }
+        if self.options.durability == Durability::Normal {
+            self.own().execute_batch("PRAGMA synchronous = NORMAL")?;
+        }
+        synced
+    }
+
+    /// Rewrites the database, so that it keeps nothing of rows that are gone: `secure_delete`
+    /// doesn't reach the copies that pages leave behind when they are rearranged. Then truncates
+    /// the WAL, and removes the intent.
+    pub(super) fn erase(&mut self, intent: i64) -> Result<()> {
+        failpoint::reach("erase: rewrite the database");
+        self.wait_while_busy(Instant::now(), || Ok(self.conn.vacuum()?))?;
+        failpoint::reach("erase: cut the log");
+        let deadline = Instant::now() + self.options.busy_timeout;
+        wait_while_busy(deadline, || self.checkpoints.truncate_wal(&self.conn))?;
+        self.begin(Instant::now())?;
+        intents::remove(&self.own(), intent)?;
+        self.commit_step("commit: the database is rewritten")
+    }
+
+    /// Moves the WAL into the database when it is long.
+    pub(super) fn checkpoint_if_due(&mut self) {
+        if self.refusal.is_some() {
+            return;
+        }
+        if let Err(error) = self.checkpoints.after_commit(&self.conn) {
+            self.checkpoint_failed(&error);
+        }
+    }
+
+    /// Moves the WAL into the database and truncates it, if no reader is in the way.
+    fn truncate_wal(&mut self) {
+        match self.checkpoints.truncate_wal(&self.conn) {
+            Err(error) if error.kind() != ErrorKind::Busy => self.checkpoint_failed(&error),
+            _ => {}
+        }
+    }
+
+    /// The WAL could not be moved into the database. Its transactions are committed all the same.
+    fn checkpoint_failed(&mut self, error: &Error) {
+        tracing::warn!(error = error as &dyn std::error::Error, "the log could not be moved into the database");
+        self.refuse_writes_if_of_the_files(error);
+    }
+
+    /// Refuses all further writes if this error leaves the state of the files unknown.
+    fn refuse_writes_if_of_the_files(&mut self, error: &Error) {
+        if Fault::of(error) == Fault::OfTheFiles {
+            self.refuse_writes(error);
+        }
+    }
+
+    fn refuse_writes(&mut self, error: &Error) {
+        tracing::error!(error = error as &dyn std::error::Error, "no further writes after this failure");
+        let message = "the store accepts no writes since an operation on its files failed: close it and open it again";
+        self.refusal.get_or_insert_with(|| Error::new(error.kind(), message).with_source(error.clone()));
+    }
+
+    /// Moves the WAL into the database for the last time, if that is safe, before the connection is
+    /// closed.
+    pub(super) fn close(mut self) {
+        if let Err(error) = self.checkpoints.close() {
+            self.checkpoint_failed(&error);
+        }
+        let are_there = self.watch.check().inspect_err(|error| {
+            tracing::warn!(error = error as &dyn std::error::Error, "closed without a checkpoint");
+        });
+        if are_there.is_ok() && !self.checkpoints.is_in_doubt() {
+            // A reader that is still under way may keep it from being truncated; then the next
+            // process to open the store does that.
+            self.truncate_wal();
+        }
+        // If the files have gone, a checkpoint would overwrite what has their names since. And the
+        // attempt to truncate the WAL may have failed just now.
+        if are_there.is_err() || self.checkpoints.is_in_doubt() {
+            let _ = self.own().set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The primitives of a transaction: what the rules in `ops/` read and write rows by. Each is a
+//! statement, or a few, and none decides anything.
+//!
+//! No signature names a type of this engine's, so another engine can offer the same.
+
+use rusqlite::Connection;
+use uuid::Uuid;
+
+use super::error::Fault;
+use super::rows::listing::Listing;
+pub(crate) use super::rows::users::Written;
+use super::rows::{intents, paths, trash, usage, users};
+use crate::domain::change::Change;
+use crate::domain::directory::{Directory, Owner};
+use crate::domain::intent::{Action, Intent, Pending};
+use crate::storage::Storage;
+use crate::{
+    Email, Error, ListQuery, Page, Result, StoragePath, Timestamp, TrashPage, TrashQuery, TrashedUser, Usage, User,
+    UserId,
+};
+
+/// A connection to read by. All reads within one transaction see the same state.
+#[derive(Clone, Copy)]
+pub(crate) struct Snapshot<'c> {
+    conn: &'c Connection,
+}
+
+impl<'c> Snapshot<'c> {
+    pub(super) fn new(conn: &'c Connection) -> Self {
+        Self { conn }
+    }
+
+    /// Returns the connection, for statements about the database itself.
+    pub(super) fn conn(&self) -> &'c Connection {
+        self.conn
+    }
+
+    pub(crate) fn user(&self, id: UserId) -> Result<Option<User>> {
+        users::get(self.conn, id)
+    }
+
+    /// Returns the living user whose address has this key.
+    pub(crate) fn user_by_key(&self, key: &str) -> Result<Option<User>> {
+        users::get_by_key(self.conn, key)
+    }
+
+    pub(crate) fn user_by_email(&self, email: &Email) -> Result<Option<User>> {
+        self.user_by_key(email.key())
+    }
+
+    pub(crate) fn user_count(&self) -> Result<u64> {
+        users::count(self.conn)
+    }
+
+    /// Returns at most `limit` living users whose addresses have this skeleton, but for the one
+    /// with this key.
+    pub(crate) fn users_with_skeleton(&self, skeleton: &str, key: &str, limit: usize) -> Result<Vec<User>> {
+        users::with_skeleton(self.conn, skeleton, key, limit)
+    }
+
+    pub(crate) fn has_non_ascii_addresses(&self) -> Result<bool> {
+        users::has_non_ascii(self.conn)
+    }
+
+    pub(crate) fn page(&self, query: &ListQuery) -> Result<Page> {
+        let mut listing = Listing::new(query)?;
+        loop {
+            if let Some(page) = listing.advance(self.conn)? {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// Runs the next step of a listing. Returns the page when it is complete.
+    pub(super) fn advance(&self, listing: &mut Listing) -> Result<Option<Page>> {
+        listing.advance(self.conn)
+    }
+
+    pub(crate) fn trashed(&self, id: UserId) -> Result<Option<TrashedUser>> {
+        trash::get(self.conn, id)
+    }
+
+    /// Returns a user in the trash, and whether they have a directory.
+    pub(crate) fn trashed_with_directory(&self, id: UserId) -> Result<Option<(User, bool)>> {
+        trash::get_with_directory(self.conn, id)
+    }
+
+    pub(crate) fn is_trashed(&self, id: UserId) -> Result<bool> {
+        trash::has(self.conn, id)
+    }
+
+    pub(crate) fn trashed_by_email(&self, email: &Email) -> Result<Vec<TrashedUser>> {
+        trash::with_key(self.conn, email.key(), TrashedUser::OF_ONE_ADDRESS_MAX)
+    }
+
+    pub(crate) fn trash_page(&self, query: &TrashQuery) -> Result<TrashPage> {
+        trash::list(self.conn, query)
+    }
+
+    pub(crate) fn was_purged(&self, id: UserId) -> Result<bool> {
+        paths::was_purged(self.conn, id)
+    }
+
+    pub(crate) fn directory(&self, id: UserId) -> Result<Option<Directory>> {
+        paths::directory(self.conn, id)
+    }
+
+    /// Returns where the directory of a user in the trash was.
+    pub(crate) fn trashed_directory(&self, id: UserId) -> Result<Option<Directory>> {
+        paths::trashed_directory(self.conn, id)
+    }
+
+    /// Returns whether a user in the trash has this id, and a directory.
+    pub(crate) fn has_trashed_directory(&self, id: UserId) -> Result<bool> {
+        paths::is_in_trash(self.conn, id)
+    }
+
+    /// Returns the user who chose this path, or the one with this id whose path is derived.
+    pub(crate) fn path_owner(&self, path: &str, id: Option<UserId>) -> Result<Option<Owner>> {
+        paths::owner(self.conn, path, id)
+    }
+
+    pub(crate) fn is_path_chosen(&self, path: &str) -> Result<bool> {
+        paths::is_chosen(self.conn, path)
+    }
+
+    pub(crate) fn is_above_chosen_path(&self, path: &str) -> Result<bool> {
+        paths::is_above_chosen(self.conn, path)
+    }
+
+    pub(crate) fn is_path_chosen_in_other_spelling(&self, path: &StoragePath) -> Result<bool> {
+        paths::is_chosen_in_other_spelling(self.conn, path)
+    }
+
+    /// Returns whether a path is, lies within or holds a retired one.
+    pub(crate) fn is_path_retired(&self, path: &StoragePath) -> Result<bool> {
+        paths::is_retired(self.conn, path)
+    }
+
+    pub(crate) fn is_path_retired_in_other_spelling(&self, path: &StoragePath) -> Result<bool> {
+        paths::is_retired_in_other_spelling(self.conn, path)
+    }
+
+    pub(crate) fn is_above_retired_path(&self, path: &str) -> Result<bool> {
+        paths::is_above_retired(self.conn, path)
+    }
+
+    /// Returns the id of the store.
+    pub(crate) fn store_id(&self) -> Result<Uuid> {
+        paths::store_id(self.conn)
+    }
+
+    pub(crate) fn intents(&self) -> Result<Vec<Intent>> {
+        intents::all(self.conn)
+    }
+
+    pub(crate) fn intent_count(&self) -> Result<u64> {
+        intents::count(self.conn)
+    }
+
+    pub(crate) fn intent(&self, seq: i64) -> Result<Option<Intent>> {
+        intents::get(self.conn, seq)
+    }
+
+    pub(crate) fn intent_of(&self, user: UserId) -> Result<Option<Intent>> {
+        intents::of_user(self.conn, user)
+    }
+
+    pub(crate) fn erase_intent(&self) -> Result<Option<Intent>> {
+        intents::erase(self.conn)
+    }
+
+    /// Returns whether an intent is about this stage of an import.
+    pub(crate) fn needs_stage(&self, stage: &str) -> Result<bool> {
+        intents::is_about_stage(self.conn, stage)
+    }
+
+    pub(crate) fn usage(&self, id: UserId) -> Result<Option<Usage>> {
+        usage::get(self.conn, id)
+    }
+
+    pub(crate) fn top_usage(&self, limit: usize) -> Result<Vec<(User, Usage)>> {
+        usage::top(self.conn, limit)
+    }
+
+    /// Returns the ids of users with a directory behind this place in the order of creation, and
+    /// the next place.
+    pub(crate) fn users_with_directory(&self, after: i64, limit: usize) -> Result<(Vec<UserId>, Option<i64>)> {
+        usage::with_directory(self.conn, after, limit)
+    }
+}
+
+/// What the operations of one write transaction have in common.
+#[derive(Debug, Default)]
+pub(crate) struct TxState {
+    /// Intents of earlier transactions up to this number are durable, and may be executed in this
+    /// one.
+    durable_intents: i64,
+    /// Intents that were recorded in this transaction, to be executed after its commit.
+    pending: Vec<Pending>,
+    /// Intents of earlier transactions that were met, to be executed likewise.
+    pub(super) encountered: Vec<i64>,
+    /// Changes of users that the commit makes.
+    pub(super) changes: Vec<(UserId, Change)>,
+}
+
+impl TxState {
+    pub(super) fn new(durable_intents: i64) -> Self {
+        Self { durable_intents, ..Self::default() }
+    }
+
+    /// Returns how much there is by now, for [`go_back_to`](Self::go_back_to).
+    pub(super) fn mark(&self) -> (usize, usize) {
+        (self.pending.len(), self.changes.len())
+    }
+
+    /// Returns the intents that were recorded since then.
+    pub(super) fn pending_since(&self, (pending, _): (usize, usize)) -> &[Pending] {
+        &self.pending[pending..]
+    }
+
+    /// Forgets the intents and changes since then, which were undone. An intent that was met stays
+    /// one that was met.
+    pub(super) fn go_back_to(&mut self, (pending, changes): (usize, usize)) {
+        self.pending.truncate(pending);
+        self.changes.truncate(changes);
+    }
+}
+
+/// A write transaction, as one operation has it.
+pub(crate) struct Tx<'c> {
+    snapshot: Snapshot<'c>,
+    storage: &'c Result<Storage>,
+    now: Timestamp,
+    new_id: &'c dyn Fn() -> UserId,
+    state: &'c mut TxState,
+}
+
+impl<'c> std::ops::Deref for Tx<'c> {
+    type Target = Snapshot<'c>;
+
+    fn deref(&self) -> &Snapshot<'c> {
+        &self.snapshot
+    }
+}
+
+impl<'c> Tx<'c> {
+    pub(super) fn new(
+        conn: &'c Connection,
+        storage: &'c Result<Storage>,
+        now: Timestamp,
+        new_id: &'c dyn Fn() -> UserId,
+        state: &'c mut TxState,
+    ) -> Self {
+        Self { snapshot: Snapshot::new(conn), storage, now, new_id, state }
+    }
+
+    /// Returns the time of the transaction.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Returns an id that was never returned before.
+    pub(crate) fn new_id(&self) -> UserId {
+        (self.new_id)()
+    }
+
+    /// Returns the users' directories, if they can be used.
+    pub(crate) fn storage(&self) -> Result<&'c Storage> {
+        self.storage.as_ref().map_err(Error::clone)
+    }
+
+    /// Runs an operation of more than one statement, or one that cascades to an application's
+    /// tables with their triggers, so that nothing of it stays if it fails and the closure that
+    /// called it goes on.
+    pub(crate) fn whole<T, E: From<Error>>(
+        &mut self,
+        operation: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.run("SAVEPOINT tenantry_whole")?;
+        let before = self.state.mark();
+        let result = operation(self);
+        if result.is_err() {
+            self.state.go_back_to(before);
+            if !self.snapshot.conn.is_autocommit() {
+                self.run("ROLLBACK TO tenantry_whole")?;
+            }
+        }
+        if !self.snapshot.conn.is_autocommit() {
+            self.run("RELEASE tenantry_whole")?;
+        }
+        result
+    }
+
+    fn run(&self, sql: &str) -> Result<()> {
+        self.snapshot.conn.prepare_cached(sql)?.execute([])?;
+        Ok(())
+    }
+
+    /// Returns whether the transaction can't go on after this failure of one of its operations.
+    pub(crate) fn is_over(&self, error: &Error) -> bool {
+        Fault::of(error) != Fault::Local
+    }
+
+    pub(crate) fn insert_user(&mut self, user: &User) -> Result<Written> {
+        users::insert(self.conn, user)
+    }
+
+    /// Gives a user all values that can change.
+    pub(crate) fn update_user(&mut self, user: &User) -> Result<Written> {
+        users::update(self.conn, user)
+    }
+
+    /// Updates a user who has a directory from now on.
+    pub(crate) fn update_user_with_directory(&mut self, user: &User) -> Result<Written> {
+        users::update_with_directory(self.conn, user)
+    }
+
+    /// Gives a user an address that is its own key.
+    pub(crate) fn set_address(&mut self, id: UserId, address: &str) -> Result<()> {
+        users::set_address(self.conn, id, address)
+    }
+
+    /// Records a login, which only moves forward. Returns the user, if there is one.
+    pub(crate) fn log_in(&mut self, id: UserId, at: Timestamp) -> Result<Option<User>> {
+        users::log_in(self.conn, id, at)
+    }
+
+    pub(crate) fn log_in_by_email(&mut self, email: &Email, at: Timestamp) -> Result<Option<User>> {
+        users::log_in_by_key(self.conn, email.key(), at)
+    }
+
+    pub(crate) fn move_to_trash(&mut self, id: UserId, has_directory: bool) -> Result<()> {
+        trash::delete(self.conn, id, self.now, has_directory)
+    }
+
+    /// Updates a user in the trash, who lives from now on.
+    pub(crate) fn restore_user(&mut self, user: &User) -> Result<Written> {
+        users::restore(self.conn, user)
+    }
+
+    /// Removes the row of a user, with the rows of the application's tables that go with it.
+    pub(crate) fn remove_user(&mut self, id: UserId) -> Result<()> {
+        users::remove(self.conn, id)
+    }
+
+    /// Removes the row of a user and takes that back. Fails as [`remove_user`](Self::remove_user)
+    /// would.
+    pub(crate) fn try_to_remove_user(&mut self, id: UserId) -> Result<()> {
+        users::try_to_remove(self.conn, id)
+    }
+
+    pub(crate) fn set_has_directory(&mut self, id: UserId) -> Result<()> {
+        paths::set_has_directory(self.conn, id)
+    }
+
+    pub(crate) fn retire_id(&mut self, id: UserId) -> Result<()> {
+        paths::retire_id(self.conn, id)
+    }
+
+    /// Records that a path, and those above it, are never given out again.
+    pub(crate) fn retire_path(&mut self, path: &StoragePath) -> Result<()> {
+        paths::retire_path(self.conn, path.as_str())
+    }
+
+    /// Keeps what a user's directory held. Does nothing if the user was deleted meanwhile.
+    pub(crate) fn set_usage(&mut self, id: UserId, usage: &Usage) -> Result<()> {
+        usage::set(self.conn, id, usage)
+    }
+
+    /// Records an intent, which is executed after the commit.
+    pub(crate) fn record_intent(&mut self, action: &Action) -> Result<()> {
+        let seq = intents::insert(self.conn, action, self.now)?;
+        self.state.pending.push(Pending::Intent(seq));
+        Ok(())
+    }
+
+    /// Executes an intent after the commit of this transaction as if it had been recorded in it: if
+    /// it fails, this operation fails.
+    pub(crate) fn await_intent(&mut self, pending: Pending) {
+        self.state.pending.push(pending);
+    }
+
+    /// Executes an intent of an earlier transaction after the commit of this one.
+    pub(crate) fn encounter_intent(&mut self, intent: &Intent) {
+        self.state.encountered.push(intent.seq);
+    }
+
+    pub(crate) fn is_recorded_here(&self, intent: &Intent) -> bool {
+        self.state.pending.contains(&Pending::Intent(intent.seq))
+    }
+
+    /// Returns whether an intent is durable, so that it may be executed within this transaction.
+    pub(crate) fn is_durable(&self, intent: &Intent) -> bool {
+        intent.seq <= self.state.durable_intents && !self.is_recorded_here(intent)
+    }
+
+    pub(crate) fn remove_intent(&mut self, seq: i64) -> Result<()> {
+        intents::remove(self.conn, seq)
+    }
+
+    pub(crate) fn remove_intent_of(&mut self, user: UserId) -> Result<()> {
+        intents::remove_of_user(self.conn, user)
+    }
+
+    /// Gives the intent about a user this stage. Returns whether there is such an intent.
+    pub(crate) fn set_stage_of_intent(&mut self, user: UserId, stage: &str) -> Result<bool> {
+        intents::set_stage(self.conn, user, stage)
+    }
+
+    /// Records that the database is to be rewritten, without executing that yet: once will do for
+    /// many users.
+    pub(crate) fn renew_erase_intent(&mut self) -> Result<()> {
+        intents::renew_erase(self.conn, self.now)
+    }
+
+    /// Keeps a change of a user for the commit.
+    pub(crate) fn note_change(&mut self, id: UserId, change: Change) {
+        self.state.changes.push((id, change));
+    }
+}

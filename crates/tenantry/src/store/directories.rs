@@ -1,0 +1,156 @@
+//! The users' directories: handles to them, adoption, and what they take.
+
+use std::path::PathBuf;
+
+use cap_std::fs::Dir;
+use tracing::instrument;
+
+use super::Store;
+use crate::engine::verbs::{Adopt, MakeDirectory, SetUsage, Settle};
+use crate::storage::{Measured, Storage};
+use crate::thread::on_thread;
+use crate::{Error, ErrorKind, Result, StoragePath, Usage, User, UserId};
+
+impl Store {
+    /// The directory of a user: a handle, beneath which nothing can escape. It is made when it is
+    /// first asked for.
+    ///
+    /// The handle is opened from the store's own, in one step in which the kernel refuses every
+    /// symbolic link (`openat2`, <https://man7.org/linux/man-pages/man2/openat2.2.html>), or where
+    /// that call isn't allowed segment by segment, each without following a link; and its methods
+    /// follow links only within the directory. It stays good while the user is deleted and
+    /// restored; files that are written through it after the user was deleted are in the trash with
+    /// the others.
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> Result<(), Box<dyn std::error::Error>> {
+    /// let files = store.storage(ada.id).await?;
+    /// files.write("notes.txt", "hello")?;
+    /// assert!(files.open("../someone-else/notes.txt").is_err());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Errors: `NotFound`; `Unfinished` if it is on its way and can't be moved; `StorageLost` if it
+    /// was made once and is missing; `StorageBlocked` if a symbolic link or something else stands
+    /// on the way, or if there is a directory at a chosen path that the store didn't make (see
+    /// [`adopt`](Store::adopt)); `StorageUnavailable`; `Full`, `ReadOnly`, `Io` if it can't be
+    /// made.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn storage(&self, id: UserId) -> Result<Dir> {
+        let mut is_settled = false;
+        loop {
+            let directory = self.engine.directory(id).await?;
+            let directory = directory.ok_or_else(no_such_user)?;
+            let storage = self.engine.storage()?;
+            if !directory.has_directory {
+                self.engine.apply(MakeDirectory(id)).await?;
+                continue;
+            }
+            match storage.dir(&directory.path) {
+                // It may just be on its way to or from the trash.
+                Err(error) if error.kind() == ErrorKind::StorageLost && !is_settled => {
+                    self.engine.apply(Settle(id)).await?;
+                    is_settled = true;
+                }
+                dir => return Ok(Dir::from_std_file(dir?.into())),
+            }
+        }
+    }
+
+    /// The path of a user's directory, which is made if it wasn't yet: for programs that can't be
+    /// given a handle.
+    ///
+    /// Prefer [`storage`](Store::storage). A path is looked up anew by whoever uses it: if somebody
+    /// can put a symbolic link into the directory, whatever the path is joined with can lead
+    /// anywhere; and after the user is deleted it leads nowhere.
+    ///
+    /// Errors: those of [`storage`](Store::storage).
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn storage_path(&self, id: UserId) -> Result<PathBuf> {
+        self.storage(id).await?;
+        let directory = self.engine.directory(id).await?;
+        let directory = directory.ok_or_else(no_such_user)?;
+        Ok(self.engine.storage()?.path(&directory.path))
+    }
+
+    /// Gives a user a directory that is there already, under `storage/`: for applications that
+    /// bring their users' files with them. The directory, and those above it, get the mode 0700.
+    ///
+    /// The directory that the user had before is removed if it is empty. A path that was chosen
+    /// before is retired. To create a user on a directory, do both in one transaction:
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// let path: tenantry::StoragePath = "customers/ada".parse()?;
+    /// let new = tenantry::NewUser::new("ada@example.com".parse()?);
+    /// let ada = store
+    ///     .write(move |tx| {
+    ///         let ada = tx.create(&new)?;
+    ///         tx.adopt(ada.id, &path)
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Errors: `NotFound` if there is no such user or no such directory; `PathTaken` if it is,
+    /// holds or lies within a directory that somebody has or had; `InvalidPath` if the path is
+    /// reserved; `StorageBlocked` if a symbolic link or a mounted file system stands on the way;
+    /// `NotEmpty` if the user has files already; `StorageUnavailable`.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn adopt(&self, id: UserId, path: StoragePath) -> Result<User> {
+        self.engine.apply(Adopt(id, path)).await
+    }
+
+    /// Measures what a user's directory holds, by walking it, and keeps the result. A user who has
+    /// none yet has nothing in it.
+    ///
+    /// It runs on a thread of its own, and `progress` is called now and then with the number of
+    /// files so far. No link is followed, and no other file system entered below the directory.
+    ///
+    /// Errors: those of [`storage`](Store::storage); `Io` if the directory is rearranged meanwhile.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn measure_usage(&self, id: UserId, progress: impl Fn(u64) + Send + 'static) -> Result<Usage> {
+        let directory = self.engine.directory(id).await?;
+        let directory = directory.ok_or_else(no_such_user)?;
+        // As for everybody who asks for it: it may just be on its way.
+        let dir = if directory.has_directory { Some(self.storage(id).await?) } else { None };
+        let measured = match dir {
+            None => Measured::default(),
+            Some(dir) => on_thread(move || Storage::measure(dir.into_std_file().into(), &progress)).await??,
+        };
+        let usage = Usage {
+            files: measured.files,
+            apparent_bytes: measured.apparent_bytes,
+            allocated_bytes: measured.allocated_bytes,
+            unreadable: measured.unreadable,
+            measured_at: self.engine.now(),
+        };
+        self.engine.apply(SetUsage(id, usage)).await?;
+        Ok(usage)
+    }
+
+    /// What a user's directory held when it was last measured, if it ever was. See
+    /// [`measured_at`](Usage::measured_at) for how old that is.
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn usage(&self, id: UserId) -> Result<Option<Usage>> {
+        self.engine.usage(id).await
+    }
+
+    /// The `limit` users whose directories took most on the disk when they were last measured, the
+    /// largest first.
+    #[instrument(level = "debug", skip_all)]
+    pub async fn top_usage(&self, limit: usize) -> Result<Vec<(User, Usage)>> {
+        self.engine.top_usage(limit).await
+    }
+
+    /// The ids of users whose directories were made, in the order of creation: those whom it makes
+    /// sense to [measure](Store::measure_usage).
+    #[instrument(level = "debug", skip_all)]
+    pub async fn users_with_directory(&self) -> Result<Vec<UserId>> {
+        self.engine.users_with_directory().await
+    }
+}
+
+fn no_such_user() -> Error {
+    Error::new(ErrorKind::NotFound, "there is no such user")
+}

@@ -1,0 +1,310 @@
+//! The transactions that an application's closures get.
+
+use std::any::Any;
+use std::fmt;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::engine::reply::{Ran, Reply};
+use crate::engine::{ReadSession, Tx, WriteSession};
+use crate::ops::{adopt, trash, upsert, users};
+use crate::{
+    Email, Error, Imported, ListQuery, NewUser, OnConflict, Page, Result, SignIn, StoragePath, Timestamp, TrashPage,
+    TrashQuery, TrashedUser, User, UserId, UserUpdate,
+};
+
+/// A consistent view of the store, by which a closure given to [`Store::read`](crate::Store::read)
+/// reads.
+///
+/// All its calls see the same state, whatever is written meanwhile.
+pub struct ReadTx<'c> {
+    pub(crate) session: ReadSession<'c>,
+}
+
+impl<'c> ReadTx<'c> {
+    pub(crate) fn new(session: ReadSession<'c>) -> Self {
+        Self { session }
+    }
+
+    /// Returns the user with this id, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`, `Io`, `Corrupt`.
+    pub fn get(&self, id: UserId) -> Result<Option<User>> {
+        self.session.run(|tx| tx.user(id))
+    }
+
+    /// Returns the user with this address, in whatever spelling, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`, `Io`, `Corrupt`.
+    pub fn get_by_email(&self, email: &Email) -> Result<Option<User>> {
+        self.session.run(|tx| tx.user_by_email(email))
+    }
+
+    /// Counts the users: about 15 ms for a million.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`, `Io`, `Corrupt`.
+    pub fn count(&self) -> Result<u64> {
+        self.session.run(|tx| tx.user_count())
+    }
+
+    /// Returns a page of users, as [`Store::list`](crate::Store::list) does.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidQuery`, `Busy`, `Io`, `Corrupt`.
+    pub fn list(&self, query: &ListQuery) -> Result<Page> {
+        self.session.run(|tx| tx.page(query))
+    }
+
+    /// Returns the user in the trash with this id, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`, `Io`, `Corrupt`.
+    pub fn get_trashed(&self, id: UserId) -> Result<Option<TrashedUser>> {
+        self.session.run(|tx| tx.trashed(id))
+    }
+
+    /// Returns the users in the trash who have this address, as
+    /// [`Store::find_in_trash`](crate::Store::find_in_trash) does.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`, `Io`, `Corrupt`.
+    pub fn find_in_trash(&self, email: &Email) -> Result<Vec<TrashedUser>> {
+        self.session.run(|tx| tx.trashed_by_email(email))
+    }
+
+    /// Returns the users whose addresses are confusable with this one, as
+    /// [`Store::look_alikes`](crate::Store::look_alikes) does.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`, `Io`, `Corrupt`.
+    pub fn look_alikes(&self, email: &Email) -> Result<Vec<User>> {
+        self.session.run(|tx| users::look_alikes(&tx, email))
+    }
+
+    /// Returns whether an address of a user isn't plain ASCII. Otherwise no address of plain ASCII
+    /// has [look-alikes](Self::look_alikes), and an import needn't look for any.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`, `Io`, `Corrupt`.
+    pub fn has_non_ascii_addresses(&self) -> Result<bool> {
+        self.session.run(|tx| tx.has_non_ascii_addresses())
+    }
+
+    /// Returns whether a user with this id was purged.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`, `Io`, `Corrupt`.
+    pub fn was_purged(&self, id: UserId) -> Result<bool> {
+        self.session.run(|tx| tx.was_purged(id))
+    }
+
+    /// Returns a page of the trash, as [`Store::list_trash`](crate::Store::list_trash) does.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidQuery`, `Busy`, `Io`, `Corrupt`.
+    pub fn list_trash(&self, query: &TrashQuery) -> Result<TrashPage> {
+        self.session.run(|tx| tx.trash_page(query))
+    }
+}
+
+/// A write transaction in which a closure given to [`Store::write`](crate::Store::write) changes
+/// the store.
+///
+/// Each call happens as a whole or not at all, and the closure may go on after one that failed. The
+/// changes last if the closure returns `Ok`, and are undone if it returns `Err` or panics. All
+/// calls have the same time.
+pub struct WriteTx<'c> {
+    read: ReadTx<'c>,
+    session: WriteSession<'c>,
+    /// The first failure that the transaction may not survive, whatever the closure made of it.
+    fault: Option<Error>,
+}
+
+impl<'c> WriteTx<'c> {
+    pub(crate) fn new(session: WriteSession<'c>) -> Self {
+        Self { read: ReadTx::new(session.read_session()), session, fault: None }
+    }
+
+    fn run<T, E: Into<Error>>(&mut self, operation: impl FnOnce(&mut Tx<'_>) -> Result<T, E>) -> Result<T> {
+        let fault = &mut self.fault;
+        self.session.run(|tx| {
+            operation(tx).map_err(Into::into).inspect_err(|error| {
+                if fault.is_none() && tx.is_over(error) {
+                    *fault = Some(error.clone());
+                }
+            })
+        })
+    }
+
+    /// Returns the time of this transaction: everything that is created, changed or logged in
+    /// within it has this time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.session.now()
+    }
+
+    /// Creates a user, as [`Store::create`](crate::Store::create) does.
+    pub fn create(&mut self, user: &NewUser) -> Result<User> {
+        self.run(|tx| users::create(tx, user))
+    }
+
+    /// Updates a user, as [`Store::update`](crate::Store::update) does.
+    pub fn update(&mut self, id: UserId, update: &UserUpdate) -> Result<User> {
+        self.run(|tx| users::update(tx, id, update))
+    }
+
+    /// Deletes a user, as [`Store::delete`](crate::Store::delete) does. The directory follows after
+    /// the commit.
+    pub fn delete(&mut self, id: UserId) -> Result<User> {
+        self.run(|tx| trash::delete(tx, id))
+    }
+
+    /// Restores a user, as [`Store::restore`](crate::Store::restore) does. The directory follows
+    /// after the commit.
+    pub fn restore(&mut self, id: UserId, email: Option<&Email>) -> Result<User> {
+        self.run(|tx| trash::restore(tx, id, email))
+    }
+
+    /// Adopts a directory, as [`Store::adopt`](crate::Store::adopt) does. After
+    /// [`create`](Self::create) in the same transaction, it creates a user on a directory that
+    /// exists.
+    pub fn adopt(&mut self, id: UserId, path: &StoragePath) -> Result<User> {
+        self.run(|tx| adopt::adopt(tx, id, path))
+    }
+
+    /// Finds or creates a user and records the login, as [`Store::sign_in`](crate::Store::sign_in)
+    /// does.
+    pub fn sign_in(&mut self, email: &Email) -> Result<SignIn> {
+        self.run(|tx| users::sign_in(tx, email))
+    }
+
+    /// Records a login, as [`Store::record_login`](crate::Store::record_login) does.
+    pub fn record_login(&mut self, id: UserId) -> Result<User> {
+        self.run(|tx| users::record_login(tx, id))
+    }
+
+    /// Creates the user, or deals with the one who has the id, the address or the storage path
+    /// already.
+    ///
+    /// With [`OnConflict::Update`] the existing user, found by the id if one is given and else by
+    /// the address, gets the given address and, if it is later, the given last login. Their id,
+    /// time of creation and storage path are fixed: if others are given, that is `Immutable`. The
+    /// given `updated_at` and `version` say how things were elsewhere and don't count.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`create`](Self::create) with [`OnConflict::Fail`]; `Immutable`, and the conflicts
+    /// that an update can't settle, with [`OnConflict::Update`].
+    pub fn import(&mut self, user: &NewUser, on_conflict: OnConflict) -> Result<Imported> {
+        self.run(|tx| upsert::upsert(tx, user, on_conflict))
+    }
+
+    /// Updates users who exchange addresses among themselves, all or none, as
+    /// [`import`](Self::import) does each with [`OnConflict::Update`]: in any order, one of them
+    /// would find the address taken.
+    ///
+    /// Every row has the id of an existing user. A trigger of an application's sees each user whose
+    /// address changes with `ID@import.invalid` in between.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if there is no user with a row's id; those of `import`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # futures_lite::future::block_on(async {
+    /// # let store = tenantry::Store::open(dir.path().join("data")).await?;
+    /// use tenantry::NewUser;
+    ///
+    /// let ada = store.create(NewUser::new("ada@example.com".parse()?)).await?;
+    /// let bob = store.create(NewUser::new("bob@example.com".parse()?)).await?;
+    /// let rows = [
+    ///     NewUser { id: Some(ada.id), ..NewUser::new(bob.email) },
+    ///     NewUser { id: Some(bob.id), ..NewUser::new(ada.email.clone()) },
+    /// ];
+    /// store.write(move |tx| tx.import_exchange(&rows)).await?;
+    /// assert_eq!(store.get_by_email(&ada.email).await?.map(|user| user.id), Some(bob.id));
+    /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    pub fn import_exchange(&mut self, users: &[NewUser]) -> Result<Vec<Imported>> {
+        self.run(|tx| upsert::exchange(tx, users))
+    }
+}
+
+impl<'c> Deref for WriteTx<'c> {
+    type Target = ReadTx<'c>;
+
+    fn deref(&self) -> &ReadTx<'c> {
+        &self.read
+    }
+}
+
+impl fmt::Debug for ReadTx<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReadTx")
+    }
+}
+
+impl fmt::Debug for WriteTx<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WriteTx")
+    }
+}
+
+/// An application's closure that writes, and the way back to its caller.
+pub(crate) trait Closure: Send {
+    /// Runs the closure, which can be done once, and keeps its result.
+    fn run(&mut self, session: WriteSession<'_>) -> Ran;
+    /// Sends the result: see [`Reply::send`].
+    fn answer(self: Box<Self>, committed: Result<()>, ran_alone: bool);
+}
+
+/// A closure that hasn't run yet, or its result.
+pub(crate) struct ClosureCall<F, T, E> {
+    pub(crate) closure: Option<F>,
+    pub(crate) reply: Reply<T, E>,
+}
+
+impl<F, T, E> Closure for ClosureCall<F, T, E>
+where
+    F: FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send,
+    T: Send,
+    E: From<Error> + Send + 'static,
+{
+    fn run(&mut self, session: WriteSession<'_>) -> Ran {
+        let Some(closure) = self.closure.take() else { return Ran::Failed(None) };
+        let mut tx = WriteTx::new(session);
+        let run = catch_unwind(AssertUnwindSafe(|| closure(&mut tx)));
+        // A closure may hide a failure, or put it into an error of its own.
+        let ran = match (tx.fault.take(), &run) {
+            (Some(fault), _) => Ran::Broken(fault),
+            (None, Ok(Ok(_))) => Ran::Done,
+            (None, Ok(Err(error))) => match (error as &dyn Any).downcast_ref::<Error>() {
+                Some(error) if tx.session.run(|tx| tx.is_over(error)) => Ran::Broken(error.clone()),
+                error => Ran::Failed(error.cloned()),
+            },
+            (None, Err(_)) => Ran::Failed(None),
+        };
+        self.reply.keep(run);
+        ran
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>, ran_alone: bool) {
+        self.reply.send(committed, ran_alone);
+    }
+}
