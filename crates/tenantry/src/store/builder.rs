@@ -108,9 +108,9 @@ impl Builder {
     /// Errors: `StoreMissing`; `Incompatible` if the file is of another application or of a newer
     /// version, or the directories are those of another store, in which case nothing is changed;
     /// `Busy` if another process takes too long to create or upgrade it, or has it open while it
-    /// has to be upgraded; `NetworkFileSystem`; `ReadOnly` if there is no permission to write to
-    /// the directory, or something has to be written on a read-only file system; `Corrupt`, `Full`,
-    /// `Io`.
+    /// has to be upgraded; `NetworkFileSystem`; `PermissionDenied` if the process may not write
+    /// to the directory; `ReadOnly` if something has to be written on a read-only file system;
+    /// `Corrupt`, `Full`, `Io`.
     pub async fn open(self) -> Result<Store> {
         Ok(Store { engine: Arc::new(Engine::open(self.options, self.ambient).await?) })
     }

@@ -53,7 +53,8 @@ impl Store {
 /// | that makes a file which exists | `Exists` |
 /// | on a path that leads out of the directory, by `..` or a symbolic link | `InvalidPath` |
 /// | on a full disk, or beyond a quota or a limit of a file's size | `Full` |
-/// | without the permission, or on a file system that can only be read | `ReadOnly` |
+/// | without the permission | `PermissionDenied` |
+/// | that writes on a read-only file system | `ReadOnly` |
 /// | that fails otherwise | `Io` |
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
@@ -64,7 +65,7 @@ impl From<io::Error> for Error {
             io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => {
                 (ErrorKind::InvalidPath, "the path leads out of the user's directory")
             }
-            io::ErrorKind::PermissionDenied => (ErrorKind::ReadOnly, "no permission to use the user's file"),
+            io::ErrorKind::PermissionDenied => (ErrorKind::PermissionDenied, "no permission to use the user's file"),
             io::ErrorKind::ReadOnlyFilesystem => (ErrorKind::ReadOnly, "the user's files can only be read"),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
                 (ErrorKind::Full, "there is no room for the user's file")
@@ -84,7 +85,7 @@ mod tests {
         let of = |errno| Error::from(io::Error::from_raw_os_error(errno)).kind();
         assert_eq!(of(libc::ENOENT), ErrorKind::NotFound);
         assert_eq!(of(libc::EEXIST), ErrorKind::Exists);
-        assert_eq!(of(libc::EACCES), ErrorKind::ReadOnly);
+        assert_eq!(of(libc::EACCES), ErrorKind::PermissionDenied);
         assert_eq!(of(libc::EROFS), ErrorKind::ReadOnly);
         assert_eq!(of(libc::ENOSPC), ErrorKind::Full);
         assert_eq!(of(libc::EDQUOT), ErrorKind::Full);

@@ -29,13 +29,13 @@ pub(crate) fn dir_of(store: &Store, id: UserId) -> PathBuf {
 
 /// Something in a user's directory: a directory, or a file with its content and the time of its last change.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Met {
+pub(crate) struct FileState {
     pub(crate) content: Option<(Vec<u8>, i64)>,
     pub(crate) mode: u32,
 }
 
 /// What lies in a directory and below it.
-pub(crate) fn tree(dir: &Path) -> BTreeMap<PathBuf, Met> {
+pub(crate) fn tree(dir: &Path) -> BTreeMap<PathBuf, FileState> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
         let (path, stat) = (entry.path(), entry.metadata().unwrap());
@@ -46,7 +46,7 @@ pub(crate) fn tree(dir: &Path) -> BTreeMap<PathBuf, Met> {
         } else {
             content = Some((fs::read(&path).unwrap(), stat.mtime()));
         }
-        found.insert(entry.file_name().into(), Met { content, mode });
+        found.insert(entry.file_name().into(), FileState { content, mode });
     }
     found
 }

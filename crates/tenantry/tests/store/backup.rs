@@ -21,7 +21,7 @@ use tenantry::{
 };
 
 use crate::archives::{
-    self, Forged, Forgeries, Forgery, Met, dir_of, header, is_refusal, names_are, noise, set_time, tree,
+    self, FileState, Forged, Forgeries, Forgery, dir_of, header, is_refusal, names_are, noise, set_time, tree,
 };
 use crate::process::{self, Process};
 use crate::support::{SqlitePlace, all, block_on, kind, new_user, new_user_at, set_mode, skipped, to_email};
@@ -51,7 +51,7 @@ pub(crate) fn files(data_dir: &Path) -> BTreeMap<PathBuf, Option<(Vec<u8>, i64)>
 const MARKER: &str = ".tenantry-store";
 
 #[test]
-fn everything_comes_back() {
+fn a_restore_returns_every_row_and_file_of_a_backup() {
     let place = SqlitePlace::new();
     let store = place.open();
     let ada = block_on(store.create(new_user("Ada@example.com"))).unwrap();
@@ -104,7 +104,7 @@ fn everything_comes_back() {
     let (before, after) = (files(&place.data_dir()), files(&into));
     assert!(before == after, "{:?}", before.keys().zip(after.keys()).find(|(before, after)| before != after));
     assert_eq!(manifest.files, 1 + before.values().flatten().count() as u64);
-    for (path, Met { content, mode }) in tree(&into) {
+    for (path, FileState { content, mode }) in tree(&into) {
         // What a file was allowed comes back, but for the right to run as its owner.
         let expected = tree(&place.data_dir())[&path].mode & if content.is_none() { 0o7777 } else { 0o777 };
         assert_eq!(mode, expected, "{}", path.display());
@@ -133,7 +133,7 @@ fn everything_comes_back() {
 }
 
 #[test]
-fn a_backup_of_the_database_alone_says_so() {
+fn a_backup_of_the_database_alone_is_marked_in_its_manifest() {
     let (place, store, _) = small_store();
     let file = place.as_ref().join("a.tar.zst");
     let backup = block_on(store.create_backup(&file, DATABASE_ONLY, |_| {})).unwrap();
@@ -166,7 +166,7 @@ pub(crate) fn small_store() -> (SqlitePlace, Store, UserId) {
 }
 
 #[test]
-fn the_archive_is_for_nobody_else_and_not_there_before_it_is_complete() {
+fn an_archive_is_private_and_gets_its_name_when_it_is_complete() {
     for umask in ["000", "077", "022"] {
         let dir = tempfile::tempdir().unwrap();
         let child = Process::start("backs up", dir.path(), &format!("umask {umask}"));
@@ -204,7 +204,7 @@ pub(crate) fn child_backs_up(dir: &Path) {
         }
     };
     block_on(restore_backup(&file, &into, callback)).unwrap();
-    for (path, Met { mode, .. }) in tree(&into).into_iter().filter(|(path, _)| path.components().count() == 1) {
+    for (path, FileState { mode, .. }) in tree(&into).into_iter().filter(|(path, _)| path.components().count() == 1) {
         assert_eq!(mode & 0o677, 0o600, "{}", path.display());
     }
     names_are(dir, &["a.tar.zst", "restored"]);
@@ -212,7 +212,7 @@ pub(crate) fn child_backs_up(dir: &Path) {
 }
 
 #[test]
-fn what_is_there_is_never_replaced_by_a_backup() {
+fn a_backup_never_replaces_a_file() {
     let (place, store, _) = small_store();
     let dir = place.as_ref().join("backups");
     fs::create_dir(&dir).unwrap();
@@ -240,7 +240,7 @@ fn what_is_there_is_never_replaced_by_a_backup() {
 }
 
 #[test]
-fn a_purge_and_a_backup_keep_each_other_away() {
+fn a_purge_and_a_backup_exclude_each_other() {
     let (place, store, _) = small_store();
     let trashed = block_on(store.list_trash(&TrashQuery::default())).unwrap().users.remove(0).user.id;
     let other = place.open();
@@ -289,7 +289,7 @@ fn a_purge_and_a_backup_keep_each_other_away() {
 }
 
 #[test]
-fn a_backup_that_is_made_while_everybody_goes_on_is_whole() {
+fn a_backup_beside_concurrent_writes_is_consistent() {
     const USERS: usize = 6;
     let place = SqlitePlace::new();
     let store = place.open();
@@ -400,7 +400,7 @@ fn a_backup_that_is_made_while_everybody_goes_on_is_whole() {
 
 /// One user who rearranges their files can't keep those of all others out of the backup.
 #[test]
-fn a_directory_that_is_moved_while_it_is_read_is_named_and_the_others_are_there() {
+fn a_directory_that_is_moved_during_a_backup_is_reported_and_the_others_are_complete() {
     let (place, store, _) = small_store();
     let bob = block_on(store.create(new_user("bob@example.com"))).unwrap().id;
     let of_bob = dir_of(&store, bob);
@@ -426,7 +426,7 @@ fn a_directory_that_is_moved_while_it_is_read_is_named_and_the_others_are_there(
 }
 
 #[test]
-fn what_no_archive_holds_is_left_out_and_named() {
+fn sockets_and_devices_are_left_out_and_reported() {
     let (place, store, ada) = small_store();
     let of_ada = dir_of(&store, ada);
     let outside = place.as_ref().join("outside");
@@ -465,7 +465,7 @@ fn what_no_archive_holds_is_left_out_and_named() {
 }
 
 #[test]
-fn what_may_not_be_read_is_left_out_and_named() {
+fn unreadable_files_are_left_out_and_reported() {
     let dir = tempfile::tempdir().unwrap();
     let child = Process::start_without_privileges("can't read", dir.path(), dir.path(), "");
     assert_eq!(child.end(), ["named"]);
@@ -494,7 +494,7 @@ pub(crate) fn child_cannot_read(dir: &Path) {
 }
 
 #[test]
-fn a_restore_wants_a_directory_that_is_new_or_empty() {
+fn a_restore_requires_a_new_or_empty_directory() {
     let (place, store, _) = small_store();
     let file = place.as_ref().join("a.tar.zst");
     back_up(&store, &file).unwrap();
@@ -752,7 +752,7 @@ fn an_archive_that_isn_t_what_its_manifest_announces_is_refused() {
 
 /// What a store is to do when it is opened next stands in its database, so in a backup's too.
 #[test]
-fn a_database_that_wants_something_done_elsewhere_is_refused() {
+fn intents_of_a_forged_backup_that_lead_outside_are_refused() {
     let (place, store, _) = small_store();
     let honest = place.as_ref().join("honest.tar.zst");
     back_up(&store, &honest).unwrap();
@@ -799,7 +799,7 @@ fn larger_backup() -> (SqlitePlace, Vec<u8>) {
 const RESTORE_EACH: usize = 5;
 
 #[test]
-fn an_archive_that_was_cut_off_is_refused() {
+fn a_truncated_archive_is_refused() {
     let (_place, octets) = larger_backup();
     let mut hostile = Hostile::new();
     // The end is where a cut is most easily overlooked.
@@ -816,7 +816,7 @@ fn an_archive_that_was_cut_off_is_refused() {
 }
 
 #[test]
-fn an_archive_in_which_a_bit_has_changed_is_refused_unless_it_means_nothing() {
+fn a_flipped_bit_in_an_archive_is_refused_unless_it_is_meaningless() {
     let (_place, octets) = larger_backup();
     let mut hostile = Hostile::new();
     fs::write(hostile.file(), &octets).unwrap();
@@ -852,7 +852,7 @@ fn an_archive_in_which_a_bit_has_changed_is_refused_unless_it_means_nothing() {
 }
 
 #[test]
-fn what_is_small_in_the_archive_and_huge_outside_takes_no_memory() {
+fn a_decompression_bomb_exhausts_neither_memory_nor_disk() {
     let dir = tempfile::tempdir().unwrap();
     let heard = Process::start("reads bombs", dir.path(), "").end();
     let mib: u64 = heard[0].parse().unwrap();

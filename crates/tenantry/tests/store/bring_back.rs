@@ -64,7 +64,7 @@ impl World {
     }
 
     /// Everything in the data directory but for the database.
-    fn tree(&self) -> BTreeMap<PathBuf, crate::archives::Met> {
+    fn tree(&self) -> BTreeMap<PathBuf, crate::archives::FileState> {
         let mut tree = tree(&self.place.data_dir());
         tree.retain(|path, _| !path.to_str().unwrap().starts_with("tenantry."));
         tree
@@ -93,7 +93,7 @@ fn expected(changes: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn files_that_were_lost_come_back_beside_those_that_are_there() {
+fn lost_files_are_restored_beside_existing_ones() {
     let world = World::new();
     let dir = world.dir();
     fs::write(dir.join("a.txt"), "changed since").unwrap();
@@ -127,7 +127,7 @@ fn files_that_were_lost_come_back_beside_those_that_are_there() {
 }
 
 #[test]
-fn a_directory_that_was_lost_comes_back() {
+fn a_lost_directory_is_restored() {
     let world = World::new();
     fs::remove_dir_all(world.place.data_dir().join("storage/customers")).unwrap();
     let restored = world.bring_back(AS_EVER).unwrap();
@@ -138,7 +138,7 @@ fn a_directory_that_was_lost_comes_back() {
 }
 
 #[test]
-fn who_is_in_the_trash_comes_back_with_what_is_there_and_in_the_backup() {
+fn a_user_in_the_trash_is_restored_with_the_files_of_the_trash_and_the_backup() {
     let world = World::new();
     let dir = world.dir();
     fs::write(dir.join("own.txt"), "new since").unwrap();
@@ -158,7 +158,7 @@ fn who_is_in_the_trash_comes_back_with_what_is_there_and_in_the_backup() {
 }
 
 #[test]
-fn who_was_purged_comes_back_only_if_that_is_said_and_with_a_new_id() {
+fn a_purged_user_is_restored_only_on_request_and_with_a_new_id() {
     let world = World::new();
     block_on(world.store.delete(world.ada.id)).unwrap();
     block_on(world.store.purge(Purge::User(world.ada.id), |_| {})).unwrap();
@@ -180,7 +180,7 @@ fn who_was_purged_comes_back_only_if_that_is_said_and_with_a_new_id() {
 }
 
 #[test]
-fn of_whom_the_store_knows_nothing_comes_back_as_they_were() {
+fn an_unknown_user_is_restored_with_the_row_of_the_backup() {
     let world = World::new();
     let other = SqlitePlace::new();
     let store = other.open();
@@ -213,7 +213,7 @@ fn an_address_that_another_user_has_now_is_a_conflict_and_nothing_changes() {
 }
 
 #[test]
-fn who_was_in_the_trash_of_the_backup_comes_back_from_there() {
+fn a_user_in_the_trash_of_the_backup_is_restored_from_there() {
     let world = World::new();
     block_on(world.store.delete(world.ada.id)).unwrap();
     let later = world.place.as_ref().join("later.tar.zst");
@@ -228,7 +228,7 @@ fn who_was_in_the_trash_of_the_backup_comes_back_from_there() {
 
 /// What the application, or a user through it, has put where the backup has something else.
 #[test]
-fn nothing_in_the_way_is_replaced_or_followed() {
+fn a_restore_of_a_user_replaces_no_file_and_follows_no_link() {
     let world = World::new();
     let dir = world.dir();
     let outside = world.place.as_ref().join("outside");
@@ -256,7 +256,7 @@ fn nothing_in_the_way_is_replaced_or_followed() {
 
 /// A directory that nobody was given stands where a user without one would get theirs.
 #[test]
-fn a_directory_of_nobodys_is_not_mixed_with_files_of_a_user() {
+fn an_orphaned_directory_is_not_mixed_with_restored_files() {
     let world = World::new();
     block_on(world.store.delete(world.ada.id)).unwrap();
     let strange = world.place.data_dir().join("storage/customers/ada");
@@ -278,7 +278,7 @@ fn a_directory_of_nobodys_is_not_mixed_with_files_of_a_user() {
 }
 
 #[test]
-fn a_backup_tells_who_is_in_it() {
+fn a_backup_lists_its_users() {
     let world = World::new();
     block_on(world.store.create(new_user("bob@example.com"))).unwrap();
     block_on(world.store.delete(world.ada.id)).unwrap();
@@ -324,7 +324,7 @@ fn read_from(database: &Path) -> String {
 /// Older programs have put the log of a database into a backup as the file that it is. Beside the database of today, SQLite
 /// took it for that one's, and wrote pages of then into it.
 #[test]
-fn a_log_never_comes_back_beside_another_database_nor_a_database_beside_another_log() {
+fn a_wal_or_journal_is_never_restored_beside_another_database_nor_the_reverse() {
     let world = World::new();
     let dir = world.dir();
     let (database, log) = (dir.join("app.db"), dir.join("app.db-wal"));
@@ -370,7 +370,7 @@ fn a_log_never_comes_back_beside_another_database_nor_a_database_beside_another_
 /// Sparse files and files with several names were said to differ from the backup, though nothing had happened to them, and a
 /// name that was lost never came back.
 #[test]
-fn sparse_files_and_other_names_are_recognized_and_come_back() {
+fn sparse_files_and_hard_links_are_recognized_and_restored() {
     let world = World::new();
     let dir = world.dir();
     let sparse = fs::File::create(dir.join("sparse")).unwrap();

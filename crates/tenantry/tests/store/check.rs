@@ -210,7 +210,7 @@ fn contents(data_dir: &Path) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_check_reports_how_far_it_is() {
+fn a_check_reports_its_progress() {
     let fixture = Fixture::new();
     let (sender, receiver) = std::sync::mpsc::channel();
     let report = block_on(check_with_progress(fixture.at(""), move |progress| sender.send(progress).unwrap())).unwrap();
@@ -256,7 +256,7 @@ fn a_check_and_a_repair_are_cancelled_by_their_callback() {
 }
 
 #[test]
-fn nothing_is_found_in_a_store_in_order() {
+fn a_sound_store_has_no_findings() {
     let fixture = Fixture::new();
     // What a store makes on its way is no finding, however empty.
     for shard in ["storage/3f", "storage/3f/a2", "storage/0b"] {
@@ -408,7 +408,7 @@ fn a_damaged_database_is_found_and_not_repaired() {
 }
 
 #[test]
-fn a_reference_to_a_row_that_is_missing_is_found() {
+fn a_dangling_reference_is_found() {
     let fixture = Fixture::new();
     let store = fixture.place.open();
     let make = "CREATE TABLE notes (user_id BLOB REFERENCES users (id) ON DELETE CASCADE) STRICT";
@@ -424,7 +424,7 @@ fn a_reference_to_a_row_that_is_missing_is_found() {
 }
 
 #[test]
-fn a_key_that_is_not_of_the_address_is_found() {
+fn a_key_that_differs_from_its_address_is_found() {
     for (folded, trash) in [("other@example.com", false), ("stra\u{df}e@example.com", true)] {
         let fixture = Fixture::new();
         if trash {
@@ -439,7 +439,7 @@ fn a_key_that_is_not_of_the_address_is_found() {
 }
 
 #[test]
-fn storage_paths_that_are_none_or_overlap_are_found() {
+fn invalid_and_overlapping_storage_paths_are_found() {
     for (path, is_none) in [
         ("customers/bob/inner", false),
         ("gone/dan/x", false),
@@ -463,7 +463,7 @@ fn storage_paths_that_are_none_or_overlap_are_found() {
 }
 
 #[test]
-fn a_directory_that_is_lost_is_found_and_found_again_when_it_is_back() {
+fn a_lost_directory_is_found_until_it_is_back() {
     let fixture = Fixture::new();
     let elsewhere = fixture.place.as_ref().join("elsewhere");
     for (user, path) in [(&fixture.ada, derived(&fixture.ada)), (&fixture.bob, "storage/customers/bob".into())] {
@@ -479,7 +479,7 @@ fn a_directory_that_is_lost_is_found_and_found_again_when_it_is_back() {
 }
 
 #[test]
-fn a_directory_that_the_row_does_not_know_is_found_and_recorded() {
+fn an_unrecorded_directory_is_found_and_recorded() {
     let fixture = Fixture::new();
     for user in [&fixture.ada, &fixture.bob] {
         fixture.sql("UPDATE users SET has_directory = 0 WHERE id = ?1", user);
@@ -499,7 +499,7 @@ fn a_directory_that_the_row_does_not_know_is_found_and_recorded() {
 }
 
 #[test]
-fn what_belongs_to_nobody_is_found_and_moved_to_quarantine() {
+fn an_orphan_is_found_and_moved_to_quarantine() {
     let fixture = Fixture::new();
     let unknown = StoragePath::derived(numbered_id(4_711));
     let not_text = OsStr::from_bytes(b"not-\xff-text");
@@ -546,7 +546,7 @@ fn what_belongs_to_nobody_is_found_and_moved_to_quarantine() {
 }
 
 #[test]
-fn what_stands_in_the_way_of_a_directory_is_found_and_left_alone() {
+fn a_blocked_path_is_found_and_left_alone() {
     // At the user's directory, and above it: a link to where the directory was moved, or a file.
     for (path, is_link) in
         [("customers/bob", true), ("customers", true), ("customers/bob", false), ("customers", false)]
@@ -570,7 +570,7 @@ fn what_stands_in_the_way_of_a_directory_is_found_and_left_alone() {
 }
 
 #[test]
-fn a_mode_that_lets_others_in_or_the_owner_out_is_found_and_set() {
+fn a_wrong_mode_is_found_and_repaired() {
     let fixture = Fixture::new();
     let of_ada = derived(&fixture.ada);
     let shard = of_ada.parent().unwrap();
@@ -612,7 +612,7 @@ fn a_mode_that_lets_others_in_or_the_owner_out_is_found_and_set() {
 
 /// Who may write in the data directory has another's file there under a name of the store's, for root to give it away.
 #[test]
-fn a_file_with_another_name_is_not_given_to_the_owner() {
+fn a_hard_link_is_not_given_to_the_owner() {
     let fixture = Fixture::new();
     if fs::metadata(fixture.place.database()).unwrap().uid() != 0 {
         writeln!(std::io::stderr(), "SKIPPED: only root can give a file to somebody else").unwrap();
@@ -630,7 +630,7 @@ fn a_file_with_another_name_is_not_given_to_the_owner() {
 }
 
 #[test]
-fn a_directory_of_another_owner_is_found_and_given_back_by_root() {
+fn a_wrong_owner_is_found_and_repaired_by_root() {
     let fixture = Fixture::new();
     if fs::metadata(fixture.place.database()).unwrap().uid() != 0 {
         // Past the test harness, which keeps what a test that succeeds prints.
@@ -670,7 +670,7 @@ fn assert_finished(fixture: &Fixture, user: Option<&User>, path: Option<&str>) {
 }
 
 #[test]
-fn a_directory_that_was_to_be_made_is_made() {
+fn a_repair_finishes_the_intent_to_make_a_directory() {
     for is_made in [false, true] {
         let fixture = Fixture::new();
         if is_made {
@@ -686,7 +686,7 @@ fn a_directory_that_was_to_be_made_is_made() {
 }
 
 #[test]
-fn a_directory_that_was_to_be_moved_to_the_trash_or_back_is_moved() {
+fn a_repair_finishes_the_intent_to_move_a_directory_to_the_trash_or_back() {
     for is_moved in [false, true] {
         let fixture = Fixture::new();
         let (path, place) = (fixture.at("storage/gone/dan"), fixture.at(trashed(&fixture.dan)));
@@ -710,7 +710,7 @@ fn a_directory_that_was_to_be_moved_to_the_trash_or_back_is_moved() {
 }
 
 #[test]
-fn a_purge_that_was_begun_is_finished() {
+fn a_repair_finishes_the_intent_of_a_purge() {
     for is_removed in [false, true] {
         let fixture = Fixture::new();
         if is_removed {
@@ -753,7 +753,7 @@ fn a_user_whose_purge_has_begun_is_shown_as_such_and_cannot_be_restored() {
 }
 
 #[test]
-fn what_an_adoption_was_to_take_away_is_taken_away() {
+fn a_repair_finishes_the_intent_of_an_adoption() {
     for is_empty in [true, false] {
         let fixture = Fixture::new();
         let store = fixture.place.open();
@@ -778,7 +778,7 @@ fn what_an_adoption_was_to_take_away_is_taken_away() {
 }
 
 #[test]
-fn what_was_to_be_moved_to_quarantine_is_moved() {
+fn a_repair_finishes_the_intent_of_a_quarantine() {
     for at in ["storage/stray", "storage/customers/stray", "trash/stray"] {
         let fixture = Fixture::new();
         fixture.stray(at);
@@ -791,14 +791,14 @@ fn what_was_to_be_moved_to_quarantine_is_moved() {
 }
 
 #[test]
-fn a_rewriting_of_the_database_that_was_to_be_done_is_done() {
+fn a_repair_finishes_the_intent_to_erase() {
     let fixture = Fixture::new();
     fixture.intend("erase", None, None);
     assert_finished(&fixture, None, None);
 }
 
 #[test]
-fn a_directory_that_is_lost_from_the_trash_is_found() {
+fn a_directory_lost_from_the_trash_is_found() {
     let fixture = Fixture::new();
     fs::rename(fixture.at(trashed(&fixture.dan)), fixture.place.as_ref().join("elsewhere")).unwrap();
     fixture.assert_found(&[found(TrashLost, Some(&fixture.dan), trashed(&fixture.dan))]);
@@ -806,7 +806,7 @@ fn a_directory_that_is_lost_from_the_trash_is_found() {
 }
 
 #[test]
-fn what_belongs_to_nobody_in_the_trash_is_found_and_moved_to_quarantine() {
+fn an_orphan_in_the_trash_is_found_and_moved_to_quarantine() {
     let fixture = Fixture::new();
     let unknown = numbered_id(4_711);
     let mut expected = Vec::new();
@@ -841,7 +841,7 @@ fn what_belongs_to_nobody_in_the_trash_is_found_and_moved_to_quarantine() {
 }
 
 #[test]
-fn a_repair_of_many_that_belong_to_nobody_wants_to_be_told() {
+fn a_repair_of_too_many_orphans_is_refused_without_confirmation() {
     let fixture = Fixture::new();
     let store = fixture.place.open();
     // With those of the fixture 18 directories: two strays are 2 of 20.
@@ -920,7 +920,7 @@ fn a_repair_loses_nothing_whatever_is_wrong() {
 }
 
 #[test]
-fn a_check_changes_nothing_not_even_a_log_that_was_left() {
+fn a_check_changes_nothing_not_even_a_leftover_wal() {
     let fixture = full_of_findings();
     let findings = fixture.check().findings;
     fixture
@@ -955,7 +955,7 @@ fn a_check_changes_nothing_not_even_a_log_that_was_left() {
 }
 
 #[test]
-fn a_check_finds_nothing_while_everything_is_in_motion() {
+fn a_check_beside_concurrent_changes_finds_nothing() {
     const CHECKS: usize = 25;
     let fixture = Fixture::new();
     let store = fixture.place.open();

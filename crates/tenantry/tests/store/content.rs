@@ -106,7 +106,7 @@ pub(crate) fn child_backs_up_large_files(dir: &Path) {
 
 /// What was written of it is cut off the archive again, and what comes after is whole.
 #[test]
-fn a_large_file_that_changes_while_it_is_read_is_read_again_or_named() {
+fn a_large_file_that_changes_during_a_backup_is_read_again_or_reported() {
     let place = Place::new();
     for name in ["a", "b", "c"] {
         fs::write(place.dir.join(name), noise(9 << 20)).unwrap();
@@ -295,7 +295,7 @@ fn one_of_everything(dir: &Path) -> Vec<&'static str> {
 }
 
 #[test]
-fn attributes_modes_times_and_links_come_back() {
+fn attributes_modes_times_and_links_are_restored() {
     let place = Place::new();
     let all = one_of_everything(&place.dir);
     let [restored, imported] = place.brought_back();
@@ -318,7 +318,7 @@ fn attributes_modes_times_and_links_come_back() {
 }
 
 #[test]
-fn a_file_of_two_users_becomes_two_files() {
+fn a_hard_link_between_two_users_becomes_two_files() {
     let place = Place::new();
     let bob = block_on(place.store.create(new_user_at("bob@example.com", "bob"))).unwrap().id;
     fs::write(place.dir.join("shared"), "both").unwrap();
@@ -334,7 +334,7 @@ fn a_file_of_two_users_becomes_two_files() {
 
 /// The owners of a store change when it is moved to another machine, or as a service gets another number.
 #[test]
-fn what_the_owner_of_the_store_had_belongs_to_the_new_one() {
+fn files_of_the_former_owner_of_a_store_go_to_the_new_owner() {
     if !rustix::process::geteuid().is_root() {
         return crate::support::skipped("only root may give files away");
     }
@@ -357,7 +357,7 @@ fn what_the_owner_of_the_store_had_belongs_to_the_new_one() {
 
 /// What was backed up years ago is there to be restored.
 #[test]
-fn archives_of_the_first_format_are_read() {
+fn archives_of_format_1_are_read() {
     // One that a program of the first format has made.
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/fixtures/user-format-1.tar.zst");
     let dir = tempfile::tempdir().unwrap();
@@ -502,7 +502,7 @@ pub(crate) fn child_moves_money(dir: &Path) {
 
 /// A copy of a database is of many moments if its application writes meanwhile, and so none that there ever was.
 #[test]
-fn databases_that_are_written_to_are_each_of_one_moment() {
+fn databases_with_concurrent_writers_are_each_of_one_moment() {
     let place = Place::new();
     let mut child = Process::start("moves money", &place.dir, "");
     child.await_ready();
@@ -597,7 +597,7 @@ fn cut_short(dir: &Path, name: &str, mode: &str, suffix: &str) {
 }
 
 #[test]
-fn a_database_whose_application_has_crashed_is_taken_with_its_log() {
+fn a_database_of_a_crashed_application_is_archived_with_its_wal_or_journal() {
     let place = Place::new();
     cut_short(&place.dir, "journal.db", "delete", "-journal");
     cut_short(&place.dir, "log.db", "wal", "-wal");
@@ -630,7 +630,7 @@ fn a_database_whose_application_has_crashed_is_taken_with_its_log() {
 /// The journal of a transaction over several databases names a file elsewhere. Where that is missing, as after a restore on
 /// another machine, SQLite takes the transaction for finished, and the half of it that was written stays.
 #[test]
-fn a_database_that_was_cut_short_in_a_transaction_over_several_is_named() {
+fn an_interrupted_transaction_over_several_databases_is_reported() {
     let place = Place::new();
     // A journal that names others would have SQLite remove them.
     cut_short(&place.dir, "several.db", "delete", "-journal");
@@ -685,7 +685,7 @@ fn links_beside_a_database_lead_nowhere() {
 }
 
 #[test]
-fn a_restore_says_which_archives_it_can_read() {
+fn an_unknown_archive_format_is_refused_with_the_known_ones() {
     let place = Place::new();
     let file = place.at("a.tar.zst");
     back_up(&place.store, &file);

@@ -17,7 +17,7 @@ use crate::support::{block_on, kind, new_user, set_mode, skipped};
 
 /// A volume that is mounted can't be replaced by a rename, nor can `.` or a link, and beside it nothing may be writable.
 #[test]
-fn a_restore_takes_any_directory_that_is_empty() {
+fn a_restore_accepts_any_empty_directory() {
     let (place, store, _) = small_store();
     let file = place.as_ref().join("a.tar.zst");
     back_up(&store, &file).unwrap();
@@ -57,7 +57,7 @@ fn a_restore_takes_any_directory_that_is_empty() {
 }
 
 #[test]
-fn a_restore_wants_nothing_beside_the_directory() {
+fn a_restore_needs_no_permission_on_the_parent_directory() {
     let dir = tempfile::tempdir().unwrap();
     let child = Process::start_without_privileges("restores in a closed place", dir.path(), dir.path(), "");
     assert_eq!(child.end(), ["it is there"]);
@@ -90,7 +90,7 @@ pub(crate) fn child_restores_in_a_closed_place(dir: &Path) {
 }
 
 #[test]
-fn what_root_restores_belongs_to_the_owner_of_the_directory() {
+fn files_that_root_restores_belong_to_the_owner_of_the_directory() {
     if !rustix::process::geteuid().is_root() {
         return skipped("only root can give files away");
     }
@@ -113,7 +113,7 @@ fn what_root_restores_belongs_to_the_owner_of_the_directory() {
 
 /// Somebody else is faster: nothing of theirs is touched, and nothing of ours is left.
 #[test]
-fn what_comes_into_the_directory_during_a_restore_is_left_alone() {
+fn files_that_appear_in_the_target_during_a_restore_are_left_alone() {
     let (place, store, _) = small_store();
     let file = place.as_ref().join("a.tar.zst");
     back_up(&store, &file).unwrap();
@@ -164,7 +164,7 @@ fn what_comes_into_the_directory_during_a_restore_is_left_alone() {
 
 /// A restore that was killed left a hidden directory beside the target, for somebody to find and to remove.
 #[test]
-fn what_a_killed_restore_has_left_is_removed_by_the_next() {
+fn leftovers_of_a_killed_restore_are_removed_by_the_next_one() {
     for name in ["new", "empty"] {
         let dir = tempfile::tempdir().unwrap();
         let (_place, store, _) = small_store();
@@ -195,7 +195,7 @@ pub(crate) fn child_is_killed_in_a_restore(dir: &Path) {
 
 /// What was moved up already when a restore was killed isn't taken for somebody else's, and what is somebody else's isn't removed.
 #[test]
-fn a_restore_that_was_killed_between_two_parts_is_taken_up() {
+fn a_restore_that_was_killed_between_two_parts_is_undone_by_the_next_one() {
     let (place, store, _) = small_store();
     let file = place.as_ref().join("a.tar.zst");
     let id = back_up(&store, &file).unwrap().manifest.store_id;
@@ -327,7 +327,7 @@ pub(crate) fn child_is_killed_in_a_backup_or_export(dir: &Path, is_backup: bool)
 }
 
 #[test]
-fn a_verification_finds_room_where_there_is_some() {
+fn a_verification_falls_back_to_the_directory_of_the_archive() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["small", "closed"] {
         fs::create_dir(dir.path().join(name)).unwrap();
@@ -364,7 +364,7 @@ pub(crate) fn child_verifies_without_room(dir: &Path) {
 
 /// ext4 says that there is no space for an attribute that XFS or tmpfs has taken. So nothing was restored, for a full disk.
 #[test]
-fn an_attribute_that_the_file_system_cant_hold_is_named_and_counted() {
+fn an_attribute_that_the_file_system_cant_hold_is_reported() {
     let (place, store, _) = small_store();
     let file = place.as_ref().join("a.tar.zst");
     back_up(&store, &file).unwrap();

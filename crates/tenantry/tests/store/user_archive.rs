@@ -18,7 +18,7 @@ use tenantry::{
 };
 
 use crate::archives::{
-    self, Forged, Forgeries, Forgery, Met, dir_of, header, is_refusal, names, names_are, noise, set_time, tree,
+    self, FileState, Forged, Forgeries, Forgery, dir_of, header, is_refusal, names, names_are, noise, set_time, tree,
 };
 use crate::process::{self, Process};
 use crate::support::{
@@ -57,12 +57,12 @@ fn other_store() -> (SqlitePlace, Store) {
 }
 
 /// What there is of a store: its users, those in the trash, and all files, also those that nobody is to have left.
-fn world(place: &SqlitePlace, store: &Store) -> (Vec<User>, Vec<User>, BTreeMap<PathBuf, Met>) {
+fn world(place: &SqlitePlace, store: &Store) -> (Vec<User>, Vec<User>, BTreeMap<PathBuf, FileState>) {
     let users = block_on(crate::support::all(store, Default::default()));
     let trash = block_on(store.list_trash(&TrashQuery::default())).unwrap().users;
     let mut files = BTreeMap::new();
     for name in names(&place.data_dir()).into_iter().filter(|name| !name.starts_with("tenantry.")) {
-        files.insert(name.clone().into(), Met { content: None, mode: mode(place.data_dir().join(&name)) });
+        files.insert(name.clone().into(), FileState { content: None, mode: mode(place.data_dir().join(&name)) });
         files.extend(
             tree(&place.data_dir().join(&name)).into_iter().map(|(path, met)| (Path::new(&name).join(path), met)),
         );
@@ -81,7 +81,7 @@ fn is_refused(place: &SqlitePlace, store: &Store, file: &Path, expected: ErrorKi
 }
 
 #[test]
-fn everything_of_a_user_comes_over() {
+fn an_export_and_import_transfers_the_row_and_every_file() {
     let place = SqlitePlace::new();
     let store = place.open();
     let ada = block_on(store.create(new_user_at("Ada@Example.com", "customers/ada ü"))).unwrap();
@@ -160,7 +160,7 @@ fn everything_of_a_user_comes_over() {
 
 /// Addresses that were accepted before their look-alikes were known: the user must not be locked in, nor taken for damage.
 #[test]
-fn a_user_whose_address_is_refused_by_now_is_read_checked_and_comes_over() {
+fn a_user_with_a_formerly_accepted_address_is_exported_checked_and_imported() {
     let (place, store, ada, file) = small_store();
     fs::remove_file(&file).unwrap();
     block_on(store.close()).unwrap();
@@ -185,7 +185,7 @@ fn a_user_whose_address_is_refused_by_now_is_read_checked_and_comes_over() {
 }
 
 #[test]
-fn a_user_without_a_directory_or_with_an_empty_one_comes_over_so() {
+fn a_missing_and_an_empty_directory_stay_different_after_an_import() {
     let (place, store) = other_store();
     let bare = block_on(store.create(new_user("bare@example.com"))).unwrap();
     let empty = block_on(store.create(new_user("empty@example.com"))).unwrap();
@@ -206,7 +206,7 @@ fn a_user_without_a_directory_or_with_an_empty_one_comes_over_so() {
 
 /// Their row doesn't know of the directory, as after an older backup of the database was restored.
 #[test]
-fn a_derived_directory_that_the_row_does_not_know_is_exported_and_a_chosen_one_is_not() {
+fn an_unrecorded_derived_directory_is_exported_and_a_chosen_one_is_not() {
     let (place, store) = other_store();
     let derived = block_on(store.create(new_user("derived@example.com"))).unwrap();
     let chosen = block_on(store.create(new_user_at("chosen@example.com", "chosen"))).unwrap();
@@ -220,7 +220,7 @@ fn a_derived_directory_that_the_row_does_not_know_is_exported_and_a_chosen_one_i
 }
 
 #[test]
-fn whoever_is_or_was_there_is_in_the_way() {
+fn an_import_conflicts_with_living_trashed_and_purged_users() {
     let (place, store, ada, file) = small_store();
     // Into the store that they came from.
     is_refused(&place, &store, &file, ErrorKind::EmailTaken);
@@ -253,7 +253,7 @@ fn whoever_is_or_was_there_is_in_the_way() {
 }
 
 #[test]
-fn what_stands_at_the_storage_path_is_in_the_way() {
+fn an_import_is_blocked_by_an_entry_at_the_storage_path() {
     let (_place, _store, ada, file) = small_store();
     let (place, store) = other_store();
     let storage = place.data_dir().join("storage");
@@ -279,7 +279,7 @@ fn what_stands_at_the_storage_path_is_in_the_way() {
 }
 
 #[test]
-fn who_is_not_there_and_what_is_in_the_way_is_told_by_an_export() {
+fn an_export_reports_a_missing_user_and_an_existing_file() {
     let (place, store, ada, file) = small_store();
     let new = place.as_ref().join("new.tar.zst");
     assert_eq!(kind(export(&store, ada.id, &file)), ErrorKind::Exists);
@@ -298,7 +298,7 @@ fn who_is_not_there_and_what_is_in_the_way_is_told_by_an_export() {
 }
 
 #[test]
-fn what_can_t_be_taken_is_named() {
+fn entries_that_cannot_be_archived_are_reported() {
     let (place, store, ada, _) = small_store();
     let of_ada = dir_of(&store, ada.id);
     let _socket = std::os::unix::net::UnixListener::bind(of_ada.join("sub/socket")).unwrap();
@@ -370,7 +370,7 @@ fn stages(place: &SqlitePlace) -> Vec<String> {
 }
 
 #[test]
-fn an_import_that_nobody_waits_for_leaves_nothing() {
+fn an_import_whose_future_is_dropped_leaves_nothing() {
     let (_place, _store, _, file) = small_store();
     let (place, store) = other_store();
     let (entered, has_entered) = mpsc::channel();
@@ -412,7 +412,7 @@ fn a_panic_of_the_callback_leaves_nothing() {
 }
 
 #[test]
-fn an_import_clears_up_what_crashes_have_left_and_nothing_else() {
+fn an_import_removes_stages_that_crashes_have_left_and_nothing_else() {
     let (_place, _store, _, file) = small_store();
     let (place, store) = other_store();
     let leave = |name: &str| {
@@ -456,7 +456,7 @@ struct Hostile {
     place: SqlitePlace,
     store: Store,
     file: PathBuf,
-    before: (Vec<User>, Vec<User>, BTreeMap<PathBuf, Met>),
+    before: (Vec<User>, Vec<User>, BTreeMap<PathBuf, FileState>),
     wrong: Vec<String>,
 }
 
@@ -639,7 +639,7 @@ fn a_row_that_no_user_can_have_is_refused_as_such() {
 
 /// No more is written than the first line announces, however much the others list.
 #[test]
-fn what_goes_beyond_the_totals_is_not_even_written() {
+fn an_archive_that_exceeds_its_totals_is_refused_before_it_is_written() {
     let (_place, _store, _, file) = small_store();
     for field in ["files", "bytes"] {
         let mut forged = Forged::of(&file);
@@ -654,7 +654,7 @@ fn what_goes_beyond_the_totals_is_not_even_written() {
 }
 
 /// An archive that has many compressed blocks.
-fn larger_archive() -> (User, Vec<u8>, BTreeMap<PathBuf, Met>) {
+fn larger_archive() -> (User, Vec<u8>, BTreeMap<PathBuf, FileState>) {
     let (place, store, ada, _) = small_store();
     fs::write(dir_of(&store, ada.id).join("noise"), noise(100_000)).unwrap();
     let file = place.as_ref().join("larger.tar.zst");
@@ -666,7 +666,7 @@ fn larger_archive() -> (User, Vec<u8>, BTreeMap<PathBuf, Met>) {
 }
 
 #[test]
-fn an_archive_that_was_cut_off_is_refused() {
+fn a_truncated_archive_is_refused() {
     let (_, octets, _) = larger_archive();
     let mut hostile = Hostile::new();
     // The end is where a cut is most easily overlooked.
@@ -678,7 +678,7 @@ fn an_archive_that_was_cut_off_is_refused() {
 }
 
 #[test]
-fn an_archive_in_which_a_bit_has_changed_is_refused_unless_it_means_nothing() {
+fn a_flipped_bit_in_an_archive_is_refused_unless_it_is_meaningless() {
     let (ada, octets, expected) = larger_archive();
     let mut random = blake3::Hasher::new().update(b"flips").finalize_xof();
     let mut hostile = Hostile::new();
@@ -700,7 +700,7 @@ fn an_archive_in_which_a_bit_has_changed_is_refused_unless_it_means_nothing() {
                 overlooked += 1;
                 let (users, trash, files) = world(&place, &store);
                 assert_eq!((imported.user, users, trash), (ada.clone(), vec![ada.clone()], vec![]), "the bit {bit}");
-                let contents = |files: &BTreeMap<PathBuf, Met>| -> Vec<_> {
+                let contents = |files: &BTreeMap<PathBuf, FileState>| -> Vec<_> {
                     let files = files.iter().filter(|(path, _)| path.starts_with("storage/customers"));
                     files.map(|(path, met)| (path.clone(), met.content.clone(), met.mode)).collect()
                 };
@@ -736,7 +736,7 @@ fn no_bit_that_has_changed_changes_who_is_in_an_archive() {
 
 /// The user is there then, and so must their files be, wherever they are.
 #[test]
-fn files_that_can_t_get_to_their_place_are_kept_until_they_can() {
+fn imported_files_that_cannot_be_moved_yet_are_kept_until_they_can() {
     let dir = tempfile::tempdir().unwrap();
     let child = Process::start_without_privileges("can't move what it imports", dir.path(), dir.path(), "");
     assert_eq!(child.end(), ["in place"]);
@@ -808,7 +808,7 @@ pub(crate) fn child_on_a_full_disk(dir: &Path) {
 }
 
 #[test]
-fn what_is_small_in_the_archive_and_huge_outside_takes_no_memory() {
+fn a_decompression_bomb_exhausts_neither_memory_nor_disk() {
     let dir = tempfile::tempdir().unwrap();
     let heard = Process::start("imports bombs", dir.path(), "").end();
     let mib: u64 = heard[0].parse().unwrap();
