@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr_iter;
+use memchr::memmem::Finder;
+
 use crate::domain::email::{fold, is_label_separator, nfc, to_ascii, why_unreadable};
 use crate::domain::lookalike::{is_joiner, shown_domain};
 use crate::{Email, Error, ErrorKind, Result};
@@ -88,6 +91,63 @@ impl Fragment {
     }
 }
 
+impl Fragment {
+    /// Returns a quick test for the addresses that may hold the fragment.
+    pub(crate) fn needle(&self) -> Needle {
+        Needle::new(self.in_key.as_bytes())
+    }
+}
+
+/// Rejects addresses that can't hold a [`Fragment`], from their bytes alone.
+///
+/// It inspects nearly all addresses of a store, so each nanosecond counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Needle {
+    finder: Finder<'static>,
+}
+
+impl Needle {
+    fn new(in_key: &[u8]) -> Self {
+        Self { finder: Finder::new(in_key).into_owned() }
+    }
+
+    /// Returns whether this address may hold the fragment.
+    ///
+    /// An address of ASCII characters holds the fragment only if its lower case holds the fragment of
+    /// a key, or if a label that begins with `xn--` is shown in another form. Any other may hold it.
+    pub(crate) fn may_be_in(&self, address: &[u8]) -> bool {
+        self.finder.find(address).is_some() || (is_unusual(address) && self.may_be_in_unusual(address))
+    }
+
+    fn may_be_in_unusual(&self, address: &[u8]) -> bool {
+        !address.is_ascii()
+            || memchr_iter(b'-', address).any(|at| address[at..].starts_with(b"--"))
+            || self.finder.find(&address.to_ascii_lowercase()).is_some()
+    }
+}
+
+/// Returns whether an address may be another text than its key, or its key another than is shown: it
+/// has a capital, a character beyond ASCII or a hyphen. Eight bytes are inspected at once.
+fn is_unusual(address: &[u8]) -> bool {
+    let Some(last) = address.last_chunk::<8>() else {
+        return address.iter().any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii() || *byte == b'-');
+    };
+    // The last eight overlap with those before them.
+    let words = address.as_chunks::<8>().0.iter().chain([last]);
+    words.fold(0, |found, word| found | unusual_bytes(u64::from_ne_bytes(*word))) != 0
+}
+
+/// Sets the high bit of each byte that is unusual. No sum carries into the next byte.
+fn unusual_bytes(word: u64) -> u64 {
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = 0x80 * EACH;
+    let low = word & !HIGH;
+    let is_from_a = low + (0x80 - b'A' as u64) * EACH;
+    let is_beyond_z = low + (0x7F - b'Z' as u64) * EACH;
+    let is_not_hyphen = (low ^ (b'-' as u64 * EACH)) + 0x7F * EACH;
+    (word | (is_from_a & !is_beyond_z) | !is_not_hyphen) & HIGH
+}
+
 /// Returns a key as people read it, folded as the texts are that it is searched for.
 pub(crate) fn shown(key: &str) -> Cow<'_, str> {
     match key.split_once('@') {
@@ -168,7 +228,73 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_needle_rejects_no_address_that_holds_the_fragment() {
+        let needle = |text: &str| Fragment::new(text).unwrap().needle();
+        for (text, address) in [
+            ("da@e", "Ada@Example.com"),
+            ("DA@E", "ada@example.com"),
+            ("a-b", "x.a-B@example.com"),
+            ("ass", "stra\u{df}e@example.com"),
+            ("\u{fc}cher", "bob@xn--bcher-kva.example"),
+            ("\u{fc}cher", "bob@XN--bcher-kva.example"),
+            ("z\u{fc}", "bob@z\u{fc}rich.example"),
+            ("q", "ada.Q@example.com"),
+        ] {
+            assert!(needle(text).may_be_in(address.as_bytes()), "{text} in {address}");
+        }
+        for (text, address) in [
+            ("bda@", "ada@b.example.com"),
+            ("ad-a", "a-da@example.com"),
+            ("adaa", "Ada@example.com"),
+            ("\u{fc}", "ada@example.com"),
+            ("a@example.comm", "a@example.com"),
+        ] {
+            assert!(!needle(text).may_be_in(address.as_bytes()), "{text} in {address}");
+        }
+        // All that is left of joiners is nothing, which every address holds.
+        assert!(needle("\u{200d}").may_be_in(b"ada@example.com"));
+    }
+
+    #[test]
+    fn a_capital_a_hyphen_and_what_is_not_ascii_are_unusual_wherever_they_are() {
+        for byte in 0..=u8::MAX {
+            let is_unusual_byte = byte.is_ascii_uppercase() || byte >= 0x80 || byte == b'-';
+            for length in 1..20 {
+                for at in 0..length {
+                    let mut address = vec![b'a'; length];
+                    address[at] = byte;
+                    assert_eq!(is_unusual(&address), is_unusual_byte, "{byte:#x} at {at} of {length}");
+                }
+            }
+        }
+    }
+
     proptest! {
+        /// A rejected address is missing from the results, so the test must agree with the search.
+        #[test]
+        fn every_piece_of_an_address_may_be_in_it(
+            text in "[a-cA-C\u{df}\u{e0}-\u{e5}-]{1,6}@([a-cA-C\u{e0}-\u{e5}\u{ff41}]{1,3}(-[ab]{1,2})?\\.){1,2}(com|\u{440}\u{444})",
+            capitals in any::<bool>(),
+        ) {
+            if let Ok(email) = text.parse::<Email>() {
+                let address = email.as_str();
+                let ends = || address.char_indices().map(|(index, c)| (index, index + c.len_utf8()));
+                for (start, _) in ends() {
+                    for (_, end) in ends().filter(|(_, end)| *end > start) {
+                        let piece = &address[start..end];
+                        let piece = if capitals { piece.to_uppercase() } else { piece.to_owned() };
+                        let Ok(fragment) = Fragment::new(&piece) else { continue };
+                        let holds = email.key().contains(&fragment.in_key)
+                            || address.contains(&fragment.in_address)
+                            || shown(email.key()).contains(&fragment.in_shown);
+                        let needle = fragment.needle();
+                        prop_assert!(!holds || needle.may_be_in(address.as_bytes()), "{} in {}", piece, address);
+                    }
+                }
+            }
+        }
+
         /// Whatever somebody has typed of an address so far.
         #[test]
         fn every_beginning_of_an_address_finds_it(

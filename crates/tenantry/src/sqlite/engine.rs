@@ -167,7 +167,7 @@ impl Engine {
             {
                 return Ok(page);
             }
-            self.searches.run(move |tx| tx.advance(&mut listing)).await
+            self.searches.list(listing).await
         };
         self.count(listed.await)
     }

@@ -1,17 +1,70 @@
 //! Functions that the store's own statements call.
 
+use std::cell::{Cell, RefCell};
+
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 
 use super::rows::skeleton_of_key;
 use crate::Result;
-use crate::domain::search_text::shown;
+use crate::domain::search_text::{Needle, shown};
 
 /// The key of an address as people read it, its labels in Unicode.
 pub(super) const SHOWN: &str = "tenantry_shown";
 /// The skeleton of a key, or NULL if the key as people read it is ASCII. The migration to schema
 /// version 3 calls it.
 const SKELETON: &str = "tenantry_skeleton";
+
+/// Whether the address of a row has to be inspected further in the [`Step`] of this thread: because
+/// it may hold the fragment that is searched for, or because the step ends with this row.
+pub(super) const IS_CANDIDATE: &str = "tenantry_is_candidate";
+/// Whether the [`Step`] of this thread ends with the row that was inspected last.
+pub(super) const IS_LAST: &str = "tenantry_is_last";
+thread_local! {
+    /// The step that runs on this thread, if one does. As an argument of the function, the needle
+    /// would cost two atomic operations a row, a tenth of a search.
+    static STEP: RefCell<Option<Step>> = const { RefCell::new(None) };
+}
+
+/// A number of rows that one statement inspects.
+struct Step {
+    needle: Option<Needle>,
+    rows_left: Cell<usize>,
+}
+
+impl Step {
+    fn is_candidate(&self, address: &[u8]) -> bool {
+        let left = self.rows_left.get().saturating_sub(1);
+        self.rows_left.set(left);
+        left == 0 || self.needle.as_ref().is_none_or(|needle| needle.may_be_in(address))
+    }
+}
+
+/// The step of this thread, which ends when this is dropped.
+pub(super) struct RunningStep;
+
+impl RunningStep {
+    /// Begins a step that inspects at most so many rows, more than one, for this needle.
+    pub(super) fn begin(needle: Option<Needle>, rows: usize) -> Self {
+        STEP.set(Some(Step { needle, rows_left: Cell::new(rows) }));
+        Self
+    }
+
+    /// Returns whether the step ends with the row that was inspected last.
+    pub(super) fn is_last(&self) -> bool {
+        is_last()
+    }
+}
+
+impl Drop for RunningStep {
+    fn drop(&mut self) {
+        STEP.set(None);
+    }
+}
+
+fn is_last() -> bool {
+    STEP.with_borrow(|step| step.as_ref().is_some_and(|step| step.rows_left.get() == 0))
+}
 
 /// Makes the functions known to a connection.
 pub(super) fn register(conn: &Connection) -> Result<()> {
@@ -25,5 +78,12 @@ pub(super) fn register(conn: &Connection) -> Result<()> {
         let key = context.get_raw(0).as_str()?;
         Ok(skeleton_of_key(key))
     })?;
+    // They depend on the step, so they aren't deterministic.
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DIRECTONLY;
+    conn.create_scalar_function(IS_CANDIDATE, 1, flags, |context| {
+        let address = context.get_raw(0).as_bytes_or_null()?.unwrap_or_default();
+        Ok(STEP.with_borrow(|step| step.as_ref().is_none_or(|step| step.is_candidate(address))))
+    })?;
+    conn.create_scalar_function(IS_LAST, 0, flags, |_| Ok(is_last()))?;
     Ok(())
 }

@@ -2,10 +2,18 @@
 //!
 //! Without an email prefix a page is a walk along the table in the order of creation, which the
 //! filter picks from. With a filter that few users meet the walk may be long, so it goes in bounded
-//! steps, between which it can be given up. A step is a statement over a window of places in the
-//! order. SQLite leaves out the rows that the filter doesn't match, since handing each of them to
-//! Rust would take longer than the match. A prefix is looked up in the index of the keys, and what
-//! it finds is put in order.
+//! steps, between which it can be given up. A step is a statement that ends by itself after a number
+//! of rows: one of the conditions counts them. SQLite leaves out the rows that the filter doesn't
+//! match, since handing each of them to Rust would take longer than the match. A prefix is looked up
+//! in the index of the keys, and the users found are put in order.
+//!
+//! A walk for a fragment searches the addresses, by a [`Needle`] that rejects nearly all rows; the
+//! rest are compared in full. If the filter seems to pick so few users that the walk goes to the end,
+//! another thread may take the second half of it.
+//!
+//! Rejected: a step that is a window of places in the order (a comparison a row, and a lookup for each
+//! step, since gaps are of any length), and a search in the index of the keys (it is half as large,
+//! but SQLite prepares a seek of the table for each key, which takes as long).
 //!
 //! Without any filter the walk skips the users in the trash. There may be many, so it is bounded by
 //! their number.
@@ -16,13 +24,14 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
 use super::columns::{USER_COLUMNS, check_order, user};
-use crate::domain::search_text::{Fragment, KeyPrefix};
-use crate::sqlite::functions::SHOWN;
-
+use crate::domain::search_text::{Fragment, KeyPrefix, Needle};
+use crate::sqlite::functions::{IS_CANDIDATE, IS_LAST, RunningStep, SHOWN};
 use crate::{Cursor, ListQuery, Page, Result, User};
 
-/// How many places one step of a walk spans, and so the most rows it inspects: about 1 ms of work.
-const STEP_PLACES: i64 = 4_096;
+/// How many rows one step of a walk inspects: less than 1 ms of work.
+const STEP_ROWS: usize = 4_096;
+/// How many rows are worth a second thread: waking it takes as long as a tenth of a step.
+const SPLIT_MIN: i64 = 4 * STEP_ROWS as i64;
 /// The columns after those of a user.
 const SEQ: usize = USER_COLUMNS;
 const IS_DELETED: usize = USER_COLUMNS + 1;
@@ -43,14 +52,25 @@ fn containing(text: &str) -> String {
     pattern
 }
 
+fn to_integer(number: usize) -> Value {
+    Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
 /// A page in the making.
 pub(crate) struct Listing {
     sql: String,
     /// ?1 is the place to begin at; the filter's come after.
     values: Vec<Value>,
     limit: usize,
-    /// If the page is made in steps: the index among the values of the last place of a step.
-    step_end: Option<usize>,
+    needle: Option<Needle>,
+    /// How many rows the walk has inspected.
+    inspected: usize,
+    /// Whether this is a walk that isn't divided yet.
+    is_whole_walk: bool,
+    /// Where the second half begins, if there is one.
+    until: i64,
+    /// The places of the users, in a second half.
+    places: Option<Vec<i64>>,
     users: Vec<User>,
     last_seq: i64,
     /// Where the walk has come to.
@@ -69,9 +89,12 @@ impl Listing {
         };
 
         let mut conditions = Vec::new();
+        let mut needle = None;
         let filter = &query.filter;
         if let Some(text) = filter.email_contains.as_deref().filter(|text| !text.is_empty()) {
-            let Fragment { in_key, in_address, in_shown } = Fragment::new(text)?;
+            let fragment = Fragment::new(text)?;
+            needle = Some(fragment.needle());
+            let Fragment { in_key, in_address, in_shown } = fragment;
             let differs = in_address != in_key;
             let [key, address] = [in_key, in_address].map(|text| bind(Value::Text(containing(&text))));
             let shown = bind(Value::Text(in_shown));
@@ -100,18 +123,19 @@ impl Listing {
             conditions.push("last_login_at IS NULL".to_owned());
         }
         let columns = user_columns!();
-        let mut step_end = None;
+        let mut is_whole_walk = false;
         let sql = match filter.email_prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
             None if conditions.is_empty() => {
                 format!("SELECT {columns}, seq, deleted_at IS NOT NULL FROM users WHERE seq > ?1 ORDER BY seq")
             }
             None => {
-                let end = bind(Value::Null);
-                step_end = Some(end - 1);
                 let matches = conditions.join(" AND ");
+                is_whole_walk = true;
                 format!(
                     "SELECT {columns}, seq, 0 FROM users
-                     WHERE seq > ?1 AND seq <= ?{end} AND {matches} AND deleted_at IS NULL ORDER BY seq"
+                     WHERE seq > ?1 AND {IS_CANDIDATE}(email)
+                         AND ({IS_LAST}() OR ({matches} AND deleted_at IS NULL))
+                     ORDER BY seq"
                 )
             }
             Some(prefix) => {
@@ -134,7 +158,7 @@ impl Listing {
                         format!("({near}) AND substr({SHOWN}(email_key), 1, length(?{shown})) = ?{shown}")
                     }
                 };
-                let one_more = bind(Value::Integer(i64::try_from(query.limit + 1).unwrap_or(i64::MAX)));
+                let one_more = bind(to_integer(query.limit + 1));
                 // The plus signs keep the planner from walking the table instead of the index.
                 format!(
                     "SELECT {columns}, seq, 0 FROM users WHERE seq IN (
@@ -149,7 +173,11 @@ impl Listing {
             sql,
             values,
             limit: query.limit,
-            step_end,
+            needle,
+            inspected: 0,
+            is_whole_walk,
+            until: i64::MAX,
+            places: None,
             users: Vec::new(),
             last_seq: after,
             walked_to: after,
@@ -159,57 +187,106 @@ impl Listing {
 
     /// Runs the next step, and returns the page if it is complete.
     pub(crate) fn advance(&mut self, conn: &Connection) -> Result<Option<Page>> {
-        if let Some(end) = self.step_end
-            && !self.begin_step(conn, end)?
-        {
-            return Ok(Some(self.page()));
-        }
+        Ok(self.step(conn)?.then(|| self.page()))
+    }
+
+    /// Runs the next step, and returns whether it was the last.
+    pub(crate) fn step(&mut self, conn: &Connection) -> Result<bool> {
+        let step = RunningStep::begin(self.needle.clone(), STEP_ROWS);
         let mut statement = conn.prepare_cached(&self.sql)?;
         let mut rows = statement.query(params_from_iter(&self.values))?;
         let mut skipped = 0;
         while let Some(row) = rows.next()? {
             let seq = row.get(SEQ)?;
             check_order(self.walked_to, seq, SEQ)?;
+            if seq > self.until {
+                return Ok(true);
+            }
+            if step.is_last() {
+                // The next step begins with this row, which was let through unseen.
+                self.inspected += STEP_ROWS;
+                self.walked_to = seq - 1;
+                self.values[0] = self.walked_to.into();
+                return Ok(false);
+            }
             self.walked_to = seq;
             if row.get(IS_DELETED)? {
                 skipped += 1;
-                if skipped == STEP_PLACES {
+                if skipped == STEP_ROWS {
                     self.values[0] = seq.into();
-                    return Ok(None);
+                    return Ok(false);
                 }
                 continue;
             }
-            if self.users.len() == self.limit {
+            if self.is_full() {
                 self.has_more = true;
-                return Ok(Some(self.page()));
+                return Ok(true);
             }
             self.users.push(user(row)?);
             self.last_seq = seq;
+            if let Some(places) = &mut self.places {
+                places.push(seq);
+            }
         }
-        Ok(if self.step_end.is_some() { None } else { Some(self.page()) })
-    }
-
-    /// Moves the window of places to the next user. Returns whether there is one.
-    ///
-    /// A window that began where the last one ended could be empty, and a gap in the places is as
-    /// long as it likes.
-    fn begin_step(&mut self, conn: &Connection, end: usize) -> Result<bool> {
-        let before = match self.values[end] {
-            Value::Integer(end) => end,
-            _ => self.walked_to,
-        };
-        let mut statement = conn.prepare_cached("SELECT min(seq) FROM users WHERE seq > ?1")?;
-        let Some(first) = statement.query_row([before], |row| row.get::<_, Option<i64>>(0))? else {
-            return Ok(false);
-        };
-        check_order(before, first, 0)?;
-        self.walked_to = first - 1;
-        self.values[0] = self.walked_to.into();
-        self.values[end] = first.saturating_add(STEP_PLACES - 1).into();
         Ok(true)
     }
 
-    fn page(&mut self) -> Page {
+    /// Returns the second half of a walk that seems to go to the end, and makes this the first half.
+    pub(crate) fn split(&mut self, conn: &Connection) -> Result<Option<Self>> {
+        if !self.is_whole_walk || self.inspected == 0 {
+            return Ok(None);
+        }
+        let mut statement = conn.prepare_cached("SELECT max(seq) FROM users")?;
+        let last: i64 = statement.query_row([], |row| row.get::<_, Option<i64>>(0))?.unwrap_or(0);
+        let rest = last.saturating_sub(self.walked_to);
+        // As many rows as hold one user more, for each that is missing.
+        let missing = self.limit + 1 - self.users.len();
+        let expected = missing.saturating_mul(self.inspected) / (self.users.len() + 1);
+        if rest < SPLIT_MIN || i64::try_from(expected).is_ok_and(|expected| expected < rest) {
+            return Ok(None);
+        }
+        self.is_whole_walk = false;
+        self.until = self.walked_to + rest / 2;
+        let mut values = self.values.clone();
+        values[0] = self.until.into();
+        Ok(Some(Self {
+            sql: self.sql.clone(),
+            values,
+            limit: self.limit - self.users.len(),
+            needle: self.needle.clone(),
+            inspected: 0,
+            is_whole_walk: false,
+            until: i64::MAX,
+            places: Some(Vec::new()),
+            users: Vec::new(),
+            last_seq: self.until,
+            walked_to: self.until,
+            has_more: false,
+        }))
+    }
+
+    /// Returns whether the page has no room for another user.
+    pub(crate) fn is_full(&self) -> bool {
+        self.users.len() == self.limit
+    }
+
+    /// Returns whether another page follows, as far as is known.
+    pub(crate) fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// Completes the first half with the second.
+    pub(crate) fn append(&mut self, second: Self) {
+        let places = second.places.unwrap_or_default();
+        let room = self.limit - self.users.len();
+        self.has_more = second.has_more || second.users.len() > room;
+        if let Some(last) = places.into_iter().take(room).next_back() {
+            self.last_seq = last;
+        }
+        self.users.extend(second.users.into_iter().take(room));
+    }
+
+    pub(crate) fn page(&mut self) -> Page {
         Page { users: mem::take(&mut self.users), next_cursor: self.has_more.then(|| Cursor::after(self.last_seq)) }
     }
 

@@ -23,6 +23,7 @@ scenarios! {
     conditions_are_met_all_of_them,
     a_filter_that_few_users_meet_finds_them_behind_many_others,
     a_search_finds_what_a_walk_through_all_users_finds,
+    a_search_that_two_threads_share_finds_what_a_walk_through_all_users_finds,
     a_filter_that_no_address_can_meet_is_refused,
 }
 
@@ -361,6 +362,51 @@ async fn a_search_finds_what_a_walk_through_all_users_finds(bench: &mut Bench) {
             assert_eq!(all(store, ListQuery { limit, ..only(filter.clone()) }).await, expected, "{part}");
         }
     }
+}
+
+/// A second thread may take the second half of a long walk, whose users follow those of the first.
+async fn a_search_that_two_threads_share_finds_what_a_walk_through_all_users_finds(bench: &mut Bench) {
+    let store = &bench.store;
+    // So many that the second half is worth a thread.
+    let address = |n: usize| match n {
+        // In both halves, and in another order than the keys.
+        7_100 | 23_900 => format!("Zoe.{}@rare.example", 30_000 - n),
+        9_000..9_020 => format!("zo{}@m{n}.R\u{e4}re.example", "\u{eb}".repeat(n % 2)),
+        15_000 => "stra\u{df}e.rare@example.com".to_owned(),
+        n => format!("u{}@example.com", n * 7_919 % 100_000),
+    };
+    let users = (0..24_000).map(|n| new_user(&address(n))).collect();
+    let created: Vec<User> = store.create_many(users).await.unwrap().into_iter().map(Result::unwrap).collect();
+    store.delete(created[9_003].id).await.unwrap();
+    store.delete(created[7_100].id).await.unwrap();
+    let again = create(store, "zoe.again@rare.example").await;
+    let is_in = |n: usize, part: &str| match n {
+        7_100 | 9_003 => false,
+        // A domain is found as it is shown, as it was written, and as the key has it.
+        9_000..9_020 => ["r\u{e4}re", "example", "xn--", "zo"].contains(&part),
+        15_000 => ["rare", "example", "sse.r", "stra\u{df}e"].contains(&part),
+        23_900 => ["rare", "example", "zo", "zoe", "oe.6"].contains(&part),
+        _ => part == "example",
+    };
+    for part in ["rare", "Rare", "r\u{e4}re", "zo", "Zoe", "xn--", "sse.r", "STRA\u{df}E", "oe.6", "nobody"] {
+        let folded = part.to_lowercase();
+        let mut expected: Vec<User> =
+            created.iter().enumerate().filter(|(n, _)| is_in(*n, &folded)).map(|(_, user)| user.clone()).collect();
+        expected.extend(["rare", "zo", "zoe"].contains(&&*folded).then(|| again.clone()));
+        let filter = Filter { email_contains: Some(part.to_owned()), ..Filter::default() };
+        for limit in [1, 3, 50, 1_000] {
+            let found = all(store, ListQuery { limit, ..only(filter.clone()) }).await;
+            assert_eq!(addresses(&found), addresses(&expected), "{part}, {limit}");
+            assert_eq!(found, expected);
+        }
+        let query = ListQuery { limit: 1_000, ..only(filter) };
+        let in_closure = store.read(move |tx| tx.list(&query)).await.unwrap();
+        assert_eq!(in_closure.users, expected, "{part}");
+    }
+    // A page that ends in the first half.
+    let filter = Filter { email_contains: Some("u".to_owned()), ..Filter::default() };
+    let page = store.list(&ListQuery { limit: 1_000, ..only(filter) }).await.unwrap();
+    assert_eq!(page.users, created[..1_000]);
 }
 
 async fn a_filter_that_no_address_can_meet_is_refused(bench: &mut Bench) {
