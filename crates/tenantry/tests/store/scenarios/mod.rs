@@ -21,8 +21,11 @@ macro_rules! scenarios {
 // Single users: creating, finding, changing and deleting them, and their logins.
 mod users;
 
-// Users with their directories: the trash, adoption, purges, usage.
+// Users with their directories: creation, the trash, purges.
 mod lifecycle;
+
+// Directories that are adopted, and measured.
+mod adoption;
 
 // Listings: their order, pages, cursors and filters.
 mod listing;
