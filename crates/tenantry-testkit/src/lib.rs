@@ -24,6 +24,9 @@ pub mod random;
 /// Databases of older schema versions.
 pub mod schema;
 
+/// What can be seen of a store: its users, their files, and the files of nobody.
+pub mod world;
+
 /// The ways in which directories are opened and moved, chosen by failpoints.
 pub mod way;
 

@@ -7,7 +7,7 @@ use tenantry_testkit::way::Way;
 
 use crate::child::{Crash, Orders, Ran};
 use crate::points::{POINTS, fits};
-use crate::world::{Model, Op, Place, World, derived, outcome, stages};
+use crate::world::{Model, Op, Place, derived, find, find_sound, outcome, stages};
 
 /// More points than any scenario passes.
 const POINTS_MAX: u64 = 1_000;
@@ -52,7 +52,7 @@ impl Judge {
     pub(crate) fn happened(&self, ran: &Ran, data: &Path) -> usize {
         let answered = ran.did.len();
         assert_eq!(ran.did, self.outcomes[..answered]);
-        let found = World::find_sound(data, &[]);
+        let found = find_sound(data, &[]);
         let happened = (answered..=answered + 1)
             .find(|so_many| self.states.get(*so_many).is_some_and(|model| model.world == found));
         let happened = happened.unwrap_or_else(|| {
@@ -68,15 +68,15 @@ impl Judge {
         let last = self.states.last().unwrap();
         if self.ops.iter().any(|op| matches!(op, Op::Repair)) {
             // What it had not come to is still there. Nothing is lost meanwhile, and another repair ends it.
-            let (found, _) = World::find(data, &[]);
+            let found = find(data, &[]).world;
             assert_eq!(found.contents(), last.world.contents());
-            World::find(data, &self.ops);
-            assert_eq!(World::find_sound(data, &[]), last.world);
+            find(data, &self.ops);
+            assert_eq!(find_sound(data, &[]), last.world);
             return;
         }
         let happened = self.happened(ran, data);
         if happened < self.ops.len() {
-            assert_eq!(World::find_sound(data, &self.ops[happened..]), last.world, "it can't be gone on with");
+            assert_eq!(find_sound(data, &self.ops[happened..]), last.world, "it can't be gone on with");
             last.check_erased(data);
         }
         assert_eq!(stages(data), [""; 0], "what an import has left");

@@ -6,7 +6,7 @@ use tenantry_testkit::way::Way;
 
 use crate::child::{Crash, Orders};
 use crate::scenarios::{ADA, BOB, CYD, bring_back, import_chosen, nested, on_way, to_do};
-use crate::world::{ARCHIVE, Model, Op, Place, World, derived, id, stages};
+use crate::world::{ARCHIVE, Model, Op, Place, derived, find_sound, id, stages};
 
 /// The user is there, and what they brought can't get to its place: it must not be taken for what a crash has left.
 #[test]
@@ -35,7 +35,7 @@ fn files_that_an_import_still_has_to_move_are_kept_whatever_is_imported_meanwhil
 
     std::fs::remove_file(&blocked).unwrap();
     [import_chosen(), other].iter().for_each(|op| model.apply(op).unwrap());
-    assert_eq!(World::find_sound(&place.data(), &[]), model.world);
+    assert_eq!(find_sound(&place.data(), &[]), model.world);
     assert_eq!(stages(&place.data()), [""; 0]);
 }
 
@@ -64,7 +64,7 @@ fn what_is_written_at_the_old_place_after_it_was_copied_is_not_removed() {
     let findings = block_on(check(place.data())).unwrap().findings;
     assert_eq!(findings.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::IntentUnfinished]);
     std::fs::remove_file(&late).unwrap();
-    assert_eq!(World::find_sound(&place.data(), &[]), model.world);
+    assert_eq!(find_sound(&place.data(), &[]), model.world);
     assert!(!old.exists());
 }
 
@@ -82,7 +82,7 @@ fn a_placeholder_that_a_crash_has_left_is_not_taken_for_a_users_directory() {
     std::fs::create_dir(&placeholder).unwrap();
     std::fs::set_permissions(&placeholder, PermissionsExt::from_mode(0o1000)).unwrap();
     model.apply(&bring_back()).unwrap();
-    assert_eq!(World::find_sound(&place.data(), &[]), model.world);
+    assert_eq!(find_sound(&place.data(), &[]), model.world);
     assert_eq!(stages(&place.data()), [""; 0]);
 }
 
@@ -97,6 +97,6 @@ fn a_copy_that_is_older_than_the_original_is_made_anew() {
         assert!(!opening.run(&place.data()).has_crashed);
         let files = model.world.people.get_mut(&ADA).unwrap().files.as_mut().unwrap();
         files.insert("b/c.txt".to_owned(), "late".to_owned());
-        assert_eq!(World::find_sound(&place.data(), &[]), model.world, "{way:?}");
+        assert_eq!(find_sound(&place.data(), &[]), model.world, "{way:?}");
     }
 }

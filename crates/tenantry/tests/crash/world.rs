@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 
 use futures_lite::future::block_on;
 use serde::{Deserialize, Serialize};
-
 use tenantry::{
-    BackupOptions, CheckReport, Email, Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, RepairOptions,
-    RestoreUserOptions, Result, StoragePath, Store, Timestamp, TrashQuery, User, UserId, UserUpdate, check,
-    open_backup, repair, sqlite,
+    BackupOptions, Email, ErrorKind, FindingKind, NewUser, Purge, RepairOptions, RestoreUserOptions, Result,
+    StoragePath, Store, Timestamp, UserId, UserUpdate, check, open_backup, repair,
 };
+use tenantry_testkit::world::{self, Found, Person, World, address, copy, placed, take};
 
 /// An operation on a store, or on its files past the store. Users and addresses are numbered.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -101,11 +100,7 @@ pub(crate) fn id(user: u8) -> UserId {
 }
 
 fn email(number: u8) -> Email {
-    format!("user{number}@example.com").parse().unwrap()
-}
-
-fn number_of(email: &Email) -> u8 {
-    email.as_str().trim_start_matches("user").split('@').next().unwrap().parse().unwrap()
+    address(number).parse().unwrap()
 }
 
 /// A user's storage path from the data directory on.
@@ -126,11 +121,6 @@ const LINK_TARGET: &str = "../../../..";
 
 fn written(user: u8, file: &str) -> String {
     format!("{file}, written by {user}")
-}
-
-/// The files that are placed at a path.
-fn placed(path: &str) -> Files {
-    ["own.txt", "deep/er.txt"].map(|file| (file.to_owned(), format!("{path}/{file}, placed"))).into()
 }
 
 impl Op {
@@ -228,28 +218,6 @@ impl Op {
 
 fn loosen(data: &Path, path: &str) {
     fs::set_permissions(data.join(path), PermissionsExt::from_mode(0o755)).unwrap();
-}
-
-/// What files hold, by their paths. Directories don't count.
-type Files = BTreeMap<String, String>;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Person {
-    pub(crate) email: u8,
-    path: String,
-    pub(crate) is_trashed: bool,
-    /// `None` if there is no directory.
-    pub(crate) files: Option<Files>,
-}
-
-/// What can be seen of a store.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct World {
-    pub(crate) people: BTreeMap<u8, Person>,
-    /// What is in `storage/` and `trash/` and belongs to nobody.
-    pub(crate) loose: Files,
-    /// By where it came from.
-    pub(crate) quarantine: BTreeMap<String, Files>,
 }
 
 /// What a store ought to hold, as a plain account of what was done.
@@ -389,106 +357,33 @@ impl Model {
     }
 }
 
-/// Takes the files below a path, which become relative to it.
-fn take(files: &mut Files, path: &str) -> Files {
-    let below = |file: &str| file.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    let name = |file: &str| file[path.len()..].trim_start_matches('/').to_owned();
-    files.extract_if(.., |file, _| below(file)).map(|(file, text)| (name(&file), text)).collect()
+/// Opens the store, which finishes what a crash left, runs these operations, and looks at everything. Their effect is what
+/// counts, and an operation can find that it was done.
+pub(crate) fn find(data: &Path, ops: &[Op]) -> Found {
+    let number = |id: UserId| id.as_uuid().as_bytes()[15];
+    let run = |store: &Store| {
+        for op in ops {
+            let _ = op.run(store, data);
+        }
+    };
+    world::find(Store::builder(data), data, number, run).unwrap()
 }
 
-impl World {
-    /// Opens the store, which finishes what a crash left, runs these operations, and looks at everything.
-    pub(crate) fn find(data: &Path, ops: &[Op]) -> (Self, CheckReport) {
-        let store = block_on(Store::open(data)).unwrap();
-        for op in ops {
-            // Their effect is what counts, and an operation can find that it was done.
-            let _ = op.run(&store, data);
-        }
-        let rows = block_on(store.read(|tx| {
-            let sql = "SELECT count(*) FROM tenantry_intents";
-            let intents: u64 = sqlite::connection(tx).query_row(sql, [], |row| row.get(0)).unwrap();
-            assert_eq!(intents, 0, "what a crash left is not finished");
-            let users = tx.list(&ListQuery { limit: ListQuery::MAX_LIMIT, ..ListQuery::default() })?.users;
-            let trash = tx.list_trash(&TrashQuery { limit: ListQuery::MAX_LIMIT, ..TrashQuery::default() })?.users;
-            let users = users.into_iter().map(|user| (user, false));
-            Ok::<_, Error>(users.chain(trash.into_iter().map(|trashed| (trashed.user, true))).collect::<Vec<_>>())
-        }));
-        block_on(store.close()).unwrap();
-
-        let mut world = Self::default();
-        for place in ["storage", "trash"] {
-            world
-                .loose
-                .extend(files(&data.join(place)).into_iter().map(|(file, text)| (format!("{place}/{file}"), text)));
-        }
-        world.loose.retain(|file, _| !file.starts_with("storage/.tenantry-store"));
-        for (User { id, email, storage_path, .. }, is_trashed) in rows.unwrap() {
-            let path = format!("storage/{storage_path}");
-            let place = if is_trashed { format!("trash/{id}") } else { path.clone() };
-            let found = take(&mut world.loose, &place);
-            let files = data.join(&place).is_dir().then_some(found);
-            let person = Person { email: number_of(&email), path, is_trashed, files };
-            let number = id.as_uuid().as_bytes()[15];
-            assert!(world.people.insert(number, person).is_none(), "{id} is there twice");
-        }
-        for entry in fs::read_dir(data.join("quarantine")).into_iter().flatten() {
-            let place = entry.unwrap().path();
-            let note: serde_json::Value = serde_json::from_slice(&fs::read(place.join("note.json")).unwrap()).unwrap();
-            let from = note["from"].as_str().unwrap().to_owned();
-            assert!(world.quarantine.insert(from, files(&place.join("content"))).is_none());
-        }
-        (world, block_on(check(data)).unwrap())
-    }
-
-    /// As [`find`](Self::find), and the check finds nothing but what is loose.
-    pub(crate) fn find_sound(data: &Path, ops: &[Op]) -> Self {
-        let (world, mut report) = Self::find(data, ops);
-        report.findings.retain(|finding| {
-            let is_above = |file: &String| finding.path.as_ref().is_some_and(|path| Path::new(file).starts_with(path));
-            finding.kind != FindingKind::DirectoryOrphaned || !world.loose.keys().any(is_above)
-        });
-        assert!(report.findings.is_empty(), "{:#?}\nin {world:#?}", report.findings);
-        world
-    }
-
-    /// Everything that files hold, wherever they are.
-    pub(crate) fn contents(&self) -> Vec<&String> {
-        let of_people = self.people.values().filter_map(|person| person.files.as_ref());
-        let all = of_people.chain([&self.loose]).chain(self.quarantine.values());
-        let mut contents: Vec<_> = all.flat_map(|files| files.values()).collect();
-        contents.sort();
-        contents
-    }
+/// As [`find`], and the check finds nothing but what is loose.
+pub(crate) fn find_sound(data: &Path, ops: &[Op]) -> World {
+    let Found { world, mut findings, orphans, .. } = find(data, ops);
+    findings.extend(orphans.into_iter().filter(|orphan| {
+        let is_above = |file: &String| orphan.path.as_ref().is_some_and(|path| Path::new(file).starts_with(path));
+        !world.loose.keys().any(is_above)
+    }));
+    assert!(findings.is_empty(), "{findings:#?}\nin {world:#?}");
+    world
 }
 
 /// The stages of imports that are in a data directory.
 pub(crate) fn stages(data: &Path) -> Vec<String> {
     let names = fs::read_dir(data).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with(".tenantry-import-")).collect()
-}
-
-/// The files below a directory. A link is what it points to. A file that is there itself has no name.
-fn files(top: &Path) -> Files {
-    let mut files = Files::new();
-    if top.is_file() {
-        files.insert(String::new(), fs::read_to_string(top).unwrap());
-    }
-    let mut dirs = vec![top.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            let text = match fs::read_link(&path) {
-                Ok(target) => format!("-> {}", target.display()),
-                Err(_) if path.is_dir() => {
-                    dirs.push(path);
-                    continue;
-                }
-                Err(_) => fs::read_to_string(&path).unwrap(),
-            };
-            files.insert(path.strip_prefix(top).unwrap().to_str().unwrap().to_owned(), text);
-        }
-    }
-    files
 }
 
 /// A data directory of its own.
@@ -557,20 +452,4 @@ impl Place {
             block_on(store.close()).unwrap();
         }
     }
-}
-
-fn copy(from: &Path, to: &Path) {
-    if let Ok(target) = fs::read_link(from) {
-        return std::os::unix::fs::symlink(target, to).unwrap();
-    }
-    if !from.is_dir() {
-        fs::copy(from, to).unwrap();
-        return;
-    }
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        copy(&entry.path(), &to.join(entry.file_name()));
-    }
-    fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
 }

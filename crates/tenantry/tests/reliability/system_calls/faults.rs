@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use tenantry_testkit::way::Way;
+use tenantry_testkit::world::copy;
 
 use super::world::{self, DATA, Hands, LEFT, Op, State, TOP, judge};
 use super::{ARCHIVES, ROLE, trace};
@@ -196,16 +196,4 @@ fn fail(case: &Case, before: &State, prepared: &Path, call: &str, error: &str, n
     };
     judge(std::slice::from_ref(&case.op), states, answered, &top).unwrap_or_else(|why| panic!("{about}: {why}"));
     Some(said.clone())
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    fs::set_permissions(to, fs::Permissions::from_mode(0o700)).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &to),
-            false => drop(fs::copy(entry.path(), to).unwrap()),
-        }
-    }
 }

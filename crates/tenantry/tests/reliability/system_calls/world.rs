@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tenantry::{
-    BackupOptions, Durability, Error, FindingKind, ListQuery, NewUser, Purge, RepairOptions, Result, Store, Timestamp,
-    TrashQuery, UserId, check, repair, restore_backup, sqlite, verify_backup,
+    BackupOptions, Durability, NewUser, Purge, RepairOptions, Result, Store, Timestamp, UserId, repair, restore_backup,
+    sqlite, verify_backup,
 };
-
 use tenantry_testkit::way::{self, Way};
+use tenantry_testkit::world::{self, Found, Person, World, address, placed, take};
 
 use super::steps::{ANSWERED, MARKS};
 use crate::process;
@@ -90,17 +90,9 @@ fn number(id: UserId) -> u8 {
     u8::try_from(u16::from_be_bytes([bytes[14], bytes[15]]) - 1_000).unwrap()
 }
 
-fn address(user: u8) -> String {
-    format!("user{user}@example.com")
-}
-
 fn written(user: u8, file: &str) -> String {
     // More than one sector, so that it can be torn.
     format!("{file} of {user}. ").repeat(80)
-}
-
-fn placed(path: &str) -> Files {
-    ["own.txt", "deep/er.txt"].map(|file| (file.to_owned(), format!("{path}/{file} "))).into()
 }
 
 fn sync_dir(path: &Path) {
@@ -224,27 +216,6 @@ pub(super) fn order(dir: &Path, way: Way, ops: &[Op]) {
     fs::write(dir.join(ORDERS), serde_json::to_vec(&(way, ops)).unwrap()).unwrap();
 }
 
-/// What files hold, by their paths. Directories don't count.
-type Files = BTreeMap<String, String>;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Person {
-    path: String,
-    is_trashed: bool,
-    /// `None` if there is no directory.
-    files: Option<Files>,
-}
-
-/// What a store holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct World {
-    people: BTreeMap<u8, Person>,
-    /// What is in `storage/` and `trash/` and belongs to nobody.
-    loose: Files,
-    /// By where it came from.
-    quarantine: BTreeMap<String, Files>,
-}
-
 /// What there ought to be after an operation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
@@ -292,7 +263,10 @@ impl State {
             Op::Close => {}
             Op::Create { user, path } => {
                 let path = path.clone().unwrap_or_else(|| tenantry::StoragePath::derived(id(*user)).to_string());
-                people.insert(*user, Person { path: format!("storage/{path}"), is_trashed: false, files: None });
+                people.insert(
+                    *user,
+                    Person { email: *user, path: format!("storage/{path}"), is_trashed: false, files: None },
+                );
             }
             Op::Storage { user } => drop(people.get_mut(user).unwrap().files.get_or_insert_default()),
             Op::Write { user, file } => {
@@ -317,7 +291,7 @@ impl State {
             Op::Adopt { user, path } => {
                 let path = format!("storage/{path}");
                 let files = take(&mut self.world.loose, &path);
-                people.insert(*user, Person { path, is_trashed: false, files: Some(files) });
+                people.insert(*user, Person { email: *user, path, is_trashed: false, files: Some(files) });
                 self.uncertain = None;
             }
             Op::Repair => {
@@ -353,12 +327,6 @@ fn stray(file: &str) -> String {
     file.split('/').take(2).collect::<Vec<_>>().join("/")
 }
 
-/// Takes the files below a path, which become relative to it.
-fn take(files: &mut Files, path: &str) -> Files {
-    let below = |file: &str| file.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
-    files.extract_if(.., |file, _| below(file)).map(|(file, text)| (file[path.len() + 1..].to_owned(), text)).collect()
-}
-
 /// What has to be so, whatever a store holds.
 #[derive(Clone, Copy, Default)]
 struct Ought<'p> {
@@ -371,87 +339,26 @@ struct Ought<'p> {
 
 /// Opens the store that ought to be there, which finishes what was under way, and looks at everything.
 fn find(data: &Path, ought: &Ought<'_>) -> Result<World, String> {
-    let said = |what: &str, error: Error| format!("{what}: {error} ({:?})", error.kind());
     let is_kept = snapshots(data)? > 0;
-    let opening = Store::builder(data).create_if_missing(!ought.be_made).open();
-    let store = block_on(opening).map_err(|error| said("it doesn't open", error))?;
-    let is_upgraded_now = store.upgrade().is_some();
-    let rows = block_on(store.read(|tx| {
-        let sql = "SELECT count(*) FROM tenantry_intents";
-        let intents: u64 = sqlite::connection(tx).query_row(sql, [], |row| row.get(0))?;
-        let users = tx.list(&ListQuery { limit: ListQuery::MAX_LIMIT, ..ListQuery::default() })?.users;
-        let trash = tx.list_trash(&TrashQuery { limit: ListQuery::MAX_LIMIT, ..TrashQuery::default() })?.users;
-        let users = users.into_iter().map(|user| (user, false));
-        let rows: Vec<_> = users.chain(trash.into_iter().map(|trashed| (trashed.user, true))).collect();
-        Ok::<_, Error>((intents, rows))
-    }));
-    let (intents, rows) = rows.map_err(|error| said("its rows can't be read", error))?;
-    block_on(store.close()).map_err(|error| said("it doesn't close", error))?;
-    if ought.have_been_version_1 && !is_kept && !is_upgraded_now {
+    let opening = Store::builder(data).create_if_missing(!ought.be_made);
+    let Found { world, mut findings, orphans, is_upgraded } = world::find(opening, data, number, |_| {})?;
+    if ought.have_been_version_1 && !is_kept && !is_upgraded {
         return Err("it was upgraded, and there is no snapshot of it".to_owned());
     }
     snapshots(data)?;
-    if intents > 0 {
-        return Err("what was under way is not finished".to_owned());
+    if let Some((user, person)) = world.people.iter().find(|(user, person)| **user != person.email) {
+        return Err(format!("user {user} has another's address: {person:?}"));
     }
-
-    let mut world = World::default();
-    for place in ["storage", "trash"] {
-        let found = files(&data.join(place)).into_iter();
-        world.loose.extend(found.map(|(file, text)| (format!("{place}/{file}"), text)));
-    }
-    world.loose.retain(|file, _| !file.starts_with("storage/.tenantry-store"));
-    for (user, is_trashed) in rows {
-        if user.email.as_str() != address(number(user.id)) {
-            return Err(format!("user {} has another's address", user.id));
-        }
-        let path = format!("storage/{}", user.storage_path);
-        let place = if is_trashed { format!("trash/{}", user.id) } else { path.clone() };
-        let found = take(&mut world.loose, &place);
-        let files = data.join(&place).is_dir().then_some(found);
-        world.people.insert(number(user.id), Person { path, is_trashed, files });
-    }
-    for entry in fs::read_dir(data.join("quarantine")).into_iter().flatten() {
-        let place = entry.unwrap().path();
-        let note = fs::read(place.join("note.json")).map_err(|error| format!("no note in quarantine: {error}"))?;
-        let note: serde_json::Value = serde_json::from_slice(&note).map_err(|error| format!("the note: {error}"))?;
-        let from = note["from"].as_str().unwrap().to_owned();
-        if world.quarantine.insert(from, files(&place.join("content"))).is_some() {
-            return Err("something is in quarantine twice".to_owned());
-        }
-    }
-    let report = block_on(check(data)).map_err(|error| said("it can't be checked", error))?;
     let is_loose = |path: &Path| {
         let mut loose = world.loose.keys().map(Path::new);
         let is_placed = |placed: &str| path.starts_with(placed) || Path::new(placed).starts_with(path);
         loose.any(|file| file.starts_with(path)) || ought.have_placed.is_some_and(is_placed)
     };
-    let mut findings = report.findings;
-    findings.retain(|finding| {
-        finding.kind != FindingKind::DirectoryOrphaned || !finding.path.as_deref().is_some_and(is_loose)
-    });
+    findings.extend(orphans.into_iter().filter(|orphan| !orphan.path.as_deref().is_some_and(is_loose)));
     if !findings.is_empty() {
         return Err(format!("a check finds {findings:?}"));
     }
     Ok(world)
-}
-
-/// The files below a directory.
-fn files(top: &Path) -> Files {
-    let mut files = Files::new();
-    let mut dirs = vec![top.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                dirs.push(path);
-                continue;
-            }
-            let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
-            files.insert(path.strip_prefix(top).unwrap().to_str().unwrap().to_owned(), text);
-        }
-    }
-    files
 }
 
 /// How many snapshots there are, each of which has to be a whole database of the version before.
