@@ -3,7 +3,7 @@
 
 use futures_lite::future::block_on;
 use rusqlite::Connection;
-use tenantry::{BackupOptions, Email, ListQuery, NewUser, Store, UserId, create_backup, restore_backup, sqlite};
+use tenantry::{BackupOptions, Email, ListQuery, NewUser, Store, UserId, restore_backup, sqlite};
 
 /// The release of SQLite that the store requires.
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -42,10 +42,10 @@ fn a_store_works_with_the_oldest_rusqlite() {
         assert_eq!(store.storage(ada.id).await.unwrap().read_to_string("notes.txt").unwrap(), "hello");
 
         let archive = dir.path().join("backup");
-        let made = create_backup(&store, archive.clone(), BackupOptions::default(), |_, _| {}).await.unwrap();
+        let made = store.create_backup(archive.clone(), BackupOptions::default(), |_| {}).await.unwrap();
         assert_eq!(made.manifest.users, 100);
         store.close().await.unwrap();
-        restore_backup(archive, dir.path().join("restored"), |_, _| {}).await.unwrap();
+        restore_backup(archive, dir.path().join("restored"), |_| {}).await.unwrap();
         let restored = Store::open(dir.path().join("restored")).await.unwrap();
         assert_eq!(restored.get_by_email(&address(7)).await.unwrap().map(|user| user.id), Some(ada.id));
         assert_eq!(restored.storage(ada.id).await.unwrap().read_to_string("notes.txt").unwrap(), "hello");
