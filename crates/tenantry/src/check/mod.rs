@@ -109,7 +109,7 @@ fn check_in_passes(data_dir: PathBuf, monitor: &Monitor) -> Result<CheckReport> 
             break;
         }
         // A change that was under way during the first pass is likely done soon.
-        inspection.end_look()?;
+        inspection.end_pass()?;
         inspection.wait_for(&intents, timeout)?;
         timeout = Duration::ZERO;
         let again;
@@ -129,7 +129,7 @@ fn check_once(
     holding: bool,
     monitor: &Monitor,
 ) -> Result<(CheckReport, Vec<i64>)> {
-    inspection.look_anew(holding)?;
+    inspection.begin_pass(holding)?;
     monitor.report(Progress::default())?;
     let mut report = CheckReport::default();
     inspect_database(inspection, &mut report)?;
@@ -147,7 +147,7 @@ fn check_once(
     if !holding {
         // The rest looks up single rows as they are at that time, so the WAL can be truncated
         // again.
-        inspection.end_look()?;
+        inspection.end_pass()?;
     }
     if let Some(storage) = &storage {
         survey.roots(storage)?;
@@ -163,7 +163,7 @@ fn confirm(inspection: &Inspection, data_dir: &Path, report: &mut CheckReport) -
     if !report.findings.iter().any(Finding::may_be_a_move) {
         return Ok(());
     }
-    inspection.look_anew(true)?;
+    inspection.begin_pass(true)?;
     let Some(storage) = Storage::open_existing(data_dir).map_err(unreadable)? else { return Ok(()) };
     let began = Instant::now();
     report.findings.retain(|finding| {
@@ -179,7 +179,7 @@ fn confirm(inspection: &Inspection, data_dir: &Path, report: &mut CheckReport) -
         // A finding that can't be re-checked was seen in every pass.
         is_true.unwrap_or(true)
     });
-    inspection.end_look()
+    inspection.end_pass()
 }
 
 /// Checks a database alone, without its directories.

@@ -82,6 +82,26 @@ impl NewUser {
         }
     }
 
+    /// Fails if a value is out of range.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.version.map_or(Ok(()), User::check_version)
+    }
+
+    /// Returns the user with this id, who is created at this time unless another is given.
+    pub(crate) fn to_user(&self, id: UserId, now: Timestamp) -> User {
+        let Self { email, id: _, storage_path, created_at, last_login_at, updated_at, version } = self;
+        let created_at = created_at.unwrap_or(now);
+        User {
+            id,
+            email: email.clone(),
+            created_at,
+            last_login_at: *last_login_at,
+            storage_path: storage_path.clone().unwrap_or_else(|| StoragePath::derived(id)),
+            updated_at: updated_at.unwrap_or(created_at),
+            version: version.unwrap_or(1),
+        }
+    }
+
     /// A user with all values of one who was in a store.
     pub(crate) fn as_it_was(user: &User) -> Self {
         let User { id, email, created_at, last_login_at, storage_path, updated_at, version } = user.clone();

@@ -31,8 +31,7 @@ pub(crate) fn create_many(tx: &mut Tx<'_>, users: &[NewUser]) -> Result<Vec<Resu
 
 /// Creates a user without recording the change.
 pub(super) fn insert(tx: &mut Tx<'_>, new: &NewUser) -> Result<User> {
-    let version = new.version.unwrap_or(1);
-    User::check_version(version)?;
+    new.check()?;
     let id = match new.id {
         None => tx.new_id(),
         Some(id) => {
@@ -40,24 +39,14 @@ pub(super) fn insert(tx: &mut Tx<'_>, new: &NewUser) -> Result<User> {
             id
         }
     };
-    let derived = StoragePath::derived(id);
-    let chosen = new.storage_path.as_ref().filter(|path| **path != derived);
+    let chosen = new.storage_path.as_ref().filter(|path| **path != StoragePath::derived(id));
     if let Some(path) = chosen
         && let Err(error) = check_path_free(tx, path)
     {
         // That the user exists already is what a caller asks first.
         return Err(tx.user_by_email(&new.email)?.map_or(error, |other| email_taken(&other)));
     }
-    let created_at = new.created_at.unwrap_or(tx.now());
-    let user = User {
-        id,
-        email: new.email.clone(),
-        created_at,
-        last_login_at: new.last_login_at,
-        storage_path: chosen.cloned().unwrap_or(derived),
-        updated_at: new.updated_at.unwrap_or(created_at),
-        version,
-    };
+    let user = new.to_user(id, tx.now());
     match tx.insert_user(&user)? {
         Written::Done => Ok(user),
         Written::Taken(error) => Err(conflict(tx, &user)?.with_source(error)),

@@ -34,10 +34,10 @@ const PARTIAL_INDEXES: [(&str, &str, &str); 6] = [
     ("tenantry_retired_users", "tenantry_retired_users_storage_path", "storage_path IS NOT NULL"),
 ];
 
-/// A store that is looked at as it is: nothing in it is finished, upgraded or made.
+/// A store that is only read: nothing in it is finished, upgraded or made.
 pub(crate) struct Inspection {
     pub(super) conn: Connection,
-    /// Of an image, the version of the schema that it had.
+    /// The version of the schema that an image had before it was upgraded.
     pub(super) version: Option<u32>,
 }
 
@@ -53,38 +53,40 @@ pub(crate) struct Row {
 }
 
 impl Inspection {
-    /// Errors: those of opening a store, and `Incompatible` if it has to be upgraded first.
+    /// Opens a store to read it.
+    ///
+    /// # Errors
+    ///
+    /// Those of opening a store; `Incompatible` if it has to be upgraded first.
     pub(crate) fn open(options: &Options) -> Result<Self> {
         check_current(options)?;
         let leaves_log =
             std::fs::metadata(with_suffix(&database_in(&options.data_dir), "-wal")).is_ok_and(|log| log.len() > 0);
         let conn = open_reader(options)?;
         if leaves_log {
-            // To move the log into the database would be a change.
+            // A checkpoint would be a change.
             conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         }
         Ok(Self { conn, version: None })
     }
 
-    /// Begins to look at the store as it is now. With `holding` nobody writes meanwhile, and so
-    /// nobody moves a directory either, unless others write so much that there is no getting in
-    /// between.
-    pub(crate) fn look_anew(&self, holding: bool) -> Result<()> {
-        self.end_look()?;
+    /// Begins a pass over the present state of the store. With `holding` it takes the write lock,
+    /// so that no process moves a directory, unless other processes keep the lock for too long.
+    pub(crate) fn begin_pass(&self, holding: bool) -> Result<()> {
+        self.end_pass()?;
         if holding && self.lock()? {
             return Ok(());
         }
         Ok(self.conn.execute_batch("BEGIN")?)
     }
 
-    /// Takes the write lock in the way that writers do, and says whether it did. Nothing is
-    /// written.
+    /// Takes the write lock as writers do, and returns whether it did. Writes nothing.
     fn lock(&self) -> Result<bool> {
         self.conn.execute_batch("PRAGMA query_only = OFF; PRAGMA busy_timeout = 0")?;
         let deadline = Instant::now() + DEFAULT_BUSY_TIMEOUT;
         let begun = wait_while_busy(deadline, || Ok(self.conn.execute_batch("BEGIN IMMEDIATE")?));
         let locked = match begun {
-            // Where nothing can be written nobody writes meanwhile.
+            // No process writes a store that can't be written.
             Err(error)
                 if matches!(error.kind(), ErrorKind::Busy | ErrorKind::ReadOnly | ErrorKind::PermissionDenied) =>
             {
@@ -97,19 +99,19 @@ impl Inspection {
         locked
     }
 
-    /// Ends a look, if one was begun.
-    pub(crate) fn end_look(&self) -> Result<()> {
+    /// Ends the pass, if one has begun.
+    pub(crate) fn end_pass(&self) -> Result<()> {
         if !self.conn.is_autocommit() {
             self.conn.execute_batch("ROLLBACK")?;
         }
         Ok(())
     }
 
-    /// Waits until none of these intents is there any more, but not for longer than this.
-    pub(crate) fn wait_for(&self, seqs: &[i64], patience: Duration) -> Result<()> {
-        let deadline = Instant::now() + patience;
+    /// Waits until all of these intents are executed, at most for this long.
+    pub(crate) fn wait_for(&self, seqs: &[i64], timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
         loop {
-            // Also if there is none: whoever waits for the lock gets a turn.
+            // Even if there are none: a writer that waits for the lock gets a turn.
             thread::sleep(3 * LOCK_POLL);
             let left = self.intents()?;
             if Instant::now() >= deadline || !left.iter().any(|intent| seqs.contains(&intent.seq)) {

@@ -10,6 +10,7 @@ use crate::data_dir::access;
 use crate::options::Options;
 use crate::sqlite::error::{is_left_in_transaction, of_schema, with_quota_as_full};
 use crate::sqlite::files::{DATABASE, FILES, database_in};
+use crate::sqlite::rows::SELECT_ALL;
 use crate::storage::file_error;
 use crate::{Error, ErrorKind, Result};
 
@@ -18,8 +19,7 @@ const APPLICATION_ID: i32 = 0x546E_7279;
 /// What the schema must have. These statements are prepared and never run. One that can't be
 /// prepared means a damaged schema, which would make each statement of the store fail as a mistake.
 const SCHEMA: [&str; 7] = [
-    "SELECT seq, id, email, email_folded, email_key, deleted_at, deletion_seq, skeleton, created_at, last_login_at,
-     updated_at, version, storage_path, has_directory FROM users",
+    SELECT_ALL,
     "SELECT id, email, email_key, created_at, last_login_at, updated_at, version FROM tenantry_living_users",
     "SELECT id, storage_path FROM tenantry_retired_users",
     "SELECT digest, is_whole FROM tenantry_retired_paths",

@@ -79,6 +79,15 @@ define_columns! {
         9 "skeleton" skeleton_of_key(user.email.key());
 }
 
+/// Selects every column that the program knows of the table of users.
+pub(crate) const SELECT_ALL: &str = concat!(
+    "SELECT seq, email_key, deleted_at, deletion_seq, has_directory, ",
+    user_columns!(),
+    ", ",
+    written_columns!(),
+    " FROM users"
+);
+
 /// Reads the user of a row that begins with the columns of one.
 pub(super) fn user(row: &Row<'_>) -> rusqlite::Result<User> {
     let id = UserId::from_random(Uuid::from_bytes(row.get(ID)?));

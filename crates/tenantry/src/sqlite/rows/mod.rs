@@ -10,4 +10,4 @@ pub(super) mod trash;
 pub(super) mod usage;
 pub(super) mod users;
 
-pub(super) use columns::{skeleton_of_key, storage_path};
+pub(super) use columns::{SELECT_ALL, skeleton_of_key, storage_path};
