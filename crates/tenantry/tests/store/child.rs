@@ -1,6 +1,9 @@
 //! What this binary does when it is run as a second process.
 
-use crate::{backup, concurrency, content, file, hostile, logs, place, process, refused_calls, restore, user_archive};
+use crate::{
+    backup, concurrency, content, file, forged_backups, forged_user_archives, hostile, logs, place, process,
+    refused_calls, restore, user_archive,
+};
 
 #[test]
 fn child_process_entry() {
@@ -27,7 +30,7 @@ fn child_process_entry() {
         "on a full disk" => backup::child_on_a_full_disk(&dir),
         "moves a user on a full disk" => user_archive::child_on_a_full_disk(&dir),
         "can't move what it imports" => user_archive::child_cannot_move(&dir),
-        "imports bombs" => user_archive::child_imports_bombs(&dir),
+        "imports bombs" => forged_user_archives::child_imports_bombs(&dir),
         "is refused calls" => refused_calls::child_is_refused_calls(&dir),
         "restores in a closed place" => restore::child_restores_in_a_closed_place(&dir),
         "is killed in a backup" => restore::child_is_killed_in_a_backup_or_export(&dir, true),
@@ -35,7 +38,7 @@ fn child_process_entry() {
         "is killed in a restore" => restore::child_is_killed_in_a_restore(&dir),
         "is killed in a verification" => restore::child_is_killed_in_a_verification(&dir),
         "verifies without room" => restore::child_verifies_without_room(&dir),
-        "reads bombs" => backup::child_reads_bombs(&dir),
+        "reads bombs" => forged_backups::child_reads_bombs(&dir),
         _ => panic!("there is no role {role:?}"),
     }
 }

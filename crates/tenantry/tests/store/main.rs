@@ -36,21 +36,33 @@ mod place;
 #[cfg(feature = "archives")]
 mod archives;
 
-// Backups: that everything comes back, and hostile archives.
+// Backups: that everything comes back.
 #[cfg(feature = "archives")]
 mod backup;
+
+// Backups that were forged or damaged.
+#[cfg(feature = "archives")]
+mod forged_backups;
 
 // What archives hold beside the content of files, and the databases among them.
 #[cfg(feature = "archives")]
 mod content;
 
-// One user alone as an archive: the way out of one store and into another, and hostile archives.
+// One user alone as an archive: the way out of one store and into another.
 #[cfg(feature = "archives")]
 mod user_archive;
 
-// Checks and repairs: everything that can be wrong, and that neither loses a byte.
+// Archives of a user that were forged or damaged.
+#[cfg(feature = "archives")]
+mod forged_user_archives;
+
+// Checks: everything that can be wrong.
 #[cfg(feature = "archives")]
 mod check;
+
+// Repairs, and that neither they nor checks lose a byte.
+#[cfg(feature = "archives")]
+mod repair;
 
 // That nothing of a purged user is left in the database.
 #[cfg(feature = "archives")]
