@@ -56,6 +56,7 @@
 //! |---|---|
 //! | `archives` (default) | backups of a store and archives of a user, with `tar` and `zstd`, a library in C |
 //! | `chrono`, `jiff`, `time` | conversions of [`Timestamp`] |
+//! | `openapi` | schemas of the values for an OpenAPI document, by `utoipa` |
 //!
 //! # Modules, in reading order
 //!
@@ -86,6 +87,8 @@ mod failpoint;
 #[cfg(all(feature = "failpoints", debug_assertions))]
 #[doc(hidden)]
 pub mod failpoint;
+#[cfg(feature = "openapi")]
+mod openapi;
 mod ops;
 mod options;
 mod progress;

@@ -20,6 +20,7 @@ use crate::{Error, ErrorKind, Result, Timestamp, User};
 ///     ..ListQuery::default()
 /// };
 /// ```
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListQuery {
@@ -54,6 +55,7 @@ impl Default for ListQuery {
 /// Conditions that a user must meet, all of them, to be listed. What is `None`, empty or `false` is no condition.
 ///
 /// `Debug` leaves out the texts, which may be addresses.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filter {
@@ -85,6 +87,7 @@ impl fmt::Debug for Filter {
 }
 
 /// A page of a listing.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Page {

@@ -8,6 +8,7 @@ use crate::{Cursor, Error, ErrorKind, ListQuery, Result, Timestamp, User, UserId
 /// A deleted user, who can be restored until they are purged.
 ///
 /// Serialized, it has the fields of the [`User`] and then these two.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TrashedUser {
@@ -54,6 +55,7 @@ impl Default for TrashQuery {
 }
 
 /// A page of the trash, in the order of deletion.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TrashPage {
@@ -115,6 +117,7 @@ impl fmt::Debug for LeftFile {
 }
 
 /// What a user's directory held when it was measured.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Usage {

@@ -5,6 +5,7 @@ use crate::{Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 /// One account of the application, which is one tenant of it.
 ///
 /// Serialized, it has these field names; times are RFC 3339 in UTC and a login that never was is `null`.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct User {
@@ -48,6 +49,7 @@ impl User {
 /// let new = NewUser { storage_path: Some("customers/ada".parse()?), ..NewUser::new("ada@example.com".parse()?) };
 /// # Ok::<(), tenantry::Error>(())
 /// ```
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewUser {
@@ -131,6 +133,7 @@ pub struct UserUpdate {
 }
 
 /// What [`Store::sign_in`](crate::Store::sign_in) answers.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SignIn {
     /// The user, with the login recorded.

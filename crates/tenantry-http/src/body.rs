@@ -1,0 +1,173 @@
+//! What a request holds besides its head: a JSON body, a query, the id of a user in the path.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use tenantry::UserId;
+
+use crate::limits::{BODY_BYTES_MAX, BODY_TIMEOUT};
+use crate::problem::{Problem, Type};
+
+/// A JSON body. A merge patch (RFC 7396) is one too.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        // A form of another origin can't send this type without being asked first (CORS).
+        if !is_json(&request) {
+            let detail = "the body must be of the type application/json";
+            return Err(Problem::new(Type::UnsupportedMediaType, detail));
+        }
+        let bytes = read(request.into_body(), BODY_TIMEOUT).await?;
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let path = error.path().to_string();
+            invalid(&path, error.inner())
+        })?;
+        json.end().map_err(|error| invalid(".", &error))?;
+        Ok(Self(value))
+    }
+}
+
+fn is_json(request: &Request) -> bool {
+    let Some(value) = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    matches!(essence.as_str(), "application/json" | "application/merge-patch+json")
+}
+
+/// Reads a whole body, within the limits of its length and of the time it may take.
+async fn read(body: Body, timeout: Duration) -> Result<Vec<u8>, Problem> {
+    let limited = Limited::new(body, BODY_BYTES_MAX).collect();
+    let collected = tokio::time::timeout(timeout, limited).await.map_err(|_| {
+        let detail = format!("the body took longer than {} seconds", timeout.as_secs());
+        Problem::new(Type::BodyTimeout, detail)
+    })?;
+    match collected {
+        Ok(body) => Ok(body.to_bytes().to_vec()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let detail = format!("the body is longer than {BODY_BYTES_MAX} bytes");
+            Err(Problem::new(Type::BodyTooLarge, detail))
+        }
+        Err(_) => Err(Problem::new(Type::InvalidBody, "the body ended early")),
+    }
+}
+
+/// The problem of a body that can't be read as what is expected. It names the place, and no value of
+/// the body, since that may be an address.
+fn invalid(path: &str, error: &serde_json::Error) -> Problem {
+    let place = format!("line {} column {}", error.line(), error.column());
+    let reason = error.to_string();
+    let reason = reason.split(" at line ").next().unwrap_or_default();
+    let detail = match error.classify() {
+        serde_json::error::Category::Syntax | serde_json::error::Category::Eof => {
+            format!("the body isn't JSON: {reason} at {place}")
+        }
+        _ => {
+            let field = if path == "." { String::new() } else { format!("{path}: ") };
+            format!("{field}{} ({place})", without_value(reason))
+        }
+    };
+    Problem::new(Type::InvalidBody, detail)
+}
+
+/// serde's messages quote the value that is of a wrong type: `invalid type: string "…", expected u64`.
+fn without_value(reason: &str) -> String {
+    let quotes = ["invalid type: ", "invalid value: ", "unknown variant "];
+    match reason.rsplit_once(", expected ") {
+        Some((_, expected)) if quotes.iter().any(|quote| reason.starts_with(quote)) => format!("expected {expected}"),
+        _ => reason.to_owned(),
+    }
+}
+
+/// The parameters of a query.
+pub(crate) struct Parameters<T>(pub(crate) T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        let Query(value) = Query::try_from_uri(&parts.uri).map_err(|rejection| {
+            let reason = rejection.to_string();
+            let reason = reason.trim_start_matches("Failed to deserialize query string: ");
+            let (field, reason) = match reason.split_once(": ") {
+                Some((field, reason)) if !field.contains(' ') => (format!("{field}: "), reason),
+                _ => (String::new(), reason),
+            };
+            Problem::new(Type::InvalidParameter, format!("{field}{}", without_value(reason)))
+        })?;
+        Ok(Self(value))
+    }
+}
+
+/// The id of a user in the path. Any other text is the name of no resource (CVE-2025-48370).
+pub(crate) struct Id(pub(crate) UserId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path: Result<Path<String>, _> = Path::from_request_parts(parts, state).await;
+        let id = path.ok().and_then(|Path(id)| id.parse().ok());
+        id.map(Self)
+            .ok_or_else(|| Problem::new(Type::NoRoute, "there is no such resource: the id isn't a UUID of version 4"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request as HttpRequest;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Value {
+        #[allow(dead_code, reason = "read by Debug alone")]
+        email: tenantry::Email,
+        #[allow(dead_code, reason = "read by Debug alone")]
+        version: Option<u64>,
+    }
+
+    fn detail(body: &str) -> String {
+        let request = HttpRequest::builder().header(CONTENT_TYPE, "application/json; charset=utf-8");
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        match runtime.block_on(Json::<Value>::from_request(request, &())) {
+            Ok(Json(value)) => format!("{value:?}"),
+            Err(problem) => format!("{problem:?}"),
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_refused_is_located_and_never_quoted() {
+        for (body, said) in [
+            ("{", "isn't JSON"),
+            ("", "isn't JSON"),
+            (r#"{"email":"secret@example.com"} x"#, "isn't JSON"),
+            (r#"{"email":"ada@example.com","version":"secret@example.com"}"#, "version: expected u64"),
+            (r#"{"email":"secret@@example.com"}"#, "email: "),
+            (r#"{"email":["secret@example.com"]}"#, "email: expected"),
+            (r#"{"email":"ada@example.com","vision":1}"#, "unknown field `vision`"),
+            (r#"{"version":1}"#, "missing field `email`"),
+            (r#"["secret@example.com"]"#, ""),
+        ] {
+            let detail = detail(body);
+            assert!(detail.contains(said) && !detail.contains("secret"), "{body}: {detail}");
+        }
+    }
+
+    #[test]
+    fn a_body_longer_than_the_limit_is_refused() {
+        assert!(detail(&format!("{}{{}}", " ".repeat(BODY_BYTES_MAX))).contains("BodyTooLarge"));
+        let fits = format!("{}{{}}", " ".repeat(BODY_BYTES_MAX - 2));
+        assert!(detail(&fits).contains("missing field"));
+    }
+}

@@ -1,0 +1,230 @@
+//! Errors as problems (RFC 9457).
+
+use axum::extract::Request;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tenantry::{ErrorClass, ErrorKind, UserId};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// The header that names a request: taken over from the client, or made here.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The length of a request id that is taken over. A UUID has 36 characters, a trace id 32.
+const REQUEST_ID_LENGTH_MAX: usize = 64;
+
+/// What went wrong, as a machine reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Type {
+    /// An error of the store.
+    Store(ErrorKind),
+    /// The body isn't the JSON that the endpoint expects.
+    InvalidBody,
+    /// A parameter or a header isn't what the endpoint expects.
+    InvalidParameter,
+    UnsupportedMediaType,
+    BodyTooLarge,
+    BodyTimeout,
+    Unauthorized,
+    MissingScope,
+    /// There is no such resource.
+    NoRoute,
+    MethodNotAllowed,
+    /// The condition of an `If-Match` is required and missing.
+    PreconditionRequired,
+    /// A handler panicked.
+    Panicked,
+}
+
+impl Type {
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Store(kind) => match kind.class() {
+                ErrorClass::NotFound => StatusCode::NOT_FOUND,
+                ErrorClass::Conflict => StatusCode::CONFLICT,
+                ErrorClass::Invalid => StatusCode::BAD_REQUEST,
+                ErrorClass::Precondition => StatusCode::PRECONDITION_FAILED,
+                // The service lacks a permission, not the client.
+                ErrorClass::Busy | ErrorClass::Unavailable | ErrorClass::Denied => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            Self::InvalidBody | Self::InvalidParameter => StatusCode::BAD_REQUEST,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::MissingScope => StatusCode::FORBIDDEN,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
+            Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The last segment of the `type`: the name of the kind of error, with hyphens.
+    fn name(self) -> String {
+        let name = match self {
+            Self::Store(kind) => return kind.name().replace('_', "-"),
+            Self::InvalidBody => "invalid-body",
+            Self::InvalidParameter => "invalid-parameter",
+            Self::UnsupportedMediaType => "unsupported-media-type",
+            Self::BodyTooLarge => "body-too-large",
+            Self::BodyTimeout => "body-timeout",
+            Self::Unauthorized => "unauthorized",
+            Self::MissingScope => "missing-scope",
+            Self::NoRoute => "no-route",
+            Self::MethodNotAllowed => "method-not-allowed",
+            Self::PreconditionRequired => "precondition-required",
+            Self::Panicked => "internal",
+        };
+        name.to_owned()
+    }
+}
+
+/// An error of a request. It becomes the body of the response when the request's id is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    kind: Type,
+    detail: String,
+    current_version: Option<u64>,
+    taken_by: Option<UserId>,
+}
+
+impl Problem {
+    pub(crate) fn new(kind: Type, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), current_version: None, taken_by: None }
+    }
+
+    pub(crate) fn version_mismatch(current: u64) -> Self {
+        let kind = Type::Store(ErrorKind::VersionMismatch { current });
+        let detail = format!("the user's version is {current}, which If-Match doesn't name");
+        Self { current_version: Some(current), ..Self::new(kind, detail) }
+    }
+
+    pub(crate) fn no_user() -> Self {
+        Self::new(Type::Store(ErrorKind::NotFound), "there is no user with this id")
+    }
+
+    fn headers(&self, response: &mut Response) {
+        let headers = response.headers_mut();
+        match self.kind {
+            Type::Unauthorized => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            // The only class of which the same request may succeed. `OutcomeUnknown` isn't in it.
+            Type::Store(kind) if kind.class() == ErrorClass::Busy => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl From<tenantry::Error> for Problem {
+    fn from(error: tenantry::Error) -> Self {
+        let kind = error.kind();
+        let current_version = match kind {
+            ErrorKind::VersionMismatch { current } => Some(current),
+            _ => None,
+        };
+        let class = error.class();
+        if matches!(class, ErrorClass::Internal | ErrorClass::Corrupt | ErrorClass::Unavailable | ErrorClass::Denied) {
+            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+            tracing::error!(kind = kind.name(), cause = causes.last().map(tracing::field::display), "{error}");
+        }
+        Self { kind: Type::Store(kind), detail: error.to_string(), current_version, taken_by: error.taken_by() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.kind.status().into_response();
+        self.headers(&mut response);
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// The body of every response that reports an error (RFC 9457), of the type `application/problem+json`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct Body<'a> {
+    /// What went wrong: `/problems/` and a stable name.
+    #[schema(example = "/problems/email-taken")]
+    r#type: String,
+    /// The meaning of the status.
+    title: &'a str,
+    /// The status of the response.
+    status: u16,
+    /// What went wrong this time. It is for people, and may change.
+    detail: &'a str,
+    /// The id of the request, as in the header `X-Request-Id`.
+    request_id: &'a str,
+    /// The version that the user has, if a condition on it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current_version: Option<u64>,
+    /// The user who has the address, the id or the path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "uuid")]
+    taken_by: Option<UserId>,
+}
+
+/// Gives the request an id, and each response its id and, if it reports an error, the problem as body.
+pub(crate) async fn finish(mut request: Request, next: Next) -> Response {
+    let id = request.headers().get(&REQUEST_ID).filter(|id| is_acceptable(id)).cloned();
+    let id = id.unwrap_or_else(|| new_id());
+    request.headers_mut().insert(REQUEST_ID, id.clone());
+    let mut response = next.run(request).await;
+    if response.extensions().get::<Problem>().is_none() {
+        // What the router itself refuses.
+        let refused = match response.status() {
+            StatusCode::NOT_FOUND if has_no_body(&response) => Some(Type::NoRoute),
+            StatusCode::METHOD_NOT_ALLOWED => Some(Type::MethodNotAllowed),
+            _ => None,
+        };
+        if let Some(kind) = refused {
+            let detail = match kind {
+                Type::NoRoute => "there is no such resource",
+                _ => "the resource doesn't support this method",
+            };
+            response.extensions_mut().insert(Problem::new(kind, detail));
+        }
+    }
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let status = response.status();
+        let body = Body {
+            r#type: format!("/problems/{}", problem.kind.name()),
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: &problem.detail,
+            request_id: id.to_str().unwrap_or_default(),
+            current_version: problem.current_version,
+            taken_by: problem.taken_by,
+        };
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.remove(CONTENT_LENGTH);
+        *response.body_mut() = body.into();
+    }
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+fn has_no_body(response: &Response) -> bool {
+    !response.headers().contains_key(CONTENT_TYPE)
+}
+
+fn is_acceptable(id: &HeaderValue) -> bool {
+    let is_safe = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    (1..=REQUEST_ID_LENGTH_MAX).contains(&id.len()) && id.as_bytes().iter().all(is_safe)
+}
+
+#[allow(clippy::disallowed_methods, reason = "the id of a request is no id of the store")]
+fn new_id() -> HeaderValue {
+    let mut buffer = Uuid::encode_buffer();
+    let id = Uuid::new_v4();
+    HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer)).unwrap_or(HeaderValue::from_static("unknown"))
+}

@@ -1,0 +1,110 @@
+//! The routes, each with the scope that it requires, and the document that describes them.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::HeaderValue;
+use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tenantry::Store;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+
+use crate::auth::{Scope, authenticate, authorize};
+use crate::problem::{Problem, Type, finish};
+use crate::{api, health};
+
+/// How the API behaves where a service has a choice.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Options {
+    /// Whether a change of a user must name the version that it changes, with `If-Match`.
+    pub require_if_match: bool,
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) store: Store,
+    pub(crate) require_if_match: bool,
+}
+
+/// The name of the security scheme in the document.
+const BEARER: &str = "token";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Tenantry", description = "The users of a multi-tenant application and the storage that belongs to each of them."),
+    components(schemas(crate::problem::Body<'static>))
+)]
+struct Document;
+
+/// Returns the API of a store.
+///
+/// Requests of no known [`Caller`](crate::Caller) are refused, except those for health.
+pub fn router(store: Store, options: &Options) -> Router {
+    let owner = owner_of(&store);
+    let service = Service { store, require_if_match: options.require_if_match };
+    let (api, document) = described().split_for_parts();
+    let document: Arc<str> = document.to_json().unwrap_or_default().into();
+    let api = api
+        .route("/v1/openapi.json", get(move || describe(document)))
+        .fallback(async || Problem::new(Type::NoRoute, "there is no such resource"))
+        .layer(from_fn_with_state(owner, authenticate));
+    Router::new()
+        .merge(health::routes())
+        .fallback_service(api.with_state(service.clone()))
+        .with_state(service)
+        .layer(CatchPanicLayer::custom(|_| {
+            Problem::new(Type::Panicked, "the request met a mistake in the service").into_response()
+        }))
+        .layer(from_fn(finish))
+        // No cache on the way may keep what is personal.
+        .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
+        .layer(SetResponseHeaderLayer::overriding(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+}
+
+/// Returns the description of the API as an OpenAPI 3.1 document.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    described().split_for_parts().1
+}
+
+fn described() -> OpenApiRouter<Service> {
+    let mut routes = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(api::users::routes())
+        .merge(api::trash::routes())
+        .merge(api::usage::routes())
+        .merge(api::status::routes());
+    let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    let components = routes.get_openapi_mut().components.get_or_insert_default();
+    components.add_security_scheme(BEARER, scheme);
+    routes
+}
+
+/// Returns a route that requires a scope, which the document names too.
+pub(crate) fn scoped(scope: Scope, route: UtoipaMethodRouter<Service>) -> OpenApiRouter<Service> {
+    let mut routes = OpenApiRouter::new().routes(route).route_layer(from_fn_with_state(scope, authorize));
+    for path in routes.get_openapi_mut().paths.paths.values_mut() {
+        for operation in [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete] {
+            if let Some(operation) = operation {
+                operation.security = Some(vec![SecurityRequirement::new(BEARER, [scope.name()])]);
+            }
+        }
+    }
+    routes
+}
+
+async fn describe(document: Arc<str>) -> Response {
+    ([("content-type", "application/vnd.oai.openapi+json;version=3.1")], document.to_string()).into_response()
+}
+
+/// Returns the number of the user whose processes need no token on a unix socket: this process's.
+fn owner_of(_store: &Store) -> u32 {
+    rustix::process::geteuid().as_raw()
+}

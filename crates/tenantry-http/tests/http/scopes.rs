@@ -1,0 +1,89 @@
+//! Who may do what: a walk of all routes.
+
+use axum::http::{Method, StatusCode};
+use tenantry_http::{Caller, Scopes, openapi};
+
+use crate::support::{Api, Reply};
+
+/// All routes with the scopes that the document names: method, path, scopes.
+fn routes() -> Vec<(Method, String, Vec<String>)> {
+    let document = serde_json::to_value(openapi()).unwrap();
+    let mut routes = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let Ok(method) = method.to_uppercase().parse::<Method>() else { continue };
+            if !operation.is_object() {
+                continue;
+            }
+            let scopes = operation["security"][0]["token"].as_array().cloned().unwrap_or_default();
+            let scopes = scopes.iter().map(|scope| scope.as_str().unwrap().to_owned()).collect();
+            routes.push((method, path.replace("{id}", "3fa2b1c4-0000-4000-8000-000000000001"), scopes));
+        }
+    }
+    assert!(routes.len() >= 15, "{routes:?}");
+    routes
+}
+
+async fn call(api: &Api, caller: Option<Caller>, method: &Method, path: &str, headers: &[(&str, &str)]) -> Reply {
+    let body = if *method == Method::GET || *method == Method::DELETE { "" } else { "{}" };
+    api.call_as(caller, method.clone(), path, headers, body).await
+}
+
+#[tokio::test]
+async fn every_route_declares_one_scope() {
+    for (method, path, scopes) in routes() {
+        assert_eq!(scopes.len(), 1, "{method} {path}");
+    }
+}
+
+/// CVE-2025-4210, CVE-2026-121454: routes beside the authorization, and any token taken for a valid one.
+#[tokio::test]
+async fn no_route_is_reached_without_valid_credentials() {
+    let api = Api::new().await;
+    for (method, path, _) in routes() {
+        for header in [&[][..], &[("authorization", "Bearer x")], &[("authorization", "Basic eDp4")]] {
+            let reply = call(&api, None, &method, &path, header).await;
+            assert_eq!((reply.status, reply.problem()), (StatusCode::UNAUTHORIZED, "unauthorized"), "{method} {path}");
+            assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
+        }
+    }
+    for path in ["/v1/openapi.json", "/v1/nothing", "/", "/v1/users/"] {
+        let reply = call(&api, None, &Method::GET, path, &[]).await;
+        assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{path}");
+    }
+}
+
+/// CVE-2026-46425: authenticated, but no role checked.
+#[tokio::test]
+async fn every_route_is_refused_without_its_scope_and_reached_with_it() {
+    let api = Api::new().await;
+    for (method, path, scopes) in routes() {
+        let needed = &scopes[0];
+        let with = |keep: bool| {
+            let scopes: Scopes = all().into_iter().filter(|scope| (scope.name() == needed) == keep).collect();
+            Some(Caller { name: "test".to_owned(), scopes })
+        };
+        let refused = call(&api, with(false), &method, &path, &[]).await;
+        assert_eq!((refused.status, refused.problem()), (StatusCode::FORBIDDEN, "missing-scope"), "{method} {path}");
+        assert!(refused.json["detail"].as_str().unwrap().contains(needed));
+        let reached = call(&api, with(true), &method, &path, &[]).await;
+        let statuses = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::METHOD_NOT_ALLOWED];
+        assert!(!statuses.contains(&reached.status), "{method} {path}: {reached:?}");
+    }
+}
+
+fn all() -> Vec<tenantry_http::Scope> {
+    use tenantry_http::Scope::{Check, UsersDelete, UsersPurge, UsersRead, UsersWrite};
+    vec![UsersRead, UsersWrite, UsersDelete, UsersPurge, Check]
+}
+
+#[tokio::test]
+async fn health_needs_no_credentials() {
+    let api = Api::new().await;
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(call(&api, None, &Method::GET, path, &[]).await.status, StatusCode::OK);
+    }
+    api.store.close().await.unwrap();
+    assert_eq!(call(&api, None, &Method::GET, "/livez", &[]).await.status, StatusCode::OK);
+    assert_eq!(call(&api, None, &Method::GET, "/readyz", &[]).await.status, StatusCode::SERVICE_UNAVAILABLE);
+}

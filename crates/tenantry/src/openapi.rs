@@ -1,0 +1,30 @@
+//! Schemas of the values that are texts in JSON, for an OpenAPI document. (Feature `openapi`.)
+
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::{RefOr, SchemaFormat};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::{Cursor, Email, StoragePath, Timestamp, UserId};
+
+macro_rules! text {
+    ($type:ty, $format:expr, $example:literal) => {
+        impl PartialSchema for $type {
+            fn schema() -> RefOr<Schema> {
+                let format: Option<&str> = $format;
+                let text = ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .format(format.map(|format| SchemaFormat::Custom(format.to_owned())))
+                    .examples([$example]);
+                RefOr::T(text.build().into())
+            }
+        }
+
+        impl ToSchema for $type {}
+    };
+}
+
+text!(Cursor, None, "1f4");
+text!(Email, Some("email"), "ada@example.com");
+text!(StoragePath, None, "customers/ada");
+text!(Timestamp, Some("date-time"), "2026-11-23T14:43:28.534187Z");
+text!(UserId, Some("uuid"), "3fa2b1c4-0000-4000-8000-000000000001");
