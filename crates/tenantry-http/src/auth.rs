@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::problem::{Problem, Type};
 
-/// The other end of a connection, as the kernel names it. The [server](crate::Server) adds it to the
-/// extensions of each request.
+/// The other end of a connection, as the kernel names it. The [server](crate::Server) adds it to
+/// the extensions of each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
@@ -103,8 +103,8 @@ impl Caller {
     }
 }
 
-/// Refuses a request of no known caller. It is a layer on the root of the API, so that no route can be
-/// reached beside it (CVE-2025-4210).
+/// Refuses a request of no known caller. It is a layer on the root of the API, so that no route can
+/// be reached beside it (CVE-2025-4210).
 pub(crate) async fn authenticate(State(owner): State<u32>, mut request: Request, next: Next) -> Response {
     if request.extensions().get::<Caller>().is_none() {
         match request.extensions().get::<Peer>() {

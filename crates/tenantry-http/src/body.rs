@@ -59,8 +59,8 @@ async fn read(body: Body, timeout: Duration) -> Result<Vec<u8>, Problem> {
     }
 }
 
-/// The problem of a body that can't be read as what is expected. It names the place, and no value of
-/// the body, since that may be an address.
+/// The problem of a body that can't be read as what is expected. It names the place, and no value
+/// of the body, since that may be an address.
 fn invalid(path: &str, error: &serde_json::Error) -> Problem {
     let place = format!("line {} column {}", error.line(), error.column());
     let reason = error.to_string();
@@ -77,7 +77,8 @@ fn invalid(path: &str, error: &serde_json::Error) -> Problem {
     Problem::new(Type::InvalidBody, detail)
 }
 
-/// serde's messages quote the value that is of a wrong type: `invalid type: string "…", expected u64`.
+/// serde's messages quote the value that is of a wrong type: `invalid type: string "…", expected
+/// u64`.
 fn without_value(reason: &str) -> String {
     let quotes = ["invalid type: ", "invalid value: ", "unknown variant "];
     match reason.rsplit_once(", expected ") {

@@ -1,8 +1,8 @@
 //! Entity tags and conditions on them (RFC 9110, sections 8.8.3 and 13).
 //!
-//! The tag of a user is `"VERSION.LOGIN"`: the version, and the last login in base 36, since a login
-//! changes what a GET returns but isn't a change of the user. `If-Match` compares the version alone, so
-//! a login never makes a change fail; `If-None-Match` compares all of it.
+//! The tag of a user is `"VERSION.LOGIN"`: the version, and the last login in base 36, since a
+//! login changes what a GET returns but isn't a change of the user. `If-Match` compares the version
+//! alone, so a login never makes a change fail; `If-None-Match` compares all of it.
 
 use axum::http::header::{IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -44,8 +44,8 @@ impl IfMatch {
     ///
     /// # Errors
     ///
-    /// `InvalidParameter` if the header isn't a list of entity tags; `PreconditionRequired` if there is
-    /// none and one is required.
+    /// `InvalidParameter` if the header isn't a list of entity tags; `PreconditionRequired` if
+    /// there is none and one is required.
     pub(crate) fn of(headers: &HeaderMap, is_required: bool) -> Result<Self, Problem> {
         let Some(tags) = tags(headers, &IF_MATCH)? else {
             if is_required {

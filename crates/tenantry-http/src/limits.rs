@@ -11,13 +11,14 @@ pub(crate) const HEADERS_MAX: usize = 64;
 pub(crate) const BODY_BYTES_MAX: usize = 64 << 10;
 /// The number of connections. Each takes a descriptor and at most 100 KiB while it is served.
 pub(crate) const CONNECTIONS_MAX: usize = 1_024;
-/// The number of requests at once on one HTTP/2 connection: what browsers expect at least (RFC 9113,
-/// section 6.5.2).
+/// The number of requests at once on one HTTP/2 connection: what browsers expect at least (RFC
+/// 9113, section 6.5.2).
 pub(crate) const STREAMS_MAX: u32 = 100;
 /// How long a client may take for the head of a request, and a connection may be idle before it: a
 /// client that sends byte by byte must not hold a connection for ever.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take for the body of a request as a whole. 64 KiB in this time are 9 kbit/s.
+/// How long a client may take for the body of a request as a whole. 64 KiB in this time are 9
+/// kbit/s.
 pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long requests that run may take to end after the service was told to. systemd waits 90 s.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);

@@ -27,8 +27,8 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// `AddrInUse` if another process listens there; `AlreadyExists` if the name is of something else
-    /// than a socket; those of making it.
+    /// `AddrInUse` if another process listens there; `AlreadyExists` if the name is of something
+    /// else than a socket; those of making it.
     pub fn unix(path: &Path) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

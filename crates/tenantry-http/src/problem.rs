@@ -147,7 +147,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The body of every response that reports an error (RFC 9457), of the type `application/problem+json`.
+/// The body of every response that reports an error (RFC 9457), of the type
+/// `application/problem+json`.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(crate) struct Body<'a> {
@@ -171,7 +172,8 @@ pub(crate) struct Body<'a> {
     taken_by: Option<UserId>,
 }
 
-/// Gives the request an id, and each response its id and, if it reports an error, the problem as body.
+/// Gives the request an id, and each response its id and, if it reports an error, the problem as
+/// body.
 pub(crate) async fn finish(mut request: Request, next: Next) -> Response {
     let id = request.headers().get(&REQUEST_ID).filter(|id| is_acceptable(id)).cloned();
     let id = id.unwrap_or_else(|| new_id());

@@ -1,7 +1,7 @@
 //! Serving connections: how many, for how long, and until when.
 //!
-//! It is hyper-util's server and not `axum::serve`, which sets no limit for the head of a request: a
-//! client that sends it byte by byte would hold its connection for ever.
+//! It is hyper-util's server and not `axum::serve`, which sets no limit for the head of a request:
+//! a client that sends it byte by byte would hold its connection for ever.
 
 use std::future::Future;
 use std::io;
@@ -39,8 +39,8 @@ impl Server {
         Self { service }
     }
 
-    /// Serves connections until `end` completes, and then the requests that run already, for at most
-    /// 30 seconds. Connections beyond 1,024 wait to be accepted.
+    /// Serves connections until `end` completes, and then the requests that run already, for at
+    /// most 30 seconds. Connections beyond 1,024 wait to be accepted.
     ///
     /// Returns whether all requests ended by themselves.
     pub async fn serve(self, listeners: Vec<Listener>, end: impl Future<Output = ()>) -> bool {

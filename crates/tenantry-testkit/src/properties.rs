@@ -34,8 +34,8 @@ pub fn address(input: &[u8]) -> bool {
     };
     let address = email.as_str();
     let (local, domain) = address.split_once('@').unwrap();
-    assert!(!local.is_empty() && local.len() <= Email::MAX_LOCAL_OCTETS);
-    assert!(!domain.is_empty() && !domain.contains('@') && address.len() <= Email::MAX_OCTETS);
+    assert!(!local.is_empty() && local.len() <= Email::MAX_LOCAL_BYTES);
+    assert!(!domain.is_empty() && !domain.contains('@') && address.len() <= Email::MAX_BYTES);
     for text in [address, email.key()] {
         assert!(!text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\u{feff}'), "{text:?}");
     }
@@ -57,7 +57,7 @@ pub fn address(input: &[u8]) -> bool {
         Ok(key) => assert_eq!(key.key(), email.key()),
         Err(error) => {
             let (local, _) = email.key().split_once('@').unwrap();
-            let is_long = local.len() > Email::MAX_LOCAL_OCTETS || email.key().len() > Email::MAX_OCTETS;
+            let is_long = local.len() > Email::MAX_LOCAL_BYTES || email.key().len() > Email::MAX_BYTES;
             assert!(is_long || local.contains('\u{307}'), "the key {:?} is no address: {error}", email.key());
         }
     }
@@ -96,8 +96,8 @@ pub fn path(store: &Store, input: &[u8]) -> bool {
         Err(error) => return assert_told(&error, &[ErrorKind::InvalidPath]),
     };
     assert!(path.as_str() == text && path.to_string() == text, "it isn't kept as it was given");
-    assert!(text.len() <= StoragePath::MAX_OCTETS && !text.contains(char::is_control));
-    assert!(text.split('/').all(|name| name.len() <= StoragePath::MAX_SEGMENT_OCTETS));
+    assert!(text.len() <= StoragePath::MAX_BYTES && !text.contains(char::is_control));
+    assert!(text.split('/').all(|name| name.len() <= StoragePath::MAX_SEGMENT_BYTES));
     let as_path = Path::new(path.as_str());
     assert!(as_path.components().all(|component| matches!(component, Component::Normal(_))), "{text:?}");
     assert_eq!(as_path.components().collect::<PathBuf>().as_os_str(), as_path.as_os_str());

@@ -41,8 +41,8 @@
 //!
 //! | what | limit |
 //! |---|---|
-//! | an address | 254 octets, 64 before the `@` ([`Email`]) |
-//! | a storage path | 512 octets ([`StoragePath`]) |
+//! | an address | 254 bytes, 64 before the `@` ([`Email`]) |
+//! | a storage path | 512 bytes ([`StoragePath`]) |
 //! | a user's directory | what the file system allows, in names, depth and size |
 //! | a page | 1,000 users ([`ListQuery::MAX_LIMIT`]) |
 //! | writes in the queue | 1,024, and 16,384 callers waiting for a place in it |

@@ -100,11 +100,13 @@ async fn restore(
 #[derive(Serialize, ToSchema)]
 #[schema(as = Purged)]
 struct PurgedBody {
-    /// How many users were destroyed: 0 if files are left, or if another process is purging the user.
+    /// How many users were destroyed: 0 if files are left, or if another process is purging the
+    /// user.
     users: u64,
     /// How many files were removed.
     files: u64,
-    /// How many files could not be removed. Then the user stays in the trash, and can be purged again.
+    /// How many files could not be removed. Then the user stays in the trash, and can be purged
+    /// again.
     left: usize,
     /// Whether the database was rewritten, so that no trace of the user is left in it.
     erased: bool,

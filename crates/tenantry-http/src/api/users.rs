@@ -36,8 +36,8 @@ pub(crate) fn tagged(status: StatusCode, user: &User) -> Response {
     (status, [(ETAG, etag::of(user))], JsonBody(user)).into_response()
 }
 
-/// Which users to list. Texts that may be addresses aren't among the parameters, since URLs end up in
-/// logs: `POST /v1/users:search` takes them in its body.
+/// Which users to list. Texts that may be addresses aren't among the parameters, since URLs end up
+/// in logs: `POST /v1/users:search` takes them in its body.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]

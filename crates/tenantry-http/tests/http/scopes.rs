@@ -36,7 +36,8 @@ async fn every_route_declares_one_scope() {
     }
 }
 
-/// CVE-2025-4210, CVE-2026-121454: routes beside the authorization, and any token taken for a valid one.
+/// CVE-2025-4210, CVE-2026-121454: routes beside the authorization, and any token taken for a valid
+/// one.
 #[tokio::test]
 async fn no_route_is_reached_without_valid_credentials() {
     let api = Api::new().await;

@@ -7,9 +7,11 @@ use crate::{Error, ErrorKind, Result, Timestamp, User};
 
 /// Which users to list, how many at a time, and from where on.
 ///
-/// Users come in the order in which they were created in this store. That is not always the order of `created_at`,
-/// which an import brings with it and which follows a clock that may jump; it is what makes a page never repeat and
-/// never skip a user, whatever happens between two pages.
+/// Users are listed in the order in which they were created in this store, so that a page never
+/// repeats or skips a user, whatever happens between two pages. It isn't always the order of
+/// `created_at`, which an import sets and which follows a clock that may jump.
+///
+/// # Examples
 ///
 /// ```
 /// use tenantry::{Filter, ListQuery};
@@ -24,9 +26,10 @@ use crate::{Error, ErrorKind, Result, Timestamp, User};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListQuery {
-    /// How many users a page holds at the most: 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
+    /// How many users a page holds at most: 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
     pub limit: usize,
-    /// Where the page before this one ended: its [`next_cursor`](Page::next_cursor). `None` begins at the beginning.
+    /// Where the page before this one ended: its [`next_cursor`](Page::next_cursor). `None` begins
+    /// at the beginning.
     pub cursor: Option<Cursor>,
     /// Which users to list.
     pub filter: Filter,
@@ -52,24 +55,27 @@ impl Default for ListQuery {
     }
 }
 
-/// Conditions that a user must meet, all of them, to be listed. What is `None`, empty or `false` is no condition.
+/// Conditions that a listed user meets, all of them. `None`, an empty text and `false` are no
+/// condition.
 ///
 /// `Debug` leaves out the texts, which may be addresses.
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filter {
-    /// The address begins with this text, both folded as keys are. The labels of a domain that isn't ASCII may be in Unicode or
-    /// be `xn--…`, and the text may end within one. Served from an index.
+    /// The address begins with this text, both folded as keys are. The labels of a domain that
+    /// isn't ASCII may be in Unicode or be `xn--…`, and the text may end within one. Served from an
+    /// index.
     pub email_prefix: Option<String>,
-    /// The address holds this text, both as they are or folded as keys are, with the labels of the domain in Unicode or as
-    /// `xn--…`.
+    /// The address contains this text, both as they are or folded as keys are, with the labels of
+    /// the domain in Unicode or as `xn--…`.
     pub email_contains: Option<String>,
     /// Created at this moment or later.
     pub created_after: Option<Timestamp>,
     /// Created before this moment.
     pub created_before: Option<Timestamp>,
-    /// Not logged in since this moment: the last login was before it or, for users who never logged in, the creation.
+    /// Not logged in since this moment: the last login was before it or, for users who never logged
+    /// in, the creation.
     pub inactive_since: Option<Timestamp>,
     /// Never logged in at all.
     pub never_logged_in: bool,
@@ -97,10 +103,13 @@ pub struct Page {
     pub next_cursor: Option<Cursor>,
 }
 
-/// A place in the order of creation, between two users. It is opaque: its text is for keeping and handing back.
+/// A place in the order of creation, between two users ([keyset
+/// pagination](https://use-the-index-luke.com/no-offset)).
 ///
-/// It stays good across restarts, upgrades and changes to the data, also after the user that it stands behind is
-/// deleted.
+/// Its text is opaque, and is kept to be passed back.
+///
+/// It stays valid across restarts, upgrades and changes to the data, even after the user that it
+/// points behind is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
     after_seq: i64,
@@ -116,13 +125,15 @@ impl Cursor {
     }
 }
 
-/// The number of the format, and then the place: so that a later format can be told from this one.
+/// Writes the number of the format and then the place, so that a later format can be distinguished.
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "1-{:016x}", self.after_seq)
     }
 }
 
+/// # Errors
+///
 /// Fails with [`ErrorKind::InvalidCursor`].
 impl FromStr for Cursor {
     type Err = Error;

@@ -1,5 +1,5 @@
-//! Texts within an address that people can't tell from others: mixed scripts and number systems, marks that can't be
-//! seen, labels of a domain that pass for ASCII.
+//! [Confusable](https://www.unicode.org/reports/tr39/) texts within an address: mixed scripts and
+//! number systems, invisible marks, labels of a domain that pass for ASCII.
 
 use std::borrow::Cow;
 
@@ -13,25 +13,28 @@ use unicode_security::{RestrictionLevel, RestrictionLevelDetection};
 /// ([UTS 39, section 5.4](https://www.unicode.org/reports/tr39/#Optional_Detection)).
 const MARKS_MAX: usize = 4;
 
-/// The strokes of Chinese and Japanese that read as a slash or a dash between letters of ASCII. Browsers have a similar
-/// list (<https://chromium.googlesource.com/chromium/src/+/main/docs/idn.md>).
+/// The strokes of Chinese and Japanese that read as a slash or a dash between letters of ASCII.
+/// Browsers have a similar list
+/// (<https://chromium.googlesource.com/chromium/src/+/main/docs/idn.md>).
 const STROKES: &str = "ノンソゾー一丶丨丿";
 
 /// Texts of ASCII that look alike, by their skeleton, as far as a key in lower case can hold them.
 const FORMS: [(&str, &[&str]); 4] = [("rn", &["rn", "m"]), ("l", &["l", "1", "|"]), ("O", &["0"]), ("'", &["'", "`"])];
-/// How many addresses of ASCII one of other characters is compared with. Each is a lookup, and nearly always there is one.
+/// How many addresses of ASCII one of other characters is compared with. Each is a lookup, and
+/// nearly always there is one.
 const ASCII_TWINS_MAX: usize = 64;
 
-/// What the addresses are found by that look like an address.
+/// The values by which the addresses are found that look like an address.
 pub(crate) struct LookAlikes {
     /// The skeleton of all of them.
     pub(crate) skeleton: String,
-    /// Those that are ASCII, if the address isn't. What is ASCII in it they have too.
+    /// The confusable addresses of ASCII, if the address itself isn't. They share its characters of
+    /// ASCII.
     pub(crate) in_ascii: Vec<String>,
 }
 
 impl LookAlikes {
-    /// Looks for those of a key as people read it.
+    /// Finds those of a key as people read it.
     pub(crate) fn of(shown: &str) -> Self {
         let in_ascii = if shown.is_ascii() { Vec::new() } else { ascii_twins(shown) };
         Self { skeleton: skeleton(shown), in_ascii }
@@ -76,13 +79,14 @@ fn ascii_twins(text: &str) -> Vec<String> {
 /// Returns whether a text is *highly restrictive*
 /// ([UTS 39, section 5.2](https://www.unicode.org/reports/tr39/#Restriction_Level_Detection)).
 ///
-/// ASCII's punctuation has no place in an identifier, for which the levels are made, but has in an address.
+/// ASCII's punctuation has no place in an identifier, for which the levels are made, but has in an
+/// address.
 pub(crate) fn is_highly_restrictive(text: &str) -> bool {
     let letters: String = text.chars().filter(|c| !c.is_ascii_punctuation() && !is_joiner(*c)).collect();
     letters.as_str().check_restriction_level(RestrictionLevel::HighlyRestrictive)
 }
 
-/// Names what a text holds that can't be told from something else, though it is of one script.
+/// Returns the deceptive part of a text of one script.
 pub(crate) fn deceptive_part(text: &str) -> Option<Cow<'static, str>> {
     if text.is_ascii() {
         return None;
@@ -93,8 +97,8 @@ pub(crate) fn deceptive_part(text: &str) -> Option<Cow<'static, str>> {
     stroke_in_ascii(text).map(|c| format!("a stroke among letters of ASCII (U+{:04X})", u32::from(c)).into())
 }
 
-/// Returns the first combining mark that can't be seen: a dot above a letter that has one anyway, a mark for the second
-/// time, one more than [`MARKS_MAX`].
+/// Returns the first combining mark that can't be seen: a dot above a letter that has one anyway, a
+/// mark for the second time, one more than [`MARKS_MAX`].
 pub(crate) fn hidden_mark(text: &str) -> Option<char> {
     if text.is_ascii() {
         return None;
@@ -153,8 +157,8 @@ pub(crate) fn is_joiner(c: char) -> bool {
     matches!(c, '\u{200C}' | '\u{200D}')
 }
 
-/// Returns whether the joiner at `index` changes how its neighbours are written, as
-/// [RFC 5892, appendix A](https://www.rfc-editor.org/rfc/rfc5892#appendix-A.1) has it for labels of domains.
+/// Returns whether the joiner at `index` changes how its neighbours are written, as [RFC 5892,
+/// appendix A](https://www.rfc-editor.org/rfc/rfc5892#appendix-A.1) has it for labels of domains.
 pub(crate) fn joins(text: &str, index: usize) -> bool {
     let (before, after) = text.split_at(index);
     let mut after = after.chars();
@@ -193,8 +197,9 @@ fn why_refused(label: &str) -> Option<Cow<'static, str>> {
     deceptive_part(label).map(|what| format!("holds {what}").into())
 }
 
-/// Returns the first character that IDNA 2008 allows in no label, or not in this place
-/// ([RFC 5892](https://www.rfc-editor.org/rfc/rfc5892)). UTS 46 has gone before, with what is about case and normalization.
+/// Returns the first character that IDNA 2008 allows in no label, or not in this place ([RFC
+/// 5892](https://www.rfc-editor.org/rfc/rfc5892)). UTS 46 has gone before, with what is about case
+/// and normalization.
 fn invalid_in_idna(label: &str) -> Option<char> {
     let chars: Vec<char> = label.chars().collect();
     chars.iter().enumerate().find_map(|(index, c)| {
@@ -238,14 +243,15 @@ fn is_old_jamo(c: char) -> bool {
     )
 }
 
-/// Whether a label that isn't ASCII has the skeleton of one that is. Latin letters that ASCII lacks, such as æ and ı, have
-/// such skeletons too, but people who write with them know them apart.
+/// Whether a label that isn't ASCII has the skeleton of one that is. Latin letters that ASCII
+/// lacks, such as æ and ı, have such skeletons too, but people who write with them know them apart.
 fn passes_for_ascii(label: &str) -> bool {
     label.chars().any(|c| !c.is_ascii() && script(c) != Script::Latin) && skeleton(label).is_ascii()
 }
 
-/// Whether the rest of the domain says that a label isn't meant as ASCII, as browsers decide it: the top-level label is of
-/// the same script, and some label of it has letters that no one takes for ASCII, as in `хор.рф` and `почта.рус`.
+/// Whether the rest of the domain says that a label isn't meant as ASCII, as browsers decide it:
+/// the top-level label is of the same script, and some label of it has letters that no one takes
+/// for ASCII, as in `хор.рф` and `почта.рус`.
 fn shows_its_script(label: &str, labels: &[&str]) -> bool {
     let script_of = |label: &str| label.chars().map(script).find(|s| !matches!(*s, Script::Common | Script::Inherited));
     let own = script_of(label);
@@ -260,7 +266,8 @@ fn has_mixed_digits(text: &str) -> bool {
     let mut systems = text
         .chars()
         .filter(|c| categories.get(*c) == GeneralCategory::DecimalNumber)
-        // The ten digits of a system lie together, and no two systems share sixteen places (a test looks at all).
+        // The ten digits of a system lie together, and no two systems share sixteen places (a test
+        // looks at all).
         .map(|c| u32::from(c) >> 4);
     let first = systems.next();
     systems.any(|system| Some(system) != first)

@@ -1,4 +1,5 @@
-//! The domain: values that go into operations and come out of them. It knows no engine, no file system and no transport.
+//! The domain: the values of operations and their results. It knows no engine, no file system and
+//! no transport.
 
 pub(crate) mod change;
 pub(crate) mod directory;

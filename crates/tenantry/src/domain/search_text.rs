@@ -1,4 +1,4 @@
-//! Texts to search addresses for, as they stand in a key and as people read it.
+//! Texts to search addresses for, as a key has them and as people read it.
 
 use std::borrow::Cow;
 
@@ -22,14 +22,15 @@ pub(crate) enum KeyPrefix {
 }
 
 impl KeyPrefix {
-    /// Folds the beginning of an address. A label that it ends within is compared in Unicode, unless it begins with `xn--`.
+    /// Folds the beginning of an address. A label that it ends within is compared in Unicode,
+    /// unless it begins with `xn--`.
     ///
     /// # Errors
     ///
     /// Fails with [`ErrorKind::InvalidQuery`] if no address can hold the text.
     pub(crate) fn new(prefix: &str) -> Result<Self> {
-        if prefix.len() > Email::MAX_OCTETS {
-            return Err(refuse("the email prefix is longer than 254 octets"));
+        if prefix.len() > Email::MAX_BYTES {
+            return Err(refuse("the email prefix is longer than 254 bytes"));
         }
         if is_unreadable(prefix) {
             return Err(refuse("the email prefix holds a character that no address can hold"));
@@ -57,11 +58,11 @@ impl KeyPrefix {
 /// A piece of an address.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Fragment {
-    /// As it stands in a key.
+    /// As a key has it.
     pub(crate) in_key: String,
-    /// As it stands in an address.
+    /// As an address has it.
     pub(crate) in_address: String,
-    /// As it stands in what [`shown`] returns.
+    /// As the text that [`shown`] returns has it.
     pub(crate) in_shown: String,
 }
 
@@ -72,9 +73,9 @@ impl Fragment {
     ///
     /// Fails with [`ErrorKind::InvalidQuery`] if no address can hold the text.
     pub(crate) fn new(text: &str) -> Result<Self> {
-        if text.len() > Email::MAX_OCTETS || is_unreadable(text) {
+        if text.len() > Email::MAX_BYTES || is_unreadable(text) {
             return Err(refuse(
-                "the text to look for is longer than 254 octets or holds a character that no address can hold",
+                "the text to look for is longer than 254 bytes or holds a character that no address can hold",
             ));
         }
         let lower = nfc(text).to_lowercase();
@@ -113,8 +114,9 @@ impl Needle {
 
     /// Returns whether this address may hold the fragment.
     ///
-    /// An address of ASCII characters holds the fragment only if its lower case holds the fragment of
-    /// a key, or if a label that begins with `xn--` is shown in another form. Any other may hold it.
+    /// An address of ASCII characters holds the fragment only if its lower case holds the fragment
+    /// of a key, or if a label that begins with `xn--` is shown in another form. Any other may hold
+    /// it.
     pub(crate) fn may_be_in(&self, address: &[u8]) -> bool {
         self.finder.find(address).is_some() || (is_unusual(address) && self.may_be_in_unusual(address))
     }
@@ -126,8 +128,8 @@ impl Needle {
     }
 }
 
-/// Returns whether an address may be another text than its key, or its key another than is shown: it
-/// has a capital, a character beyond ASCII or a hyphen. Eight bytes are inspected at once.
+/// Returns whether an address may be another text than its key, or its key another than is shown:
+/// it has a capital, a character beyond ASCII or a hyphen. Eight bytes are inspected at once.
 fn is_unusual(address: &[u8]) -> bool {
     let Some(last) = address.last_chunk::<8>() else {
         return address.iter().any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii() || *byte == b'-');
@@ -295,7 +297,7 @@ mod tests {
             }
         }
 
-        /// Whatever somebody has typed of an address so far.
+        /// Each beginning is what a person may have typed of an address so far.
         #[test]
         fn every_beginning_of_an_address_finds_it(
             text in "[a-z\u{e0}-\u{ff}]{1,4}@([a-zA-Z\u{e0}-\u{ff}\u{3b1}-\u{3c9}]{1,5}\\.){1,2}(com|\u{440}\u{444})"

@@ -13,19 +13,21 @@ use uuid::fmt::Hyphenated;
 use crate::domain::email::fold;
 use crate::{Error, ErrorKind, Result, UserId};
 
-/// No segment of a storage path may begin with it.
+/// No segment of a storage path may begin with this.
 pub(crate) const WORK_PREFIX: &str = ".tenantry-copy-";
 
 /// Where a user's files live, relative to the storage directory of the store.
 ///
-/// A path is UTF-8 in normalization form C, at most 512 octets, and made of segments divided by single slashes:
-/// no empty segment, no `.` or `..`, none longer than 255 octets (what file systems allow), no control
-/// characters. It doesn't begin or end with a slash.
+/// A path is UTF-8 in normalization form C, at most 512 bytes, and made of segments divided by
+/// single slashes: no empty segment, no `.` or `..`, none longer than 255 bytes (what file systems
+/// allow), no control characters. It doesn't begin or end with a slash.
 ///
-/// By default it is [derived](StoragePath::derived) from the user's id and sharded over two levels of 256
-/// directories, so that none grows huge. Paths whose first segment is two hexadecimal digits are reserved for that:
-/// so a path that a caller chose can never collide with one that is derived later. Those that begin with `.tenantry` are
-/// reserved for the store's own files.
+/// By default it is [derived](StoragePath::derived) from the user's id and sharded over two levels
+/// of 256 directories, so that none grows huge. Paths whose first segment is two hexadecimal digits
+/// are reserved for that: so a path that a caller chose can never collide with one that is derived
+/// later. Those that begin with `.tenantry` are reserved for the store's own files.
+///
+/// # Examples
 ///
 /// ```
 /// use tenantry::StoragePath;
@@ -38,23 +40,23 @@ pub(crate) const WORK_PREFIX: &str = ".tenantry-copy-";
 #[derive(Clone)]
 pub struct StoragePath(Text);
 
-/// The octets of a derived path: two digits and a slash for each level, and the id.
-const DERIVED_OCTETS: usize = 6 + Hyphenated::LENGTH;
+/// The bytes of a derived path: two digits and a slash for each level, and the id.
+const DERIVED_BYTES: usize = 6 + Hyphenated::LENGTH;
 
 #[derive(Clone)]
 enum Text {
     /// Every user who is read has one, so it is made without formatting and without an allocation.
-    Derived(ArrayString<DERIVED_OCTETS>),
+    Derived(ArrayString<DERIVED_BYTES>),
     Chosen(Box<str>),
 }
 
 impl StoragePath {
-    /// The longest path, in octets.
-    pub const MAX_OCTETS: usize = 512;
-    /// The longest segment, in octets: `NAME_MAX` of the usual file systems.
-    pub const MAX_SEGMENT_OCTETS: usize = 255;
+    /// The longest path, in bytes.
+    pub const MAX_BYTES: usize = 512;
+    /// The longest segment, in bytes: `NAME_MAX` of the usual file systems.
+    pub const MAX_SEGMENT_BYTES: usize = 255;
 
-    /// The path that a user has unless another was given: `3f/a2/3fa2b1c4-…` for the id `3fa2b1c4-…`.
+    /// Returns the path that a user has by default: `3f/a2/3fa2b1c4-…` for the id `3fa2b1c4-…`.
     #[must_use]
     pub fn derived(id: UserId) -> Self {
         let mut name = [0; Hyphenated::LENGTH];
@@ -66,7 +68,7 @@ impl StoragePath {
         Self(Text::Derived(path))
     }
 
-    /// The path as text, with `/` between segments.
+    /// Returns the path as text, with `/` between segments.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match &self.0 {
@@ -75,7 +77,7 @@ impl StoragePath {
         }
     }
 
-    /// Whether the path lies where only derived paths or the store's own files may.
+    /// Returns whether the path lies where only derived paths or the store's own files may.
     pub(crate) fn is_reserved(&self) -> bool {
         let first = self.as_str().split('/').next().unwrap_or_default();
         let is_shard = first.len() == 2 && first.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -87,7 +89,7 @@ impl StoragePath {
         is_shard || is_work || begins_with(first, ".tenantry")
     }
 
-    /// Whether derived paths lie below this path: `3f` or `3f/a2`.
+    /// Returns whether derived paths lie below this path: `3f` or `3f/a2`.
     pub(crate) fn is_above_derived(path: &str) -> bool {
         let is_shard =
             |name: &str| name.len() == 2 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -97,14 +99,15 @@ impl StoragePath {
         }
     }
 
-    /// Whether a file system that ignores case and normalization takes one path, or the first directory in which they differ, for
-    /// that of the other.
+    /// Returns whether a file system that ignores case and normalization takes one path, or the
+    /// first directory in which they differ, for that of the other.
     pub(crate) fn is_spelled_otherwise(one: &str, other: &str) -> bool {
         let differing = one.split('/').zip(other.split('/')).find(|(one, other)| one != other);
         differing.is_some_and(|(one, other)| Self::folded(one) == Self::folded(other))
     }
 
-    /// A path without the differences that some file system ignores: rather too few are left than too many.
+    /// Returns a path without the differences that a file system may ignore. It removes too many of
+    /// them rather than too few.
     pub(crate) fn folded(path: &str) -> String {
         if path.is_ascii() {
             return path.to_ascii_lowercase();
@@ -114,24 +117,26 @@ impl StoragePath {
         fold(&ComposingNormalizerBorrowed::new_nfkc().normalize(&seen).to_uppercase())
     }
 
-    /// The form in which a path of the store has this name of a directory. `None` if it is in that form.
+    /// Returns the form that this name has in a storage path, or `None` if it has that form.
     pub(crate) fn normalized(name: &str) -> Option<String> {
         let normalizer = ComposingNormalizerBorrowed::new_nfc();
         (!normalizer.is_normalized(name)).then(|| normalizer.normalize(name).into_owned())
     }
 
-    /// The path itself and every directory above it, the topmost first.
+    /// Returns the path itself and every directory above it, the topmost first.
     pub(crate) fn lineage(&self) -> impl Iterator<Item = &str> {
         Self::lineage_of(self.as_str())
     }
 
-    /// The same of a path as text.
+    /// Returns the same for a path as text.
     pub(crate) fn lineage_of(path: &str) -> impl Iterator<Item = &str> {
         let ends = path.match_indices('/').map(|(index, _)| index).chain([path.len()]);
         ends.map(|end| &path[..end])
     }
 }
 
+/// # Errors
+///
 /// Fails with [`ErrorKind::InvalidPath`].
 impl FromStr for StoragePath {
     type Err = Error;
@@ -141,8 +146,8 @@ impl FromStr for StoragePath {
         if path.is_empty() {
             return refuse("the storage path is empty");
         }
-        if path.len() > Self::MAX_OCTETS {
-            return refuse("the storage path is longer than 512 octets");
+        if path.len() > Self::MAX_BYTES {
+            return refuse("the storage path is longer than 512 bytes");
         }
         if path.chars().any(char::is_control) {
             return refuse("the storage path holds a control character");
@@ -154,8 +159,8 @@ impl FromStr for StoragePath {
             match segment {
                 "" => return refuse("the storage path has an empty segment: two slashes in a row or one at the end"),
                 "." | ".." => return refuse("the storage path has a segment that is . or .."),
-                _ if segment.len() > Self::MAX_SEGMENT_OCTETS => {
-                    return refuse("a segment of the storage path is longer than 255 octets");
+                _ if segment.len() > Self::MAX_SEGMENT_BYTES => {
+                    return refuse("a segment of the storage path is longer than 255 bytes");
                 }
                 _ => {}
             }
@@ -281,7 +286,7 @@ mod tests {
     #[test]
     fn what_is_odd_but_harmless_is_kept_as_it_is() {
         let longest = ["a".repeat(250), "b".repeat(250), "c".repeat(10)].join("/");
-        assert_eq!(longest.len(), StoragePath::MAX_OCTETS);
+        assert_eq!(longest.len(), StoragePath::MAX_BYTES);
         for path in ["a", "...", "a b/c", "..a", "é/ü", "customers/ada", &longest] {
             assert_eq!(path.parse::<StoragePath>().unwrap().as_str(), path);
         }

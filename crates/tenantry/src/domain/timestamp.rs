@@ -6,11 +6,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Error, ErrorKind, Result};
 
-/// A moment in UTC with microsecond precision, from [`MIN`](Timestamp::MIN) to [`MAX`](Timestamp::MAX).
+/// A moment in UTC with microsecond precision, from [`MIN`](Timestamp::MIN) to
+/// [`MAX`](Timestamp::MAX).
 ///
-/// It is written as RFC 3339 with six decimals and `Z`, so that the texts sort as the moments do. It is read
-/// from RFC 3339 with any offset; digits beyond the microsecond are refused unless they are zero (and not more than nine in
-/// all), because dropping them would change the value in silence.
+/// It is written as RFC 3339 with six decimals and `Z`, so that the texts sort as the moments do.
+/// It is read from RFC 3339 with any offset; digits beyond the microsecond are refused unless they
+/// are zero (and not more than nine in all), because dropping them would change the value in
+/// silence.
+///
+/// # Examples
 ///
 /// ```
 /// use tenantry::Timestamp;
@@ -27,11 +31,15 @@ pub struct Timestamp {
 impl Timestamp {
     /// The start of the year 1.
     pub const MIN: Self = Self { unix_us: -62_135_596_800_000_000 };
-    /// 9999-12-30T22:00:00.000000Z: as far as times can be shown in every time zone before RFC 3339 ends.
+    /// 9999-12-30T22:00:00.000000Z: as far as times can be shown in every time zone before RFC 3339
+    /// ends.
     pub const MAX: Self = Self { unix_us: 253_402_207_200_000_000 };
 
-    /// The moment this many microseconds after 1970-01-01T00:00:00Z, or [`ErrorKind::InvalidTimestamp`] if it
-    /// lies outside [`MIN`](Self::MIN) to [`MAX`](Self::MAX).
+    /// Returns the moment this many microseconds after 1970-01-01T00:00:00Z.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::InvalidTimestamp`] outside [`MIN`](Self::MIN) to [`MAX`](Self::MAX).
     pub fn from_unix_us(unix_us: i64) -> Result<Self> {
         let timestamp = Self { unix_us };
         if timestamp < Self::MIN || timestamp > Self::MAX {
@@ -40,7 +48,7 @@ impl Timestamp {
         Ok(timestamp)
     }
 
-    /// Microseconds since 1970-01-01T00:00:00Z.
+    /// Returns the microseconds since 1970-01-01T00:00:00Z.
     #[must_use]
     pub fn as_unix_us(self) -> i64 {
         self.unix_us
@@ -73,7 +81,7 @@ impl Timestamp {
         u64::try_from(self.unix_us - earlier.unix_us).ok().map(Duration::from_micros)
     }
 
-    /// This moment less `duration`, but not before [`MIN`](Self::MIN).
+    /// Returns this moment less `duration`, but not before [`MIN`](Self::MIN).
     #[must_use]
     pub fn saturating_sub(self, duration: Duration) -> Self {
         let us = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
@@ -81,7 +89,8 @@ impl Timestamp {
     }
 }
 
-/// Cut to microseconds; a clock set before the year 1 or after 9999 yields the nearest moment that is in range.
+/// Cut to microseconds; a clock set before the year 1 or after 9999 yields the nearest moment that
+/// is in range.
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         let unix_us = match time.duration_since(SystemTime::UNIX_EPOCH) {
@@ -175,7 +184,8 @@ impl FromStr for Timestamp {
             }));
         }
         let moment: jiff::Timestamp = text.parse().map_err(|error| {
-            // The last day of 9999 is beyond what can be parsed. A year before, the same days exist.
+            // The last day of 9999 is beyond what can be parsed. A year before, the same days
+            // exist.
             let year_before = text.strip_prefix("9999-").map(|rest| format!("9998-{rest}").parse::<jiff::Timestamp>());
             let message = if matches!(year_before, Some(Ok(_))) { OUT_OF_RANGE } else { "there is no such time" };
             refuse(message).with_source(error)
@@ -189,7 +199,8 @@ impl FromStr for Timestamp {
 
 const OUT_OF_RANGE: &str = "the time is not between 0001-01-01T00:00:00Z and 9999-12-30T22:00:00Z";
 
-/// Whether a text is a time of a year with a sign, or of more than four digits, which RFC 3339 doesn't have.
+/// Whether a text is a time of a year with a sign, or of more than four digits, which RFC 3339
+/// doesn't have.
 fn has_far_year(text: &str) -> bool {
     let unsigned = text.strip_prefix(['-', '+']);
     let digits = unsigned.unwrap_or(text).bytes().take_while(u8::is_ascii_digit).count();
@@ -202,8 +213,9 @@ fn is_leap_second(text: &str) -> bool {
     text.get(16..19) == Some(":60") && text.replacen(":60", ":59", 1).parse::<Timestamp>().is_ok()
 }
 
-/// Whether a text looks like `date-time` of RFC 3339, section 5.6. The parser reads more than that: ISO 8601's short
-/// forms, names of time zones, and leap seconds, which it changes into the second before.
+/// Whether a text looks like `date-time` of RFC 3339, section 5.6. The parser reads more than that:
+/// ISO 8601's short forms, names of time zones, and leap seconds, which it changes into the second
+/// before.
 fn has_rfc3339_form(text: &str) -> bool {
     let is_like = |text: &str, form: &str| {
         text.len() == form.len()

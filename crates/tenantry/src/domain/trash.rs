@@ -12,26 +12,27 @@ use crate::{Cursor, Error, ErrorKind, ListQuery, Result, Timestamp, User, UserId
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TrashedUser {
-    /// The user as they were when they were deleted. Somebody else may have the address by now.
+    /// The user as they were when they were deleted. Another user may have the address by now.
     #[serde(flatten)]
     pub user: User,
     /// When the user was deleted.
     pub deleted_at: Timestamp,
-    /// Whether a purge of the user has begun. Then some of the files may be gone, and there is no way back.
+    /// Whether a purge of the user has begun. Then some files may be gone, and the user can't be
+    /// restored.
     pub is_being_purged: bool,
 }
 
 impl TrashedUser {
-    /// How many users [`Store::find_in_trash`](crate::Store::find_in_trash) returns at the most: people who come and go
-    /// may have left any number.
+    /// How many users [`Store::find_in_trash`](crate::Store::find_in_trash) returns at most: users
+    /// who come and go may have left any number.
     pub const OF_ONE_ADDRESS_MAX: usize = 100;
 }
 
-/// Which page of the trash [`Store::list_trash`](crate::Store::list_trash) answers.
+/// Which page of the trash [`Store::list_trash`](crate::Store::list_trash) returns.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrashQuery {
-    /// How many users a page holds at the most: 1 to [`ListQuery::MAX_LIMIT`].
+    /// How many users a page holds at most: 1 to [`ListQuery::MAX_LIMIT`].
     pub limit: usize,
     /// Where to go on; the beginning if there is none.
     pub cursor: Option<Cursor>,
@@ -42,7 +43,7 @@ pub struct TrashQuery {
 impl TrashQuery {
     pub(crate) fn check(&self) -> Result<()> {
         if !(1..=ListQuery::MAX_LIMIT).contains(&self.limit) {
-            return Err(Error::new(ErrorKind::InvalidQuery, "the limit of a page is not within 1 and 1000"));
+            return Err(Error::new(ErrorKind::InvalidQuery, "the limit of a page is 1 to 1000 users"));
         }
         Ok(())
     }
@@ -74,7 +75,7 @@ pub enum Purge {
     DeletedBefore(Timestamp),
 }
 
-/// What a purge came to.
+/// The result of a purge.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Purged {
@@ -82,12 +83,14 @@ pub struct Purged {
     pub users: u64,
     /// How many files were removed.
     pub files: u64,
-    /// Files that could not be removed, at most 100 for each user. Their users stay in the trash, and can only be purged.
+    /// Files that could not be removed, at most 100 for each user. Their users stay in the trash,
+    /// and can only be purged.
     pub left: Vec<LeftFile>,
-    /// How many users are just being purged by another process, and were left to it.
+    /// How many users another process is purging, which are left to it.
     pub elsewhere: u64,
-    /// Why the database could not be rewritten yet, in which case traces of the users may be left in it: a long read may be
-    /// under way. It is tried again with the next purge, and when the store is opened.
+    /// Why the database could not be rewritten yet, for example during a long read. Until then,
+    /// traces of the users may be left in it. The next purge tries again, and so does the next
+    /// opening.
     pub not_erased: Option<Error>,
 }
 
@@ -102,9 +105,10 @@ impl Purged {
 /// `Debug` leaves out its path, which is the application's data.
 #[non_exhaustive]
 pub struct LeftFile {
-    /// Whose it is.
+    /// The user whose file it is.
     pub user: UserId,
-    /// Where it was in the user's directory; empty if it is about that directory as a whole. What is left of the directory is in `trash/`, named by the user's id.
+    /// Where it was in the user's directory, or empty for that directory as a whole. The rest of
+    /// the directory is in `trash/`, named by the user's id.
     pub path: PathBuf,
     /// Why it could not be removed.
     pub error: std::io::Error,
@@ -116,20 +120,21 @@ impl fmt::Debug for LeftFile {
     }
 }
 
-/// What a user's directory held when it was measured.
+/// The size of a user's directory when it was measured.
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Usage {
-    /// How many files there were, and whatever else isn't a directory. One with several names counts once.
+    /// How many files there were, and whatever else isn't a directory. One with several names
+    /// counts once.
     pub files: u64,
     /// The sum of their lengths, in bytes.
     pub apparent_bytes: u64,
-    /// What they and the directories take on the disk, in bytes.
+    /// The space that they and the directories take on the disk, in bytes.
     pub allocated_bytes: u64,
-    /// How many directories could not be entered, because of their permissions or because another file system is
-    /// mounted on them: what they hold isn't counted.
+    /// How many directories could not be entered, because of their permissions or because another
+    /// file system is mounted on them: what they hold isn't counted.
     pub unreadable: u64,
-    /// When that was.
+    /// When it was measured.
     pub measured_at: Timestamp,
 }

@@ -4,12 +4,13 @@ use crate::{Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 
 /// One account of the application, which is one tenant of it.
 ///
-/// Serialized, it has these field names; times are RFC 3339 in UTC and a login that never was is `null`.
+/// Serialized, it has these field names; times are RFC 3339 in UTC and a login that never was is
+/// `null`.
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct User {
-    /// Who the user is, for good: never changed and never given to anybody else.
+    /// Who the user is, for good: never changed, and never given to another user.
     pub id: UserId,
     /// The address as the person wrote it. Mail goes to this one, not to anything derived from it.
     pub email: Email,
@@ -17,7 +18,8 @@ pub struct User {
     pub created_at: Timestamp,
     /// When the user last logged in, or `None` if never. It only moves forward.
     pub last_login_at: Option<Timestamp>,
-    /// Where the user's files live. Never given to anybody else, not even after the user is deleted.
+    /// Where the user's files live. Never given to another user, not even after a
+    /// purge.
     pub storage_path: StoragePath,
     /// When the account was last changed. A login doesn't change the account.
     pub updated_at: Timestamp,
@@ -28,7 +30,8 @@ pub struct User {
 impl User {
     /// The highest version: what a JSON number holds exactly (RFC 8259, section 6).
     pub const MAX_VERSION: u64 = (1 << 53) - 1;
-    /// How many users [`Store::look_alikes`](crate::Store::look_alikes) returns at the most: enough to name them.
+    /// How many users [`Store::look_alikes`](crate::Store::look_alikes) returns at most: enough to
+    /// name them.
     pub const LOOK_ALIKES_MAX: usize = 10;
 
     pub(crate) fn check_version(version: u64) -> Result<()> {
@@ -119,7 +122,7 @@ impl NewUser {
     }
 }
 
-/// What to change of a user; what is `None` stays as it is.
+/// Changes to a user. A field that is `None` stays as it is.
 ///
 /// The id, the time of creation and the storage path are fixed once a user exists, and logins are
 /// [recorded](crate::Store::record_login), so the address is all that an update can change.
@@ -128,11 +131,12 @@ impl NewUser {
 pub struct UserUpdate {
     /// The new address. The same address in another spelling is a change too.
     pub email: Option<Email>,
-    /// Change the user only if they have this version, else fail with [`ErrorKind::VersionMismatch`].
+    /// Change the user only if they have this version, else fail with
+    /// [`ErrorKind::VersionMismatch`].
     pub expected_version: Option<u64>,
 }
 
-/// What [`Store::sign_in`](crate::Store::sign_in) answers.
+/// The result of [`Store::sign_in`](crate::Store::sign_in).
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SignIn {
@@ -142,30 +146,30 @@ pub struct SignIn {
     pub is_new: bool,
 }
 
-/// What to do with a row of an import whose address, id or storage path belongs to a user already.
+/// The treatment of a row of an import whose address, id or storage path belongs to a user already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnConflict {
-    /// Answer the conflict as an error.
+    /// Return the conflict as an error.
     Fail,
-    /// If a user with the row's id or address is there, leave them as they are. (A storage path that somebody else
-    /// has stays an error: nobody would be left to be that row's user.)
+    /// If a user has the row's id or address, leave them as they are. (A storage path of another
+    /// user stays an error, because the row would have no user.)
     Skip,
-    /// Bring the user that is there to the row's address and, if it is later, the row's last login.
+    /// Give the user the row's address and, if it is later, the row's last login.
     Update,
 }
 
-/// What became of a row of an import.
+/// The result of a row of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Imported {
     /// A user was created.
     Created,
-    /// The user that was there was changed.
+    /// The existing user was changed.
     Updated,
-    /// The user that was there had all of the row's values already.
+    /// The existing user had all of the row's values already.
     Unchanged,
-    /// The user was there already and was left as they are.
+    /// The existing user was left as they are.
     Skipped,
 }
 

@@ -8,14 +8,18 @@ use crate::{Error, ErrorKind, Result};
 
 /// The id of a user: a UUID of version 4 (RFC 9562), so neither guessable nor in any order.
 ///
-/// Its text is the hyphenated lower-case form. It is read from every form that RFC 9562 and its predecessors
-/// know (hyphenated or not, upper or lower case, braced, as a URN).
+/// Its text is the hyphenated lower-case form. It is read from every form that RFC 9562 and its
+/// predecessors know (hyphenated or not, upper or lower case, braced, as a URN).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId(Uuid);
 
 impl UserId {
-    /// This UUID as an id, or [`ErrorKind::InvalidId`] if it isn't of version 4: the other versions carry times,
-    /// addresses of machines or hashes of names, which can be guessed.
+    /// Takes a UUID of version 4 as an id. The other versions carry times, addresses of machines or
+    /// hashes of names, which can be guessed.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`ErrorKind::InvalidId`] if the UUID has another version.
     pub fn from_uuid(uuid: Uuid) -> Result<Self> {
         if uuid.get_version_num() != 4 || uuid.get_variant() != Variant::RFC4122 {
             return Err(Error::new(ErrorKind::InvalidId, "the id is not a UUID of version 4"));
@@ -23,18 +27,20 @@ impl UserId {
         Ok(Self(uuid))
     }
 
-    /// The id as a UUID.
+    /// Returns the id as a UUID.
     #[must_use]
     pub fn as_uuid(&self) -> Uuid {
         self.0
     }
 
-    /// A UUID that is known to be of version 4.
+    /// Takes a UUID that is known to be of version 4.
     pub(crate) fn from_random(uuid: Uuid) -> Self {
         Self(uuid)
     }
 }
 
+/// # Errors
+///
 /// Fails as [`UserId::from_uuid`] does.
 impl TryFrom<Uuid> for UserId {
     type Error = Error;
@@ -56,6 +62,8 @@ impl fmt::Display for UserId {
     }
 }
 
+/// # Errors
+///
 /// Fails with [`ErrorKind::InvalidId`].
 impl FromStr for UserId {
     type Err = Error;
@@ -80,13 +88,13 @@ impl<'de> Deserialize<'de> for UserId {
 }
 
 impl Error {
-    /// The same error with the user whose value is in the way.
+    /// Returns the error with the user who has the value already.
     pub(crate) fn with_taken_by(mut self, user: UserId) -> Self {
         self.taken_by = Some(user.as_uuid());
         self
     }
 
-    /// With [`ErrorKind::EmailTaken`], the user who has the address.
+    /// Returns the user who has the address, with [`ErrorKind::EmailTaken`].
     #[must_use]
     pub fn taken_by(&self) -> Option<UserId> {
         self.taken_by.map(UserId::from_random)

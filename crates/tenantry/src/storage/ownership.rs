@@ -206,7 +206,11 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
-                    fs::renameat_with(CWD, at("theirs"), CWD, at("link"), RenameFlags::EXCHANGE).unwrap();
+                    // Linux 6.18 misses a name now and then that another thread looks up meanwhile.
+                    match fs::renameat_with(CWD, at("theirs"), CWD, at("link"), RenameFlags::EXCHANGE) {
+                        Ok(()) | Err(Errno::NOENT) => {}
+                        Err(error) => panic!("exchanging two names: {error}"),
+                    }
                 }
             });
             let theirs_is_given = (0..ROUNDS).filter(|_| {
