@@ -23,7 +23,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         // A form of another origin can't send this type without being asked first (CORS).
         if !is_json(&request) {
             let detail = "the body must be of the type application/json";
-            return Err(Problem::new(Type::UnsupportedMediaType, detail));
+            return Err(Problem::new(Type::NotJson, detail));
         }
         let bytes = read(request.into_body(), BODY_TIMEOUT).await?;
         let mut json = serde_json::Deserializer::from_slice(&bytes);

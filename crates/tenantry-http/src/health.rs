@@ -7,7 +7,7 @@ use axum::routing::get;
 use tenantry::Error;
 
 use crate::limits::READY_TIMEOUT;
-use crate::routes::Service;
+use crate::service::Service;
 
 pub(crate) fn routes() -> Router<Service> {
     Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(ready))

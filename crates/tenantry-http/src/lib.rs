@@ -36,6 +36,7 @@ mod listener;
 mod problem;
 mod routes;
 mod server;
+mod service;
 
 pub use auth::{Caller, Peer, Scope, Scopes};
 pub use listener::Listener;

@@ -24,7 +24,7 @@ pub(crate) enum Type {
     InvalidBody,
     /// A parameter or a header isn't what the endpoint expects.
     InvalidParameter,
-    UnsupportedMediaType,
+    NotJson,
     BodyTooLarge,
     BodyTimeout,
     Unauthorized,
@@ -51,7 +51,7 @@ impl Type {
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             },
             Self::InvalidBody | Self::InvalidParameter => StatusCode::BAD_REQUEST,
-            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -69,7 +69,7 @@ impl Type {
             Self::Store(kind) => return kind.name().replace('_', "-"),
             Self::InvalidBody => "invalid-body",
             Self::InvalidParameter => "invalid-parameter",
-            Self::UnsupportedMediaType => "unsupported-media-type",
+            Self::NotJson => "unsupported-media-type",
             Self::BodyTooLarge => "body-too-large",
             Self::BodyTimeout => "body-timeout",
             Self::Unauthorized => "unauthorized",
@@ -176,7 +176,7 @@ pub(crate) struct Body<'a> {
 /// body.
 pub(crate) async fn finish(mut request: Request, next: Next) -> Response {
     let id = request.headers().get(&REQUEST_ID).filter(|id| is_acceptable(id)).cloned();
-    let id = id.unwrap_or_else(|| new_id());
+    let id = id.unwrap_or_else(new_id);
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let mut response = next.run(request).await;
     if response.extensions().get::<Problem>().is_none() {

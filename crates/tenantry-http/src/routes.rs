@@ -1,4 +1,4 @@
-//! The routes, each with the scope that it requires, and the document that describes them.
+//! The router of all endpoints, and the document that describes them.
 
 use std::sync::Arc;
 
@@ -12,11 +12,12 @@ use tenantry::Store;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
 
-use crate::auth::{Scope, authenticate, authorize};
+use crate::auth::authenticate;
 use crate::problem::{Problem, Type, finish};
+use crate::service::{BEARER, Service};
 use crate::{api, health};
 
 /// How the API behaves where a service has a choice.
@@ -26,16 +27,6 @@ pub struct Options {
     /// Whether a change of a user must name the version that it changes, with `If-Match`.
     pub require_if_match: bool,
 }
-
-/// What the handlers share.
-#[derive(Clone)]
-pub(crate) struct Service {
-    pub(crate) store: Store,
-    pub(crate) require_if_match: bool,
-}
-
-/// The name of the security scheme in the document.
-const BEARER: &str = "token";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -84,19 +75,6 @@ fn described() -> OpenApiRouter<Service> {
     let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
     let components = routes.get_openapi_mut().components.get_or_insert_default();
     components.add_security_scheme(BEARER, scheme);
-    routes
-}
-
-/// Returns a route that requires a scope, which the document names too.
-pub(crate) fn scoped(scope: Scope, route: UtoipaMethodRouter<Service>) -> OpenApiRouter<Service> {
-    let mut routes = OpenApiRouter::new().routes(route).route_layer(from_fn_with_state(scope, authorize));
-    for path in routes.get_openapi_mut().paths.paths.values_mut() {
-        for operation in [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete] {
-            if let Some(operation) = operation {
-                operation.security = Some(vec![SecurityRequirement::new(BEARER, [scope.name()])]);
-            }
-        }
-    }
     routes
 }
 

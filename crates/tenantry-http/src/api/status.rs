@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::auth::Scope;
 use crate::problem::{self, Problem};
-use crate::routes::{Service, scoped};
+use crate::service::{Service, scoped};
 
 pub(crate) fn routes() -> OpenApiRouter<Service> {
     scoped(Scope::Check, routes!(status))

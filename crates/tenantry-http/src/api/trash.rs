@@ -14,7 +14,7 @@ use super::users::tagged;
 use crate::auth::Scope;
 use crate::body::{Id, Json, Parameters};
 use crate::problem::{self, Problem};
-use crate::routes::{Service, scoped};
+use crate::service::{Service, scoped};
 
 pub(crate) fn routes() -> OpenApiRouter<Service> {
     scoped(Scope::UsersRead, routes!(list))

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use crate::auth::Scope;
 use crate::body::{Id, Parameters};
 use crate::problem::{self, Problem, Type};
-use crate::routes::{Service, scoped};
+use crate::service::{Service, scoped};
 
 /// The most users that a list of the largest holds.
 const TOP_MAX: usize = 1_000;

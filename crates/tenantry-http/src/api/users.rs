@@ -17,7 +17,7 @@ use crate::auth::Scope;
 use crate::body::{Id, Json, Parameters};
 use crate::etag::{self, IfMatch};
 use crate::problem::{self, Problem};
-use crate::routes::{Service, scoped};
+use crate::service::{Service, scoped};
 
 pub(crate) fn routes() -> OpenApiRouter<Service> {
     scoped(Scope::UsersRead, routes!(list))

@@ -1,5 +1,7 @@
 //! The service as its clients see it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
 mod conditions;
 mod problems;
 mod scopes;

@@ -1,7 +1,7 @@
 //! The engine on SQLite, and what only embedders who want SQLite itself need.
 //!
-//! Everything else reaches it through [`Store`], which shows nothing of it. Here are the two things
-//! that can't be had without naming the engine: the connection behind a transaction, for
+//! Everything else reaches it through [`Store`](crate::Store), which shows nothing of it. Here are
+//! the two things that can't be had without naming the engine: the connection behind a transaction, for
 //! applications that keep tables of their own in the same file, and the figures that `tenantry
 //! status` prints.
 //!

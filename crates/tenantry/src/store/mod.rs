@@ -26,8 +26,8 @@ pub use listing::Pages;
 ///
 /// **Writes** go through a queue to one thread, which writes whatever is queued with one wait for
 /// the disk. What a write answered is on the disk: it outlives a crash of the program, and also a
-/// power cut unless [`Durability::Normal`] was chosen. A write whose future is dropped after its
-/// first poll may happen or not.
+/// power cut unless [`Durability::Normal`](crate::Durability::Normal) was chosen. A write whose
+/// future is dropped after its first poll may happen or not.
 ///
 /// **Reads** of one user or page run on the thread that polls them, because they are over sooner
 /// than any hand-over to another thread: a few microseconds for one user, about 1 ms for a page of
