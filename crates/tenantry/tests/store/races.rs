@@ -562,7 +562,9 @@ fn races_are_won_on_each_way_of_opening_and_moving() {
     }
     let moving = ["deleting_and_restoring_never_moves_what_is_outside", "a_purge_removes_nothing_outside"];
     let opening = ["opening_a_directory_never_leads_outside", "measuring_a_directory_never_counts_what_is_outside"];
-    for (way, races) in [(Way::InSteps, &[moving, opening].concat()[..]), (Way::Copied, &moving)] {
+    // Deleting and restoring by copies isn't among them: a process that swaps directories in storage/
+    // meanwhile, and so could remove the files itself, can have the copy removed with the original.
+    for (way, races) in [(Way::InSteps, &[moving, opening].concat()[..]), (Way::Copied, &moving[1..])] {
         let (variable, value) = way.variable();
         for race in races {
             let mut test = Command::new(std::env::current_exe().unwrap());
