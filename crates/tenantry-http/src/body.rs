@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
-use tenantry::UserId;
+use tenantry::{ListQuery, UserId};
 
 use crate::limits::{BODY_BYTES_MAX, BODY_TIMEOUT};
 use crate::problem::{Problem, Type};
@@ -43,14 +43,14 @@ fn is_json(request: &Request) -> bool {
 }
 
 /// Reads a whole body, within the limits of its length and of the time it may take.
-async fn read(body: Body, timeout: Duration) -> Result<Vec<u8>, Problem> {
+async fn read(body: Body, timeout: Duration) -> Result<Bytes, Problem> {
     let limited = Limited::new(body, BODY_BYTES_MAX).collect();
     let collected = tokio::time::timeout(timeout, limited).await.map_err(|_| {
         let detail = format!("the body took longer than {} seconds", timeout.as_secs());
         Problem::new(Type::BodyTimeout, detail)
     })?;
     match collected {
-        Ok(body) => Ok(body.to_bytes().to_vec()),
+        Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             let detail = format!("the body is longer than {BODY_BYTES_MAX} bytes");
             Err(Problem::new(Type::BodyTooLarge, detail))
@@ -105,6 +105,11 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
         })?;
         Ok(Self(value))
     }
+}
+
+/// The size of a page whose size no parameter says.
+pub(crate) fn default_limit() -> usize {
+    ListQuery::DEFAULT_LIMIT
 }
 
 /// The id of a user in the path. Any other text is the name of no resource (CVE-2025-48370).

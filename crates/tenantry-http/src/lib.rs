@@ -18,7 +18,7 @@
 //!
 //! A request is made by a [`Caller`], who has [scopes](Scope). Every route declares the scope that
 //! it requires; there is no way to add one that doesn't. On a unix socket the kernel says which
-//! user connects: the owner of the data directory and root have every scope. Everyone else is
+//! user connects: the user of this process and root have every scope. Everyone else is
 //! refused.
 //!
 //! # Errors

@@ -1,13 +1,13 @@
 //! The router of all endpoints, and the document that describes them.
 
-use std::sync::Arc;
-
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use rustix::process::geteuid;
 use tenantry::Store;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -39,14 +39,13 @@ struct Document;
 ///
 /// Requests of no known [`Caller`](crate::Caller) are refused, except those for health.
 pub fn router(store: Store, options: &Options) -> Router {
-    let owner = owner_of(&store);
     let service = Service { store, require_if_match: options.require_if_match };
     let (api, document) = described().split_for_parts();
-    let document: Arc<str> = document.to_json().unwrap_or_default().into();
+    let document = Bytes::from(document.to_json().unwrap_or_default());
     let api = api
         .route("/v1/openapi.json", get(move || describe(document)))
         .fallback(async || Problem::new(Type::NoRoute, "there is no such resource"))
-        .layer(from_fn_with_state(owner, authenticate));
+        .layer(from_fn_with_state(geteuid().as_raw(), authenticate));
     Router::new()
         .merge(health::routes())
         .fallback_service(api.with_state(service.clone()))
@@ -78,11 +77,6 @@ fn described() -> OpenApiRouter<Service> {
     routes
 }
 
-async fn describe(document: Arc<str>) -> Response {
-    ([("content-type", "application/vnd.oai.openapi+json;version=3.1")], document.to_string()).into_response()
-}
-
-/// Returns the number of the user whose processes need no token on a unix socket: this process's.
-fn owner_of(_store: &Store) -> u32 {
-    rustix::process::geteuid().as_raw()
+async fn describe(document: Bytes) -> Response {
+    ([("content-type", "application/vnd.oai.openapi+json;version=3.1")], document).into_response()
 }

@@ -5,14 +5,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use tenantry::{Cursor, Email, ErrorKind, ListQuery, Purge, Timestamp, TrashPage, TrashQuery, TrashedUser, User};
+use tenantry::{Cursor, Email, ErrorKind, Purge, Timestamp, TrashPage, TrashQuery, TrashedUser, User};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::users::tagged;
 use crate::auth::Scope;
-use crate::body::{Id, Json, Parameters};
+use crate::body::{Id, Json, Parameters, default_limit};
 use crate::problem::{self, Problem};
 use crate::service::{Service, scoped};
 
@@ -38,10 +38,6 @@ struct TrashParameters {
     /// Deleted before this moment.
     #[param(value_type = Option<String>, format = "date-time")]
     deleted_before: Option<Timestamp>,
-}
-
-fn default_limit() -> usize {
-    ListQuery::DEFAULT_LIMIT
 }
 
 /// List the trash in the order of deletion
