@@ -1,6 +1,8 @@
 //! The command line: commands, options and help texts.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::builder::styling::AnsiColor;
 use clap::builder::{NonEmptyStringValueParser, Styles};
@@ -136,6 +138,11 @@ pub(crate) enum Command {
     Backup(BackupCommand),
     /// Show the location, version and size of the store
     Status,
+    /// Serve the store over HTTP until a signal ends it, and create the store if there is none
+    ///
+    /// By default on a unix socket, on which processes of this user and of root may do everything:
+    /// $RUNTIME_DIRECTORY/tenantry.sock, or else tenantry.sock in the data directory.
+    Serve(Serve),
     /// Print the completions for a shell
     #[command(after_long_help = COMPLETION_LOCATIONS)]
     Completions {
@@ -361,6 +368,39 @@ pub(crate) struct Check {
     /// With --repair: repair even if more than 10 % of the directories are orphans
     #[arg(long, requires = "repair")]
     pub(crate) even_if_many: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Listen on unix:PATH or IP:PORT, instead of the default socket; repeat for more. Port 0
+    /// chooses a free one
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Vec<Address>,
+    /// Allow addresses that other machines can reach, without encryption
+    #[arg(long, requires = "listen")]
+    pub(crate) insecure_http: bool,
+    /// Refuse changes of a user that don't name a version with If-Match
+    #[arg(long)]
+    pub(crate) require_if_match: bool,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+impl FromStr for Address {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("the path is missing"),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text.parse().map(Self::Tcp).map_err(|_| "expected unix:PATH or IP:PORT, such as 127.0.0.1:8080"),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -69,7 +69,7 @@ pub(crate) fn install() -> Result<(), Failure> {
 
 /// Returns whether the process was started with the signal ignored. Without /proc it returns
 /// `false`.
-fn is_ignored(signal: i32) -> bool {
+pub(crate) fn is_ignored(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
@@ -104,6 +104,12 @@ impl Interrupt {
 
     pub(crate) fn is_requested(&self) -> bool {
         self.0.0.caught.load(Ordering::Relaxed) != 0
+    }
+
+    /// Forgets the signal after the command did what it requests. A further one still ends the
+    /// process at once.
+    pub(crate) fn heed(&self) {
+        self.0.0.caught.store(0, Ordering::Relaxed);
     }
 
     /// Fails if a signal requested a stop.

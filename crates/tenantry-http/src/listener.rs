@@ -1,23 +1,35 @@
 //! Where the service accepts connections.
 
+use std::fmt;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::auth::Peer;
 
-/// A place where connections are accepted.
+/// A place where connections are accepted. `Display` writes it as a client names it:
+/// `unix:/run/tenantry.sock` or `http://127.0.0.1:8080`.
 #[derive(Debug)]
 pub struct Listener {
-    socket: UnixListener,
-    path: PathBuf,
-    /// The device and the number of the socket's file, which is removed in the end.
-    file: (u64, u64),
+    socket: Socket,
 }
+
+#[derive(Debug)]
+enum Socket {
+    Unix { socket: UnixListener, file: SocketFile },
+    Tcp { socket: TcpListener, address: SocketAddr },
+}
+
+/// Bytes to and from a peer.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Listener {
     /// Listens on a unix socket that its owner alone can connect to (0600).
@@ -55,21 +67,72 @@ impl Listener {
         fs::set_permissions(&bound, fs::Permissions::from_mode(0o600))?;
         let metadata = fs::symlink_metadata(&bound)?;
         fs::rename(&bound, path)?;
-        Ok(Self { socket, path: path.to_owned(), file: (metadata.dev(), metadata.ino()) })
+        let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
+        Ok(Self { socket: Socket::Unix { socket, file } })
+    }
+
+    /// Listens on a TCP address. With port 0 the system chooses one, which
+    /// [`address`](Self::address) returns.
+    ///
+    /// # Errors
+    ///
+    /// Those of binding, such as `AddrInUse`.
+    pub fn tcp(address: SocketAddr) -> io::Result<Self> {
+        let socket = std::net::TcpListener::bind(address)?;
+        socket.set_nonblocking(true)?;
+        let socket = TcpListener::from_std(socket)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket: Socket::Tcp { socket, address } })
+    }
+
+    /// Returns the TCP address, with the port that was bound, or `None` for a unix socket.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.socket {
+            Socket::Unix { .. } => None,
+            Socket::Tcp { address, .. } => Some(address),
+        }
     }
 
     /// Waits for a connection.
-    pub(crate) async fn accept(&self) -> io::Result<(UnixStream, Peer)> {
-        let (stream, _) = self.socket.accept().await?;
-        let uid = stream.peer_cred()?.uid();
-        Ok((stream, Peer::Unix { uid }))
+    pub(crate) async fn accept(&self) -> io::Result<(Box<dyn Stream>, Peer)> {
+        match &self.socket {
+            Socket::Unix { socket, .. } => {
+                let (stream, _) = socket.accept().await?;
+                let uid = stream.peer_cred()?.uid();
+                Ok((Box::new(stream), Peer::Unix { uid }))
+            }
+            Socket::Tcp { socket, .. } => {
+                let (stream, peer) = socket.accept().await?;
+                // A response is written as a whole: no part of it waits for an acknowledgement.
+                stream.set_nodelay(true)?;
+                Ok((Box::new(stream), Peer::Tcp(peer)))
+            }
+        }
     }
 }
 
-impl Drop for Listener {
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.socket {
+            Socket::Unix { file, .. } => write!(f, "unix:{}", file.path.display()),
+            Socket::Tcp { address, .. } => write!(f, "http://{address}"),
+        }
+    }
+}
+
+/// The file of a unix socket, which is removed in the end.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    /// The device and the number of the file.
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
     fn drop(&mut self) {
         // Another service may have replaced the socket by now.
-        let is_own = |metadata: fs::Metadata| (metadata.dev(), metadata.ino()) == self.file;
+        let is_own = |metadata: fs::Metadata| (metadata.dev(), metadata.ino()) == self.identity;
         if fs::symlink_metadata(&self.path).is_ok_and(is_own) {
             let _ = fs::remove_file(&self.path);
         }

@@ -40,7 +40,7 @@ const EXIT_STATUS: [(&str, &str); 10] = [
     ("130, 143, 129", "interrupted by Ctrl-C (SIGINT), SIGTERM or SIGHUP"),
 ];
 
-const ENVIRONMENT: [(&str, &str); 4] = [
+const ENVIRONMENT: [(&str, &str); 5] = [
     ("TENANTRY_DATA_DIR", "the data directory, if --data-dir doesn't name it"),
     (
         "STATE_DIRECTORY",
@@ -50,15 +50,17 @@ const ENVIRONMENT: [(&str, &str); 4] = [
         "XDG_DATA_HOME, HOME",
         "if none of these is set, the data directory is $XDG_DATA_HOME/tenantry, or else $HOME/.local/share/tenantry",
     ),
+    ("RUNTIME_DIRECTORY", "the directory of the socket of `tenantry serve`: of several, the first. systemd sets it"),
     ("NO_COLOR", "if it isn't empty, nothing is coloured but with --color always"),
 ];
 
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     (
         "tenantry.db",
         "the users. tenantry.db-wal and tenantry.db-shm are beside it while the store is in use, and belong to it",
     ),
     ("tenantry.lock", "held by all who have the store open"),
+    ("tenantry.sock", "the socket of `tenantry serve`"),
     ("storage/", "the users' directories"),
     ("storage/.tenantry-store", "the id of the store, by which its directories and its database know each other"),
     ("trash/", "the directories of users who were deleted and not purged yet"),
@@ -147,6 +149,8 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "tenantry backup restore backup.tar.zst --user ada@example.com",
     ),
     ("backup restore", "Restore a backup:", "tenantry backup restore backup.tar.zst --into restored"),
+    ("serve", "Serve a store on a unix socket in its directory:", "tenantry serve"),
+    ("serve", "Serve it on a port of this machine:", "tenantry serve --listen 127.0.0.1:8080"),
     ("status", "Show the location and the size of the store:", "tenantry status"),
     (
         "completions",

@@ -26,6 +26,8 @@ mod order;
 mod owner;
 /// Targets of a restore, and losses that it reports.
 mod restoring;
+/// The service.
+mod serve;
 /// Standard streams that are full, closed or special files.
 mod streams;
 /// A terminal: tables, questions.
