@@ -53,7 +53,7 @@ async fn run(data_dir: &std::path::Path) -> Result<()> {
     assert_eq!(orders(&store).await?.len(), 1);
 
     store.delete(ada.id).await?;
-    store.purge(Purge::User(ada.id), |_files_so_far| {}).await?;
+    store.purge(Purge::User(ada.id), |_progress| {}).await?;
     let left = |tx: &tenantry::ReadTx<'_>| {
         Ok::<u64, tenantry::Error>(
             sqlite::connection(tx).query_row("SELECT count(*) FROM orders", [], |row| row.get(0))?,

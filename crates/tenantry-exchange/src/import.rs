@@ -27,7 +27,7 @@ pub struct Tally {
 
 /// Selects the treatment of a row that creates a user with a confusable address.
 ///
-/// An address is confusable with the ones that [`Store::look_alikes`](tenantry::Store::look_alikes)
+/// An address is confusable with the ones that [`Store::confusables`](tenantry::Store::confusables)
 /// finds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnConfusable {
@@ -336,7 +336,7 @@ fn is_ascii(email: &Email) -> bool {
 
 /// Returns a user whose address is confusable with that of a new user; `None` if the user exists.
 fn confusable_with_new(tx: &WriteTx<'_>, user: &NewUser) -> Result<Option<User>> {
-    let mut alike = tx.look_alikes(&user.email)?;
+    let mut alike = tx.confusables(&user.email)?;
     if alike.is_empty() || tx.get_by_email(&user.email)?.is_some() {
         return Ok(None);
     }

@@ -312,7 +312,7 @@ impl Error {
     }
 
     /// Whether this is about the values of one user, so that in a batch the others are not concerned.
-    pub(crate) fn is_of_row(&self) -> bool {
+    pub(crate) fn is_row_error(&self) -> bool {
         matches!(
             self.kind,
             ErrorKind::EmailTaken

@@ -82,17 +82,17 @@ impl<'c> ReadTx<'c> {
     }
 
     /// Returns the users whose addresses are confusable with this one, as
-    /// [`Store::look_alikes`](crate::Store::look_alikes) does.
+    /// [`Store::confusables`](crate::Store::confusables) does.
     ///
     /// # Errors
     ///
     /// `Busy`, `Io`, `Corrupt`.
-    pub fn look_alikes(&self, email: &Email) -> Result<Vec<User>> {
-        self.session.run(|tx| users::look_alikes(&tx, email))
+    pub fn confusables(&self, email: &Email) -> Result<Vec<User>> {
+        self.session.run(|tx| users::confusables(&tx, email))
     }
 
     /// Returns whether an address of a user isn't plain ASCII. Otherwise no address of plain ASCII
-    /// has [look-alikes](Self::look_alikes), and an import needn't look for any.
+    /// has [look-alikes](Self::confusables), and an import needn't look for any.
     ///
     /// # Errors
     ///

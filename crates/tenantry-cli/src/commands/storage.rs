@@ -98,7 +98,7 @@ async fn usage_of(store: &Store, format: Format<'_>, user: &UserRef, stored: boo
     } else {
         let progress = output::progress(None, "{spinner} {human_pos} files");
         let shown = progress.clone();
-        let measured = store.measure_usage(user.id, move |files| shown.set_position(files)).await;
+        let measured = store.measure_usage(user.id, move |progress| shown.set_position(progress.files)).await;
         progress.finish_and_clear();
         measured?
     };

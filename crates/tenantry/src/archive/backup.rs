@@ -241,8 +241,8 @@ pub async fn restore_backup<R: ProgressReply>(
     let opening = Store::builder(&data_dir).create_if_missing(false).snapshot_before_upgrade(false);
     // It isn't in its place yet. An opening there checks its file system.
     let opened = opening.allow_network_fs(true).open().await;
-    opened.map_err(of_image)?.close().await?;
-    let report = check(&data_dir).await.map_err(of_image)?;
+    opened.map_err(image_failure)?.close().await?;
+    let report = check(&data_dir).await.map_err(image_failure)?;
     let store_id = manifest.store_id;
     let placed = on_thread(move || {
         monitor.check()?;
@@ -320,7 +320,7 @@ fn verify_in(temp_dir: &Path, archive: Input, monitor: &Monitor) -> Result<Verif
     })?;
     let inspection = contents.image()?;
     check_against(&manifest, inspection)?;
-    let report = check_database(inspection).map_err(of_image)?;
+    let report = check_database(inspection).map_err(image_failure)?;
     let mut expected: u64 = 0;
     inspection.each_row(|row| {
         expected += u64::from(row.has_directory);
@@ -351,7 +351,7 @@ impl Contents {
         if self.image.is_some() {
             return Err(damaged("there is more than one database in the archive"));
         }
-        let mut image = take().map_err(of_image)?;
+        let mut image = take().map_err(image_failure)?;
         let monitor = monitor.clone();
         image.end_if(STEPS_BETWEEN, move || monitor.is_ended())?;
         self.image = Some(image);
@@ -362,7 +362,7 @@ impl Contents {
     /// entries, and nothing twice.
     fn admit(&mut self, path: &Path, what: &What) -> Result<()> {
         if !self.seen.is_in_directory(path) {
-            if !(*what == What::Directory && self.image()?.is_of_user(path).map_err(of_image)?) {
+            if !(*what == What::Directory && self.image()?.is_user_directory(path).map_err(image_failure)?) {
                 return Err(damaged("the archive holds something that is in no user's directory"));
             }
             self.directories += 1;
@@ -372,7 +372,7 @@ impl Contents {
 }
 
 /// Returns the failure to use the database of an archive, which may be forged.
-pub(super) fn of_image(error: Error) -> Error {
+pub(super) fn image_failure(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Corrupt
         | ErrorKind::Incompatible
@@ -386,18 +386,18 @@ pub(super) fn of_image(error: Error) -> Error {
 
 /// Fails unless the manifest and the image agree.
 pub(super) fn check_against(manifest: &BackupManifest, image: &Inspection) -> Result<()> {
-    let store_id = image.identity().map_err(of_image)?.map(|(id, _)| id);
+    let store_id = image.identity().map_err(image_failure)?.map(|(id, _)| id);
     if store_id != Some(manifest.store_id) || image.schema_version()? != manifest.schema_version {
         return Err(damaged("the manifest and the database in the archive belong to different stores"));
     }
     // The intents that the opening of the store would execute.
-    image.intents().map_err(of_image)?;
+    image.intents().map_err(image_failure)?;
     let (mut users, mut trashed) = (0, 0);
     let counted = image.each_row(|row| {
         *if row.is_trashed { &mut trashed } else { &mut users } += 1;
         Ok(())
     });
-    counted.map_err(of_image)?;
+    counted.map_err(image_failure)?;
     if (users, trashed) != (manifest.users, manifest.trashed) {
         return Err(damaged("the manifest announces another number of users than the database holds"));
     }
@@ -445,7 +445,7 @@ fn extract(file: &Path, into: &Path, monitor: &Monitor) -> Result<(Target, Backu
     let inspection = contents.image()?;
     check_against(&manifest, inspection)?;
     if check_database(inspection)
-        .map_err(of_image)?
+        .map_err(image_failure)?
         .findings
         .iter()
         .any(|finding| finding.kind == FindingKind::DatabaseDamaged)

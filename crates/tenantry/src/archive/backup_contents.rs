@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::instrument;
 
-use super::backup::{BackupManifest, MISSING, check_against, of_image};
+use super::backup::{BackupManifest, MISSING, check_against, image_failure};
 use super::container;
 use super::format::damaged;
 use super::input::Input;
@@ -60,7 +60,7 @@ fn read_image(temp_dir: &Path, archive: Input, monitor: &Monitor) -> Result<(Bac
         };
         let mut image = Image::new(temp_dir)?;
         EntryReader::new(monitor).copy(content, input, &mut image)?;
-        let image = image.open().map_err(of_image)?;
+        let image = image.open().map_err(image_failure)?;
         check_against(manifest, &image)?;
         found = Some((manifest.clone(), content.clone(), image));
         // What follows isn't read.

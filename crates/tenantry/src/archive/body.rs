@@ -187,7 +187,7 @@ impl Body {
         let stored = sparse.map(|length| std::mem::replace(&mut content.size, length));
         self.files += 1;
         self.bytes = self.bytes.saturating_add(content.size);
-        self.line(&Entry::of_file(path, attributes.mode, content, stored))
+        self.line(&Entry::for_file(path, attributes.mode, content, stored))
     }
 
     fn head(&mut self, head: &Head<'_>) -> io::Result<()> {
@@ -299,8 +299,8 @@ fn encoder<W: Write>(output: W) -> io::Result<zstd::Encoder<'static, W>> {
 fn header(kind: EntryType, size: u64) -> Header {
     // GNU tar understands the map of a sparse file only in a POSIX header, and a long name only in
     // one of its own.
-    let is_of_gnu = matches!(kind, EntryType::GNULongName | EntryType::GNULongLink);
-    let mut header = if is_of_gnu { Header::new_gnu() } else { Header::new_ustar() };
+    let is_gnu = matches!(kind, EntryType::GNULongName | EntryType::GNULongLink);
+    let mut header = if is_gnu { Header::new_gnu() } else { Header::new_ustar() };
     header.set_entry_type(kind);
     header.set_size(size);
     for set in [Header::set_uid, Header::set_gid, Header::set_mtime] {

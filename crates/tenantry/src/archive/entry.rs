@@ -65,7 +65,7 @@ impl Entry {
         Self { path, path_hex, mode, content: None, stored: None, kind, target, target_hex }
     }
 
-    pub(super) fn of_file(path: &Path, mode: u32, content: Content, stored: Option<u64>) -> Self {
+    pub(super) fn for_file(path: &Path, mode: u32, content: Content, stored: Option<u64>) -> Self {
         Self { content: Some(content), stored, ..Self::new(path, mode, &What::File) }
     }
 

@@ -180,7 +180,7 @@ impl ArchiveWriter {
         let attempt = if !is_whole {
             Attempt::Changed
         } else if opened.may_be_settled() && settle(&copy, &log).is_ok() {
-            let file = File::open(&copy).and_then(|file| opened.of_copy(file)).map_err(unwritable)?;
+            let file = File::open(&copy).and_then(|file| opened.with_copy(file)).map_err(unwritable)?;
             self.body.file(path, &file, &|| Ok(true)).map_err(unwritable)?
         } else {
             // SQLite can't recover it, so it is archived as it is, with its WAL or journal.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::instrument;
 
 use crate::Result;
-use crate::engine::{Inspection, of_schema};
+use crate::engine::{Inspection, schema_failure};
 use crate::options::Options;
 use crate::progress::{Monitor, Progress, ProgressReply, STEPS_BETWEEN};
 use crate::storage::Storage;
@@ -92,7 +92,7 @@ pub async fn check_with_progress<R: ProgressReply>(
 
 /// Checks on a thread of its own.
 async fn run(data_dir: PathBuf, monitor: Monitor) -> Result<CheckReport> {
-    on_thread(move || monitor.explain(check_in_passes(data_dir, &monitor))).await?.map_err(of_schema)
+    on_thread(move || monitor.explain(check_in_passes(data_dir, &monitor))).await?.map_err(schema_failure)
 }
 
 fn check_in_passes(data_dir: PathBuf, monitor: &Monitor) -> Result<CheckReport> {
@@ -185,7 +185,7 @@ fn confirm(inspection: &Inspection, data_dir: &Path, report: &mut CheckReport) -
 /// Checks a database alone, without its directories.
 pub(crate) fn check_database(inspection: &Inspection) -> Result<CheckReport> {
     let mut report = CheckReport::default();
-    inspect_database(inspection, &mut report).map_err(of_schema)?;
+    inspect_database(inspection, &mut report).map_err(schema_failure)?;
     if report.findings.is_empty() {
         let monitor = Monitor::silent();
         let mut survey = Survey::new(inspection, 0, report, &monitor);

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::report::{CheckReport, FindingKind};
-use crate::domain::directory::Owner;
+use crate::domain::directory::PathState;
 use crate::domain::intent::Action;
 use crate::engine::{Inspection, Row};
 use crate::ops::intents::path_about;
 use crate::progress::{Monitor, Progress};
 use crate::storage::{
-    DirectoryState, EntryKind, Marker, Orphan, Storage, blocked_root, file_error, is_own_file, user_of_work,
+    DirectoryState, EntryKind, Marker, Orphan, Storage, blocked_root, file_error, is_own_file, user_of_copy,
 };
 use crate::{Error, Result, StoragePath, UserId};
 
@@ -274,12 +274,12 @@ impl<'s> Survey<'s> {
             return Ok(None);
         }
         let text = in_storage.to_str();
-        let owner = text.map_or(Ok(Owner::Nobody), |text| self.inspection.owner(text))?;
-        match (owner, kind) {
+        let state = text.map_or(Ok(PathState::Orphan), |text| self.inspection.path_state(text))?;
+        match (state, kind) {
             // Checked with the row.
-            (Owner::User { has_directory: true, .. }, _) => {}
-            (Owner::User { id, .. } | Owner::Trashed(id), _) if self.is_being_moved(id) => {}
-            (Owner::User { id, .. }, EntryKind::Directory(_)) => {
+            (PathState::Owned { has_directory: true, .. }, _) => {}
+            (PathState::Owned { id, .. } | PathState::Trashed(id), _) if self.is_being_moved(id) => {}
+            (PathState::Owned { id, .. }, EntryKind::Directory(_)) => {
                 let (finding, detail) = if text == Some(StoragePath::derived(id).as_str()) {
                     (FindingKind::DirectoryUnrecorded, "the directory exists, but the user's row says that it doesn't")
                 } else {
@@ -289,21 +289,23 @@ impl<'s> Survey<'s> {
                 self.rights(kind, Some(id), || path.clone());
                 self.report.add(finding, Some(id), Some(path), detail);
             }
-            (Owner::Above, EntryKind::Directory(_)) => {
+            (PathState::Above, EntryKind::Directory(_)) => {
                 self.rights(kind, None, || path.clone());
                 return Ok(text.map(ToOwned::to_owned));
             }
             // Moving it to quarantine would move the directory of that user.
-            (Owner::Nobody, _) if text.is_some_and(|text| self.spelled.contains_key(&StoragePath::folded(text))) => {
+            (PathState::Orphan, _)
+                if text.is_some_and(|text| self.spelled.contains_key(&StoragePath::folded(text))) =>
+            {
                 let detail = "it is spelled differently from the path of a user, but the file system doesn't \
                               distinguish the two";
                 self.report.add(FindingKind::PathOverlaps, None, Some(path), detail);
             }
-            (owner, _) => {
-                let (user, detail) = match owner {
-                    Owner::Trashed(id) => (Some(id), "the user is in the trash, and their directory with them"),
-                    Owner::User { id, .. } => (Some(id), "it isn't a directory, and not the user's"),
-                    Owner::Above | Owner::Nobody => (None, "it belongs to no user"),
+            (state, _) => {
+                let (user, detail) = match state {
+                    PathState::Trashed(id) => (Some(id), "the user is in the trash, and their directory with them"),
+                    PathState::Owned { id, .. } => (Some(id), "it isn't a directory, and not the user's"),
+                    PathState::Above | PathState::Orphan => (None, "it belongs to no user"),
                 };
                 self.count_orphan(storage.weight(&path));
                 self.report.add(FindingKind::DirectoryOrphaned, user, Some(path), detail);
@@ -322,7 +324,7 @@ impl<'s> Survey<'s> {
             if is_unfinished || self.reported.contains(&path()) {
                 continue;
             }
-            match self.inspection.is_of_trashed(&entry.name)? {
+            match self.inspection.is_trashed_directory(&entry.name)? {
                 true if matches!(entry.kind, EntryKind::Directory(_)) => self.rights(entry.kind, id, path),
                 _ => {
                     self.count_orphan(1);
@@ -340,9 +342,9 @@ impl<'s> Survey<'s> {
         self.unfinished.contains(&id) && !self.purging.contains(&id)
     }
 
-    /// Whether this is the work place of a copy that an unfinished intent makes.
+    /// Whether this is the copy directory of a copy that an unfinished intent makes.
     fn is_being_copied(&self, name: &OsStr) -> bool {
-        user_of_work(name).is_some_and(|user| self.unfinished.contains(&user))
+        user_of_copy(name).is_some_and(|user| self.unfinished.contains(&user))
     }
 
     fn count_orphan(&mut self, directories: u64) {

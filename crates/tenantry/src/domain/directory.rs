@@ -1,4 +1,4 @@
-//! Where a user's directory is, and whose a directory is, as the rows say.
+//! Where the rows say that a user's directory is, and to whom a path belongs.
 
 use crate::{StoragePath, UserId};
 
@@ -10,16 +10,17 @@ pub(crate) struct Directory {
     pub(crate) has_directory: bool,
 }
 
-/// Whose a path below `storage/` is.
+/// What the rows say about a path below `storage/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Owner {
-    User {
+pub(crate) enum PathState {
+    Owned {
         id: UserId,
         has_directory: bool,
     },
-    /// A user in the trash has the path, whose directory is in the trash as well.
+    /// A user in the trash has the path. Their directory is in the trash as well.
     Trashed(UserId),
-    /// The path lies above one that a user has or had.
+    /// The path is above one that a user has or had.
     Above,
-    Nobody,
+    /// No row refers to the path or to one below it.
+    Orphan,
 }

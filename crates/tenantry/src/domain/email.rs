@@ -9,7 +9,7 @@ use icu_properties::{CodePointMapData, CodePointSetData};
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::domain::lookalike::{self, is_joiner};
+use crate::domain::confusable::{self, is_joiner};
 use crate::{Error, ErrorKind, Result};
 
 /// An email address, as the person wrote it, with the canonical key by which two addresses are the
@@ -108,10 +108,10 @@ impl Email {
     ///
     /// Fails with [`ErrorKind::InvalidEmail`] if no version can have accepted it.
     pub(crate) fn parse_accepted(input: &str) -> Result<Self> {
-        Self::parse(input, LookAlikes::Accepted)
+        Self::parse(input, Confusables::Accepted)
     }
 
-    fn parse(input: &str, look_alikes: LookAlikes) -> Result<Self> {
+    fn parse(input: &str, confusables: Confusables) -> Result<Self> {
         // Normalization never shortens a text to less than a third of its bytes, so that no more
         // than this needs a look, however long the input is.
         if input.len() > 4 * Self::MAX_BYTES {
@@ -128,9 +128,9 @@ impl Email {
         let local_key = local_key(local, local_input)?;
         let domain_start = local_input.chars().count() + 2;
         let domain_key = domain_key(domain).map_err(|()| refuse_domain(domain_input, domain_start))?;
-        if look_alikes == LookAlikes::Refused {
+        if confusables == Confusables::Refused {
             check_local(local, &local_key, local_input)?;
-            lookalike::check_domain(&domain_key).map_err(|(index, reason)| {
+            confusable::check_domain(&domain_key).map_err(|(index, reason)| {
                 let start = label_start(domain_input, index, domain_start);
                 refuse(format!("the label of the domain that begins at character {start} {reason}"))
             })?;
@@ -144,7 +144,7 @@ impl Email {
 
 /// Whether parsing refuses an address that looks like another one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum LookAlikes {
+enum Confusables {
     Refused,
     Accepted,
 }
@@ -156,7 +156,7 @@ impl FromStr for Email {
     type Err = Error;
 
     fn from_str(input: &str) -> Result<Self> {
-        Self::parse(input, LookAlikes::Refused)
+        Self::parse(input, Confusables::Refused)
     }
 }
 
@@ -224,7 +224,7 @@ fn check_characters(input: &str) -> Result<(&str, &str)> {
     let mut at = None;
     let mut previous = None;
     for (number, (index, c)) in (1..).zip(input.char_indices()) {
-        let is_joining = is_joiner(c) && lookalike::joins(input, index);
+        let is_joining = is_joiner(c) && confusable::joins(input, index);
         if let Some(reason) = why_unreadable(c).filter(|_| !is_joining) {
             return Err(refuse_at(number, c, reason));
         }
@@ -280,11 +280,11 @@ fn check_local(local: &str, key: &str, input: &str) -> Result<()> {
     }
     check_scripts(key, input)?;
     // Not in the key: that of İ, whose dot can be seen, is i with a dot above.
-    if let Some(c) = lookalike::hidden_mark(local) {
+    if let Some(c) = confusable::hidden_mark(local) {
         let code = u32::from(c);
         return Err(refuse(format!("the part before the @ holds a combining mark that can't be seen (U+{code:04X})")));
     }
-    match parts(key).find_map(lookalike::deceptive_part) {
+    match parts(key).find_map(confusable::deceptive_part) {
         Some(what) => Err(refuse(format!("the part before the @ holds {what}"))),
         None => Ok(()),
     }
@@ -299,7 +299,7 @@ fn parts(local: &str) -> impl Iterator<Item = &str> {
 /// Refuses a local part whose name or subaddress is not *highly restrictive* (UTS 39, section 5.2),
 /// going by its key, so that a compatibility form brings in nothing that its plain form couldn't.
 fn check_scripts(key: &str, input: &str) -> Result<()> {
-    let is_restrictive = |text: &str| parts(text).all(lookalike::is_highly_restrictive);
+    let is_restrictive = |text: &str| parts(text).all(confusable::is_highly_restrictive);
     if is_restrictive(key) {
         return Ok(());
     }

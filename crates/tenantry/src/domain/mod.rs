@@ -2,12 +2,12 @@
 //! no transport.
 
 pub(crate) mod change;
+pub(crate) mod confusable;
 pub(crate) mod directory;
 pub(crate) mod email;
 pub(crate) mod fields;
 pub(crate) mod intent;
 pub(crate) mod list;
-pub(crate) mod lookalike;
 pub(crate) mod search_text;
 pub(crate) mod storage_path;
 pub(crate) mod timestamp;

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use memchr::memchr_iter;
 use memchr::memmem::Finder;
 
+use crate::domain::confusable::{is_joiner, shown_domain};
 use crate::domain::email::{fold, is_label_separator, nfc, to_ascii, why_unreadable};
-use crate::domain::lookalike::{is_joiner, shown_domain};
 use crate::{Email, Error, ErrorKind, Result};
 
 /// How a key with labels of another script than Latin begins them.

@@ -14,7 +14,7 @@ use crate::domain::email::fold;
 use crate::{Error, ErrorKind, Result, UserId};
 
 /// No segment of a storage path may begin with this.
-pub(crate) const WORK_PREFIX: &str = ".tenantry-copy-";
+pub(crate) const COPY_PREFIX: &str = ".tenantry-copy-";
 
 /// Where a user's files live, relative to the storage directory of the store.
 ///
@@ -85,7 +85,7 @@ impl StoragePath {
             segment.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
         };
         // Beside any user's directory there may be a copy on its way.
-        let is_work = self.as_str().split('/').any(|segment| begins_with(segment, WORK_PREFIX));
+        let is_work = self.as_str().split('/').any(|segment| begins_with(segment, COPY_PREFIX));
         is_shard || is_work || begins_with(first, ".tenantry")
     }
 

@@ -135,6 +135,13 @@ pub struct Usage {
     /// How many directories could not be entered, because of their permissions or because another
     /// file system is mounted on them: what they hold isn't counted.
     pub unreadable: u64,
-    /// When it was measured.
+    /// When the measurement began.
     pub measured_at: Timestamp,
+}
+
+impl Usage {
+    /// Returns the figures of a directory that doesn't exist.
+    pub(crate) fn empty(measured_at: Timestamp) -> Self {
+        Self { files: 0, apparent_bytes: 0, allocated_bytes: 0, unreadable: 0, measured_at }
+    }
 }

@@ -30,9 +30,9 @@ pub struct User {
 impl User {
     /// The highest version: what a JSON number holds exactly (RFC 8259, section 6).
     pub const MAX_VERSION: u64 = (1 << 53) - 1;
-    /// How many users [`Store::look_alikes`](crate::Store::look_alikes) returns at most: enough to
+    /// How many users [`Store::confusables`](crate::Store::confusables) returns at most: enough to
     /// name them.
-    pub const LOOK_ALIKES_MAX: usize = 10;
+    pub const CONFUSABLES_MAX: usize = 10;
 
     pub(crate) fn check_version(version: u64) -> Result<()> {
         if !(1..=Self::MAX_VERSION).contains(&version) {

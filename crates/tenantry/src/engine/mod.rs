@@ -8,5 +8,5 @@ pub(crate) mod verbs;
 
 pub(crate) use crate::sqlite::{
     DATABASE, Engine, Inspection, LOCK, ReadSession, Row, SHARED_FILES, Snapshot, Status, Tx, Upgrade, WriteSession,
-    Written, of_schema, settle,
+    Written, schema_failure, settle,
 };

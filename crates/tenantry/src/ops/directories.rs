@@ -1,12 +1,12 @@
 //! Making a user's directory, recording one that exists, and moving orphans to quarantine.
 
 use super::intents::{Settled, quarantine_name, settle, settle_or_stop};
-use super::paths::{is_orphan, owner};
+use super::paths::{is_orphan, path_state};
 use super::stop::{Stop, not_found};
-use crate::domain::directory::Owner;
+use crate::domain::directory::PathState;
 use crate::domain::intent::{Action, Pending};
 use crate::engine::{Snapshot, Tx};
-use crate::storage::{Orphan, Storage, user_of_work};
+use crate::storage::{Orphan, Storage, user_of_copy};
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 
 /// Makes a user's directory after this transaction, unless the user has one.
@@ -65,10 +65,10 @@ pub(crate) fn quarantine(tx: &mut Tx<'_>, orphan: &Orphan) -> Result<bool, Stop>
 /// the two.
 pub(crate) fn user_of_orphan(tx: &Snapshot<'_>, orphan: &Orphan) -> Result<Option<UserId>> {
     Ok(match orphan {
-        Orphan::InTrash(name) => name.to_str().and_then(|name| name.parse().ok()).or(user_of_work(name)),
-        Orphan::InStorage(path) => match path.to_str().map(|path| owner(tx, path)).transpose()? {
-            Some(Owner::Trashed(id)) => Some(id),
-            _ => path.file_name().and_then(user_of_work),
+        Orphan::InTrash(name) => name.to_str().and_then(|name| name.parse().ok()).or(user_of_copy(name)),
+        Orphan::InStorage(path) => match path.to_str().map(|path| path_state(tx, path)).transpose()? {
+            Some(PathState::Trashed(id)) => Some(id),
+            _ => path.file_name().and_then(user_of_copy),
         },
     })
 }

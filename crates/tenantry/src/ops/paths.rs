@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use crate::domain::directory::Owner;
+use crate::domain::directory::PathState;
 use crate::engine::{Snapshot, Tx};
 use crate::storage::{Orphan, Storage};
 use crate::{Error, ErrorKind, NewUser, Result, StoragePath, UserId};
@@ -58,21 +58,21 @@ fn ignores_case(tx: &Tx<'_>) -> bool {
     tx.storage().is_ok_and(Storage::ignores_case)
 }
 
-/// Returns whose a path below `storage/` is.
-pub(crate) fn owner(tx: &Snapshot<'_>, path: &str) -> Result<Owner> {
+/// Returns what the rows say about a path below `storage/`.
+pub(crate) fn path_state(tx: &Snapshot<'_>, path: &str) -> Result<PathState> {
     // The user from whose id the path is derived, or the one who chose it.
     let id = path.rsplit('/').next().and_then(|name| name.parse::<UserId>().ok());
     let id = id.filter(|id| StoragePath::derived(*id).as_str() == path);
-    if let Some(owner) = tx.path_owner(path, id)? {
-        return Ok(owner);
+    if let Some(state) = tx.path_state(path, id)? {
+        return Ok(state);
     }
     let is_above =
         StoragePath::is_above_derived(path) || tx.is_above_chosen_path(path)? || tx.is_above_retired_path(path)?;
-    Ok(if is_above { Owner::Above } else { Owner::Nobody })
+    Ok(if is_above { PathState::Above } else { PathState::Orphan })
 }
 
 /// Returns whether a name in `trash/` is that of a user in the trash who has a directory.
-pub(crate) fn is_of_trashed(tx: &Snapshot<'_>, name: &OsStr) -> Result<bool> {
+pub(crate) fn is_trashed_directory(tx: &Snapshot<'_>, name: &OsStr) -> Result<bool> {
     let id = name.to_str().and_then(|name| name.parse().ok());
     id.map_or(Ok(false), |id| tx.has_trashed_directory(id))
 }
@@ -83,17 +83,17 @@ pub(crate) fn is_orphan(tx: &Snapshot<'_>, storage: &Storage, path: &Path) -> Re
     let Some(is_dir) = storage.is_dir_at(path)? else { return Ok(false) };
     match Storage::orphan(path) {
         Some(Orphan::InStorage(path)) => {
-            let owner = path.to_str().map_or(Ok(Owner::Nobody), |path| owner(tx, path))?;
-            Ok(match owner {
-                Owner::Nobody => true,
+            let state = path.to_str().map_or(Ok(PathState::Orphan), |path| path_state(tx, path))?;
+            Ok(match state {
+                PathState::Orphan => true,
                 // The directory of a user in the trash is in the trash.
-                Owner::Trashed(_) => true,
+                PathState::Trashed(_) => true,
                 // Anything but a directory isn't theirs, and in the way of one.
-                Owner::Above | Owner::User { has_directory: false, .. } => !is_dir,
-                Owner::User { has_directory: true, .. } => false,
+                PathState::Above | PathState::Owned { has_directory: false, .. } => !is_dir,
+                PathState::Owned { has_directory: true, .. } => false,
             })
         }
-        Some(Orphan::InTrash(name)) => Ok(!(is_dir && is_of_trashed(tx, &name)?)),
+        Some(Orphan::InTrash(name)) => Ok(!(is_dir && is_trashed_directory(tx, &name)?)),
         None => Ok(false),
     }
 }

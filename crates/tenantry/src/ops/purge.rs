@@ -41,14 +41,16 @@ pub(crate) fn begin_purges(tx: &mut Tx<'_>, ids: &[UserId]) -> Result<Vec<BegunP
         match begin_purge(tx, *id) {
             // Restored, or purged by another caller, since they were listed.
             Err(Stop::Failed(error)) if error.kind() == ErrorKind::NotFound => {}
-            Err(Stop::Failed(error)) if is_of_one_user(&error) && !tx.is_over(&error) => begun.push((*id, Err(error))),
+            Err(Stop::Failed(error)) if is_single_user_error(&error) && !tx.is_over(&error) => {
+                begun.push((*id, Err(error)))
+            }
             path => begun.push((*id, Ok(path?))),
         }
     }
     Ok(begun)
 }
 
-fn is_of_one_user(error: &Error) -> bool {
+fn is_single_user_error(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageBlocked | ErrorKind::Unfinished | ErrorKind::Constraint)
 }
 

@@ -4,7 +4,7 @@ use super::change::{next_version, record_change};
 use super::paths::{check_path_free, check_spelling_of_new, path_taken};
 use super::stop::not_found;
 use crate::domain::change::Change;
-use crate::domain::lookalike::LookAlikes;
+use crate::domain::confusable::ConfusableForms;
 use crate::domain::search_text::shown;
 use crate::engine::{Snapshot, Tx, Written};
 use crate::{Email, Error, ErrorKind, NewUser, Result, SignIn, StoragePath, Timestamp, User, UserId, UserUpdate};
@@ -22,7 +22,7 @@ pub(crate) fn create_many(tx: &mut Tx<'_>, users: &[NewUser]) -> Result<Vec<Resu
     for new in users {
         let outcome = create(tx, new);
         match &outcome {
-            Err(error) if !error.is_of_row() => return Err(error.clone()),
+            Err(error) if !error.is_row_error() => return Err(error.clone()),
             _ => outcomes.push(outcome),
         }
     }
@@ -132,12 +132,12 @@ pub(crate) fn record_login(tx: &mut Tx<'_>, id: UserId) -> Result<User> {
 }
 
 /// Returns the living users whose addresses are confusable with this one.
-pub(crate) fn look_alikes(tx: &Snapshot<'_>, email: &Email) -> Result<Vec<User>> {
-    let LookAlikes { skeleton, in_ascii } = LookAlikes::of(shown(email.key()).as_ref());
-    let mut found = tx.users_with_skeleton(&skeleton, email.key(), User::LOOK_ALIKES_MAX)?;
+pub(crate) fn confusables(tx: &Snapshot<'_>, email: &Email) -> Result<Vec<User>> {
+    let ConfusableForms { skeleton, in_ascii } = ConfusableForms::of(shown(email.key()).as_ref());
+    let mut found = tx.users_with_skeleton(&skeleton, email.key(), User::CONFUSABLES_MAX)?;
     // Users whose addresses are ASCII have no skeleton in the table.
     for key in in_ascii {
-        if found.len() < User::LOOK_ALIKES_MAX
+        if found.len() < User::CONFUSABLES_MAX
             && key != email.key()
             && let Some(user) = tx.user_by_key(&key)?
         {

@@ -18,7 +18,7 @@ use super::writer::Writer;
 use crate::domain::directory::Directory;
 use crate::engine::metrics::{Counters, Metrics};
 use crate::engine::verbs::Verb;
-use crate::ops::users::look_alikes;
+use crate::ops::users::confusables;
 use crate::options::Options;
 use crate::storage::Storage;
 use crate::{
@@ -129,8 +129,8 @@ impl Engine {
         self.point(|tx| tx.trashed_by_email(email))
     }
 
-    pub(crate) async fn look_alikes(&self, email: &Email) -> Result<Vec<User>> {
-        self.count(self.readers.read(|session| session.run(|tx| look_alikes(&tx, email))))
+    pub(crate) async fn confusables(&self, email: &Email) -> Result<Vec<User>> {
+        self.count(self.readers.read(|session| session.run(|tx| confusables(&tx, email))))
     }
 
     pub(crate) async fn directory(&self, id: UserId) -> Result<Option<Directory>> {

@@ -36,8 +36,8 @@ fn said(error: &rusqlite::Error) -> Option<String> {
             // key says nothing more.
             let is_told =
                 !matches!(failure.extended_code, ffi::SQLITE_CONSTRAINT_TRIGGER | ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
-            let is_of_statement = matches!(failure.code, ErrorCode::ConstraintViolation | ErrorCode::Unknown);
-            (is_told && is_of_statement).then(|| said.clone())
+            let is_statement_error = matches!(failure.code, ErrorCode::ConstraintViolation | ErrorCode::Unknown);
+            (is_told && is_statement_error).then(|| said.clone())
         }
         rusqlite::Error::SqlInputError { error, msg, .. } if error.code == ErrorCode::Unknown => Some(msg.clone()),
         rusqlite::Error::InvalidColumnType(..)
@@ -121,7 +121,7 @@ pub(super) fn with_quota_as_full(conn: &Connection, error: Error) -> Error {
 
 /// Whether a commit failed after it had written the log, because there was no room for the file
 /// beside it that readers need.
-pub(super) fn is_of_shared_memory(error: &Error) -> bool {
+pub(super) fn is_shared_memory_failure(error: &Error) -> bool {
     extended_code(error) == Some(ffi::SQLITE_IOERR_SHMSIZE)
 }
 
@@ -136,7 +136,7 @@ pub(super) fn is_without_shared_memory(error: &Error) -> bool {
 /// Whether a trigger gave up the statement, perhaps with
 /// [RAISE(FAIL)](https://sqlite.org/lang_createtrigger.html#the_raise_function), which keeps what
 /// was done before.
-pub(super) fn is_of_trigger(error: &Error) -> bool {
+pub(super) fn is_trigger_failure(error: &Error) -> bool {
     extended_code(error) == Some(ffi::SQLITE_CONSTRAINT_TRIGGER)
 }
 
@@ -178,22 +178,22 @@ pub(super) enum Fault {
     Local,
     /// Its transaction: SQLite may have rolled it back already
     /// (<https://sqlite.org/lang_transaction.html>, section 3).
-    OfTheTransaction,
+    Transaction,
     /// The files: what of the transaction is on the disk is not known.
-    OfTheFiles,
+    Files,
 }
 
 impl Fault {
     pub(super) fn of(error: &Error) -> Self {
         if error.kind() == ErrorKind::Replaced {
-            return Self::OfTheFiles;
+            return Self::Files;
         }
         match failure_behind(error).map(|failure| failure.code) {
             // Where a directory can't be made for want of room, SQLite hasn't said so, and the
             // transaction goes on.
-            Some(_) if error.kind() == ErrorKind::Full => Self::OfTheTransaction,
-            Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::OfTheFiles,
-            Some(ErrorCode::OutOfMemory | ErrorCode::CannotOpen) => Self::OfTheTransaction,
+            Some(_) if error.kind() == ErrorKind::Full => Self::Transaction,
+            Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Files,
+            Some(ErrorCode::OutOfMemory | ErrorCode::CannotOpen) => Self::Transaction,
             _ => Self::Local,
         }
     }
@@ -201,7 +201,7 @@ impl Fault {
 
 /// The failure of a statement that fails on no database that is whole: SQLite has no code of its
 /// own for a schema that can be read and is another.
-pub(crate) fn of_schema(error: impl Into<Error>) -> Error {
+pub(crate) fn schema_failure(error: impl Into<Error>) -> Error {
     match error.into() {
         error if error.kind() == ErrorKind::Internal => {
             Error::new(ErrorKind::Corrupt, "the schema of the database is damaged").with_source(error)

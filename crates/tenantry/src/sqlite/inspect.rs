@@ -14,10 +14,10 @@ use super::open::identify::{check_current, identity};
 use super::rows::storage_path;
 use super::tx::Snapshot;
 use super::wait::{LOCK_POLL, wait_while_busy};
-use crate::domain::directory::Owner;
+use crate::domain::directory::PathState;
 use crate::domain::intent::Intent;
 use crate::ops::directories::user_of_orphan;
-use crate::ops::paths::{is_of_trashed, is_orphan, owner};
+use crate::ops::paths::{is_orphan, is_trashed_directory, path_state};
 use crate::options::{DEFAULT_BUSY_TIMEOUT, Options};
 use crate::storage::{Orphan, Storage, file_error};
 use crate::{Email, ErrorKind, Result, StoragePath, UserId};
@@ -139,13 +139,13 @@ impl Inspection {
     }
 
     /// Whether a path within the data directory is the directory of a user, in the trash or not.
-    pub(crate) fn is_of_user(&self, path: &Path) -> Result<bool> {
-        let owner = match Storage::orphan(path) {
-            Some(Orphan::InStorage(path)) => path.to_str().map(|path| self.owner(path)).transpose()?,
-            Some(Orphan::InTrash(name)) => return is_of_trashed(&self.snapshot(), &name),
+    pub(crate) fn is_user_directory(&self, path: &Path) -> Result<bool> {
+        let state = match Storage::orphan(path) {
+            Some(Orphan::InStorage(path)) => path.to_str().map(|path| self.path_state(path)).transpose()?,
+            Some(Orphan::InTrash(name)) => return is_trashed_directory(&self.snapshot(), &name),
             None => None,
         };
-        Ok(matches!(owner, Some(Owner::User { has_directory: true, .. })))
+        Ok(matches!(state, Some(PathState::Owned { has_directory: true, .. })))
     }
 
     /// What SQLite itself finds wrong with the database.
@@ -206,8 +206,8 @@ impl Inspection {
         self.snapshot().intents()
     }
 
-    pub(crate) fn owner(&self, path: &str) -> Result<Owner> {
-        owner(&self.snapshot(), path)
+    pub(crate) fn path_state(&self, path: &str) -> Result<PathState> {
+        path_state(&self.snapshot(), path)
     }
 
     /// Whether a user's directory isn't where it has to be now, nor on its way.
@@ -244,7 +244,7 @@ impl Inspection {
     }
 
     /// Whether this name in `trash/` is that of a user who is there with a directory.
-    pub(crate) fn is_of_trashed(&self, name: &OsStr) -> Result<bool> {
-        is_of_trashed(&self.snapshot(), name)
+    pub(crate) fn is_trashed_directory(&self, name: &OsStr) -> Result<bool> {
+        is_trashed_directory(&self.snapshot(), name)
     }
 }

@@ -61,7 +61,7 @@ use rusqlite::Connection;
 use crate::ReadTx;
 pub(crate) use engine::Engine;
 pub use engine::Status;
-pub(crate) use error::of_schema;
+pub(crate) use error::schema_failure;
 pub(crate) use files::{DATABASE, LOCK, SHARED_FILES};
 pub(crate) use inspect::{Inspection, Row};
 pub use open::upgrade::Upgrade;

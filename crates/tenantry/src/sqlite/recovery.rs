@@ -10,6 +10,7 @@ use super::transactions::Transactions;
 use super::tx::TxState;
 use crate::domain::intent::{Action, Pending};
 use crate::ops::purge::end_purge;
+use crate::storage::never_ends;
 use crate::{Result, UserId};
 
 /// How long a check may keep an opening from seeing that no process purges.
@@ -53,7 +54,7 @@ fn finish_purge(transactions: &mut Transactions, user: UserId) -> Result<()> {
     let storage = storage.as_ref().as_ref().map_err(Clone::clone)?;
     let directory = super::rows::paths::trashed_directory(&transactions.own(), user)?;
     let Some(directory) = directory else { return Ok(()) };
-    if !storage.remove(user, &directory.path, &|_| {})?.is_complete() {
+    if !storage.remove(user, &directory.path, &never_ends)?.is_complete() {
         return Ok(());
     }
     transactions.begin(Instant::now())?;

@@ -31,7 +31,7 @@ fn options(data_dir: &Path, durability: Durability) -> Options {
     Options { durability, ..Options::new(data_dir.to_owned()) }
 }
 
-fn open_writer(options: &Options) -> open::Opened {
+fn open_writer(options: &Options) -> open::OpenStore {
     open::open_writer(options, &SystemAmbient, &watch(&options.data_dir)).unwrap()
 }
 
@@ -219,7 +219,7 @@ fn a_store_of_schema_version_2_is_upgraded_with_its_trash_and_the_tables_of_the_
     let trash = block_on(store.list_trash(&TrashQuery::default())).unwrap().users;
     let trash: Vec<_> = trash.iter().map(|it| (it.user.email.as_str(), it.deleted_at.as_unix_us())).collect();
     assert_eq!(trash, [("ADA@example.com", 500), ("eve@example.com", 400)]);
-    let coco = block_on(store.look_alikes(&email("coco@example.com"))).unwrap();
+    let coco = block_on(store.confusables(&email("coco@example.com"))).unwrap();
     assert_eq!(coco.iter().map(|user| user.email.as_str()).collect::<Vec<_>>(), ["Сосо@example.com"]);
     let ada = block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap();
     assert_eq!(block_on(store.usage(ada.id)).unwrap().unwrap().files, 2);
@@ -491,7 +491,7 @@ fn run_every_operation(conn: &GuardedConnection, storage: &Result<Storage>) -> R
     assert_eq!(tx.import(&new_user("bob@example.com"), OnConflict::Update)?, Imported::Unchanged);
     tx.delete(ada.id)?;
     assert_eq!(tx.find_in_trash(&email("ada2@example.com"))?.len(), 1);
-    tx.look_alikes(&email("сосо@example.com"))?;
+    tx.confusables(&email("сосо@example.com"))?;
     assert!(!tx.has_non_ascii_addresses()?);
     assert!(tx.create(&NewUser { id: Some(ada.id), ..new_user("ada3@example.com") }).is_err());
     let ada = tx.restore(ada.id, Some(&email("ada4@example.com")))?;

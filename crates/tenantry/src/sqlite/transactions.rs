@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::checkpoints::Checkpoints;
-use super::error::{Fault, is_of_shared_memory, with_quota_as_full};
+use super::error::{Fault, is_shared_memory_failure, with_quota_as_full};
 use super::guard::{GuardedConnection, Unguarded};
 use super::rows::intents;
 use super::tx::{Tx, TxState};
@@ -163,7 +163,7 @@ impl Transactions {
         match error.kind() {
             ErrorKind::Constraint => return Ended::Refused(error),
             // The frame that makes it a transaction is the last to be written, and it wasn't.
-            ErrorKind::Full if !is_of_shared_memory(&error) => {
+            ErrorKind::Full if !is_shared_memory_failure(&error) => {
                 self.latch(&error);
                 return Ended::Undone(Some(error));
             }
@@ -289,7 +289,7 @@ impl Transactions {
 
     /// Refuses all further writes if this error leaves the state of the files unknown.
     fn refuse_writes_if_of_the_files(&mut self, error: &Error) {
-        if Fault::of(error) == Fault::OfTheFiles {
+        if Fault::of(error) == Fault::Files {
             self.refuse_writes(error);
         }
     }

@@ -11,7 +11,7 @@ use super::rows::listing::Listing;
 pub(crate) use super::rows::users::Written;
 use super::rows::{intents, paths, trash, usage, users};
 use crate::domain::change::Change;
-use crate::domain::directory::{Directory, Owner};
+use crate::domain::directory::{Directory, PathState};
 use crate::domain::intent::{Action, Intent, Pending};
 use crate::storage::Storage;
 use crate::{
@@ -116,8 +116,8 @@ impl<'c> Snapshot<'c> {
     }
 
     /// Returns the user who chose this path, or the one with this id whose path is derived.
-    pub(crate) fn path_owner(&self, path: &str, id: Option<UserId>) -> Result<Option<Owner>> {
-        paths::owner(self.conn, path, id)
+    pub(crate) fn path_state(&self, path: &str, id: Option<UserId>) -> Result<Option<PathState>> {
+        paths::state(self.conn, path, id)
     }
 
     pub(crate) fn is_path_chosen(&self, path: &str) -> Result<bool> {
@@ -163,7 +163,7 @@ impl<'c> Snapshot<'c> {
     }
 
     pub(crate) fn intent_of(&self, user: UserId) -> Result<Option<Intent>> {
-        intents::of_user(self.conn, user)
+        intents::find_by_user(self.conn, user)
     }
 
     pub(crate) fn erase_intent(&self) -> Result<Option<Intent>> {

@@ -45,7 +45,7 @@ use async_channel::{Receiver, Sender};
 use futures_channel::oneshot;
 
 use super::checkpoints::Checkpoints;
-use super::error::is_of_trigger;
+use super::error::is_trigger_failure;
 use super::follow_up::execute_all;
 use super::guard::TablesBefore;
 use super::open::{OpenReport, open_writer};
@@ -346,7 +346,7 @@ impl WriterThread {
                 state.go_back_to(mark);
                 member.is_deferred = matches!(ran, Ran::Later);
                 // A trigger may have changed something that no one counts.
-                let is_in_trigger = matches!(&ran, Ran::Failed(Some(error)) if is_of_trigger(error));
+                let is_in_trigger = matches!(&ran, Ran::Failed(Some(error)) if is_trigger_failure(error));
                 if conn.total_changes() == changes_before && !is_in_trigger {
                     return Ok(());
                 }

@@ -596,7 +596,13 @@ mod tests {
             let mut removal = super::super::remove::Removal::default();
             for name in [c"source", c"copy"] {
                 let top = File::open(place.dir.path()).unwrap().into();
-                let is_gone = super::super::remove::remove_in_place(&top, name, Path::new(""), &mut removal, &|_| {});
+                let is_gone = super::super::remove::remove_in_place(
+                    &top,
+                    name,
+                    Path::new(""),
+                    &mut removal,
+                    &super::super::remove::never_ends,
+                );
                 assert!(is_gone.unwrap());
             }
             assert_eq!((removal.files, removal.left.len()), (2, 0));

@@ -136,7 +136,7 @@ pub(super) fn is_log(file: &File) -> io::Result<bool> {
 }
 
 /// Returns whether a file is part of a database beside it, with which it is archived.
-pub(super) fn is_of_database(dir: &OwnedFd, name: &CStr) -> io::Result<bool> {
+pub(super) fn is_database_file(dir: &OwnedFd, name: &CStr) -> io::Result<bool> {
     let bytes = name.to_bytes();
     let suffixes = [WAL, JOURNAL, SHM].into_iter();
     let Some(base) = suffixes.filter_map(|suffix| bytes.strip_suffix(suffix.as_bytes())).next() else {

@@ -128,7 +128,7 @@ impl Storage {
                 name: CString::new(stage)?,
                 to: &parent,
                 new_name: CString::new(last)?,
-                work: rename_or_copy::work_of(id)?,
+                work: rename_or_copy::copy_name(id)?,
                 point: MOVE,
             };
             // A crash may have interrupted the move of the whole stage.
@@ -189,7 +189,7 @@ impl Storage {
         descend: &mut dyn FnMut(&CStr),
     ) -> io::Result<()> {
         let to = |name: &CStr| -> io::Result<Move<'_>> {
-            let (name, new_name, work) = (name.to_owned(), name.to_owned(), rename_or_copy::work_of(id)?);
+            let (name, new_name, work) = (name.to_owned(), name.to_owned(), rename_or_copy::copy_name(id)?);
             Ok(Move { from: Some(source), name, to: target, new_name, work, point: MOVE })
         };
         // The copy that a crash has interrupted is made again: its original is still in the stage,

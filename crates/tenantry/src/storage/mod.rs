@@ -49,7 +49,7 @@ use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::engine::DATABASE;
-use crate::{Error, ErrorKind, Result, StoragePath, UserId};
+use crate::{Error, ErrorKind, Result, StoragePath, Timestamp, Usage, UserId};
 pub(crate) use attributes::{Attributes, Extended, Modified};
 pub(crate) use beneath::wait_for_file;
 use beneath::{Mounts, make_dir, open_dir, sync};
@@ -63,14 +63,13 @@ pub(crate) use marker::{Marker, blocked_root, refuse_other_than_directories};
 pub(crate) use merge::{PathEntry, UserDirectory};
 pub(crate) use ownership::{Ownership, owner_of_store};
 pub(crate) use probe::AccessMethods;
-pub(crate) use remove::Removal;
-pub(crate) use rename_or_copy::user_of_work;
+pub(crate) use remove::{Removal, never_ends};
+pub(crate) use rename_or_copy::user_of_copy;
 pub(crate) use stage::{Purpose, Stage, is_stage};
 use stat::stat;
 pub(crate) use target::Target;
 pub(crate) use transfer::{FileIdentity, Item, OpenFile, Source, TrashLock};
 pub(crate) use unpack::{LostAttributes, Unpacker};
-pub(crate) use walk::Measured;
 use walk::measure;
 
 /// The directories of a store.
@@ -227,8 +226,12 @@ impl Storage {
     }
 
     /// Adds up the files in a user's directory.
-    pub(crate) fn measure(dir: OwnedFd, progress: &dyn Fn(u64)) -> Result<Measured> {
-        measure(dir, progress).map_err(refused)
+    pub(crate) fn measure(
+        dir: OwnedFd,
+        measured_at: Timestamp,
+        progress: &dyn Fn(&Usage) -> io::Result<()>,
+    ) -> Result<Usage> {
+        measure(dir, measured_at, progress).map_err(refused)
     }
 
     fn above(&self, path: &str) -> io::Result<OwnedFd> {

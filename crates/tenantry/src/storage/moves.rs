@@ -16,11 +16,11 @@ use super::beneath::{self, ATTEMPTS_MAX, Mounts, entries, make_dir, open_dir, sy
 use super::errors::{blocked, errno, refused, unavailable};
 use super::inspect::Rights;
 use super::layout::{PRIVATE, QUARANTINE, split};
-use super::remove::{self, Removal};
+use super::remove::{self, OnRemoved, Removal};
 use super::rename_or_copy::{self, Move};
 use super::stage::{self, Purpose};
 use super::stat::stat;
-use crate::domain::storage_path::WORK_PREFIX;
+use crate::domain::storage_path::COPY_PREFIX;
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 
 impl Storage {
@@ -94,7 +94,7 @@ impl Storage {
             name: text(last)?,
             to: &self.trash,
             new_name: text(&name)?,
-            work: rename_or_copy::work_of(id).map_err(refused)?,
+            work: rename_or_copy::copy_name(id).map_err(refused)?,
             point: "trash: move the directory",
         };
         match self.move_entry(&moved) {
@@ -167,7 +167,7 @@ impl Storage {
                 name: text(name)?,
                 to: &parent,
                 new_name: text(last)?,
-                work: rename_or_copy::work_of(id).map_err(refused)?,
+                work: rename_or_copy::copy_name(id).map_err(refused)?,
                 point: "restore: move the directory",
             };
             match self.move_entry(&moved) {
@@ -189,7 +189,7 @@ impl Storage {
 
     /// Removes the directory of a user in the trash. The caller [locks out
     /// backups](Self::lock_out_backups). `path` is where it was before the delete.
-    pub(crate) fn remove(&self, id: UserId, path: &StoragePath, progress: &dyn Fn(u64)) -> Result<Removal> {
+    pub(crate) fn remove(&self, id: UserId, path: &StoragePath, progress: OnRemoved<'_>) -> Result<Removal> {
         self.check_roots()?;
         let name = text(&id.to_string())?;
         let mut removal = remove::remove(&self.trash, &name, progress).map_err(refused)?;
@@ -287,7 +287,7 @@ impl Storage {
                 name: CString::new(last.as_bytes())?,
                 to: &place,
                 new_name: c"content".to_owned(),
-                work: CString::new(WORK_PREFIX)?,
+                work: CString::new(COPY_PREFIX)?,
                 point: "quarantine: move",
             };
             match self.move_entry(&moved) {

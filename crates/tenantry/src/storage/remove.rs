@@ -10,6 +10,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -42,18 +43,28 @@ pub(crate) struct Removal {
     pub(crate) left: Vec<(PathBuf, io::Error)>,
     /// Whether another process is removing the same directory.
     pub(crate) is_elsewhere: bool,
+    /// Whether the caller has ended it.
+    pub(crate) is_ended: bool,
+}
+
+/// Gets the number of files that a removal has removed so far, and may end it.
+pub(crate) type OnRemoved<'p> = &'p dyn Fn(u64) -> ControlFlow<()>;
+
+/// Never ends a removal.
+pub(crate) fn never_ends(_files: u64) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }
 
 impl Removal {
     pub(crate) fn is_complete(&self) -> bool {
-        self.left.is_empty() && !self.is_elsewhere
+        self.left.is_empty() && !self.is_elsewhere && !self.is_ended
     }
 
     /// Counts a file that was removed.
-    pub(super) fn count(&mut self, progress: &dyn Fn(u64)) {
+    pub(super) fn count(&mut self, progress: OnRemoved<'_>) {
         self.files += 1;
         if self.files.is_multiple_of(PROGRESS_FILES) {
-            progress(self.files);
+            self.is_ended |= progress(self.files).is_break();
         }
     }
 
@@ -71,7 +82,7 @@ impl Removal {
 /// A directory is emptied from its parent: its files are removed, and its directories moved up to
 /// the top, where their turn comes. So no depth is too deep. After a crash another removal
 /// continues with whatever is left.
-pub(super) fn remove(at: impl AsFd, name: &CStr, progress: &dyn Fn(u64)) -> io::Result<Removal> {
+pub(super) fn remove(at: impl AsFd, name: &CStr, progress: OnRemoved<'_>) -> io::Result<Removal> {
     remove_if(at, name, &|_| Ok(true), progress)
 }
 
@@ -80,7 +91,7 @@ pub(super) fn remove_if(
     at: impl AsFd,
     name: &CStr,
     may_go: &dyn Fn(&OwnedFd) -> io::Result<bool>,
-    progress: &dyn Fn(u64),
+    progress: OnRemoved<'_>,
 ) -> io::Result<Removal> {
     let mut removal = Removal::default();
     let top = match open_accessible(&at, name) {
@@ -116,7 +127,7 @@ pub(super) fn remove_if(
     match beneath::remove_dir(&at, name, REMOVE_DIR) {
         Ok(()) => {}
         Err(error) if errno(&error) == Some(Errno::NOENT) => {}
-        Err(_) if !removal.left.is_empty() => {}
+        Err(_) if removal.is_ended || !removal.left.is_empty() => {}
         Err(error) => removal.left.push((PathBuf::new(), error)),
     }
     Ok(removal)
@@ -128,7 +139,7 @@ struct Emptier<'p> {
     origins: HashMap<CString, PathBuf>,
     moved: u64,
     removal: Removal,
-    progress: &'p dyn Fn(u64),
+    progress: OnRemoved<'p>,
 }
 
 impl Emptier<'_> {
@@ -152,6 +163,9 @@ impl Emptier<'_> {
                 self.origins.remove(&name);
                 if !is_removed {
                     stuck.insert(name);
+                }
+                if self.removal.is_ended {
+                    return Ok(());
                 }
             }
             if !met_new {
@@ -196,6 +210,9 @@ impl Emptier<'_> {
                 if !is_gone {
                     is_emptied = false;
                     met.insert(child);
+                }
+                if self.removal.is_ended {
+                    return Ok(false);
                 }
             }
             if !met_new {
@@ -300,7 +317,7 @@ pub(super) fn remove_in_place(
     name: &CStr,
     origin: &Path,
     removal: &mut Removal,
-    progress: &dyn Fn(u64),
+    progress: OnRemoved<'_>,
 ) -> io::Result<bool> {
     let mut removing = InPlaceRemoval { removal, progress, path: origin.to_owned() };
     let Some(top) = removing.enter(at, name) else { return Ok(!removing.is_left(at, name)?) };
@@ -309,13 +326,16 @@ pub(super) fn remove_in_place(
 
 /// Removes a directory that is open, and what is at its name by now only if that is empty.
 pub(super) fn remove_opened(at: &OwnedFd, name: &CStr, top: OwnedFd, removal: &mut Removal) -> io::Result<bool> {
-    remove_from(at, name, top, InPlaceRemoval { removal, progress: &|_| {}, path: PathBuf::new() })
+    remove_from(at, name, top, InPlaceRemoval { removal, progress: &never_ends, path: PathBuf::new() })
 }
 
 fn remove_from(at: &OwnedFd, name: &CStr, top: OwnedFd, mut removing: InPlaceRemoval<'_>) -> io::Result<bool> {
     let mut levels = vec![removing.empty(&top, name)?];
     let mut here = top;
     while let Some(level) = levels.last_mut() {
+        if removing.removal.is_ended {
+            return Ok(false);
+        }
         if let Some(name) = level.dirs.pop() {
             removing.path.push(shown(&name));
             match removing.enter(&here, &name) {
@@ -343,7 +363,7 @@ fn remove_from(at: &OwnedFd, name: &CStr, top: OwnedFd, mut removing: InPlaceRem
 
 struct InPlaceRemoval<'r> {
     removal: &'r mut Removal,
-    progress: &'r dyn Fn(u64),
+    progress: OnRemoved<'r>,
     /// The path of the current directory, as it is reported.
     path: PathBuf,
 }
@@ -389,6 +409,9 @@ impl InPlaceRemoval<'_> {
                 } else if !stuck.contains(&name) {
                     if self.remove_file(dir, &name, self.path.join(shown(&name))) {
                         has_removed = true;
+                        if self.removal.is_ended {
+                            return Ok(level);
+                        }
                     } else {
                         level.is_stuck = true;
                         stuck.insert(name);
@@ -419,6 +442,47 @@ impl InPlaceRemoval<'_> {
                 self.removal.leave(self.path.clone(), error);
                 false
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory `top` with more files than are removed between two reports, some of them nested.
+    fn tree() -> (tempfile::TempDir, OwnedFd) {
+        let dir = tempfile::tempdir().unwrap();
+        for nested in ["a", "b/c"] {
+            let nested = dir.path().join("top").join(nested);
+            std::fs::create_dir_all(&nested).unwrap();
+            for file in 0..PROGRESS_FILES {
+                std::fs::write(nested.join(file.to_string()), "").unwrap();
+            }
+        }
+        let opened = std::fs::File::open(dir.path()).unwrap().into();
+        (dir, opened)
+    }
+
+    /// Once the caller ends it, neither way removes another file. Another removal completes it.
+    #[test]
+    fn a_removal_ends_at_the_report_at_which_the_caller_ends_it() {
+        type Way = fn(&OwnedFd, OnRemoved<'_>) -> Removal;
+        let moving: Way = |at, progress| remove(at, c"top", progress).unwrap();
+        let in_place: Way = |at, progress| {
+            let mut removal = Removal::default();
+            remove_in_place(at, c"top", Path::new(""), &mut removal, progress).unwrap();
+            removal
+        };
+        for way in [moving, in_place] {
+            let (dir, at) = tree();
+            let ended = way(&at, &|_| ControlFlow::Break(()));
+            assert_eq!((ended.files, ended.left.len(), ended.is_ended), (PROGRESS_FILES, 0, true));
+            assert!(!ended.is_complete());
+            let completed = way(&at, &never_ends);
+            assert_eq!((completed.files, completed.left.len()), (PROGRESS_FILES, 0));
+            assert!(completed.is_complete());
+            assert!(!dir.path().join("top").exists());
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Some file systems rename a directory only within a part of themselves, and fail with `EXDEV`
 //! even though both places are in one mount: overlayfs for entries of a lower layer, XFS and ext4
-//! between project quotas, btrfs between subvolumes. There the entry is copied into a *work place*
+//! between project quotas, btrfs between subvolumes. There the entry is copied into a *copy directory*
 //! beside the target, then named, and then the original is removed:
 //!
 //! ```text
@@ -14,7 +14,7 @@
 //!
 //! | a crash leaves | so the next attempt |
 //! |---|---|
-//! | a work place without `whole` | removes it, and begins again |
+//! | a copy directory without `whole` | removes it, and begins again |
 //! | `whole` and `content` | compares again and continues, or begins again if they differ |
 //! | `whole` and the target, no `content` | removes the original, if the target has all of it |
 //!
@@ -40,11 +40,11 @@ use rustix::io::Errno;
 use super::beneath::{self, Mounts, are_in_one_mount, make_dir, open_dir, rename, shown, sync, write_file};
 use super::copy::{self, Comparison, Entry, Failure, compare};
 use super::errors::{blocked, errno, refused};
-use super::remove::{Removal, open_accessible, remove_in_place, remove_opened};
+use super::remove::{Removal, never_ends, open_accessible, remove_in_place, remove_opened};
 use super::stat::{Identity, identity, is_dir, stat};
 use super::walk::{Visit, walk};
 use super::{Storage, attributes};
-use crate::domain::storage_path::WORK_PREFIX;
+use crate::domain::storage_path::COPY_PREFIX;
 use crate::{Error, ErrorKind, Result, UserId};
 
 const CONTENT: &CStr = c"content";
@@ -64,19 +64,19 @@ pub(super) struct Move<'m> {
     pub(super) name: CString,
     pub(super) to: &'m OwnedFd,
     pub(super) new_name: CString,
-    /// The name of the work place.
+    /// The name of the copy directory.
     pub(super) work: CString,
     pub(super) point: &'static str,
 }
 
-/// Returns the name of the work place of a user's move.
-pub(super) fn work_of(user: UserId) -> io::Result<CString> {
-    Ok(CString::new(format!("{WORK_PREFIX}{user}"))?)
+/// Returns the name of the copy directory of a user's move.
+pub(super) fn copy_name(user: UserId) -> io::Result<CString> {
+    Ok(CString::new(format!("{COPY_PREFIX}{user}"))?)
 }
 
-/// Returns the user whose work place has this name.
-pub(crate) fn user_of_work(name: &std::ffi::OsStr) -> Option<UserId> {
-    name.to_str()?.strip_prefix(WORK_PREFIX)?.parse().ok()
+/// Returns the user whose copy directory has this name.
+pub(crate) fn user_of_copy(name: &std::ffi::OsStr) -> Option<UserId> {
+    name.to_str()?.strip_prefix(COPY_PREFIX)?.parse().ok()
 }
 
 impl Storage {
@@ -115,10 +115,10 @@ impl Storage {
         Ok(stat(moved.to, &*moved.work)?.is_some() && self.take_up(moved)?)
     }
 
-    /// Continues with the content of the work place.
+    /// Continues with the content of the copy directory.
     fn take_up(&self, moved: &Move<'_>) -> io::Result<bool> {
         let work = match open_dir(moved.to, &*moved.work, Mounts::Refuse) {
-            // Not a work place.
+            // Not a copy directory.
             Err(error) if matches!(errno(&error), Some(Errno::LOOP | Errno::NOTDIR)) => {
                 return clear(moved).map(|()| false);
             }
@@ -152,7 +152,7 @@ impl Storage {
         self.finish(moved, source).map(|()| true)
     }
 
-    /// Makes a whole copy in the work place, and returns the original.
+    /// Makes a whole copy in the copy directory, and returns the original.
     fn copy(&self, from: &OwnedFd, moved: &Move<'_>) -> io::Result<Original> {
         let mut different = PathBuf::new();
         for _ in 0..ATTEMPTS_MAX {
@@ -317,7 +317,7 @@ fn rename_dir(from: &OwnedFd, moved: &Move<'_>) -> io::Result<()> {
     }
 }
 
-/// Removes the work place. The mark goes first, so that what a crash leaves isn't taken for a whole
+/// Removes the copy directory. The mark goes first, so that what a crash leaves isn't taken for a whole
 /// copy.
 pub(super) fn clear(moved: &Move<'_>) -> io::Result<()> {
     if let Ok(work) = open_dir(moved.to, &*moved.work, Mounts::Refuse) {
@@ -337,7 +337,7 @@ fn again(dir: &OwnedFd) -> io::Result<OwnedFd> {
 }
 
 fn remove(at: &OwnedFd, name: &CStr) -> io::Result<()> {
-    removed(|removal| remove_in_place(at, name, Path::new(""), removal, &|_| {}))
+    removed(|removal| remove_in_place(at, name, Path::new(""), removal, &never_ends))
 }
 
 fn removed(remove: impl FnOnce(&mut Removal) -> io::Result<bool>) -> io::Result<()> {

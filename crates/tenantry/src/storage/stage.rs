@@ -16,7 +16,7 @@ use super::Storage;
 use super::beneath::{self, ATTEMPTS_MAX, Mounts, entries, make_dir, open_dir};
 use super::errors::{blocked, errno, refused};
 use super::ownership::Ownership;
-use super::remove::remove_if;
+use super::remove::{never_ends, remove_if};
 use super::stat::{is_at, is_dir, stat};
 use super::unpack::Unpacker;
 use crate::thread::on_thread;
@@ -217,6 +217,6 @@ pub(super) fn clear(
 /// Removes a stage, unless it is locked.
 pub(super) fn remove(data: &OwnedFd, name: &str, may_go: &dyn Fn(&OwnedFd) -> io::Result<bool>) -> io::Result<()> {
     let name = std::ffi::CString::new(name)?;
-    let removal = remove_if(data, &name, may_go, &|_| {})?;
+    let removal = remove_if(data, &name, may_go, &never_ends)?;
     removal.left.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }

@@ -22,7 +22,7 @@ use super::errors::{errno, file_error};
 use super::layout::{PRIVATE_FILE, STORAGE};
 use super::marker::Marker;
 use super::ownership::Ownership;
-use super::remove::remove_if;
+use super::remove::{never_ends, remove_if};
 use super::stat::{is_dir, stat};
 use crate::engine::{DATABASE, LOCK};
 use crate::failpoint::reach;
@@ -49,7 +49,7 @@ pub(crate) struct Target {
     path: PathBuf,
     dir: OwnedFd,
     /// Whether the restore has made the directory.
-    is_made: bool,
+    is_new: bool,
     stage: CString,
     /// The stage, locked.
     staged: OwnedFd,
@@ -68,7 +68,7 @@ impl Target {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).map_err(|error| unusable(path, error))?;
         let failed = |error| unusable(&path, error);
-        let (dir, is_made) = match open_top(&path) {
+        let (dir, is_new) = match open_top(&path) {
             Ok(dir) => (dir, false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => (make(&path).map_err(failed)?, true),
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(not_empty()),
@@ -76,9 +76,9 @@ impl Target {
         };
         let staged = clear(&dir, &path).and_then(|()| make_stage(&dir, &path).map_err(failed));
         match staged {
-            Ok((stage, staged, data)) => Ok(Self { path, dir, is_made, stage, staged, data, is_kept: false }),
+            Ok((stage, staged, data)) => Ok(Self { path, dir, is_new, stage, staged, data, is_kept: false }),
             Err(error) => {
-                if is_made {
+                if is_new {
                     let _ = remove_made(&path);
                 }
                 Err(error)
@@ -108,10 +108,11 @@ impl Target {
     pub(crate) fn place(mut self, store_id: Uuid) -> Result<()> {
         let parts = self.prepare(store_id).map_err(|error| self.unusable(error))?;
         // Keeps other processes from creating a store here.
-        let _lock = self.lock().map_err(|error| self.of_move(error))?;
+        let _lock = self.lock().map_err(|error| self.move_failure(error))?;
         let mut moved = 0;
-        let placed =
-            self.refuse_others().and_then(|()| self.move_up(&parts, &mut moved).map_err(|error| self.of_move(error)));
+        let placed = self
+            .refuse_others()
+            .and_then(|()| self.move_up(&parts, &mut moved).map_err(|error| self.move_failure(error)));
         // If that fails as well, the next restore continues.
         self.is_kept = placed.is_ok() || self.take_back(&parts[..moved]).is_err();
         if placed.is_ok() {
@@ -128,7 +129,7 @@ impl Target {
     }
 
     /// Returns the failure to move a part to a name that may exist.
-    fn of_move(&self, error: io::Error) -> Error {
+    fn move_failure(&self, error: io::Error) -> Error {
         match errno(&error) {
             Some(Errno::EXIST | Errno::NOTEMPTY) => not_empty(),
             _ => self.unusable(error),
@@ -226,7 +227,7 @@ impl Target {
     fn remove_stage(&self) {
         // The removal takes the lock itself.
         let _ = fs::flock(&self.staged, FlockOperation::Unlock);
-        let removed = remove_if(&self.dir, &self.stage, &|_| Ok(true), &|_| {});
+        let removed = remove_if(&self.dir, &self.stage, &|_| Ok(true), &never_ends);
         if !removed.is_ok_and(|removal| removal.is_complete()) {
             reach("restore a backup: remove the stage");
             if let Err(error) = std::fs::remove_dir_all(self.stage_dir()) {
@@ -242,7 +243,7 @@ impl Drop for Target {
             return;
         }
         self.remove_stage();
-        if self.is_made {
+        if self.is_new {
             let _ = remove_made(&self.path);
         }
     }
@@ -324,7 +325,7 @@ fn clear(dir: &OwnedFd, path: &Path) -> Result<()> {
         return Err(not_empty());
     }
     for stage in &stages {
-        let removal = remove_if(dir, stage, &|staged| undo(dir, staged).map(|()| true), &|_| {});
+        let removal = remove_if(dir, stage, &|staged| undo(dir, staged).map(|()| true), &never_ends);
         let removal = removal.map_err(failed)?;
         if removal.is_elsewhere {
             return Err(Error::new(ErrorKind::Busy, "another restore into the directory is under way"));

@@ -173,7 +173,7 @@ impl OpenFile {
     }
 
     /// Returns a private copy of the file with its attributes.
-    pub(crate) fn of_copy(&self, copy: File) -> io::Result<Self> {
+    pub(crate) fn with_copy(&self, copy: File) -> io::Result<Self> {
         Ok(Self { attributes: self.attributes.clone(), ..Self::new(copy)? })
     }
 }
@@ -335,7 +335,7 @@ fn read_entry(
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind == FileType::RegularFile {
         // A part of the database beside it.
-        let is_taken = locks::is_of_database(dir, name)?;
+        let is_taken = locks::is_database_file(dir, name)?;
         return Ok(if is_taken { Ok(()) } else { take(Item::File { path, source }) });
     }
     let (attributes, unread) = attributes_or(stat, attributes::read_at(dir, name));

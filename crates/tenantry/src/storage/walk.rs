@@ -15,18 +15,10 @@ use rustix::io::Errno;
 use super::beneath::{Mounts, entries, open_dir, shown};
 use super::errors::errno;
 use super::stat::{self, Identity, identity, is_dir};
+use crate::{Timestamp, Usage};
 
 /// Number of files between two reports of progress.
 pub(super) const PROGRESS_FILES: u64 = 1_000;
-
-/// The figures of a directory, as far as it could be walked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Measured {
-    pub(crate) files: u64,
-    pub(crate) apparent_bytes: u64,
-    pub(crate) allocated_bytes: u64,
-    pub(crate) unreadable: u64,
-}
 
 /// An entry on a walk.
 pub(super) enum Visit<'v> {
@@ -120,9 +112,13 @@ pub(super) fn walk(top: OwnedFd, visit: &mut dyn FnMut(Visit<'_>) -> io::Result<
     Ok(())
 }
 
-/// Adds up the files below a directory.
-pub(super) fn measure(top: OwnedFd, progress: &dyn Fn(u64)) -> io::Result<Measured> {
-    let mut measured = Measured { allocated_bytes: allocated(&fs::fstat(&top)?), ..Measured::default() };
+/// Adds up the files below a directory. Fails with the error of `progress`, which ends it.
+pub(super) fn measure(
+    top: OwnedFd,
+    measured_at: Timestamp,
+    progress: &dyn Fn(&Usage) -> io::Result<()>,
+) -> io::Result<Usage> {
+    let mut measured = Usage { allocated_bytes: allocated(&fs::fstat(&top)?), ..Usage::empty(measured_at) };
     let mut linked = HashSet::new();
     walk(top, &mut |visit| {
         match visit {
@@ -135,7 +131,7 @@ pub(super) fn measure(top: OwnedFd, progress: &dyn Fn(u64)) -> io::Result<Measur
                 measured.apparent_bytes += u64::try_from(stat.st_size).unwrap_or_default();
                 measured.allocated_bytes += allocated(stat);
                 if measured.files.is_multiple_of(PROGRESS_FILES) {
-                    progress(measured.files);
+                    progress(&measured)?;
                 }
             }
         }

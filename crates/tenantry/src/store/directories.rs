@@ -1,5 +1,6 @@
 //! The users' directories: handles to them, adoption, and what they take.
 
+use std::io;
 use std::path::PathBuf;
 
 use cap_std::fs::Dir;
@@ -7,9 +8,10 @@ use tracing::instrument;
 
 use super::Store;
 use crate::engine::verbs::{Adopt, MakeDirectory, SetUsage, Settle};
-use crate::storage::{Measured, Storage};
+use crate::progress::Monitor;
+use crate::storage::Storage;
 use crate::thread::on_thread;
-use crate::{Error, ErrorKind, Result, StoragePath, Usage, User, UserId};
+use crate::{Error, ErrorKind, Progress, ProgressReply, Result, StoragePath, Timestamp, Usage, User, UserId};
 
 impl Store {
     /// The directory of a user: a handle, beneath which nothing can escape. It is made when it is
@@ -104,26 +106,39 @@ impl Store {
     /// Measures what a user's directory holds, by walking it, and keeps the result. A user who has
     /// none yet has nothing in it.
     ///
-    /// It runs on a thread of its own, and `progress` is called now and then with the number of
-    /// files so far. No link is followed, and no other file system entered below the directory.
+    /// It runs on a thread of its own, calls `progress` there, and ends if that returns `Break`. It
+    /// follows no link, and enters no other file system below the directory.
     ///
-    /// Errors: those of [`storage`](Store::storage); `Io` if the directory is rearranged meanwhile.
+    /// # Errors
+    ///
+    /// Those of [`storage`](Store::storage); `Io` if another program rearranges the directory;
+    /// `Cancelled` if `progress` has ended it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> tenantry::Result<()> {
+    /// let usage = store.measure_usage(ada.id, |progress| println!("{} files", progress.files)).await?;
+    /// println!("{} bytes on the disk", usage.allocated_bytes);
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
-    pub async fn measure_usage(&self, id: UserId, progress: impl Fn(u64) + Send + 'static) -> Result<Usage> {
+    pub async fn measure_usage<R: ProgressReply>(
+        &self,
+        id: UserId,
+        progress: impl Fn(Progress) -> R + Send + 'static,
+    ) -> Result<Usage> {
         let directory = self.engine.directory(id).await?;
         let directory = directory.ok_or_else(no_such_user)?;
         // As for everybody who asks for it: it may just be on its way.
         let dir = if directory.has_directory { Some(self.storage(id).await?) } else { None };
-        let measured = match dir {
-            None => Measured::default(),
-            Some(dir) => on_thread(move || Storage::measure(dir.into_std_file().into(), &progress)).await??,
-        };
-        let usage = Usage {
-            files: measured.files,
-            apparent_bytes: measured.apparent_bytes,
-            allocated_bytes: measured.allocated_bytes,
-            unreadable: measured.unreadable,
-            measured_at: self.engine.now(),
+        let now = self.engine.now();
+        let usage = match dir {
+            None => Usage::empty(now),
+            Some(dir) => {
+                let monitor = Monitor::new(progress);
+                on_thread(move || monitor.explain(measure(dir, now, &monitor))).await??
+            }
         };
         self.engine.apply(SetUsage(id, usage)).await?;
         Ok(usage)
@@ -149,6 +164,13 @@ impl Store {
     pub async fn users_with_directory(&self) -> Result<Vec<UserId>> {
         self.engine.users_with_directory().await
     }
+}
+
+fn measure(dir: Dir, measured_at: Timestamp, monitor: &Monitor) -> Result<Usage> {
+    Storage::measure(dir.into_std_file().into(), measured_at, &|usage| {
+        let progress = Progress { files: usage.files, bytes: usage.apparent_bytes, ..Progress::default() };
+        monitor.report(progress).map_err(io::Error::other)
+    })
 }
 
 fn no_such_user() -> Error {

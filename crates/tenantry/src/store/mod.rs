@@ -165,7 +165,7 @@ impl Store {
 
     /// The users whose addresses look like this one, though they are others: their
     /// [skeletons](https://www.unicode.org/reports/tr39/#Confusable_Detection) are the same. Users
-    /// in the trash aren't among them, and at most [`User::LOOK_ALIKES_MAX`] are returned.
+    /// in the trash aren't among them, and at most [`User::CONFUSABLES_MAX`] are returned.
     ///
     /// An address that is plain ASCII is compared with those of users that aren't. One that isn't
     /// is also compared with the addresses of ASCII that it passes for, in which whatever is ASCII
@@ -177,13 +177,13 @@ impl Store {
     /// # async fn example(store: tenantry::Store) -> Result<(), tenantry::Error> {
     /// store.create(tenantry::NewUser::new("coco@example.com".parse()?)).await?;
     /// // In Cyrillic letters.
-    /// let alike = store.look_alikes(&"сосо@example.com".parse()?).await?;
+    /// let alike = store.confusables(&"сосо@example.com".parse()?).await?;
     /// assert_eq!(alike[0].email.as_str(), "coco@example.com");
     /// # Ok(()) }
     /// ```
     #[instrument(level = "debug", skip_all)]
-    pub async fn look_alikes(&self, email: &Email) -> Result<Vec<User>> {
-        self.engine.look_alikes(email).await
+    pub async fn confusables(&self, email: &Email) -> Result<Vec<User>> {
+        self.engine.confusables(email).await
     }
 
     /// Finds the user with this address or creates them, and records the login, in one step:

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tenantry::{
-    BackupOptions, ErrorKind, Progress, Purge, RestoreUserOptions, Result, Store, User, open_backup, restore_backup,
-    verify_backup,
+    BackupOptions, ErrorKind, Progress, Purge, RestoreUserOptions, Result, Store, Timestamp, TrashQuery, User,
+    open_backup, restore_backup, verify_backup,
 };
 
 use crate::archives::{dir_of, noise};
@@ -105,6 +105,43 @@ fn a_caller_ends_an_export_and_an_import_of_a_user_and_nothing_is_left() {
     let store = other.open();
     ended_everywhere(other.as_ref(), |asked| block_on(store.import_user(&file, ending_after(asked))));
     assert_eq!(fs::read(dir_of(&store, ada.id).join("large")).unwrap(), noise(LENGTH));
+}
+
+/// Like one that a crash interrupts, a purge that its caller ends can only be completed.
+#[test]
+fn a_caller_ends_a_purge_which_another_one_completes() {
+    let (_place, store, ada) = store();
+    let bob = block_on(store.create(new_user("bob@example.com"))).unwrap();
+    for user in [&ada, &bob] {
+        let dir = dir_of(&store, user.id).join("nested");
+        fs::create_dir(&dir).unwrap();
+        (0..1_000).for_each(|file| fs::write(dir.join(file.to_string()), "").unwrap());
+        block_on(store.delete(user.id)).unwrap();
+    }
+    let everybody = Purge::DeletedBefore(Timestamp::MAX);
+    // The first question comes within the first directory, the second one before the second.
+    assert_eq!(kind(block_on(store.purge(everybody, ending_after(0)))), ErrorKind::Cancelled);
+    let trashed = |store: &Store| {
+        let page = block_on(store.list_trash(&TrashQuery::default())).unwrap();
+        page.users.iter().map(|trashed| trashed.user.id).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(trashed(&store), BTreeSet::from([ada.id, bob.id]));
+    for user in [ada.id, bob.id] {
+        assert_eq!(kind(block_on(store.restore(user, None))), ErrorKind::NotFound, "its purge has begun");
+    }
+    let purged = block_on(store.purge(everybody, |_| {})).unwrap();
+    assert_eq!((purged.users, purged.left.len()), (2, 0));
+    assert_eq!(trashed(&store), BTreeSet::new());
+}
+
+#[test]
+fn a_caller_ends_a_measurement_and_nothing_is_recorded() {
+    let (_place, store, ada) = store();
+    let dir = dir_of(&store, ada.id);
+    (0..1_000).for_each(|file| fs::write(dir.join(file.to_string()), "").unwrap());
+    assert_eq!(kind(block_on(store.measure_usage(ada.id, ending_after(0)))), ErrorKind::Cancelled);
+    assert_eq!(block_on(store.usage(ada.id)).unwrap(), None);
+    assert_eq!(block_on(store.measure_usage(ada.id, ending_after(1))).unwrap().files, 1_002);
 }
 
 /// Whoever writes into a pipe may never come, and then nothing ever asked the caller.

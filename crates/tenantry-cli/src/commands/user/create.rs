@@ -33,7 +33,7 @@ async fn create(store: &Store, new: NewUser, adopt: bool, on_lookalike: OnLookal
             let mut user = tx.create(&new)?;
             let confusable = match on_lookalike {
                 OnLookalike::Ignore => None,
-                OnLookalike::Warn | OnLookalike::Refuse => tx.look_alikes(&new.email)?.into_iter().next(),
+                OnLookalike::Warn | OnLookalike::Refuse => tx.confusables(&new.email)?.into_iter().next(),
             };
             if let (OnLookalike::Refuse, Some(other)) = (on_lookalike, &confusable) {
                 let message = format!("{}; --on-lookalike warn creates the user all the same", looks_like(other));

@@ -84,7 +84,7 @@ async fn purge_older(store: &Store, format: Format<'_>, args: &Purge, moment: Ti
 async fn destroy(store: &Store, selection: tenantry::Purge, before: &[UserId]) -> Result<(), Failure> {
     let progress = output::progress(None, "{spinner} {human_pos} files removed");
     let shown = progress.clone();
-    let purged = store.purge(selection, move |files| shown.set_position(files)).await;
+    let purged = store.purge(selection, move |progress| shown.set_position(progress.files)).await;
     progress.finish_and_clear();
     log(store, before).await?;
     let purged = purged?;

@@ -8,7 +8,7 @@ use super::connect::connect_read_only;
 use super::upgrade::SCHEMA_VERSION;
 use crate::data_dir::access;
 use crate::options::Options;
-use crate::sqlite::error::{is_left_in_transaction, of_schema, with_quota_as_full};
+use crate::sqlite::error::{is_left_in_transaction, schema_failure, with_quota_as_full};
 use crate::sqlite::files::{DATABASE, FILES, database_in};
 use crate::sqlite::rows::SELECT_ALL;
 use crate::storage::file_error;
@@ -31,7 +31,7 @@ const SCHEMA: [&str; 7] = [
 const OLDEST_SQLITE: i32 = 3_051_003;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum StoreState {
     /// No file, or one that holds nothing.
     Nothing,
     Older,
@@ -41,14 +41,14 @@ pub(crate) enum Found {
 }
 
 /// Identifies the database file of a store, without changing it.
-pub(crate) fn identify(options: &Options) -> Result<Found> {
+pub(crate) fn identify(options: &Options) -> Result<StoreState> {
     let incompatible = |message| Err(Error::new(ErrorKind::Incompatible, message));
     access::refuse_links(&options.data_dir, &FILES)?;
     let path = database_in(&options.data_dir);
     match std::fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() => {}
         Ok(_) => return incompatible(format!("{DATABASE} is not a file")),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(StoreState::Nothing),
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
             return incompatible("the data directory is not a directory".to_owned());
         }
@@ -59,7 +59,7 @@ pub(crate) fn identify(options: &Options) -> Result<Found> {
 }
 
 /// Identifies the schema of a database.
-pub(crate) fn identify_schema(conn: &Connection, options: &Options) -> Result<Found> {
+pub(crate) fn identify_schema(conn: &Connection, options: &Options) -> Result<StoreState> {
     let incompatible = |message| Err(Error::new(ErrorKind::Incompatible, message));
     conn.busy_timeout(options.busy_timeout)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -72,23 +72,23 @@ pub(crate) fn identify_schema(conn: &Connection, options: &Options) -> Result<Fo
         Err(error) if is_left_in_transaction(&error) => {
             return incompatible("another application has left the database in the middle of a transaction".to_owned());
         }
-        application_id => application_id.map_err(of_schema)?,
+        application_id => application_id.map_err(schema_failure)?,
     };
-    let version: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(of_schema)?;
+    let version: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(schema_failure)?;
     let objects = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
-    let objects = objects.map_err(of_schema)?;
+    let objects = objects.map_err(schema_failure)?;
     match (application_id, version) {
-        (0, 0) if objects == 0 => Ok(Found::Nothing),
+        (0, 0) if objects == 0 => Ok(StoreState::Nothing),
         (APPLICATION_ID, SCHEMA_VERSION) => {
             for columns in SCHEMA {
-                conn.prepare(columns).map_err(of_schema)?;
+                conn.prepare(columns).map_err(schema_failure)?;
             }
             match identity(conn)? {
-                Some((_, true)) => Ok(Found::Current),
-                _ => Ok(Found::Unmarked),
+                Some((_, true)) => Ok(StoreState::Current),
+                _ => Ok(StoreState::Unmarked),
             }
         }
-        (APPLICATION_ID, _) if (1..SCHEMA_VERSION).contains(&version) => Ok(Found::Older),
+        (APPLICATION_ID, _) if (1..SCHEMA_VERSION).contains(&version) => Ok(StoreState::Older),
         (APPLICATION_ID, ..) if version > SCHEMA_VERSION => incompatible(format!(
             "the store has schema version {version} and this program knows up to {SCHEMA_VERSION}: use a newer tenantry; nothing was changed"
         )),
@@ -109,10 +109,10 @@ pub(crate) fn identity(conn: &Connection) -> Result<Option<(Uuid, bool)>> {
 /// Fails unless there is a store that needs no upgrade.
 pub(crate) fn check_current(options: &Options) -> Result<()> {
     match identify(options)? {
-        Found::Current => Ok(()),
-        Found::Nothing => Err(store_missing()),
-        Found::Unmarked => Ok(()),
-        Found::Older => Err(Error::new(
+        StoreState::Current => Ok(()),
+        StoreState::Nothing => Err(store_missing()),
+        StoreState::Unmarked => Ok(()),
+        StoreState::Older => Err(Error::new(
             ErrorKind::Incompatible,
             "the store is of an older version: open it for writing to upgrade it",
         )),

@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 
 use super::connect::{harden, immutable};
-use super::identify::{Found, identify_schema, refuse_old_sqlite};
+use super::identify::{StoreState, identify_schema, refuse_old_sqlite};
 use super::upgrade::{SCHEMA_VERSION, migrate, refuse_other_references};
 use crate::options::Options;
 use crate::sqlite::functions;
@@ -36,10 +36,10 @@ impl Inspection {
         match found {
             // Of a database that can't be written SQLite reads no CHECK constraints, and so finds
             // no damage in them.
-            Found::Current | Found::Unmarked if !has_log(path)? => conn = open_alone(path)?,
-            Found::Current | Found::Unmarked => {}
-            Found::Nothing => return Err(Error::new(ErrorKind::Corrupt, "the database in the archive is empty")),
-            Found::Older => conn = upgrade(path)?,
+            StoreState::Current | StoreState::Unmarked if !has_log(path)? => conn = open_alone(path)?,
+            StoreState::Current | StoreState::Unmarked => {}
+            StoreState::Nothing => return Err(Error::new(ErrorKind::Corrupt, "the database in the archive is empty")),
+            StoreState::Older => conn = upgrade(path)?,
         }
         functions::register(&conn)?;
         conn.execute_batch("PRAGMA foreign_keys = ON; PRAGMA query_only = ON")?;

@@ -19,7 +19,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use self::connect::{Role, connect};
 use self::create::{create, create_data_dir, marker};
-use self::identify::{Found, identify, identity, refuse_old_sqlite, store_missing};
+use self::identify::{StoreState, identify, identity, refuse_old_sqlite, store_missing};
 use self::upgrade::{SCHEMA_VERSION, Upgrade, upgrade};
 use super::error::with_quota_as_full;
 use super::files::{LOCK, access, database_in};
@@ -35,7 +35,7 @@ use crate::storage::{Marker, Storage, refuse_other_than_directories};
 use crate::{Ambient, Durability, Error, ErrorKind, Result, failpoint};
 
 /// A store that is open: the connection that writes, if that is possible, and the directories.
-pub(crate) struct Opened {
+pub(crate) struct OpenStore {
     pub(crate) conn: Connection,
     pub(crate) storage: Result<Storage>,
     pub(crate) access: Access,
@@ -53,7 +53,7 @@ pub(crate) struct OpenReport {
 }
 
 /// Opens the connection that writes and the directories, after creating or migrating what needs it.
-pub(crate) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watch) -> Result<Opened> {
+pub(crate) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watch) -> Result<OpenStore> {
     refuse_old_sqlite(rusqlite::version_number())?;
     sigxfsz::ignore();
     refuse_network_fs(options)?;
@@ -63,21 +63,21 @@ pub(crate) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watc
         let found = identify(options)?;
         let access = access(&database_in(&options.data_dir))?;
         match found {
-            Found::Nothing if !options.create_if_missing => return Err(store_missing()),
-            Found::Current => {}
+            StoreState::Nothing if !options.create_if_missing => return Err(store_missing()),
+            StoreState::Current => {}
             _ if access == Access::Read => {
                 return Err(Error::new(
                     ErrorKind::ReadOnly,
                     "the file system is read-only, and the store has to be created, upgraded or opened for the first time",
                 ));
             }
-            Found::Nothing => {
+            StoreState::Nothing => {
                 refuse_other_than_directories(&options.data_dir)?;
                 made_dirs.extend(create_data_dir(&options.data_dir)?);
             }
-            Found::Older | Found::Unmarked => {}
+            StoreState::Older | StoreState::Unmarked => {}
         }
-        let alone = found != Found::Current;
+        let alone = found != StoreState::Current;
         let lock = match Lock::try_take(&options.data_dir, LOCK, alone, access)? {
             Taken::Locked(lock) => Some(Some(lock)),
             Taken::NotNeeded => Some(None),
@@ -95,8 +95,10 @@ pub(crate) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watc
             return Err(Error::new(
                 ErrorKind::Busy,
                 match found {
-                    Found::Older => "other programs have the store open, and it has to be upgraded: stop them first",
-                    Found::Unmarked => {
+                    StoreState::Older => {
+                        "other programs have the store open, and it has to be upgraded: stop them first"
+                    }
+                    StoreState::Unmarked => {
                         "other programs have the store open, and its directories were never set up: stop them first"
                     }
                     _ => "another process is creating or upgrading the store: try again",
@@ -127,14 +129,14 @@ fn open_locked(
     access: Access,
     alone: bool,
     lock: Option<Lock>,
-) -> Result<Opened> {
+) -> Result<OpenStore> {
     // The process that had the lock before may have done the work.
-    let found = if alone { identify(options)? } else { Found::Current };
-    if found == Found::Nothing {
+    let found = if alone { identify(options)? } else { StoreState::Current };
+    if found == StoreState::Nothing {
         create(options).inspect_err(|_| lock.iter().for_each(Lock::remove_if_new))?;
     }
     let mut conn = connect(&database_in(&options.data_dir), options, Role::Writer)?;
-    let upgraded = if found == Found::Older {
+    let upgraded = if found == StoreState::Older {
         let upgraded = upgrade(&mut conn, options, ambient);
         Some(upgraded.map_err(|error| with_quota_as_full(&conn, error))?)
     } else {
@@ -162,7 +164,7 @@ fn open_locked(
     if version != SCHEMA_VERSION {
         return Err(Error::new(ErrorKind::Incompatible, "a newer tenantry is upgrading the store"));
     }
-    Ok(Opened { conn, storage, access, created: found == Found::Nothing, upgraded, lock })
+    Ok(OpenStore { conn, storage, access, created: found == StoreState::Nothing, upgraded, lock })
 }
 
 /// Opens the directories of the store. The first time, when nobody else has it open, the store gets

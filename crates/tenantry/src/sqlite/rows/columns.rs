@@ -5,7 +5,7 @@ use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Row, ToSql};
 use uuid::Uuid;
 
-use crate::domain::lookalike::skeleton;
+use crate::domain::confusable::skeleton;
 use crate::domain::search_text::shown;
 use crate::sqlite::values::blob;
 use crate::{Email, Error, StoragePath, Timestamp, User, UserId};

@@ -80,7 +80,7 @@ pub(crate) fn insert(conn: &Connection, action: &Action, at: Timestamp) -> Resul
     Ok(conn.last_insert_rowid())
 }
 
-pub(crate) fn of_user(conn: &Connection, user: UserId) -> Result<Option<Intent>> {
+pub(crate) fn find_by_user(conn: &Connection, user: UserId) -> Result<Option<Intent>> {
     let mut statement =
         conn.prepare_cached(concat!("SELECT ", intent_columns!(), " FROM tenantry_intents WHERE user_id = ?1"))?;
     Ok(statement.query_row([blob(user)], from_row).optional()?)

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 use super::columns;
-use crate::domain::directory::{Directory, Owner};
+use crate::domain::directory::{Directory, PathState};
 use crate::sqlite::values::blob;
 use crate::{Result, StoragePath, UserId};
 
@@ -40,18 +40,18 @@ pub(crate) fn is_in_trash(conn: &Connection, id: UserId) -> Result<bool> {
 
 /// Returns the user, living or in the trash, who chose this path, or the one with this id whose
 /// path is derived.
-pub(crate) fn owner(conn: &Connection, path: &str, id: Option<UserId>) -> Result<Option<Owner>> {
+pub(crate) fn state(conn: &Connection, path: &str, id: Option<UserId>) -> Result<Option<PathState>> {
     let mut statement = conn.prepare_cached(
         "SELECT id, has_directory, deleted_at IS NOT NULL FROM users WHERE storage_path = ?1
          UNION ALL
          SELECT id, has_directory, deleted_at IS NOT NULL FROM users WHERE id = ?2 AND storage_path IS NULL",
     )?;
-    let owner = statement.query_row((path, id.map(blob)), |row| {
+    let state = statement.query_row((path, id.map(blob)), |row| {
         let id = UserId::from_random(Uuid::from_bytes(row.get(0)?));
         let (has_directory, is_trashed) = (row.get(1)?, row.get::<_, bool>(2)?);
-        Ok(if is_trashed { Owner::Trashed(id) } else { Owner::User { id, has_directory } })
+        Ok(if is_trashed { PathState::Trashed(id) } else { PathState::Owned { id, has_directory } })
     });
-    Ok(owner.optional()?)
+    Ok(state.optional()?)
 }
 
 /// Returns whether a user, living or in the trash, chose this path.

@@ -51,8 +51,8 @@ impl Waits<'_> {
         self.in_data().is_some_and(|path| path.starts_with("quarantine") && path.split('/').count() == level + 1)
     }
 
-    /// For the work place of a copy, which is in the trash.
-    fn is_work_place(&self) -> bool {
+    /// For the copy directory of a copy, which is in the trash.
+    fn is_copy_directory(&self) -> bool {
         self.in_data().is_some_and(|path| path.starts_with("trash/.tenantry-copy-") && path.split('/').count() == 2)
     }
 
@@ -160,9 +160,9 @@ fn planted() -> Vec<Planted> {
         }),
         noticed("copied, delete: the copy", Moves(Copied), DELETION, |waits| waits.is_all),
         noticed("copied, delete: the mark", Moves(Copied), DELETION, |waits| {
-            waits.is_work_place() && waits.before == 0
+            waits.is_copy_directory() && waits.before == 0
         }),
-        noticed("copied, delete: the work place", Moves(Copied), DELETION, |waits| waits.is_work_place()),
+        noticed("copied, delete: the copy directory", Moves(Copied), DELETION, |waits| waits.is_copy_directory()),
         noticed("copied, delete: the name", Moves(Copied), DELETION, |waits| {
             waits.is_in_data("trash") && waits.before == 0
         }),

@@ -9,8 +9,8 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use tenantry::{
-    Ambient, Error, ErrorKind, Imported, ListQuery, NewUser, OnConflict, Purge, StoragePath, Store, TrashQuery,
-    TrashedUser, User, UserId, check,
+    Ambient, Error, ErrorKind, Imported, ListQuery, NewUser, OnConflict, Progress, Purge, StoragePath, Store,
+    TrashQuery, TrashedUser, User, UserId, check,
 };
 
 use super::{changed, create};
@@ -464,7 +464,9 @@ async fn a_purge_says_how_far_it_is(bench: &mut Bench) {
     let seen = Arc::new(AtomicU64::new(0));
     let last = || {
         let seen = Arc::clone(&seen);
-        move |files| assert!(seen.swap(files, Ordering::SeqCst) < files, "progress goes forward")
+        move |progress: Progress| {
+            assert!(seen.swap(progress.files, Ordering::SeqCst) < progress.files, "progress goes forward");
+        }
     };
     assert_eq!(store.measure_usage(ada.id, last()).await.unwrap().files, 2_250);
     assert_eq!(seen.swap(0, Ordering::SeqCst), 2_000);

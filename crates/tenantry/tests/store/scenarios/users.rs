@@ -74,7 +74,7 @@ async fn a_user_in_the_trash_is_found_by_id_and_by_address(bench: &mut Bench) {
 async fn an_address_that_looks_like_that_of_another_user_is_found(bench: &mut Bench) {
     let store = &bench.store;
     let alike = async |address: &str| {
-        let found = store.look_alikes(&email(address)).await.unwrap();
+        let found = store.confusables(&email(address)).await.unwrap();
         found.into_iter().map(|user| user.email.to_string()).collect::<Vec<_>>()
     };
     let (ascii, cyrillic) = ("coco@example.com", "\u{441}\u{43e}\u{441}\u{43e}@example.com");

@@ -25,7 +25,7 @@ const FORMS: [(&str, &[&str]); 4] = [("rn", &["rn", "m"]), ("l", &["l", "1", "|"
 const ASCII_TWINS_MAX: usize = 64;
 
 /// The values by which the addresses are found that look like an address.
-pub(crate) struct LookAlikes {
+pub(crate) struct ConfusableForms {
     /// The skeleton of all of them.
     pub(crate) skeleton: String,
     /// The confusable addresses of ASCII, if the address itself isn't. They share its characters of
@@ -33,7 +33,7 @@ pub(crate) struct LookAlikes {
     pub(crate) in_ascii: Vec<String>,
 }
 
-impl LookAlikes {
+impl ConfusableForms {
     /// Finds those of a key as people read it.
     pub(crate) fn of(shown: &str) -> Self {
         let in_ascii = if shown.is_ascii() { Vec::new() } else { ascii_twins(shown) };
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn an_address_of_other_characters_finds_those_of_ascii_that_it_passes_for() {
-        let twins = |text: &str| LookAlikes::of(text).in_ascii;
+        let twins = |text: &str| ConfusableForms::of(text).in_ascii;
         assert_eq!(twins("сосо@example.com"), ["coco@example.com"]);
         assert_eq!(twins("a@сосо.com"), ["a@coco.com"]);
         assert!(twins("coco@example.com").is_empty());
