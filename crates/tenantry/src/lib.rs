@@ -60,10 +60,13 @@
 //!
 //! # Modules, in reading order
 //!
-//! The domain: `domain`, `error`, `ambient` (time and randomness). The contract: `store`, with `check` and `archive` beside it. What is behind it: [`sqlite`], the engine, and `storage`, the
-//! directories.
+//! 1. `domain`, `error` and `ambient`: values, and the source of time and randomness.
+//! 2. `store`: the contract, with `check` and `archive` beside it.
+//! 3. `ops`: the rules.
+//! 4. [`sqlite`], the engine, and `storage`, the directories.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(clippy::too_many_lines)]
 #![cfg_attr(
     not(feature = "archives"),
     allow(

@@ -64,6 +64,20 @@ fn an_engine_knows_neither_the_store_nor_its_builder() {
     }
 }
 
+/// The engine hands in what they need to know of it.
+#[test]
+fn the_layers_below_the_engine_do_not_import_it() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for dir in ["storage", "data_dir", "domain"] {
+        for path in sources(&top.join(dir)) {
+            let text = fs::read_to_string(&path).expect("a source");
+            for layer in ["engine", "sqlite", "ops", "store"] {
+                assert!(!text.contains(&format!("use crate::{layer}::")), "{} imports {layer}", path.display());
+            }
+        }
+    }
+}
+
 #[test]
 fn a_name_is_found_in_code_and_not_in_a_comment() {
     assert_eq!(found("use rusqlite::Row; // of rusqlite\n/// In `tenantry.db`.").len(), 1);

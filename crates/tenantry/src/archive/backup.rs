@@ -17,7 +17,7 @@ use super::reader::{EntryReader, SeenPaths, open};
 use super::temporary::{self, Image, PrivateDir, parent};
 use super::writer::{ArchiveWriter, finish, prepare};
 use crate::check::check_database;
-use crate::engine::{DATABASE, Engine, Inspection, Row};
+use crate::engine::{ENGINE_FILES, Engine, Inspection, Row};
 use crate::options::Options;
 use crate::progress::{Monitor, Progress, ProgressReply, STEPS_BETWEEN};
 use crate::storage::{LostAttributes, Ownership, Storage, Target, owner_of_store, wait_for_file};
@@ -76,7 +76,7 @@ impl format::Manifest for BackupManifest {
     /// Allows the database, and everything below `storage/` or `trash/`.
     fn is_place(path: &Path, is_dir: bool) -> bool {
         let is_below = |root| path.starts_with(root) && path != Path::new(root);
-        if path == Path::new(DATABASE) { !is_dir } else { is_below("storage") || is_below("trash") }
+        if path == Path::new(ENGINE_FILES.database) { !is_dir } else { is_below("storage") || is_below("trash") }
     }
 }
 
@@ -261,13 +261,13 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, monitor: &M
     let temp = PrivateDir::new(TEMPORARY, parent(file)).map_err(unwritable)?;
     let created_at = engine.now();
     let asked = monitor.clone();
-    engine.write_image(&temp.path().join(DATABASE), (STEPS_BETWEEN, move || asked.is_ended()))?;
+    engine.write_image(&temp.path().join(ENGINE_FILES.database), (STEPS_BETWEEN, move || asked.is_ended()))?;
     let inspection = Inspection::open(&Options::existing(temp.path().to_owned()))?;
 
     let mut writer = ArchiveWriter::new(temp.path(), monitor)?;
-    let image = File::open(temp.path().join(DATABASE)).map_err(unwritable)?;
-    let owner = owner_of_store(engine.data_dir()).map_err(unwritable)?;
-    writer.take_image(Path::new(DATABASE), owner, &image)?;
+    let image = File::open(temp.path().join(ENGINE_FILES.database)).map_err(unwritable)?;
+    let owner = owner_of_store(engine.data_dir(), ENGINE_FILES).map_err(unwritable)?;
+    writer.take_image(Path::new(ENGINE_FILES.database), owner, &image)?;
     let (mut users, mut trashed) = (0, 0);
     inspection.each_row(|Row { id, path, has_directory, is_trashed, .. }| {
         *if is_trashed { &mut trashed } else { &mut users } += 1;
@@ -307,7 +307,7 @@ fn verify_in(temp_dir: &Path, archive: Input, monitor: &Monitor) -> Result<Verif
     let mut reader = EntryReader::new(monitor);
     let manifest = container::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, input| {
         match entry.plain() {
-            Some(content) if path == Path::new(DATABASE) => {
+            Some(content) if path == Path::new(ENGINE_FILES.database) => {
                 return contents.take_database(monitor, || {
                     let mut image = Image::new(temp_dir)?;
                     reader.copy(content, input, &mut image)?;
@@ -407,18 +407,19 @@ pub(super) fn check_against(manifest: &BackupManifest, image: &Inspection) -> Re
 /// Unpacks a backup in its target directory.
 fn extract(file: &Path, into: &Path, monitor: &Monitor) -> Result<(Target, BackupManifest, LostAttributes)> {
     let archive = open(file, MISSING, monitor)?;
-    let target = Target::open(into)?;
+    let target = Target::open(into, ENGINE_FILES)?;
     let data_dir = target.data_dir();
     let mut reader = EntryReader::new(monitor);
     let mut contents = Contents::default();
     let (mut storage, mut former) = (None, None);
     let manifest = container::read(archive, &data_dir, |manifest: &BackupManifest, path, entry, details, input| {
         match entry.plain() {
-            Some(content) if path == Path::new(DATABASE) => {
+            Some(content) if path == Path::new(ENGINE_FILES.database) => {
                 former = Some((details.attributes.owner, details.attributes.group));
-                let database = data_dir.join(DATABASE);
+                let database = data_dir.join(ENGINE_FILES.database);
                 return contents.take_database(monitor, || {
-                    let owner = Ownership::for_store(&data_dir).map_err(|error| target.unusable(error))?;
+                    let owner =
+                        Ownership::for_store(&data_dir, ENGINE_FILES).map_err(|error| target.unusable(error))?;
                     let mut output = owner.make_file(&database).map_err(|error| target.unusable(error))?;
                     reader.copy(content, input, &mut output)?;
                     wait_for_file(&output).map_err(|error| target.unusable(error))?;
@@ -458,7 +459,7 @@ fn extract(file: &Path, into: &Path, monitor: &Monitor) -> Result<(Target, Backu
 /// Makes the directories of a store that is being restored. Unlike an opening it can't do without
 /// them, so it reports the cause.
 fn make_storage(target: &Target, manifest: &BackupManifest) -> Result<Storage> {
-    Storage::open(&target.data_dir(), manifest.store_id, false).map_err(|error| {
+    Storage::open(&target.data_dir(), ENGINE_FILES, manifest.store_id, false).map_err(|error| {
         let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
         match source.and_then(io::Error::raw_os_error) {
             Some(code) => target.unusable(io::Error::from_raw_os_error(code)),

@@ -12,7 +12,7 @@ use super::input::Input;
 use super::reader::{EntryReader, open};
 use super::temporary::{self, Image};
 use crate::content::Content;
-use crate::engine::{DATABASE, Inspection};
+use crate::engine::{ENGINE_FILES, Inspection};
 use crate::progress::Monitor;
 use crate::storage::Storage;
 use crate::thread::on_thread;
@@ -55,7 +55,7 @@ fn read_image(temp_dir: &Path, archive: Input, monitor: &Monitor) -> Result<(Bac
     let no_database = || damaged("the backup does not begin with the database");
     let mut found = None;
     let read = container::read(archive, temp_dir, |manifest: &BackupManifest, path, entry, _, input| {
-        let Some(content) = entry.plain().filter(|_| path == Path::new(DATABASE)) else {
+        let Some(content) = entry.plain().filter(|_| path == Path::new(ENGINE_FILES.database)) else {
             return Err(no_database());
         };
         let mut image = Image::new(temp_dir)?;

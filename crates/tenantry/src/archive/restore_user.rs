@@ -19,7 +19,7 @@ use super::reader::{EntryReader, SeenPaths, open};
 use super::sparse;
 use crate::content::{Content, HashingReader};
 use crate::engine::verbs::{BringBack, CreateWithFiles};
-use crate::engine::{DATABASE, Engine};
+use crate::engine::{ENGINE_FILES, Engine};
 use crate::progress::{Monitor, Progress, ProgressReply};
 use crate::storage::{OpenFile, PathEntry, Purpose, Segment, Stage, Unpacker, UserDirectory};
 use crate::thread::on_thread;
@@ -281,7 +281,7 @@ impl UserRestore<'_> {
         let archive = open(&backup.file, MISSING, self.monitor)?;
         let mut has_database = false;
         container::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, input| {
-            if path == Path::new(DATABASE) {
+            if path == Path::new(ENGINE_FILES.database) {
                 has_database = entry.content.as_ref() == Some(&backup.database);
             } else if !has_database {
                 return Err(damaged("the backup was replaced while it was read"));

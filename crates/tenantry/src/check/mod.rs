@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::instrument;
 
 use crate::Result;
-use crate::engine::{Inspection, schema_failure};
+use crate::engine::{ENGINE_FILES, Inspection, schema_failure};
 use crate::options::Options;
 use crate::progress::{Monitor, Progress, ProgressReply, STEPS_BETWEEN};
 use crate::storage::Storage;
@@ -164,7 +164,7 @@ fn confirm(inspection: &Inspection, data_dir: &Path, report: &mut CheckReport) -
         return Ok(());
     }
     inspection.begin_pass(true)?;
-    let Some(storage) = Storage::open_existing(data_dir).map_err(unreadable)? else { return Ok(()) };
+    let Some(storage) = Storage::open_existing(data_dir, ENGINE_FILES).map_err(unreadable)? else { return Ok(()) };
     let began = Instant::now();
     report.findings.retain(|finding| {
         use FindingKind::{DirectoryLost, DirectoryUnrecorded, TrashLost};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::report::{CheckReport, FindingKind};
 use crate::domain::directory::PathState;
 use crate::domain::intent::Action;
-use crate::engine::{Inspection, Row};
+use crate::engine::{ENGINE_FILES, Inspection, Row};
 use crate::ops::intents::path_about;
 use crate::progress::{Monitor, Progress};
 use crate::storage::{
@@ -36,7 +36,7 @@ pub(super) fn inspect_identity(
     data_dir: &Path,
     report: &mut CheckReport,
 ) -> Result<Option<Storage>> {
-    let storage = Storage::open_existing(data_dir).map_err(unreadable)?;
+    let storage = Storage::open_existing(data_dir, ENGINE_FILES).map_err(unreadable)?;
     let marker = storage.as_ref().map(Storage::marker).transpose().map_err(unreadable)?;
     if let (Some((id, _)), Some((name, detail))) = (inspection.identity()?, blocked_root(data_dir)) {
         let detail = format!("{detail} (the store's is {id})");

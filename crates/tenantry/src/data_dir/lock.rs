@@ -9,7 +9,7 @@ use rustix::process::geteuid;
 
 use super::access::Access;
 use crate::Result;
-use crate::storage::{Ownership, PRIVATE_FILE, file_error};
+use crate::storage::{EngineFiles, Ownership, PRIVATE_FILE, file_error};
 
 /// A lock that each process holds as long as it has the store open, shared with the others. A
 /// process that creates or upgrades the store holds it exclusively, so no process goes on with a
@@ -33,15 +33,16 @@ pub(crate) enum Taken {
 }
 
 impl Lock {
-    /// Takes the lock without waiting, after making the file of this name in the data directory if
-    /// there is none.
-    pub(crate) fn try_take(data_dir: &Path, name: &str, is_exclusive: bool, access: Access) -> Result<Taken> {
+    /// Takes the lock without waiting, after making its file in the data directory if there is none.
+    pub(crate) fn try_take(data_dir: &Path, files: EngineFiles, is_exclusive: bool, access: Access) -> Result<Taken> {
         if access == Access::Read {
             return Ok(Taken::NotNeeded);
         }
         let failed = |error| file_error(error, "the lock file of the store can't be used");
-        let path = data_dir.join(name);
-        let Some((file, is_new)) = open_lock(&path, data_dir).map_err(failed)? else { return Ok(Taken::Blocked) };
+        let path = data_dir.join(files.lock);
+        let Some((file, is_new)) = open_lock(&path, data_dir, files).map_err(failed)? else {
+            return Ok(Taken::Blocked);
+        };
         match if is_exclusive { file.try_lock() } else { file.try_lock_shared() } {
             Ok(()) => {
                 // A process that fails to create a store removes the file, as the last to have the
@@ -75,7 +76,7 @@ impl Lock {
 
 /// Opens the lock file, and returns whether it was made for that. `None` if the data directory has
 /// gone.
-fn open_lock(path: &Path, data_dir: &Path) -> std::io::Result<Option<(File, bool)>> {
+fn open_lock(path: &Path, data_dir: &Path, files: EngineFiles) -> std::io::Result<Option<(File, bool)>> {
     use std::io::ErrorKind::{AlreadyExists, NotFound, PermissionDenied};
 
     let mut options = OpenOptions::new();
@@ -92,7 +93,7 @@ fn open_lock(path: &Path, data_dir: &Path) -> std::io::Result<Option<(File, bool
             }
             opened => return Ok(Some((opened?, false))),
         }
-        match Ownership::for_store(data_dir).and_then(|owner| owner.make_file(path)) {
+        match Ownership::for_store(data_dir, files).and_then(|owner| owner.make_file(path)) {
             Err(error) if error.kind() == AlreadyExists => {}
             // The process that made the directory couldn't make a store in it.
             Err(error) if error.kind() == NotFound => return Ok(None),

@@ -7,6 +7,6 @@ pub(crate) mod reply;
 pub(crate) mod verbs;
 
 pub(crate) use crate::sqlite::{
-    DATABASE, Engine, Inspection, LOCK, ReadSession, Row, SHARED_FILES, Snapshot, Status, Tx, Upgrade, WriteSession,
-    Written, schema_failure, settle,
+    ENGINE_FILES, Engine, Inspection, ReadSession, Row, Snapshot, Status, Tx, Upgrade, WriteSession, Written,
+    schema_failure, settle,
 };

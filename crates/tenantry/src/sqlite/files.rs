@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 
 use crate::data_dir::access::{self, Access};
 use crate::data_dir::watch::Watch;
-use crate::storage::file_error;
+use crate::storage::{EngineFiles, file_error};
 use crate::{Result, failpoint};
 
 /// The database in the data directory.
-pub(crate) const DATABASE: &str = "tenantry.db";
+pub(super) const DATABASE: &str = "tenantry.db";
 /// The lock of the store, beside it.
-pub(crate) const LOCK: &str = "tenantry.lock";
-/// The files in the data directory that every process needs that has the store open.
-pub(crate) const SHARED_FILES: [&str; 4] = [DATABASE, "tenantry.db-shm", "tenantry.db-wal", LOCK];
+pub(super) const LOCK: &str = "tenantry.lock";
+/// The same for the layers below the engine.
+pub(crate) const ENGINE_FILES: EngineFiles =
+    EngineFiles { database: DATABASE, lock: LOCK, shared: &[DATABASE, "tenantry.db-shm", "tenantry.db-wal", LOCK] };
 /// The store's own files in the data directory, of which none may be a symbolic link.
 pub(super) const FILES: [&str; 5] = [DATABASE, LOCK, "tenantry.db-wal", "tenantry.db-shm", "tenantry.db-journal"];
 

@@ -62,7 +62,7 @@ use crate::ReadTx;
 pub(crate) use engine::Engine;
 pub use engine::Status;
 pub(crate) use error::schema_failure;
-pub(crate) use files::{DATABASE, LOCK, SHARED_FILES};
+pub(crate) use files::ENGINE_FILES;
 pub(crate) use inspect::{Inspection, Row};
 pub use open::upgrade::Upgrade;
 pub use own_tables::migrate;

@@ -14,7 +14,6 @@ use super::errors::{blocked, errno, refused};
 use super::layout::{MARKER, NEW_MARKER, PRIVATE, QUARANTINE, STORAGE, TRASH};
 use super::stat::{is_dir, stat};
 use super::{Storage, ownership};
-use crate::engine::SHARED_FILES;
 use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 
 /// An entry of a directory.
@@ -159,14 +158,14 @@ impl Storage {
 
     /// Returns the owner of the store, and so of everything in it.
     pub(crate) fn owner(&self) -> io::Result<u32> {
-        Ok(ownership::owner(&self.data)?.st_uid)
+        Ok(ownership::owner(&self.data, self.files)?.st_uid)
     }
 
     /// Returns the files of the store that have another owner, with that owner.
     pub(crate) fn files_of_others(&self) -> io::Result<Vec<(&'static str, u32)>> {
         let owner = self.owner()?;
         let mut files = Vec::new();
-        for name in SHARED_FILES {
+        for &name in self.files.shared {
             if let Some(found) = stat(&self.data, name)?.filter(|found| found.st_uid != owner) {
                 files.push((name, found.st_uid));
             }
@@ -179,9 +178,9 @@ impl Storage {
     /// reasons.
     pub(crate) fn give_to_owner(&self, path: &Path) -> Result<()> {
         let give = || -> io::Result<()> {
-            let owner = ownership::owner(&self.data)?;
+            let owner = ownership::owner(&self.data, self.files)?;
             let (user, group) = (Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)));
-            if SHARED_FILES.iter().any(|name| Path::new(name) == path) {
+            if self.files.shared.iter().any(|name| Path::new(name) == path) {
                 // Opened with `O_PATH`, since closing another descriptor would release SQLite's
                 // locks.
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

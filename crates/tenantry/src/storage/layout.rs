@@ -18,6 +18,18 @@ pub(super) const MARKER_IN_CAPITALS: &str = ".TENANTRY-STORE";
 /// The marker until it is synced.
 pub(super) const NEW_MARKER: &str = ".tenantry-store.new";
 
+/// The names of the engine's files in a data directory. The engine hands them in: the layers above
+/// it name it, and this one is below.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EngineFiles {
+    /// The file that makes a data directory a store, and whose owner owns the store.
+    pub(crate) database: &'static str,
+    /// The lock file of the store.
+    pub(crate) lock: &'static str,
+    /// The files that every process needs that has the store open.
+    pub(crate) shared: &'static [&'static str],
+}
+
 /// Access for the owner alone.
 pub(super) const PRIVATE: Mode = Mode::RWXU;
 

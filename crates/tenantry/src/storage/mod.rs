@@ -48,7 +48,6 @@ use rustix::fs;
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::engine::DATABASE;
 use crate::{Error, ErrorKind, Result, StoragePath, Timestamp, Usage, UserId};
 pub(crate) use attributes::{Attributes, Extended, Modified};
 pub(crate) use beneath::wait_for_file;
@@ -57,7 +56,7 @@ pub(crate) use errors::file_error;
 use errors::{errno, refused, unavailable};
 pub(crate) use holes::{SEGMENTS_MAX, Segment};
 pub(crate) use inspect::{DirectoryState, EntryKind, is_own_file};
-pub(crate) use layout::PRIVATE_FILE;
+pub(crate) use layout::{EngineFiles, PRIVATE_FILE};
 use layout::{STORAGE, TRASH, open_data_dir};
 pub(crate) use marker::{Marker, blocked_root, refuse_other_than_directories};
 pub(crate) use merge::{PathEntry, UserDirectory};
@@ -82,6 +81,8 @@ pub(crate) struct Storage {
     trash: OwnedFd,
     /// The owner of everything that is made.
     owner: Ownership,
+    /// The names of the engine's files beside them.
+    files: EngineFiles,
 }
 
 /// An entry of `storage/` or `trash/` that no row refers to.
@@ -101,14 +102,14 @@ impl Storage {
     ///
     /// `Incompatible` if the marker holds the id of another store; `StorageUnavailable` if
     /// `storage/` or the marker is missing.
-    pub(crate) fn open(data_dir: &Path, store_id: Uuid, is_marked: bool) -> Result<Self> {
+    pub(crate) fn open(data_dir: &Path, files: EngineFiles, store_id: Uuid, is_marked: bool) -> Result<Self> {
         let failed = |error| match errno(&error) {
             // A full disk matters only until the directories exist.
             Some(Errno::NOSPC | Errno::DQUOT) => refused(error),
             _ => unavailable("the storage directory can't be used").with_source(error),
         };
         let data = open_data_dir(data_dir).map_err(failed)?;
-        let owner = Ownership::for_store_at(&data).map_err(failed)?;
+        let owner = Ownership::for_store_at(&data, files).map_err(failed)?;
         for name in [STORAGE, TRASH] {
             match stat(&data, name).map_err(failed)? {
                 Some(_) => {}
@@ -122,7 +123,7 @@ impl Storage {
         let open = |name: &'static str| {
             open_dir(&data, name, Mounts::Refuse).map_err(|error| {
                 let no_permission =
-                    || format!("no permission to use storage/ or trash/: run it as the owner of {DATABASE}");
+                    || format!("no permission to use storage/ or trash/: run it as the owner of {}", files.database);
                 let message = match errno(&error) {
                     Some(Errno::ACCESS) => return unavailable(no_permission()).with_source(error),
                     Some(Errno::XDEV) => {
@@ -139,7 +140,8 @@ impl Storage {
                 unavailable(message).with_source(error)
             })
         };
-        let storage = Self { data_dir: data_dir.to_owned(), storage: open(STORAGE)?, trash: open(TRASH)?, owner, data };
+        let storage =
+            Self { data_dir: data_dir.to_owned(), storage: open(STORAGE)?, trash: open(TRASH)?, owner, data, files };
         match storage.marker().map_err(failed)? {
             Marker::Id(id) if id == store_id => {}
             Marker::Missing if !is_marked => Marker::write(&storage.storage, store_id, owner).map_err(failed)?,
@@ -157,7 +159,7 @@ impl Storage {
 
     /// Opens the directories without making any. Returns `None` if they don't exist, or aren't
     /// directories.
-    pub(crate) fn open_existing(data_dir: &Path) -> io::Result<Option<Self>> {
+    pub(crate) fn open_existing(data_dir: &Path, files: EngineFiles) -> io::Result<Option<Self>> {
         let data = open_data_dir(data_dir)?;
         let open = |name| match open_dir(&data, name, Mounts::Enter) {
             Ok(dir) => Ok(Some(dir)),
@@ -165,8 +167,8 @@ impl Storage {
             Err(error) => Err(error),
         };
         let (Some(storage), Some(trash)) = (open(STORAGE)?, open(TRASH)?) else { return Ok(None) };
-        let owner = Ownership::for_store_at(&data)?;
-        Ok(Some(Self { data_dir: data_dir.to_owned(), storage, trash, owner, data }))
+        let owner = Ownership::for_store_at(&data, files)?;
+        Ok(Some(Self { data_dir: data_dir.to_owned(), storage, trash, owner, data, files }))
     }
 
     /// Reads the marker in `storage/`.

@@ -15,9 +15,8 @@ use rustix::fs::{self, AtFlags, CWD, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::layout::{PRIVATE, PRIVATE_FILE, open_data_dir};
+use super::layout::{EngineFiles, PRIVATE, PRIVATE_FILE, open_data_dir};
 use super::stat::stat;
-use crate::engine::DATABASE;
 
 /// The owner to whom root gives what it makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,16 +24,16 @@ pub(crate) struct Ownership(Option<(Uid, Gid)>);
 
 impl Ownership {
     /// Returns the ownership of new files in the store in this data directory.
-    pub(crate) fn for_store(data_dir: &Path) -> io::Result<Self> {
+    pub(crate) fn for_store(data_dir: &Path, files: EngineFiles) -> io::Result<Self> {
         if !geteuid().is_root() {
             return Ok(Self::default());
         }
-        Self::for_store_at(open_data_dir(data_dir)?)
+        Self::for_store_at(open_data_dir(data_dir)?, files)
     }
 
     /// Returns the same from a descriptor of the data directory.
-    pub(super) fn for_store_at(data: impl AsFd) -> io::Result<Self> {
-        Ok(if geteuid().is_root() { Self::from_stat(&owner(data)?) } else { Self::default() })
+    pub(super) fn for_store_at(data: impl AsFd, files: EngineFiles) -> io::Result<Self> {
+        Ok(if geteuid().is_root() { Self::from_stat(&owner(data, files)?) } else { Self::default() })
     }
 
     /// Returns the owner and the group, if root has to give files away.
@@ -136,16 +135,16 @@ fn open_above(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
 /// Returns the metadata that decides who owns a store: that of the database or, if that is root's
 /// or missing, of the data directory. In a container's volume, the directory may be root's and its
 /// content the service's.
-pub(super) fn owner(data: impl AsFd) -> io::Result<Stat> {
-    match stat(&data, DATABASE)? {
+pub(super) fn owner(data: impl AsFd, files: EngineFiles) -> io::Result<Stat> {
+    match stat(&data, files.database)? {
         Some(database) if database.st_uid != 0 => Ok(database),
         _ => Ok(fs::fstat(data)?),
     }
 }
 
 /// Returns the owner and the group of the store in this data directory.
-pub(crate) fn owner_of_store(data_dir: &Path) -> io::Result<(u32, u32)> {
-    let stat = owner(open_data_dir(data_dir)?)?;
+pub(crate) fn owner_of_store(data_dir: &Path, files: EngineFiles) -> io::Result<(u32, u32)> {
+    let stat = owner(open_data_dir(data_dir)?, files)?;
     Ok((stat.st_uid, stat.st_gid))
 }
 

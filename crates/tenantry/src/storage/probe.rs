@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::Storage;
 use super::beneath::{self, Mounts, make_dir, open_dir, sync};
 use super::errors::{errno, file_error, refused};
-use super::layout::open_data_dir;
+use super::layout::{EngineFiles, open_data_dir};
 use super::ownership::Ownership;
 use super::stage::{self, Stage};
 use crate::{Error, ErrorKind, Result};
@@ -34,10 +34,10 @@ impl AccessMethods {
     /// # Errors
     ///
     /// `Incompatible` if the file system lacks something, with a description.
-    pub(crate) fn probe(data_dir: &Path) -> Result<Self> {
+    pub(crate) fn probe(data_dir: &Path, files: EngineFiles) -> Result<Self> {
         let lacking = |what: &'static str| move |error: io::Error| lacking(what, error);
         let data = open_data_dir(data_dir).map_err(lacking("directories can't be opened"))?;
-        let owner = Ownership::for_store_at(&data).map_err(lacking("directories have no owner"))?;
+        let owner = Ownership::for_store_at(&data, files).map_err(lacking("directories have no owner"))?;
         let place = place(&data, owner).map_err(lacking("directories can't be made, opened and locked"))?;
         let top = open_dir(&data, place.name(), Mounts::Refuse).map_err(lacking("directories can't be opened"))?;
         let move_method =
@@ -110,7 +110,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join(format!("{PREFIX}1-0/to/moved"))).unwrap();
         std::fs::create_dir_all(dir.path().join("another's")).unwrap();
-        let ways = AccessMethods::probe(dir.path()).unwrap();
+        let files = EngineFiles { database: "database", lock: "lock", shared: &[] };
+        let ways = AccessMethods::probe(dir.path(), files).unwrap();
         assert_eq!(ways.move_method, "renameat2");
         let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["another's"]);

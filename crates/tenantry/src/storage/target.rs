@@ -19,12 +19,11 @@ use uuid::Uuid;
 
 use super::beneath::{Mounts, entries, open_dir, remove_file, rename, sync};
 use super::errors::{errno, file_error};
-use super::layout::{PRIVATE_FILE, STORAGE};
+use super::layout::{EngineFiles, PRIVATE_FILE, STORAGE};
 use super::marker::Marker;
 use super::ownership::Ownership;
 use super::remove::{never_ends, remove_if};
 use super::stat::{is_dir, stat};
-use crate::engine::{DATABASE, LOCK};
 use crate::failpoint::reach;
 use crate::{Error, ErrorKind, Result};
 
@@ -47,6 +46,7 @@ const REMOVE_LOCK: &str = "restore a backup: remove the lock file";
 #[derive(Debug)]
 pub(crate) struct Target {
     path: PathBuf,
+    files: EngineFiles,
     dir: OwnedFd,
     /// Whether the restore has made the directory.
     is_new: bool,
@@ -65,7 +65,7 @@ impl Target {
     /// # Errors
     ///
     /// `NotEmpty` if it isn't empty; `Busy` if another restore into it is under way.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path, files: EngineFiles) -> Result<Self> {
         let path = std::path::absolute(path).map_err(|error| unusable(path, error))?;
         let failed = |error| unusable(&path, error);
         let (dir, is_new) = match open_top(&path) {
@@ -74,9 +74,9 @@ impl Target {
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(not_empty()),
             Err(error) => return Err(failed(error)),
         };
-        let staged = clear(&dir, &path).and_then(|()| make_stage(&dir, &path).map_err(failed));
+        let staged = clear(&dir, &path, files).and_then(|()| make_stage(&dir, &path, files).map_err(failed));
         match staged {
-            Ok((stage, staged, data)) => Ok(Self { path, dir, is_new, stage, staged, data, is_kept: false }),
+            Ok((stage, staged, data)) => Ok(Self { path, files, dir, is_new, stage, staged, data, is_kept: false }),
             Err(error) => {
                 if is_new {
                     let _ = remove_made(&path);
@@ -142,13 +142,13 @@ impl Target {
         for entry in entries(&self.data)? {
             let (name, _) = entry?;
             // The lock file is made again.
-            if name.to_bytes() != LOCK.as_bytes() {
+            if name.to_bytes() != self.files.lock.as_bytes() {
                 parts.push(name);
             }
         }
         let rank = |name: &CString| match name.to_bytes() {
             name if name == STORAGE.as_bytes() => 0,
-            name if name == DATABASE.as_bytes() => 2,
+            name if name == self.files.database.as_bytes() => 2,
             _ => 1,
         };
         parts.sort_by_key(|name| (rank(name), name.clone()));
@@ -175,13 +175,14 @@ impl Target {
     fn lock(&self) -> io::Result<File> {
         reach("restore a backup: make the lock file");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let lock = File::from(fs::openat(&self.dir, LOCK, flags, PRIVATE_FILE)?);
-        let given = Ownership::for_store_at(&self.dir).and_then(|owner| owner.give_file(&lock, PRIVATE_FILE));
+        let lock = File::from(fs::openat(&self.dir, self.files.lock, flags, PRIVATE_FILE)?);
+        let given =
+            Ownership::for_store_at(&self.dir, self.files).and_then(|owner| owner.give_file(&lock, PRIVATE_FILE));
         match given.and_then(|()| Ok(fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?)) {
             // Another process is creating a store.
             Err(error) if errno(&error) == Some(Errno::WOULDBLOCK) => Err(Errno::EXIST.into()),
             Err(error) => {
-                let _ = remove_file(&self.dir, LOCK, REMOVE_LOCK);
+                let _ = remove_file(&self.dir, self.files.lock, REMOVE_LOCK);
                 Err(error)
             }
             Ok(()) => Ok(lock),
@@ -191,7 +192,7 @@ impl Target {
     /// Fails if another program has put anything into the directory.
     fn refuse_others(&self) -> Result<()> {
         for entry in names(&self.dir, &self.path)? {
-            if entry != self.stage && entry.to_bytes() != LOCK.as_bytes() {
+            if entry != self.stage && entry.to_bytes() != self.files.lock.as_bytes() {
                 return Err(not_empty());
             }
         }
@@ -205,7 +206,7 @@ impl Target {
             sync(&self.data, "restore a backup: sync the data directory")
         };
         for part in parts {
-            if part.to_bytes() == DATABASE.as_bytes() {
+            if part.to_bytes() == self.files.database.as_bytes() {
                 // The database makes the others a store.
                 sync_both()?;
             }
@@ -220,7 +221,7 @@ impl Target {
         for part in parts.iter().rev() {
             rename(&self.dir, &**part, &self.data, &**part, TAKE_BACK)?;
         }
-        remove_file(&self.dir, LOCK, REMOVE_LOCK)
+        remove_file(&self.dir, self.files.lock, REMOVE_LOCK)
     }
 
     /// Removes the stage with everything in it.
@@ -278,7 +279,7 @@ fn remove_made(path: &Path) -> io::Result<()> {
 }
 
 /// Makes and locks a stage, and makes the data directory in it.
-fn make_stage(dir: &OwnedFd, path: &Path) -> io::Result<(CString, OwnedFd, OwnedFd)> {
+fn make_stage(dir: &OwnedFd, path: &Path, files: EngineFiles) -> io::Result<(CString, OwnedFd, OwnedFd)> {
     let mut builder = tempfile::Builder::new();
     let made = builder.prefix(PREFIX).permissions(Permissions::from_mode(0o700)).tempdir_in(path)?;
     Ownership::default().give_private_dir(made.path())?;
@@ -286,7 +287,7 @@ fn make_stage(dir: &OwnedFd, path: &Path) -> io::Result<(CString, OwnedFd, Owned
     let stage = CString::new(name.as_encoded_bytes())?;
     let staged = open_dir(dir, &*stage, Mounts::Refuse)?;
     fs::flock(&staged, FlockOperation::NonBlockingLockExclusive)?;
-    Ownership::for_store_at(dir)?.make_private_dir(&made.path().join(DATA))?;
+    Ownership::for_store_at(dir, files)?.make_private_dir(&made.path().join(DATA))?;
     let data = open_dir(&staged, DATA, Mounts::Refuse)?;
     // `Target` removes it from here on.
     let _ = made.keep();
@@ -312,20 +313,20 @@ fn names(dir: &OwnedFd, path: &Path) -> Result<Vec<CString>> {
 
 /// Removes the leftovers of interrupted restores. Fails without removing anything if the directory
 /// has other entries.
-fn clear(dir: &OwnedFd, path: &Path) -> Result<()> {
+fn clear(dir: &OwnedFd, path: &Path, files: EngineFiles) -> Result<()> {
     let failed = |error| unusable(path, error);
     let (stages, others): (Vec<_>, Vec<_>) =
         names(dir, path)?.into_iter().partition(|name| name.to_bytes().starts_with(PREFIX.as_bytes()));
     let mut explained: Vec<CString> = Vec::new();
     for stage in &stages {
         let staged = open_dir(dir, &**stage, Mounts::Refuse).map_err(failed)?;
-        explained.extend(moved_up(dir, &staged).map_err(failed)?);
+        explained.extend(moved_up(dir, &staged, files).map_err(failed)?);
     }
     if others.iter().any(|other| !explained.contains(other)) {
         return Err(not_empty());
     }
     for stage in &stages {
-        let removal = remove_if(dir, stage, &|staged| undo(dir, staged).map(|()| true), &never_ends);
+        let removal = remove_if(dir, stage, &|staged| undo(dir, staged, files).map(|()| true), &never_ends);
         let removal = removal.map_err(failed)?;
         if removal.is_elsewhere {
             return Err(Error::new(ErrorKind::Busy, "another restore into the directory is under way"));
@@ -338,7 +339,7 @@ fn clear(dir: &OwnedFd, path: &Path) -> Result<()> {
 }
 
 /// Returns the names of parts that an interrupted restore has moved up from its stage.
-fn moved_up(dir: &OwnedFd, staged: &OwnedFd) -> io::Result<Vec<CString>> {
+fn moved_up(dir: &OwnedFd, staged: &OwnedFd, files: EngineFiles) -> io::Result<Vec<CString>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut note = String::new();
     match fs::openat(staged, NOTE, flags, Mode::empty()) {
@@ -349,7 +350,7 @@ fn moved_up(dir: &OwnedFd, staged: &OwnedFd) -> io::Result<Vec<CString>> {
     let mut lines = note.lines();
     let store_id = lines.next().and_then(|line| line.parse().ok());
     // A store whose database is in its place may have been used since.
-    if stat(&data, DATABASE)?.is_none() || stat(dir, DATABASE)?.is_some() {
+    if stat(&data, files.database)?.is_none() || stat(dir, files.database)?.is_some() {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
@@ -361,8 +362,8 @@ fn moved_up(dir: &OwnedFd, staged: &OwnedFd) -> io::Result<Vec<CString>> {
         }
     }
     // The lock file is made before anything is moved, and always empty.
-    if stat(dir, LOCK)?.is_some_and(|lock| !is_dir(&lock) && lock.st_size == 0) {
-        found.push(CString::new(LOCK)?);
+    if stat(dir, files.lock)?.is_some_and(|lock| !is_dir(&lock) && lock.st_size == 0) {
+        found.push(CString::new(files.lock)?);
     }
     Ok(found)
 }
@@ -372,14 +373,14 @@ fn marker_of(dir: &OwnedFd) -> io::Result<Marker> {
 }
 
 /// Moves the parts of an interrupted restore back into its stage.
-fn undo(dir: &OwnedFd, staged: &OwnedFd) -> io::Result<()> {
-    let parts = moved_up(dir, staged)?;
+fn undo(dir: &OwnedFd, staged: &OwnedFd, files: EngineFiles) -> io::Result<()> {
+    let parts = moved_up(dir, staged, files)?;
     if parts.is_empty() {
         return Ok(());
     }
     let data = open_dir(staged, DATA, Mounts::Refuse)?;
     for part in parts {
-        if part.to_bytes() == LOCK.as_bytes() {
+        if part.to_bytes() == files.lock.as_bytes() {
             remove_file(dir, &*part, REMOVE_LOCK)?;
         } else {
             rename(dir, &*part, &data, &*part, TAKE_BACK)?;

@@ -7,7 +7,7 @@ use super::upgrade::migrate;
 use crate::data_dir::network_fs;
 use crate::options::Options;
 use crate::sqlite::error::{is_without_shared_memory, with_quota_as_full};
-use crate::sqlite::files::{database_in, has_content, sync_dir, with_suffix};
+use crate::sqlite::files::{ENGINE_FILES, database_in, has_content, sync_dir, with_suffix};
 use crate::storage::{AccessMethods, Marker, Ownership, file_error};
 use crate::{Error, ErrorKind, Result, failpoint};
 
@@ -38,7 +38,7 @@ pub(crate) fn create(options: &Options) -> Result<()> {
         ));
     }
     let unfit = |error: Error| network_fs::unfit(&options.data_dir, &error);
-    AccessMethods::probe(&options.data_dir).map_err(|error| match error.kind() {
+    AccessMethods::probe(&options.data_dir, ENGINE_FILES).map_err(|error| match error.kind() {
         ErrorKind::Incompatible => unfit(error),
         _ => error,
     })?;
@@ -66,7 +66,7 @@ fn create_at(path: &Path, options: &Options) -> Result<()> {
     failpoint::reach("create: make the database");
     // Readable by nobody else; SQLite gives its log the same mode. This descriptor is closed before
     // SQLite opens one.
-    Ownership::for_store(&options.data_dir)
+    Ownership::for_store(&options.data_dir, ENGINE_FILES)
         .and_then(|owner| owner.make_file(path))
         .map_err(|error| file_error(error, "the database file can't be created"))?;
     let mut conn = connect(path, options, Role::Writer)?;

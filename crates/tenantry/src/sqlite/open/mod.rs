@@ -22,7 +22,7 @@ use self::create::{create, create_data_dir, marker};
 use self::identify::{StoreState, identify, identity, refuse_old_sqlite, store_missing};
 use self::upgrade::{SCHEMA_VERSION, Upgrade, upgrade};
 use super::error::with_quota_as_full;
-use super::files::{LOCK, access, database_in};
+use super::files::{ENGINE_FILES, access, database_in};
 use super::rows::paths::retire_paths_of_v1;
 use super::wait::LOCK_POLL;
 use crate::data_dir::access::Access;
@@ -78,7 +78,7 @@ pub(crate) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watc
             StoreState::Older | StoreState::Unmarked => {}
         }
         let alone = found != StoreState::Current;
-        let lock = match Lock::try_take(&options.data_dir, LOCK, alone, access)? {
+        let lock = match Lock::try_take(&options.data_dir, ENGINE_FILES, alone, access)? {
             Taken::Locked(lock) => Some(Some(lock)),
             Taken::NotNeeded => Some(None),
             Taken::Blocked => None,
@@ -171,7 +171,7 @@ fn open_locked(
 /// its id and `storage/` its marker.
 fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient) -> Result<Storage> {
     let store_id = match identity(conn)? {
-        Some((store_id, true)) => return Storage::open(&options.data_dir, store_id, true),
+        Some((store_id, true)) => return Storage::open(&options.data_dir, ENGINE_FILES, store_id, true),
         Some((store_id, false)) => store_id,
         None if marker(options)? != Marker::Missing => {
             return Err(Error::new(
@@ -193,7 +193,7 @@ fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient)
             store_id
         }
     };
-    let storage = Storage::open(&options.data_dir, store_id, false)?;
+    let storage = Storage::open(&options.data_dir, ENGINE_FILES, store_id, false)?;
     failpoint::reach("open: record that there is a marker");
     conn.execute("UPDATE tenantry_store SET is_marked = 1", [])?;
     Ok(storage)

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::connect::connect_read_only;
 use super::write_image::write_image_of;
 use crate::options::Options;
-use crate::sqlite::files::sync_dir;
+use crate::sqlite::files::{ENGINE_FILES, sync_dir};
 use crate::storage::{Ownership, file_error};
 use crate::{Ambient, Error, ErrorKind, Result, failpoint};
 
@@ -129,7 +129,7 @@ fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) ->
     let failed = |error| file_error(error, "the snapshot can't be written");
     let dir = options.data_dir.join(SNAPSHOTS);
     failpoint::reach("upgrade: make a directory for snapshots");
-    let owner = Ownership::for_store(&options.data_dir).map_err(failed)?;
+    let owner = Ownership::for_store(&options.data_dir, ENGINE_FILES).map_err(failed)?;
     match owner.make_private_dir(&dir) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         made => made.map_err(failed)?,
