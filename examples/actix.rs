@@ -64,14 +64,14 @@ async fn sign_in(store: Data<Store>, form: Json<SignIn>) -> Result<Json<SignedIn
 #[put("/users/{user}/files/{name}")]
 async fn put_file(store: Data<Store>, path: Path<(UserId, String)>, content: Bytes) -> Result<HttpResponse, Failure> {
     let (user, name) = path.into_inner();
-    store.with_storage(user, move |files| files.write(name, content)).await?;
+    store.with_directory(user, move |files| files.write(name, content)).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
 #[get("/users/{user}/files/{name}")]
 async fn get_file(store: Data<Store>, path: Path<(UserId, String)>) -> Result<Vec<u8>, Failure> {
     let (user, name) = path.into_inner();
-    Ok(store.with_storage(user, move |files| files.read(name)).await?)
+    Ok(store.with_directory(user, move |files| files.read(name)).await?)
 }
 
 /// Moves a user to the trash. A purge destroys them later, with their files.

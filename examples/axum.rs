@@ -94,12 +94,12 @@ async fn put_file(
     Path((user, name)): Path<(UserId, String)>,
     content: Bytes,
 ) -> Result<StatusCode, Failure> {
-    store.with_storage(user, move |files| files.write(name, content)).await?;
+    store.with_directory(user, move |files| files.write(name, content)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn get_file(State(store): State<Store>, Path((user, name)): Path<(UserId, String)>) -> Result<Vec<u8>, Failure> {
-    Ok(store.with_storage(user, move |files| files.read(name)).await?)
+    Ok(store.with_directory(user, move |files| files.read(name)).await?)
 }
 
 /// Moves a user to the trash. A purge destroys them later, with their files and notes.

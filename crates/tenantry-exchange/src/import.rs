@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tenantry::{Email, ErrorKind, Imported, NewUser, OnConflict, User, WriteTx};
+use tenantry::{Email, ErrorKind, NewUser, OnConflict, Upserted, User, WriteTx};
 
 use crate::waiting::{Order, Step, Waiting};
 use crate::{Chunk, Error, Omissions, Rejection, Result, Row, printable};
@@ -66,12 +66,12 @@ fn looks_like(other: &User) -> String {
 }
 
 impl Tally {
-    fn count(&mut self, imported: Imported) {
+    fn count(&mut self, imported: Upserted) {
         match imported {
-            Imported::Created => self.created += 1,
-            Imported::Updated => self.updated += 1,
-            Imported::Unchanged => self.unchanged += 1,
-            Imported::Skipped => self.skipped += 1,
+            Upserted::Created => self.created += 1,
+            Upserted::Updated => self.updated += 1,
+            Upserted::Unchanged => self.unchanged += 1,
+            Upserted::Skipped => self.skipped += 1,
         }
     }
 }
@@ -168,7 +168,7 @@ impl Importer {
         }
     }
 
-    /// Writes the rows of a chunk, each as [`WriteTx::import`] does.
+    /// Writes the rows of a chunk, each as [`WriteTx::upsert`] does.
     ///
     /// # Errors
     ///
@@ -230,10 +230,10 @@ impl Importer {
             let (reason, kind) = (looks_like(other), ErrorKind::EmailTaken);
             return self.reject(Rejection { row, reason, kind });
         }
-        match tx.import(user, self.on_conflict) {
+        match tx.upsert(user, self.on_conflict) {
             Ok(imported) => {
                 self.tally.count(imported);
-                if let Some(other) = alike.filter(|_| imported == Imported::Created) {
+                if let Some(other) = alike.filter(|_| imported == Upserted::Created) {
                     self.tally.confusables += 1;
                     self.confusables.push(ConfusableUser { line: row.line, email: user.email.clone(), other });
                 }

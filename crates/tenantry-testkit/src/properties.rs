@@ -172,7 +172,7 @@ impl Archives {
                 };
                 store.create(new).await.unwrap();
                 if number < 4 {
-                    let files = store.storage(id(number)).await.unwrap();
+                    let files = store.directory(id(number)).await.unwrap();
                     files.create_dir("papers").unwrap();
                     files.write("papers/one.txt", "one").unwrap();
                 }

@@ -52,9 +52,9 @@ async fn measure(dir: &std::path::Path, users: u64) -> Result<()> {
     let (_, took) = timed(store.list(&ListQuery { filter: nobody, ..ListQuery::default() })).await?;
     println!("a filter that nobody meets: {took:?}, {:?} a step of 4,096 rows", took / (users / 4_096 + 1) as u32);
     let some = &page[..200];
-    let (_, took) = timed(each(some, async |id| store.storage(id).await.map(drop))).await?;
+    let (_, took) = timed(each(some, async |id| store.directory(id).await.map(drop))).await?;
     println!("opening a user's directory for the first time: {:?}", took / 200);
-    let (_, took) = timed(each(some, async |id| store.storage(id).await.map(drop))).await?;
+    let (_, took) = timed(each(some, async |id| store.directory(id).await.map(drop))).await?;
     println!("opening it again: {:?}", took / 200);
     let (_, took) = timed(each(some, async |id| store.delete(id).await.map(drop))).await?;
     println!("deleting a user with a directory: {:?}", took / 200);

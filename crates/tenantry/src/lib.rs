@@ -23,7 +23,7 @@
 //! assert_eq!(user.email.as_str(), "Ada@Example.com");
 //!
 //! // The user's files, through a handle that leads nowhere else.
-//! let files = store.storage(user.id).await?;
+//! let files = store.directory(user.id).await?;
 //! files.write("notes.txt", "hello")?;
 //!
 //! // And nobody can have the address a second time.
@@ -120,7 +120,7 @@ pub use domain::list::{Cursor, Filter, ListQuery, Page};
 pub use domain::storage_path::StoragePath;
 pub use domain::timestamp::Timestamp;
 pub use domain::trash::{LeftFile, Purge, Purged, TrashPage, TrashQuery, TrashedUser, Usage};
-pub use domain::user::{Imported, NewUser, OnConflict, SignIn, User, UserUpdate};
+pub use domain::user::{NewUser, OnConflict, SignIn, Upserted, User, UserUpdate};
 pub use domain::user_id::UserId;
 pub use engine::metrics::{Groups, Metrics};
 pub use error::{Error, ErrorClass, ErrorKind, Result};

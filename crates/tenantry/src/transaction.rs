@@ -9,8 +9,8 @@ use crate::engine::reply::{Ran, Reply};
 use crate::engine::{ReadSession, Tx, WriteSession};
 use crate::ops::{adopt, trash, upsert, users};
 use crate::{
-    Email, Error, Imported, ListQuery, NewUser, OnConflict, Page, Result, SignIn, StoragePath, Timestamp, TrashPage,
-    TrashQuery, TrashedUser, User, UserId, UserUpdate,
+    Email, Error, ListQuery, NewUser, OnConflict, Page, Result, SignIn, StoragePath, Timestamp, TrashPage, TrashQuery,
+    TrashedUser, Upserted, User, UserId, UserUpdate,
 };
 
 /// A consistent view of the store, by which a closure given to [`Store::read`](crate::Store::read)
@@ -92,7 +92,7 @@ impl<'c> ReadTx<'c> {
     }
 
     /// Returns whether an address of a user isn't plain ASCII. Otherwise no address of plain ASCII
-    /// has [look-alikes](Self::confusables), and an import needn't look for any.
+    /// has [confusable addresses](Self::confusables), and an import needn't look for any.
     ///
     /// # Errors
     ///
@@ -208,12 +208,12 @@ impl<'c> WriteTx<'c> {
     ///
     /// Those of [`create`](Self::create) with [`OnConflict::Fail`]; `Immutable`, and the conflicts
     /// that an update can't settle, with [`OnConflict::Update`].
-    pub fn import(&mut self, user: &NewUser, on_conflict: OnConflict) -> Result<Imported> {
+    pub fn upsert(&mut self, user: &NewUser, on_conflict: OnConflict) -> Result<Upserted> {
         self.run(|tx| upsert::upsert(tx, user, on_conflict))
     }
 
     /// Updates users who exchange addresses among themselves, all or none, as
-    /// [`import`](Self::import) does each with [`OnConflict::Update`]: in any order, one of them
+    /// [`upsert`](Self::upsert) does each with [`OnConflict::Update`]: in any order, one of them
     /// would find the address taken.
     ///
     /// Every row has the id of an existing user. A trigger of an application's sees each user whose
@@ -221,7 +221,7 @@ impl<'c> WriteTx<'c> {
     ///
     /// # Errors
     ///
-    /// `NotFound` if there is no user with a row's id; those of `import`.
+    /// `NotFound` if there is no user with a row's id; those of `upsert`.
     ///
     /// # Examples
     ///
@@ -241,7 +241,7 @@ impl<'c> WriteTx<'c> {
     /// assert_eq!(store.get_by_email(&ada.email).await?.map(|user| user.id), Some(bob.id));
     /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
     /// ```
-    pub fn import_exchange(&mut self, users: &[NewUser]) -> Result<Vec<Imported>> {
+    pub fn import_exchange(&mut self, users: &[NewUser]) -> Result<Vec<Upserted>> {
         self.run(|tx| upsert::exchange(tx, users))
     }
 }

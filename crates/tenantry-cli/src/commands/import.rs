@@ -129,7 +129,7 @@ async fn imports_nothing(scratch: &Store, first: &Chunk, on_conflict: OnConflict
         .write(move |tx| {
             let (mut imported, mut rejected) = (0, 0);
             for user in &users {
-                match tx.import(user, on_conflict.into()) {
+                match tx.upsert(user, on_conflict.into()) {
                     Ok(_) => imported += 1,
                     Err(error) if matches!(Exit::from_kind(error.kind()), Exit::Conflict | Exit::Invalid) => {
                         rejected += 1

@@ -86,7 +86,7 @@ pub(crate) async fn run(
 
 async fn path(store: &Store, user: &UserRef) -> Result<std::path::PathBuf, Failure> {
     let user = user.find_in(store).await?;
-    Ok(store.storage_path(user.id).await?)
+    Ok(store.directory_path(user.id).await?)
 }
 
 async fn usage_of(store: &Store, format: Format<'_>, user: &UserRef, stored: bool) -> Result<(), Failure> {

@@ -40,7 +40,7 @@ async fn a_purge_destroys_the_user_and_their_files() {
     let api = Api::new().await;
     let (path, created) = api.create("ada@example.com").await;
     let id = created.json["id"].as_str().unwrap();
-    api.store.storage(id.parse().unwrap()).await.unwrap().write("notes.txt", "four").unwrap();
+    api.store.directory(id.parse().unwrap()).await.unwrap().write("notes.txt", "four").unwrap();
     let living = api.call(Method::DELETE, &format!("/v1/trash/{id}"), &[], "").await;
     assert_eq!((living.status, living.problem()), (StatusCode::NOT_FOUND, "not-found"));
     api.call(Method::DELETE, &path, &[], "").await;

@@ -96,7 +96,7 @@ async fn the_usage_of_a_user_is_measured_and_kept() {
     let never = api.get(&format!("{path}/usage")).await;
     assert_eq!((never.status, never.problem()), (StatusCode::NOT_FOUND, "not-found"));
     let id = created.json["id"].as_str().unwrap().parse().unwrap();
-    api.store.storage(id).await.unwrap().write("notes.txt", "four").unwrap();
+    api.store.directory(id).await.unwrap().write("notes.txt", "four").unwrap();
     let measured = api.call(Method::POST, &format!("{path}/usage:measure"), &[], "").await;
     assert_eq!((measured.status, &measured.json["apparent_bytes"]), (StatusCode::OK, &4.into()));
     let kept = api.get(&format!("{path}/usage")).await;

@@ -115,11 +115,11 @@ impl Store {
     /// # let dir = tempfile::tempdir()?;
     /// # let store = tenantry::Store::open(dir.path().join("data")).await?;
     /// let ada = store.create(tenantry::NewUser::new("ada@example.com".parse()?)).await?;
-    /// store.storage(ada.id).await?.write("notes.txt", "hello")?;
+    /// store.directory(ada.id).await?.write("notes.txt", "hello")?;
     /// let file = dir.path().join("backup.tar.zst");
     /// store.create_backup(&file, tenantry::BackupOptions::default(), |_| {}).await?;
     ///
-    /// store.storage(ada.id).await?.remove_file("notes.txt")?;
+    /// store.directory(ada.id).await?.remove_file("notes.txt")?;
     /// let backup = tenantry::open_backup(&file).await?;
     /// let restored = store.restore_user(backup, ada.id, Default::default(), |_| {}).await?;
     /// assert_eq!((restored.files, restored.kept), (1, 0));

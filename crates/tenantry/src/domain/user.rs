@@ -162,7 +162,7 @@ pub enum OnConflict {
 /// The result of a row of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Imported {
+pub enum Upserted {
     /// A user was created.
     Created,
     /// The existing user was changed.

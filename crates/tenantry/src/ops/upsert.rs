@@ -6,14 +6,14 @@ use super::stop::not_found;
 use super::users::{insert, set_email};
 use crate::domain::change::Change;
 use crate::engine::Tx;
-use crate::{Error, ErrorKind, Imported, NewUser, OnConflict, Result, User};
+use crate::{Error, ErrorKind, NewUser, OnConflict, Result, Upserted, User};
 
-pub(crate) fn upsert(tx: &mut Tx<'_>, new: &NewUser, on_conflict: OnConflict) -> Result<Imported> {
+pub(crate) fn upsert(tx: &mut Tx<'_>, new: &NewUser, on_conflict: OnConflict) -> Result<Upserted> {
     check_spelling_of_new(tx, new)?;
     let error = match insert(tx, new) {
         Ok(user) => {
             record_change(tx, user.id, Change::Created);
-            return Ok(Imported::Created);
+            return Ok(Upserted::Created);
         }
         Err(error) => error,
     };
@@ -30,13 +30,13 @@ pub(crate) fn upsert(tx: &mut Tx<'_>, new: &NewUser, on_conflict: OnConflict) ->
     match (on_conflict, by_id, by_email) {
         (OnConflict::Update, Some(user), _) => bring_to(tx, user, new),
         (OnConflict::Update, None, Some(user)) if new.id.is_none() => bring_to(tx, user, new),
-        (OnConflict::Skip, Some(_), _) | (OnConflict::Skip, _, Some(_)) => Ok(Imported::Skipped),
+        (OnConflict::Skip, Some(_), _) | (OnConflict::Skip, _, Some(_)) => Ok(Upserted::Skipped),
         _ => Err(error),
     }
 }
 
 /// Gives an existing user the values of an imported row that can change.
-fn bring_to(tx: &mut Tx<'_>, user: User, row: &NewUser) -> Result<Imported> {
+fn bring_to(tx: &mut Tx<'_>, user: User, row: &NewUser) -> Result<Upserted> {
     let fixed = |message| Err(Error::new(ErrorKind::Immutable, message));
     if row.created_at.is_some_and(|created_at| created_at != user.created_at) {
         return fixed("the user exists with another created_at, which is fixed");
@@ -47,7 +47,7 @@ fn bring_to(tx: &mut Tx<'_>, user: User, row: &NewUser) -> Result<Imported> {
     let later_login = row.last_login_at.filter(|login| user.last_login_at.is_none_or(|known| known < *login));
     let has_other_email = user.email != row.email;
     if !has_other_email && later_login.is_none() {
-        return Ok(Imported::Unchanged);
+        return Ok(Upserted::Unchanged);
     }
     let id = user.id;
     tx.whole(|tx| {
@@ -60,7 +60,7 @@ fn bring_to(tx: &mut Tx<'_>, user: User, row: &NewUser) -> Result<Imported> {
         Ok::<_, Error>(())
     })?;
     record_change(tx, id, Change::Updated);
-    Ok(Imported::Updated)
+    Ok(Upserted::Updated)
 }
 
 /// Gives users the values of rows that can change, where the rows exchange addresses among
@@ -68,7 +68,7 @@ fn bring_to(tx: &mut Tx<'_>, user: User, row: &NewUser) -> Result<Imported> {
 ///
 /// In between, each has a made-up address that conflicts with no row: a key is unique after every
 /// statement.
-pub(crate) fn exchange(tx: &mut Tx<'_>, rows: &[NewUser]) -> Result<Vec<Imported>> {
+pub(crate) fn exchange(tx: &mut Tx<'_>, rows: &[NewUser]) -> Result<Vec<Upserted>> {
     tx.whole(|tx| {
         let mut users = Vec::with_capacity(rows.len());
         for row in rows {

@@ -23,8 +23,8 @@ use crate::ops::{adopt, directories, intents, purge};
 use crate::options::Options;
 use crate::storage::Storage;
 use crate::{
-    Ambient, Durability, Email, Error, ErrorKind, Filter, Imported, ListQuery, NewUser, OnConflict, Result, Store,
-    TrashQuery, Usage, UserUpdate, WriteTx,
+    Ambient, Durability, Email, Error, ErrorKind, Filter, ListQuery, NewUser, OnConflict, Result, Store, TrashQuery,
+    Upserted, Usage, UserUpdate, WriteTx,
 };
 
 fn options(data_dir: &Path, durability: Durability) -> Options {
@@ -135,7 +135,7 @@ fn a_store_of_schema_version_1_is_upgraded_with_all_that_is_in_it() {
     assert_eq!((upgrade.from, upgrade.to), (1, 3));
     let ada = block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap();
     assert_eq!((ada.email.as_str(), ada.version, ada.updated_at.as_unix_us()), ("Ada@example.com", 3, 2));
-    block_on(store.storage(ada.id)).unwrap();
+    block_on(store.directory(ada.id)).unwrap();
     // What a deleted user had is given to nobody else, nor what lies around it.
     for path in ["customers/eve", "customers/eve/x", "customers", "customers/bob/x"] {
         let new = NewUser { storage_path: Some(path.parse().unwrap()), ..new_user("eve@example.com") };
@@ -488,7 +488,7 @@ fn run_every_operation(conn: &GuardedConnection, storage: &Result<Storage>) -> R
     assert!(!tx.sign_in(&email("bob@example.com"))?.is_new);
     tx.update(ada.id, &UserUpdate { email: Some(email("ada2@example.com")), expected_version: Some(1) })?;
     tx.record_login(ada.id)?;
-    assert_eq!(tx.import(&new_user("bob@example.com"), OnConflict::Update)?, Imported::Unchanged);
+    assert_eq!(tx.upsert(&new_user("bob@example.com"), OnConflict::Update)?, Upserted::Unchanged);
     tx.delete(ada.id)?;
     assert_eq!(tx.find_in_trash(&email("ada2@example.com"))?.len(), 1);
     tx.confusables(&email("сосо@example.com"))?;

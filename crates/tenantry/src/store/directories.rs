@@ -26,7 +26,7 @@ impl Store {
     ///
     /// ```
     /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> Result<(), Box<dyn std::error::Error>> {
-    /// let files = store.storage(ada.id).await?;
+    /// let files = store.directory(ada.id).await?;
     /// files.write("notes.txt", "hello")?;
     /// assert!(files.open("../someone-else/notes.txt").is_err());
     /// # Ok(()) }
@@ -38,7 +38,7 @@ impl Store {
     /// [`adopt`](Store::adopt)); `StorageUnavailable`; `Full`, `ReadOnly`, `Io` if it can't be
     /// made.
     #[instrument(level = "debug", skip_all, fields(user = %id))]
-    pub async fn storage(&self, id: UserId) -> Result<Dir> {
+    pub async fn directory(&self, id: UserId) -> Result<Dir> {
         let mut is_settled = false;
         loop {
             let directory = self.engine.directory(id).await?;
@@ -62,14 +62,14 @@ impl Store {
     /// The path of a user's directory, which is made if it wasn't yet: for programs that can't be
     /// given a handle.
     ///
-    /// Prefer [`storage`](Store::storage). A path is looked up anew by whoever uses it: if somebody
+    /// Prefer [`directory`](Store::directory). A path is looked up anew by whoever uses it: if somebody
     /// can put a symbolic link into the directory, whatever the path is joined with can lead
     /// anywhere; and after the user is deleted it leads nowhere.
     ///
-    /// Errors: those of [`storage`](Store::storage).
+    /// Errors: those of [`directory`](Store::directory).
     #[instrument(level = "debug", skip_all, fields(user = %id))]
-    pub async fn storage_path(&self, id: UserId) -> Result<PathBuf> {
-        self.storage(id).await?;
+    pub async fn directory_path(&self, id: UserId) -> Result<PathBuf> {
+        self.directory(id).await?;
         let directory = self.engine.directory(id).await?;
         let directory = directory.ok_or_else(no_such_user)?;
         Ok(self.engine.storage()?.path(&directory.path))
@@ -111,7 +111,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Those of [`storage`](Store::storage); `Io` if another program rearranges the directory;
+    /// Those of [`directory`](Store::directory); `Io` if another program rearranges the directory;
     /// `Cancelled` if `progress` has ended it.
     ///
     /// # Examples
@@ -131,7 +131,7 @@ impl Store {
         let directory = self.engine.directory(id).await?;
         let directory = directory.ok_or_else(no_such_user)?;
         // As for everybody who asks for it: it may just be on its way.
-        let dir = if directory.has_directory { Some(self.storage(id).await?) } else { None };
+        let dir = if directory.has_directory { Some(self.directory(id).await?) } else { None };
         let now = self.engine.now();
         let usage = match dir {
             None => Usage::empty(now),

@@ -11,7 +11,7 @@ use crate::{Error, ErrorKind, Result, UserId};
 impl Store {
     /// Runs a closure on the files of a user, on a thread for blocking work.
     ///
-    /// The methods of a [`Dir`] are blocking file calls. This is [`storage`](Store::storage) for
+    /// The methods of a [`Dir`] are blocking file calls. This is [`directory`](Store::directory) for
     /// asynchronous code: the closure runs on one of the threads of the
     /// [`blocking`](https://docs.rs/blocking) crate, which are started as they are needed and
     /// shared by the whole process, and the caller waits without holding a thread. A closure that
@@ -22,25 +22,25 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Those of [`storage`](Store::storage), and those of the closure. A panic in the closure
+    /// Those of [`directory`](Store::directory), and those of the closure. A panic in the closure
     /// reaches the caller.
     ///
     /// # Examples
     ///
     /// ```
     /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> tenantry::Result<()> {
-    /// store.with_storage(ada.id, |files| files.write("notes.txt", "hello")).await?;
-    /// let notes = store.with_storage(ada.id, |files| files.read_to_string("notes.txt")).await?;
+    /// store.with_directory(ada.id, |files| files.write("notes.txt", "hello")).await?;
+    /// let notes = store.with_directory(ada.id, |files| files.read_to_string("notes.txt")).await?;
     /// assert_eq!(notes, "hello");
     /// # Ok(()) }
     /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
-    pub async fn with_storage<T: Send + 'static>(
+    pub async fn with_directory<T: Send + 'static>(
         &self,
         id: UserId,
         work: impl FnOnce(&Dir) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let files = self.storage(id).await?;
+        let files = self.directory(id).await?;
         Ok(blocking::unblock(move || work(&files)).await?)
     }
 }

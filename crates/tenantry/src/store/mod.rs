@@ -44,8 +44,8 @@ pub use listing::Pages;
 ///
 /// **Closures** given to [`read`](Store::read) run on a thread for blocking work, those given to
 /// [`write`](Store::write) on the writer's thread. The methods of the handles from
-/// [`storage`](Store::storage) are blocking file calls, for which there is
-/// [`with_storage`](Store::with_storage).
+/// [`directory`](Store::directory) are blocking file calls, for which there is
+/// [`with_directory`](Store::with_directory).
 ///
 /// Every operation can fail with these [kinds of errors](crate::ErrorKind), which the methods don't
 /// repeat: `Closed` after [`close`](Store::close); `Busy` when another process holds the write

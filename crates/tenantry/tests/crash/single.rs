@@ -28,7 +28,7 @@ fn files_that_an_import_still_has_to_move_are_kept_whatever_is_imported_meanwhil
     place.put_archive(&other);
     assert_eq!(other.run(&store, &place.data()), Ok(()));
     assert_eq!(stages(&place.data()).len(), 1);
-    assert_eq!(block_on(store.storage(id(ADA))).unwrap_err().kind(), ErrorKind::StorageBlocked);
+    assert_eq!(block_on(store.directory(id(ADA))).unwrap_err().kind(), ErrorKind::StorageBlocked);
     block_on(store.close()).unwrap();
     let findings = block_on(check(place.data())).unwrap().findings;
     assert!(findings.iter().any(|finding| finding.kind == FindingKind::IntentUnfinished), "{findings:?}");

@@ -140,10 +140,10 @@ impl Op {
                 store.create(new_user(*user, *email, path.as_ref())).await?;
             }
             Self::Open { user } => {
-                store.storage(id(*user)).await?;
+                store.directory(id(*user)).await?;
             }
             Self::Write { user, file } => {
-                let dir = store.storage(id(*user)).await?;
+                let dir = store.directory(id(*user)).await?;
                 dir.create_dir_all(Path::new(file).parent().unwrap()).unwrap();
                 dir.write(file, written(*user, file)).unwrap();
             }
@@ -202,12 +202,12 @@ impl Op {
                 loosen(data, path);
             }
             Self::Complicate { user, dir } => {
-                let top = store.storage_path(id(*user)).await?;
+                let top = store.directory_path(id(*user)).await?;
                 fs::set_permissions(top.join(dir), PermissionsExt::from_mode(0o500)).unwrap();
                 std::os::unix::fs::symlink(LINK_TARGET, top.join(LINK)).unwrap();
             }
             Self::Link { user, file, name } => {
-                let top = store.storage_path(id(*user)).await?;
+                let top = store.directory_path(id(*user)).await?;
                 fs::hard_link(top.join(file), top.join(name)).unwrap();
             }
             Self::Loosen { path } => loosen(data, path),

@@ -83,7 +83,7 @@ impl Caller {
         let written = block_on(store.write(move |tx| {
             let mut users: Vec<User> = logins.into_iter().map(|id| tx.record_login(id)).collect::<Result<_>>()?;
             for new in &news {
-                tx.import(new, OnConflict::Fail)?;
+                tx.upsert(new, OnConflict::Fail)?;
                 users.push(tx.get(new.id.unwrap())?.unwrap());
             }
             Ok::<_, Error>(users)

@@ -71,7 +71,7 @@ impl Before {
         let [ada, bob, cat, dan] = ["ada", "bob", "cat", "dan"]
             .map(|name| block_on(store.create(new_user(&format!("{name}@example.com")))).unwrap());
         for user in [&ada, &dan] {
-            block_on(store.storage(user.id)).unwrap().write("note.txt", "hello").unwrap();
+            block_on(store.directory(user.id)).unwrap().write("note.txt", "hello").unwrap();
             block_on(store.measure_usage(user.id, |_| {})).unwrap();
         }
         let ada = block_on(store.record_login(ada.id)).unwrap();
@@ -125,8 +125,8 @@ fn users(jump: Jump) {
     // An import moves a login to a later one alone.
     for (login, is_later) in [(Timestamp::MIN, false), (later, false), (Timestamp::MAX, later < Timestamp::MAX)] {
         let row = NewUser { last_login_at: Some(login), ..new_user("ada2@example.com") };
-        let imported = block_on(store.write(move |tx| tx.import(&row, OnConflict::Update))).unwrap();
-        assert_eq!(imported == tenantry::Imported::Updated, is_later, "{login}");
+        let imported = block_on(store.write(move |tx| tx.upsert(&row, OnConflict::Update))).unwrap();
+        assert_eq!(imported == tenantry::Upserted::Updated, is_later, "{login}");
     }
 
     // The order is that of creation, and a cursor from before leads to all who are new.
@@ -162,7 +162,7 @@ fn trash(jump: Jump) {
         assert_eq!(block_on(store.delete(bob.id)).unwrap(), bob);
         assert_eq!(block_on(store.delete(dan.id)).unwrap(), dan);
         assert_eq!(block_on(store.restore(dan.id, None)).unwrap(), dan);
-        assert_eq!(block_on(store.storage(dan.id)).unwrap().read_to_string("note.txt").unwrap(), "hello");
+        assert_eq!(block_on(store.directory(dan.id)).unwrap().read_to_string("note.txt").unwrap(), "hello");
         block_on(store.delete(dan.id)).unwrap();
 
         // In the order of deletion, whatever the times say.
@@ -201,7 +201,7 @@ fn directories(jump: Jump) {
     assert_eq!((before.measured_at, before.files), (then, 1));
     let now = jump.make(&clock);
     // What was measured last counts, not what has the latest time.
-    block_on(store.storage(ada.id)).unwrap().write("more.txt", "hello").unwrap();
+    block_on(store.directory(ada.id)).unwrap().write("more.txt", "hello").unwrap();
     let usage = block_on(store.measure_usage(ada.id, |_| {})).unwrap();
     assert_eq!((usage.measured_at, usage.files), (now, 2));
     assert_eq!(block_on(store.usage(ada.id)).unwrap(), Some(usage));
@@ -254,7 +254,7 @@ fn copies(jump: Jump) {
     for clock in [there, back] {
         let store = block_on(Store::builder(other.data_dir()).ambient(Arc::new(clock)).open()).unwrap();
         let rows: Vec<NewUser> = users.iter().map(as_row).collect();
-        block_on(store.write(move |tx| rows.iter().try_for_each(|row| tx.import(row, OnConflict::Skip).map(drop))))
+        block_on(store.write(move |tx| rows.iter().try_for_each(|row| tx.upsert(row, OnConflict::Skip).map(drop))))
             .unwrap();
         assert_eq!(block_on(all(&store, ListQuery::default())), users);
         assert!(users.iter().any(|user| user.created_at == now));

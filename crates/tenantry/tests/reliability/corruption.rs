@@ -147,7 +147,7 @@ async fn make_closed(data_dir: &Path) -> Seen {
         store.purge(Purge::User(id(number)), |_| {}).await.unwrap();
     }
     for number in (0..50).step_by(10) {
-        store.storage(id(number)).await.unwrap().write("a file", "of theirs").unwrap();
+        store.directory(id(number)).await.unwrap().write("a file", "of theirs").unwrap();
     }
     for number in (0..40).step_by(4) {
         clock.forward(1);

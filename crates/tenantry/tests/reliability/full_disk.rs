@@ -158,7 +158,7 @@ impl Model {
         }
         for (id, content) in &self.files {
             if self.live.contains_key(id) {
-                assert_eq!(block_on(store.storage(*id)).unwrap().read_to_string(FILE).unwrap(), *content);
+                assert_eq!(block_on(store.directory(*id)).unwrap().read_to_string(FILE).unwrap(), *content);
             }
         }
     }
@@ -301,7 +301,7 @@ fn step(store: &Store, disk: &Disk, number: u64, model: &mut Model, random: &mut
             }
         }
         (15..35, Some(id), _) => {
-            if let Ok(dir) = or_full(block_on(store.storage(id)), "directory", figures) {
+            if let Ok(dir) = or_full(block_on(store.directory(id)), "directory", figures) {
                 let content = format!("{number} ").repeat(2_000);
                 // The application's own write may fail as well, and then it knows.
                 match dir.write(FILE, &content) {
@@ -436,7 +436,7 @@ pub(crate) fn child_meets_a_quota(dir: &Path) {
             Err(error) => is_full(error),
             Ok(user) => {
                 there += 1;
-                let made = block_on(store.storage(user.id)).map(drop);
+                let made = block_on(store.directory(user.id)).map(drop);
                 made.unwrap_or_else(&mut is_full);
                 block_on(store.delete(user.id)).map(drop).unwrap_or_else(&mut is_full);
                 // Also if the directory has to follow.

@@ -176,7 +176,7 @@ impl Callers {
         let written = block_on(store.write(move |tx| {
             let mut users = Vec::new();
             for new in &news {
-                tx.import(new, OnConflict::Fail)?;
+                tx.upsert(new, OnConflict::Fail)?;
                 users.push(tx.get(new.id.unwrap())?.unwrap());
             }
             Ok::<_, Error>(users)
@@ -202,7 +202,7 @@ impl Callers {
         ];
         // Who is deleted has files, so that their directory is moved; that it can't be made is told like any failure.
         self.groups += 1;
-        match block_on(store.storage(new[2].0)) {
+        match block_on(store.directory(new[2].0)) {
             Ok(files) => files.write("notes.txt", "hello").unwrap(),
             // They may not have been created.
             Err(error) if error.kind() == ErrorKind::NotFound => {}

@@ -150,7 +150,7 @@ impl Caller {
                 let content = format!("{unique} of {}", self.live[index].id);
                 let step = Step::File { id: id_of(index).to_string(), content: content.clone() };
                 say(caller, &step, None);
-                let dir = block_on(store.storage(id_of(index)));
+                let dir = block_on(store.directory(id_of(index)));
                 (step, dir.map(|dir| json!(dir.write(FILE, content).unwrap())))
             }
             (40..52, Some(index), _) => {

@@ -80,9 +80,9 @@ pub(crate) fn child_owns(data_dir: &Path) {
             "count" => json!(block_on(store.count()).unwrap()),
             "was created" => json!(store.was_created()),
             "file" => {
-                block_on(store.storage(id())).map_or_else(of_kind, |dir| json!(dir.read_to_string(FILE).unwrap()))
+                block_on(store.directory(id())).map_or_else(of_kind, |dir| json!(dir.read_to_string(FILE).unwrap()))
             }
-            "keep handle" => json!(handles.insert(of.clone(), block_on(store.storage(id())).unwrap()).is_none()),
+            "keep handle" => json!(handles.insert(of.clone(), block_on(store.directory(id())).unwrap()).is_none()),
             "file by handle" => json!(handles[&of].read_to_string(FILE).unwrap()),
             "hold a write" => {
                 let store = store.clone();
@@ -150,7 +150,7 @@ impl Shared {
         let store = place.open();
         let [ada, bob] =
             ["ada@example.com", "bob@example.com"].map(|new| block_on(store.create(new_user(new))).unwrap());
-        block_on(store.storage(ada.id)).unwrap().write(FILE, "hello").unwrap();
+        block_on(store.directory(ada.id)).unwrap().write(FILE, "hello").unwrap();
         block_on(store.close()).unwrap();
         let owner = Owner::start(&place);
         Self { place, owner, ada, bob }
@@ -208,7 +208,7 @@ const COMBINATIONS: [Combination; 17] = [
         let import = move |store: &Store| {
             block_on(store.write(move |tx| {
                 begun.send(()).unwrap();
-                rows.iter().try_for_each(|row| tx.import(row, OnConflict::Fail).map(drop))
+                rows.iter().try_for_each(|row| tx.upsert(row, OnConflict::Fail).map(drop))
             }))
         };
         let builder = Store::builder(shared.place.data_dir()).create_if_missing(false);

@@ -15,7 +15,7 @@ use std::thread;
 
 use tenantry::sqlite::rusqlite::{self, Connection};
 use tenantry::{
-    Ambient, Durability, Error, ErrorKind, Imported, NewUser, OnConflict, Purge, StoragePath, Store, Timestamp, User,
+    Ambient, Durability, Error, ErrorKind, NewUser, OnConflict, Purge, StoragePath, Store, Timestamp, Upserted, User,
     UserId, UserUpdate,
 };
 use tenantry_testkit::random::Random;
@@ -296,7 +296,7 @@ impl Caller {
         let written = self.store.write(move |tx| {
             let mut users = Vec::new();
             for row in &rows {
-                assert_eq!(tx.import(row, OnConflict::Fail)?, Imported::Created);
+                assert_eq!(tx.upsert(row, OnConflict::Fail)?, Upserted::Created);
                 users.push(tx.get(row.id.unwrap())?.unwrap());
             }
             Ok::<_, Error>((early.then(|| disk.note(Event::Answered)), users))

@@ -148,14 +148,14 @@ fn work(store: &Store, part: &Part, number: u64, random: &mut Random, tally: &mu
         }
         80..87 => {
             let id = moved(random.below(MOVED));
-            match block_on(store.storage(id)) {
+            match block_on(store.directory(id)) {
                 Ok(dir) => assert_eq!(dir.read_to_string(FILE).unwrap(), id.to_string()),
                 Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}"),
             }
         }
         87..89 => {
             let user = block_on(store.create(new_user(&format!("gone{unique}@example.com")))).unwrap();
-            block_on(store.storage(user.id)).unwrap().write(FILE, "to be purged").unwrap();
+            block_on(store.directory(user.id)).unwrap().write(FILE, "to be purged").unwrap();
             block_on(store.delete(user.id)).unwrap();
             let purged = loop {
                 match block_on(store.purge(Purge::User(user.id), |_| {})) {
@@ -247,7 +247,7 @@ fn filled() -> SqlitePlace {
     for number in 0..MOVED {
         let id = moved(number);
         block_on(store.create(NewUser { id: Some(id), ..new_user(&format!("moved{number}@example.com")) })).unwrap();
-        block_on(store.storage(id)).unwrap().write(FILE, id.to_string()).unwrap();
+        block_on(store.directory(id)).unwrap().write(FILE, id.to_string()).unwrap();
     }
     block_on(store.close()).unwrap();
     place
@@ -336,7 +336,7 @@ fn add_up(place: &SqlitePlace, tallies: &[Tally]) {
             block_on(store.restore(moved(number), None)).unwrap();
         }
         live += 1;
-        let file = block_on(store.storage(moved(number))).unwrap().read_to_string(FILE).unwrap();
+        let file = block_on(store.directory(moved(number))).unwrap().read_to_string(FILE).unwrap();
         assert_eq!(file, moved(number).to_string());
     }
     for id in tallies.iter().flat_map(|tally| &tally.purged) {

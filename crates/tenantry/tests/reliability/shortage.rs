@@ -91,7 +91,7 @@ pub(crate) fn child_runs_out_of_descriptors(dir: &Path) {
     limit(Some(0));
     let written = block_on(store.create(new_user("bob@example.com")));
     let read = block_on(store.get(user.id));
-    let directory = block_on(store.storage(user.id));
+    let directory = block_on(store.directory(user.id));
     let backup = block_on(store.create_backup(dir.join("backup"), BackupOptions::default(), |_| {}));
     limit(enough.current);
     assert!(written.is_ok(), "{written:?}");
@@ -99,7 +99,7 @@ pub(crate) fn child_runs_out_of_descriptors(dir: &Path) {
         assert_eq!(error.kind(), ErrorKind::Io, "{error:?}");
     }
     assert!(block_on(store.get(user.id)).unwrap().is_some());
-    block_on(store.storage(user.id)).unwrap();
+    block_on(store.directory(user.id)).unwrap();
     block_on(store.close()).unwrap();
     say("a store that is open wrote, and a read, a directory and a backup failed until there were some again");
 }

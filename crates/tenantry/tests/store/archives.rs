@@ -24,7 +24,7 @@ pub(crate) fn names_are(dir: &Path, expected: &[&str]) {
 
 /// The directory of a user, for file calls with which an application is not content.
 pub(crate) fn dir_of(store: &Store, id: UserId) -> PathBuf {
-    block_on(store.storage_path(id)).unwrap()
+    block_on(store.directory_path(id)).unwrap()
 }
 
 /// Something in a user's directory: a directory, or a file with its content and the time of its last change.

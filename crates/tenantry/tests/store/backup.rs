@@ -121,7 +121,7 @@ fn a_restore_returns_every_row_and_file_of_a_backup() {
     // The copy is a store like any other.
     block_on(copy.restore(deleted.id, None)).unwrap();
     assert_eq!(fs::read(dir_of(&copy, deleted.id).join("kept.txt")).unwrap(), b"kept");
-    block_on(copy.storage(without_files.id)).unwrap();
+    block_on(copy.directory(without_files.id)).unwrap();
     block_on(copy.close()).unwrap();
     block_on(store.close()).unwrap();
 }
@@ -308,7 +308,7 @@ fn a_backup_beside_concurrent_writes_is_consistent() {
         let creator = scope.spawn(|| {
             for number in 0.. {
                 let id = block_on(store.create(new_user(&format!("new{number}@example.com")))).unwrap().id;
-                block_on(store.storage(id)).unwrap().write("new", "new").unwrap();
+                block_on(store.directory(id)).unwrap().write("new", "new").unwrap();
                 if !go_on(0) {
                     break;
                 }
@@ -326,7 +326,7 @@ fn a_backup_beside_concurrent_writes_is_consistent() {
         });
         // Files that are written to, replaced and removed.
         let writer = scope.spawn(|| {
-            let dirs: Vec<_> = lasting[USERS / 2..].iter().map(|id| block_on(store.storage(*id)).unwrap()).collect();
+            let dirs: Vec<_> = lasting[USERS / 2..].iter().map(|id| block_on(store.directory(*id)).unwrap()).collect();
             for number in 0_u64.. {
                 let dir = &dirs[usize::try_from(number).unwrap() % dirs.len()];
                 dir.write("hot new", number.to_string().repeat(1_000)).unwrap();
@@ -340,7 +340,7 @@ fn a_backup_beside_concurrent_writes_is_consistent() {
         });
         // Directories that come and go.
         let digger = scope.spawn(|| {
-            let dir = block_on(store.storage(lasting[USERS - 1])).unwrap();
+            let dir = block_on(store.directory(lasting[USERS - 1])).unwrap();
             loop {
                 for number in 0..20 {
                     dir.create_dir_all(format!("hot dirs/{number}/within")).unwrap();

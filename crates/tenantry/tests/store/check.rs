@@ -42,7 +42,7 @@ impl Fixture {
         let create = |new| block_on(store.create(new)).unwrap();
         let with_files = |new| {
             let user = create(new);
-            let files = block_on(store.storage(user.id)).unwrap();
+            let files = block_on(store.directory(user.id)).unwrap();
             files.create_dir("inner").unwrap();
             files.write("inner/whose.txt", user.id.to_string()).unwrap();
             user
@@ -317,7 +317,7 @@ fn without_the_storage_directory_rows_work_and_nothing_else_is_changed() {
         fixture.assert_found(&[]);
     }
     let store = fixture.place.open();
-    assert_eq!(block_on(store.storage(fixture.ada.id)).unwrap().entries().unwrap().count(), 1);
+    assert_eq!(block_on(store.directory(fixture.ada.id)).unwrap().entries().unwrap().count(), 1);
     block_on(store.restore(fixture.dan.id, None)).unwrap();
     block_on(store.close()).unwrap();
 }
@@ -345,9 +345,9 @@ fn assert_works_without_storage(fixture: &Fixture, address: &str) {
     // What needs a directory.
     let rows_before = rows(&store);
     let unavailable = |result: Result<()>| assert_eq!(kind(result), ErrorKind::StorageUnavailable);
-    unavailable(block_on(store.storage(ada.id)).map(drop));
-    unavailable(block_on(store.storage(cyd.id)).map(drop));
-    unavailable(block_on(store.storage_path(ada.id)).map(drop));
+    unavailable(block_on(store.directory(ada.id)).map(drop));
+    unavailable(block_on(store.directory(cyd.id)).map(drop));
+    unavailable(block_on(store.directory_path(ada.id)).map(drop));
     unavailable(block_on(store.measure_usage(ada.id, |_| {})).map(drop));
     unavailable(block_on(store.delete(ada.id)).map(drop));
     unavailable(block_on(store.restore(dan.id, None)).map(drop));
@@ -468,7 +468,7 @@ fn a_lost_directory_is_found_until_it_is_back() {
         fixture.assert_found(&[found(DirectoryLost, Some(user), &path)]);
         fixture.assert_beyond_repair();
         let store = fixture.place.open();
-        assert_eq!(kind(block_on(store.storage(user.id))), ErrorKind::StorageLost);
+        assert_eq!(kind(block_on(store.directory(user.id))), ErrorKind::StorageLost);
         block_on(store.close()).unwrap();
         fs::rename(&elsewhere, fixture.at(&path)).unwrap();
         fixture.assert_found(&[]);
@@ -560,7 +560,7 @@ fn a_blocked_path_is_found_and_left_alone() {
         fixture.assert_found(&[found(PathBlocked, Some(&fixture.bob), Path::new("storage").join(path))]);
         fixture.assert_beyond_repair();
         let store = fixture.place.open();
-        assert_eq!(kind(block_on(store.storage(fixture.bob.id))), ErrorKind::StorageBlocked);
+        assert_eq!(kind(block_on(store.directory(fixture.bob.id))), ErrorKind::StorageBlocked);
         assert_eq!(kind(block_on(store.delete(fixture.bob.id))), ErrorKind::StorageBlocked);
         block_on(store.close()).unwrap();
     }

@@ -241,7 +241,7 @@ fn rows_of_a_user_go_with_the_user_or_hold_them() {
     block_on(store.purge(Purge::User(ada.id), |_| {})).unwrap();
     assert_eq!(notes(&store), ["of Bob"]);
 
-    block_on(store.storage(bob.id)).unwrap().write("letter", "dear").unwrap();
+    block_on(store.directory(bob.id)).unwrap().write("letter", "dear").unwrap();
     block_on(store.delete(bob.id)).unwrap();
     let error = block_on(store.purge(Purge::User(bob.id), |_| {})).unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Constraint, false));
@@ -276,7 +276,7 @@ fn a_purge_that_only_the_commit_would_refuse_loses_nothing_and_holds_up_nobody()
     run(&store, NOTES).unwrap();
     let [ada, bob, eve] = ["ada@example.com", "bob@example.com", "eve@example.com"].map(|it| create(&store, it));
     for user in [&ada, &eve] {
-        block_on(store.storage(user.id)).unwrap().write("letter", "dear").unwrap();
+        block_on(store.directory(user.id)).unwrap().write("letter", "dear").unwrap();
     }
     for user in [ada.clone(), bob.clone(), eve.clone()] {
         block_on(store.write(move |tx| {

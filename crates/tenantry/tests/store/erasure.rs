@@ -112,7 +112,7 @@ impl Crowd {
     fn delete_some(&self) -> Vec<usize> {
         let doomed: Vec<usize> = (0..self.users.len()).filter(|index| index % 3 == 0).collect();
         for index in doomed.iter().step_by(20) {
-            let files = block_on(self.store.storage(self.users[*index].0.id)).unwrap();
+            let files = block_on(self.store.directory(self.users[*index].0.id)).unwrap();
             files.write("file", "").unwrap();
         }
         let ids: Vec<UserId> = doomed.iter().map(|index| self.users[*index].0.id).collect();
@@ -224,7 +224,7 @@ fn a_purge_whose_caller_has_given_up_is_finished_by_the_next_opening() {
     let (place, clock) = (SqlitePlace::new(), TestClock::new());
     let store = block_on(place.builder().ambient(Arc::new(clock.clone())).open()).unwrap();
     let ada = block_on(store.create(NewUser::new(email(&format!("{}@example.com", local(0)))))).unwrap();
-    block_on(store.storage(ada.id)).unwrap().write("file", "").unwrap();
+    block_on(store.directory(ada.id)).unwrap().write("file", "").unwrap();
     block_on(store.delete(ada.id)).unwrap();
     // With the writer held, it can't have ended when the caller gives up.
     let writer = BlockedWriter::block(&store);

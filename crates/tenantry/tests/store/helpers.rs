@@ -103,23 +103,23 @@ fn work_on_files_runs_on_another_thread_and_its_failure_has_a_kind() {
     let store = place.open();
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap().id;
     let caller = thread::current().id();
-    let worker = block_on(store.with_storage(ada, |files| {
+    let worker = block_on(store.with_directory(ada, |files| {
         files.write("notes.txt", "hello")?;
         Ok(thread::current().id())
     }));
     assert_ne!(worker.unwrap(), caller);
-    assert_eq!(block_on(store.with_storage(ada, |files| files.read_to_string("notes.txt"))).unwrap(), "hello");
+    assert_eq!(block_on(store.with_directory(ada, |files| files.read_to_string("notes.txt"))).unwrap(), "hello");
 
     let failure = |id: UserId, path: &'static str| {
-        block_on(store.with_storage(id, move |files| files.open(path).map(drop))).unwrap_err().kind()
+        block_on(store.with_directory(id, move |files| files.open(path).map(drop))).unwrap_err().kind()
     };
     assert_eq!(failure(ada, "missing.txt"), ErrorKind::NotFound);
     assert_eq!(failure(ada, "../../tenantry.db"), ErrorKind::InvalidPath);
     assert_eq!(failure(ada, "/etc/passwd"), ErrorKind::InvalidPath);
     assert_eq!(failure(numbered_id(99), "notes.txt"), ErrorKind::NotFound);
-    std::os::unix::fs::symlink("/etc", block_on(store.storage_path(ada)).unwrap().join("link")).unwrap();
+    std::os::unix::fs::symlink("/etc", block_on(store.directory_path(ada)).unwrap().join("link")).unwrap();
     assert_eq!(failure(ada, "link/passwd"), ErrorKind::InvalidPath);
-    let other = block_on(store.with_storage(ada, |_| Err::<(), _>(io::Error::other("a reason")))).unwrap_err();
+    let other = block_on(store.with_directory(ada, |_| Err::<(), _>(io::Error::other("a reason")))).unwrap_err();
     assert_eq!((other.kind(), other.class()), (ErrorKind::Io, ErrorClass::Internal));
     assert_eq!(std::error::Error::source(&other).unwrap().to_string(), "a reason");
 }
@@ -129,10 +129,10 @@ fn a_panic_in_work_on_files_reaches_the_caller() {
     let place = SqlitePlace::new();
     let store = place.open();
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap().id;
-    let work = || block_on(store.with_storage::<()>(ada, |_| panic!("a mistake of the application's")));
+    let work = || block_on(store.with_directory::<()>(ada, |_| panic!("a mistake of the application's")));
     let panic = catch_unwind(AssertUnwindSafe(work)).unwrap_err();
     assert_eq!(panic.downcast_ref(), Some(&"a mistake of the application's"));
-    block_on(store.with_storage(ada, |files| files.create_dir("d"))).unwrap();
+    block_on(store.with_directory(ada, |files| files.create_dir("d"))).unwrap();
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Subject {
     fn new(data_dir: &Path) -> Self {
         let store = block_on(Store::open(data_dir)).unwrap();
         let id = block_on(store.create(new_user("ada@example.com"))).unwrap().id;
-        let dir = block_on(store.storage_path(id)).unwrap();
+        let dir = block_on(store.directory_path(id)).unwrap();
         Self { data_dir: data_dir.to_owned(), store, id, dir }
     }
 
@@ -100,7 +100,7 @@ impl Subject {
     /// Every operation on a directory that holds this many files of so many bytes.
     #[track_caller]
     fn assert_all_works(&self, files: u64, apparent_bytes: u64) {
-        block_on(self.store.storage(self.id)).unwrap();
+        block_on(self.store.directory(self.id)).unwrap();
         let usage = self.measure();
         assert_eq!((usage.files, usage.apparent_bytes, usage.unreadable), (files, apparent_bytes, 0));
         assert_eq!(usage.allocated_bytes, du(&self.dir));
@@ -315,13 +315,13 @@ fn a_link_on_the_way_to_a_user_is_refused_wherever_it_leads() {
     let (ada, bob) = (create("ada@example.com", "customers/ada"), create("bob@example.com", "others/ada"));
     let eve = create("eve@example.com", "customers/eve");
     for id in [ada, bob, eve] {
-        block_on(store.storage(id)).unwrap().write("notes.txt", id.to_string()).unwrap();
+        block_on(store.directory(id)).unwrap().write("notes.txt", id.to_string()).unwrap();
     }
     block_on(store.delete(eve)).unwrap();
     let storage = place.data_dir().join("storage");
     let refuse = |id| {
-        assert_eq!(kind(block_on(store.storage(id))), ErrorKind::StorageBlocked);
-        assert_eq!(kind(block_on(store.storage_path(id))), ErrorKind::StorageBlocked);
+        assert_eq!(kind(block_on(store.directory(id))), ErrorKind::StorageBlocked);
+        assert_eq!(kind(block_on(store.directory_path(id))), ErrorKind::StorageBlocked);
         assert_eq!(kind(block_on(store.measure_usage(id, |_| {}))), ErrorKind::StorageBlocked);
         assert_eq!(kind(block_on(store.delete(id))), ErrorKind::StorageBlocked);
     };
@@ -339,7 +339,7 @@ fn a_link_on_the_way_to_a_user_is_refused_wherever_it_leads() {
     }
     block_on(store.restore(eve, None)).unwrap();
     for id in [ada, bob, eve] {
-        assert_eq!(block_on(store.storage(id)).unwrap().read_to_string("notes.txt").unwrap(), id.to_string());
+        assert_eq!(block_on(store.directory(id)).unwrap().read_to_string("notes.txt").unwrap(), id.to_string());
     }
     assert_eq!(check(&place.data_dir()), []);
 }
@@ -488,7 +488,7 @@ fn a_purge_says_what_it_could_not_remove_and_ends_when_the_obstacle_is_gone() {
     assert_eq!((again.users, again.files, again.left.len()), (0, 0, 1));
     // Nor does it matter to other users.
     let bob = block_on(subject.store.create(new_user("bob@example.com"))).unwrap().id;
-    block_on(subject.store.storage(bob)).unwrap().write("notes.txt", "").unwrap();
+    block_on(subject.store.directory(bob)).unwrap().write("notes.txt", "").unwrap();
     block_on(subject.store.delete(bob)).unwrap();
     let everybody = Purge::DeletedBefore("9000-01-01T00:00:00Z".parse().unwrap());
     let purged = block_on(subject.store.purge(everybody, |_| {})).unwrap();
@@ -598,7 +598,7 @@ pub(crate) fn child_mounts(data_dir: &Path) {
     // On it, and on the way to it.
     let create = |email: &str, path| {
         let id = block_on(subject.store.create(new_user_at(email, path))).unwrap().id;
-        block_on(subject.store.storage(id)).unwrap().write("notes.txt", "12345").unwrap();
+        block_on(subject.store.directory(id)).unwrap().write("notes.txt", "12345").unwrap();
         id
     };
     let storage = data_dir.join("storage");
@@ -749,7 +749,7 @@ pub(crate) fn child_opens_under_a_umask(data_dir: &Path) {
         let ada = block_on(store.create(new_user_at(email, path))).unwrap().id;
         let bob = block_on(store.create(new_user(&format!("not-{email}")))).unwrap();
         let mut dirs = vec![data_dir.join("trash"), data_dir.join("storage").join(path).parent().unwrap().to_owned()];
-        dirs.extend([ada, bob.id].map(|id| block_on(store.storage_path(id)).unwrap()));
+        dirs.extend([ada, bob.id].map(|id| block_on(store.directory_path(id)).unwrap()));
         dirs.extend(Path::new(bob.storage_path.as_str()).ancestors().map(|path| data_dir.join("storage").join(path)));
         for dir in dirs {
             assert_eq!(mode(&dir), 0o700, "{}", dir.display());

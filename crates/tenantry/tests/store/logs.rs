@@ -119,7 +119,7 @@ async fn every_operation(data_dir: &Path) -> Vec<Error> {
     assert_eq!(store.count().await.unwrap(), 3);
     for on_conflict in [OnConflict::Fail, OnConflict::Skip, OnConflict::Update] {
         let row = NewUser { created_at: Some(tenantry::Timestamp::MIN), ..new_user(ADA) };
-        let imported = store.write(move |tx| tx.import(&row, on_conflict)).await;
+        let imported = store.write(move |tx| tx.upsert(&row, on_conflict)).await;
         imported.map_or_else(&mut fails, |_| ());
     }
     // SQL of the application's own, refused in three ways.

@@ -43,7 +43,7 @@ fn every_change_of_a_user_is_recorded_once() {
     assert_changes(&store, &[], || block_on(store.update(ada.id, UserUpdate::default()))).unwrap();
     assert_changes(&store, &[], || block_on(store.update(ada.id, to_email("bob@example.com")))).unwrap_err();
     // A directory is no change of a user, unless it is given to them.
-    assert_changes(&store, &[], || block_on(store.storage(ada.id))).unwrap();
+    assert_changes(&store, &[], || block_on(store.directory(ada.id))).unwrap();
     assert_changes(&store, &[("deleted", 1)], || block_on(store.delete(ada.id))).unwrap();
     assert_changes(&store, &[("restored", 1)], || block_on(store.restore(ada.id, None))).unwrap();
     fs::create_dir_all(place.data_dir().join("storage/customers/bob")).unwrap();
@@ -51,7 +51,7 @@ fn every_change_of_a_user_is_recorded_once() {
     assert_changes(&store, &[("adopted", 1)], || block_on(store.adopt(bob.id, path))).unwrap();
     for (user, has_files) in [(ada.id, true), (eve.id, false)] {
         if has_files {
-            block_on(store.storage(user)).unwrap().write("a.txt", "a").unwrap();
+            block_on(store.directory(user)).unwrap().write("a.txt", "a").unwrap();
         }
         let purge = || {
             block_on(store.delete(user)).unwrap();
@@ -68,7 +68,7 @@ fn every_change_that_a_closure_makes_is_recorded_once_and_none_that_is_undone() 
     let place = SqlitePlace::new();
     let store = place.open();
     let [ada, bob] = ["ada@example.com", "bob@example.com"].map(|text| block_on(store.create(new_user(text))).unwrap());
-    let import = |row: NewUser, on_conflict| block_on(store.write(move |tx| tx.import(&row, on_conflict))).unwrap();
+    let import = |row: NewUser, on_conflict| block_on(store.write(move |tx| tx.upsert(&row, on_conflict))).unwrap();
     assert_changes(&store, &[("created", 1)], || import(new_user("eve@example.com"), OnConflict::Fail));
     assert_changes(&store, &[], || import(new_user("eve@example.com"), OnConflict::Skip));
     assert_changes(&store, &[], || import(new_user("eve@example.com"), OnConflict::Update));
@@ -104,7 +104,7 @@ fn users_who_come_out_of_archives_are_recorded_once() {
     let place = SqlitePlace::new();
     let store = place.open();
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
-    block_on(store.storage(ada.id)).unwrap().write("a.txt", "a").unwrap();
+    block_on(store.directory(ada.id)).unwrap().write("a.txt", "a").unwrap();
     let (backup, archive) = (place.as_ref().join("backup.tar.zst"), place.as_ref().join("ada.tar.zst"));
     block_on(store.create_backup(&backup, BackupOptions::default(), |_| {})).unwrap();
     block_on(store.export_user(ada.id, &archive, |_| {})).unwrap();
@@ -114,7 +114,7 @@ fn users_who_come_out_of_archives_are_recorded_once() {
         let restored = store.restore_user(contents, ada.id, options, |_| {});
         assert_changes(&store, expected, || block_on(restored)).unwrap();
     };
-    block_on(store.storage(ada.id)).unwrap().remove_file("a.txt").unwrap();
+    block_on(store.directory(ada.id)).unwrap().remove_file("a.txt").unwrap();
     restore(&[("brought_back", 1)]);
     block_on(store.delete(ada.id)).unwrap();
     restore(&[("brought_back", 1)]);

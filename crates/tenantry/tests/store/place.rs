@@ -32,7 +32,7 @@ fn run(program: &str, arguments: &[&str], dir: &Path) {
 fn filled(place: &SqlitePlace) -> User {
     let store = place.open();
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
-    block_on(store.storage(ada.id)).unwrap().write("notes.txt", "hello").unwrap();
+    block_on(store.directory(ada.id)).unwrap().write("notes.txt", "hello").unwrap();
     block_on(store.close()).unwrap();
     ada
 }
@@ -60,7 +60,7 @@ pub(crate) fn child_on_a_read_only_file_system(dir: &Path) {
     let store = block_on(Store::open(&data_dir)).unwrap();
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
     let bob = block_on(store.create(new_user("bob@example.com"))).unwrap();
-    block_on(store.storage(ada.id)).unwrap().write("notes.txt", "hello").unwrap();
+    block_on(store.directory(ada.id)).unwrap().write("notes.txt", "hello").unwrap();
     assert!(!store.is_read_only());
     block_on(store.close()).unwrap();
 
@@ -75,9 +75,9 @@ pub(crate) fn child_on_a_read_only_file_system(dir: &Path) {
         assert_eq!(block_on(store.get_by_email(&email("bob@example.com"))).unwrap(), Some(bob.clone()));
         assert_eq!(block_on(store.count()).unwrap(), 2);
         assert_eq!(block_on(store.list(&Default::default())).unwrap().users.len(), 2);
-        assert_eq!(block_on(store.storage(ada.id)).unwrap().read_to_string("notes.txt").unwrap(), "hello");
+        assert_eq!(block_on(store.directory(ada.id)).unwrap().read_to_string("notes.txt").unwrap(), "hello");
         // Bob's was never made.
-        assert_eq!(kind(block_on(store.storage(bob.id))), ErrorKind::ReadOnly);
+        assert_eq!(kind(block_on(store.directory(bob.id))), ErrorKind::ReadOnly);
         let error = block_on(store.create(new_user("eve@example.com"))).unwrap_err();
         assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::ReadOnly, false));
         assert!(error.to_string().contains("read-only"), "{error}");

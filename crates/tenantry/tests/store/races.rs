@@ -221,7 +221,7 @@ impl Stage {
     }
 
     fn fill(&self, id: UserId) {
-        let files = block_on(self.store.storage(id)).unwrap();
+        let files = block_on(self.store.directory(id)).unwrap();
         files.write("notes.txt", OF_ADA).unwrap();
         for dir in DIRS {
             files.create_dir_all(format!("{dir}/inner/most")).unwrap();
@@ -254,7 +254,7 @@ impl Stage {
             if block_on(self.store.get(self.ada))?.is_none() {
                 block_on(self.store.restore(self.ada, None))?;
             }
-            block_on(self.store.storage(self.ada))
+            block_on(self.store.directory(self.ada))
         };
         let is_in_order = found().is_ok() && is_complete(&self.dir());
         if !is_in_order {
@@ -296,7 +296,7 @@ impl Stage {
         if block_on(store.get(self.ada)).unwrap().is_none() {
             block_on(store.restore(self.ada, None)).unwrap();
         }
-        block_on(store.storage(self.ada)).unwrap();
+        block_on(store.directory(self.ada)).unwrap();
         assert!(is_complete(&self.dir()));
         assert_eq!(block_on(tenantry::check(&data_dir)).unwrap().findings, []);
     }
@@ -350,7 +350,7 @@ fn opening_a_directory_never_leads_outside() {
         let stage = Stage::with_link(link);
         let swapper = stage.swapper(target);
         race(ENOUGH, |tally| {
-            let opened = block_on(stage.store.storage(stage.ada));
+            let opened = block_on(stage.store.directory(stage.ada));
             if target != Target::Within {
                 let Some(files) = tally.count(opened, &[ErrorKind::StorageBlocked]) else { return };
                 assert_eq!(files.read("notes.txt").unwrap(), OF_ADA);

@@ -48,7 +48,7 @@ pub(crate) fn child_is_refused_calls(data_dir: &Path) {
     let make = |email: &str, path: Option<&str>| -> UserId {
         let new = path.map_or_else(|| new_user(email), |path| new_user_at(email, path));
         let id = block_on(store.create(new)).unwrap().id;
-        let dir = block_on(store.storage(id)).unwrap();
+        let dir = block_on(store.directory(id)).unwrap();
         dir.create_dir_all("letters/old").unwrap();
         dir.write("letters/old/notes.txt", email).unwrap();
         assert!(dir.open("../../../tenantry.db").is_err());
@@ -57,7 +57,7 @@ pub(crate) fn child_is_refused_calls(data_dir: &Path) {
     for (name, path) in [("ada", None), ("bob", Some("customers/bob"))] {
         let email = format!("{name}@example.com");
         let id = make(&email, path);
-        let dir = block_on(store.storage_path(id)).unwrap();
+        let dir = block_on(store.directory_path(id)).unwrap();
         block_on(store.delete(id)).unwrap();
         assert!(!dir.exists());
         assert!(data_dir.join("trash").join(id.to_string()).join("letters/old/notes.txt").exists());
@@ -78,7 +78,7 @@ pub(crate) fn child_is_refused_calls(data_dir: &Path) {
     let outside = data_dir.with_extension("outside");
     fs::rename(data_dir.join("storage/guests"), &outside).unwrap();
     symlink(&outside, data_dir.join("storage/guests")).unwrap();
-    assert_eq!(kind(block_on(store.storage(eve))), ErrorKind::StorageBlocked);
+    assert_eq!(kind(block_on(store.directory(eve))), ErrorKind::StorageBlocked);
     assert_eq!(kind(block_on(store.delete(eve))), ErrorKind::StorageBlocked);
     assert!(outside.join("eve/letters/old/notes.txt").exists());
     fs::remove_file(data_dir.join("storage/guests")).unwrap();

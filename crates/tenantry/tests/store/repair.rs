@@ -28,7 +28,7 @@ fn a_repair_finishes_the_intent_to_make_a_directory() {
         let fixture = Fixture::new();
         if is_made {
             let store = fixture.place.open();
-            block_on(store.storage(fixture.cyd.id)).unwrap();
+            block_on(store.directory(fixture.cyd.id)).unwrap();
             block_on(store.close()).unwrap();
             fixture.sql("UPDATE users SET has_directory = 0 WHERE id = ?1", &fixture.cyd);
         }
@@ -111,7 +111,7 @@ fn a_repair_finishes_the_intent_of_an_adoption() {
         let fixture = Fixture::new();
         let store = fixture.place.open();
         let gil = block_on(store.create(new_user_at("gil@example.com", "before/gil"))).unwrap();
-        block_on(store.storage(gil.id)).unwrap();
+        block_on(store.directory(gil.id)).unwrap();
         fixture.stray("storage/after/gil");
         block_on(store.adopt(gil.id, "after/gil".parse().unwrap())).unwrap();
         block_on(store.close()).unwrap();
@@ -157,7 +157,7 @@ fn a_repair_of_too_many_orphans_is_refused_without_confirmation() {
     // With those of the fixture 18 directories: two strays are 2 of 20.
     for number in 0..15 {
         let user = block_on(store.create(new_user(&format!("u{number}@example.com")))).unwrap();
-        block_on(store.storage(user.id)).unwrap();
+        block_on(store.directory(user.id)).unwrap();
     }
     block_on(store.close()).unwrap();
     fixture.stray("storage/stray");
@@ -188,7 +188,7 @@ fn full_of_findings() -> Fixture {
     let fixture = Fixture::new();
     let store = fixture.place.open();
     let lost = block_on(store.create(new_user("lost@example.com"))).unwrap();
-    block_on(store.storage(lost.id)).unwrap();
+    block_on(store.directory(lost.id)).unwrap();
     let make = "CREATE TABLE notes (user_id BLOB REFERENCES users (id)) STRICT";
     block_on(store.write(move |tx| sqlite::connection(tx).execute_batch(make).map_err(Error::from))).unwrap();
     block_on(store.close()).unwrap();
@@ -242,7 +242,7 @@ fn a_check_changes_nothing_not_even_a_leftover_wal() {
     let store = Fixture::new();
     let open = store.place.open();
     let new = block_on(open.create(new_user("new@example.com"))).unwrap();
-    block_on(open.storage(new.id)).unwrap();
+    block_on(open.directory(new.id)).unwrap();
     let copied = Command::new("cp").arg("-a").arg(store.at("")).arg(place.data_dir()).status().unwrap();
     assert!(copied.success());
     block_on(open.close()).unwrap();
@@ -274,7 +274,7 @@ fn a_check_beside_concurrent_changes_finds_nothing() {
         while !done.load(Ordering::Relaxed) {
             round += 1;
             let user = block_on(store.sign_in(email(&format!("t{thread}r{round}@example.com")))).unwrap().user;
-            block_on(store.storage(user.id)).unwrap().write("file", "").unwrap();
+            block_on(store.directory(user.id)).unwrap().write("file", "").unwrap();
             block_on(store.delete(user.id)).unwrap();
             if round % 3 == 0 {
                 block_on(store.purge(Purge::User(user.id), |_| {})).unwrap();
@@ -287,7 +287,7 @@ fn a_check_beside_concurrent_changes_finds_nothing() {
     let to_and_fro = |done: &AtomicBool| {
         while !done.load(Ordering::Relaxed) {
             block_on(store.restore(fixture.dan.id, None)).unwrap();
-            block_on(store.storage(fixture.dan.id)).unwrap();
+            block_on(store.directory(fixture.dan.id)).unwrap();
             block_on(store.delete(fixture.dan.id)).unwrap();
         }
     };
@@ -320,7 +320,7 @@ fn a_directory_that_cannot_be_made_is_an_error_each_time() {
     fs::remove_dir_all(place.data_dir().join("storage")).unwrap();
     for _ in 0..2 {
         for user in &users {
-            assert_eq!(kind(block_on(store.storage(user.id))), ErrorKind::StorageUnavailable);
+            assert_eq!(kind(block_on(store.directory(user.id))), ErrorKind::StorageUnavailable);
         }
     }
     // Who is to be deleted needs none.

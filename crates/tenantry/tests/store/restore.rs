@@ -309,7 +309,7 @@ fn temporaries(dir: &Path, prefix: &str) -> Vec<PathBuf> {
 pub(crate) fn child_is_killed_in_a_backup_or_export(dir: &Path, is_backup: bool) {
     let store = block_on(Store::open(dir.join("data"))).unwrap();
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
-    block_on(store.storage(ada.id)).unwrap().write("notes.txt", "hello").unwrap();
+    block_on(store.directory(ada.id)).unwrap().write("notes.txt", "hello").unwrap();
     let (prefix, here) = (if is_backup { BACKUP } else { EXPORT }, dir.to_owned());
     // Called for the last time before the archive gets its name.
     let waiting = move |_| {

@@ -185,7 +185,7 @@ fn a_missing_and_an_empty_directory_stay_different_after_an_import() {
     let (place, store) = other_store();
     let bare = block_on(store.create(new_user("bare@example.com"))).unwrap();
     let empty = block_on(store.create(new_user("empty@example.com"))).unwrap();
-    block_on(store.storage(empty.id)).unwrap();
+    block_on(store.directory(empty.id)).unwrap();
     let (place_there, there) = other_store();
     for user in [&bare, &empty] {
         let file = place.as_ref().join(user.id.to_string());

@@ -29,7 +29,7 @@ fn a_store_works_with_the_oldest_rusqlite() {
         let new = (0..100).map(|number| NewUser::new(address(number))).collect();
         let users = store.create_many(new).await.unwrap();
         let ada = users[7].as_ref().unwrap().clone();
-        store.storage(ada.id).await.unwrap().write("notes.txt", "hello").unwrap();
+        store.directory(ada.id).await.unwrap().write("notes.txt", "hello").unwrap();
 
         let notes = store.write(move |tx| Ok::<_, tenantry::Error>(add_note(sqlite::connection(tx), ada.id)?));
         assert_eq!(notes.await.unwrap(), 1);
@@ -39,7 +39,7 @@ fn a_store_works_with_the_oldest_rusqlite() {
         store.delete(ada.id).await.unwrap();
         assert_eq!(store.count().await.unwrap(), 99);
         store.restore(ada.id, None).await.unwrap();
-        assert_eq!(store.storage(ada.id).await.unwrap().read_to_string("notes.txt").unwrap(), "hello");
+        assert_eq!(store.directory(ada.id).await.unwrap().read_to_string("notes.txt").unwrap(), "hello");
 
         let archive = dir.path().join("backup");
         let made = store.create_backup(archive.clone(), BackupOptions::default(), |_| {}).await.unwrap();
@@ -48,7 +48,7 @@ fn a_store_works_with_the_oldest_rusqlite() {
         restore_backup(archive, dir.path().join("restored"), |_| {}).await.unwrap();
         let restored = Store::open(dir.path().join("restored")).await.unwrap();
         assert_eq!(restored.get_by_email(&address(7)).await.unwrap().map(|user| user.id), Some(ada.id));
-        assert_eq!(restored.storage(ada.id).await.unwrap().read_to_string("notes.txt").unwrap(), "hello");
+        assert_eq!(restored.directory(ada.id).await.unwrap().read_to_string("notes.txt").unwrap(), "hello");
         restored.close().await.unwrap();
     });
 }

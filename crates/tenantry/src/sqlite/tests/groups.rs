@@ -83,7 +83,7 @@ fn a_delete_is_two_commits_and_one_more_if_commits_do_not_wait_for_the_disk() {
         let store = block_on(Store::builder(dir.path()).durability(durability).open()).unwrap();
         let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
         let bob = block_on(store.create(new_user("bob@example.com"))).unwrap();
-        block_on(store.storage(ada.id)).unwrap();
+        block_on(store.directory(ada.id)).unwrap();
         let before = commits_in_log(dir.path());
         block_on(store.delete(ada.id)).unwrap();
         assert_eq!(commits_in_log(dir.path()) - before, commits, "{durability:?}");
@@ -126,7 +126,7 @@ fn deletes_that_are_queued_are_two_commits_together() {
     let users: Vec<User> = (0..64)
         .map(|number| {
             let user = block_on(store.create(new_user(&format!("u{number}@example.com")))).unwrap();
-            block_on(store.storage(user.id)).unwrap();
+            block_on(store.directory(user.id)).unwrap();
             user
         })
         .collect();
@@ -179,7 +179,7 @@ fn what_an_operation_wrote_before_it_failed_is_undone_and_the_rest_of_the_group_
     let store = block_on(Store::open(dir.path())).unwrap();
     let trashed = ["fay@example.com", "gus@example.com"].map(|address| {
         let user = block_on(store.create(new_user(address))).unwrap();
-        block_on(store.storage(user.id)).unwrap();
+        block_on(store.directory(user.id)).unwrap();
         block_on(store.delete(user.id)).unwrap();
         block_on(store.engine().apply(BeginPurge(user.id))).unwrap();
         user.id

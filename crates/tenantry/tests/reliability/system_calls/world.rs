@@ -146,9 +146,9 @@ impl Hands {
                 let new = NewUser { id: Some(id(*user)), storage_path: path, ..NewUser::new(email(&address(*user))) };
                 self.store().create(new).await?;
             }
-            Op::Storage { user } => drop(self.store().storage(id(*user)).await?),
+            Op::Storage { user } => drop(self.store().directory(id(*user)).await?),
             Op::Write { user, file } => {
-                let top = self.store().storage_path(id(*user)).await?;
+                let top = self.store().directory_path(id(*user)).await?;
                 let path = top.join(file);
                 DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap()).unwrap();
                 write_and_sync(&path, &written(*user, file));

@@ -38,7 +38,7 @@ async fn an_adopted_directory_keeps_every_byte_and_becomes_private(bench: &mut B
         assert_eq!(mode(bench.at("storage").join(made_private)), 0o700, "{made_private}");
     }
     assert_eq!(tree(&dir), before);
-    assert_eq!(store.storage(ada.id).await.unwrap().read("photos/one.jpg").unwrap(), [0xFF, 0xD8, 0, 1]);
+    assert_eq!(store.directory(ada.id).await.unwrap().read("photos/one.jpg").unwrap(), [0xFF, 0xD8, 0, 1]);
     assert_eq!(store.users_with_directory().await.unwrap(), [ada.id]);
     // It goes with the user from now on.
     store.delete(ada.id).await.unwrap();
@@ -97,13 +97,13 @@ async fn an_adoption_leaves_no_files_behind(bench: &mut Bench) {
     let derived = create(store, "derived@example.com").await;
     let chosen = store.create(new_user_at("chosen@example.com", "old/place")).await.unwrap();
     for user in [&derived, &chosen] {
-        store.storage(user.id).await.unwrap();
+        store.directory(user.id).await.unwrap();
     }
     for (user, at) in [(&derived, "new/derived"), (&chosen, "new/chosen")] {
         brought(bench, at);
         store.adopt(user.id, path(at)).await.unwrap();
         assert!(!directory(bench, user).exists());
-        assert_eq!(store.storage(user.id).await.unwrap().read_to_string("notes.txt").unwrap(), at);
+        assert_eq!(store.directory(user.id).await.unwrap().read_to_string("notes.txt").unwrap(), at);
     }
     for is_reopened in [false, true] {
         if is_reopened {
@@ -166,7 +166,7 @@ fn measured(dir: &Path) -> (u64, u64, u64) {
 async fn usage_is_what_the_files_are_when_they_are_measured(bench: &mut Bench) {
     let store = &bench.store;
     let ada = with_file(store, "ada@example.com").await;
-    let files = store.storage(ada.id).await.unwrap();
+    let files = store.directory(ada.id).await.unwrap();
     files.create_dir_all("a/b").unwrap();
     files.write("a/b/large", vec![7; 100_000]).unwrap();
     files.hard_link("a/b/large", &files, "again").unwrap();
@@ -191,7 +191,7 @@ async fn usage_is_kept_until_the_user_is_purged(bench: &mut Bench) {
     let mut sized = Vec::new();
     for (address, size) in [("mid@example.com", 50_000), ("top@example.com", 500_000), ("small@example.com", 10)] {
         let user = create(store, address).await;
-        store.storage(user.id).await.unwrap().write("file", vec![1; size]).unwrap();
+        store.directory(user.id).await.unwrap().write("file", vec![1; size]).unwrap();
         assert_eq!(store.usage(user.id).await.unwrap(), None);
         let usage = store.measure_usage(user.id, |_| {}).await.unwrap();
         sized.push((user, usage));

@@ -9,8 +9,8 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use tenantry::{
-    Ambient, Error, ErrorKind, Imported, ListQuery, NewUser, OnConflict, Progress, Purge, StoragePath, Store,
-    TrashQuery, TrashedUser, User, UserId, check,
+    Ambient, Error, ErrorKind, ListQuery, NewUser, OnConflict, Progress, Purge, StoragePath, Store, TrashQuery,
+    TrashedUser, Upserted, User, UserId, check,
 };
 
 use super::{changed, create};
@@ -55,11 +55,11 @@ pub(super) async fn with_file_at(store: &Store, address: &str, path: &str) -> Us
 }
 
 async fn write_file(store: &Store, user: &User) {
-    store.storage(user.id).await.unwrap().write("whose.txt", user.id.to_string()).unwrap();
+    store.directory(user.id).await.unwrap().write("whose.txt", user.id.to_string()).unwrap();
 }
 
 async fn assert_has_file(store: &Store, user: &User) {
-    let found = store.storage(user.id).await.unwrap().read_to_string("whose.txt").unwrap();
+    let found = store.directory(user.id).await.unwrap().read_to_string("whose.txt").unwrap();
     assert_eq!(found, user.id.to_string());
 }
 
@@ -119,12 +119,12 @@ async fn a_directory_is_made_when_it_is_first_asked_for_and_for_nobody_else(benc
     let bob = store.create(new_user_at("bob@example.com", "customers/north/bob")).await.unwrap();
     store.sign_in(email("cyd@example.com")).await.unwrap();
     let row = new_user_at("dan@example.com", "customers/dan");
-    store.write(move |tx| tx.import(&row, OnConflict::Fail)).await.unwrap();
+    store.write(move |tx| tx.upsert(&row, OnConflict::Fail)).await.unwrap();
     assert_eq!(tree(&bench.at("storage")).into_keys().collect::<Vec<_>>(), [Path::new(".tenantry-store")]);
     assert_eq!(store.users_with_directory().await.unwrap(), []);
 
     for user in [&bob, &ada] {
-        let files = store.storage(user.id).await.unwrap();
+        let files = store.directory(user.id).await.unwrap();
         files.write("notes.txt", "hello").unwrap();
         assert_eq!(files.read_to_string("notes.txt").unwrap(), "hello");
         let mut made = directory(bench, user);
@@ -134,11 +134,11 @@ async fn a_directory_is_made_when_it_is_first_asked_for_and_for_nobody_else(benc
             made.pop();
         }
         // The next one asked for is the same.
-        assert_eq!(store.storage(user.id).await.unwrap().read_to_string("notes.txt").unwrap(), "hello");
+        assert_eq!(store.directory(user.id).await.unwrap().read_to_string("notes.txt").unwrap(), "hello");
     }
     assert_eq!(store.users_with_directory().await.unwrap(), [ada.id, bob.id]);
     assert_eq!(store.get(ada.id).await.unwrap(), Some(ada));
-    assert_eq!(kind(store.storage(numbered_id(9_999)).await), ErrorKind::NotFound);
+    assert_eq!(kind(store.directory(numbered_id(9_999)).await), ErrorKind::NotFound);
     assert_clean(bench).await;
 }
 
@@ -146,7 +146,7 @@ async fn nothing_leaves_a_directory_through_its_handle(bench: &mut Bench) {
     let store = &bench.store;
     let ada = with_file(store, "ada@example.com").await;
     let bob = with_file_at(store, "bob@example.com", "bob").await;
-    let files = store.storage(bob.id).await.unwrap();
+    let files = store.directory(bob.id).await.unwrap();
     let ways_out =
         [format!("../{}/whose.txt", ada.storage_path), "../.tenantry-store".to_owned(), "/etc/passwd".into()];
     for way_out in &ways_out {
@@ -170,14 +170,14 @@ async fn a_directory_that_stands_at_a_chosen_path_is_blocked_until_it_is_adopted
     fs::write(directory(bench, &ada).join("old.txt"), "old").unwrap();
     let before = state(bench).await;
     for _ in 0..2 {
-        assert_eq!(kind(store.storage(ada.id).await), ErrorKind::StorageBlocked);
-        assert_eq!(kind(store.storage_path(ada.id).await), ErrorKind::StorageBlocked);
+        assert_eq!(kind(store.directory(ada.id).await), ErrorKind::StorageBlocked);
+        assert_eq!(kind(store.directory_path(ada.id).await), ErrorKind::StorageBlocked);
     }
     assert_eq!(state(bench).await, before);
     // It is the user's path already: nothing about the user changes.
     for _ in 0..2 {
         assert_eq!(store.adopt(ada.id, path("customers/ada")).await.unwrap(), ada);
-        assert_eq!(store.storage(ada.id).await.unwrap().read_to_string("old.txt").unwrap(), "old");
+        assert_eq!(store.directory(ada.id).await.unwrap().read_to_string("old.txt").unwrap(), "old");
     }
     assert_clean(bench).await;
 }
@@ -187,27 +187,27 @@ async fn the_path_of_a_directory_is_where_its_files_are(bench: &mut Bench) {
     let ada = create(store, "ada@example.com").await;
     let bob = store.create(new_user_at("bob@example.com", "b\u{f6}b/with space")).await.unwrap();
     for user in [&ada, &bob] {
-        assert_eq!(store.storage_path(user.id).await.unwrap(), directory(bench, user));
+        assert_eq!(store.directory_path(user.id).await.unwrap(), directory(bench, user));
         write_file(store, user).await;
         assert_eq!(fs::read_to_string(directory(bench, user).join("whose.txt")).unwrap(), user.id.to_string());
     }
-    assert_eq!(kind(store.storage_path(numbered_id(9_999)).await), ErrorKind::NotFound);
+    assert_eq!(kind(store.directory_path(numbered_id(9_999)).await), ErrorKind::NotFound);
     store.delete(ada.id).await.unwrap();
-    assert_eq!(kind(store.storage_path(ada.id).await), ErrorKind::NotFound);
+    assert_eq!(kind(store.directory_path(ada.id).await), ErrorKind::NotFound);
     fs::remove_dir_all(directory(bench, &bob)).unwrap();
-    assert_eq!(kind(store.storage(bob.id).await), ErrorKind::StorageLost);
-    assert_eq!(kind(store.storage_path(bob.id).await), ErrorKind::StorageLost);
+    assert_eq!(kind(store.directory(bob.id).await), ErrorKind::StorageLost);
+    assert_eq!(kind(store.directory_path(bob.id).await), ErrorKind::StorageLost);
 }
 
 async fn a_deleted_user_leaves_the_address_and_keeps_id_path_and_files(bench: &mut Bench) {
     let store = &bench.store;
     let ada = with_file_at(store, "ada@example.com", "customers/ada/files").await;
     let bob = create(store, "bob@example.com").await;
-    let files = store.storage(ada.id).await.unwrap();
+    let files = store.directory(ada.id).await.unwrap();
     for user in [&ada, &bob] {
         assert_eq!(&store.delete(user.id).await.unwrap(), user);
         assert_eq!(kind(store.delete(user.id).await), ErrorKind::NotFound);
-        assert_eq!(kind(store.storage(user.id).await), ErrorKind::NotFound);
+        assert_eq!(kind(store.directory(user.id).await), ErrorKind::NotFound);
         assert_eq!(kind(store.adopt(user.id, path("elsewhere")).await), ErrorKind::NotFound);
         assert_eq!(store.get(user.id).await.unwrap(), None);
     }
@@ -366,7 +366,7 @@ async fn a_purge_leaves_nothing_but_the_id_and_the_path_taken(bench: &mut Bench)
     let ada = with_file_at(store, "ada@example.com", "customers/ada/files").await;
     let bob = create(store, "bob@example.com").await;
     let cyd = with_file(store, "cyd@example.com").await;
-    let files = store.storage(ada.id).await.unwrap();
+    let files = store.directory(ada.id).await.unwrap();
     files.create_dir_all("a/b/c").unwrap();
     files.write("a/b/c/deep.txt", "deep").unwrap();
     symlink(directory(bench, &cyd), directory(bench, &ada).join("a/link")).unwrap();
@@ -454,7 +454,7 @@ async fn a_purge_by_time_takes_whoever_was_deleted_before(bench: &mut Bench) {
 async fn a_purge_says_how_far_it_is(bench: &mut Bench) {
     let store = &bench.store;
     let ada = create(store, "ada@example.com").await;
-    let files = store.storage(ada.id).await.unwrap();
+    let files = store.directory(ada.id).await.unwrap();
     for dir in 0..5 {
         files.create_dir(format!("d{dir}")).unwrap();
         for file in 0..450 {
@@ -508,7 +508,7 @@ async fn many_at_once_get_the_same_new_directory(bench: &mut Bench) {
     let store = &bench.store;
     let ada = create(store, "ada@example.com").await;
     let blocked = BlockedWriter::block(store);
-    let callers: Vec<_> = (0..100).map(|_| queued(store.storage(ada.id))).collect();
+    let callers: Vec<_> = (0..100).map(|_| queued(store.directory(ada.id))).collect();
     blocked.release();
     for (number, caller) in callers.into_iter().enumerate() {
         caller.await.unwrap().write(number.to_string(), "").unwrap();
@@ -522,7 +522,7 @@ async fn many_at_once_get_the_same_new_directory(bench: &mut Bench) {
             thread::spawn(move || {
                 for number in 0..25 {
                     let user = block_on(store.sign_in(email(&format!("u{number}@example.com")))).unwrap().user;
-                    block_on(store.storage(user.id)).unwrap().write("file", number.to_string()).unwrap();
+                    block_on(store.directory(user.id)).unwrap().write("file", number.to_string()).unwrap();
                 }
             })
         })
@@ -539,7 +539,7 @@ async fn operations_on_the_same_user_in_one_group_happen_one_after_the_other(ben
     let purged = with_file(store, "purged@example.com").await;
     brought(bench, "brought");
     let blocked = BlockedWriter::block(store);
-    let made = queued(store.storage(new.id));
+    let made = queued(store.directory(new.id));
     let deleted = queued(store.delete(new.id));
     let moves: Vec<_> = (0..6)
         .map(|turn| match turn % 2 {
@@ -602,7 +602,7 @@ async fn threads_that_delete_and_restore_the_same_users_never_get_in_each_others
                     let failed = match thread % 3 {
                         0 => block_on(store.delete(user.id)).err(),
                         1 => block_on(store.restore(user.id, None)).err(),
-                        _ => match block_on(store.storage(user.id)) {
+                        _ => match block_on(store.directory(user.id)) {
                             Ok(files) => {
                                 assert_eq!(files.read_to_string("whose.txt").unwrap(), user.id.to_string());
                                 None
@@ -635,7 +635,7 @@ async fn whoever_signs_in_with_an_address_from_the_trash_is_new(bench: &mut Benc
     store.delete(ada.id).await.unwrap();
     let signed_in = store.sign_in(email("Ada@example.com")).await.unwrap();
     assert!(signed_in.is_new && signed_in.user.id != ada.id);
-    assert_eq!(store.storage(signed_in.user.id).await.unwrap().entries().unwrap().count(), 0);
+    assert_eq!(store.directory(signed_in.user.id).await.unwrap().entries().unwrap().count(), 0);
     assert_eq!(trash(store).await[0].user, ada);
     assert_clean(bench).await;
 }
@@ -652,7 +652,7 @@ async fn an_import_takes_no_id_from_the_trash(bench: &mut Bench) {
     ] {
         for on_conflict in [OnConflict::Fail, OnConflict::Skip, OnConflict::Update] {
             let row = row.clone();
-            let imported = store.write(move |tx| tx.import(&row, on_conflict)).await;
+            let imported = store.write(move |tx| tx.upsert(&row, on_conflict)).await;
             assert!(
                 matches!(kind(imported), ErrorKind::IdTaken | ErrorKind::PathTaken),
                 "{on_conflict:?} has taken what is in the trash"
@@ -662,7 +662,7 @@ async fn an_import_takes_no_id_from_the_trash(bench: &mut Bench) {
     assert_eq!(state(bench).await, before);
     // Who comes with the address alone is somebody else.
     let row = new_user("ada@example.com");
-    assert_eq!(store.write(move |tx| tx.import(&row, OnConflict::Update)).await.unwrap(), Imported::Created);
+    assert_eq!(store.write(move |tx| tx.upsert(&row, OnConflict::Update)).await.unwrap(), Upserted::Created);
     assert_eq!(trash(store).await, before.1);
     assert_clean(bench).await;
 }

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tenantry::{Ambient, Error, ErrorKind, Imported, ListQuery, NewUser, OnConflict, Store, User, UserUpdate};
+use tenantry::{Ambient, Error, ErrorKind, ListQuery, NewUser, OnConflict, Store, Upserted, User, UserUpdate};
 
 use super::{changed, create};
 use crate::support::{
@@ -231,9 +231,9 @@ async fn a_transaction_has_one_time(bench: &mut Bench) {
 }
 
 /// Imports a row, in a transaction of its own.
-async fn import(store: &Store, row: &NewUser, on_conflict: OnConflict) -> Result<Imported, ErrorKind> {
+async fn import(store: &Store, row: &NewUser, on_conflict: OnConflict) -> Result<Upserted, ErrorKind> {
     let row = row.clone();
-    store.write(move |tx| tx.import(&row, on_conflict)).await.map_err(|error| error.kind())
+    store.write(move |tx| tx.upsert(&row, on_conflict)).await.map_err(|error| error.kind())
 }
 
 const EVERY_ON_CONFLICT: [OnConflict; 3] = [OnConflict::Fail, OnConflict::Skip, OnConflict::Update];
@@ -242,7 +242,7 @@ async fn an_import_that_may_not_conflict_answers_the_conflict(bench: &mut Bench)
     let store = &bench.store;
     for (number, on_conflict) in EVERY_ON_CONFLICT.into_iter().enumerate() {
         let row = new_user_at(&format!("u{number}@example.com"), &format!("u{number}"));
-        assert_eq!(import(store, &row, on_conflict).await, Ok(Imported::Created), "{on_conflict:?}");
+        assert_eq!(import(store, &row, on_conflict).await, Ok(Upserted::Created), "{on_conflict:?}");
     }
     let known = all(store, ListQuery::default()).await;
     let by_email = new_user("U0@example.com");
@@ -275,7 +275,7 @@ async fn an_import_that_skips_leaves_users_as_they_are(bench: &mut Bench) {
         NewUser { id: Some(ada.id), ..new_user_at("other@example.com", "ab/cd") },
         NewUser { id: Some(gone.id), ..new_user("ada@example.com") },
     ] {
-        assert_eq!(import(store, &row, OnConflict::Skip).await, Ok(Imported::Skipped), "{row:?}");
+        assert_eq!(import(store, &row, OnConflict::Skip).await, Ok(Upserted::Skipped), "{row:?}");
     }
     // Nobody is there to be skipped to.
     let retired = NewUser { id: Some(gone.id), ..new_user("new@example.com") };
@@ -291,13 +291,13 @@ async fn an_import_that_updates_brings_what_can_change(bench: &mut Bench) {
 
     // By the address, with a login that is later.
     let row = NewUser { last_login_at: Some(login), ..new_user("ada@example.com") };
-    assert_eq!(import(store, &row, OnConflict::Update).await, Ok(Imported::Updated));
+    assert_eq!(import(store, &row, OnConflict::Update).await, Ok(Upserted::Updated));
     let expected = changed(&ada, |user| user.last_login_at = Some(login));
     assert_eq!(store.get(ada.id).await.unwrap(), Some(expected.clone()));
-    assert_eq!(import(store, &row, OnConflict::Update).await, Ok(Imported::Unchanged));
+    assert_eq!(import(store, &row, OnConflict::Update).await, Ok(Upserted::Unchanged));
     let earlier = NewUser { last_login_at: Some(ada.created_at), ..row };
-    assert_eq!(import(store, &earlier, OnConflict::Update).await, Ok(Imported::Unchanged));
-    assert_eq!(import(store, &new_user("ada@example.com"), OnConflict::Update).await, Ok(Imported::Unchanged));
+    assert_eq!(import(store, &earlier, OnConflict::Update).await, Ok(Upserted::Unchanged));
+    assert_eq!(import(store, &new_user("ada@example.com"), OnConflict::Update).await, Ok(Upserted::Unchanged));
     assert_eq!(store.get(ada.id).await.unwrap(), Some(expected.clone()));
 
     // By the id, with another address; the version and the change of elsewhere don't count.
@@ -309,18 +309,18 @@ async fn an_import_that_updates_brings_what_can_change(bench: &mut Bench) {
         version: Some(77),
         ..new_user("Lovelace@example.com")
     };
-    assert_eq!(import(store, &row, OnConflict::Update).await, Ok(Imported::Updated));
+    assert_eq!(import(store, &row, OnConflict::Update).await, Ok(Upserted::Updated));
     let expected = changed(&expected, |user| {
         (user.email, user.updated_at, user.version) = (email("Lovelace@example.com"), now, 2)
     });
     assert_eq!(store.get(ada.id).await.unwrap(), Some(expected.clone()));
-    assert_eq!(import(store, &row, OnConflict::Update).await, Ok(Imported::Unchanged));
+    assert_eq!(import(store, &row, OnConflict::Update).await, Ok(Upserted::Unchanged));
     assert_eq!(store.get(ada.id).await.unwrap(), Some(expected));
 
     // The path that a user has is no conflict with that user, wherever it lies.
     let chosen = new_user_at("bob@example.com", "files/bob");
-    assert_eq!(import(store, &chosen, OnConflict::Update).await, Ok(Imported::Created));
-    assert_eq!(import(store, &chosen, OnConflict::Update).await, Ok(Imported::Unchanged));
+    assert_eq!(import(store, &chosen, OnConflict::Update).await, Ok(Upserted::Created));
+    assert_eq!(import(store, &chosen, OnConflict::Update).await, Ok(Upserted::Unchanged));
 }
 
 async fn an_import_that_updates_refuses_what_is_fixed(bench: &mut Bench) {
