@@ -259,7 +259,7 @@ impl Importer {
 
     fn exchange(&mut self, tx: &mut WriteTx<'_>, rows: Vec<Row>) -> Result<()> {
         let users: Vec<NewUser> = rows.iter().filter_map(|row| row.user.as_ref().ok().cloned()).collect();
-        match tx.import_exchange(&users) {
+        match tx.upsert_exchange(&users) {
             Ok(imported) => imported.into_iter().for_each(|imported| self.tally.count(imported)),
             Err(error) if is_row_error(error.kind()) => {
                 let mut lines: Vec<_> = rows.iter().map(|row| row.line).collect();

@@ -145,7 +145,7 @@ fn a_failed_exchange_is_rolled_back() {
     let users = world.users(2);
     let row = |user: usize, to: usize| NewUser { id: Some(users[user].id), ..NewUser::new(address(to)) };
     let rows = [row(0, 1), NewUser { created_at: Some(Timestamp::MIN), ..row(1, 0) }];
-    let error = block_on(world.store.write(move |tx| Ok::<_, Error>(tx.import_exchange(&rows).unwrap_err()))).unwrap();
+    let error = block_on(world.store.write(move |tx| Ok::<_, Error>(tx.upsert_exchange(&rows).unwrap_err()))).unwrap();
     assert_eq!(error.kind(), ErrorKind::Immutable);
     for user in &users {
         assert_eq!(block_on(world.store.get(user.id)).unwrap().as_ref(), Some(user));

@@ -237,11 +237,11 @@ impl<'c> WriteTx<'c> {
     ///     NewUser { id: Some(ada.id), ..NewUser::new(bob.email) },
     ///     NewUser { id: Some(bob.id), ..NewUser::new(ada.email.clone()) },
     /// ];
-    /// store.write(move |tx| tx.import_exchange(&rows)).await?;
+    /// store.write(move |tx| tx.upsert_exchange(&rows)).await?;
     /// assert_eq!(store.get_by_email(&ada.email).await?.map(|user| user.id), Some(bob.id));
     /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
     /// ```
-    pub fn import_exchange(&mut self, users: &[NewUser]) -> Result<Vec<Upserted>> {
+    pub fn upsert_exchange(&mut self, users: &[NewUser]) -> Result<Vec<Upserted>> {
         self.run(|tx| upsert::exchange(tx, users))
     }
 }

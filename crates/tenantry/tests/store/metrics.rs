@@ -80,7 +80,7 @@ fn every_change_that_a_closure_makes_is_recorded_once_and_none_that_is_undone() 
         NewUser { id: Some(ada.id), ..new_user("bob@example.com") },
         NewUser { id: Some(bob.id), ..new_user("ada2@example.com") },
     ];
-    assert_changes(&store, &[("updated", 2)], || block_on(store.write(move |tx| tx.import_exchange(&rows)))).unwrap();
+    assert_changes(&store, &[("updated", 2)], || block_on(store.write(move |tx| tx.upsert_exchange(&rows)))).unwrap();
     let undone = store.write(move |tx| {
         tx.delete(ada.id)?;
         tx.create(&new_user("new@example.com"))?;
