@@ -96,6 +96,27 @@ fn every_change_that_a_closure_makes_is_recorded_once_and_none_that_is_undone() 
     block_on(store.close()).unwrap();
 }
 
+/// The changes that an operation had noted before it failed would be counted with those of the
+/// closure that goes on, if they were not forgotten as its rows are.
+#[test]
+fn changes_of_an_operation_that_fails_halfway_are_not_counted() {
+    let place = SqlitePlace::new();
+    let store = place.open();
+    let [ada, bob] = ["ada@example.com", "bob@example.com"].map(|text| block_on(store.create(new_user(text))).unwrap());
+    // The second row is refused after the first was written.
+    let rows = [
+        NewUser { id: Some(ada.id), ..new_user("ada2@example.com") },
+        NewUser { id: Some(bob.id), created_at: Some(tenantry::Timestamp::MAX), ..new_user("bob2@example.com") },
+    ];
+    let goes_on = store.write(move |tx| {
+        assert!(tx.upsert_exchange(&rows).is_err());
+        tx.record_login(bob.id)
+    });
+    assert_changes(&store, &[("logged_in", 1)], || block_on(goes_on)).unwrap();
+    assert_eq!(block_on(store.get(ada.id)).unwrap().unwrap().email, ada.email);
+    block_on(store.close()).unwrap();
+}
+
 #[cfg(feature = "archives")]
 #[test]
 fn users_who_come_out_of_archives_are_recorded_once() {
