@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::builder::styling::AnsiColor;
 use clap::builder::{NonEmptyStringValueParser, Styles};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, value_parser};
+use tenantry_http::{Network, Origin, PublicUrl};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 conflict (email, id or path taken, version mismatch), \
@@ -376,9 +377,33 @@ pub(crate) struct Serve {
     /// chooses a free one
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Vec<Address>,
+    /// Offer /metrics, /livez and /readyz on an address of their own, without tokens
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics_listen: Option<Address>,
+    /// Encrypt TCP connections with this certificate and its chain, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Allow addresses that other machines can reach, without encryption
-    #[arg(long, requires = "listen")]
+    #[arg(long)]
     pub(crate) insecure_http: bool,
+    /// The URL at which clients reach the service, such as https://users.example.com
+    #[arg(long, value_name = "URL")]
+    pub(crate) public_url: Option<PublicUrl>,
+    /// Believe X-Forwarded-For of a proxy with this IP address, or one of such a range as
+    /// 10.0.0.0/8; repeat for more
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) trusted_proxy: Vec<Network>,
+    /// Let web pages of this origin use the API (CORS), such as https://app.example.com; repeat for
+    /// more
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) allow_origin: Vec<Origin>,
+    /// How many connections to serve at once [default: 1024, or what the limit of open files
+    /// allows]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) max_connections: Option<u32>,
     /// Refuse changes of a user that don't name a version with If-Match
     #[arg(long)]
     pub(crate) require_if_match: bool,

@@ -12,7 +12,8 @@ use std::time::Duration;
 use std::{fs, io, thread};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::flag;
+use signal_hook::low_level::unregister;
+use signal_hook::{SigId, flag};
 
 use crate::failure::{Exit, Failure};
 
@@ -28,6 +29,8 @@ struct Signals {
     caught: Arc<AtomicUsize>,
     /// How many listeners there are.
     listening: Mutex<usize>,
+    /// The handlers of SIGHUP.
+    hangup: Mutex<Vec<SigId>>,
 }
 
 impl Signals {
@@ -41,6 +44,7 @@ fn signals() -> &'static Signals {
         ends_at_once: Arc::new(AtomicBool::new(true)),
         caught: Arc::new(AtomicUsize::new(0)),
         listening: Mutex::new(0),
+        hangup: Mutex::default(),
     })
 }
 
@@ -56,15 +60,29 @@ pub(crate) fn install() -> Result<(), Failure> {
             continue;
         }
         let number = usize::try_from(signal).unwrap_or_default();
-        // In this order, so that the second signal ends a command that listens.
-        flag::register_usize(signal, Arc::clone(&signals.caught), number)
-            .and_then(|_| {
-                flag::register_conditional_shutdown(signal, CODE_BASE + signal, Arc::clone(&signals.ends_at_once))
-            })
-            .and_then(|_| flag::register(signal, Arc::clone(&signals.ends_at_once)))
-            .map_err(|error| Failure::io("listening for signals", &error))?;
+        let handlers =
+            handlers(signals, signal, number).map_err(|error| Failure::io("listening for signals", &error))?;
+        if signal == SIGHUP {
+            signals.hangup.lock().unwrap_or_else(PoisonError::into_inner).extend(handlers);
+        }
     }
     Ok(())
+}
+
+fn handlers(signals: &Signals, signal: i32, number: usize) -> io::Result<[SigId; 3]> {
+    // In this order, so that the second signal ends a command that listens.
+    Ok([
+        flag::register_usize(signal, Arc::clone(&signals.caught), number)?,
+        flag::register_conditional_shutdown(signal, CODE_BASE + signal, Arc::clone(&signals.ends_at_once))?,
+        flag::register(signal, Arc::clone(&signals.ends_at_once))?,
+    ])
+}
+
+/// Gives SIGHUP another meaning than the end: nothing of it happens from now on.
+pub(crate) fn release_hangup() {
+    for handler in signals().hangup.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        unregister(handler);
+    }
 }
 
 /// Returns whether the process was started with the signal ignored. Without /proc it returns

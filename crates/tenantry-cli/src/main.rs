@@ -25,7 +25,7 @@ use anstream::ColorChoice;
 use anstyle::{AnsiColor, Style};
 use clap::{CommandFactory, FromArgMatches};
 
-use args::{Cli, Color};
+use args::{Cli, Color, Command};
 use failure::{Exit, Failure};
 use stdio::report;
 
@@ -66,7 +66,9 @@ fn parse_arguments() -> Result<Cli, Result<(), Failure>> {
         Color::Never => ColorChoice::Never,
     }
     .write_global();
-    log(cli.global.verbose);
+    // A service has nobody who waits for its errors.
+    let warns = matches!(cli.command, Command::Serve(_));
+    log(cli.global.verbose, warns);
     Ok(cli)
 }
 
@@ -88,11 +90,12 @@ fn color_choice(arguments: std::env::ArgsOs) -> ColorChoice {
 }
 
 /// Starts the log on standard error, at the level of `--verbose`.
-fn log(verbose: u8) {
+fn log(verbose: u8, warns: bool) {
     use tracing_subscriber::filter::LevelFilter;
     use tracing_subscriber::fmt::format::FmtSpan;
 
     let level = match verbose {
+        0 if warns => LevelFilter::WARN,
         0 => return,
         1 => LevelFilter::INFO,
         2 => LevelFilter::DEBUG,
@@ -100,8 +103,9 @@ fn log(verbose: u8) {
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
-        // The store's operations are spans: one line each, with the duration.
-        .with_span_events(FmtSpan::CLOSE)
+        // The store's operations are spans: one line each, with the duration. A request has a line
+        // of its own.
+        .with_span_events(if verbose < 2 { FmtSpan::NONE } else { FmtSpan::CLOSE })
         .with_writer(|| stdio::Log)
         .with_ansi(false)
         .init();

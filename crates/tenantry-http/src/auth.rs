@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::time::timeout;
 
+use crate::limits::REQUEST_TIMEOUT;
 use crate::problem::{Problem, Type};
+use crate::turns::Turns;
 
 /// The other end of a connection, as the kernel names it. The [server](crate::Server) adds it to
 /// the extensions of each request.
@@ -43,10 +46,14 @@ pub enum Scope {
     /// Reads the state of the store.
     #[serde(rename = "check")]
     Check,
+    /// Reads figures of the service and of the store.
+    #[serde(rename = "metrics")]
+    Metrics,
 }
 
 impl Scope {
-    const ALL: [Self; 5] = [Self::UsersRead, Self::UsersWrite, Self::UsersDelete, Self::UsersPurge, Self::Check];
+    const ALL: [Self; 6] =
+        [Self::UsersRead, Self::UsersWrite, Self::UsersDelete, Self::UsersPurge, Self::Check, Self::Metrics];
 
     /// Returns the name of the scope, such as `users:read`.
     #[must_use]
@@ -57,6 +64,7 @@ impl Scope {
             Self::UsersDelete => "users:delete",
             Self::UsersPurge => "users:purge",
             Self::Check => "check",
+            Self::Metrics => "metrics",
         }
     }
 }
@@ -106,6 +114,7 @@ impl Caller {
 /// Refuses a request of no known caller. It is a layer on the root of the API, so that no route can
 /// be reached beside it (CVE-2025-4210).
 pub(crate) async fn authenticate(State(owner): State<u32>, mut request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
     if request.extensions().get::<Caller>().is_none() {
         match request.extensions().get::<Peer>() {
             Some(Peer::Unix { uid }) if *uid == owner || *uid == 0 => {
@@ -115,18 +124,55 @@ pub(crate) async fn authenticate(State(owner): State<u32>, mut request: Request,
             _ => {
                 let was_given = request.headers().contains_key(AUTHORIZATION);
                 let detail = if was_given { "the credentials are not valid" } else { "the request has no credentials" };
-                return Problem::new(Type::Unauthorized, detail).into_response();
+                return with_route(Problem::new(Type::Unauthorized, detail).into_response(), route);
             }
         }
     }
-    next.run(request).await
+    with_route(next.run(request).await, route)
 }
 
-/// Refuses a request of a caller who lacks the scope of the route.
-pub(crate) async fn authorize(State(scope): State<Scope>, request: Request, next: Next) -> Response {
+/// Adds the route to a response, since what is outside of the router doesn't know it.
+fn with_route(mut response: Response, route: Option<MatchedPath>) -> Response {
+    if let Some(route) = route {
+        response.extensions_mut().insert(route);
+    }
+    response
+}
+
+/// What a route requires.
+#[derive(Clone, Copy)]
+pub(crate) struct Required {
+    pub(crate) scope: Scope,
+    /// Whether a request waits for a [turn](Turns), and has to end in [`REQUEST_TIMEOUT`].
+    pub(crate) takes_turns: bool,
+}
+
+/// Refuses a request of a caller who lacks the scope of the route. Those of others wait for their
+/// turn, which nobody without a token takes from them.
+pub(crate) async fn authorize(State(required): State<Required>, request: Request, next: Next) -> Response {
+    let scope = required.scope;
     match request.extensions().get::<Caller>() {
-        Some(caller) if caller.scopes.has(scope) => next.run(request).await,
-        _ => Problem::new(Type::MissingScope, format!("the scope {} is required", scope.name())).into_response(),
+        Some(caller) if caller.scopes.has(scope) => {}
+        _ => {
+            return Problem::new(Type::MissingScope, format!("the scope {} is required", scope.name())).into_response();
+        }
+    }
+    let turns = request.extensions().get::<Turns>().filter(|_| required.takes_turns).cloned();
+    let Some(turns) = turns else { return next.run(request).await };
+    let turn = match turns.wait().await {
+        Ok(turn) => turn,
+        Err(problem) => return problem.into_response(),
+    };
+    match timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(mut response) => {
+            response.extensions_mut().insert(turn);
+            response
+        }
+        Err(_) => {
+            let seconds = REQUEST_TIMEOUT.as_secs();
+            let detail = format!("the request took longer than {seconds} seconds; a change may have been made");
+            Problem::new(Type::Timeout, detail).into_response()
+        }
     }
 }
 

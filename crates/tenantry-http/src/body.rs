@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use tenantry::{ListQuery, UserId};
 
-use crate::limits::{BODY_BYTES_MAX, BODY_TIMEOUT};
+use crate::limits::{BODY_BYTES_MAX, BODY_TIMEOUT, JSON_DEPTH_MAX};
 use crate::problem::{Problem, Type};
 
 /// A JSON body. A merge patch (RFC 7396) is one too.
@@ -26,6 +26,10 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             return Err(Problem::new(Type::NotJson, detail));
         }
         let bytes = read(request.into_body(), BODY_TIMEOUT).await?;
+        if depth(&bytes) > JSON_DEPTH_MAX {
+            let detail = format!("the body is nested more than {JSON_DEPTH_MAX} levels deep");
+            return Err(Problem::new(Type::InvalidBody, detail));
+        }
         let mut json = serde_json::Deserializer::from_slice(&bytes);
         let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
             let path = error.path().to_string();
@@ -57,6 +61,28 @@ async fn read(body: Body, timeout: Duration) -> Result<Bytes, Problem> {
         }
         Err(_) => Err(Problem::new(Type::InvalidBody, "the body ended early")),
     }
+}
+
+/// Returns how deep a text of JSON is nested: brackets outside of strings. Of other texts it
+/// returns some number.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut is_string, mut is_escaped) = (false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_string,
+            b'"' => is_string = !is_string,
+            _ if is_string => {}
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// The problem of a body that can't be read as what is expected. It names the place, and no value
@@ -168,6 +194,17 @@ mod tests {
             let detail = detail(body);
             assert!(detail.contains(said) && !detail.contains("secret"), "{body}: {detail}");
         }
+    }
+
+    #[test]
+    fn a_body_nested_deeper_than_the_limit_is_refused() {
+        let nested = |levels: usize| format!(r#"{{"email":{}"["{}}}"#, "[".repeat(levels), "]".repeat(levels));
+        assert!(detail(&nested(JSON_DEPTH_MAX)).contains("nested more than 32"));
+        assert!(detail(&nested(JSON_DEPTH_MAX - 1)).contains("email: "));
+        // Neither closed brackets nor those in strings count.
+        assert!(detail(&format!(r#"{{"email":"{}\"{}"}}"#, "[".repeat(40), "{".repeat(40))).contains("email: "));
+        let flat = format!(r#"{{"x":[{}[]],"email":1}}"#, "[],".repeat(40));
+        assert!(detail(&flat).contains("unknown field"));
     }
 
     #[test]

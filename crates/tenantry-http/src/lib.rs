@@ -8,9 +8,10 @@
 //! # async fn example(store: tenantry::Store) -> std::io::Result<()> {
 //! use tenantry_http::{Listener, Options, Server, router};
 //!
-//! let service = router(store.clone(), &Options::default());
+//! let options = Options::default();
+//! let service = router(store.clone(), &options);
 //! let socket = Listener::unix("/run/example/tenantry.sock".as_ref())?;
-//! Server::new(service).serve(vec![socket], std::future::pending()).await;
+//! Server::new(service, &options).serve(vec![socket], std::future::pending()).await;
 //! # Ok(()) }
 //! ```
 //!
@@ -31,16 +32,30 @@
 mod api;
 mod auth;
 mod body;
+mod connection;
+mod drain;
 mod etag;
+mod exposition;
 mod health;
+mod host;
 mod limits;
 mod listener;
+mod metrics;
+mod network;
+mod observe;
 mod problem;
 mod routes;
 mod server;
 mod service;
+mod tls;
+mod turns;
 
 pub use auth::{Caller, Peer, Scope, Scopes};
+pub use drain::Drain;
+pub use host::{InvalidOrigin, InvalidPublicUrl, Origin, PublicUrl};
 pub use listener::Listener;
-pub use routes::{Options, openapi, router};
+pub use metrics::Metrics;
+pub use network::{InvalidNetwork, Network};
+pub use routes::{Options, openapi, operations, router};
 pub use server::Server;
+pub use tls::Tls;

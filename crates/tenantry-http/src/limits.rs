@@ -7,20 +7,43 @@ use std::time::Duration;
 pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
 /// The number of headers of a request. Proxies add a dozen to those of a client.
 pub(crate) const HEADERS_MAX: usize = 64;
+/// The size of a URL, in bytes: what proxies and browsers support (RFC 9110, section 4.1).
+pub(crate) const URI_BYTES_MAX: usize = 8 << 10;
 /// The size of a JSON body, in bytes. The largest value, a user's attributes, has at most 16 KiB.
 pub(crate) const BODY_BYTES_MAX: usize = 64 << 10;
-/// The number of connections. Each takes a descriptor and at most 100 KiB while it is served.
+/// How deep a JSON body may be nested. The deepest that an endpoint takes has 10 levels.
+pub(crate) const JSON_DEPTH_MAX: usize = 32;
+/// The number of connections, unless the operator chooses another. Each takes a descriptor, and
+/// most systems allow a process 1,024 of them at least.
 pub(crate) const CONNECTIONS_MAX: usize = 1_024;
-/// The number of requests at once on one HTTP/2 connection: what browsers expect at least (RFC
-/// 9113, section 6.5.2).
+/// The number of requests at once on one HTTP/2 connection. RFC 9113 recommends at least 100
+/// (section 6.5.2).
 pub(crate) const STREAMS_MAX: u32 = 100;
-/// How long a client may take for the head of a request, and a connection may be idle before it: a
-/// client that sends byte by byte must not hold a connection for ever.
-pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take for the body of a request as a whole. 64 KiB in this time are 9
+/// The number of requests at once that work with the store or whose response is being read. A
+/// response has up to 300 KiB (a page of 1,000 users), so these take at most 75 MiB.
+pub(crate) const REQUESTS_MAX: usize = 256;
+/// How long a request waits for its turn, if so many others run.
+pub(crate) const TURN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take for the head of a request, and a connection may be without one: a
+/// client that sends byte by byte must not hold a connection for ever. hyper doesn't tell the two
+/// apart, so this is what a pool of connections needs.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take for a TLS handshake: four packets.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take for the body of a request as a whole. 64 KiB in this time are 17
 /// kbit/s.
-pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request may take until the head of its response. The store has answered long before,
+/// but for measurements and purges of directories with millions of files.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may leave a part of a response unread.
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests that run may take to end after the service was told to. systemd waits 90 s.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the store may take for an empty transaction before the service counts as not ready.
 pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(1);
+/// How old an answer about readiness may be, so that callers without a token cost no more than ten
+/// transactions a second.
+pub(crate) const READY_AGE_MAX: Duration = Duration::from_millis(100);
+/// How often the files of the certificate are compared with those that are in use.
+pub(crate) const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(60);

@@ -3,33 +3,45 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::auth::Peer;
+use crate::observe::Ends;
+use crate::tls::Tls;
 
 /// A place where connections are accepted. `Display` writes it as a client names it:
 /// `unix:/run/tenantry.sock` or `http://127.0.0.1:8080`.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
+    tls: Option<Tls>,
 }
 
 #[derive(Debug)]
 enum Socket {
-    Unix { socket: UnixListener, file: SocketFile },
-    Tcp { socket: TcpListener, address: SocketAddr },
+    /// With the path, if it has one.
+    Unix {
+        socket: UnixListener,
+        path: Option<PathBuf>,
+        /// Unless it was inherited.
+        _file: Option<SocketFile>,
+    },
+    Tcp {
+        socket: TcpListener,
+        address: SocketAddr,
+    },
 }
 
 /// Bytes to and from a peer.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
 
 impl Listener {
     /// Listens on a unix socket that its owner alone can connect to (0600).
@@ -68,7 +80,19 @@ impl Listener {
         let metadata = fs::symlink_metadata(&bound)?;
         fs::rename(&bound, path)?;
         let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
-        Ok(Self { socket: Socket::Unix { socket, file } })
+        Ok(Self { socket: Socket::Unix { socket, path: Some(path.to_owned()), _file: Some(file) }, tls: None })
+    }
+
+    /// Listens on a unix socket that another program has opened, such as systemd. Its file isn't
+    /// removed in the end.
+    ///
+    /// # Errors
+    ///
+    /// Those of system calls on it.
+    pub fn from_unix(socket: StdUnixListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let path = socket.local_addr()?.as_pathname().map(Path::to_owned);
+        Ok(Self { socket: Socket::Unix { socket: UnixListener::from_std(socket)?, path, _file: None }, tls: None })
     }
 
     /// Listens on a TCP address. With port 0 the system chooses one, which
@@ -78,11 +102,26 @@ impl Listener {
     ///
     /// Those of binding, such as `AddrInUse`.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
-        let socket = std::net::TcpListener::bind(address)?;
+        Self::from_tcp(StdTcpListener::bind(address)?)
+    }
+
+    /// Listens on a TCP socket that another program has opened, such as systemd.
+    ///
+    /// # Errors
+    ///
+    /// Those of system calls on it.
+    pub fn from_tcp(socket: StdTcpListener) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let socket = TcpListener::from_std(socket)?;
         let address = socket.local_addr()?;
-        Ok(Self { socket: Socket::Tcp { socket, address } })
+        Ok(Self { socket: Socket::Tcp { socket, address }, tls: None })
+    }
+
+    /// Encrypts the connections.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
     }
 
     /// Returns the TCP address, with the port that was bound, or `None` for a unix socket.
@@ -94,19 +133,24 @@ impl Listener {
         }
     }
 
+    pub(crate) fn tls(&self) -> Option<Tls> {
+        self.tls.clone()
+    }
+
     /// Waits for a connection.
-    pub(crate) async fn accept(&self) -> io::Result<(Box<dyn Stream>, Peer)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Box<dyn Stream>, Ends)> {
         match &self.socket {
             Socket::Unix { socket, .. } => {
                 let (stream, _) = socket.accept().await?;
                 let uid = stream.peer_cred()?.uid();
-                Ok((Box::new(stream), Peer::Unix { uid }))
+                Ok((Box::new(stream), Ends { peer: Peer::Unix { uid }, local: None }))
             }
             Socket::Tcp { socket, .. } => {
                 let (stream, peer) = socket.accept().await?;
                 // A response is written as a whole: no part of it waits for an acknowledgement.
                 stream.set_nodelay(true)?;
-                Ok((Box::new(stream), Peer::Tcp(peer)))
+                let local = stream.local_addr()?.ip().to_canonical();
+                Ok((Box::new(stream), Ends { peer: Peer::Tcp(peer), local: Some(local) }))
             }
         }
     }
@@ -114,9 +158,11 @@ impl Listener {
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
         match &self.socket {
-            Socket::Unix { file, .. } => write!(f, "unix:{}", file.path.display()),
-            Socket::Tcp { address, .. } => write!(f, "http://{address}"),
+            Socket::Unix { path: Some(path), .. } => write!(f, "unix:{}", path.display()),
+            Socket::Unix { path: None, .. } => f.write_str("unix:"),
+            Socket::Tcp { address, .. } => write!(f, "{scheme}://{address}"),
         }
     }
 }

@@ -1,19 +1,11 @@
 //! Errors as problems (RFC 9457).
 
-use axum::extract::Request;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
-use axum::middleware::Next;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tenantry::{ErrorClass, ErrorKind, UserId};
 use utoipa::ToSchema;
-use uuid::Uuid;
-
-/// The header that names a request: taken over from the client, or made here.
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The length of a request id that is taken over. A UUID has 36 characters, a trace id 32.
-const REQUEST_ID_LENGTH_MAX: usize = 64;
 
 /// What went wrong, as a machine reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +26,13 @@ pub(crate) enum Type {
     MethodNotAllowed,
     /// The condition of an `If-Match` is required and missing.
     PreconditionRequired,
+    /// The request names a host that isn't ours.
+    Misdirected,
+    UriTooLong,
+    /// The request took too long, and may have been done.
+    Timeout,
+    /// Too many requests are being served.
+    Overloaded,
     /// A handler panicked.
     Panicked,
 }
@@ -59,6 +58,10 @@ impl Type {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -77,6 +80,10 @@ impl Type {
             Self::NoRoute => "no-route",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::PreconditionRequired => "precondition-required",
+            Self::Misdirected => "misdirected-request",
+            Self::UriTooLong => "uri-too-long",
+            Self::Timeout => "timeout",
+            Self::Overloaded => "overloaded",
             Self::Panicked => "internal",
         };
         name.to_owned()
@@ -97,6 +104,11 @@ impl Problem {
         Self { kind, detail: detail.into(), current_version: None, taken_by: None }
     }
 
+    #[cfg(test)]
+    pub(crate) fn kind(&self) -> Type {
+        self.kind
+    }
+
     pub(crate) fn version_mismatch(current: u64) -> Self {
         let kind = Type::Store(ErrorKind::VersionMismatch { current });
         let detail = format!("the user's version is {current}, which If-Match doesn't name");
@@ -115,6 +127,9 @@ impl Problem {
             }
             // The only class of which the same request may succeed. `OutcomeUnknown` isn't in it.
             Type::Store(kind) if kind.class() == ErrorClass::Busy => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Type::Overloaded => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
@@ -172,17 +187,12 @@ pub(crate) struct Body<'a> {
     taken_by: Option<UserId>,
 }
 
-/// Gives the request an id, and each response its id and, if it reports an error, the problem as
-/// body.
-pub(crate) async fn finish(mut request: Request, next: Next) -> Response {
-    let id = request.headers().get(&REQUEST_ID).filter(|id| is_acceptable(id)).cloned();
-    let id = id.unwrap_or_else(new_id);
-    request.headers_mut().insert(REQUEST_ID, id.clone());
-    let mut response = next.run(request).await;
+/// Gives a response that reports an error the problem as its body.
+pub(crate) fn conclude(response: &mut Response, request_id: &HeaderValue) {
     if response.extensions().get::<Problem>().is_none() {
         // What the router itself refuses.
         let refused = match response.status() {
-            StatusCode::NOT_FOUND if has_no_body(&response) => Some(Type::NoRoute),
+            StatusCode::NOT_FOUND if has_no_body(response) => Some(Type::NoRoute),
             StatusCode::METHOD_NOT_ALLOWED => Some(Type::MethodNotAllowed),
             _ => None,
         };
@@ -194,39 +204,24 @@ pub(crate) async fn finish(mut request: Request, next: Next) -> Response {
             response.extensions_mut().insert(Problem::new(kind, detail));
         }
     }
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        let status = response.status();
-        let body = Body {
-            r#type: format!("/problems/{}", problem.kind.name()),
-            title: status.canonical_reason().unwrap_or_default(),
-            status: status.as_u16(),
-            detail: &problem.detail,
-            request_id: id.to_str().unwrap_or_default(),
-            current_version: problem.current_version,
-            taken_by: problem.taken_by,
-        };
-        let body = serde_json::to_vec(&body).unwrap_or_default();
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.remove(CONTENT_LENGTH);
-        *response.body_mut() = body.into();
-    }
-    response.headers_mut().insert(REQUEST_ID, id);
-    response
+    let Some(problem) = response.extensions_mut().remove::<Problem>() else { return };
+    let status = response.status();
+    let body = Body {
+        r#type: format!("/problems/{}", problem.kind.name()),
+        title: status.canonical_reason().unwrap_or_default(),
+        status: status.as_u16(),
+        detail: &problem.detail,
+        request_id: request_id.to_str().unwrap_or_default(),
+        current_version: problem.current_version,
+        taken_by: problem.taken_by,
+    };
+    let body = serde_json::to_vec(&body).unwrap_or_default();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.remove(CONTENT_LENGTH);
+    *response.body_mut() = body.into();
 }
 
 fn has_no_body(response: &Response) -> bool {
     !response.headers().contains_key(CONTENT_TYPE)
-}
-
-fn is_acceptable(id: &HeaderValue) -> bool {
-    let is_safe = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-    (1..=REQUEST_ID_LENGTH_MAX).contains(&id.len()) && id.as_bytes().iter().all(is_safe)
-}
-
-#[allow(clippy::disallowed_methods, reason = "the id of a request is no id of the store")]
-fn new_id() -> HeaderValue {
-    let mut buffer = Uuid::encode_buffer();
-    let id = Uuid::new_v4();
-    HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer)).unwrap_or(HeaderValue::from_static("unknown"))
 }

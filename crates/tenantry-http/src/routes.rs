@@ -1,31 +1,49 @@
 //! The router of all endpoints, and the document that describes them.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::HeaderValue;
-use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LOCATION, RETRY_AFTER};
+use axum::http::{HeaderName, Method};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use rustix::process::geteuid;
 use tenantry::Store;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::auth::authenticate;
-use crate::problem::{Problem, Type, finish};
+use crate::drain::Drain;
+use crate::host::{Origin, PublicUrl};
+use crate::metrics::Metrics;
+use crate::network::Network;
+use crate::observe::{Observer, observe};
+use crate::problem::{Problem, Type};
 use crate::service::{BEARER, Service};
+use crate::turns::Turns;
 use crate::{api, health};
 
-/// How the API behaves where a service has a choice.
+/// How the service behaves where there is a choice.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Options {
     /// Whether a change of a user must name the version that it changes, with `If-Match`.
     pub require_if_match: bool,
+    /// The URL at which clients reach the service, if it isn't that of a listener.
+    pub public_url: Option<PublicUrl>,
+    /// Whose `X-Forwarded-For` is believed, for the log.
+    pub trusted_proxies: Vec<Network>,
+    /// The origins whose pages may read responses in a browser (CORS).
+    pub allowed_origins: Vec<Origin>,
+    /// What the routers and the server count together.
+    pub metrics: Metrics,
+    /// The end of the service, of which routers and server hear together.
+    pub drain: Drain,
 }
 
 #[derive(OpenApi)]
@@ -39,24 +57,66 @@ struct Document;
 ///
 /// Requests of no known [`Caller`](crate::Caller) are refused, except those for health.
 pub fn router(store: Store, options: &Options) -> Router {
-    let service = Service { store, require_if_match: options.require_if_match };
     let (api, document) = described().split_for_parts();
     let document = Bytes::from(document.to_json().unwrap_or_default());
     let api = api
         .route("/v1/openapi.json", get(move || describe(document)))
         .fallback(async || Problem::new(Type::NoRoute, "there is no such resource"))
         .layer(from_fn_with_state(geteuid().as_raw(), authenticate));
-    Router::new()
-        .merge(health::routes())
-        .fallback_service(api.with_state(service.clone()))
-        .with_state(service)
-        .layer(CatchPanicLayer::custom(|_| {
-            Problem::new(Type::Panicked, "the request met a mistake in the service").into_response()
-        }))
-        .layer(from_fn(finish))
-        // No cache on the way may keep what is personal.
-        .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
-        .layer(SetResponseHeaderLayer::overriding(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+    let health = health::routes(store.clone(), options.drain.clone());
+    let service = service(store, options);
+    finished(health.fallback_service(api.with_state(service.clone())).with_state(service), options)
+}
+
+/// Returns health and figures for a listener of their own. They need no token there.
+pub fn operations(store: Store, options: &Options) -> Router {
+    let routes = health::routes(store.clone(), options.drain.clone()).merge(health::open_metrics());
+    finished(routes.with_state(service(store, options)), options)
+}
+
+fn service(store: Store, options: &Options) -> Service {
+    Service {
+        store,
+        require_if_match: options.require_if_match,
+        drain: options.drain.clone(),
+        metrics: options.metrics.clone(),
+    }
+}
+
+/// Adds what every request and every response needs.
+fn finished(routes: Router, options: &Options) -> Router {
+    let observer = Observer {
+        metrics: options.metrics.clone(),
+        turns: Turns::new(),
+        public_url: options.public_url.clone(),
+        trusted_proxies: options.trusted_proxies.clone(),
+    };
+    let mut routes = routes.layer(CatchPanicLayer::custom(|_| {
+        Problem::new(Type::Panicked, "the request met a mistake in the service").into_response()
+    }));
+    if !options.allowed_origins.is_empty() {
+        routes = routes.layer(cors(&options.allowed_origins));
+    }
+    routes.layer(from_fn_with_state(Arc::new(observer), observe))
+}
+
+/// Lets the pages of some origins use the API by a token. Browsers send no cookies along.
+fn cors(origins: &[Origin]) -> CorsLayer {
+    let own = |name| HeaderName::from_static(name);
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins.iter().map(|origin| origin.as_header().clone())))
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            IF_MATCH,
+            IF_NONE_MATCH,
+            own("idempotency-key"),
+            own("last-event-id"),
+            own("traceparent"),
+            own("x-request-id"),
+        ])
+        .expose_headers([ETAG, LOCATION, RETRY_AFTER, own("x-request-id")])
 }
 
 /// Returns the description of the API as an OpenAPI 3.1 document.
@@ -70,7 +130,8 @@ fn described() -> OpenApiRouter<Service> {
         .merge(api::users::routes())
         .merge(api::trash::routes())
         .merge(api::usage::routes())
-        .merge(api::status::routes());
+        .merge(api::status::routes())
+        .merge(health::scoped_metrics());
     let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
     let components = routes.get_openapi_mut().components.get_or_insert_default();
     components.add_security_scheme(BEARER, scheme);

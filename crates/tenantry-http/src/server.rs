@@ -5,101 +5,153 @@
 
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
-use futures_util::future::{Either, join_all, select};
-use futures_util::pin_mut;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::sync::Semaphore;
-use tower::ServiceExt;
+use futures_util::future::join_all;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::sleep;
 
-use crate::limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT, HEAD_BYTES_MAX, HEAD_TIMEOUT, HEADERS_MAX, STREAMS_MAX};
+use crate::connection;
+use crate::drain::Drain;
+use crate::limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT};
 use crate::listener::Listener;
+use crate::metrics::Metrics;
+use crate::routes::Options;
 
 /// How long to wait after a failed accept, such as one without a free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The number of connections to the listeners of operations: those of a few programs that watch.
+const OPERATIONS_CONNECTIONS_MAX: usize = 32;
 
 /// A server of HTTP/1.1 and HTTP/2 with limits.
 #[derive(Debug)]
 pub struct Server {
     service: Router,
+    operations: Option<(Vec<Listener>, Router)>,
+    connections_max: usize,
+    drain: Drain,
+    metrics: Metrics,
 }
 
 impl Server {
-    /// Makes a server of a router.
+    /// Makes a server of a router that was made with the same options.
     #[must_use]
-    pub fn new(service: Router) -> Self {
-        Self { service }
+    pub fn new(service: Router, options: &Options) -> Self {
+        Self {
+            service,
+            operations: None,
+            connections_max: CONNECTIONS_MAX,
+            drain: options.drain.clone(),
+            metrics: options.metrics.clone(),
+        }
+    }
+
+    /// Serves [`operations`](crate::operations) on listeners of their own, even while the service
+    /// ends.
+    #[must_use]
+    pub fn operations(mut self, listeners: Vec<Listener>, router: Router) -> Self {
+        self.operations = Some((listeners, router));
+        self
+    }
+
+    /// Sets how many connections are served at once; the others wait to be accepted. Without it,
+    /// these are 1,024.
+    #[must_use]
+    pub fn connections_max(mut self, number: usize) -> Self {
+        self.connections_max = number;
+        self
     }
 
     /// Serves connections until `end` completes, and then the requests that run already, for at
-    /// most 30 seconds. Connections beyond 1,024 wait to be accepted.
+    /// most 30 seconds.
     ///
     /// Returns whether all requests ended by themselves.
     pub async fn serve(self, listeners: Vec<Listener>, end: impl Future<Output = ()>) -> bool {
-        let graceful = GracefulShutdown::new();
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let (running, mut drained) = mpsc::channel::<()>(1);
+        let service = Site {
+            router: self.service,
+            connections: Arc::new(Semaphore::new(self.connections_max)),
+            drain: self.drain.clone(),
+            metrics: self.metrics.clone(),
+            running,
+        };
+        let (unwatched, _never) = mpsc::channel::<()>(1);
+        let (operations_listeners, router) = self.operations.unwrap_or_default();
+        let operations = Site {
+            router,
+            connections: Arc::new(Semaphore::new(OPERATIONS_CONNECTIONS_MAX)),
+            drain: Drain::default(),
+            metrics: self.metrics,
+            running: unwatched,
+        };
+        let mut operated = pin!(accept_all(operations_listeners, &operations));
         {
-            let accepting =
-                listeners.into_iter().map(|listener| accept(listener, &self.service, &graceful, &connections));
-            let (accepting, end) = (join_all(accepting), end);
-            pin_mut!(accepting, end);
             // The sockets are closed with this block, so that a successor may listen there.
-            select(end, accepting).await;
+            let accepted = pin!(accept_all(listeners, &service));
+            tokio::select! {
+                () = end => {}
+                () = accepted => {}
+                () = operated.as_mut() => {}
+            }
         }
-        let drained = graceful.shutdown();
-        let limit = tokio::time::sleep(DRAIN_TIMEOUT);
-        pin_mut!(drained, limit);
-        matches!(select(drained, limit).await, Either::Left(_))
+        self.drain.begin();
+        drop(service);
+        let has_ended = tokio::select! {
+            // There is no sender any more when the last connection has ended.
+            _ = drained.recv() => true,
+            () = sleep(DRAIN_TIMEOUT) => false,
+            () = operated => false,
+        };
+        operations.drain.begin();
+        has_ended
     }
 }
 
-async fn accept(listener: Listener, service: &Router, graceful: &GracefulShutdown, connections: &Arc<Semaphore>) {
+/// What is served on some listeners.
+struct Site {
+    router: Router,
+    connections: Arc<Semaphore>,
+    drain: Drain,
+    metrics: Metrics,
+    /// Held by each connection.
+    running: mpsc::Sender<()>,
+}
+
+/// Accepts connections on all listeners. It never completes.
+async fn accept_all(listeners: Vec<Listener>, site: &Site) {
+    join_all(listeners.iter().map(|listener| accept(listener, site))).await;
+    std::future::pending().await
+}
+
+async fn accept(listener: &Listener, site: &Site) {
     loop {
-        let Ok(permit) = Arc::clone(connections).acquire_owned().await else { return };
-        let (stream, peer) = match listener.accept().await {
+        let Ok(permit) = Arc::clone(&site.connections).acquire_owned().await else { return };
+        let (stream, ends) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Of the connection alone, or of the process: then others end in a while.
                 if !is_of_connection(&error) {
                     tracing::warn!("a connection can't be accepted: {error}");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                 }
                 continue;
             }
         };
-        let service = service.clone();
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let mut request: Request = request.map(axum::body::Body::new);
-            request.extensions_mut().insert(peer);
-            service.clone().oneshot(request)
-        });
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(HEAD_BYTES_MAX)
-            .max_headers(HEADERS_MAX);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(HEAD_TIMEOUT)
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEAD_BYTES_MAX as u32);
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+        let counted = site.metrics.count_connection();
+        let (router, drain, running) = (site.router.clone(), site.drain.clone(), site.running.clone());
+        let tls = listener.tls();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!("a connection ended early: {error}");
+            match tls {
+                None => connection::serve(stream, ends, router, drain).await,
+                Some(tls) => match tls.handshake(stream).await {
+                    Ok(stream) => connection::serve(stream, ends, router, drain).await,
+                    Err(error) => tracing::debug!("a TLS handshake failed: {error}"),
+                },
             }
-            drop(permit);
+            drop((counted, running, permit));
         });
     }
 }

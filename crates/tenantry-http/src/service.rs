@@ -5,13 +5,19 @@ use tenantry::Store;
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
-use crate::auth::{Scope, authorize};
+use crate::auth::{Required, Scope, authorize};
+use crate::drain::Drain;
+use crate::metrics::Metrics;
 
 /// What the handlers share.
 #[derive(Clone)]
 pub(crate) struct Service {
     pub(crate) store: Store,
     pub(crate) require_if_match: bool,
+    /// Of which streams hear that the service ends.
+    #[allow(dead_code, reason = "no endpoint is a stream yet")]
+    pub(crate) drain: Drain,
+    pub(crate) metrics: Metrics,
 }
 
 /// The name of the security scheme in the document.
@@ -19,11 +25,22 @@ pub(crate) const BEARER: &str = "token";
 
 /// Returns a route that requires a scope, which the document names too.
 pub(crate) fn scoped(scope: Scope, route: UtoipaMethodRouter<Service>) -> OpenApiRouter<Service> {
-    let mut routes = OpenApiRouter::new().routes(route).route_layer(from_fn_with_state(scope, authorize));
+    with_required(Required { scope, takes_turns: true }, route)
+}
+
+/// Returns a route as [`scoped`], whose requests may take as long as they want and hold up no
+/// others: those that wait for changes, or whose body is a stream.
+#[allow(dead_code, reason = "no endpoint of this kind exists yet")]
+pub(crate) fn scoped_stream(scope: Scope, route: UtoipaMethodRouter<Service>) -> OpenApiRouter<Service> {
+    with_required(Required { scope, takes_turns: false }, route)
+}
+
+fn with_required(required: Required, route: UtoipaMethodRouter<Service>) -> OpenApiRouter<Service> {
+    let mut routes = OpenApiRouter::new().routes(route).route_layer(from_fn_with_state(required, authorize));
     for path in routes.get_openapi_mut().paths.paths.values_mut() {
         let methods = [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete];
         for operation in methods.into_iter().flatten() {
-            operation.security = Some(vec![SecurityRequirement::new(BEARER, [scope.name()])]);
+            operation.security = Some(vec![SecurityRequirement::new(BEARER, [required.scope.name()])]);
         }
     }
     routes

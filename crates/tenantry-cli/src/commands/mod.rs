@@ -61,7 +61,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
             (None, None) => Err(Failure::new(Exit::Usage, "name a directory with --into, or a user with --user")),
         },
         Command::Check(args) => check::run(&dir()?, format, args).await,
-        Command::Serve(args) => serve::run(&dir()?, args),
+        Command::Serve(args) => serve::run(&dir()?, &args),
         Command::Status => status::run(&dir()?, format).await,
         Command::Completions { shell } => completions::print(shell),
         Command::Man { dir } => man::write_into(&dir),

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 mod conditions;
+mod limits;
+mod observing;
 mod problems;
 mod scopes;
 mod server;
 mod support;
+mod tls;
 mod trash;
 mod users;

@@ -3,40 +3,11 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tenantry_http::{Listener, Server};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tenantry_http::Listener;
 
-use crate::support::Api;
-
-struct Running {
-    socket: PathBuf,
-    end: oneshot::Sender<()>,
-    served: JoinHandle<bool>,
-}
-
-fn serve(api: &Api) -> Running {
-    let socket = api.dir.path().join("test.sock");
-    let listener = Listener::unix(&socket).unwrap();
-    let (end, ended) = oneshot::channel();
-    let server = Server::new(api.router());
-    let served = tokio::spawn(server.serve(vec![listener], async { drop(ended.await) }));
-    Running { socket, end, served }
-}
-
-/// Sends a text, and returns all that comes until the server closes the connection.
-async fn exchange(socket: &Path, text: &str) -> String {
-    let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
-    stream.write_all(text.as_bytes()).await.unwrap();
-    let mut reply = Vec::new();
-    // A connection that is cut off is over as well; what came before counts.
-    while stream.read_buf(&mut reply).await.is_ok_and(|length| length > 0) {}
-    String::from_utf8(reply).unwrap()
-}
+use crate::support::{Api, exchange, serve};
 
 #[tokio::test]
 async fn the_owner_of_the_process_needs_no_token_on_the_socket() {

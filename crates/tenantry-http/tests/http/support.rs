@@ -1,18 +1,25 @@
 //! A store with its API, and requests to it.
 
+use std::path::{Path, PathBuf};
+
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 use tenantry::Store;
-use tenantry_http::{Caller, Options, Scopes, router};
+use tenantry_http::{Caller, Listener, Options, Scopes, Server, router};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 /// A store in a temporary directory, with its API.
 pub(crate) struct Api {
     pub(crate) store: Store,
     pub(crate) dir: TempDir,
+    pub(crate) options: Options,
     router: Router,
 }
 
@@ -22,6 +29,7 @@ pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) json: Value,
+    pub(crate) text: String,
 }
 
 impl Reply {
@@ -47,7 +55,7 @@ impl Api {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).await.unwrap();
         let router = router(store.clone(), &options);
-        Self { store, dir, router }
+        Self { store, dir, options, router }
     }
 
     pub(crate) fn router(&self) -> Router {
@@ -83,7 +91,8 @@ impl Api {
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap();
         let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        Reply { status: parts.status, headers: parts.headers, json }
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        Reply { status: parts.status, headers: parts.headers, json, text }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Reply {
@@ -100,4 +109,34 @@ impl Api {
         assert_eq!(reply.status, StatusCode::CREATED, "{reply:?}");
         (reply.header("location").unwrap().to_owned(), reply)
     }
+}
+
+/// A server on a unix socket.
+pub(crate) struct Running {
+    pub(crate) socket: PathBuf,
+    pub(crate) end: oneshot::Sender<()>,
+    pub(crate) served: JoinHandle<bool>,
+}
+
+pub(crate) fn serve(api: &Api) -> Running {
+    let socket = api.dir.path().join("test.sock");
+    let listener = Listener::unix(&socket).unwrap();
+    let (end, ended) = oneshot::channel();
+    let server = Server::new(api.router(), &api.options);
+    let served = tokio::spawn(server.serve(vec![listener], async { drop(ended.await) }));
+    Running { socket, end, served }
+}
+
+/// Sends a text, and returns all that comes until the server closes the connection.
+pub(crate) async fn exchange(socket: &Path, text: &str) -> String {
+    exchange_on(UnixStream::connect(socket).await.unwrap(), text).await
+}
+
+/// As [`exchange`], on a connection.
+pub(crate) async fn exchange_on(mut stream: impl AsyncRead + AsyncWrite + Unpin, text: &str) -> String {
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut reply = Vec::new();
+    // A connection that is cut off is over as well; what came before counts.
+    while stream.read_buf(&mut reply).await.is_ok_and(|length| length > 0) {}
+    String::from_utf8(reply).unwrap()
 }
