@@ -1,5 +1,6 @@
-//! What the fuzz targets run. `cargo test` runs the same over the committed corpus and mutations of it:
-//! `crates/tenantry/tests/reliability/malformed.rs` and `crates/tenantry-exchange/tests/malformed.rs`.
+//! What the fuzz targets run. `cargo test` runs the same over the committed corpus and mutations of
+//! it: `crates/tenantry/tests/reliability/malformed.rs` and
+//! `crates/tenantry-exchange/tests/malformed.rs`.
 
 
 use std::sync::OnceLock;

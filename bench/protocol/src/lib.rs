@@ -1,7 +1,9 @@
-//! What the peers have in common: the command line, the users, the clock, and the one line of JSON that they answer with.
+//! What the peers have in common: the command line, the users, the clock, and the one line of JSON
+//! that they answer with.
 //!
-//! `PEER WORKLOAD --rows N --callers C --seconds S --data DIR --run K`: the database is `DIR/tenantry.db`. `--rows` says how
-//! many users are in it, `--run` is a number that no other run on the same database has, so that no address comes twice.
+//! `PEER WORKLOAD --rows N --callers C --seconds S --data DIR --run K`: the database is
+//! `DIR/tenantry.db`. `--rows` says how many users are in it, `--run` is a number that no other run
+//! on the same database has, so that no address comes twice.
 #![allow(clippy::disallowed_macros, reason = "a peer that can't print its line has nothing to say")]
 
 use std::fmt::Write;
@@ -46,7 +48,8 @@ impl Job {
         self.data.join("tenantry.db")
     }
 
-    /// The caller with this number, to be made on its thread or in its task when it is ready to begin.
+    /// The caller with this number, to be made on its thread or in its task when it is ready to
+    /// begin.
     pub fn caller(&self, number: u64) -> Caller {
         let now = Instant::now();
         let warm = Duration::from_secs_f64(self.seconds * WARM_UP);
@@ -65,8 +68,8 @@ impl Job {
         }
     }
 
-    /// Runs a caller on each of as many threads as the job has callers: `prepare` makes what a caller needs, and the answer is
-    /// called until the time is over. All begin at once.
+    /// Runs a caller on each of as many threads as the job has callers: `prepare` makes what a
+    /// caller needs, and the answer is called until the time is over. All begin at once.
     pub fn threads<W: FnMut(&mut Caller)>(&self, prepare: impl Fn() -> W + Sync) -> Vec<Caller> {
         let ready = std::sync::Barrier::new(self.callers as usize);
         std::thread::scope(|scope| {
@@ -132,8 +135,8 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Ends one call and begins the next, or says that the time is over. What ends too late is no operation of the run,
-    /// but its latency is one: it had to be waited for.
+    /// Ends one call and begins the next, or says that the time is over. What ends too late is no
+    /// operation of the run, but its latency is one: it had to be waited for.
     pub fn goes_on(&mut self) -> bool {
         let now = Instant::now();
         let is_over = now >= self.ends_at;
@@ -224,8 +227,8 @@ pub fn now_us() -> i64 {
 /// What each connection is set to.
 pub const PRAGMAS: &str = "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
 
-/// Tenantry's own table of users with its indexes, from the product's description of its schema: so that columns and
-/// constraints are the same, and stay so.
+/// Tenantry's own table of users with its indexes, from the product's description of its schema: so
+/// that columns and constraints are the same, and stay so.
 pub fn schema() -> String {
     let text = include_str!("../../../crates/tenantry/src/sqlite/schema.sql");
     let lines = text.lines().filter(|line| !line.trim_start().starts_with("--"));

@@ -1,11 +1,12 @@
 //! An HTTP service beside searches: how many requests a second a cheap endpoint serves while others
 //! search, as a part of how many it serves alone.
 //!
-//! `cargo run --release -- [USERS] [ROUNDS] [SECONDS]` in this directory. The service is axum's, with
-//! an endpoint that returns a user by id. The load comes over loopback from a process of its own, with
-//! a few connections that each wait for the response before the next request. A search is an endless
-//! loop over a listing with a fragment that no address holds. Each round measures the service alone,
-//! beside the searches, and beside them with their threads at other priorities, one after the other.
+//! `cargo run --release -- [USERS] [ROUNDS] [SECONDS]` in this directory. The service is axum's,
+//! with an endpoint that returns a user by id. The load comes over loopback from a process of its
+//! own, with a few connections that each wait for the response before the next request. A search is
+//! an endless loop over a listing with a fragment that no address holds. Each round measures the
+//! service alone, beside the searches, and beside them with their threads at other priorities, one
+//! after the other.
 #![allow(clippy::disallowed_macros, reason = "figures that can't be printed are of no use")]
 
 mod load;
@@ -63,7 +64,8 @@ fn fill(dir: &std::path::Path, users: u64) {
     });
 }
 
-/// Serves on a thread of its own, as a program would on its main thread, and measures from this one.
+/// Serves on a thread of its own, as a program would on its main thread, and measures from this
+/// one.
 fn measure(name: &str, runtime: Runtime, dir: &std::path::Path, rounds: u64, seconds: u64) {
     let (ready, is_ready) = std::sync::mpsc::channel();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -1,4 +1,5 @@
-//! sqlx with its pool, as its documentation shows it: statements are prepared once a connection and kept.
+//! sqlx with its pool, as its documentation shows it: statements are prepared once a connection and
+//! kept.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Makes what the runs need: stores of any size, files to import, and the account of where the bytes are.
+//! Makes what the runs need: stores of any size, files to import, and the account of where the
+//! bytes are.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -21,7 +22,8 @@ pub(crate) fn run(job: &Job) {
     }
 }
 
-/// A store of the product's own, with the users put in as an import would, but with a page cache that holds all of them.
+/// A store of the product's own, with the users put in as an import would, but with a page cache
+/// that holds all of them.
 fn store(job: &Job) -> Result<()> {
     block_on(async { Store::open(&job.data).await?.close().await }).expect("an empty store");
     let mut conn = Connection::open(job.database())?;
@@ -34,8 +36,8 @@ fn store(job: &Job) -> Result<()> {
     conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_checkpoint(TRUNCATE)")
 }
 
-/// The users as Tenantry imports them, and as the shell does: there with ids of 16 characters, since CSV has no blobs, keys
-/// made already, and times as numbers.
+/// The users as Tenantry imports them, and as the shell does: there with ids of 16 characters,
+/// since CSV has no blobs, keys made already, and times as numbers.
 fn csv(job: &Job, numbers: std::ops::Range<u64>, name: &str) -> std::io::Result<()> {
     let file = |suffix| File::create(job.data.join(format!("{name}-{suffix}.csv"))).map(BufWriter::new);
     let (mut ours, mut shell) = (file("tenantry")?, file("shell")?);
@@ -53,7 +55,8 @@ fn csv(job: &Job, numbers: std::ops::Range<u64>, name: &str) -> std::io::Result<
     shell.flush()
 }
 
-/// A line of JSON for each B-tree: its pages, and how much of them is content, its management, and empty.
+/// A line of JSON for each B-tree: its pages, and how much of them is content, its management, and
+/// empty.
 fn bytes(job: &Job) -> Result<()> {
     let conn = Connection::open(job.database())?;
     let mut trees = conn.prepare(
@@ -67,8 +70,8 @@ fn bytes(job: &Job) -> Result<()> {
             "{{\"name\":\"{name}\",\"pages\":{pages},\"bytes\":{bytes},\"payload\":{payload},\"unused\":{unused},\"cells\":{cells}}}"
         );
     }
-    // What each column takes in a row (<https://sqlite.org/fileformat2.html#record_format>); the key of the table stands
-    // outside.
+    // What each column takes in a row (<https://sqlite.org/fileformat2.html#record_format>); the
+    // key of the table stands outside.
     let mut columns = conn.prepare("SELECT name FROM pragma_table_info('users') WHERE pk = 0")?;
     for name in columns.query_map([], |row| row.get::<_, String>(0))? {
         let name = name?;

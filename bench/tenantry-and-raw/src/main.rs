@@ -1,5 +1,6 @@
-//! Tenantry, and the ways to use rusqlite by hand, with the same SQLite. `tenantry` calls from threads, `tenantry-tasks` from
-//! tasks of a tokio runtime; `raw` is the bound; `pool` and `mutex` are what people write.
+//! Tenantry, and the ways to use rusqlite by hand, with the same SQLite. `tenantry` calls from
+//! threads, `tenantry-tasks` from tasks of a tokio runtime; `raw` is the bound; `pool` and `mutex`
+//! are what people write.
 #![allow(clippy::disallowed_macros, reason = "figures that can't be printed are of no use")]
 
 mod fill;

@@ -85,7 +85,8 @@ where
     })
 }
 
-/// An async function whose future can go to another thread, which can't be said of an `AsyncFn` yet.
+/// An async function whose future can go to another thread, which can't be said of an `AsyncFn`
+/// yet.
 trait Work<'a> {
     fn call(&self, store: &'a Store, caller: &'a mut Caller) -> impl Future<Output = ()> + Send;
 }

@@ -1,4 +1,5 @@
-//! What SQLite itself allows: one connection a thread, cached statements, nothing checked that SQLite doesn't check.
+//! What SQLite itself allows: one connection a thread, cached statements, nothing checked that
+//! SQLite doesn't check.
 
 use bench_protocol::{Caller, Job, PRAGMAS, created_at, email, id, last_login_at, now_us, schema};
 use tenantry::sqlite::rusqlite::{self, Connection, OptionalExtension, Result, Row, params};

@@ -1,5 +1,5 @@
-//! What most write by hand: a pool with a connection for each of the callers and `BEGIN IMMEDIATE`, or one connection
-//! behind a mutex.
+//! What most write by hand: a pool with a connection for each of the callers and `BEGIN IMMEDIATE`,
+//! or one connection behind a mutex.
 
 use std::sync::{Mutex, MutexGuard};
 

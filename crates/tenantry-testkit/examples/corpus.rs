@@ -1,8 +1,10 @@
 //! The corpus of the fuzz targets as files, which is what cargo-fuzz takes, and from files.
 //!
 //! ```text
-//! cargo run -p tenantry-testkit --example corpus unpack DIRECTORY           each target in a directory of its own
-//! cargo run -p tenantry-testkit --example corpus add TARGET NAME FILE       an input that was found
+//! # Each target in a directory of its own:
+//! cargo run -p tenantry-testkit --example corpus unpack DIRECTORY
+//! # An input that was found:
+//! cargo run -p tenantry-testkit --example corpus add TARGET NAME FILE
 //! ```
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a tool of the tests, which ends with what was wrong")]
 

@@ -10,9 +10,9 @@ pub struct Input {
     pub octets: Vec<u8>,
 }
 
-/// The file with the corpus of a target. Each line is an input: its name, a space, and its octets as Rust writes them in a
-/// string of octets, where `\n`, `\r`, `\t` and `\\` are these characters and `\x80` is an octet by its number. Lines
-/// are in the order of their names.
+/// The file with the corpus of a target. Each line is an input: its name, a space, and its octets
+/// as Rust writes them in a string of octets, where `\n`, `\r`, `\t` and `\\` are these characters
+/// and `\x80` is an octet by its number. Lines are in the order of their names.
 pub fn file(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target).with_extension("txt")
 }
@@ -37,7 +37,8 @@ pub fn write(target: &str, mut inputs: Vec<Input>) {
     fs::write(file(target), inputs.iter().map(line).collect::<String>()).unwrap();
 }
 
-/// As `escape_ascii` has it, without the escapes that nothing needs here, and with one for a space at the end.
+/// As `escape_ascii` has it, without the escapes that nothing needs here, and with one for a space
+/// at the end.
 fn escaped(octets: &[u8]) -> String {
     let escaped = octets.escape_ascii().to_string().replace("\\'", "'").replace("\\\"", "\"");
     match escaped.strip_suffix(' ') {

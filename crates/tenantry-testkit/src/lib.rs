@@ -1,4 +1,5 @@
-//! What the tests of Tenantry's crates have in common. It isn't published, and no crate depends on it but for its tests.
+//! What the tests of Tenantry's crates have in common. It isn't published, and no crate depends on
+//! it but for its tests.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

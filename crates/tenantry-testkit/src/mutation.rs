@@ -1,4 +1,5 @@
-//! What `cargo test` does in place of a fuzzer: it runs the committed corpus, and then mutations of it, the same in every run.
+//! What `cargo test` does in place of a fuzzer: it runs the committed corpus, and then mutations of
+//! it, the same in every run.
 
 use crate::random::Random;
 
@@ -48,8 +49,9 @@ const TOKENS: [&[u8]; 40] = [
 /// No mutation is longer: what is long is slow, and of no other kind.
 const OCTETS_MAX: usize = 8 << 10;
 
-/// Runs what is to be tested on each input of a corpus and then on mutations of them, `count` in all. Returns how many
-/// of them were accepted, and makes sure that neither these nor the others are few.
+/// Runs what is to be tested on each input of a corpus and then on mutations of them, `count` in
+/// all. Returns how many of them were accepted, and makes sure that neither these nor the others
+/// are few.
 pub fn replay(corpus: &str, count: u64, run: impl Fn(&[u8]) -> bool) -> u64 {
     let seeds: Vec<Vec<u8>> = crate::corpus::read(corpus).into_iter().map(|input| input.octets).collect();
     assert!(!seeds.is_empty() && seeds.len() as u64 <= count, "{} seeds of {corpus}", seeds.len());

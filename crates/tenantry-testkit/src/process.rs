@@ -1,5 +1,5 @@
-//! A test binary runs itself where a second process is needed: with a role, it does that role's part. The binary's
-//! `child::child_process_entry` is the entrance.
+//! A test binary runs itself where a second process is needed: with a role, it does that role's
+//! part. The binary's `child::child_process_entry` is the entrance.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -34,8 +34,8 @@ pub fn wait_for_the_start() {
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
-/// Ends this process when the one that started it has ended, or wants it to end by dropping it: a child that works until
-/// it is killed mustn't outlive a test that failed.
+/// Ends this process when the one that started it has ended, or wants it to end by dropping it: a
+/// child that works until it is killed mustn't outlive a test that failed.
 pub fn end_with_the_parent() {
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
@@ -101,8 +101,8 @@ impl Process {
         self.stdin.take().unwrap().write_all(b"\n").unwrap();
     }
 
-    /// Kills the child as it stands, and answers what it said until then and nobody has heard. The last of it may be
-    /// half a line.
+    /// Kills the child as it stands, and answers what it said until then and nobody has heard. The
+    /// last of it may be half a line.
     pub fn kill(mut self) -> Vec<String> {
         self.child.kill().unwrap();
         let heard: Vec<String> = std::iter::from_fn(|| self.hear()).collect();

@@ -1,5 +1,5 @@
-//! What must hold for any input at all, beyond that nothing panics and nothing hangs. Each answers whether the input was
-//! accepted.
+//! What must hold for any input at all, beyond that nothing panics and nothing hangs. Each answers
+//! whether the input was accepted.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -25,7 +25,8 @@ fn assert_told(error: &Error, kinds: &[ErrorKind]) -> bool {
     false
 }
 
-/// An address that is accepted is kept as it is, in full, and its key is one that doesn't change any more.
+/// An address that is accepted is kept as it is, in full, and its key is one that doesn't change
+/// any more.
 pub fn address(input: &[u8]) -> bool {
     let text = String::from_utf8_lossy(input);
     let email = match text.parse::<Email>() {
@@ -51,8 +52,8 @@ pub fn address(input: &[u8]) -> bool {
     assert!(again == email && again.key() == email.key(), "it is another when it is read again");
     let in_json: Email = serde_json::from_str(&serde_json::to_string(&email).unwrap()).unwrap();
     assert!(in_json == email);
-    // Folding may make a local part longer than an address may have it, and puts a dot above the i of İ, which nobody may
-    // write.
+    // Folding may make a local part longer than an address may have it, and puts a dot above the i
+    // of İ, which nobody may write.
     match email.key().parse::<Email>() {
         Ok(key) => assert_eq!(key.key(), email.key()),
         Err(error) => {
@@ -87,8 +88,8 @@ pub fn try_to_create(store: &Store, new: Vec<NewUser>) -> Result<Box<[User]>, Er
     }
 }
 
-/// A path that is accepted stays below the directory that it is relative to, and nobody gets one that is reserved, or
-/// one within somebody else's.
+/// A path that is accepted stays below the directory that it is relative to, and nobody gets one
+/// that is reserved, or one within somebody else's.
 pub fn path(store: &Store, input: &[u8]) -> bool {
     let text = String::from_utf8_lossy(input);
     let path = match text.parse::<StoragePath>() {
@@ -146,7 +147,8 @@ pub fn cursor(store: &Store, input: &[u8]) -> bool {
 
 /// A backup to begin with, of a store with users who have directories.
 pub struct Archives {
-    /// The archive as it was written, and what is in it: the tar archive and the image of the database.
+    /// The archive as it was written, and what is in it: the tar archive and the image of the
+    /// database.
     packed: Vec<u8>,
     unpacked: Vec<u8>,
     image: Vec<u8>,
@@ -197,11 +199,12 @@ impl Archives {
 
     /// The archive that an input stands for. After its first letter there are
     ///
-    /// - `r`: octets that take the place of the archive from some place on: an edit of the compressed octets;
+    /// - `r`: octets that take the place of the archive from some place on: an edit of the
+    ///   compressed octets;
     /// - `t`: edits of the tar archive, which is compressed then;
     /// - `d`: edits of the database, with a manifest that announces just what comes of them;
-    /// - `e`: lines with a tar type, a path, a tab and the content of entries that follow the database, and a manifest
-    ///   that announces all of them;
+    /// - `e`: lines with a tar type, a path, a tab and the content of entries that follow the
+    ///   database, and a manifest that announces all of them;
     ///
     /// and anything else is the archive itself.
     fn archive(&self, input: &[u8], outside: &Path) -> Vec<u8> {
@@ -285,8 +288,8 @@ fn replaced(text: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Octets with edits made to them: each has a letter for what to do, the place in three octets and a count, and what is
-/// written or looked for, if it is.
+/// Octets with edits made to them: each has a letter for what to do, the place in three octets and
+/// a count, and what is written or looked for, if it is.
 fn edited(octets: &[u8], mut edits: &[u8]) -> Vec<u8> {
     let mut octets = octets.to_vec();
     while let [what, a, b, c, count, rest @ ..] = edits {
@@ -323,8 +326,9 @@ fn edited(octets: &[u8], mut edits: &[u8]) -> Vec<u8> {
     octets
 }
 
-/// An archive that is accepted is restored to a store that is sound, within its directory, and for its owner alone but for what
-/// is in the users' directories; of one that isn't nothing is left. Either way nothing outside is touched.
+/// An archive that is accepted is restored to a store that is sound, within its directory, and for
+/// its owner alone but for what is in the users' directories; of one that isn't nothing is left.
+/// Either way nothing outside is touched.
 pub fn archive(archives: &Archives, input: &[u8]) -> bool {
     let sandbox = in_memory();
     let (outside, into, file) =
@@ -343,7 +347,8 @@ pub fn archive(archives: &Archives, input: &[u8]) -> bool {
         for path in inside {
             let (mode, content) = after.remove(&path).unwrap();
             let is_private = mode & 0o7077 == 0 && content.is_some();
-            // What a user's files were allowed comes back, and so do links; nothing runs as another.
+            // What a user's files were allowed comes back, and so do links; nothing runs as
+            // another.
             let is_of_user = (path.starts_with("into/storage") || path.starts_with("into/trash")) && mode & 0o4000 == 0;
             assert!(is_private || is_of_user, "{path:?} has the mode {mode:o} or is a link");
         }
@@ -362,7 +367,8 @@ pub fn archive(archives: &Archives, input: &[u8]) -> bool {
             }
             true
         }
-        // What names and lengths there can be is the affair of the file system that it is restored to.
+        // What names and lengths there can be is the affair of the file system that it is restored
+        // to.
         (Ok(_), Err(error)) if is_long_name(&error) => false,
         (Ok(verified), Err(error)) => {
             assert!(!verified.findings.is_empty(), "what was verified can't be restored: {error:?}");

@@ -20,7 +20,8 @@ use tenantry::{
     UserUpdate,
 };
 
-/// A clock that stands still until it is set, and ids that are the same in every run. Clones are one clock.
+/// A clock that stands still until it is set, and ids that are the same in every run. Clones are
+/// one clock.
 #[derive(Clone)]
 pub struct TestClock {
     now_us: Arc<AtomicI64>,
@@ -111,7 +112,8 @@ pub fn addresses(users: &[User]) -> Vec<&str> {
     users.iter().map(|user| user.email.as_str()).collect()
 }
 
-/// Where the stores of one engine live, one at each place, so that a scenario can open its store again.
+/// Where the stores of one engine live, one at each place, so that a scenario can open its store
+/// again.
 pub trait Place {
     fn builder(&self) -> Builder;
 
@@ -189,7 +191,8 @@ impl Bench {
     }
 }
 
-/// A writer's thread that stands still within a closure, so that whatever is written meanwhile queues up.
+/// A writer's thread that stands still within a closure, so that whatever is written meanwhile
+/// queues up.
 pub struct BlockedWriter {
     release: mpsc::Sender<()>,
     caller: JoinHandle<()>,
@@ -237,8 +240,8 @@ pub fn queued<'a, T: Debug>(future: impl Future<Output = T> + 'a) -> Boxed<'a, T
 /// A short time for what has to be refused after waiting.
 pub const SHORT: Duration = Duration::from_millis(20);
 
-/// What lies in a directory and below it: the mode of each, the content of a file and where a link leads to. Not to be
-/// used on the files of a database that is open.
+/// What lies in a directory and below it: the mode of each, the content of a file and where a link
+/// leads to. Not to be used on the files of a database that is open.
 pub fn tree(dir: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     let mut found = BTreeMap::new();
     let mut dirs = vec![dir.to_owned()];

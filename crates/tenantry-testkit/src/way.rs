@@ -3,8 +3,8 @@ use serde::{Deserialize, Serialize};
 /// Names the way that a child takes in its environment.
 const WAY: &str = "TENANTRY_TEST_WAY";
 
-/// A way in which directories are opened and moved. The kernel and the file system choose it; tests choose it by refusing
-/// calls at failpoints.
+/// A way in which directories are opened and moved. The kernel and the file system choose it; tests
+/// choose it by refusing calls at failpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Way {
     /// `openat2`, and a rename that replaces nothing.
@@ -19,7 +19,8 @@ pub enum Way {
 impl Way {
     pub const ALL: [Self; 3] = [Self::AtOnce, Self::InSteps, Self::Copied];
 
-    /// The variable of the environment by which a child takes this way, if it calls [`take_from_environment`].
+    /// The variable of the environment by which a child takes this way, if it calls
+    /// [`take_from_environment`].
     pub fn variable(self) -> (&'static str, String) {
         (WAY, serde_json::to_string(&self).unwrap())
     }

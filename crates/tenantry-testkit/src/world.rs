@@ -85,7 +85,8 @@ pub fn files(top: &Path) -> Files {
     files
 }
 
-/// Copies a directory with everything in it and its modes. Of files with several names it makes several files.
+/// Copies a directory with everything in it and its modes. Of files with several names it makes
+/// several files.
 pub fn copy(from: &Path, to: &Path) {
     if let Ok(target) = fs::read_link(from) {
         return std::os::unix::fs::symlink(target, to).unwrap();
@@ -101,8 +102,9 @@ pub fn copy(from: &Path, to: &Path) {
     fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
 }
 
-/// Opens a store, which finishes what a crash left, does something with it, closes it and looks at everything. `number` is
-/// that of a user with this id. The error says what is wrong, for whom that matters.
+/// Opens a store, which finishes what a crash left, does something with it, closes it and looks at
+/// everything. `number` is that of a user with this id. The error says what is wrong, for whom that
+/// matters.
 pub fn find(
     opening: Builder,
     data: &Path,

@@ -1,5 +1,5 @@
-//! The inner pieces, by themselves: `cargo bench -p tenantry`. What a whole operation takes, and what others take for it, is
-//! the affair of `bench/`.
+//! The inner pieces, by themselves: `cargo bench -p tenantry`. What a whole operation takes, and
+//! what others take for it, is the affair of `bench/`.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -30,7 +30,8 @@ fn addresses(c: &mut Criterion) {
     }
 }
 
-/// A read of a store that is in the page cache as a whole: what is left is the look-up and the decoding of the row.
+/// A read of a store that is in the page cache as a whole: what is left is the look-up and the
+/// decoding of the row.
 fn rows(c: &mut Criterion) {
     let dir = tempfile::tempdir().unwrap();
     let store = block_on(Store::open(dir.path())).unwrap();

@@ -2,8 +2,8 @@
 //! `cargo bench -p tenantry --bench search -- [USERS] [ROUNDS]`.
 //!
 //! Both walk all pages of the same file with the same SQLite, in one process and taking turns. A
-//! search of the store may use two threads, so its elapsed time is compared, and the CPU time of the
-//! process as well, which other programs on the machine disturb less.
+//! search of the store may use two threads, so its elapsed time is compared, and the CPU time of
+//! the process as well, which other programs on the machine disturb less.
 #![allow(
     clippy::disallowed_macros,
     clippy::unwrap_used,
@@ -20,8 +20,8 @@ use tenantry::{Email, Error, Filter, ListQuery, NewUser, Store};
 const GIVEN: [&str; 8] = ["ada", "grace", "katherine", "alan", "donald", "barbara", "edsger", "hedy"];
 const FAMILY: [&str; 8] = ["lovelace", "hopper", "johnson", "turing", "knuth", "liskov", "dijkstra", "lamarr"];
 
-/// Fragments that few users or none have, with different first letters: LIKE is fast where the first
-/// letter is rare in the addresses.
+/// Fragments that few users or none have, with different first letters: LIKE is fast where the
+/// first letter is rare in the addresses.
 const FRAGMENTS: [&str; 6] = ["nobody", "ace.hopper77", "Turing.12345", "4321@", "xylophone", "zz"];
 
 fn main() {
@@ -119,8 +119,8 @@ impl Like {
     }
 }
 
-/// Returns what the work returns, the milliseconds that passed, and those of CPU time that the process
-/// spent on it.
+/// Returns what the work returns, the milliseconds that passed, and those of CPU time that the
+/// process spent on it.
 fn timed<T>(work: impl FnOnce() -> T) -> (T, [f64; 2]) {
     let now = || {
         [ClockId::Monotonic, ClockId::ProcessCPUTime].map(|clock| {

@@ -1,5 +1,6 @@
-//! Prints the figures that the documentation names: `cargo run --release -p tenantry --example figures [USERS]`.
-//! They are of one machine and one moment; only their order of magnitude is promised.
+//! Prints the figures that the documentation names:
+//! `cargo run --release -p tenantry --example figures [USERS]`. They are of one machine and one
+//! moment; only their order of magnitude is promised.
 #![allow(clippy::disallowed_macros, reason = "figures that can't be printed are of no use")]
 
 use std::time::{Duration, Instant};

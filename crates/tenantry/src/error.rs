@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-/// What went wrong, in one of three depths: [`kind`](Error::kind) for the program, `Display` for the person
-/// (one line, no address, no value of a row, no path of the machine) and [`source`](std::error::Error::source) for the log.
+/// What went wrong, in one of three depths: [`kind`](Error::kind) for the program, `Display` for
+/// the person (one line, no address, no value of a row, no path of the machine) and
+/// [`source`](std::error::Error::source) for the log.
 ///
 /// An error is cheap to clone, because the failure of one transaction answers every caller in it.
 #[derive(Clone)]
@@ -26,7 +27,8 @@ pub struct Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The user, the directory or the backup that an operation is about doesn't exist. (A lookup that finds nobody is no error: it answers `None`.)
+    /// The user, the directory or the backup that an operation is about doesn't exist. (A lookup
+    /// that finds nobody is no error: it answers `None`.)
     NotFound,
     /// There is no store at this place, and creating one was not asked for.
     StoreMissing,
@@ -34,14 +36,16 @@ pub enum ErrorKind {
     EmailTaken,
     /// Another user has, or a deleted user had, this id.
     IdTaken,
-    /// The storage path equals, contains or lies inside a path that another user has or a deleted user had.
+    /// The storage path equals, contains or lies inside a path that another user has or a deleted
+    /// user had.
     PathTaken,
     /// The user was changed since the caller read them.
     VersionMismatch {
         /// The version that the user has now.
         current: u64,
     },
-    /// A value differs from one that is fixed once a user exists (id, time of creation, storage path).
+    /// A value differs from one that is fixed once a user exists (id, time of creation, storage
+    /// path).
     Immutable,
     /// The text is no acceptable email address; the message says what is wrong, and where.
     InvalidEmail,
@@ -59,10 +63,11 @@ pub enum ErrorKind {
     InvalidUser,
     /// A constraint of the application's own tables refused the change.
     Constraint,
-    /// Another process held the write lock for too long, or too many callers wait. Nothing was done: try again.
+    /// Another process held the write lock for too long, or too many callers wait. Nothing was
+    /// done: try again.
     Busy,
-    /// The transaction failed while it was made durable: it may or may not be there after the store is opened again.
-    /// Look before you repeat.
+    /// The transaction failed while it was made durable: it may or may not be there after the store
+    /// is opened again. Look before you repeat.
     OutcomeUnknown,
     /// The disk or the quota is full. Writing goes on when there is space again.
     Full,
@@ -70,37 +75,42 @@ pub enum ErrorKind {
     ReadOnly,
     /// The process lacks a permission for a file or directory, be it to read or to write it.
     PermissionDenied,
-    /// An operation on a file failed. After one during a write the store refuses further writes until it is opened anew.
+    /// An operation on a file failed. After one during a write the store refuses further writes
+    /// until it is opened anew.
     Io,
     /// The database, or the archive that is read, is damaged.
     Corrupt,
     /// The file isn't a Tenantry store, or one that this version can't use. It was not changed.
     Incompatible,
-    /// The data directory lies on a network file system, which was not [allowed](crate::Builder::allow_network_fs).
+    /// The data directory lies on a network file system, which was not
+    /// [allowed](crate::Builder::allow_network_fs).
     NetworkFileSystem,
-    /// The database's files were removed or replaced while the store was open. It accepts no writes any more; what it
-    /// answered before went to the files that are gone.
+    /// The database's files were removed or replaced while the store was open. It accepts no writes
+    /// any more; what it answered before went to the files that are gone.
     Replaced,
     /// The user's directory was made once and is missing now: a backup may have it.
     StorageLost,
-    /// A symbolic link, a mounted file system or something else that is no directory stands on the way to a user's
-    /// directory, or something stands where it is to be moved.
+    /// A symbolic link, a mounted file system or something else that is no directory stands on the
+    /// way to a user's directory, or something stands where it is to be moved.
     StorageBlocked,
-    /// The storage directory as a whole is missing or isn't that of this store: it may not be mounted. What concerns rows
-    /// alone still works.
+    /// The storage directory as a whole is missing or isn't that of this store: it may not be
+    /// mounted. What concerns rows alone still works.
     StorageUnavailable,
-    /// A user's directory holds files that the operation would leave behind, or there is something in a directory into which a
-    /// backup is to be restored.
+    /// A user's directory holds files that the operation would leave behind, or there is something
+    /// in a directory into which a backup is to be restored.
     NotEmpty,
     /// There is a file of that name already.
     Exists,
-    /// So much seems to belong to nobody that it may be the wrong database: a repair wants to be told that it isn't.
+    /// So much seems to belong to nobody that it may be the wrong database: a repair wants to be
+    /// told that it isn't.
     TooManyOrphans,
-    /// The change was made, but what belongs to it in the file system could not be done yet. It is recorded, and tried
-    /// again with the next operation on the user and when the store is opened. An operation that meets such a change, and
-    /// can't go on before that is done, fails with it too: then it did nothing itself.
+    /// The change was made, but what belongs to it in the file system could not be done yet. It is
+    /// recorded, and tried again with the next operation on the user and when the store is opened.
+    /// An operation that meets such a change, and can't go on before that is done, fails with it
+    /// too: then it did nothing itself.
     Unfinished,
-    /// The caller has ended the operation, through the callback for its progress. Nothing was done, and nothing is left.
+    /// The caller has ended the operation, through the callback for its progress. Nothing was done,
+    /// and nothing is left.
     Cancelled,
     /// The store was closed.
     Closed,
@@ -108,7 +118,8 @@ pub enum ErrorKind {
     Internal,
 }
 
-/// What kinds of errors have in common for whoever reports them: exit codes and HTTP statuses come from it.
+/// What kinds of errors have in common for whoever reports them: exit codes and HTTP statuses come
+/// from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
@@ -120,11 +131,13 @@ pub enum ErrorClass {
     Invalid,
     /// A condition that the request named doesn't hold (412).
     Precondition,
-    /// Nothing was done, and the same request may succeed after a pause (503 with `Retry-After`). Or the caller has ended it.
+    /// Nothing was done, and the same request may succeed after a pause (503 with `Retry-After`).
+    /// Or the caller has ended it.
     Busy,
     /// The store can't do this until an operator has changed something (503).
     Unavailable,
-    /// The process lacks a permission, or the store can only be read (403 or 500, as the service sees it).
+    /// The process lacks a permission, or the store can only be read (403 or 500, as the service
+    /// sees it).
     Denied,
     /// The database or an archive is damaged, or not one that this version can use (500).
     Corrupt,
@@ -302,16 +315,18 @@ impl Error {
         self.kind.class()
     }
 
-    /// Whether nothing was done and the same call may succeed if it is simply made again, after a pause.
+    /// Whether nothing was done and the same call may succeed if it is simply made again, after a
+    /// pause.
     ///
-    /// True for [`ErrorKind::Busy`] alone. [`ErrorKind::OutcomeUnknown`] is *not* retryable in this sense:
-    /// the first attempt may have worked.
+    /// True for [`ErrorKind::Busy`] alone. [`ErrorKind::OutcomeUnknown`] is *not* retryable in this
+    /// sense: the first attempt may have worked.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.kind == ErrorKind::Busy
     }
 
-    /// Whether this is about the values of one user, so that in a batch the others are not concerned.
+    /// Whether this is about the values of one user, so that in a batch the others are not
+    /// concerned.
     pub(crate) fn is_row_error(&self) -> bool {
         matches!(
             self.kind,

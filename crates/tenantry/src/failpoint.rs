@@ -1,8 +1,10 @@
-//! Failpoints: the places between two steps of an operation at which tests crash the process, and calls that tests refuse.
+//! Failpoints: the places between two steps of an operation at which tests crash the process, and
+//! calls that tests refuse.
 //!
-//! Each step that changes the file system or commits reaches a failpoint first, so that a test can end the process there,
-//! and can list the failpoints that an operation reaches. They exist in debug builds with the feature `failpoints` alone,
-//! which only tests turn on. In any other build these functions are empty.
+//! Each step that changes the file system or commits reaches a failpoint first, so that a test can
+//! end the process there, and can list the failpoints that an operation reaches. They exist in
+//! debug builds with the feature `failpoints` alone, which only tests turn on. In any other build
+//! these functions are empty.
 
 #[cfg(all(feature = "failpoints", debug_assertions))]
 pub use hooks::{Hooks, Refusal, install};
@@ -42,7 +44,8 @@ mod hooks {
         Openat2,
         /// `RENAME_NOREPLACE`, with `EINVAL`: as bindfs and mergerfs do.
         NoReplace,
-        /// A rename, with `EXDEV`: as file systems do that move a directory only within a part of themselves.
+        /// A rename, with `EXDEV`: as file systems do that move a directory only within a part of
+        /// themselves.
         Rename,
     }
 

@@ -1,8 +1,9 @@
-//! Tenantry keeps the users of a multi-tenant application in one SQLite file that is created on first use, and a directory
-//! for each of them beside it.
+//! Tenantry keeps the users of a multi-tenant application in one SQLite file that is created on
+//! first use, and a directory for each of them beside it.
 //!
-//! Every user is a tenant: an account with a unique email address, a random id, the times of creation and of the last
-//! login, and a private directory that nobody else ever gets. Start with [`Store`]:
+//! Every user is a tenant: an account with a unique email address, a random id, the times of
+//! creation and of the last login, and a private directory that nobody else ever gets. Start with
+//! [`Store`]:
 //!
 //! ```
 //! use tenantry::{Email, NewUser, Store};
@@ -18,7 +19,8 @@
 //! assert!(signed_in.is_new);
 //!
 //! // Any spelling finds them.
-//! let user = store.get_by_email(&"ada@example.com".parse()?).await?.expect("she has just signed in");
+//! let user = store.get_by_email(&"ada@example.com".parse()?).await?;
+//! let user = user.expect("she has just signed in");
 //! assert_eq!(user.id, signed_in.user.id);
 //! assert_eq!(user.email.as_str(), "Ada@Example.com");
 //!
@@ -34,8 +36,9 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 //!
-//! It is not an authentication system: it holds no passwords, sessions or roles. It is not a general database either,
-//! though an application may keep tables of its own [in the same file](sqlite).
+//! It is not an authentication system: it holds no passwords, sessions or roles. It is not a
+//! general database either, though an application may keep tables of its own [in the same
+//! file](sqlite).
 //!
 //! # Limits
 //!

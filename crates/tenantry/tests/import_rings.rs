@@ -1,8 +1,9 @@
-//! No two files of a crate import each other in a ring: each file can be read knowing only those below it.
+//! No two files of a crate import each other in a ring: each file can be read knowing only those
+//! below it.
 //!
-//! The test reads the sources of each crate of the workspace. A file imports another if it names an item of that file, by
-//! `use` or by a path. Whoever names a re-export imports the file that defines the item; the re-export itself imports
-//! nothing. Tests are left out.
+//! The test reads the sources of each crate of the workspace. A file imports another if it names an
+//! item of that file, by `use` or by a path. Whoever names a re-export imports the file that
+//! defines the item; the re-export itself imports nothing. Tests are left out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -96,7 +97,8 @@ enum Target {
     Item(PathBuf),
 }
 
-/// Returns the module that a path names, or the file in which the item is defined. Paths into other crates have none.
+/// Returns the module that a path names, or the file in which the item is defined. Paths into other
+/// crates have none.
 fn resolve(modules: &[Module], from: usize, path: &[String], depth: usize) -> Option<Target> {
     let mut rest = path.iter().map(String::as_str).peekable();
     let mut current = from;
@@ -283,7 +285,8 @@ fn is_word(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// Splits Rust into words, `::` and single characters, without comments, texts, characters and lifetimes.
+/// Splits Rust into words, `::` and single characters, without comments, texts, characters and
+/// lifetimes.
 fn tokens(text: &str) -> Vec<String> {
     let chars: Vec<char> = text.chars().collect();
     let mut tokens = Vec::new();

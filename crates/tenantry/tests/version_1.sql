@@ -1,5 +1,5 @@
--- What the program records of the first migration, for tests that make a store of that version. The checksum is the one
--- that a test of the library's holds.
+-- The record of the first migration, for tests that make a store of that version. A test of the
+-- library's holds the checksum.
 CREATE TABLE tenantry_migrations (
     version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_on TEXT NOT NULL, checksum TEXT NOT NULL
 ) STRICT;

@@ -21,8 +21,8 @@ pub(crate) enum Access {
 ///
 /// # Errors
 ///
-/// Fails with `PermissionDenied` and one of these messages if the file system can be written, but not by
-/// this process.
+/// Fails with `PermissionDenied` and one of these messages if the file system can be written, but
+/// not by this process.
 pub(crate) fn access(file: &Path, no_dir: &'static str, no_file: &'static str) -> Result<Access> {
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     for (path, wanted, message) in [

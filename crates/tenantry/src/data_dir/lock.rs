@@ -33,7 +33,8 @@ pub(crate) enum Taken {
 }
 
 impl Lock {
-    /// Takes the lock without waiting, after making its file in the data directory if there is none.
+    /// Takes the lock without waiting, after making its file in the data directory if there is
+    /// none.
     pub(crate) fn try_take(data_dir: &Path, files: EngineFiles, is_exclusive: bool, access: Access) -> Result<Taken> {
         if access == Access::Read {
             return Ok(Taken::NotNeeded);

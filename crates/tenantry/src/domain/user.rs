@@ -49,7 +49,8 @@ impl User {
 /// ```
 /// use tenantry::NewUser;
 ///
-/// let new = NewUser { storage_path: Some("customers/ada".parse()?), ..NewUser::new("ada@example.com".parse()?) };
+/// let storage_path = Some("customers/ada".parse()?);
+/// let new = NewUser { storage_path, ..NewUser::new("ada@example.com".parse()?) };
 /// # Ok::<(), tenantry::Error>(())
 /// ```
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

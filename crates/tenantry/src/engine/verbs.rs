@@ -8,7 +8,8 @@ use super::reply::Reply;
 use crate::storage::{Orphan, Stage};
 use crate::{Email, NewUser, Result, StoragePath, Usage, User, UserId, UserUpdate};
 
-/// A user whose purge has begun, or why it hasn't. The storage path if there are files to be removed.
+/// A user whose purge has begun, or why it hasn't. The storage path if there are files to be
+/// removed.
 pub(crate) type BegunPurge = (UserId, Result<Option<StoragePath>>);
 
 /// A write with its arguments.

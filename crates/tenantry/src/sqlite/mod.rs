@@ -1,9 +1,9 @@
 //! The engine on SQLite, and what only embedders who want SQLite itself need.
 //!
 //! Everything else reaches it through [`Store`](crate::Store), which shows nothing of it. Here are
-//! the two things that can't be had without naming the engine: the connection behind a transaction, for
-//! applications that keep tables of their own in the same file, and the figures that `tenantry
-//! status` prints.
+//! the two things that can't be had without naming the engine: the connection behind a transaction,
+//! for applications that keep tables of their own in the same file, and the figures that
+//! `tenantry status` prints.
 //!
 //! ```
 //! # futures_lite::future::block_on(async {
@@ -15,7 +15,11 @@
 //!     .write(|tx| {
 //!         let ada = tx.create(&NewUser::new("ada@example.com".parse()?))?;
 //!         let db = sqlite::connection(tx);
-//!         db.execute_batch("CREATE TABLE IF NOT EXISTS notes (user_id BLOB REFERENCES users (id), text TEXT) STRICT")?;
+//!         db.execute_batch(
+//!             "CREATE TABLE IF NOT EXISTS notes (
+//!                 user_id BLOB REFERENCES users (id), text TEXT
+//!             ) STRICT",
+//!         )?;
 //!         db.execute("INSERT INTO notes VALUES (?1, ?2)", (ada.id, "hello"))?;
 //!         Ok::<_, tenantry::Error>(())
 //!     })

@@ -34,7 +34,10 @@ const NAME_MAX: usize = 64;
 /// use tenantry::{Store, sqlite};
 ///
 /// const MIGRATIONS: &[&str] = &[
-///     "CREATE TABLE notes (user_id BLOB NOT NULL REFERENCES users (id) ON DELETE CASCADE, text TEXT NOT NULL) STRICT",
+///     "CREATE TABLE notes (
+///         user_id BLOB NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+///         text TEXT NOT NULL
+///     ) STRICT",
 ///     "CREATE INDEX notes_by_user ON notes (user_id)",
 /// ];
 ///

@@ -8,9 +8,9 @@
 //! A search runs in bounded steps, each with a reader of its own. Between two steps it ends if its
 //! future was dropped or the store was closed.
 //!
-//! A page that takes a walk through all users is divided: the thread that makes it offers the second
-//! half to the others, and walks it itself if no thread has taken it by then. So a search among idle
-//! threads takes half as long, and many searches at once take no more work than before.
+//! A page that takes a walk through all users is divided: the thread that makes it offers the
+//! second half to the others, and walks it itself if no thread has taken it by then. So a search
+//! among idle threads takes half as long, and many searches at once take no more work than before.
 //!
 //! Rejected: a thread for each search (too many searches at once would take all cores and all
 //! readers), the executor's own pool (no executor is known here).
@@ -37,8 +37,9 @@ const THREADS: usize = 2;
 const WAITING_MAX: usize = 1_024;
 
 /// By how much the [priority](https://man7.org/linux/man-pages/man7/sched.7.html) of a thread that
-/// searches is below that of the thread that starts it. Where cores are scarce, requests that read a
-/// row should not wait behind those that inspect all: at 10, a search gets a tenth of their share.
+/// searches is below that of the thread that starts it. Where cores are scarce, requests that read
+/// a row should not wait behind those that inspect all: at 10, a search gets a tenth of their
+/// share.
 const NICENESS: i32 = 10;
 
 type Search = Box<dyn FnOnce(&Searcher) + Send>;
@@ -147,8 +148,8 @@ impl Searches {
     }
 }
 
-/// Lowers the priority of this thread, which Linux has for each. A search is right without it, so no
-/// failure matters.
+/// Lowers the priority of this thread, which Linux has for each. A search is right without it, so
+/// no failure matters.
 #[cfg(target_os = "linux")]
 fn lower_priority() {
     if let Ok(nice) = rustix::process::getpriority_process(None) {
@@ -189,7 +190,8 @@ impl Searcher {
         }
     }
 
-    /// Makes a page. If that seems to take a walk to the end, another thread may walk the second half.
+    /// Makes a page. If that seems to take a walk to the end, another thread may walk the second
+    /// half.
     fn list(&self, listing: Listing, caller: oneshot::Sender<Result<Page>>) {
         let caller = Caller(Arc::new(Mutex::new(Some(caller))));
         let page = self.make_page(listing, &caller);

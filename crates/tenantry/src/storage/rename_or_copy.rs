@@ -2,8 +2,8 @@
 //!
 //! Some file systems rename a directory only within a part of themselves, and fail with `EXDEV`
 //! even though both places are in one mount: overlayfs for entries of a lower layer, XFS and ext4
-//! between project quotas, btrfs between subvolumes. There the entry is copied into a *copy directory*
-//! beside the target, then named, and then the original is removed:
+//! between project quotas, btrfs between subvolumes. There the entry is copied into a *copy
+//! directory* beside the target, then named, and then the original is removed:
 //!
 //! ```text
 //! TARGET'S PARENT/.tenantry-copy-ID/
@@ -317,8 +317,8 @@ fn rename_dir(from: &OwnedFd, moved: &Move<'_>) -> io::Result<()> {
     }
 }
 
-/// Removes the copy directory. The mark goes first, so that what a crash leaves isn't taken for a whole
-/// copy.
+/// Removes the copy directory. The mark goes first, so that what a crash leaves isn't taken for a
+/// whole copy.
 pub(super) fn clear(moved: &Move<'_>) -> io::Result<()> {
     if let Ok(work) = open_dir(moved.to, &*moved.work, Mounts::Refuse) {
         match beneath::remove_file(&work, WHOLE, "copy: remove the mark") {

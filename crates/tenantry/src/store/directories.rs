@@ -25,7 +25,9 @@ impl Store {
     /// the others.
     ///
     /// ```
-    /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::error::Error;
+    /// # use tenantry::{Store, User};
+    /// # async fn example(store: Store, ada: User) -> Result<(), Box<dyn Error>> {
     /// let files = store.directory(ada.id).await?;
     /// files.write("notes.txt", "hello")?;
     /// assert!(files.open("../someone-else/notes.txt").is_err());
@@ -62,9 +64,9 @@ impl Store {
     /// The path of a user's directory, which is made if it wasn't yet: for programs that can't be
     /// given a handle.
     ///
-    /// Prefer [`directory`](Store::directory). A path is looked up anew by whoever uses it: if somebody
-    /// can put a symbolic link into the directory, whatever the path is joined with can lead
-    /// anywhere; and after the user is deleted it leads nowhere.
+    /// Prefer [`directory`](Store::directory). A path is looked up anew by whoever uses it: if
+    /// somebody can put a symbolic link into the directory, whatever the path is joined with can
+    /// lead anywhere; and after the user is deleted it leads nowhere.
     ///
     /// Errors: those of [`directory`](Store::directory).
     #[instrument(level = "debug", skip_all, fields(user = %id))]
@@ -118,7 +120,8 @@ impl Store {
     ///
     /// ```
     /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> tenantry::Result<()> {
-    /// let usage = store.measure_usage(ada.id, |progress| println!("{} files", progress.files)).await?;
+    /// let on_progress = |progress: tenantry::Progress| println!("{} files", progress.files);
+    /// let usage = store.measure_usage(ada.id, on_progress).await?;
     /// println!("{} bytes on the disk", usage.allocated_bytes);
     /// # Ok(()) }
     /// ```

@@ -11,8 +11,8 @@ use crate::{Error, ErrorKind, Result, UserId};
 impl Store {
     /// Runs a closure on the files of a user, on a thread for blocking work.
     ///
-    /// The methods of a [`Dir`] are blocking file calls. This is [`directory`](Store::directory) for
-    /// asynchronous code: the closure runs on one of the threads of the
+    /// The methods of a [`Dir`] are blocking file calls. This is [`directory`](Store::directory)
+    /// for asynchronous code: the closure runs on one of the threads of the
     /// [`blocking`](https://docs.rs/blocking) crate, which are started as they are needed and
     /// shared by the whole process, and the caller waits without holding a thread. A closure that
     /// runs already goes on if the future is dropped.

@@ -152,7 +152,7 @@ impl Store {
     /// last comes first, and at most [`TrashedUser::OF_ONE_ADDRESS_MAX`] are returned.
     ///
     /// ```
-    /// # async fn example(store: tenantry::Store, email: tenantry::Email) -> Result<(), tenantry::Error> {
+    /// # async fn example(store: tenantry::Store, email: tenantry::Email) -> tenantry::Result<()> {
     /// if let Some(latest) = store.find_in_trash(&email).await?.first() {
     ///     store.restore(latest.user.id, None).await?;
     /// }
@@ -216,10 +216,11 @@ impl Store {
     /// # Examples
     ///
     /// ```
+    /// # use tenantry::{Error, TrashQuery};
     /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
     /// // Both counts are of one state.
     /// let (users, trash) = store
-    ///     .read(|tx| Ok::<_, tenantry::Error>((tx.count()?, tx.list_trash(&tenantry::TrashQuery::default())?)))
+    ///     .read(|tx| Ok::<_, Error>((tx.count()?, tx.list_trash(&TrashQuery::default())?)))
     ///     .await?;
     /// # Ok(()) }
     /// ```

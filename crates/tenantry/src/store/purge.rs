@@ -26,14 +26,15 @@ struct Run {
 
 impl Store {
     /// Destroys users in the trash: their files, and every trace of their rows in the database and
-    /// its WAL, except for the id and a digest of the storage path, which are never given out again.
-    /// Rows of the application's tables that refer to them with `ON DELETE CASCADE` are deleted too.
+    /// its WAL, except for the id and a digest of the storage path, which are never given out
+    /// again. Rows of the application's tables that refer to them with `ON DELETE CASCADE` are
+    /// deleted too.
     ///
     /// The files are removed on a thread of its own, which calls `progress` after each 1,000 files.
     /// Then the database is rewritten as a whole, in memory, and other writers wait for that (a
     /// second or two, and 160 MB, for a million users). If the future is dropped before the end,
-    /// `progress` returns `Break` or something fails, the remaining users stay in the trash, marked:
-    /// they can only be purged, and the next opening of the store continues.
+    /// `progress` returns `Break` or something fails, the remaining users stay in the trash,
+    /// marked: they can only be purged, and the next opening of the store continues.
     ///
     /// The disk may keep overwritten data, and backups and exports keep what they hold.
     ///
@@ -96,8 +97,8 @@ impl Store {
         Ok(run.purged)
     }
 
-    /// Removes the files of users whose purge has begun, and then their rows. Some had no files, and
-    /// were destroyed when it began.
+    /// Removes the files of users whose purge has begun, and then their rows. Some had no files,
+    /// and were destroyed when it began.
     async fn end_purge(&self, begun: Vec<BegunPurge>, run: &mut Run) -> Result<()> {
         let mut with_files = Vec::new();
         for (user, path) in begun {

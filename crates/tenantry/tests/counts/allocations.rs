@@ -11,7 +11,8 @@ thread_local! {
 struct Counting;
 
 #[allow(unsafe_code, reason = "an allocator can't be written otherwise")]
-// SAFETY: it is the system's, whose promises it passes on; counting touches nothing but a number of the thread.
+// SAFETY: it is the system's, whose promises it passes on; counting touches nothing but a number of
+// the thread.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));

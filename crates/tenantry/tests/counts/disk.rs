@@ -1,7 +1,9 @@
-//! Counts what SQLite writes and how often it waits for the disk, through a VFS that passes everything on to the usual one.
+//! Counts what SQLite writes and how often it waits for the disk, through a VFS that passes
+//! everything on to the usual one.
 //!
-//! SQLite calls a file's methods through a table that the file points to. So this VFS opens files as the usual one does
-//! and then points them to a copy of their table in which two methods count first.
+//! SQLite calls a file's methods through a table that the file points to. So this VFS opens files
+//! as the usual one does and then points them to a copy of their table in which two methods count
+//! first.
 #![allow(unsafe_code, reason = "a VFS can't be written otherwise")]
 
 use std::ffi::{c_int, c_void};
@@ -25,7 +27,8 @@ static SYNCS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 const DATABASE: usize = 0;
 const LOG: usize = 1;
 
-/// The usual methods of a file, and the same with two that count. The log, which nobody locks, has others than the database.
+/// The usual methods of a file, and the same with two that count. The log, which nobody locks, has
+/// others than the database.
 struct Methods {
     usual: &'static ffi::sqlite3_io_methods,
     counting: ffi::sqlite3_io_methods,
@@ -38,8 +41,8 @@ impl Disk {
     pub(crate) fn watch() {
         static WATCHED: OnceLock<()> = OnceLock::new();
         WATCHED.get_or_init(|| {
-            // SAFETY: the usual VFS lives for good and so does the copy. Its methods find what is theirs in the copy, but for
-            // `xOpen`, which gets the usual one.
+            // SAFETY: the usual VFS lives for good and so does the copy. Its methods find what is
+            // theirs in the copy, but for `xOpen`, which gets the usual one.
             unsafe {
                 let usual = ffi::sqlite3_vfs_find(std::ptr::null());
                 let mut counting = *usual;
@@ -84,8 +87,8 @@ unsafe extern "C" fn open(
     flags: c_int,
     out_flags: *mut c_int,
 ) -> c_int {
-    // SAFETY: SQLite's arguments are passed on as they are, with the VFS that they are for. A file that was opened
-    // points to its methods, which the usual VFS never changes.
+    // SAFETY: SQLite's arguments are passed on as they are, with the VFS that they are for. A file
+    // that was opened points to its methods, which the usual VFS never changes.
     unsafe {
         let usual = (*vfs).pAppData.cast::<ffi::sqlite3_vfs>();
         let code = ((*usual).xOpen.unwrap())(usual, name, file, flags, out_flags);

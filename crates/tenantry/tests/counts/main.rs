@@ -1,8 +1,9 @@
-//! What the work costs, in numbers that no machine changes: statements, waits for the disk, allocations. The clock is the
-//! affair of `bench/`.
+//! What the work costs, in numbers that no machine changes: statements, waits for the disk,
+//! allocations. The clock is the affair of `bench/`.
 //!
-//! This is a binary of its own because it puts a VFS beneath SQLite and an allocator beneath everything, which are the whole
-//! process's. The counts are the process's too, so one test runs at a time.
+//! This is a binary of its own because it puts a VFS beneath SQLite and an allocator beneath
+//! everything, which are the whole process's. The counts are the process's too, so one test runs at
+//! a time.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,7 +23,8 @@ use statements::Statements;
 use tenantry::{Durability, Store, User};
 use tenantry_testkit::support::{BlockedWriter, SqlitePlace, block_on, email, new_user, page_of, queued};
 
-/// How many allocations a user takes who is read: for the address as written. A path that is derived takes none.
+/// How many allocations a user takes who is read: for the address as written. A path that is
+/// derived takes none.
 const ALLOCATIONS_A_USER: u64 = 1;
 /// One more where the key is another text than the address, and one for the statement.
 const ALLOCATIONS_A_READ: u64 = ALLOCATIONS_A_USER + 2;

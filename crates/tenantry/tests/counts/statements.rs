@@ -1,4 +1,5 @@
-//! Lists the statements that a connection runs, through SQLite's own tracing (<https://sqlite.org/c3ref/trace_v2.html>).
+//! Lists the statements that a connection runs, through SQLite's own tracing
+//! (<https://sqlite.org/c3ref/trace_v2.html>).
 #![allow(unsafe_code, reason = "rusqlite's feature for this would be turned on in the product too")]
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -18,7 +19,8 @@ impl Statements {
         // The connection may outlive every test.
         let ran: &'static Mutex<Vec<String>> = Box::leak(Box::default());
         let list = std::ptr::from_ref(ran).cast_mut().cast::<c_void>();
-        // SAFETY: the handle is good for as long as the transaction, and what SQLite gets lives for good.
+        // SAFETY: the handle is good for as long as the transaction, and what SQLite gets lives for
+        // good.
         let code = unsafe {
             let db = sqlite::connection(tx).handle();
             ffi::sqlite3_trace_v2(db, ffi::SQLITE_TRACE_STMT as c_uint, Some(record), list)

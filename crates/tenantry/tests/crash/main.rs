@@ -1,11 +1,13 @@
 //! Crashes at every failpoint of every operation on users and their directories.
 //!
-//! A scenario prepares a store, and then has a child process do something to a copy of it: once for each failpoint that is
-//! reached, at which the child aborts. Whatever the failpoint, opening the store again must lead to the state before or
-//! after the operation that was under way, and what was returned must have lasted. All of it holds on each
-//! [way](tenantry_testkit::way) of opening and moving a directory.
+//! A scenario prepares a store, and then has a child process do something to a copy of it: once for
+//! each failpoint that is reached, at which the child aborts. Whatever the failpoint, opening the
+//! store again must lead to the state before or after the operation that was under way, and what
+//! was returned must have lasted. All of it holds on each [way](tenantry_testkit::way) of opening
+//! and moving a directory.
 //!
-//! An abort leaves what was written to the system's caches. So this doesn't test that what must be on the disk is there.
+//! An abort leaves what was written to the system's caches. So this doesn't test that what must be
+//! on the disk is there.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,7 +1,7 @@
 //! Which failpoints there are, and in which scenarios each is reached.
 
-/// Every point, with the scenarios in which it is passed. `delete*` are all whose names begin with `delete`, and
-/// `*_copied` those that end so.
+/// Every point, with the scenarios in which it is passed. `delete*` are all whose names begin with
+/// `delete`, and `*_copied` those that end so.
 pub(crate) const POINTS: &[(&str, &str)] = &[
     ("adopt: change a mode", "adopt_first adopt_other adopt_new"),
     ("adopt: remove the empty directory", "adopt_other adopt_late recover_adopt adopt_copied"),

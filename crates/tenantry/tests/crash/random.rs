@@ -13,7 +13,8 @@ use crate::world::{Model, Op, Place};
 /// How many stores, and how many processes on each.
 const STORES: (u64, u64) = (12, 300);
 const PROCESSES: u64 = 12;
-/// How many operations a process gets to do at the most, and how many points it passes at about the most.
+/// How many operations a process gets to do at the most, and how many points it passes at about the
+/// most.
 const OPS_MAX: u64 = 8;
 const POINTS: u64 = 60;
 const POINTS_OF_COPIES: u64 = 180;

@@ -25,7 +25,8 @@ struct Scenario {
     setup_more: Option<fn(&Place, &mut Model)>,
     /// What is done in the child, and how.
     orders: Orders,
-    /// Whether it is the opening after the crash that crashes at every point, for every point of the operations.
+    /// Whether it is the opening after the crash that crashes at every point, for every point of
+    /// the operations.
     is_of_recovery: bool,
 }
 
@@ -47,8 +48,8 @@ impl Judge {
         judge
     }
 
-    /// Opens what the child has left, and answers how many of the operations have happened: those that were answered, and
-    /// perhaps the one after.
+    /// Opens what the child has left, and answers how many of the operations have happened: those
+    /// that were answered, and perhaps the one after.
     pub(crate) fn happened(&self, ran: &Ran, data: &Path) -> usize {
         let answered = ran.did.len();
         assert_eq!(ran.did, self.outcomes[..answered]);
@@ -67,7 +68,8 @@ impl Judge {
     fn judge(&self, ran: &Ran, data: &Path) {
         let last = self.states.last().unwrap();
         if self.ops.iter().any(|op| matches!(op, Op::Repair)) {
-            // What it had not come to is still there. Nothing is lost meanwhile, and another repair ends it.
+            // What it had not come to is still there. Nothing is lost meanwhile, and another repair
+            // ends it.
             let found = find(data, &[]).world;
             assert_eq!(found.contents(), last.world.contents());
             find(data, &self.ops);
@@ -213,7 +215,8 @@ fn leave_a_stage(place: &Place, _: &mut Model) {
     assert_eq!(stages(&place.data()).len(), 1);
 }
 
-/// An adoption crashes before it removes the directory that the user had, and somebody still writes into that.
+/// An adoption crashes before it removes the directory that the user had, and somebody still writes
+/// into that.
 fn write_into_what_is_discarded(place: &Place, model: &mut Model) {
     let crash = Crash::Point("adopt: remove the empty directory".to_owned());
     let ran = Orders { crash, ..to_do([adopt()]) }.run(&place.data());

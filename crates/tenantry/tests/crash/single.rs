@@ -8,7 +8,8 @@ use crate::child::{Crash, Orders};
 use crate::scenarios::{ADA, BOB, CYD, bring_back, import_chosen, nested, on_way, to_do};
 use crate::world::{ARCHIVE, Model, Op, Place, derived, find_sound, id, stages};
 
-/// The user is there, and what they brought can't get to its place: it must not be taken for what a crash has left.
+/// The user is there, and what they brought can't get to its place: it must not be taken for what a
+/// crash has left.
 #[test]
 fn files_that_an_import_still_has_to_move_are_kept_whatever_is_imported_meanwhile() {
     let (place, mut model) = (Place::new(), Model::default());
@@ -50,7 +51,8 @@ fn crash_in_a_copy(place: &Place, model: &mut Model, point: &str) -> std::path::
     place.data().join(derived(ADA))
 }
 
-/// A copy is complete and has its name. What has been written since to the place of the original is nowhere else.
+/// A copy is complete and has its name. What has been written since to the place of the original is
+/// nowhere else.
 #[test]
 fn what_is_written_at_the_old_place_after_it_was_copied_is_not_removed() {
     let (place, mut model) = (Place::new(), Model::default());
@@ -68,7 +70,8 @@ fn what_is_written_at_the_old_place_after_it_was_copied_is_not_removed() {
     assert!(!old.exists());
 }
 
-/// The files of a backup are about to become a user's directory, where that takes a placeholder that is replaced.
+/// The files of a backup are about to become a user's directory, where that takes a placeholder
+/// that is replaced.
 #[test]
 fn a_placeholder_that_a_crash_has_left_is_not_taken_for_a_users_directory() {
     use std::os::unix::fs::PermissionsExt;

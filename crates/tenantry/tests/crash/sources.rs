@@ -46,7 +46,8 @@ const WITHOUT_POINT: &[(&str, &str)] = &[
     // What a creation that fails takes back: an empty file, and empty directories.
     ("sqlite/open/mod.rs", "open_writer"),
     ("data_dir/lock.rs", "remove_if_new"),
-    // What calls it has passed a point; what a crash leaves without rights or an owner the next attempt finishes.
+    // What calls it has passed a point; what a crash leaves without rights or an owner the next
+    // attempt finishes.
     ("storage/ownership.rs", "change_mode"),
     ("storage/ownership.rs", "give"),
     ("storage/ownership.rs", "give_file"),

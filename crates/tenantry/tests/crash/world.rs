@@ -357,8 +357,8 @@ impl Model {
     }
 }
 
-/// Opens the store, which finishes what a crash left, runs these operations, and looks at everything. Their effect is what
-/// counts, and an operation can find that it was done.
+/// Opens the store, which finishes what a crash left, runs these operations, and looks at
+/// everything. Their effect is what counts, and an operation can find that it was done.
 pub(crate) fn find(data: &Path, ops: &[Op]) -> Found {
     let number = |id: UserId| id.as_uuid().as_bytes()[15];
     let run = |store: &Store| {
@@ -400,7 +400,8 @@ impl Place {
         self.dir.path().join("data")
     }
 
-    /// A second one with the same in it. Nobody has the database open, or else its locks would be lost.
+    /// A second one with the same in it. Nobody has the database open, or else its locks would be
+    /// lost.
     pub(crate) fn copy(&self) -> Self {
         let other = Self::new();
         if self.data().exists() {

@@ -1,9 +1,10 @@
-//! The log is moved into the database beside the commits, round by round, and then begun anew: whatever happens in
-//! the middle of it, what was answered is there.
+//! The log is moved into the database beside the commits, round by round, and then begun anew:
+//! whatever happens in the middle of it, what was answered is there.
 //!
-//! One caller changes hundreds of pages in each transaction, until the log is long enough to be moved. The power is
-//! cut at all that matters: at the writes and syncs of the database file, and where the log begins anew. A sync of the
-//! database file fails, or a write to it. What was answered is compared as the other harnesses do it.
+//! One caller changes hundreds of pages in each transaction, until the log is long enough to be
+//! moved. The power is cut at all that matters: at the writes and syncs of the database file, and
+//! where the log begins anew. A sync of the database file fails, or a write to it. What was
+//! answered is compared as the other harnesses do it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -164,11 +165,13 @@ struct Moved {
     pages: u64,
     /// How often the log was begun anew when it was long.
     begun_anew: u64,
-    /// How many syncs of the database there were after which there were commits before the log was begun anew.
+    /// How many syncs of the database there were after which there were commits before the log was
+    /// begun anew.
     rounds: u64,
     /// How many syncs since the last commit.
     syncs: u64,
-    /// How many commits came between two writes to the database, or a write and the sync that ends a round.
+    /// How many commits came between two writes to the database, or a write and the sync that ends
+    /// a round.
     beside: u64,
     /// How many came since the last write to the database that no sync followed.
     beside_so_far: Option<u64>,
@@ -201,7 +204,8 @@ impl Moved {
                 self.pages = 0;
                 self.syncs = 0;
             }
-            // The header of a page; that of the last of a transaction has the size of the database in it.
+            // The header of a page; that of the last of a transaction has the size of the database
+            // in it.
             Event::Write { file, offset, data } if *file == self.log && data.len() == 24 => {
                 self.pages = *offset as u64 / FRAME_OCTETS + 1;
                 if data[4..8] != [0; 4] {
@@ -272,8 +276,9 @@ impl Session {
         written
     }
 
-    /// The same. The first round after each beginning of the log stands still until there are commits in the middle
-    /// of it: so it moves a part of the log and no more, and doesn't wait for the disk but by itself.
+    /// The same. The first round after each beginning of the log stands still until there are
+    /// commits in the middle of it: so it moves a part of the log and no more, and doesn't wait for
+    /// the disk but by itself.
     fn write_beside_rounds(&mut self) -> Result<()> {
         if self.held_up_in != Some(self.moved.begun_anew) && self.moved.pages < CHECKPOINT_PAGES {
             self.disk.hold_up(Kind::WriteOfDatabase, self.held_up_at);
@@ -332,8 +337,8 @@ fn record(cycles: u64) -> Recorded {
     session.recorded()
 }
 
-/// Where the power is cut in a record: around each sync of the database, where the log is begun, and at some of the
-/// writes to the database, of which there are thousands.
+/// Where the power is cut in a record: around each sync of the database, where the log is begun,
+/// and at some of the writes to the database, of which there are thousands.
 fn places(record: &[Event], moved: &Moved, one_write_of: u64) -> BTreeSet<usize> {
     let mut rng = Random::new(1);
     let mut places = BTreeSet::new();
@@ -440,8 +445,9 @@ fn some_of(places: BTreeSet<usize>, count: usize, rng: &mut Random) -> BTreeSet<
     left.into_iter().collect()
 }
 
-/// Has something of the database fail when the log is moved. Every write is refused from when it is noticed on, and all
-/// that was answered is there: after closing and opening again, and after a power cut at some places since it failed.
+/// Has something of the database fail when the log is moved. Every write is refused from when it is
+/// noticed on, and all that was answered is there: after closing and opening again, and after a
+/// power cut at some places since it failed.
 fn fail(left: &Left, caller: &Caller, fault: Fault, places_max: usize, cuts: &mut Cuts) {
     let mut session = Session::begin(left, caller);
     session.plan(fault);
@@ -464,7 +470,8 @@ fn fail(left: &Left, caller: &Caller, fault: Fault, places_max: usize, cuts: &mu
     assert!(!block_on(session.store.list(&ListQuery::default())).unwrap().users.is_empty());
     block_on(session.store.close()).unwrap();
     if fault.kind == Kind::SyncOfDatabase {
-        // What is counted as moved may have been lost, so the log is still there to the next opening.
+        // What is counted as moved may have been lost, so the log is still there to the next
+        // opening.
         let log = fs::metadata(session.data().join("tenantry.db-wal")).unwrap();
         assert!(log.len() > CHECKPOINT_PAGES * FRAME_OCTETS, "the log was cut at closing, though a sync failed");
     }
@@ -533,7 +540,8 @@ fn a_disk_that_is_full_for_the_database_in_a_round_refuses_no_write() {
         let fault = Fault { kind: Kind::WriteOfDatabase, nth, for_good, code: ffi::SQLITE_FULL };
         session.plan(fault);
         let mut since = 0;
-        // The log has room: so there are writes while the disk is full for the database, and they are answered.
+        // The log has room: so there are writes while the disk is full for the database, and they
+        // are answered.
         while since < 10 {
             session.write_beside_rounds().unwrap();
             since += u64::from(session.disk.fired() > 0);
@@ -566,7 +574,8 @@ fn no_log_is_left_after_closing_a_store_whose_log_was_moved_in_rounds() {
     let watchdog = Watchdog::new();
     watchdog.begin("the store is closed");
     let (left, caller) = prepare();
-    // Closed when a round has begun to write, when it waits for the disk, and when the rounds are over.
+    // Closed when a round has begun to write, when it waits for the disk, and when the rounds are
+    // over.
     for held_up in [Some((Kind::WriteOfDatabase, 100)), Some((Kind::SyncOfDatabase, 0)), None] {
         let mut session = Session::begin(&left, &caller);
         if let Some((kind, nth)) = held_up {
@@ -636,7 +645,8 @@ fn nothing_is_moved_any_more_after_a_failed_round() {
     assert_eq!(moved, 0, "so many pages were moved after the failure");
 }
 
-/// A second store on the same files, as another program has one, which is opened while the first isn't closed yet.
+/// A second store on the same files, as another program has one, which is opened while the first
+/// isn't closed yet.
 #[test]
 fn another_store_beside_one_with_a_failed_round_loses_nothing_either() {
     let watchdog = Watchdog::new();

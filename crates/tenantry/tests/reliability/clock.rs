@@ -1,6 +1,7 @@
-//! Clocks that are set back and forward: by a second, by 25 years, to either end of time. What a time is for a person to
-//! read is that of the clock, but nothing that was recorded moves back, and nothing else goes by it: not the order of
-//! users, not cursors, not who is found. A purge by age goes by the clock, and by nothing but it.
+//! Clocks that are set back and forward: by a second, by 25 years, to either end of time. What a
+//! time is for a person to read is that of the clock, but nothing that was recorded moves back, and
+//! nothing else goes by it: not the order of users, not cursors, not who is found. A purge by age
+//! goes by the clock, and by nothing but it.
 
 use std::fs;
 use std::sync::Arc;
@@ -154,7 +155,8 @@ fn users(jump: Jump) {
     close(&place, store);
 }
 
-/// Deleting and restoring change no time of the user. A purge by age goes by `deleted_at`, which is the clock's.
+/// Deleting and restoring change no time of the user. A purge by age goes by `deleted_at`, which is
+/// the clock's.
 fn trash(jump: Jump) {
     for age in [0, 30 * DAY, 2 * YEARS_25] {
         let Before { place, clock, store, then, bob, cat, dan, .. } = Before::new();
@@ -178,7 +180,8 @@ fn trash(jump: Jump) {
         assert_eq!(listed, expected);
         let purged = block_on(store.purge(Purge::DeletedBefore(moment), |_| {})).unwrap();
         assert_eq!(purged.users, expected as u64);
-        // Who was deleted just now isn't old on any clock, and a clock that was set back makes nobody old.
+        // Who was deleted just now isn't old on any clock, and a clock that was set back makes
+        // nobody old.
         assert!(block_on(store.restore(bob.id, None)).is_ok() && block_on(store.restore(dan.id, None)).is_ok());
         assert_eq!(block_on(store.restore(cat.id, None)).is_ok(), !is_old(then));
         assert!(now > then || !is_old(then));
@@ -241,7 +244,8 @@ fn backups(jump: Jump) {
     block_on(store.close()).unwrap();
 }
 
-/// What is exported from one store and imported into another, whose clock is elsewhere, is the same.
+/// What is exported from one store and imported into another, whose clock is elsewhere, is the
+/// same.
 fn copies(jump: Jump) {
     let Before { place, clock, store, .. } = Before::new();
     let now = jump.make(&clock);

@@ -1,8 +1,10 @@
-//! Damaged files: the database and its log are damaged in nine ways, and whoever uses the store is to be told, or to get
-//! what was there before. Never a panic, never a hang, never somebody else's data.
+//! Damaged files: the database and its log are damaged in nine ways, and whoever uses the store is
+//! to be told, or to get what was there before. Never a panic, never a hang, never somebody else's
+//! data.
 //!
-//! What nobody can tell, because SQLite keeps no checksums of the database's pages: a time, a version or the spelling of an
-//! address that became another one, and a purged user's id that is forgotten. What nobody promises: the end of a damaged log.
+//! What nobody can tell, because SQLite keeps no checksums of the database's pages: a time, a
+//! version or the spelling of an address that became another one, and a purged user's id that is
+//! forgotten. What nobody promises: the end of a damaged log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
@@ -78,8 +80,8 @@ struct Seen {
     purged: Vec<bool>,
 }
 
-/// Two stores to be damaged, as the files that they are: one that was closed, and the same one after more was written
-/// by a process that ended without closing it.
+/// Two stores to be damaged, as the files that they are: one that was closed, and the same one
+/// after more was written by a process that ended without closing it.
 struct Stores {
     dir: TempDir,
     closed: Seen,
@@ -298,8 +300,8 @@ impl Told {
     }
 }
 
-/// The errors that tell whoever uses the store that it is damaged. Others, such as `NotFound`, may come of the damage too, but
-/// tell nobody.
+/// The errors that tell whoever uses the store that it is damaged. Others, such as `NotFound`, may
+/// come of the damage too, but tell nobody.
 const TELL_DAMAGE: [ErrorKind; 4] =
     [ErrorKind::Corrupt, ErrorKind::Incompatible, ErrorKind::Io, ErrorKind::StorageUnavailable];
 
@@ -362,7 +364,8 @@ enum Verdict {
     SilentlyWrong,
 }
 
-/// What is to be said of a case. Without the findings it is what it would be if nobody ever checked.
+/// What is to be said of a case. Without the findings it is what it would be if nobody ever
+/// checked.
 fn judge(kind: Kind, is_crashed: bool, stores: &Stores, told: &Told, with_findings: bool) -> Verdict {
     if told.tells_damage() {
         return Verdict::Error;
@@ -383,7 +386,8 @@ fn judge(kind: Kind, is_crashed: bool, stores: &Stores, told: &Told, with_findin
     }
 }
 
-/// Whether it is the same users, with the same ids, keys and paths, and one value differs that stands nowhere else.
+/// Whether it is the same users, with the same ids, keys and paths, and one value differs that
+/// stands nowhere else.
 fn differs_in_values(seen: &Seen, now: &Seen) -> bool {
     let identity = |user: &User| (user.id, user.email.key().to_owned(), user.storage_path.clone());
     let users = |seen: &Seen| seen.users.iter().map(identity).collect::<Vec<_>>();
@@ -405,7 +409,8 @@ fn run_case(stores: &Stores, number: u64) -> (Verdict, Verdict) {
     damage(kind, &data_dir, &mut random);
     let told = block_on(use_store(&data_dir, &mut random));
     for (what, error, message) in &told.errors {
-        // It would be called a mistake of ours. Some damage to the schema is met by nothing but a write.
+        // It would be called a mistake of ours. Some damage to the schema is met by nothing but a
+        // write.
         let is_told = told.tells_damage() || !told.findings.is_empty();
         let is_of_schema = matches!(*what, "create" | "login" | "update") && is_told;
         assert!(*error != ErrorKind::Internal || is_of_schema, "{kind:?}, crashed: {is_crashed}: {what}: {message}");
@@ -465,7 +470,8 @@ fn damage_is_told_or_does_no_harm() {
     let wrong: u64 =
         verdicts.iter().filter(|((_, verdict), _)| *verdict == Verdict::SilentlyWrong).map(|(_, n)| n).sum();
     assert_eq!(wrong, 0, "cases that are silently wrong");
-    // The harness can fail: a check that looks at nothing, planted in the verdict, lets wrong rows pass.
+    // The harness can fail: a check that looks at nothing, planted in the verdict, lets wrong rows
+    // pass.
     assert!(missed_without_check > 0, "no case needs the check");
 }
 

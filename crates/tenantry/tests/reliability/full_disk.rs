@@ -1,7 +1,9 @@
-//! Disks of many sizes that are filled: a write that doesn't fit is `Full` and nothing of it is there, reads go on, and
-//! so do writes when there is room, in the store that is open. What was answered is there.
+//! Disks of many sizes that are filled: a write that doesn't fit is `Full` and nothing of it is
+//! there, reads go on, and so do writes when there is room, in the store that is open. What was
+//! answered is there.
 //!
-//! A disk is a tmpfs in a namespace of its own. Some have few inodes: then it is directories that can't be made.
+//! A disk is a tmpfs in a namespace of its own. Some have few inodes: then it is directories that
+//! can't be made.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -454,8 +456,8 @@ pub(crate) fn child_meets_a_quota(dir: &Path) {
     process::say(serde_json::json!({ "opening": 0, "writing": refused, "there": there }));
 }
 
-/// The same at the database file, which is written when the log is moved into it: nobody is refused for that, since the log
-/// has room.
+/// The same at the database file, which is written when the log is moved into it: nobody is refused
+/// for that, since the log has room.
 #[test]
 fn a_quota_that_is_met_when_the_log_is_moved_refuses_no_write() {
     if !has_strace() {
@@ -472,8 +474,9 @@ fn a_quota_that_is_met_when_the_log_is_moved_refuses_no_write() {
         let there = Process::start("meets a quota when the log is moved", dir.path(), &shell).end();
         assert!(fs::read_to_string(&failures).unwrap().contains("INJECTED"), "no write of the database failed");
         let there: Value = serde_json::from_str(&there[0]).unwrap();
-        // `strace` counts by thread. So each round fails at its first write, and the writer's own attempt, but not its
-        // second: all was moved long before closing, unless every write failed.
+        // `strace` counts by thread. So each round fails at its first write, and the writer's own
+        // attempt, but not its second: all was moved long before closing, unless every write
+        // failed.
         let moved = there["database_octets"].as_u64().unwrap() > 1_000_000;
         assert_eq!(moved, when == "1", "{there}");
         let store = block_on(Store::open(&data_dir)).unwrap();
@@ -485,7 +488,8 @@ fn a_quota_that_is_met_when_the_log_is_moved_refuses_no_write() {
 
 pub(crate) fn child_meets_a_quota_when_the_log_is_moved(dir: &Path) {
     let store = block_on(Store::open(dir.join("data"))).unwrap();
-    // Long enough for a page to have no more than seven of them, so that each login of all is hundreds of pages.
+    // Long enough for a page to have no more than seven of them, so that each login of all is
+    // hundreds of pages.
     let label = "x".repeat(60);
     let address = |number: u32| format!("u{number}@{label}.{label}.{label}.example.com");
     let news: Vec<NewUser> = (0..2_000).map(|number| new_user(&address(number))).collect();

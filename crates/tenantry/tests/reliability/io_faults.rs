@@ -1,8 +1,9 @@
 //! The n-th write, sync or read fails, once or for good, at every place of what is done to a store.
 //!
-//! Whoever was answered that something is done finds it done, whoever was told that it isn't finds nothing of it, and of
-//! a commit that failed all is there or nothing. Reads go on, writes don't, closing works, and the store opens again. Nothing
-//! panics and nothing hangs. A disk that is full is no end: writing goes on when there is space again.
+//! Whoever was answered that something is done finds it done, whoever was told that it isn't finds
+//! nothing of it, and of a commit that failed all is there or nothing. Reads go on, writes don't,
+//! closing works, and the store opens again. Nothing panics and nothing hangs. A disk that is full
+//! is no end: writing goes on when there is space again.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -114,8 +115,8 @@ pub(crate) struct Callers {
     pub(crate) told: Vec<Told>,
     /// What reads in the middle of it have found.
     reads: Vec<Result<usize>>,
-    /// The first failure of which no caller of those was told: a directory that wasn't made, a purge whose traces are still
-    /// in the database.
+    /// The first failure of which no caller of those was told: a directory that wasn't made, a
+    /// purge whose traces are still in the database.
     beside: Option<(usize, Error)>,
     groups: usize,
     made: u64,
@@ -143,7 +144,8 @@ impl Callers {
                 let _ = released.recv();
                 Ok::<_, Error>(())
             };
-            // It may fail too: then nobody is held up, and the others are as many groups as they are.
+            // It may fail too: then nobody is held up, and the others are as many groups as they
+            // are.
             block_on(blocked.write(closure))
         });
         let is_blocked = has_entered.recv().is_ok();
@@ -189,7 +191,8 @@ impl Callers {
         }
     }
 
-    /// All kinds of writes, in groups and alone, with the log moved into the database in the middle.
+    /// All kinds of writes, in groups and alone, with the log moved into the database in the
+    /// middle.
     pub(crate) fn use_store(&mut self, store: &Store, data: &Path, disk: Option<&Disk>) {
         let new = self.new_users(6);
         self.group(store, disk, new.clone());
@@ -200,7 +203,8 @@ impl Callers {
             (new[2].0, Op::Delete),
             (new[3].0, Op::RecordLogin),
         ];
-        // Who is deleted has files, so that their directory is moved; that it can't be made is told like any failure.
+        // Who is deleted has files, so that their directory is moved; that it can't be made is told
+        // like any failure.
         self.groups += 1;
         match block_on(store.directory(new[2].0)) {
             Ok(files) => files.write("notes.txt", "hello").unwrap(),
@@ -238,7 +242,8 @@ impl Callers {
         self.told.push(Told { op: Op::Purge, id, answer, group: self.groups, at });
     }
 
-    /// What the database is to say of each user: for certain, or else after an operation whose outcome isn't known.
+    /// What the database is to say of each user: for certain, or else after an operation whose
+    /// outcome isn't known.
     fn expected(&self) -> BTreeMap<UserId, (Row, Option<&Op>)> {
         let before = self.before.iter().map(|(id, row)| (*id, (row.clone(), None)));
         let mut expected: BTreeMap<UserId, (Row, Option<&Op>)> = before.collect();
@@ -309,7 +314,8 @@ impl Callers {
         }
     }
 
-    /// Opens the store on whatever is there, and compares. `unknown` is what an unknown outcome is taken for.
+    /// Opens the store on whatever is there, and compares. `unknown` is what an unknown outcome is
+    /// taken for.
     pub(crate) fn verify(&mut self, data: &Path, unknown: Unknown) -> Result<(), String> {
         let store = block_on(Store::open(data)).map_err(|error| format!("it isn't opened: {error:?}"))?;
         let conn = Connection::open(data.join("tenantry.db")).unwrap();
@@ -468,7 +474,8 @@ enum Became {
     Unnoticed,
 }
 
-/// Has one fault come, from the opening of a store on (or its creation), and answers what became of it, and what is wrong with that.
+/// Has one fault come, from the opening of a store on (or its creation), and answers what became of
+/// it, and what is wrong with that.
 fn meet(left: Option<&Left>, fault: Fault, unknown: Unknown) -> (Became, Result<(), String>) {
     let scratch = in_memory();
     let data = scratch.path().join("data");
@@ -524,7 +531,8 @@ fn meet(left: Option<&Left>, fault: Fault, unknown: Unknown) -> (Became, Result<
     (became, callers.verify(&data, unknown))
 }
 
-/// Meets every fault there is, from the creation of a store on, from the opening of one that crashed and from an upgrade, each once and for good.
+/// Meets every fault there is, from the creation of a store on, from the opening of one that
+/// crashed and from an upgrade, each once and for good.
 #[test]
 fn whatever_fails_whenever_everybody_is_told_what_became_of_it() {
     let (crashed, old) = (Left::by_crash(), Left::by_version_1());
@@ -560,7 +568,8 @@ fn catch<T>(f: impl FnOnce() -> T) -> Result<T, ()> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).map_err(drop)
 }
 
-/// A caller who takes an unknown outcome for a known one is wrong in some of the cases, whichever it is.
+/// A caller who takes an unknown outcome for a known one is wrong in some of the cases, whichever
+/// it is.
 #[test]
 fn whoever_takes_an_unknown_outcome_for_a_known_one_is_caught() {
     let crashed = Left::by_crash();
@@ -614,8 +623,9 @@ enum After {
     Closed,
     /// The store is closed, but syncs go on to fail, and then the power is cut.
     ClosedInVain,
-    /// Syncs go on to fail until the store is closed; then it is opened again, by the same system, and written. That is
-    /// beyond what SQLite can make good: the log can't be moved away at closing, and the system takes for written what isn't.
+    /// Syncs go on to fail until the store is closed; then it is opened again, by the same system,
+    /// and written. That is beyond what SQLite can make good: the log can't be moved away at
+    /// closing, and the system takes for written what isn't.
     ClosedInVainAndOpened,
     /// The planted mistake: the program is killed, and the store is opened again and written.
     Killed,
@@ -710,7 +720,8 @@ fn cut_after(after: After, every: u64) -> Cuts {
     unreachable!("there is an end of syncs")
 }
 
-/// Opens the store on what the system holds for its files, though the disk has lost some of that, and writes to it.
+/// Opens the store on what the system holds for its files, though the disk has lost some of that,
+/// and writes to it.
 fn go_on_after_a_kill(
     callers: &Callers,
     base: &Files,

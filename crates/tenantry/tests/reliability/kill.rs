@@ -1,9 +1,10 @@
-//! kill -9 of a process in which many callers write at once, on one data directory again and again: what was
-//! answered is there with the values of the answer, what wasn't is there as a whole or not at all.
+//! kill -9 of a process in which many callers write at once, on one data directory again and again:
+//! what was answered is there with the values of the answer, what wasn't is there as a whole or not
+//! at all.
 //!
-//! The child says what each caller is about to do, and what it was answered. The parent kills it after so many answers,
-//! opens the store and compares. A process that is killed loses nothing that it has handed to the system, so this says
-//! nothing of power cuts.
+//! The child says what each caller is about to do, and what it was answered. The parent kills it
+//! after so many answers, opens the store and compares. A process that is killed loses nothing that
+//! it has handed to the system, so this says nothing of power cuts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -229,7 +230,8 @@ impl Caller {
         true
     }
 
-    /// The mistake of an import that tells of each row when it is written, and not when it is committed.
+    /// The mistake of an import that tells of each row when it is written, and not when it is
+    /// committed.
     fn step_with_planted_early_answer(&mut self, store: &Store) -> bool {
         let (caller, first) = (self.number, (self.round << 24) | (self.number << 16) | (self.steps << 8));
         let answer_early = move |tx: &mut tenantry::WriteTx<'_>| {
@@ -274,7 +276,8 @@ pub(crate) fn child_is_killed(dir: &Path) {
             store = open();
         },
         Mode::Closing => loop {
-            // The first who has done enough closes the store, and the others are refused in the middle of it.
+            // The first who has done enough closes the store, and the others are refused in the
+            // middle of it.
             let start = Barrier::new(callers.len());
             thread::scope(|scope| {
                 for caller in &mut callers {
@@ -310,7 +313,8 @@ pub(crate) fn child_is_killed(dir: &Path) {
                     let conn = Connection::open(data_dir.join("tenantry.db")).unwrap();
                     conn.busy_timeout(Duration::from_millis(1)).unwrap();
                     for how in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"].iter().cycle() {
-                        // Busy is an answer, not a failure, which it can be too if a reader is in the way.
+                        // Busy is an answer, not a failure, which it can be too if a reader is in
+                        // the way.
                         let _ = conn.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |_| Ok(()));
                     }
                 });
@@ -468,7 +472,8 @@ impl Model {
         user_dir.join(FILE)
     }
 
-    /// A transaction of many rows is there as a whole or not at all, and as a whole if it was answered.
+    /// A transaction of many rows is there as a whole or not at all, and as a whole if it was
+    /// answered.
     fn compare_batches(
         &mut self,
         found: &BTreeMap<String, Known>,
@@ -509,7 +514,8 @@ impl Model {
         Ok(())
     }
 
-    /// Whom many callers sign in: the login that is there is not earlier than any that was answered.
+    /// Whom many callers sign in: the login that is there is not earlier than any that was
+    /// answered.
     fn compare_shared(&mut self, found: &BTreeMap<String, Known>) -> Held {
         for (email, (id, at)) in &self.shared {
             let known = found.get(id.as_str().unwrap_or_default());
@@ -683,7 +689,8 @@ fn kill_once(
     verify_backups(dir, &mut model.backups, figures)
 }
 
-/// Whatever has the name of a backup is a whole one, answered or not; and what was answered is there.
+/// Whatever has the name of a backup is a whole one, answered or not; and what was answered is
+/// there.
 fn verify_backups(dir: &Path, answered: &mut Vec<String>, figures: &mut Figures) -> Held {
     for name in answered.drain(..) {
         ensure(dir.join(&name).exists(), || format!("the backup {name} is gone"))?;

@@ -1,10 +1,11 @@
-//! Harnesses: each makes one promise of `docs/reliability.md` true or finds where it isn't, many cases at a time.
+//! Harnesses: each makes one promise of `docs/reliability.md` true or finds where it isn't, many
+//! cases at a time.
 //!
-//! They are a binary of their own because they put a VFS beneath SQLite and stand in for
-//! three functions of the C library (`vfs.rs`), which are the whole process's. Each runs a bounded
-//! share of its cases here, and many more with `TENANTRY_LONG=1`. Planted bugs, which they have to catch, are tests
-//! beside them. What a harness prints is what the table in `docs/reliability.md` is filled with:
-//! `cargo test -p tenantry --test reliability -- --nocapture`.
+//! They are a binary of their own because they put a VFS beneath SQLite and stand in for three
+//! functions of the C library (`vfs.rs`), which are the whole process's. Each runs a bounded share
+//! of its cases here, and many more with `TENANTRY_LONG=1`. Planted bugs, which they have to catch,
+//! are tests beside them. What a harness prints is what the table in `docs/reliability.md` is
+//! filled with: `cargo test -p tenantry --test reliability -- --nocapture`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,8 +14,8 @@
     reason = "this crate is nothing but tests, which print what they counted, and clippy knows only those inside of #[test] functions"
 )]
 
-// How many cases there are and what is reported of them; stores in temporary directories; a second process, which is this
-// binary again, in a role.
+// How many cases there are and what is reported of them; stores in temporary directories; a second
+// process, which is this binary again, in a role.
 use tenantry_testkit::{process, share, support};
 
 // What lies beneath SQLite: it records and fails. What it recorded as the disk after a power cut.

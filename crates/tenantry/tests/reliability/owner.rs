@@ -1,5 +1,5 @@
-//! A long-lived owner of a store beside everything that a short program does: each combination works, seen from both sides, or
-//! is refused by the kind of error that the contract names.
+//! A long-lived owner of a store beside everything that a short program does: each combination
+//! works, seen from both sides, or is refused by the kind of error that the contract names.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -135,7 +135,8 @@ pub(crate) fn child_owns(data_dir: &Path) {
     }
 }
 
-/// What the short program of a combination gets: the place, whose owner has it open, and who is in it.
+/// What the short program of a combination gets: the place, whose owner has it open, and who is in
+/// it.
 struct Shared {
     place: SqlitePlace,
     owner: Owner,
@@ -450,8 +451,9 @@ fn of_processes_that_upgrade_or_create_a_store_at_once_one_does() {
     }
 }
 
-/// POSIX ends all locks of a process on a file when it closes any descriptor of it. SQLite keeps that from happening
-/// between the connections of one copy of it: also those of two stores in one process.
+/// POSIX ends all locks of a process on a file when it closes any descriptor of it. SQLite keeps
+/// that from happening between the connections of one copy of it: also those of two stores in one
+/// process.
 #[test]
 fn a_store_that_is_closed_leaves_the_locks_of_another_in_the_same_process() {
     let place = SqlitePlace::new();

@@ -1,8 +1,9 @@
 //! A power cut: the store opens, every write that was answered is there, and none in part.
 //!
-//! Many callers write to a store at a time, while the VFS records what happens to its files and when each of them is
-//! answered. Then the disk is rebuilt as it may be found after a power cut at every event of the record, in several ways,
-//! and the store is opened on it and compared with what its callers were told.
+//! Many callers write to a store at a time, while the VFS records what happens to its files and
+//! when each of them is answered. Then the disk is rebuilt as it may be found after a power cut at
+//! every event of the record, in several ways, and the store is opened on it and compared with what
+//! its callers were told.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -45,7 +46,8 @@ const VARIANTS: [Variant; 8] = [
 /// What is done to a store while it is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
-    /// It is created, and users are created, changed, deleted and purged, while others move the log into the database.
+    /// It is created, and users are created, changed, deleted and purged, while others move the log
+    /// into the database.
     Users,
     /// The same beside imports.
     Imports,
@@ -111,8 +113,8 @@ pub(crate) struct Known {
     pub(crate) batches: Vec<Vec<UserId>>,
     /// What may have become of users about whom nobody knows.
     pub(crate) maybe: BTreeMap<UserId, Op>,
-    /// Whether there was one transaction after the other, each answered before the next: then what is there is all of
-    /// the first few, and nothing of the others.
+    /// Whether there was one transaction after the other, each answered before the next: then what
+    /// is there is all of the first few, and nothing of the others.
     pub(crate) is_one_by_one: bool,
     /// How many users there were before the upgrade, if there was one.
     pub(crate) of_version_1: Option<u64>,
@@ -187,7 +189,8 @@ impl Caller {
         new
     }
 
-    /// Has something done in a transaction, in a group if possible, and answers with when it was answered.
+    /// Has something done in a transaction, in a group if possible, and answers with when it was
+    /// answered.
     fn transact<T: Clone + Send + 'static>(
         &self,
         grouped: impl AsyncFnOnce(&Store) -> Result<T, Error>,
@@ -461,7 +464,8 @@ pub(crate) fn compare(data: &Path, at: usize, known: &Known) -> Result<(), (Wron
     }
     let mut found = rows(&conn).map_err(corrupt)?;
     let present: HashSet<UserId> = found.keys().copied().collect();
-    // When the last transaction was answered that is there, and the first that isn't, as told by the users.
+    // When the last transaction was answered that is there, and the first that isn't, as told by
+    // the users.
     let (mut last_there, mut first_missing) = (0, usize::MAX);
     for (id, states) in &known.users {
         let row = found.remove(id).unwrap_or(Row::Absent);
@@ -552,7 +556,8 @@ impl Figures {
         }
     }
 
-    /// How many operations came to how many commits: told by the frame that ends a transaction in the log.
+    /// How many operations came to how many commits: told by the frame that ends a transaction in
+    /// the log.
     fn count_groups(&mut self, record: &[Event]) {
         let mut group = 0;
         for event in record {
@@ -610,7 +615,8 @@ fn rebuild(plan: Plan, recorded: &Recorded, figures: &mut Figures) {
                 }
             });
         }
-        // When the checkers are gone nobody is to wait for them, nor they for more when there is no more.
+        // When the checkers are gone nobody is to wait for them, nor they for more when there is no
+        // more.
         drop(receiver);
         let sender = sender;
         let honest_until = recorded.known.opened_at;

@@ -1,5 +1,6 @@
-//! Many processes on one store at once: writes, updates that expect a version, sign-ins with one new address, deletes and
-//! restores with directories, while others make checkpoints, backups and checks. What they did adds up.
+//! Many processes on one store at once: writes, updates that expect a version, sign-ins with one
+//! new address, deletes and restores with directories, while others make checkpoints, backups and
+//! checks. What they did adds up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -351,8 +352,8 @@ fn add_up(place: &SqlitePlace, tallies: &[Tally]) {
     assert_eq!(block_on(check(place.data_dir())).unwrap().findings, []);
 }
 
-/// A check of a store that takes it long to look at can't keep others from writing for as long. What is moved to and fro
-/// meanwhile is no finding all the same.
+/// A check of a store that takes it long to look at can't keep others from writing for as long.
+/// What is moved to and fro meanwhile is no finding all the same.
 #[test]
 fn a_long_check_beside_deletes_and_restores_finds_nothing() {
     let place = filled();

@@ -1,5 +1,6 @@
-//! The disk as a power cut leaves it: put together from what was recorded until then, in every way that SQLite's
-//! documentation allows (<https://sqlite.org/atomiccommit.html>, section 2, and <https://sqlite.org/psow.html>).
+//! The disk as a power cut leaves it: put together from what was recorded until then, in every way
+//! that SQLite's documentation allows (<https://sqlite.org/atomiccommit.html>, section 2, and
+//! <https://sqlite.org/psow.html>).
 
 use std::collections::BTreeMap;
 
@@ -38,8 +39,8 @@ pub(crate) enum Disk {
     IgnoresSyncOfDatabase,
     /// As if nobody had ever waited for a directory.
     IgnoresSyncDir,
-    /// What it failed to write is never written, though the next sync succeeds: the system holds it for written.
-    /// (<https://lwn.net/Articles/752063/>)
+    /// What it failed to write is never written, though the next sync succeeds: the system holds it
+    /// for written. (<https://lwn.net/Articles/752063/>)
     ForgetsWhatFailed,
     /// The same of some of it, by chance.
     ForgetsSomeOfWhatFailed,
@@ -103,7 +104,8 @@ impl<'r> Replay<'r> {
         self.is_marked
     }
 
-    /// Goes on to before the next event that changes what can be on the disk; `false` if there is none.
+    /// Goes on to before the next event that changes what can be on the disk; `false` if there is
+    /// none.
     pub(crate) fn advance(&mut self) -> bool {
         let before = self.at;
         while let Some(event) = self.record.get(self.at) {

@@ -1,7 +1,7 @@
 //! No descriptor left, or no memory: an error, never a panic, a hang or a loss.
 //!
-//! Both are the whole process's, so they are in a child. A child that has memory run out says which allocation of
-//! SQLite's it was.
+//! Both are the whole process's, so they are in a child. A child that has memory run out says which
+//! allocation of SQLite's it was.
 
 #![allow(unsafe_code, reason = "SQLite's interface to memory is one of C")]
 
@@ -30,7 +30,8 @@ struct Came {
 }
 
 impl Came {
-    /// Uses a store in `data` while `short` has begun, which ends before it is looked at. Whatever panics is an error.
+    /// Uses a store in `data` while `short` has begun, which ends before it is looked at. Whatever
+    /// panics is an error.
     fn attempt(&mut self, data: &Path, what: &str, short: impl FnOnce(), enough: impl FnOnce()) {
         let mut callers = Callers::default();
         short();
@@ -83,7 +84,8 @@ pub(crate) fn child_runs_out_of_descriptors(dir: &Path) {
     assert!(came.not_opened > 0, "{came:?}");
     say(format_args!("{came:?}"));
 
-    // A store that is open goes on with what it has, and what needs more fails for as long as there is none.
+    // A store that is open goes on with what it has, and what needs more fails for as long as there
+    // is none.
     let data = dir.join("open");
     let store = block_on(Store::open(&data)).unwrap();
     let user = block_on(store.create(new_user("ada@example.com"))).unwrap();

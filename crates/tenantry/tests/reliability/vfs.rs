@@ -1,10 +1,11 @@
-//! A VFS beneath SQLite that passes through to that of the system, and for directories that were registered with it
-//! records what happens to the files, and fails what it is told to.
+//! A VFS beneath SQLite that passes through to that of the system, and for directories that were
+//! registered with it records what happens to the files, and fails what it is told to.
 //!
-//! Not all that happens to a store's files goes through SQLite: `open.rs` makes the database under another name, renames it
-//! and has the directory on the disk. So this binary also stands in for the C library's `fsync`, `rename` and `unlink`
-//! (the linker takes the ones here), which record and fail in the same way. What the store does to its directories by system
-//! calls of its own isn't seen.
+//! Not all that happens to a store's files goes through SQLite: `open.rs` makes the database under
+//! another name, renames it and has the directory on the disk. So this binary also stands in for
+//! the C library's `fsync`, `rename` and `unlink` (the linker takes the ones here), which record
+//! and fail in the same way. What the store does to its directories by system calls of its own
+//! isn't seen.
 
 #![allow(unsafe_code, reason = "SQLite's interface to the system is one of C")]
 
@@ -128,7 +129,8 @@ struct State {
 static DISKS: RwLock<Vec<Arc<Disk>>> = RwLock::new(Vec::new());
 
 thread_local! {
-    /// Whether the thread is in a function of the system's VFS, which has its own names for what the C library does.
+    /// Whether the thread is in a function of the system's VFS, which has its own names for what
+    /// the C library does.
     static IN_VFS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -150,7 +152,8 @@ impl Drop for Watched {
 }
 
 impl Disk {
-    /// Watches a directory, whose files nobody has open yet. `record` what happens to them, if that is wanted.
+    /// Watches a directory, whose files nobody has open yet. `record` what happens to them, if that
+    /// is wanted.
     pub(crate) fn watch(dir: &Path, record: bool) -> Watched {
         register_vfs();
         let mut state = State { is_recording: record, ..State::default() };
@@ -204,7 +207,8 @@ impl Disk {
         self.lock().fired
     }
 
-    /// Holds up whoever comes to the n-th write or sync of the database file from now on, until it is released.
+    /// Holds up whoever comes to the n-th write or sync of the database file from now on, until it
+    /// is released.
     pub(crate) fn hold_up(&self, kind: Kind, nth: u64) {
         *self.lock_hold() = Hold { kind: Some(kind), left: nth, is_held: false };
     }
@@ -406,8 +410,8 @@ unsafe fn disk<'f>(file: *mut ffi::sqlite3_file) -> (&'f Disk, u32) {
 /// Calls a method of the file of the system's VFS.
 macro_rules! pass {
     ($file:expr, $method:ident $(, $argument:expr)*) => {{
-        // SAFETY: SQLite calls the methods of a file only while it is open, with the arguments that they are to get,
-        // and the system's VFS has all of version 2.
+        // SAFETY: SQLite calls the methods of a file only while it is open, with the arguments that
+        // they are to get, and the system's VFS has all of version 2.
         unsafe {
             let file = real($file);
             in_vfs(|| ((*(*file).pMethods).$method.unwrap())(file $(, $argument)*))
@@ -560,8 +564,9 @@ unsafe extern "C" fn x_open(
     flags: c_int,
     out_flags: *mut c_int,
 ) -> c_int {
-    // SAFETY: SQLite gives what its documentation says: a name or null, and room of `szOsFile` octets for the file,
-    // the first of which are ours and the others the system's; or all of it is the system's.
+    // SAFETY: SQLite gives what its documentation says: a name or null, and room of `szOsFile`
+    // octets for the file, the first of which are ours and the others the system's; or all of it is
+    // the system's.
     unsafe {
         let system = system(vfs);
         let open = |file| in_vfs(|| ((*system).xOpen.unwrap())(system, name, file, flags, out_flags));
@@ -619,7 +624,8 @@ system_vfs!(x_current_time_int64, xCurrentTimeInt64, c_int, to: *mut i64);
 fn register_vfs() {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {
-        // SAFETY: the VFS of the system is there for as long as the process, and so is the one that is leaked here.
+        // SAFETY: the VFS of the system is there for as long as the process, and so is the one that
+        // is leaked here.
         unsafe {
             assert_eq!(ffi::sqlite3_initialize(), ffi::SQLITE_OK);
             let system = ffi::sqlite3_vfs_find(c"unix".as_ptr());

@@ -27,7 +27,8 @@ pub(crate) fn dir_of(store: &Store, id: UserId) -> PathBuf {
     block_on(store.directory_path(id)).unwrap()
 }
 
-/// Something in a user's directory: a directory, or a file with its content and the time of its last change.
+/// Something in a user's directory: a directory, or a file with its content and the time of its
+/// last change.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct FileState {
     pub(crate) content: Option<(Vec<u8>, i64)>,
@@ -319,7 +320,8 @@ impl Forgeries {
     }
 }
 
-/// What is no archive of either kind, made of one of a user who has the files `a.txt`, `sub/b.txt` and one of a long name.
+/// What is no archive of either kind, made of one of a user who has the files `a.txt`, `sub/b.txt`
+/// and one of a long name.
 pub(crate) fn forgeries() -> Forgeries {
     let mut forgeries = Forgeries::default();
     // The manifest.
@@ -511,7 +513,8 @@ pub(crate) fn forgeries() -> Forgeries {
 
 /// Links and pipes, of which an archive can hold some.
 fn add_special(forgeries: &mut Forgeries) {
-    // Nothing is written through a link, whether it leads to a directory of the same user or elsewhere.
+    // Nothing is written through a link, whether it leads to a directory of the same user or
+    // elsewhere.
     for target in ["sub", "/etc", "..", "../../.."] {
         for content in [Some(&b"content"[..]), None] {
             forgeries.add(format!("something beneath a link to {target}"), move |x| {

@@ -307,7 +307,8 @@ fn a_backup_lists_its_users() {
     assert_eq!(kind(block_on(open_backup(&file))), ErrorKind::Corrupt);
 }
 
-/// Opens a database of an application's with a log, and writes this into it. While it is open, the change is in the log.
+/// Opens a database of an application's with a log, and writes this into it. While it is open, the
+/// change is in the log.
 fn write_into(database: &Path, text: &str) -> Connection {
     let conn = Connection::open(database).unwrap();
     conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE IF NOT EXISTS t (text)")
@@ -321,8 +322,8 @@ fn read_from(database: &Path) -> String {
     conn.query_row("SELECT group_concat(text) FROM t", [], |row| row.get(0)).unwrap()
 }
 
-/// Older programs have put the log of a database into a backup as the file that it is. Beside the database of today, SQLite
-/// took it for that one's, and wrote pages of then into it.
+/// Older programs have put the log of a database into a backup as the file that it is. Beside the
+/// database of today, SQLite took it for that one's, and wrote pages of then into it.
 #[test]
 fn a_wal_or_journal_is_never_restored_beside_another_database_nor_the_reverse() {
     let world = World::new();
@@ -367,8 +368,8 @@ fn a_wal_or_journal_is_never_restored_beside_another_database_nor_the_reverse() 
     world.is_sound();
 }
 
-/// Sparse files and files with several names were said to differ from the backup, though nothing had happened to them, and a
-/// name that was lost never came back.
+/// Sparse files and files with several names were said to differ from the backup, though nothing
+/// had happened to them, and a name that was lost never came back.
 #[test]
 fn sparse_files_and_hard_links_are_recognized_and_restored() {
     let world = World::new();

@@ -101,7 +101,8 @@ impl Fixture {
         conn.close().unwrap();
     }
 
-    /// Asserts that a check finds this and nothing else, twice, and changes nothing; and that a dry run says the same.
+    /// Asserts that a check finds this and nothing else, twice, and changes nothing; and that a dry
+    /// run says the same.
     #[track_caller]
     pub(crate) fn assert_found(&self, expected: &[(FindingKind, Option<UserId>, Option<PathBuf>)]) {
         let before = tree(&self.at(""));
@@ -115,8 +116,8 @@ impl Fixture {
         }
     }
 
-    /// Repairs, however many belong to nobody, and asserts that every byte is still there and that nothing is
-    /// left to be repaired.
+    /// Repairs, however many belong to nobody, and asserts that every byte is still there and that
+    /// nothing is left to be repaired.
     #[track_caller]
     pub(crate) fn assert_repaired(&self) -> RepairReport {
         let before = contents(&self.at(""));
@@ -386,7 +387,8 @@ fn a_database_that_is_missing_is_not_made_anew_beside_the_directories_of_a_store
 fn a_damaged_database_is_found_and_not_repaired() {
     let fixture = Fixture::new();
     let mut bytes = fs::read(fixture.place.database()).unwrap();
-    // The key stands in the row, as the address behind the id, and in the index: there it becomes another.
+    // The key stands in the row, as the address behind the id, and in the index: there it becomes
+    // another.
     let (key, id) = (b"bob@example.com", fixture.bob.id.as_uuid().into_bytes());
     let in_index: Vec<usize> = (id.len()..bytes.len() - key.len())
         .filter(|at| bytes[*at..].starts_with(key) && !bytes[..*at].ends_with(&id))
@@ -607,7 +609,8 @@ fn a_wrong_mode_is_found_and_repaired() {
     assert_eq!(mode(fixture.at(&of_ada)), 0o700);
 }
 
-/// Who may write in the data directory has another's file there under a name of the store's, for root to give it away.
+/// Who may write in the data directory has another's file there under a name of the store's, for
+/// root to give it away.
 #[test]
 fn a_hard_link_is_not_given_to_the_owner() {
     let fixture = Fixture::new();
@@ -692,7 +695,8 @@ fn an_orphan_in_the_trash_is_found_and_moved_to_quarantine() {
     assert_eq!(from, expected.into_iter().map(|(.., path)| path).collect::<Vec<_>>());
     assert!(fixture.at(trashed(&fixture.dan)).is_dir());
 
-    // What stands in the place of a directory: with it out of the way, the directory is seen to be lost.
+    // What stands in the place of a directory: with it out of the way, the directory is seen to be
+    // lost.
     let place = fixture.at(trashed(&fixture.dan));
     fs::rename(&place, fixture.place.as_ref().join("elsewhere")).unwrap();
     fs::write(&place, "no directory").unwrap();

@@ -1,4 +1,5 @@
-//! What archives hold of a user's files beside their content: holes, attributes, links, and the databases in them.
+//! What archives hold of a user's files beside their content: holes, attributes, links, and the
+//! databases in them.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -71,7 +72,8 @@ impl Place {
     }
 }
 
-/// In a container `TMPDIR` is small, or the root can't be written. Large files were left out of the backup then.
+/// In a container `TMPDIR` is small, or the root can't be written. Large files were left out of the
+/// backup then.
 #[test]
 fn a_backup_needs_no_room_for_temporary_files() {
     let umounted = "TMPDIR=/nonexistent";
@@ -121,7 +123,8 @@ fn a_large_file_that_changes_during_a_backup_is_read_again_or_reported() {
                 growing.write_all(b"x").unwrap();
             }
         });
-        // Whether the two get at it at the same time three times in a row is the scheduler's matter.
+        // Whether the two get at it at the same time three times in a row is the scheduler's
+        // matter.
         let mut backup = back_up(&place.store, &file);
         while backup.left_out.is_empty() {
             fs::remove_file(&file).unwrap();
@@ -332,7 +335,8 @@ fn a_hard_link_between_two_users_becomes_two_files() {
     }
 }
 
-/// The owners of a store change when it is moved to another machine, or as a service gets another number.
+/// The owners of a store change when it is moved to another machine, or as a service gets another
+/// number.
 #[test]
 fn files_of_the_former_owner_of_a_store_go_to_the_new_owner() {
     if !rustix::process::geteuid().is_root() {
@@ -500,7 +504,8 @@ pub(crate) fn child_moves_money(dir: &Path) {
     }
 }
 
-/// A copy of a database is of many moments if its application writes meanwhile, and so none that there ever was.
+/// A copy of a database is of many moments if its application writes meanwhile, and so none that
+/// there ever was.
 #[test]
 fn databases_with_concurrent_writers_are_each_of_one_moment() {
     let place = Place::new();
@@ -567,7 +572,8 @@ fn databases_of_the_same_process_are_each_of_one_moment() {
     assert!((0..4).all(|number| wrong_with(&place.dir.join(bank_name(number))).is_none()));
 }
 
-/// Everything that can be seen of the files of a directory, the times of the last change of each included.
+/// Everything that can be seen of the files of a directory, the times of the last change of each
+/// included.
 fn listing(dir: &Path) -> BTreeMap<String, [i64; 7]> {
     names(dir)
         .into_iter()
@@ -627,8 +633,9 @@ fn a_database_of_a_crashed_application_is_archived_with_its_wal_or_journal() {
     }
 }
 
-/// The journal of a transaction over several databases names a file elsewhere. Where that is missing, as after a restore on
-/// another machine, SQLite takes the transaction for finished, and the half of it that was written stays.
+/// The journal of a transaction over several databases names a file elsewhere. Where that is
+/// missing, as after a restore on another machine, SQLite takes the transaction for finished, and
+/// the half of it that was written stays.
 #[test]
 fn an_interrupted_transaction_over_several_databases_is_reported() {
     let place = Place::new();

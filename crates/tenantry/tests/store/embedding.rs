@@ -307,8 +307,8 @@ fn a_purge_that_only_the_commit_would_refuse_loses_nothing_and_holds_up_nobody()
 const DEFERRED: &str =
     "CREATE TABLE bills (user_id BLOB NOT NULL REFERENCES users (id) DEFERRABLE INITIALLY DEFERRED) STRICT";
 
-/// A store with Ada, on whose deletion another program's trigger writes a bill for nobody: that is only looked for when a
-/// transaction is committed.
+/// A store with Ada, on whose deletion another program's trigger writes a bill for nobody: that is
+/// only looked for when a transaction is committed.
 fn store_with_a_bill(place: &SqlitePlace) -> (Store, User) {
     let store = place.open();
     run(&store, DEFERRED).unwrap();
@@ -454,8 +454,8 @@ fn the_status_tells_of_the_database() {
     assert_eq!(kind(block_on(store.status())), ErrorKind::Closed);
 }
 
-/// A group whose commit is refused is run again one by one. There an operation that failed by itself got `Internal`
-/// ("the operation failed") in place of its own error.
+/// A group whose commit is refused is run again one by one. There an operation that failed by
+/// itself got `Internal` ("the operation failed") in place of its own error.
 #[test]
 fn an_operation_that_fails_beside_one_that_the_commit_refuses_gets_its_own_error() {
     let place = SqlitePlace::new();
@@ -483,7 +483,8 @@ fn an_application_alters_renames_and_drops_its_tables() {
     block_on(store.close()).unwrap();
 }
 
-/// A trigger of the application's runs within the store's own statement if that cascades to its table.
+/// A trigger of the application's runs within the store's own statement if that cascades to its
+/// table.
 #[test]
 fn a_trigger_that_would_change_users_is_refused() {
     let place = SqlitePlace::new();
@@ -543,7 +544,8 @@ fn a_closure_whose_transaction_sqlite_gave_up_did_nothing() {
     block_on(store.close()).unwrap();
 }
 
-/// A statement that is prepared isn't asked about again: the store's own must not be within reach of a closure.
+/// A statement that is prepared isn't asked about again: the store's own must not be within reach
+/// of a closure.
 #[test]
 fn a_closure_cant_have_a_statement_that_the_store_has_prepared() {
     let place = SqlitePlace::new();

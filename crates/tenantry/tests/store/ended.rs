@@ -1,4 +1,5 @@
-//! What a caller is told of an archive while it is made or read, and that the caller can end that whenever asked.
+//! What a caller is told of an archive while it is made or read, and that the caller can end that
+//! whenever asked.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -52,7 +53,8 @@ fn names_below(dir: &Path) -> BTreeSet<PathBuf> {
     names
 }
 
-/// Ends it at the first question, at the second, and so on, until there are no more. Each time nothing is left of it.
+/// Ends it at the first question, at the second, and so on, until there are no more. Each time
+/// nothing is left of it.
 fn ended_everywhere<T: Debug>(dir: &Path, attempt: impl Fn(usize) -> Result<T>) -> T {
     let before = names_below(dir);
     let mut asked = 0;
@@ -69,7 +71,8 @@ fn ended_everywhere<T: Debug>(dir: &Path, attempt: impl Fn(usize) -> Result<T>) 
     }
 }
 
-/// A signal had ended the command in the middle, since there was no other way, and temporary files stayed.
+/// A signal had ended the command in the middle, since there was no other way, and temporary files
+/// stayed.
 #[test]
 fn a_caller_ends_what_makes_or_reads_a_backup_and_nothing_is_left() {
     let (place, store, ada) = store();

@@ -1,4 +1,5 @@
-//! After a purge nothing of an address is left in the files of the database, nor in a backup made of it.
+//! After a purge nothing of an address is left in the files of the database, nor in a backup made
+//! of it.
 
 use std::collections::HashSet;
 use std::fs;
@@ -35,8 +36,8 @@ fn traces_in(bytes: &[u8]) -> HashSet<String> {
     starts.filter_map(|at| lower.get(at..at + FOUND)).map(|found| String::from_utf8_lossy(found).into_owned()).collect()
 }
 
-/// The traces in the database's files. Copied by another process: closing a descriptor of an open database would end
-/// SQLite's locks in this one.
+/// The traces in the database's files. Copied by another process: closing a descriptor of an open
+/// database would end SQLite's locks in this one.
 fn traces_in_files(place: &SqlitePlace) -> HashSet<String> {
     let copies = tempfile::tempdir().unwrap();
     let mut found = HashSet::new();
@@ -60,7 +61,8 @@ fn traces_in_backup(place: &SqlitePlace) -> HashSet<String> {
     traces_in(&fs::read(backup).unwrap())
 }
 
-/// A store with many users whose addresses and paths are random, some in the trash, and what each of them has had.
+/// A store with many users whose addresses and paths are random, some in the trash, and what each
+/// of them has had.
 struct Crowd {
     place: SqlitePlace,
     clock: TestClock,

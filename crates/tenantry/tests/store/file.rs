@@ -1,4 +1,5 @@
-//! The files of a store. None is read with file calls while a connection is open on it: that would end SQLite's locks.
+//! The files of a store. None is read with file calls while a connection is open on it: that would
+//! end SQLite's locks.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +14,8 @@ use tenantry::{ErrorKind, Store};
 use crate::process::{self, Process};
 use crate::support::{SHORT, SqlitePlace, block_on, email, kind, new_user};
 
-/// The names of what lies in a directory and below it, each with its content; a directory with a slash after its name.
+/// The names of what lies in a directory and below it, each with its content; a directory with a
+/// slash after its name.
 fn snapshot(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
@@ -120,7 +122,8 @@ fn place_with(make: impl FnOnce(&Connection)) -> SqlitePlace {
     place
 }
 
-/// Asserts that a store can't be opened there, whoever tries it how often, and that everything stays as it is.
+/// Asserts that a store can't be opened there, whoever tries it how often, and that everything
+/// stays as it is.
 #[track_caller]
 fn assert_refused_unchanged(place: &SqlitePlace, expected: ErrorKind) {
     let before = snapshot(&place.data_dir());
@@ -194,7 +197,8 @@ fn another_application_s_write_ahead_log_stays_as_it_is() {
     for name in ["tenantry.db", "tenantry.db-wal"] {
         assert!(after[name] == before[name], "{name} was changed");
     }
-    // Its index is in memory that is shared by way of a file: there must be one to read the log at all.
+    // Its index is in memory that is shared by way of a file: there must be one to read the log at
+    // all.
     assert!(after.into_keys().all(|name| before.contains_key(&name) || name == "tenantry.db-shm"));
     let conn = Connection::open(place.database()).unwrap();
     assert_eq!(conn.query_row("SELECT text FROM notes", [], |row| row.get::<_, String>(0)).unwrap(), "hello");

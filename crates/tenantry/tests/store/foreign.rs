@@ -1,4 +1,5 @@
-//! What isn't the store's own fault: rows that another program wrote, code of the application that panics, triggers.
+//! What isn't the store's own fault: rows that another program wrote, code of the application that
+//! panics, triggers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +14,8 @@ fn run(store: &Store, sql: &'static str) {
     block_on(store.write(move |tx| Ok::<_, Error>(sqlite::connection(tx).execute_batch(sql)?))).unwrap();
 }
 
-/// A row that passes the table's checks may still hold what no address and no path can: what would do something to the
-/// terminal that shows it, or lead out of the storage directory.
+/// A row that passes the table's checks may still hold what no address and no path can: what would
+/// do something to the terminal that shows it, or lead out of the storage directory.
 #[test]
 fn a_row_that_the_store_never_wrote_is_damage_and_not_a_user() {
     for (address, path) in [
@@ -46,7 +47,8 @@ fn a_row_that_the_store_never_wrote_is_damage_and_not_a_user() {
     }
 }
 
-/// A user whose place in the order lay before the first page would be in no listing and in no export.
+/// A user whose place in the order lay before the first page would be in no listing and in no
+/// export.
 #[test]
 fn no_row_can_stand_before_the_first_page() {
     let place = SqlitePlace::new();
@@ -122,7 +124,8 @@ fn an_answer_that_panics_when_it_is_dropped_leaves_the_store_open() {
 const NOTES: &str =
     "CREATE TABLE notes (user_id BLOB NOT NULL REFERENCES users (id) ON DELETE CASCADE, text TEXT) STRICT";
 
-/// RAISE(FAIL) keeps what the statement has done so far: the user was gone, and the id could be given out again.
+/// RAISE(FAIL) keeps what the statement has done so far: the user was gone, and the id could be
+/// given out again.
 #[test]
 fn a_purge_that_a_trigger_fails_did_nothing() {
     let place = SqlitePlace::new();
@@ -176,7 +179,8 @@ fn a_trigger_that_rolls_back_harms_nobody_else_in_the_group() {
     block_on(store.close()).unwrap();
 }
 
-/// RAISE(FAIL) fails an INSERT whose row stays in the transaction. Operations share one, without savepoints.
+/// RAISE(FAIL) fails an INSERT whose row stays in the transaction. Operations share one, without
+/// savepoints.
 #[test]
 fn an_operation_that_fails_after_it_wrote_leaves_nothing_of_it_in_the_group() {
     let place = SqlitePlace::new();
@@ -200,7 +204,8 @@ fn an_operation_that_fails_after_it_wrote_leaves_nothing_of_it_in_the_group() {
     block_on(store.close()).unwrap();
 }
 
-/// What a trigger's trigger has done before it fails is counted by nobody, SQLite's own count included.
+/// What a trigger's trigger has done before it fails is counted by nobody, SQLite's own count
+/// included.
 #[test]
 fn what_a_trigger_wrote_before_its_own_trigger_failed_is_undone_in_the_group() {
     let place = SqlitePlace::new();

@@ -48,7 +48,8 @@ impl Hostile {
         self.dir.path().join("a/b/restored")
     }
 
-    /// Makes sure that the archive is neither found good nor restored, and that nothing comes of the attempt.
+    /// Makes sure that the archive is neither found good nor restored, and that nothing comes of
+    /// the attempt.
     fn is_refused(&mut self, what: &str) {
         self.is_not_verified(what);
         self.is_not_restored(what);
@@ -251,7 +252,8 @@ fn intents_of_a_forged_backup_that_lead_outside_are_refused() {
     hostile.end();
 }
 
-/// A store, and a backup of it that has many compressed blocks, and files that are read in many steps.
+/// A store, and a backup of it that has many compressed blocks, and files that are read in many
+/// steps.
 fn larger_backup() -> (SqlitePlace, Vec<u8>) {
     let (place, store, ada) = small_store();
     fs::write(dir_of(&store, ada).join("noise"), noise(400_000)).unwrap();
@@ -262,7 +264,8 @@ fn larger_backup() -> (SqlitePlace, Vec<u8>) {
     (place, octets)
 }
 
-/// A restore reads as a verification does, but makes directories that last, which takes long: it is tried less often.
+/// A restore reads as a verification does, but makes directories that last, which takes long: it is
+/// tried less often.
 const RESTORE_EACH: usize = 5;
 
 #[test]
@@ -295,7 +298,8 @@ fn a_flipped_bit_in_an_archive_is_refused_unless_it_is_meaningless() {
     for index in 0..300 {
         let mut number = [0; 8];
         random.fill(&mut number);
-        // Most of it is noise: every other time it is at the beginning, where the manifest and the database are.
+        // Most of it is noise: every other time it is at the beginning, where the manifest and the
+        // database are.
         let octets_meant = if index % 2 == 0 { octets.len() } else { 5_000 };
         let bit = usize::try_from(u64::from_le_bytes(number) >> 8).unwrap() % (octets_meant * 8);
         let mut flipped = octets.clone();

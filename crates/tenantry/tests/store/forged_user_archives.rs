@@ -183,7 +183,8 @@ fn a_row_that_no_user_can_have_is_refused_as_such() {
             hostile.is_refused(&format!("the {field} {value}"), |kind| kind == expected);
         }
     }
-    // What is odd but good comes over: another's derived path isn't, one's own is, and so is the end of each range.
+    // What is odd but good comes over: another's derived path isn't, one's own is, and so is the
+    // end of each range.
     let mut forged = honest;
     let user = &mut forged.manifest["user"];
     user["id"] = "3FA2B1C4-0000-4000-8000-000000000001".into();

@@ -1,5 +1,6 @@
-//! The worst that can be found in a user's directory, and on the way to it: names, depth, numbers, things that are no files,
-//! rights that are missing, what can't be removed, and other file systems.
+//! The worst that can be found in a user's directory, and on the way to it: names, depth, numbers,
+//! things that are no files, rights that are missing, what can't be removed, and other file
+//! systems.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -125,7 +126,8 @@ fn du(dir: &Path) -> u64 {
     String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// Runs this on a user's directory, and then every operation; it answers how many files there are, and of how many bytes.
+/// Runs this on a user's directory, and then every operation; it answers how many files there are,
+/// and of how many bytes.
 #[track_caller]
 fn goes_through(fill: impl FnOnce(&Path) -> (u64, u64)) {
     let place = SqlitePlace::new();
@@ -173,7 +175,8 @@ fn no_name_is_too_strange() {
     });
 }
 
-/// Makes directories in each other, by descriptors, since no path is long enough, with a file in the last.
+/// Makes directories in each other, by descriptors, since no path is long enough, with a file in
+/// the last.
 fn make_deep(top: &Path, levels: usize) {
     let open = |at: OwnedFd, name: &str| {
         rustix::fs::openat(&at, name, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
@@ -711,8 +714,8 @@ pub(crate) fn child_purges(data_dir: &Path) {
     block_on(store.close()).unwrap();
 }
 
-/// The store writes its marker as root into a directory of somebody's, who has another's file there under the name that it has
-/// until it is whole.
+/// The store writes its marker as root into a directory of somebody's, who has another's file there
+/// under the name that it has until it is whole.
 #[test]
 fn a_file_with_a_name_of_the_stores_is_neither_emptied_nor_given_away() {
     let place = SqlitePlace::new();

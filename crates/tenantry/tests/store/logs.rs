@@ -1,4 +1,5 @@
-//! No address gets into a log: not by an operation, not by a failure, not by printing what the crate hands out.
+//! No address gets into a log: not by an operation, not by a failure, not by printing what the
+//! crate hands out.
 
 use std::io;
 use std::path::Path;
@@ -48,8 +49,8 @@ impl io::Write for Capture {
 #[test]
 fn no_address_gets_into_a_log() {
     let dir = tempfile::tempdir().unwrap();
-    // In a process of its own, since the subscriber has to hear all threads. Its files can't grow beyond 1 MiB, so
-    // that a commit fails in the end.
+    // In a process of its own, since the subscriber has to hear all threads. Its files can't grow
+    // beyond 1 MiB, so that a commit fails in the end.
     let shell = "trap '' XFSZ; ulimit -f 2048";
     let child = Process::start("logs", dir.path(), shell);
     assert_eq!(child.end(), ["no address was logged"]);

@@ -1,6 +1,8 @@
-//! The tests of the store from outside: what [`tenantry::Store`] promises, and what the files look like meanwhile.
+//! The tests of the store from outside: what [`tenantry::Store`] promises, and what the files look
+//! like meanwhile.
 //!
-//! Without the feature `archives` there are those of users alone: the scenarios, the model, SQL of an application's own.
+//! Without the feature `archives` there are those of users alone: the scenarios, the model, SQL of
+//! an application's own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,8 +12,8 @@
 )]
 #![cfg_attr(not(feature = "archives"), allow(dead_code, unused_imports, reason = "the tests that are left out use it"))]
 
-// What the others have in common: a store in a temporary directory, a clock that can be set, a writer that is held up; a
-// second process, which is this binary again, in a role.
+// What the others have in common: a store in a temporary directory, a clock that can be set, a
+// writer that is held up; a second process, which is this binary again, in a role.
 use tenantry_testkit::{process, support};
 
 // The contract, scenario by scenario, written once for every engine.

@@ -16,7 +16,8 @@ use crate::support::{SqlitePlace, block_on, email};
 const ADA: &str = "3fa2b1c4-0000-4000-8000-000000000001";
 const EVE: &str = "7fa2b1c4-0000-4000-8000-000000000002";
 
-/// Ada with a directory of her own choice, Eve with one in the trash, and what an application keeps.
+/// Ada with a directory of her own choice, Eve with one in the trash, and what an application
+/// keeps.
 const ROWS: &str = "
     INSERT INTO users (seq, id, email_key, email, created_at, updated_at, version, storage_path, has_directory) VALUES
         (1, x'3fa2b1c4000040008000000000000001', 'ada@example.com', 'Ada@example.com', 1, 2, 3, 'customers/ada', 1);
@@ -125,7 +126,8 @@ fn a_backup_of_schema_version_2_and_format_1_is_verified_listed_and_restored() {
     assert!(fs::read(&file).unwrap() == before);
 }
 
-/// Opening such a store refuses the upgrade; a backup of it was upgraded all the same, and its application's key was broken.
+/// Opening such a store refuses the upgrade; a backup of it was upgraded all the same, and its
+/// application's key was broken.
 #[test]
 fn a_backup_whose_application_refers_to_addresses_is_not_upgraded() {
     let dir = tempfile::tempdir().unwrap();

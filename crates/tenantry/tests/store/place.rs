@@ -1,5 +1,5 @@
-//! The place where a store lies: a read-only or a network file system, missing permissions, files that are taken away
-//! while the store is open, limits on their size.
+//! The place where a store lies: a read-only or a network file system, missing permissions, files
+//! that are taken away while the store is open, limits on their size.
 
 use std::fs;
 use std::path::Path;
@@ -103,7 +103,8 @@ pub(crate) fn child_on_a_read_only_file_system(dir: &Path) {
     assert_eq!(block_on(store.status()).unwrap().journal_mode, "delete");
     block_on(store.close()).unwrap();
 
-    // A store that is in use when its file system becomes read-only has its log beside it, with the index of that.
+    // A store that is in use when its file system becomes read-only has its log beside it, with the
+    // index of that.
     set("rw");
     let store = block_on(Store::open(&data_dir)).unwrap();
     let eve = block_on(store.create(new_user("eve@example.com"))).unwrap();
@@ -215,7 +216,8 @@ fn a_database_that_took_the_name_of_an_open_one_is_left_alone_by_it() {
     assert_eq!(block_on(place.open().get(bob.id)).unwrap(), Some(bob));
 }
 
-/// Whoever opens it then doesn't see what is in the log that is gone, and makes another. What they write is not overwritten.
+/// Whoever opens it then doesn't see what is in the log that is gone, and makes another. What they
+/// write is not overwritten.
 #[test]
 fn a_database_whose_log_was_removed_is_left_to_those_who_opened_it_since() {
     let place = SqlitePlace::new();
@@ -254,8 +256,8 @@ fn a_write_during_which_the_file_goes_away_is_not_acknowledged() {
     block_on(store.close()).unwrap();
 }
 
-/// A limit on the size of files ends the program, unless the signal is ignored; SQLite takes it for an I/O error. It is
-/// a full disk: writing goes on when there is room.
+/// A limit on the size of files ends the program, unless the signal is ignored; SQLite takes it for
+/// an I/O error. It is a full disk: writing goes on when there is room.
 #[test]
 fn a_file_that_may_grow_no_further_is_a_full_disk() {
     let place = SqlitePlace::new();

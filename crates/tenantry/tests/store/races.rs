@@ -1,7 +1,8 @@
-//! Directories that are swapped with symbolic links to somewhere outside, in a tight loop, while the store works on them.
+//! Directories that are swapped with symbolic links to somewhere outside, in a tight loop, while
+//! the store works on them.
 //!
-//! To check a path and then to use it loses this race; the last tests here do just that, and show that it is lost within
-//! moments. The store must never lose it.
+//! To check a path and then to use it loses this race; the last tests here do just that, and show
+//! that it is lost within moments. The store must never lose it.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,17 +28,20 @@ const RACE: Duration = Duration::from_secs(2);
 const ENOUGH: u64 = 5;
 /// How often a directory is moved to and fro before its files are looked at.
 const MOVES_A_ROUND: usize = 20;
-/// How long it may take until there was a race. It takes milliseconds, or seconds where directories are copied.
+/// How long it may take until there was a race. It takes milliseconds, or seconds where directories
+/// are copied.
 const LOST_SOON: Duration = Duration::from_secs(180);
 
 const OF_ADA: &[u8] = b"of ada";
-/// What every file outside holds: more than all files of a user together, so that it shows in any sum.
+/// What every file outside holds: more than all files of a user together, so that it shows in any
+/// sum.
 const CANARY_BYTES: usize = 100_000;
-/// Directories that a user has and the outside too, so that whoever is there by mistake doesn't notice.
+/// Directories that a user has and the outside too, so that whoever is there by mistake doesn't
+/// notice.
 const DIRS: [&str; 4] = ["a", "b", "nested", "z"];
 
-/// A tree that belongs to somebody else. Whether it was read shows in the times of access, and that it was
-/// changed in the others, so it is never looked into but by a `stat`.
+/// A tree that belongs to somebody else. Whether it was read shows in the times of access, and that
+/// it was changed in the others, so it is never looked into but by a `stat`.
 pub(crate) struct Outside {
     pub(crate) root: PathBuf,
     paths: BTreeSet<PathBuf>,
@@ -106,8 +110,8 @@ impl Outside {
         File::open(path).unwrap().set_times(FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH)).unwrap();
     }
 
-    /// What is swapped with the directories: at first a link to here. It is here so that whoever goes up from a
-    /// directory that was swapped is here too.
+    /// What is swapped with the directories: at first a link to here. It is here so that whoever
+    /// goes up from a directory that was swapped is here too.
     fn aside(&self) -> PathBuf {
         self.root.join("aside")
     }
@@ -131,7 +135,8 @@ impl Swapper {
                 let mut swaps = 0;
                 while !is_over.load(Ordering::Relaxed) {
                     for place in &places {
-                        // An odd number of times in a row, so that the next place gets its turn with the other one.
+                        // An odd number of times in a row, so that the next place gets its turn
+                        // with the other one.
                         for _ in 0..3 {
                             swaps += u64::from(swap(place, &aside));
                         }
@@ -143,7 +148,8 @@ impl Swapper {
         Self { is_over, thread: Some(thread), places, aside }
     }
 
-    /// Ends it, and puts the directory back where a link stands, if there still is one. Answers how often it swapped.
+    /// Ends it, and puts the directory back where a link stands, if there still is one. Answers how
+    /// often it swapped.
     fn stop(mut self) -> u64 {
         self.is_over.store(true, Ordering::Relaxed);
         let swaps = self.thread.take().unwrap().join().unwrap();
@@ -212,8 +218,8 @@ impl Stage {
         stage
     }
 
-    /// The same with a link to this aside. A relative one passes where an absolute one is refused for another reason
-    /// (`RESOLVE_NO_XDEV`), so it is the sharper.
+    /// The same with a link to this aside. A relative one passes where an absolute one is refused
+    /// for another reason (`RESOLVE_NO_XDEV`), so it is the sharper.
     fn with_link(link: impl AsRef<Path>) -> Self {
         let stage = Self::new();
         symlink(link, stage.outside.aside()).unwrap();
@@ -247,8 +253,9 @@ impl Stage {
         Swapper::start(&places, &self.outside.aside())
     }
 
-    /// Whether the user has all files again when the race is over. Where moving takes several steps, the swaps can leave
-    /// something in the way that the store must not replace or remove, and a person has to decide. Nothing is lost then.
+    /// Whether the user has all files again when the race is over. Where moving takes several
+    /// steps, the swaps can leave something in the way that the store must not replace or remove,
+    /// and a person has to decide. Nothing is lost then.
     fn is_in_order(&self) -> bool {
         let found = || {
             if block_on(self.store.get(self.ada))?.is_none() {
@@ -309,8 +316,8 @@ fn is_complete(dir: &Path) -> bool {
     !dir.is_symlink() && holds(&dir.join("notes.txt")) && DIRS.iter().all(|name| is_filled(dir.join(name)))
 }
 
-/// Races until the time is over, and until there was something to it: operations that met the directory, and, unless
-/// there can be none, others that met the link.
+/// Races until the time is over, and until there was something to it: operations that met the
+/// directory, and, unless there can be none, others that met the link.
 fn race(refused_at_least: u64, mut round: impl FnMut(&Tally)) {
     let tally = Tally::default();
     let start = Instant::now();
@@ -390,8 +397,9 @@ fn measuring_a_directory_never_counts_what_is_outside() {
             let Some(usage) = tally.count(measured, reasons) else { return };
             match (usage.files, usage.apparent_bytes, usage.unreadable) {
                 (9, 54, 0) => return,
-                // Gone, or become something else, between being listed and being entered. If it is moved away while the
-                // kernel opens it, that is the error of a mounted file system (EXDEV), and so it counts as unreadable.
+                // Gone, or become something else, between being listed and being entered. If it is
+                // moved away while the kernel opens it, that is the error of a mounted file system
+                // (EXDEV), and so it counts as unreadable.
                 (7, 42, 0 | 1) if target == Target::Within => {}
                 (8, bytes, 0) if target == Target::Within && bytes == 42 + link.len() as u64 => {}
                 _ => panic!("{usage:?}"),
@@ -459,7 +467,8 @@ fn a_purge_removes_nothing_outside() {
                 Target::Within => vec![in_trash.join("nested"), in_trash.join("moved-1")],
             };
             let swapper = Swapper::start(&places, &aside);
-            // What is a link when it is to be removed and a directory when it is removed makes it fail.
+            // What is a link when it is to be removed and a directory when it is removed makes it
+            // fail.
             match block_on(stage.store.purge(Purge::User(id), |_| {})) {
                 Ok(purged) if purged.users == 1 => tally.done.update(|count| count + 1),
                 Ok(purged) => {
@@ -501,7 +510,8 @@ fn an_export_is_exact_whatever_happens_to_the_directories() {
     stage.end(swapper);
 }
 
-/// What most programs do, and what is wrong with it: by the time the path is used it leads elsewhere.
+/// What most programs do, and what is wrong with it: by the time the path is used it leads
+/// elsewhere.
 fn checked(root: &Path, path: &Path) -> io::Result<PathBuf> {
     let real = fs::canonicalize(path)?;
     if real.starts_with(root) { Ok(real) } else { Err(io::ErrorKind::PermissionDenied.into()) }
@@ -562,8 +572,9 @@ fn races_are_won_on_each_way_of_opening_and_moving() {
     }
     let moving = ["deleting_and_restoring_never_moves_what_is_outside", "a_purge_removes_nothing_outside"];
     let opening = ["opening_a_directory_never_leads_outside", "measuring_a_directory_never_counts_what_is_outside"];
-    // Deleting and restoring by copies isn't among them: a process that swaps directories in storage/
-    // meanwhile, and so could remove the files itself, can have the copy removed with the original.
+    // Deleting and restoring by copies isn't among them: a process that swaps directories in
+    // storage/ meanwhile, and so could remove the files itself, can have the copy removed with the
+    // original.
     for (way, races) in [(Way::InSteps, &[moving, opening].concat()[..]), (Way::Copied, &moving[1..])] {
         let (variable, value) = way.variable();
         for race in races {

@@ -1,5 +1,6 @@
-//! Systems that refuse the calls with which directories are opened and moved in one step: the filter of a service that
-//! systemd hardens (`RestrictSUIDSGID=`, `DynamicUser=`), and file systems such as bindfs and mergerfs.
+//! Systems that refuse the calls with which directories are opened and moved in one step: the
+//! filter of a service that systemd hardens (`RestrictSUIDSGID=`, `DynamicUser=`), and file systems
+//! such as bindfs and mergerfs.
 
 use std::fs;
 use std::os::unix::fs::symlink;

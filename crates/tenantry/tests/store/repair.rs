@@ -14,8 +14,8 @@ use tenantry::{Error, ErrorKind, Finding, Purge, RepairOptions, TrashQuery, User
 use crate::check::{EVEN_IF_MANY, Fixture, derived, trashed};
 use crate::support::{SqlitePlace, block_on, email, kind, new_user, new_user_at, set_mode, tree};
 
-/// What a crash leaves between the commit of an operation and its end: asserts that this is found, alone, and
-/// finished by a repair.
+/// What a crash leaves between the commit of an operation and its end: asserts that this is found,
+/// alone, and finished by a repair.
 #[track_caller]
 fn assert_finished(fixture: &Fixture, user: Option<&User>, path: Option<&str>) {
     fixture.assert_found(&[(IntentUnfinished, user.map(|user| user.id), path.map(PathBuf::from))]);
@@ -87,7 +87,8 @@ fn a_repair_finishes_the_intent_of_a_purge() {
 #[test]
 fn a_user_whose_purge_has_begun_is_shown_as_such_and_cannot_be_restored() {
     let fixture = Fixture::new();
-    // The row can't be taken away, as if its files took long: so the purge is still under way after the opening.
+    // The row can't be taken away, as if its files took long: so the purge is still under way after
+    // the opening.
     fixture.intend("purge", Some(&fixture.dan), None);
     let conn = Connection::open(fixture.place.database()).unwrap();
     conn.execute_batch(
@@ -236,8 +237,8 @@ fn a_check_changes_nothing_not_even_a_leftover_wal() {
     fixture
         .assert_found(&findings.iter().map(|found| (found.kind, found.user, found.path.clone())).collect::<Vec<_>>());
 
-    // A copy of a store that is open, as a crash of the machine would leave it. By another process: closing a
-    // descriptor of an open database would end SQLite's locks in this one.
+    // A copy of a store that is open, as a crash of the machine would leave it. By another process:
+    // closing a descriptor of an open database would end SQLite's locks in this one.
     let place = SqlitePlace::new();
     let store = Fixture::new();
     let open = store.place.open();
@@ -309,7 +310,8 @@ fn a_check_beside_concurrent_changes_finds_nothing() {
     fixture.assert_found(&[]);
 }
 
-/// A directory that can't be made is an error each time it is asked for, however often, and stands in nobody's way.
+/// A directory that can't be made is an error each time it is asked for, however often, and stands
+/// in nobody's way.
 #[test]
 fn a_directory_that_cannot_be_made_is_an_error_each_time() {
     let place = SqlitePlace::new();

@@ -1,5 +1,5 @@
-//! Where backups are restored and verified: directories of every kind, what others do there meanwhile, and what a process
-//! leaves that is killed.
+//! Where backups are restored and verified: directories of every kind, what others do there
+//! meanwhile, and what a process leaves that is killed.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -15,7 +15,8 @@ use crate::backup::{back_up, files, restore, small_store, verify};
 use crate::process::{self, Process};
 use crate::support::{block_on, kind, new_user, set_mode, skipped};
 
-/// A volume that is mounted can't be replaced by a rename, nor can `.` or a link, and beside it nothing may be writable.
+/// A volume that is mounted can't be replaced by a rename, nor can `.` or a link, and beside it
+/// nothing may be writable.
 #[test]
 fn a_restore_accepts_any_empty_directory() {
     let (place, store, _) = small_store();
@@ -162,7 +163,8 @@ fn files_that_appear_in_the_target_during_a_restore_are_left_alone() {
     assert!(!seen.is_empty() && seen.iter().all(|kind| *kind == ErrorKind::Busy), "{seen:?}");
 }
 
-/// A restore that was killed left a hidden directory beside the target, for somebody to find and to remove.
+/// A restore that was killed left a hidden directory beside the target, for somebody to find and to
+/// remove.
 #[test]
 fn leftovers_of_a_killed_restore_are_removed_by_the_next_one() {
     for name in ["new", "empty"] {
@@ -193,7 +195,8 @@ pub(crate) fn child_is_killed_in_a_restore(dir: &Path) {
     block_on(restore_backup(dir.join("a.tar.zst"), dir.join("target"), waiting)).unwrap();
 }
 
-/// What was moved up already when a restore was killed isn't taken for somebody else's, and what is somebody else's isn't removed.
+/// What was moved up already when a restore was killed isn't taken for somebody else's, and what is
+/// somebody else's isn't removed.
 #[test]
 fn a_restore_that_was_killed_between_two_parts_is_undone_by_the_next_one() {
     let (place, store, _) = small_store();
@@ -264,7 +267,8 @@ pub(crate) fn child_is_killed_in_a_verification(dir: &Path) {
     block_on(verify_backup(dir.join("a.tar.zst"), waiting)).unwrap();
 }
 
-/// A backup that was killed left a copy of the database, and an export or a backup its unfinished archive, for good.
+/// A backup that was killed left a copy of the database, and an export or a backup its unfinished
+/// archive, for good.
 #[test]
 fn leftovers_of_a_killed_backup_or_export_are_removed_by_the_next_one_and_not_before() {
     let dir = tempfile::tempdir().unwrap();
@@ -362,7 +366,8 @@ pub(crate) fn child_verifies_without_room(dir: &Path) {
     process::say("room is found");
 }
 
-/// ext4 says that there is no space for an attribute that XFS or tmpfs has taken. So nothing was restored, for a full disk.
+/// ext4 says that there is no space for an attribute that XFS or tmpfs has taken. So nothing was
+/// restored, for a full disk.
 #[test]
 fn an_attribute_that_the_file_system_cant_hold_is_reported() {
     let (place, store, _) = small_store();

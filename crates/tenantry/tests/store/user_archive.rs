@@ -52,7 +52,8 @@ pub(crate) fn other_store() -> (SqlitePlace, Store) {
     (place, store)
 }
 
-/// What there is of a store: its users, those in the trash, and all files, also those that nobody is to have left.
+/// What there is of a store: its users, those in the trash, and all files, also those that nobody
+/// is to have left.
 pub(crate) fn world(place: &SqlitePlace, store: &Store) -> (Vec<User>, Vec<User>, BTreeMap<PathBuf, FileState>) {
     let users = block_on(crate::support::all(store, Default::default()));
     let trash = block_on(store.list_trash(&TrashQuery::default())).unwrap().users;
@@ -154,7 +155,8 @@ fn an_export_and_import_transfers_the_row_and_every_file() {
     assert_eq!(block_on(check(place_there.data_dir())).unwrap().findings, []);
 }
 
-/// Addresses that were accepted before their look-alikes were known: the user must not be locked in, nor taken for damage.
+/// Addresses that were accepted before their look-alikes were known: the user must not be locked
+/// in, nor taken for damage.
 #[test]
 fn a_user_with_a_formerly_accepted_address_is_exported_checked_and_imported() {
     let (place, store, ada, file) = small_store();

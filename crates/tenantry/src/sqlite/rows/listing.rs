@@ -2,18 +2,18 @@
 //!
 //! Without an email prefix a page is a walk along the table in the order of creation, which the
 //! filter picks from. With a filter that few users meet the walk may be long, so it goes in bounded
-//! steps, between which it can be given up. A step is a statement that ends by itself after a number
-//! of rows: one of the conditions counts them. SQLite leaves out the rows that the filter doesn't
-//! match, since handing each of them to Rust would take longer than the match. A prefix is looked up
-//! in the index of the keys, and the users found are put in order.
+//! steps, between which it can be given up. A step is a statement that ends by itself after a
+//! number of rows: one of the conditions counts them. SQLite leaves out the rows that the filter
+//! doesn't match, since handing each of them to Rust would take longer than the match. A prefix is
+//! looked up in the index of the keys, and the users found are put in order.
 //!
 //! A walk for a fragment searches the addresses, by a [`Needle`] that rejects nearly all rows; the
-//! rest are compared in full. If the filter seems to pick so few users that the walk goes to the end,
-//! another thread may take the second half of it.
+//! rest are compared in full. If the filter seems to pick so few users that the walk goes to the
+//! end, another thread may take the second half of it.
 //!
-//! Rejected: a step that is a window of places in the order (a comparison a row, and a lookup for each
-//! step, since gaps are of any length), and a search in the index of the keys (it is half as large,
-//! but SQLite prepares a seek of the table for each key, which takes as long).
+//! Rejected: a step that is a window of places in the order (a comparison a row, and a lookup for
+//! each step, since gaps are of any length), and a search in the index of the keys (it is half as
+//! large, but SQLite prepares a seek of the table for each key, which takes as long).
 //!
 //! Without any filter the walk skips the users in the trash. There may be many, so it is bounded by
 //! their number.
@@ -259,7 +259,8 @@ impl Listing {
         Ok(true)
     }
 
-    /// Returns the second half of a walk that seems to go to the end, and makes this the first half.
+    /// Returns the second half of a walk that seems to go to the end, and makes this the first
+    /// half.
     pub(crate) fn split(&mut self, conn: &Connection) -> Result<Option<Self>> {
         if !self.is_whole_walk || self.inspected == 0 {
             return Ok(None);

@@ -2,10 +2,12 @@
 //!
 //! The rules are those of POSIX at their strictest, which no file system makes full use of:
 //!
-//! - A file's content is on the disk after an `fsync` of the file, a name after an `fsync` of its directory. Until then each
-//!   write may be there, a part of it, or nothing, and each change of a directory or not.
+//! - A file's content is on the disk after an `fsync` of the file, a name after an `fsync` of its
+//!   directory. Until then each write may be there, a part of it, or nothing, and each change of a
+//!   directory or not.
 //! - Changes of the same name keep their order.
-//! - A rename is there as a whole or not at all. It is certain when both directories were synced since.
+//! - A rename is there as a whole or not at all. It is certain when both directories were synced
+//!   since.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -118,7 +120,8 @@ impl Disk {
         }
     }
 
-    /// Which of the moves are there, if these are, asked from the last to the first: what came before at the same name is there too.
+    /// Which of the moves are there, if these are, asked from the last to the first: what came
+    /// before at the same name is there too.
     fn with_those_before(&self, mut is_there: impl FnMut(&Move) -> bool) -> Vec<bool> {
         let mut names: BTreeSet<&Name> = BTreeSet::new();
         let mut chosen = vec![false; self.moves.len()];

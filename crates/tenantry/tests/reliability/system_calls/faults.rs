@@ -1,8 +1,8 @@
 //! System calls that fail, one at a time, while a child does something with directories.
 //!
-//! strace makes the n-th call of a kind fail in each thread. What the child is told has to be right: who is told that
-//! nothing was done finds everything as it was, and who is told that it is done finds it done, when the store is opened
-//! without faults again.
+//! strace makes the n-th call of a kind fail in each thread. What the child is told has to be
+//! right: who is told that nothing was done finds everything as it was, and who is told that it is
+//! done finds it done, when the store is opened without faults again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -90,13 +90,15 @@ fn is_right(said: &str, op: &Op, call: &str, error: &str) -> bool {
         "done" | LEFT => true,
         // It was a commit.
         "OutcomeUnknown" => call == "fsync",
-        // Without a directory nothing is half done, but if it is that it was made which isn't on the disk.
+        // Without a directory nothing is half done, but if it is that it was made which isn't on
+        // the disk.
         "Unfinished" => !matches!(op, Op::Storage { .. }) || call == "fsync",
         "Full" => matches!(error, "ENOSPC" | "EDQUOT"),
         "ReadOnly" => error == "EROFS",
         // SQLite doesn't say why it couldn't wait for the disk.
         "Io" => matches!(error, "EIO" | "EMFILE" | "ENFILE") || call == "fsync",
-        // The store was opened without its directories, which is so only if that is where it failed.
+        // The store was opened without its directories, which is so only if that is where it
+        // failed.
         "StorageUnavailable" => call == "openat2" && !matches!(op, Op::RestoreBackup { .. }),
         _ => false,
     }
@@ -157,7 +159,8 @@ fn a_system_call_that_fails_is_told_and_loses_nothing() {
     assert!(runs > 50, "only {runs} failures");
 }
 
-/// Makes one call fail, judges what comes of it, and says what was told; `None` if there is no such call.
+/// Makes one call fail, judges what comes of it, and says what was told; `None` if there is no such
+/// call.
 fn fail(case: &Case, before: &State, prepared: &Path, call: &str, error: &str, nth: usize) -> Option<String> {
     let dir = in_memory();
     let top = dir.path().canonicalize().unwrap().join(TOP);

@@ -1,11 +1,13 @@
 //! A power cut, with directories.
 //!
-//! A child does operations on a store under strace, which records every system call that changes the file system or waits
-//! for the disk. The record is replayed onto [a model of a disk](disk) that keeps only what it has to, and at each
-//! step the power fails: what may then be found on the disk is written out as a real directory, the store in it is opened,
-//! checked and compared. What was answered has to be there, what was under way has to be as before or as after.
+//! A child does operations on a store under strace, which records every system call that changes
+//! the file system or waits for the disk. The record is replayed onto [a model of a disk](disk)
+//! that keeps only what it has to, and at each step the power fails: what may then be found on the
+//! disk is written out as a real directory, the store in it is opened, checked and compared. What
+//! was answered has to be there, what was under way has to be as before or as after.
 //!
-//! Then calls are left out of the record, as by a program that doesn't make them, and the harness has to notice.
+//! Then calls are left out of the record, as by a program that doesn't make them, and the harness
+//! has to notice.
 
 mod disk;
 mod faults;
@@ -52,7 +54,8 @@ enum Scenario {
     Repair,
     Upgrade,
     Backup,
-    /// The opening of a store that a power cut has stopped when it was just to act on what was on the disk by then.
+    /// The opening of a store that a power cut has stopped when it was just to act on what was on
+    /// the disk by then.
     RecoverStorage,
     RecoverDelete,
     RecoverRestore,
@@ -184,7 +187,8 @@ impl Scenario {
         }
     }
 
-    /// A store in which a power cut has stopped the first operation of a kind, with what it ought to come to.
+    /// A store in which a power cut has stopped the first operation of a kind, with what it ought
+    /// to come to.
     fn interrupted(self, top: &Path, of: fn(&Op) -> bool) -> (State, Vec<Op>) {
         let life = self.record().unwrap();
         let number = life.ops.iter().position(of).unwrap();
@@ -244,10 +248,12 @@ type Digest = ([u8; 32], usize);
 
 /// What is looked at of a record.
 struct Look<'k> {
-    /// How many of the disks that are possible after a step are drawn, besides those that are always looked at.
+    /// How many of the disks that are possible after a step are drawn, besides those that are
+    /// always looked at.
     drawn: u64,
     seed: u64,
-    /// Whether each change of names is also looked at without the others, and the others without it.
+    /// Whether each change of names is also looked at without the others, and the others without
+    /// it.
     each: bool,
     /// At which moments, by the number of operations that were answered.
     moments: Option<Range<usize>>,

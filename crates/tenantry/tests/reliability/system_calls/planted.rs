@@ -1,5 +1,5 @@
-//! The same records with calls left out, as by a program that doesn't make them. Each has to be noticed, but for those that
-//! the next one makes up for: these say why.
+//! The same records with calls left out, as by a program that doesn't make them. Each has to be
+//! noticed, but for those that the next one makes up for: these say why.
 
 use std::ops::Range;
 
@@ -204,8 +204,8 @@ fn target(record: &Record, of: Kind) -> (usize, Range<usize>) {
     (number, operations(&record.steps)[number].clone())
 }
 
-/// Looks at what follows from a change of this step, in the operation that it is about and the one right after, and isn't found
-/// otherwise.
+/// Looks at what follows from a change of this step, in the operation that it is about and the one
+/// right after, and isn't found otherwise.
 fn look(record: &Record, steps: &[Step], number: usize, from: usize) -> Tally {
     let looking = |each, drawn| {
         let moments = Some(number..number + 2);

@@ -1,4 +1,5 @@
-//! From system calls to what they did: to which file or directory, by number, whatever it was called at the time.
+//! From system calls to what they did: to which file or directory, by number, whatever it was
+//! called at the time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
@@ -6,7 +7,8 @@ use std::sync::Arc;
 
 use super::trace::{Call, octets};
 
-/// A file or a directory, for as long as the record lasts. 0 is the directory that holds everything.
+/// A file or a directory, for as long as the record lasts. 0 is the directory that holds
+/// everything.
 pub(super) type Object = usize;
 pub(super) const TOP: Object = 0;
 

@@ -9,7 +9,8 @@ use std::sync::OnceLock;
 use crate::process::Process;
 use crate::support::skipped;
 
-/// What changes a file system, waits for the disk, or moves a descriptor from which one of these goes on.
+/// What changes a file system, waits for the disk, or moves a descriptor from which one of these
+/// goes on.
 const RECORDED: &str = "?open,openat,openat2,?creat,close,dup,?dup2,dup3,fcntl,read,lseek,write,pwrite64,writev,pwritev,\
                         pwritev2,ftruncate,truncate,fallocate,copy_file_range,sendfile,splice,fsync,fdatasync,syncfs,\
                         sync,sync_file_range,?mkdir,mkdirat,?rmdir,?unlink,unlinkat,?rename,renameat,renameat2,?link,\
@@ -41,8 +42,8 @@ pub(super) fn is_possible() -> bool {
     })
 }
 
-/// Runs a child in its role, and answers its system calls in the order in which they ended, with what it said. `more` goes to
-/// strace: which call is to fail.
+/// Runs a child in its role, and answers its system calls in the order in which they ended, with
+/// what it said. `more` goes to strace: which call is to fail.
 pub(super) fn record(role: &str, dir: &Path, more: &str) -> (Vec<Call>, Vec<String>) {
     // In the place of the child itself, which strace then starts.
     let strace = format!(

@@ -58,8 +58,8 @@ pub(super) enum Op {
         user: u8,
     },
     PurgeAll,
-    /// Past the store: a directory with files below `storage/`. The files and what is in it is made to last, the way
-    /// to it only if `is_certain`.
+    /// Past the store: a directory with files below `storage/`. The files and what is in it is made
+    /// to last, the way to it only if `is_certain`.
     Place {
         path: String,
         is_certain: bool,
@@ -248,7 +248,8 @@ impl State {
         let insert =
             "INSERT INTO users (id, email_key, email, created_at, updated_at, version) VALUES (?1, ?2, ?2, 1, 1, 1)";
         conn.execute(insert, (id(0).as_uuid().as_bytes(), address(0))).unwrap();
-        // A crash has left the log. So SQLite doesn't make one, which it would sync the directory for.
+        // A crash has left the log. So SQLite doesn't make one, which it would sync the directory
+        // for.
         conn.set_db_config(sqlite::rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
         conn.close().unwrap();
         let mut state = Self { is_made: true, was_version_1: true, ..Self::default() };
@@ -337,7 +338,8 @@ struct Ought<'p> {
     have_placed: Option<&'p str>,
 }
 
-/// Opens the store that ought to be there, which finishes what was under way, and looks at everything.
+/// Opens the store that ought to be there, which finishes what was under way, and looks at
+/// everything.
 fn find(data: &Path, ought: &Ought<'_>) -> Result<World, String> {
     let is_kept = snapshots(data)? > 0;
     let opening = Store::builder(data).create_if_missing(!ought.be_made);
@@ -385,7 +387,8 @@ fn snapshots(data: &Path) -> Result<usize, String> {
     Ok(count)
 }
 
-/// Compares what a power cut has left with what ought to be there: after `answered` of the operations, or one more.
+/// Compares what a power cut has left with what ought to be there: after `answered` of the
+/// operations, or one more.
 pub(super) fn judge(ops: &[Op], states: &[State], answered: usize, top: &Path) -> Result<(), String> {
     let before = &states[answered];
     let after = states.get(answered + 1).unwrap_or(before);

@@ -1,10 +1,12 @@
-//! The contract of a store, as scenarios that know nothing of its engine. Every engine runs all of them.
+//! The contract of a store, as scenarios that know nothing of its engine. Every engine runs all of
+//! them.
 
 use tenantry::{Store, User};
 
 use crate::support::{Bench, Place, block_on, new_user};
 
-/// Makes a test of every scenario for every engine. Another engine is another module like the one of SQLite.
+/// Makes a test of every scenario for every engine. Another engine is another module like the one
+/// of SQLite.
 macro_rules! scenarios {
     ($($scenario:ident,)*) => {
         mod sqlite {
