@@ -118,8 +118,8 @@ pub(crate) enum Command {
     /// Create or update users from a file
     ///
     /// The columns of the CSV file, or the keys of each object of JSON, are the fields of a user:
-    /// id, email, created_at, last_login_at, storage_path, updated_at, version. Only email is
-    /// required.
+    /// id, email, created_at, last_login_at, storage_path, updated_at, version, suspended_at,
+    /// external_id, name, attributes. Only email is required.
     Import(Import),
     /// Write all users to a file, in the order of creation and from one snapshot
     Export(Export),
@@ -171,16 +171,7 @@ pub(crate) enum UserCommand {
     #[command(visible_alias = "ls")]
     List(List),
     /// Change a user
-    Update {
-        /// The id or the email address
-        user: String,
-        /// The new email address
-        #[arg(long)]
-        email: String,
-        /// Change the user only if this is their version
-        #[arg(long, value_name = "N")]
-        expect_version: Option<u64>,
-    },
+    Update(UpdateUser),
     /// Change a user's email address, as `update --email` does
     Rename {
         /// The id or the email address
@@ -190,6 +181,16 @@ pub(crate) enum UserCommand {
         /// Change the user only if this is their version
         #[arg(long, value_name = "N")]
         expect_version: Option<u64>,
+    },
+    /// Suspend a user, who can't sign in from then on
+    Suspend {
+        /// The id or the email address
+        user: String,
+    },
+    /// Let a suspended user sign in again
+    Resume {
+        /// The id or the email address
+        user: String,
     },
     /// Record that a user logged in
     Login {
@@ -250,9 +251,51 @@ pub(crate) struct CreateUser {
     /// Adopt the existing directory at the storage path
     #[arg(long, requires = "storage_path")]
     pub(crate) adopt: bool,
+    #[command(flatten)]
+    pub(crate) profile: Profile,
     /// What to do if the address looks like that of another user
     #[arg(long, value_name = "POLICY", default_value = "warn")]
     pub(crate) on_lookalike: OnLookalike,
+}
+
+/// What a user may lack.
+#[derive(Debug, Args)]
+pub(crate) struct Profile {
+    /// What people call the user
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The id that another system, such as an identity provider, has for the user
+    #[arg(long, value_name = "ID")]
+    pub(crate) external_id: Option<String>,
+    /// Whatever else to keep with the user: a JSON object, or @FILE to read it from a file
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub(crate) attributes: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("change").required(true).multiple(true).args([
+    "email", "name", "clear_name", "external_id", "clear_external_id", "attributes", "clear_attributes",
+])))]
+pub(crate) struct UpdateUser {
+    /// The id or the email address
+    pub(crate) user: String,
+    /// The new email address
+    #[arg(long)]
+    pub(crate) email: Option<String>,
+    #[command(flatten)]
+    pub(crate) profile: Profile,
+    /// Remove the name
+    #[arg(long, conflicts_with = "name")]
+    pub(crate) clear_name: bool,
+    /// Remove the external id
+    #[arg(long, conflicts_with = "external_id")]
+    pub(crate) clear_external_id: bool,
+    /// Remove the attributes
+    #[arg(long, conflicts_with = "attributes")]
+    pub(crate) clear_attributes: bool,
+    /// Change the user only if this is their version
+    #[arg(long, value_name = "N")]
+    pub(crate) expect_version: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -451,6 +494,15 @@ pub(crate) struct List {
     /// Only users who never logged in
     #[arg(long)]
     pub(crate) never_logged_in: bool,
+    /// Only users who are suspended
+    #[arg(long)]
+    pub(crate) suspended: bool,
+    /// Only users who aren't suspended
+    #[arg(long, conflicts_with = "suspended")]
+    pub(crate) not_suspended: bool,
+    /// Only users for whom another system has exactly this id
+    #[arg(long, value_name = "ID")]
+    pub(crate) external_id: Option<String>,
     /// Only users created at this time or later: RFC 3339, or a date for its first moment in UTC
     #[arg(long, value_name = "TIME")]
     pub(crate) created_after: Option<String>,
@@ -523,7 +575,7 @@ pub(crate) enum OnConflict {
     Fail,
     /// Leave the existing user unchanged, and import the other rows
     Skip,
-    /// Give the existing user the row's address and, if it is later, its last login
+    /// Give the existing user the values of the row that can change, and the last login if later
     Update,
 }
 

@@ -90,6 +90,7 @@ impl From<tenantry::Error> for Failure {
             ErrorKind::StorageBlocked => "`tenantry check` shows what is in the way",
             ErrorKind::StorageUnavailable => "`tenantry check` says what is missing",
             ErrorKind::TooManyOrphans => "make sure that this is the right database, then repeat with --even-if-many",
+            ErrorKind::Suspended => "`tenantry user resume USER` lets them sign in again",
             ErrorKind::Constraint => "remove what refers to the user first",
             ErrorKind::OutcomeUnknown => {
                 "check with `tenantry user get` before you repeat the command; an import can be repeated with --on-conflict skip"

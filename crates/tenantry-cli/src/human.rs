@@ -1,9 +1,10 @@
 //! Formats values for people: ages, rounded sizes, and empty cells for usual values.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use indicatif::HumanBytes;
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 use tenantry::{StoragePath, Timestamp, UserId};
 
 const MINUTE: i64 = 60;
@@ -15,6 +16,9 @@ const DAY: i64 = 24 * HOUR;
 pub(crate) fn now() -> Timestamp {
     Timestamp::from(SystemTime::now())
 }
+
+/// The members of a record, each as it is written in JSON.
+pub(crate) type Record = BTreeMap<String, Box<RawValue>>;
 
 /// The precision of a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,21 +35,21 @@ pub(crate) enum Rendering {
 
 /// Formats one field of a record. Times and sizes are recognized by their names, which end in `_at`
 /// and `_bytes` everywhere.
-pub(crate) fn text(record: &Map<String, Value>, field: &str, rendering: Rendering, now: Timestamp) -> String {
-    match record.get(field) {
-        None | Some(Value::Null) => String::new(),
-        Some(value) if rendering == Rendering::Exact => plain(value),
-        Some(value) if rendering == Rendering::Brief && is_default(record, field, value) => String::new(),
-        Some(value) => {
-            let time = value.as_str().filter(|_| field.ends_with("_at")).and_then(|text| text.parse().ok());
-            let size = value.as_u64().filter(|_| field == "bytes" || field.ends_with("_bytes"));
-            match (time, size) {
-                (Some(time), _) if rendering == Rendering::Full => with_age(time, now),
-                (Some(time), _) => age(time, now),
-                (_, Some(bytes)) => HumanBytes(bytes).to_string(),
-                _ => plain(value),
-            }
-        }
+pub(crate) fn text(record: &Record, field: &str, rendering: Rendering, now: Timestamp) -> String {
+    let value = record.get(field).map(|value| plain(value)).unwrap_or_default();
+    match rendering {
+        Rendering::Exact => return value,
+        Rendering::Brief if is_default(record, field, &value) => return String::new(),
+        _ => {}
+    }
+    let time = Some(&value).filter(|_| field.ends_with("_at")).and_then(|text| text.parse().ok());
+    let size =
+        Some(&value).filter(|_| field == "bytes" || field.ends_with("_bytes")).and_then(|text| text.parse().ok());
+    match (time, size) {
+        (Some(time), _) if rendering == Rendering::Full => with_age(time, now),
+        (Some(time), _) => age(time, now),
+        (_, Some(bytes)) => HumanBytes(bytes).to_string(),
+        _ => value,
     }
 }
 
@@ -58,24 +62,23 @@ fn with_age(time: Timestamp, now: Timestamp) -> String {
     format!("{} ({})", to_the_second(time), age(time, now))
 }
 
-/// Formats a value as a plain text. `null` is empty.
-pub(crate) fn plain(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+/// Formats a value as a plain text: a string without its quotes, and `null` as nothing.
+pub(crate) fn plain(value: &RawValue) -> String {
+    match value.get() {
+        "null" => String::new(),
+        json => serde_json::from_str(json).unwrap_or_else(|_| json.to_owned()),
     }
 }
 
 /// Returns whether a value is the usual one, which a table leaves out.
-fn is_default(record: &Map<String, Value>, field: &str, value: &Value) -> bool {
+fn is_default(record: &Record, field: &str, value: &str) -> bool {
     match field {
         "storage_path" => {
-            let id: Option<UserId> = record.get("id").and_then(Value::as_str).and_then(|id| id.parse().ok());
+            let id: Option<UserId> = record.get("id").and_then(|id| plain(id).parse().ok());
             id.is_some_and(|id| value == StoragePath::derived(id).as_str())
         }
-        "is_being_purged" => value == false,
-        "unreadable" => value == 0,
+        "is_being_purged" => value == "false",
+        "unreadable" => value == "0",
         _ => false,
     }
 }
@@ -149,8 +152,9 @@ mod tests {
             "unreadable": 0,
             "is_being_purged": false,
         });
-        let record = record.as_object().unwrap();
-        let text_of = |field, rendering| text(record, field, rendering, now);
+        let raw = |record: serde_json::Value| serde_json::from_str::<Record>(&record.to_string()).unwrap();
+        let record = raw(record);
+        let text_of = |field, rendering| text(&record, field, rendering, now);
         assert_eq!(text_of("created_at", Rendering::Exact), "2026-11-20T12:00:00.000001Z");
         assert_eq!(text_of("created_at", Rendering::Selected), "2 days ago");
         assert_eq!(text_of("created_at", Rendering::Full), "2026-11-20T12:00:00Z (2 days ago)");
@@ -172,7 +176,8 @@ mod tests {
             ("".into(), format!("3f/a2/{id}"))
         );
         let unusual = json!({ "id": id, "storage_path": "customers/ada", "unreadable": 3, "is_being_purged": true });
-        let unusual = |field| text(unusual.as_object().unwrap(), field, Rendering::Brief, now);
+        let unusual = raw(unusual);
+        let unusual = |field| text(&unusual, field, Rendering::Brief, now);
         assert_eq!(unusual("storage_path"), "customers/ada");
         assert_eq!((unusual("unreadable"), unusual("is_being_purged")), ("3".into(), "true".into()));
     }

@@ -7,14 +7,15 @@ use anstream::AutoStream;
 use anstyle::Style;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 use tenantry::{Cursor, Timestamp, User};
 use tenantry_exchange::{escape_formula, printable};
 use terminal_size::{Width, terminal_size_of};
 
 use crate::args::FormatName;
 use crate::failure::{Exit, Failure};
-use crate::human::{self, Rendering};
+use crate::human::{self, Record, Rendering};
 use crate::stdio::{self, report};
 use crate::table::{Kind, Table};
 
@@ -85,10 +86,13 @@ pub(crate) fn user(format: Format<'_>, user: &User) -> Result<(), Failure> {
             out.finish()
         }
         _ => {
-            let mut object = object(user)?;
-            let fields: Vec<_> =
-                fields.iter().map(|field| (*field, object.remove(*field).unwrap_or_default())).collect();
-            record(format, &fields)
+            let object = object(user)?;
+            let mut fields: Vec<_> = fields.iter().filter_map(|field| Some((*field, &**object.get(*field)?))).collect();
+            if format.name == FormatName::Table && format.columns.is_none() {
+                // What few users have would be four empty lines for all others.
+                fields.retain(|(name, value)| !OPTIONAL_OF_USER.contains(name) || value.get() != "null");
+            }
+            raw_record(format, &fields)
         }
     }
 }
@@ -122,6 +126,8 @@ pub(crate) const USERS: Columns = Columns {
     in_table: &["id", "email", "created_at", "last_login_at", "storage_path"],
 };
 
+/// The lines of a user that are left out if they are empty.
+const OPTIONAL_OF_USER: [&str; 4] = ["suspended_at", "external_id", "name", "attributes"];
 /// The columns of a table that are left out if they are empty in all rows.
 const OPTIONAL: [&str; 3] = ["storage_path", "is_being_purged", "unreadable"];
 
@@ -204,9 +210,9 @@ impl<'c> RecordList<'c> {
         if self.format.columns.is_none() {
             return self.out.json(record);
         }
-        let mut object = object(record)?;
-        let members = self.fields.iter().map(|field| (*field, object.remove(*field).unwrap_or_default()));
-        let text = json_object(members);
+        let object = object(record)?;
+        let text =
+            json_object(self.fields.iter().map(|field| (*field, object.get(*field).map_or("null", |it| it.get()))));
         self.out.text(&text)
     }
 
@@ -288,48 +294,53 @@ impl<'c> RecordList<'c> {
 fn kind(field: &str) -> Kind {
     match field {
         "id" | "user" => Kind::Id,
-        "email" | "storage_path" | "path" | "detail" | "repair" => Kind::Text,
+        "email" | "storage_path" | "path" | "detail" | "repair" | "external_id" | "name" | "attributes" => Kind::Text,
         "files" | "unreadable" | "version" | "age_seconds" => Kind::Number,
         _ if field.ends_with("_bytes") => Kind::Number,
         _ => Kind::Word,
     }
 }
 
-fn object<T: Serialize>(record: &T) -> Result<Map<String, Value>, Failure> {
-    match serde_json::to_value(record) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(failure(io::Error::other("a record that isn't an object"))),
-        Err(error) => Err(failure(error.into())),
-    }
+/// Returns the members of a record as they are written in JSON: a value would change the order of
+/// the keys and the digits in a user's attributes.
+fn object<T: Serialize>(record: &T) -> Result<Record, Failure> {
+    let json = serde_json::to_string(record).map_err(|error| failure(error.into()))?;
+    serde_json::from_str(&json).map_err(|error| failure(error.into()))
 }
 
-/// Formats a JSON object with its members in this order. A map of serde_json would sort them.
-fn json_object(members: impl Iterator<Item = (&'static str, Value)>) -> String {
+/// Formats a JSON object with its members in this order. A map would sort them.
+fn json_object<'v>(members: impl Iterator<Item = (&'static str, &'v str)>) -> String {
     let members: Vec<String> = members.map(|(name, value)| format!("\"{name}\":{value}")).collect();
     format!("{{{}}}", members.join(","))
 }
 
 /// Prints one record, given as members of JSON.
 pub(crate) fn record(format: Format<'_>, fields: &[(&'static str, Value)]) -> Result<(), Failure> {
+    let raw = |(name, value): &(&'static str, Value)| Ok((*name, to_raw_value(value)?));
+    let fields = fields.iter().map(raw).collect::<serde_json::Result<Vec<_>>>();
+    let fields = fields.map_err(|error| failure(error.into()))?;
+    raw_record(format, &fields.iter().map(|(name, value)| (*name, &**value)).collect::<Vec<_>>())
+}
+
+fn raw_record(format: Format<'_>, fields: &[(&'static str, &RawValue)]) -> Result<(), Failure> {
     let mut out = Output::stdout()?;
     match format.name {
         FormatName::Table | FormatName::Wide => {
             let rendering = if format.name == FormatName::Wide { Rendering::Exact } else { Rendering::Full };
-            let object: Map<String, Value> =
-                fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            let object: Record = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             let now = human::now();
             let texts: Vec<_> =
                 fields.iter().map(|(name, _)| (*name, human::text(&object, name, rendering, now))).collect();
             out.record(texts.iter().map(|(name, text)| (*name, text.as_str())))?;
         }
         FormatName::Json | FormatName::Jsonl => {
-            let object = json_object(fields.iter().map(|(name, value)| (*name, value.clone())));
+            let object = json_object(fields.iter().map(|(name, value)| (*name, value.get())));
             out.text(&object)?;
             out.text("\n")?;
         }
         FormatName::Csv => {
             let mut csv = csv::Writer::from_writer(&mut out.writer);
-            let value = |(_, value): &(&str, Value)| escape_formula(&human::plain(value)).into_owned();
+            let value = |(_, value): &(&str, &RawValue)| escape_formula(&human::plain(value)).into_owned();
             csv.write_record(fields.iter().map(|(name, _)| name))
                 .and_then(|()| csv.write_record(fields.iter().map(value)))
                 .map_err(csv_failure)?;

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use tenantry::{ErrorKind, NewUser, User};
 
 use crate::columns::{Columns, Omissions, cut};
@@ -14,10 +15,12 @@ use crate::printable;
 pub(crate) const COUNT: usize = User::FIELDS.len();
 /// The index in [`User::FIELDS`] of the address, the one field that a file must have.
 pub(crate) const EMAIL: usize = position("email");
-/// The one field whose spaces at the beginning and at the end are part of it.
-const STORAGE_PATH: usize = position("storage_path");
+/// The fields whose spaces at the beginning and at the end are part of them.
+const WITH_SPACES: [usize; 2] = [position("storage_path"), position("external_id")];
 /// The one field that is a number in JSON.
 const VERSION: usize = position("version");
+/// The one field that is an object in JSON, kept as it is written there.
+const ATTRIBUTES: usize = position("attributes");
 
 /// Returns the index of a field. A name that isn't one doesn't compile.
 const fn position(name: &str) -> usize {
@@ -48,7 +51,7 @@ impl Fields<'_> {
     pub(crate) fn into_user(self) -> Result<NewUser, String> {
         let texts: [Option<&str>; COUNT] = std::array::from_fn(|field| {
             let text = self.texts[field].as_deref()?;
-            let text = if field == STORAGE_PATH { text } else { trimmed(text) };
+            let text = if WITH_SPACES.contains(&field) { text } else { trimmed(text) };
             // An empty text is no value, but an empty address isn't a missing one.
             (field == EMAIL || !text.is_empty()).then_some(text)
         });
@@ -160,6 +163,9 @@ impl<'de> Visitor<'de> for Object<'_> {
                 return Err(A::Error::custom(format_args!("duplicate field `{}`", User::FIELDS[field])));
             }
             let value = match field {
+                ATTRIBUTES => {
+                    members.next_value::<Option<&'de RawValue>>().map(|json| json.map(|json| json.get().into()))
+                }
                 VERSION => members.next_value::<Option<u64>>().map(|version| version.map(|n| n.to_string().into())),
                 _ => members.next_value::<Option<Text<'de>>>().map(|text| text.map(|Text(text)| text)),
             };

@@ -9,7 +9,8 @@ use crate::Row;
 /// How much memory the waiting rows may take, which is enough for some 80,000 usual ones. They stay
 /// in memory until the import ends, since any later row may release their address.
 const WAITING_BYTES_MAX: usize = 32 << 20;
-/// How much memory a row takes besides its text: the user and the entries of the indexes.
+/// How much memory a row takes besides its text and the attributes: the rest of the user and the
+/// entries of the indexes.
 const ROW_BYTES: usize = 400;
 
 /// The waiting rows, in the order of the file.
@@ -30,7 +31,9 @@ impl Waiting {
 
     /// Adds a row of a user, or returns it if the limit is reached.
     pub(crate) fn add(&mut self, row: Row) -> Result<(), Box<Row>> {
-        let bytes = row.original().len() + ROW_BYTES;
+        let attributes = row.user.as_ref().ok().and_then(|user| user.attributes.as_ref());
+        let attributes_bytes = attributes.map_or(0, |attributes| attributes.as_str().len());
+        let bytes = row.original().len() + attributes_bytes + ROW_BYTES;
         if self.bytes + bytes > WAITING_BYTES_MAX {
             return Err(Box::new(row));
         }

@@ -316,18 +316,36 @@ fn new_users() -> impl Strategy<Value = Vec<NewUser>> {
         (Timestamp::MIN.as_unix_us()..=Timestamp::MAX.as_unix_us()).prop_map(|us| Timestamp::from_unix_us(us).unwrap())
     };
     let path = prop::option::of("[a-z]{1,8}( [a-z=',;\"]{1,8})?");
-    let user = (start, local, path, time(), prop::option::of(time()), 1..=User::MAX_VERSION);
+    let user = (start, local, path, time(), prop::option::of(time()), 1..=User::MAX_VERSION, profile());
     prop::collection::vec(user, 0..8).prop_map(|users| {
-        let user =
-            |(n, (start, local, path, time, login, version)): (usize, (&str, &str, Option<String>, _, _, _))| NewUser {
+        let user = |(n, (start, local, path, time, login, version, profile))| {
+            let path: Option<String> = path;
+            NewUser {
                 storage_path: path.and_then(|path| format!("x{n} {path}").parse().ok()),
                 created_at: Some(time),
                 last_login_at: login,
                 updated_at: Some(time),
                 version: Some(version),
-                ..NewUser::new(format!("{start}{local}{n}@example.com").parse().unwrap())
-            };
+                email: format!("{start}{local}{n}@example.com").parse().unwrap(),
+                ..profile
+            }
+        };
         users.into_iter().enumerate().map(user).collect()
+    })
+}
+
+/// A user with what a user may lack, whose address is to be replaced.
+fn profile() -> impl Strategy<Value = NewUser> {
+    let external_id = prop::option::of("[ =+'\"{a-z\u{e9}]{1,8}");
+    let name = prop::option::of("[ =+'\",a-z\u{5d0}]{0,8}x[ a-z]{0,3}");
+    let attributes =
+        prop::option::of(prop::sample::select(vec!["{}", r#"{"b":1.50,"a":"=1"}"#, r#"{"":[{"\u00e9":"\n"}]}"#]));
+    (any::<bool>(), external_id, name, attributes).prop_map(|(is_suspended, external_id, name, attributes)| NewUser {
+        suspended_at: is_suspended.then_some(Timestamp::MAX),
+        external_id: external_id.map(|id| id.parse().unwrap()),
+        name: name.map(|name| name.parse().unwrap()),
+        attributes: attributes.map(|json| json.parse().unwrap()),
+        ..NewUser::new("ada@example.com".parse().unwrap())
     })
 }
 
@@ -395,6 +413,10 @@ fn whole(user: &User) -> NewUser {
         last_login_at: user.last_login_at,
         updated_at: Some(user.updated_at),
         version: Some(user.version),
+        suspended_at: user.suspended_at,
+        external_id: user.external_id.clone(),
+        name: user.name.clone(),
+        attributes: user.attributes.clone(),
         ..NewUser::new(user.email.clone())
     }
 }

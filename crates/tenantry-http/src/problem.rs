@@ -40,6 +40,8 @@ pub(crate) enum Type {
 impl Type {
     fn status(self) -> StatusCode {
         match self {
+            // Of its class the one that is about the request, not about the service.
+            Self::Store(ErrorKind::Suspended) => StatusCode::FORBIDDEN,
             Self::Store(kind) => match kind.class() {
                 ErrorClass::NotFound => StatusCode::NOT_FOUND,
                 ErrorClass::Conflict => StatusCode::CONFLICT,
@@ -145,7 +147,9 @@ impl From<tenantry::Error> for Problem {
             _ => None,
         };
         let class = error.class();
-        if matches!(class, ErrorClass::Internal | ErrorClass::Corrupt | ErrorClass::Unavailable | ErrorClass::Denied) {
+        let is_of_service =
+            matches!(class, ErrorClass::Internal | ErrorClass::Corrupt | ErrorClass::Unavailable | ErrorClass::Denied);
+        if is_of_service && kind != ErrorKind::Suspended {
             let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
             tracing::error!(kind = kind.name(), cause = causes.last().map(tracing::field::display), "{error}");
         }

@@ -158,6 +158,10 @@ fn is_same(new: &NewUser, user: &User) -> bool {
         && new.last_login_at == user.last_login_at
         && new.updated_at.is_none_or(|time| time == user.updated_at)
         && new.version.is_none_or(|version| version == user.version)
+        && new.suspended_at == user.suspended_at
+        && new.external_id == user.external_id
+        && new.name == user.name
+        && new.attributes == user.attributes
 }
 
 /// A user with nothing left to a default.
@@ -170,6 +174,10 @@ fn whole(user: &User) -> NewUser {
         last_login_at: user.last_login_at,
         updated_at: Some(user.updated_at),
         version: Some(user.version),
+        suspended_at: user.suspended_at,
+        external_id: user.external_id.clone(),
+        name: user.name.clone(),
+        attributes: user.attributes.clone(),
     }
 }
 

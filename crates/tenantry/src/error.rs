@@ -59,7 +59,8 @@ pub enum ErrorKind {
     InvalidCursor,
     /// A limit or a filter of a listing is out of range.
     InvalidQuery,
-    /// A value of a new user is out of range (its version).
+    /// A value of a user isn't acceptable (the version, the external id, the name or the
+    /// attributes); the message says which, and what is wrong.
     InvalidUser,
     /// A constraint of the application's own tables refused the change.
     Constraint,
@@ -116,6 +117,8 @@ pub enum ErrorKind {
     Closed,
     /// A mistake in Tenantry or in the SQL of a caller's closure.
     Internal,
+    /// The user is [suspended](crate::Store::suspend), so they don't sign in. Nothing was recorded.
+    Suspended,
 }
 
 /// What kinds of errors have in common for whoever reports them: exit codes and HTTP statuses come
@@ -137,7 +140,7 @@ pub enum ErrorClass {
     /// The store can't do this until an operator has changed something (503).
     Unavailable,
     /// The process lacks a permission, or the store can only be read (403 or 500, as the service
-    /// sees it).
+    /// sees it). Or the user is suspended (403).
     Denied,
     /// The database or an archive is damaged, or not one that this version can use (500).
     Corrupt,
@@ -149,7 +152,7 @@ impl ErrorKind {
     pub(crate) const COUNT: usize = Self::NAMES.len();
 
     /// The names by [`index`](Self::index).
-    pub(crate) const NAMES: [&'static str; 35] = [
+    pub(crate) const NAMES: [&'static str; 36] = [
         "not_found",
         "store_missing",
         "email_taken",
@@ -185,6 +188,7 @@ impl ErrorKind {
         "cancelled",
         "closed",
         "internal",
+        "suspended",
     ];
 
     pub(crate) fn index(self) -> usize {
@@ -224,6 +228,7 @@ impl ErrorKind {
             Self::Cancelled => 32,
             Self::Closed => 33,
             Self::Internal => 34,
+            Self::Suspended => 35,
         }
     }
 
@@ -260,7 +265,7 @@ impl ErrorKind {
             | Self::StorageUnavailable
             | Self::Unfinished
             | Self::Closed => ErrorClass::Unavailable,
-            Self::ReadOnly | Self::PermissionDenied => ErrorClass::Denied,
+            Self::ReadOnly | Self::PermissionDenied | Self::Suspended => ErrorClass::Denied,
             Self::Corrupt | Self::Incompatible => ErrorClass::Corrupt,
             Self::OutcomeUnknown
             | Self::Io
@@ -377,9 +382,10 @@ mod tests {
             (ErrorKind::VersionMismatch { current: 7 }, "version_mismatch"),
             (ErrorKind::NetworkFileSystem, "network_file_system"),
             (ErrorKind::Internal, "internal"),
+            (ErrorKind::Suspended, "suspended"),
         ] {
             assert_eq!(kind.name(), name);
         }
-        assert_eq!(ErrorKind::Internal.index() + 1, ErrorKind::COUNT);
+        assert_eq!(ErrorKind::Suspended.index() + 1, ErrorKind::COUNT);
     }
 }

@@ -46,6 +46,8 @@
 //! |---|---|
 //! | an address | 254 bytes, 64 before the `@` ([`Email`]) |
 //! | a storage path | 512 bytes ([`StoragePath`]) |
+//! | a name, an external id | 256 characters each ([`Name`], [`ExternalId`]) |
+//! | attributes | 16 KiB, 8 levels deep ([`Attributes`]) |
 //! | a user's directory | what the file system allows, in names, depth and size |
 //! | a page | 1,000 users ([`ListQuery::MAX_LIMIT`]) |
 //! | writes in the queue | 1,024, and 16,384 callers waiting for a place in it |
@@ -117,9 +119,12 @@ pub use check::{
     CheckReport, Finding, FindingKind, RepairOptions, RepairReport, check, check_with_progress, repair,
     repair_with_progress,
 };
+pub use domain::attributes::Attributes;
 pub use domain::email::Email;
 pub use domain::fields::InvalidField;
 pub use domain::list::{Cursor, Filter, ListQuery, Page};
+pub use domain::profile::{ExternalId, Name};
+pub use domain::set::Set;
 pub use domain::storage_path::StoragePath;
 pub use domain::timestamp::Timestamp;
 pub use domain::trash::{LeftFile, Purge, Purged, TrashPage, TrashQuery, TrashedUser, Usage};

@@ -166,6 +166,16 @@ impl<'c> WriteTx<'c> {
         self.run(|tx| users::update(tx, id, update))
     }
 
+    /// Suspends a user, as [`Store::suspend`](crate::Store::suspend) does.
+    pub fn suspend(&mut self, id: UserId) -> Result<User> {
+        self.run(|tx| users::suspend(tx, id))
+    }
+
+    /// Lets a user sign in again, as [`Store::resume`](crate::Store::resume) does.
+    pub fn resume(&mut self, id: UserId) -> Result<User> {
+        self.run(|tx| users::resume(tx, id))
+    }
+
     /// Deletes a user, as [`Store::delete`](crate::Store::delete) does. The directory follows after
     /// the commit.
     pub fn delete(&mut self, id: UserId) -> Result<User> {
@@ -200,9 +210,11 @@ impl<'c> WriteTx<'c> {
     /// already.
     ///
     /// With [`OnConflict::Update`] the existing user, found by the id if one is given and else by
-    /// the address, gets the given address and, if it is later, the given last login. Their id,
-    /// time of creation and storage path are fixed: if others are given, that is `Immutable`. The
-    /// given `updated_at` and `version` say how things were elsewhere and don't count.
+    /// the address, gets the given address, external id, name and attributes and, if it is later,
+    /// the given last login. A given time of suspension suspends them; if they are suspended they
+    /// stay so since then. What isn't given stays as it is. Their id, time of creation and storage
+    /// path are fixed: if others are given, that is `Immutable`. The given `updated_at` and
+    /// `version` say how things were elsewhere and don't count.
     ///
     /// # Errors
     ///

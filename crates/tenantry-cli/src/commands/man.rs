@@ -95,6 +95,14 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "Change an address, unless the user has changed since version 3 was read:",
         "tenantry user update ada@example.com --email ada@example.org --expect-version 3",
     ),
+    (
+        "user update",
+        "Give a user a name, and remove the external id:",
+        "tenantry user update ada@example.com --name Ada --clear-external-id",
+    ),
+    ("user suspend", "Keep a user from signing in:", "tenantry user suspend ada@example.com"),
+    ("user resume", "Let the user sign in again:", "tenantry user resume ada@example.com"),
+    ("user list", "List the users who are suspended:", "tenantry user list --all --suspended"),
     ("user rename", "Change an address:", "tenantry user rename ada@example.com ada@example.org"),
     (
         "user login",

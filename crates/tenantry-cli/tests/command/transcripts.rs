@@ -111,6 +111,7 @@ transcripts! {
     tour: "../../docs/tour.md",
     operating: "../../docs/operating.md",
     users: "tests/command/transcripts/users.md",
+    profile: "tests/command/transcripts/profile.md",
     lifecycle: "tests/command/transcripts/lifecycle.md",
     backup: "tests/command/transcripts/backup.md",
     one_of_a_backup: "tests/command/transcripts/one_of_a_backup.md",

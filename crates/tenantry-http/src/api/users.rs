@@ -7,7 +7,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tenantry::{
-    Cursor, Email, Error, ErrorKind, Filter, ListQuery, NewUser, Page, SignIn, Timestamp, User, UserId, UserUpdate,
+    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, Filter, ListQuery, Name, NewUser, Page, Set, SignIn,
+    Timestamp, User, UserId, UserUpdate,
 };
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -26,6 +27,8 @@ pub(crate) fn routes() -> OpenApiRouter<Service> {
         .merge(scoped(Scope::UsersRead, routes!(get)))
         .merge(scoped(Scope::UsersWrite, routes!(create)))
         .merge(scoped(Scope::UsersWrite, routes!(update)))
+        .merge(scoped(Scope::UsersWrite, routes!(suspend)))
+        .merge(scoped(Scope::UsersWrite, routes!(resume)))
         .merge(scoped(Scope::UsersWrite, routes!(record_login)))
         .merge(scoped(Scope::UsersWrite, routes!(sign_in)))
         .merge(scoped(Scope::UsersDelete, routes!(delete)))
@@ -36,7 +39,7 @@ pub(crate) fn tagged(status: StatusCode, user: &User) -> Response {
     (status, [(ETAG, etag::of(user))], JsonBody(user)).into_response()
 }
 
-/// Which users to list. Texts that may be addresses aren't among the parameters, since URLs end up
+/// Which users to list. Texts that may be personal aren't among the parameters, since URLs end up
 /// in logs: `POST /v1/users:search` takes them in its body.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -61,6 +64,8 @@ struct ListParameters {
     /// Only users who never logged in.
     #[serde(default)]
     never_logged_in: bool,
+    /// Only users who are suspended, or with `false` who aren't.
+    suspended: Option<bool>,
 }
 
 /// List users in the order of creation
@@ -82,6 +87,7 @@ async fn list(
             created_before: list.created_before,
             inactive_since: list.inactive_since,
             never_logged_in: list.never_logged_in,
+            suspended: list.suspended,
             ..Filter::default()
         },
     };
@@ -90,7 +96,8 @@ async fn list(
 
 /// Search users
 ///
-/// As a list, with the beginning or a fragment of the address as further conditions.
+/// As a list, with the beginning or a fragment of the address, or the external id, as further
+/// conditions.
 #[utoipa::path(
     post, path = "/v1/users:search", tag = "users", request_body = ListQuery,
     responses((status = 200, body = Page), (status = "default", body = problem::Body))
@@ -151,13 +158,23 @@ async fn get(State(service): State<Service>, Id(id): Id, headers: HeaderMap) -> 
     Ok(tagged(StatusCode::OK, &user))
 }
 
-/// What to change of a user. A field that is missing stays as it is.
+/// What to change of a user. A field that is missing stays as it is, and `null` removes it.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Patch {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, format = "email")]
     email: Option<Email>,
+    #[serde(default)]
+    #[schema(value_type = Option<ExternalId>)]
+    external_id: Set<ExternalId>,
+    #[serde(default)]
+    #[schema(value_type = Option<Name>)]
+    name: Set<Name>,
+    /// The attributes as a whole: they aren't merged.
+    #[serde(default)]
+    #[schema(value_type = Option<Attributes>)]
+    attributes: Set<Attributes>,
 }
 
 /// Reads a field that may be missing but not `null`: by a merge patch that would remove it.
@@ -167,7 +184,8 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<E
 
 /// Change a user
 ///
-/// A merge patch (RFC 7396). With `If-Match`, only if the user has one of these versions; else 412.
+/// A merge patch (RFC 7396), whose members are taken as a whole. With `If-Match`, only if the user
+/// has one of these versions; else 412.
 #[utoipa::path(
     patch, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path, format = "uuid"), ("If-Match" = Option<String>, Header)),
     request_body = Patch,
@@ -179,11 +197,40 @@ async fn update(
     headers: HeaderMap,
     Json(patch): Json<Patch>,
 ) -> Result<Response, Problem> {
-    let update = UserUpdate { email: patch.email, expected_version: None };
+    let Patch { email, external_id, name, attributes } = patch;
+    let update = UserUpdate { email, external_id, name, attributes, expected_version: None };
     let user = match IfMatch::of(&headers, service.require_if_match)? {
         // A verb of the store shares its commit with others; a closure has one of its own.
         IfMatch::Any => service.store.update(id, update).await?,
         condition => changed(&service, id, condition, move |tx| tx.update(id, &update)).await?,
+    };
+    Ok(tagged(StatusCode::OK, &user))
+}
+
+/// Suspend a user
+///
+/// They can't sign in until they are resumed. One who is suspended stays as they are.
+#[utoipa::path(
+    post, path = "/v1/users/{id}/suspend", tag = "users", params(("id" = String, Path, format = "uuid"), ("If-Match" = Option<String>, Header)),
+    responses((status = 200, body = User), (status = "default", body = problem::Body))
+)]
+async fn suspend(State(service): State<Service>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
+    let user = match IfMatch::of(&headers, service.require_if_match)? {
+        IfMatch::Any => service.store.suspend(id).await?,
+        condition => changed(&service, id, condition, move |tx| tx.suspend(id)).await?,
+    };
+    Ok(tagged(StatusCode::OK, &user))
+}
+
+/// Let a suspended user sign in again
+#[utoipa::path(
+    post, path = "/v1/users/{id}/resume", tag = "users", params(("id" = String, Path, format = "uuid"), ("If-Match" = Option<String>, Header)),
+    responses((status = 200, body = User), (status = "default", body = problem::Body))
+)]
+async fn resume(State(service): State<Service>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
+    let user = match IfMatch::of(&headers, service.require_if_match)? {
+        IfMatch::Any => service.store.resume(id).await?,
+        condition => changed(&service, id, condition, move |tx| tx.resume(id)).await?,
     };
     Ok(tagged(StatusCode::OK, &user))
 }

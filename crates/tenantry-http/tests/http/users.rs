@@ -77,6 +77,57 @@ async fn a_patch_changes_what_it_names_and_keeps_the_rest() {
 }
 
 #[tokio::test]
+async fn a_patch_distinguishes_what_is_missing_from_null() {
+    let api = Api::new().await;
+    let new = r#"{"email":"ada@example.com","external_id":"00u1","name":"Ada","attributes":{ "b": 1.50, "a": 2 }}"#;
+    let created = api.post("/v1/users", new).await;
+    assert_eq!(created.status, StatusCode::CREATED, "{created:?}");
+    // The order of the keys and the digits are those of the request.
+    assert!(created.text.contains(r#""attributes":{"b":1.50,"a":2}"#), "{}", created.text);
+    let path = format!("/v1/users/{}", created.json["id"].as_str().unwrap());
+    let patch = r#"{"name":null,"attributes":{"c":[]}}"#;
+    let changed = api.call(Method::PATCH, &path, &[], patch).await;
+    assert_eq!(changed.status, StatusCode::OK, "{changed:?}");
+    assert_eq!(changed.json["name"], serde_json::Value::Null);
+    assert_eq!(changed.json["external_id"], "00u1");
+    assert_eq!(changed.json["attributes"], serde_json::json!({ "c": [] }), "they are not merged");
+    assert_eq!(changed.json["version"], 2);
+    let found = api.post("/v1/users:search", r#"{"filter":{"external_id":"00u1"}}"#).await;
+    assert_eq!(found.json["users"][0], changed.json);
+    for patch in [r#"{"name":""}"#, r#"{"attributes":[]}"#, r#"{"attributes":{"a":1,"a":2}}"#, r#"{"external_id":7}"#] {
+        let refused = api.call(Method::PATCH, &path, &[], patch).await;
+        assert_eq!((refused.status, refused.problem()), (StatusCode::BAD_REQUEST, "invalid-body"), "{patch}");
+    }
+    assert_eq!(api.get(&path).await.json, changed.json);
+}
+
+#[tokio::test]
+async fn a_suspended_user_is_forbidden_to_sign_in_and_listed_as_suspended() {
+    let api = Api::new().await;
+    let (path, _) = api.create("ada@example.com").await;
+    api.create("bob@example.com").await;
+    let suspended = api.call(Method::POST, &format!("{path}/suspend"), &[("if-match", "\"1\"")], "").await;
+    assert_eq!((suspended.status, suspended.header("etag")), (StatusCode::OK, Some("\"2\"")));
+    let again = api.call(Method::POST, &format!("{path}/suspend"), &[], "").await;
+    assert_eq!(again.json, suspended.json);
+    let sign_in = api.post("/v1/sign-in", r#"{"email":"ada@example.com"}"#).await;
+    assert_eq!((sign_in.status, sign_in.problem()), (StatusCode::FORBIDDEN, "suspended"));
+    let login = api.call(Method::POST, &format!("{path}/login"), &[], "").await;
+    assert_eq!((login.status, login.problem()), (StatusCode::FORBIDDEN, "suspended"));
+    for (filter, expected) in [("true", "ada@example.com"), ("false", "bob@example.com")] {
+        let page = api.get(&format!("/v1/users?suspended={filter}")).await;
+        let users = page.json["users"].as_array().unwrap();
+        assert_eq!((users.len(), &users[0]["email"]), (1, &expected.into()));
+    }
+    let stale = api.call(Method::POST, &format!("{path}/resume"), &[("if-match", "\"1\"")], "").await;
+    assert_eq!((stale.status, stale.problem()), (StatusCode::PRECONDITION_FAILED, "version-mismatch"));
+    let resumed = api.call(Method::POST, &format!("{path}/resume"), &[], "").await;
+    assert_eq!((&resumed.json["suspended_at"], &resumed.json["version"]), (&serde_json::Value::Null, &3.into()));
+    let sign_in = api.post("/v1/sign-in", r#"{"email":"ada@example.com"}"#).await;
+    assert_eq!(sign_in.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_sign_in_creates_once_and_a_login_keeps_the_version() {
     let api = Api::new().await;
     let first = api.post("/v1/sign-in", r#"{"email":"ada@example.com"}"#).await;

@@ -161,7 +161,7 @@ impl Store {
 
 /// Returns a purged user with a new id, and so with a new storage path.
 fn anew(row: &User) -> NewUser {
-    NewUser { created_at: Some(row.created_at), last_login_at: row.last_login_at, ..NewUser::new(row.email.clone()) }
+    NewUser { id: None, storage_path: None, updated_at: None, version: None, ..NewUser::as_it_was(row) }
 }
 
 /// Determines what is to be done, and stages the missing files.

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
 use tracing::instrument;
 use uuid::Uuid;
 
@@ -19,7 +20,9 @@ use crate::engine::verbs::CreateWithFiles;
 use crate::progress::{Monitor, Progress, ProgressReply};
 use crate::storage::{LostAttributes, Purpose, Stage};
 use crate::thread::on_thread;
-use crate::{Email, Error, ErrorKind, NewUser, Result, StoragePath, Store, Timestamp, User, UserId};
+use crate::{
+    Attributes, Email, Error, ErrorKind, ExternalId, Name, NewUser, Result, StoragePath, Store, Timestamp, User, UserId,
+};
 
 /// The version of the format.
 const FORMAT: u32 = 2;
@@ -42,7 +45,9 @@ pub struct UserManifest {
     pub store_id: Uuid,
     /// The moment of the export.
     pub exported_at: Timestamp,
-    /// The user at that moment.
+    /// The user at that moment. Serialized, the fields that earlier versions don't know are left
+    /// out unless the user has them, so that these read the archive, or refuse it.
+    #[serde(serialize_with = "serialize_row")]
     pub user: User,
     /// The number of files.
     pub files: u64,
@@ -50,6 +55,42 @@ pub struct UserManifest {
     pub bytes: u64,
     /// The number of entries that were left out: see [`ExportedUser::left_out`].
     pub left_out: u64,
+}
+
+/// Serializes a user without what they lack of the fields that were added later.
+fn serialize_row<S: Serializer>(user: &User, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Row<'a> {
+        id: UserId,
+        email: &'a Email,
+        created_at: Timestamp,
+        last_login_at: Option<Timestamp>,
+        storage_path: &'a StoragePath,
+        updated_at: Timestamp,
+        version: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        suspended_at: Option<Timestamp>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        external_id: Option<&'a ExternalId>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<&'a Name>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        attributes: Option<&'a Attributes>,
+    }
+    let row = Row {
+        id: user.id,
+        email: &user.email,
+        created_at: user.created_at,
+        last_login_at: user.last_login_at,
+        storage_path: &user.storage_path,
+        updated_at: user.updated_at,
+        version: user.version,
+        suspended_at: user.suspended_at,
+        external_id: user.external_id.as_ref(),
+        name: user.name.as_ref(),
+        attributes: user.attributes.as_ref(),
+    };
+    row.serialize(serializer)
 }
 
 /// The result of [`Store::export_user`].
@@ -315,6 +356,10 @@ impl Manifest for UserManifest {
             storage_path: String,
             updated_at: String,
             version: u64,
+            suspended_at: Option<String>,
+            external_id: Option<String>,
+            name: Option<String>,
+            attributes: Option<Box<RawValue>>,
         }
         let Line { store_id, exported_at, user, format, files, bytes, left_out } = container::understand(line)?;
         let user = User {
@@ -326,6 +371,10 @@ impl Manifest for UserManifest {
             storage_path: user.storage_path.parse()?,
             updated_at: user.updated_at.parse()?,
             version: user.version,
+            suspended_at: user.suspended_at.map(|time| time.parse()).transpose()?,
+            external_id: user.external_id.map(|id| id.parse()).transpose()?,
+            name: user.name.map(|name| name.parse()).transpose()?,
+            attributes: user.attributes.map(|json| json.get().parse()).transpose()?,
         };
         User::check_version(user.version)?;
         Ok(Self { kind: USER, format, store_id, exported_at, user, files, bytes, left_out })

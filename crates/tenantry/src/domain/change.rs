@@ -3,6 +3,8 @@
 pub(crate) enum Change {
     Created,
     Updated,
+    Suspended,
+    Resumed,
     LoggedIn,
     Deleted,
     Restored,
@@ -14,9 +16,11 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Created,
         Self::Updated,
+        Self::Suspended,
+        Self::Resumed,
         Self::LoggedIn,
         Self::Deleted,
         Self::Restored,
@@ -29,6 +33,8 @@ impl Change {
         match self {
             Self::Created => "created",
             Self::Updated => "updated",
+            Self::Suspended => "suspended",
+            Self::Resumed => "resumed",
             Self::LoggedIn => "logged_in",
             Self::Deleted => "deleted",
             Self::Restored => "restored",

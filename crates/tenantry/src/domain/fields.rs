@@ -6,7 +6,7 @@ use super::user::{NewUser, User};
 use crate::{Email, Error, ErrorKind};
 
 /// How many fields a user has.
-const COUNT: usize = 7;
+const COUNT: usize = 11;
 
 impl User {
     /// The names of the fields, in the order in which they are written everywhere: in JSON, in CSV
@@ -19,12 +19,23 @@ impl User {
     ///
     /// assert_eq!(User::FIELDS[..2], ["id", "email"]);
     /// ```
-    pub const FIELDS: [&'static str; COUNT] =
-        ["id", "email", "created_at", "last_login_at", "storage_path", "updated_at", "version"];
+    pub const FIELDS: [&'static str; COUNT] = [
+        "id",
+        "email",
+        "created_at",
+        "last_login_at",
+        "storage_path",
+        "updated_at",
+        "version",
+        "suspended_at",
+        "external_id",
+        "name",
+        "attributes",
+    ];
 
     /// Returns the values of [`FIELDS`](Self::FIELDS) as texts, in their order.
     ///
-    /// The time of a login that never happened is an empty text.
+    /// What the user lacks is an empty text, as the time of a login that never happened.
     ///
     /// # Examples
     ///
@@ -44,17 +55,37 @@ impl User {
     #[must_use]
     pub fn field_texts(&self) -> [String; COUNT] {
         // Without `..`, so that a new field can't be forgotten here.
-        let Self { id, email, created_at, last_login_at, storage_path, updated_at, version } = self;
+        let Self {
+            id,
+            email,
+            created_at,
+            last_login_at,
+            storage_path,
+            updated_at,
+            version,
+            suspended_at,
+            external_id,
+            name,
+            attributes,
+        } = self;
         [
             id.to_string(),
             email.to_string(),
             created_at.to_string(),
-            last_login_at.map(|login| login.to_string()).unwrap_or_default(),
+            text(last_login_at.as_ref()),
             storage_path.to_string(),
             updated_at.to_string(),
             version.to_string(),
+            text(suspended_at.as_ref()),
+            text(external_id.as_ref()),
+            text(name.as_ref()),
+            text(attributes.as_ref()),
         ]
     }
+}
+
+fn text(value: Option<&impl fmt::Display>) -> String {
+    value.map(ToString::to_string).unwrap_or_default()
 }
 
 impl NewUser {
@@ -79,7 +110,19 @@ impl NewUser {
     /// # Ok::<(), tenantry::InvalidField>(())
     /// ```
     pub fn from_field_texts(texts: &[Option<&str>; COUNT]) -> Result<Self, InvalidField> {
-        let [id, email, created_at, last_login_at, storage_path, updated_at, version] = *texts;
+        let [
+            id,
+            email,
+            created_at,
+            last_login_at,
+            storage_path,
+            updated_at,
+            version,
+            suspended_at,
+            external_id,
+            name,
+            attributes,
+        ] = *texts;
         let missing = || InvalidField { field: "email", error: Error::new(ErrorKind::InvalidEmail, "missing") };
         let email: Email = parse("email", Some(email.ok_or_else(missing)?))?.ok_or_else(missing)?;
         let number =
@@ -92,6 +135,10 @@ impl NewUser {
             last_login_at: parse("last_login_at", last_login_at)?,
             updated_at: parse("updated_at", updated_at)?,
             version: number.transpose().map_err(|error| InvalidField { field: "version", error })?,
+            suspended_at: parse("suspended_at", suspended_at)?,
+            external_id: parse("external_id", external_id)?,
+            name: parse("name", name)?,
+            attributes: parse("attributes", attributes)?,
         })
     }
 }
@@ -142,6 +189,10 @@ mod tests {
             "storage_path": "customers/ada",
             "updated_at": "2026-11-25T14:43:28.534187Z",
             "version": 2,
+            "suspended_at": "2026-11-25T14:43:28.534187Z",
+            "external_id": "00u1",
+            "name": "Ada",
+            "attributes": { "a": [1] },
         });
         serde_json::from_value(json).unwrap()
     }
@@ -161,7 +212,8 @@ mod tests {
             let value = object[name].as_str().map_or_else(|| object[name].to_string(), ToOwned::to_owned);
             assert_eq!(text, value, "{name}");
         }
-        assert_eq!(User { last_login_at: None, ..user }.field_texts()[3], "");
+        let user = User { last_login_at: None, external_id: None, ..user };
+        assert_eq!((&*user.field_texts()[3], &*user.field_texts()[8]), ("", ""));
     }
 
     #[test]
@@ -172,7 +224,8 @@ mod tests {
         assert_eq!(NewUser::from_field_texts(&texts).unwrap(), NewUser::as_it_was(&user));
         for (index, name) in User::FIELDS.into_iter().enumerate() {
             let mut texts = texts;
-            texts[index] = Some("..");
+            // Two dots are a name too.
+            texts[index] = Some(if matches!(name, "external_id" | "name") { "\u{9b}" } else { ".." });
             let invalid = NewUser::from_field_texts(&texts).unwrap_err();
             assert_eq!(invalid.field, name);
             assert!(invalid.to_string().starts_with(&format!("{name}: ")), "{invalid}");

@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Error, ErrorKind, Result, Timestamp, User};
+use crate::{Error, ErrorKind, ExternalId, Result, Timestamp, User};
 
 /// Which users to list, how many at a time, and from where on.
 ///
@@ -55,10 +55,10 @@ impl Default for ListQuery {
     }
 }
 
-/// Conditions that a listed user meets, all of them. `None`, an empty text and `false` are no
-/// condition.
+/// Conditions that a listed user meets, all of them. `None`, an empty text and `never_logged_in:
+/// false` are no condition.
 ///
-/// `Debug` leaves out the texts, which may be addresses.
+/// `Debug` leaves out the texts, which may be personal data.
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -79,6 +79,10 @@ pub struct Filter {
     pub inactive_since: Option<Timestamp>,
     /// Never logged in at all.
     pub never_logged_in: bool,
+    /// Suspended, or with `false` not suspended.
+    pub suspended: Option<bool>,
+    /// Another system has exactly this id for the user. Served from an index.
+    pub external_id: Option<ExternalId>,
 }
 
 impl fmt::Debug for Filter {
@@ -88,6 +92,7 @@ impl fmt::Debug for Filter {
             .field("created_before", &self.created_before)
             .field("inactive_since", &self.inactive_since)
             .field("never_logged_in", &self.never_logged_in)
+            .field("suspended", &self.suspended)
             .finish_non_exhaustive()
     }
 }

@@ -3,13 +3,17 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cursor, Error, ErrorKind, ListQuery, Result, Timestamp, User, UserId};
+use crate::{
+    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, ListQuery, Name, Result, StoragePath, Timestamp, User,
+    UserId,
+};
 
 /// A deleted user, who can be restored until they are purged.
 ///
 /// Serialized, it has the fields of the [`User`] and then these two.
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "Line")]
 #[non_exhaustive]
 pub struct TrashedUser {
     /// The user as they were when they were deleted. Another user may have the address by now.
@@ -20,6 +24,44 @@ pub struct TrashedUser {
     /// Whether a purge of the user has begun. Then some files may be gone, and the user can't be
     /// restored.
     pub is_being_purged: bool,
+}
+
+/// A user in the trash as they are read. A flattened field is read by way of a buffer, from which
+/// [`Attributes`] can't be taken as they were written.
+#[derive(Deserialize)]
+struct Line {
+    id: UserId,
+    email: Email,
+    created_at: Timestamp,
+    last_login_at: Option<Timestamp>,
+    storage_path: StoragePath,
+    updated_at: Timestamp,
+    version: u64,
+    suspended_at: Option<Timestamp>,
+    external_id: Option<ExternalId>,
+    name: Option<Name>,
+    attributes: Option<Attributes>,
+    deleted_at: Timestamp,
+    is_being_purged: bool,
+}
+
+impl From<Line> for TrashedUser {
+    fn from(line: Line) -> Self {
+        let user = User {
+            id: line.id,
+            email: line.email,
+            created_at: line.created_at,
+            last_login_at: line.last_login_at,
+            storage_path: line.storage_path,
+            updated_at: line.updated_at,
+            version: line.version,
+            suspended_at: line.suspended_at,
+            external_id: line.external_id,
+            name: line.name,
+            attributes: line.attributes,
+        };
+        Self { user, deleted_at: line.deleted_at, is_being_purged: line.is_being_purged }
+    }
 }
 
 impl TrashedUser {
@@ -143,5 +185,23 @@ impl Usage {
     /// Returns the figures of a directory that doesn't exist.
     pub(crate) fn empty(measured_at: Timestamp) -> Self {
         Self { files: 0, apparent_bytes: 0, allocated_bytes: 0, unreadable: 0, measured_at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_in_the_trash_is_read_from_the_json_that_they_are_written_as() {
+        let json = concat!(
+            r#"{"id":"3fa2b1c4-0000-4000-8000-000000000001","email":"Ada@example.com","#,
+            r#""created_at":"2026-11-23T14:43:28.534187Z","last_login_at":null,"storage_path":"customers/ada","#,
+            r#""updated_at":"2026-11-23T14:43:28.534187Z","version":1,"suspended_at":null,"external_id":"00u1","#,
+            r#""name":"Ada","attributes":{"b":1.0,"a":[]},"deleted_at":"2026-11-24T14:43:28.534187Z","#,
+            r#""is_being_purged":false}"#
+        );
+        let trashed: TrashedUser = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&trashed).unwrap(), json);
     }
 }

@@ -1,10 +1,10 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Email, Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
+use crate::{Attributes, Email, Error, ErrorKind, ExternalId, Name, Result, Set, StoragePath, Timestamp, UserId};
 
 /// One account of the application, which is one tenant of it.
 ///
-/// Serialized, it has these field names; times are RFC 3339 in UTC and a login that never was is
+/// Serialized, it has these field names; times are RFC 3339 in UTC, and what a user lacks is
 /// `null`.
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -25,6 +25,18 @@ pub struct User {
     pub updated_at: Timestamp,
     /// 1 when the account is created, and one more with every change of it. A login is no change.
     pub version: u64,
+    /// When the user was [suspended](crate::Store::suspend), or `None` if they may sign in.
+    #[serde(default)]
+    pub suspended_at: Option<Timestamp>,
+    /// The id that another system has for the user. It is no key: several users may have the same.
+    #[serde(default)]
+    pub external_id: Option<ExternalId>,
+    /// What people call the user.
+    #[serde(default)]
+    pub name: Option<Name>,
+    /// Whatever else the application keeps with the user.
+    #[serde(default)]
+    pub attributes: Option<Attributes>,
 }
 
 impl User {
@@ -71,6 +83,14 @@ pub struct NewUser {
     pub updated_at: Option<Timestamp>,
     /// The version, from 1 to [`User::MAX_VERSION`]. By default 1.
     pub version: Option<u64>,
+    /// Since when the user is suspended. By default they aren't.
+    pub suspended_at: Option<Timestamp>,
+    /// The id that another system has for the user. By default none.
+    pub external_id: Option<ExternalId>,
+    /// What people call the user. By default nothing.
+    pub name: Option<Name>,
+    /// Whatever else the application keeps with the user. By default nothing.
+    pub attributes: Option<Attributes>,
 }
 
 impl NewUser {
@@ -85,6 +105,10 @@ impl NewUser {
             last_login_at: None,
             updated_at: None,
             version: None,
+            suspended_at: None,
+            external_id: None,
+            name: None,
+            attributes: None,
         }
     }
 
@@ -95,7 +119,20 @@ impl NewUser {
 
     /// Returns the user with this id, who is created at this time unless another is given.
     pub(crate) fn to_user(&self, id: UserId, now: Timestamp) -> User {
-        let Self { email, id: _, storage_path, created_at, last_login_at, updated_at, version } = self;
+        // Without `..`, here and below, so that a new field can't be forgotten.
+        let Self {
+            email,
+            id: _,
+            storage_path,
+            created_at,
+            last_login_at,
+            updated_at,
+            version,
+            suspended_at,
+            external_id,
+            name,
+            attributes,
+        } = self;
         let created_at = created_at.unwrap_or(now);
         User {
             id,
@@ -105,12 +142,28 @@ impl NewUser {
             storage_path: storage_path.clone().unwrap_or_else(|| StoragePath::derived(id)),
             updated_at: updated_at.unwrap_or(created_at),
             version: version.unwrap_or(1),
+            suspended_at: *suspended_at,
+            external_id: external_id.clone(),
+            name: name.clone(),
+            attributes: attributes.clone(),
         }
     }
 
     /// A user with all values of one who was in a store.
     pub(crate) fn as_it_was(user: &User) -> Self {
-        let User { id, email, created_at, last_login_at, storage_path, updated_at, version } = user.clone();
+        let User {
+            id,
+            email,
+            created_at,
+            last_login_at,
+            storage_path,
+            updated_at,
+            version,
+            suspended_at,
+            external_id,
+            name,
+            attributes,
+        } = user.clone();
         Self {
             email,
             id: Some(id),
@@ -119,22 +172,51 @@ impl NewUser {
             last_login_at,
             updated_at: Some(updated_at),
             version: Some(version),
+            suspended_at,
+            external_id,
+            name,
+            attributes,
         }
     }
 }
 
-/// Changes to a user. A field that is `None` stays as it is.
+/// Changes to a user. A field that is `None` or [`Leave`](Set::Leave) stays as it is.
 ///
-/// The id, the time of creation and the storage path are fixed once a user exists, and logins are
-/// [recorded](crate::Store::record_login), so the address is all that an update can change.
+/// The id, the time of creation and the storage path are fixed once a user exists, logins are
+/// [recorded](crate::Store::record_login), and [`suspend`](crate::Store::suspend) and
+/// [`resume`](crate::Store::resume) are operations of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UserUpdate {
     /// The new address. The same address in another spelling is a change too.
     pub email: Option<Email>,
+    /// The id that another system has for the user.
+    #[serde(default, skip_serializing_if = "Set::is_leave")]
+    pub external_id: Set<ExternalId>,
+    /// What people call the user.
+    #[serde(default, skip_serializing_if = "Set::is_leave")]
+    pub name: Set<Name>,
+    /// Whatever else the application keeps with the user, as a whole.
+    #[serde(default, skip_serializing_if = "Set::is_leave")]
+    pub attributes: Set<Attributes>,
     /// Change the user only if they have this version, else fail with
     /// [`ErrorKind::VersionMismatch`].
     pub expected_version: Option<u64>,
+}
+
+impl UserUpdate {
+    /// Gives a user the new values, and returns whether one of them is another than before.
+    pub(crate) fn apply(&self, user: &mut User) -> bool {
+        let Self { email, external_id, name, attributes, expected_version: _ } = self;
+        let mut is_change = false;
+        if let Some(email) = email.as_ref().filter(|email| **email != user.email) {
+            user.email = email.clone();
+            is_change = true;
+        }
+        is_change |= external_id.apply(&mut user.external_id);
+        is_change |= name.apply(&mut user.name);
+        is_change | attributes.apply(&mut user.attributes)
+    }
 }
 
 /// The result of [`Store::sign_in`](crate::Store::sign_in).
@@ -156,7 +238,9 @@ pub enum OnConflict {
     /// If a user has the row's id or address, leave them as they are. (A storage path of another
     /// user stays an error, because the row would have no user.)
     Skip,
-    /// Give the user the row's address and, if it is later, the row's last login.
+    /// Give the user the row's address, the name, external id and attributes that the row has, and
+    /// the row's last login if it is later. A row with a time of suspension suspends the user. What
+    /// the row lacks stays as it is.
     Update,
 }
 
@@ -183,7 +267,8 @@ mod tests {
         let json = concat!(
             r#"{"id":"3fa2b1c4-0000-4000-8000-000000000001","email":"Ada@example.com","#,
             r#""created_at":"2026-11-23T14:43:28.534187Z","last_login_at":null,"storage_path":"customers/ada","#,
-            r#""updated_at":"2026-11-23T14:43:28.534187Z","version":1}"#
+            r#""updated_at":"2026-11-23T14:43:28.534187Z","version":1,"suspended_at":"2026-11-24T14:43:28.534187Z","#,
+            r#""external_id":"00u1","name":"Ada","attributes":{"b":1.0,"a":[]}}"#
         );
         let user: User = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string(&user).unwrap(), json);
@@ -191,5 +276,28 @@ mod tests {
         assert_eq!(new, NewUser { version: Some(3), ..NewUser::new("ada@example.com".parse().unwrap()) });
         assert!(serde_json::from_str::<UserUpdate>(r#"{"mail":"ada@example.com"}"#).is_err());
         assert!(serde_json::from_str::<User>(&json.replace("ada\"", "../ada\"")).is_err());
+        // What an earlier version has written.
+        let earlier = json.split(",\"suspended_at").next().unwrap().to_owned() + "}";
+        assert_eq!(serde_json::from_str::<User>(&earlier).unwrap().name, None);
+    }
+
+    #[test]
+    fn an_update_distinguishes_what_it_leaves_from_what_it_clears() {
+        let new = NewUser { name: Some("Ada".parse().unwrap()), ..NewUser::new("ada@example.com".parse().unwrap()) };
+        let user = new.to_user("3fa2b1c4-0000-4000-8000-000000000001".parse().unwrap(), Timestamp::MIN);
+        let apply = |json: &str| {
+            let mut user = user.clone();
+            let update: UserUpdate = serde_json::from_str(json).unwrap();
+            let written = serde_json::to_string(&update).unwrap();
+            assert_eq!(serde_json::from_str::<UserUpdate>(&written).unwrap(), update, "{written}");
+            let is_change = update.apply(&mut user);
+            (is_change, user.name.map(String::from), user.attributes.map(|it| it.to_string()))
+        };
+        let ada = Some("Ada".to_owned());
+        assert_eq!(apply("{}"), (false, ada.clone(), None));
+        assert_eq!(apply(r#"{"name":"Ada","attributes":null,"email":"ada@example.com"}"#), (false, ada.clone(), None));
+        assert_eq!(apply(r#"{"name":null}"#), (true, None, None));
+        assert_eq!(apply(r#"{"attributes":{"a":1}}"#), (true, ada, Some(r#"{"a":1}"#.into())));
+        assert_eq!(apply(r#"{"name":"Bob","external_id":"1"}"#), (true, Some("Bob".into()), None));
     }
 }

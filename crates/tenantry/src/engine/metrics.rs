@@ -39,8 +39,8 @@ pub struct Metrics {
     pub open_intents: Option<u64>,
     /// Operations that failed, by the [name](crate::ErrorKind::name) of the kind of error.
     pub errors: BTreeMap<&'static str, u64>,
-    /// Changes of users that were committed: `created`, `updated`, `logged_in`, `deleted`,
-    /// `restored`, `purged`, `adopted` and `brought_back`.
+    /// Changes of users that were committed: `created`, `updated`, `suspended`, `resumed`,
+    /// `logged_in`, `deleted`, `restored`, `purged`, `adopted` and `brought_back`.
     pub changes: BTreeMap<&'static str, u64>,
 }
 

@@ -62,6 +62,8 @@ verbs! {
     /// Creates users, of whom each may fail by itself.
     CreateMany(Vec<NewUser>) -> Vec<Result<User>>;
     Update(UserId, UserUpdate) -> User;
+    Suspend(UserId) -> User;
+    Resume(UserId) -> User;
     Delete(UserId) -> User;
     /// Restores a user from the trash, with another address if one is given.
     Restore(UserId, Option<Email>) -> User;

@@ -1,12 +1,12 @@
 //! Importing a user: creating them, or dealing with the one who exists.
 
-use super::change::record_change;
+use super::change::{next_version, record_change};
 use super::paths::check_spelling_of_new;
 use super::stop::not_found;
-use super::users::{insert, set_email};
+use super::users::{insert, save};
 use crate::domain::change::Change;
 use crate::engine::Tx;
-use crate::{Error, ErrorKind, NewUser, OnConflict, Result, Upserted, User};
+use crate::{Error, ErrorKind, NewUser, OnConflict, Result, Set, Upserted, User, UserUpdate};
 
 pub(crate) fn upsert(tx: &mut Tx<'_>, new: &NewUser, on_conflict: OnConflict) -> Result<Upserted> {
     check_spelling_of_new(tx, new)?;
@@ -36,7 +36,7 @@ pub(crate) fn upsert(tx: &mut Tx<'_>, new: &NewUser, on_conflict: OnConflict) ->
 }
 
 /// Gives an existing user the values of an imported row that can change.
-fn bring_to(tx: &mut Tx<'_>, user: User, row: &NewUser) -> Result<Upserted> {
+fn bring_to(tx: &mut Tx<'_>, mut user: User, row: &NewUser) -> Result<Upserted> {
     let fixed = |message| Err(Error::new(ErrorKind::Immutable, message));
     if row.created_at.is_some_and(|created_at| created_at != user.created_at) {
         return fixed("the user exists with another created_at, which is fixed");
@@ -45,22 +45,35 @@ fn bring_to(tx: &mut Tx<'_>, user: User, row: &NewUser) -> Result<Upserted> {
         return fixed("the user exists with another storage_path, which is fixed");
     }
     let later_login = row.last_login_at.filter(|login| user.last_login_at.is_none_or(|known| known < *login));
-    let has_other_email = user.email != row.email;
-    if !has_other_email && later_login.is_none() {
+    let is_suspension = user.suspended_at.is_none() && row.suspended_at.is_some();
+    let is_change = values_of(row).apply(&mut user) || is_suspension;
+    if !is_change && later_login.is_none() {
         return Ok(Upserted::Unchanged);
     }
+    if is_change {
+        next_version(&mut user, tx.now())?;
+    }
+    user.suspended_at = user.suspended_at.or(row.suspended_at);
+    // Of a suspended user too: it says how things were elsewhere, and nobody signs in by it.
+    user.last_login_at = later_login.or(user.last_login_at);
     let id = user.id;
-    tx.whole(|tx| {
-        if has_other_email {
-            set_email(tx, user, &row.email)?;
-        }
-        if let Some(login) = later_login {
-            tx.log_in(id, login)?.ok_or_else(not_found)?;
-        }
-        Ok::<_, Error>(())
-    })?;
-    record_change(tx, id, Change::Updated);
+    tx.whole(|tx| save(tx, user))?;
+    record_change(tx, id, if is_suspension { Change::Suspended } else { Change::Updated });
     Ok(Upserted::Updated)
+}
+
+/// Returns the values of a row that can change. What the row lacks is left as it is.
+fn values_of(row: &NewUser) -> UserUpdate {
+    fn to<T: Clone>(value: Option<&T>) -> Set<T> {
+        value.map_or(Set::Leave, |value| Set::To(value.clone()))
+    }
+    UserUpdate {
+        email: Some(row.email.clone()),
+        external_id: to(row.external_id.as_ref()),
+        name: to(row.name.as_ref()),
+        attributes: to(row.attributes.as_ref()),
+        expected_version: None,
+    }
 }
 
 /// Gives users the values of rows that can change, where the rows exchange addresses among

@@ -1,4 +1,4 @@
-//! Creating users, changing their addresses, and recording logins.
+//! Creating users, changing and suspending them, and recording logins.
 
 use super::change::{next_version, record_change};
 use super::paths::{check_path_free, check_spelling_of_new, path_taken};
@@ -82,7 +82,7 @@ pub(super) fn email_taken(by: &User) -> Error {
 }
 
 pub(crate) fn update(tx: &mut Tx<'_>, id: UserId, update: &UserUpdate) -> Result<User> {
-    let user = tx.user(id)?.ok_or_else(not_found)?;
+    let mut user = tx.user(id)?.ok_or_else(not_found)?;
     if let Some(expected) = update.expected_version.filter(|expected| *expected != user.version) {
         let current = user.version;
         return Err(Error::new(
@@ -90,15 +90,44 @@ pub(crate) fn update(tx: &mut Tx<'_>, id: UserId, update: &UserUpdate) -> Result
             format!("the user has version {current}, not {expected}"),
         ));
     }
-    let Some(email) = update.email.as_ref().filter(|email| **email != user.email) else { return Ok(user) };
-    let user = tx.whole(|tx| set_email(tx, user, email))?;
+    if !update.apply(&mut user) {
+        return Ok(user);
+    }
+    next_version(&mut user, tx.now())?;
+    let user = tx.whole(|tx| save(tx, user))?;
     record_change(tx, id, Change::Updated);
     Ok(user)
 }
 
-/// Changes an address without recording the change.
-pub(super) fn set_email(tx: &mut Tx<'_>, user: User, email: &Email) -> Result<User> {
-    let user = with_email(user, email, tx.now())?;
+/// Suspends a user, unless they are suspended.
+pub(crate) fn suspend(tx: &mut Tx<'_>, id: UserId) -> Result<User> {
+    let user = tx.user(id)?.ok_or_else(not_found)?;
+    let since = tx.now();
+    match user.suspended_at {
+        None => set_suspended_at(tx, user, Some(since), Change::Suspended),
+        Some(_) => Ok(user),
+    }
+}
+
+/// Lets a user sign in again.
+pub(crate) fn resume(tx: &mut Tx<'_>, id: UserId) -> Result<User> {
+    let user = tx.user(id)?.ok_or_else(not_found)?;
+    match user.suspended_at {
+        Some(_) => set_suspended_at(tx, user, None, Change::Resumed),
+        None => Ok(user),
+    }
+}
+
+fn set_suspended_at(tx: &mut Tx<'_>, mut user: User, at: Option<Timestamp>, change: Change) -> Result<User> {
+    next_version(&mut user, tx.now())?;
+    user.suspended_at = at;
+    let user = tx.whole(|tx| save(tx, user))?;
+    record_change(tx, user.id, change);
+    Ok(user)
+}
+
+/// Gives a user all values that can change, without recording the change.
+pub(super) fn save(tx: &mut Tx<'_>, user: User) -> Result<User> {
     match tx.update_user(&user)? {
         Written::Done => Ok(user),
         Written::Taken(error) => Err(conflict(tx, &user)?.with_source(error)),
@@ -120,15 +149,25 @@ pub(crate) fn sign_in(tx: &mut Tx<'_>, email: &Email) -> Result<SignIn> {
         }
         None => {
             let new = NewUser { last_login_at: Some(tx.now()), ..NewUser::new(email.clone()) };
-            Ok(SignIn { user: create(tx, &new)?, is_new: true })
+            match create(tx, &new) {
+                // A living user has the address, and was not logged in.
+                Err(error) if error.kind() == ErrorKind::EmailTaken => Err(suspended()),
+                created => Ok(SignIn { user: created?, is_new: true }),
+            }
         }
     }
 }
 
 pub(crate) fn record_login(tx: &mut Tx<'_>, id: UserId) -> Result<User> {
-    let user = tx.log_in(id, tx.now())?.ok_or_else(not_found)?;
+    let Some(user) = tx.log_in(id, tx.now())? else {
+        return Err(if tx.user(id)?.is_some() { suspended() } else { not_found() });
+    };
     record_change(tx, id, Change::LoggedIn);
     Ok(user)
+}
+
+fn suspended() -> Error {
+    Error::new(ErrorKind::Suspended, "the user is suspended")
 }
 
 /// Returns the living users whose addresses are confusable with this one.

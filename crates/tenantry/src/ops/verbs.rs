@@ -33,6 +33,8 @@ perform! {
     Create(new), tx => users::create(tx, new);
     CreateMany(users), tx => users::create_many(tx, users);
     Update(id, update), tx => users::update(tx, *id, update);
+    Suspend(id), tx => users::suspend(tx, *id);
+    Resume(id), tx => users::resume(tx, *id);
     Delete(id), tx => trash::delete(tx, *id);
     Restore(id, email), tx => trash::restore(tx, *id, email.as_ref());
     BeginPurge(id), tx => purge::begin_purge(tx, *id);

@@ -25,12 +25,13 @@ use crate::{Email, ErrorKind, Result, StoragePath, UserId};
 /// With their tables. SQLite's integrity check looks for each row in the index, but not whether a
 /// partial index holds more. With the conditions, in which a plus keeps SQLite from counting the
 /// rows in the index.
-const PARTIAL_INDEXES: [(&str, &str, &str); 6] = [
+const PARTIAL_INDEXES: [(&str, &str, &str); 7] = [
     ("users", "users_email_key", "deleted_at IS NULL"),
     ("users", "users_storage_path", "storage_path IS NOT NULL"),
     ("users", "users_deletion_seq", "deletion_seq IS NOT NULL"),
     ("users", "users_deleted_email_key", "deleted_at IS NOT NULL"),
     ("users", "users_skeleton", "skeleton IS NOT NULL"),
+    ("users", "users_external_id", "external_id IS NOT NULL AND deleted_at IS NULL"),
     ("tenantry_retired_users", "tenantry_retired_users_storage_path", "storage_path IS NOT NULL"),
 ];
 

@@ -79,11 +79,12 @@ pub(crate) use tx::{Snapshot, Tx, Written};
 /// Tenantry's tables are `users` and those that begin with `tenantry_`. They can be read. A user
 /// who was deleted stays in `users` until the purge, with the time in `deleted_at`; the view
 /// `tenantry_living_users` has the others, each with `id`, `email`, `email_key`, `created_at`,
-/// `last_login_at`, `updated_at` and `version`. The view and its columns, and the columns
-/// `users.id`, `users.email`, `users.email_key`, `users.created_at` and `users.deleted_at` stay as
-/// they are in every schema version. A statement that would change one of these tables, end the
-/// transaction, make temporary tables or change the settings of the connection is refused, as is a
-/// foreign key to a column other than `users (id)`, at the end of the transaction.
+/// `last_login_at`, `updated_at`, `version`, `suspended_at`, `external_id`, `name` and
+/// `attributes`. The view and its columns, and the columns `users.id`, `users.email`,
+/// `users.email_key`, `users.created_at` and `users.deleted_at` stay as they are in every schema
+/// version. A statement that would change one of these tables, end the transaction, make temporary
+/// tables or change the settings of the connection is refused, as is a foreign key to a column
+/// other than `users (id)`, at the end of the transaction.
 ///
 /// Foreign keys to `users (id)` are enforced, and hold while the user is in the trash: a delete and
 /// a restore touch no row of the application's, and rows may be added that refer to a deleted user.

@@ -40,6 +40,19 @@ CREATE TABLE users (
     -- Whether the user's directory was ever made: so one that never was is told from one that is lost.
     has_directory INTEGER NOT NULL DEFAULT 0 CHECK (has_directory IN (0, 1)),
 
+    -- Since when the user is suspended: they don't sign in. NULL if they aren't.
+    suspended_at INTEGER CHECK (suspended_at BETWEEN -62135596800000000 AND 253402207200000000),
+    -- The id that another system has for the user. It is no key: several may have the same.
+    external_id TEXT
+        CHECK (length(external_id) <= 256 AND length(CAST(external_id AS BLOB)) BETWEEN 1 AND 1024),
+    -- What people call the user.
+    name TEXT CHECK (length(name) <= 256 AND length(CAST(name AS BLOB)) BETWEEN 1 AND 1024),
+    -- A JSON object of the application's, on one line.
+    attributes TEXT CHECK (
+        length(CAST(attributes AS BLOB)) BETWEEN 2 AND 16384
+        AND json_valid(attributes) AND substr(attributes, 1, 1) = '{'
+    ),
+
     -- Not even another program can add Ada@Example.com beside ada@example.com. An address is pure ASCII if it has
     -- as many characters as octets; NUL, at which SQLite ends both length() and LIKE, can't stand in either column.
     CONSTRAINT email_key_is_of_email CHECK (
@@ -60,10 +73,13 @@ CREATE UNIQUE INDEX users_storage_path ON users (storage_path) WHERE storage_pat
 CREATE UNIQUE INDEX users_deletion_seq ON users (deletion_seq) WHERE deletion_seq IS NOT NULL;
 CREATE INDEX users_deleted_email_key ON users (email_key, deletion_seq) WHERE deleted_at IS NOT NULL;
 CREATE INDEX users_skeleton ON users (skeleton) WHERE skeleton IS NOT NULL;
+CREATE INDEX users_external_id ON users (external_id) WHERE external_id IS NOT NULL AND deleted_at IS NULL;
 
 -- For SQL of an application's own.
 CREATE VIEW tenantry_living_users AS
-SELECT id, email, email_key, created_at, last_login_at, updated_at, version FROM users WHERE deleted_at IS NULL;
+SELECT
+    id, email, email_key, created_at, last_login_at, updated_at, version, suspended_at, external_id, name, attributes
+FROM users WHERE deleted_at IS NULL;
 
 -- Purged users: neither their id nor their storage path is ever given out again. No address stands here.
 CREATE TABLE tenantry_retired_users (

@@ -90,6 +90,7 @@ fn a_shipped_migration_is_never_edited() {
         (1, "users", 2_837_392_614_996_719_911),
         (2, "storage", 13_516_402_453_630_693_766),
         (3, "trash", 8_094_336_464_088_480_423),
+        (4, "profile", 11_104_686_400_242_098_129),
     ];
     let runner = embedded::migrations::runner();
     let mut migrations: Vec<_> = runner.get_migrations().iter().collect();
@@ -108,7 +109,8 @@ pub(crate) fn of_version_1(path: &Path) -> Connection {
 
 fn of_version(version: i32, path: &Path) -> Connection {
     let mut conn = Connection::open(path).unwrap();
-    conn.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    super::functions::register(&conn).unwrap();
+    conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = ON").unwrap();
     let mut runner = embedded::migrations::runner().set_target(refinery::Target::Version(version));
     runner.set_migration_table_name("tenantry_migrations").run(&mut conn).unwrap();
     conn
@@ -132,7 +134,7 @@ fn a_store_of_schema_version_1_is_upgraded_with_all_that_is_in_it() {
     let store = block_on(Store::open(dir.path())).unwrap();
     assert!(!store.was_created());
     let upgrade = store.upgrade().unwrap().clone();
-    assert_eq!((upgrade.from, upgrade.to), (1, 3));
+    assert_eq!((upgrade.from, upgrade.to), (1, 4));
     let ada = block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap();
     assert_eq!((ada.email.as_str(), ada.version, ada.updated_at.as_unix_us()), ("Ada@example.com", 3, 2));
     block_on(store.directory(ada.id)).unwrap();
@@ -154,7 +156,7 @@ fn a_store_of_schema_version_1_is_upgraded_with_all_that_is_in_it() {
     // But the snapshot is the database as it was, for nobody else, and is itself a store.
     let snapshot = upgrade.snapshot.unwrap();
     let name = snapshot.file_name().unwrap().to_str().unwrap().to_owned();
-    assert!(name.starts_with("before-v3-2") && name.ends_with("Z.db"), "{name}");
+    assert!(name.starts_with("before-v4-2") && name.ends_with("Z.db"), "{name}");
     assert_eq!(std::fs::metadata(&snapshot).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(std::fs::metadata(dir.path().join("backups")).unwrap().permissions().mode() & 0o777, 0o700);
     let elsewhere = tempfile::tempdir().unwrap();
@@ -210,7 +212,7 @@ fn a_store_of_schema_version_2_is_upgraded_with_its_trash_and_the_tables_of_the_
     of_version_2(&path).close().unwrap();
     let store = block_on(Store::open(dir.path())).unwrap();
     let upgrade = store.upgrade().unwrap();
-    assert_eq!((upgrade.from, upgrade.to), (2, 3));
+    assert_eq!((upgrade.from, upgrade.to), (2, 4));
     let list = |query: ListQuery| {
         let page = block_on(store.list(&query)).unwrap();
         page.users.into_iter().map(|user| (user.email.to_string(), user.version)).collect::<Vec<_>>()
@@ -267,6 +269,84 @@ fn a_store_of_schema_version_2_is_upgraded_with_its_trash_and_the_tables_of_the_
     assert_eq!(conn.query_row("SELECT count(*) FROM tenantry_usage", [], |row| row.get::<_, i64>(0)).unwrap(), 0);
     drop(conn);
     assert_eq!(block_on(crate::check(dir.path())).unwrap().findings, []);
+}
+
+#[test]
+fn a_store_of_schema_version_3_is_upgraded_and_its_users_have_what_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tenantry.db");
+    let conn = of_version(3, &path);
+    conn.execute_batch(
+        "INSERT INTO users (id, email, created_at, updated_at, version, last_login_at, storage_path) VALUES
+            (x'3fa2b1c4000040008000000000000001', 'ada@example.com', 1, 2, 3, 4, 'customers/ada');
+         INSERT INTO users (id, email, created_at, updated_at, version, deleted_at, deletion_seq) VALUES
+            (x'4fa2b1c4000040008000000000000002', 'bob@example.com', 1, 1, 1, 5, 1);
+         CREATE VIEW names AS SELECT email FROM tenantry_living_users",
+    )
+    .unwrap();
+    conn.close().unwrap();
+    let store = block_on(Store::open(dir.path())).unwrap();
+    let upgrade = store.upgrade().unwrap();
+    assert_eq!((upgrade.from, upgrade.to), (3, 4));
+    let ada = block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap();
+    assert_eq!((ada.version, ada.storage_path.as_str()), (3, "customers/ada"));
+    assert_eq!((&ada.suspended_at, &ada.external_id, &ada.name, &ada.attributes), (&None, &None, &None, &None));
+    let update = UserUpdate { name: crate::Set::To("Ada".parse().unwrap()), ..UserUpdate::default() };
+    assert_eq!(block_on(store.update(ada.id, update)).unwrap().version, 4);
+    let bob = block_on(store.find_in_trash(&email("bob@example.com"))).unwrap().remove(0).user;
+    assert_eq!(block_on(store.restore(bob.id, None)).unwrap(), bob);
+    let read = block_on(store.read(|tx| {
+        let one = |sql| connection(tx).query_row(sql, [], |row| row.get::<_, String>(0));
+        Ok::<_, Error>((
+            one("SELECT group_concat(email) FROM names")?,
+            one("SELECT group_concat(name) FROM tenantry_living_users")?,
+        ))
+    }));
+    assert_eq!(read.unwrap(), ("ada@example.com,bob@example.com".to_owned(), "Ada".to_owned()));
+    block_on(store.close()).unwrap();
+    assert_eq!(block_on(crate::check(dir.path())).unwrap().findings, []);
+}
+
+/// Another program can't write what ours would not.
+#[test]
+fn the_database_refuses_what_a_user_may_not_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let conn = open_writer(&options(dir.path(), Durability::Full)).conn;
+    let insert = "INSERT INTO users (id, email, created_at, updated_at, version) VALUES (zeroblob(16), 'a@b', 0, 0, 1)";
+    conn.execute(insert, []).unwrap();
+    let set = |column: &str, value: &str| conn.execute(&format!("UPDATE users SET {column} = ?1"), [value]);
+    let character = "\u{1f600}";
+    for column in ["external_id", "name"] {
+        set(column, &character.repeat(256)).unwrap();
+        for value in ["", &character.repeat(257), &"\0".repeat(2_000)] {
+            set(column, value).unwrap_err();
+        }
+    }
+    let longest = format!("{{\"a\":\"{}\"}}", "x".repeat(16_384 - 8));
+    for value in ["{}", &longest] {
+        set("attributes", value).unwrap();
+    }
+    for value in ["", "[]", "{", "{a:1}", " {}", "null", &longest.replacen('x', "xx", 1)] {
+        set("attributes", value).unwrap_err();
+    }
+    conn.execute("UPDATE users SET suspended_at = ?1", [i64::MAX]).unwrap_err();
+}
+
+/// A damaged value is an error of its row, and never part of a document.
+#[test]
+fn a_value_that_the_store_never_wrote_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = block_on(Store::open(dir.path())).unwrap();
+    let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
+    let conn = Connection::open(dir.path().join("tenantry.db")).unwrap();
+    conn.execute_batch("PRAGMA ignore_check_constraints = ON").unwrap();
+    for (column, value) in [("attributes", "{\n}"), ("attributes", "x"), ("name", "a\u{1b}[2J"), ("external_id", "")] {
+        conn.execute(&format!("UPDATE users SET {column} = ?1"), [value]).unwrap();
+        assert_eq!(block_on(store.get(ada.id)).unwrap_err().kind(), ErrorKind::Corrupt, "{column} {value:?}");
+        conn.execute(&format!("UPDATE users SET {column} = NULL"), []).unwrap();
+    }
+    assert_eq!(block_on(store.get(ada.id)).unwrap(), Some(ada));
+    block_on(store.close()).unwrap();
 }
 
 /// What was unique in version 2 and is so among the living alone by now.
@@ -486,7 +566,10 @@ fn run_every_operation(conn: &GuardedConnection, storage: &Result<Storage>) -> R
     assert!(tx.create(&NewUser { id: Some(ada.id), ..new_user("bob@example.com") }).is_err());
     assert!(tx.sign_in(&email("bob@example.com"))?.is_new);
     assert!(!tx.sign_in(&email("bob@example.com"))?.is_new);
-    tx.update(ada.id, &UserUpdate { email: Some(email("ada2@example.com")), expected_version: Some(1) })?;
+    let update = UserUpdate { email: Some(email("ada2@example.com")), expected_version: Some(1), ..Default::default() };
+    tx.update(ada.id, &update)?;
+    tx.suspend(ada.id)?;
+    tx.resume(ada.id)?;
     tx.record_login(ada.id)?;
     assert_eq!(tx.upsert(&new_user("bob@example.com"), OnConflict::Update)?, Upserted::Unchanged);
     tx.delete(ada.id)?;
@@ -529,11 +612,16 @@ fn every_read(tx: &Snapshot<'_>) -> Result<()> {
         created_before: Some(now),
         inactive_since: Some(now),
         never_logged_in: true,
+        suspended: Some(true),
+        external_id: None,
     };
+    let external_id: Option<crate::ExternalId> = Some("1".parse()?);
+    let with_id = Filter { external_id: external_id.clone(), ..all_conditions.clone() };
+    let id_alone = Filter { external_id, ..Filter::default() };
     let with_prefix = Filter { email_prefix: Some("bob".into()), ..all_conditions.clone() };
     let prefix_alone = Filter { email_prefix: Some("bob".into()), ..Filter::default() };
     let with_domain = Filter { email_prefix: Some("bob@ex".into()), ..Filter::default() };
-    for filter in [Filter::default(), all_conditions, with_prefix, prefix_alone, with_domain] {
+    for filter in [Filter::default(), all_conditions, with_prefix, prefix_alone, with_domain, with_id, id_alone] {
         tx.page(&ListQuery { filter, ..ListQuery::default() })?;
     }
     Ok(())
@@ -569,6 +657,8 @@ fn no_statement_but_the_count_goes_through_a_whole_table() {
         // A prefix is looked for among the keys: never among all users in the order of creation.
         if sql.contains("seq IN") {
             assert!(plan.iter().any(|step| step.contains("(email_key>? AND email_key<?)")), "{sql}\n{plan:#?}");
+        } else if sql.contains("AND external_id = ?") {
+            assert_eq!(plan, ["SEARCH users USING INDEX users_external_id (external_id=? AND rowid>?)"], "{sql}");
         } else if sql.contains("FROM users") && !sql.contains("UNION") {
             // Pages come from the table in its own order; nothing is sorted.
             let searches = |step: &String| step.contains("SEARCH") || step.starts_with("CORRELATED SCALAR SUBQUERY");

@@ -321,7 +321,8 @@ impl<'c> Tx<'c> {
         users::set_address(self.conn, id, address)
     }
 
-    /// Records a login, which only moves forward. Returns the user, if there is one.
+    /// Records a login, which only moves forward. Returns the user, if there is one who isn't
+    /// suspended.
     pub(crate) fn log_in(&mut self, id: UserId, at: Timestamp) -> Result<Option<User>> {
         users::log_in(self.conn, id, at)
     }

@@ -1,12 +1,12 @@
 //! The values of a user as embedders write them into tables of their own and read them back: an id
 //! is a BLOB of 16 bytes, as in `users (id)`, a time an INTEGER of microseconds since 1970, an
-//! address and a path are TEXT.
+//! address, a path, a name, an external id and attributes are TEXT.
 
 use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 use uuid::Uuid;
 
-use crate::{Email, StoragePath, Timestamp, UserId};
+use crate::{Attributes, Email, ExternalId, Name, StoragePath, Timestamp, UserId};
 
 impl ToSql for UserId {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
@@ -33,29 +33,25 @@ impl FromSql for Timestamp {
     }
 }
 
-impl ToSql for Email {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::from(self.as_str()))
-    }
+macro_rules! as_text {
+    ($($type:ty),+) => {
+        $(
+            impl ToSql for $type {
+                fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                    Ok(ToSqlOutput::from(self.as_str()))
+                }
+            }
+
+            impl FromSql for $type {
+                fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                    value.as_str()?.parse().map_err(FromSqlError::other)
+                }
+            }
+        )+
+    };
 }
 
-impl FromSql for Email {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        value.as_str()?.parse().map_err(FromSqlError::other)
-    }
-}
-
-impl ToSql for StoragePath {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::from(self.as_str()))
-    }
-}
-
-impl FromSql for StoragePath {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        value.as_str()?.parse().map_err(FromSqlError::other)
-    }
-}
+as_text!(Attributes, Email, ExternalId, Name, StoragePath);
 
 /// An id as the store's own statements take it.
 pub(super) fn blob(id: UserId) -> [u8; 16] {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tracing::instrument;
 
 use crate::engine::metrics::Metrics;
-use crate::engine::verbs::{self, Create, CreateMany, Delete, RecordLogin, Restore, Update};
+use crate::engine::verbs::{self, Create, CreateMany, Delete, RecordLogin, Restore, Resume, Suspend, Update};
 use crate::engine::{Engine, Status, Upgrade};
 use crate::{Email, Error, NewUser, ReadTx, Result, SignIn, TrashedUser, User, UserId, UserUpdate, WriteTx};
 pub use builder::Builder;
@@ -114,9 +114,68 @@ impl Store {
     /// new version.
     ///
     /// Errors: `NotFound`; `VersionMismatch`, which carries the current version; `EmailTaken`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # futures_lite::future::block_on(async {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = tenantry::Store::open(dir.path().join("data")).await?;
+    /// use tenantry::{NewUser, Set, UserUpdate};
+    ///
+    /// let ada = store.create(NewUser::new("ada@example.com".parse()?)).await?; let update =
+    /// UserUpdate { name: Set::To("Ada Lovelace".parse()?), attributes:
+    /// Set::To(r#"{"plan":"pro"}"#.parse()?), ..UserUpdate::default() };
+    /// assert_eq!(store.update(ada.id, update).await?.version, 2); let ada = store.update(ada.id,
+    /// UserUpdate { name: Set::Clear, ..UserUpdate::default() }).await?; assert!(ada.name.is_none()
+    /// && ada.attributes.is_some()); # store.close().await?; # Ok::<_, Box<dyn
+    /// std::error::Error>>(()) }).unwrap(); ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn update(&self, id: UserId, update: UserUpdate) -> Result<User> {
         self.engine.apply(Update(id, update)).await
+    }
+
+    /// Suspends a user: until they are [resumed](Store::resume), they don't sign in and no login of
+    /// theirs is recorded. Everything else goes on: they are found and listed, can be changed, and
+    /// their directory can be used. A user who is suspended stays as they are, with their version.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # futures_lite::future::block_on(async {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = tenantry::Store::open(dir.path().join("data")).await?;
+    /// let ada = store.create(tenantry::NewUser::new("ada@example.com".parse()?)).await?;
+    /// store.suspend(ada.id).await?;
+    /// let refused = store.sign_in(ada.email.clone()).await.unwrap_err();
+    /// assert_eq!(refused.kind(), tenantry::ErrorKind::Suspended);
+    /// store.resume(ada.id).await?;
+    /// assert!(!store.sign_in(ada.email).await?.is_new);
+    /// # store.close().await?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn suspend(&self, id: UserId) -> Result<User> {
+        self.engine.apply(Suspend(id)).await
+    }
+
+    /// Lets a user sign in again who is [suspended](Store::suspend). One who isn't stays as they
+    /// are.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`.
+    ///
+    /// # Examples
+    ///
+    /// See [`suspend`](Store::suspend).
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn resume(&self, id: UserId) -> Result<User> {
+        self.engine.apply(Resume(id)).await
     }
 
     /// Moves a user to the trash, with their directory, and answers who that was. Their address is
@@ -189,6 +248,8 @@ impl Store {
     /// Finds the user with this address or creates them, and records the login, in one step:
     /// however many sign in with the same new address at once, there is one user, and one answer
     /// that says it is new.
+    ///
+    /// Errors: `Suspended`, if the user who has the address is; then nothing is written.
     #[instrument(level = "debug", skip_all)]
     pub async fn sign_in(&self, email: Email) -> Result<SignIn> {
         self.engine.apply(verbs::SignIn(email)).await
@@ -197,7 +258,7 @@ impl Store {
     /// Records that a user logged in now. The time of the last login only moves forward, also when
     /// the clock is set back. A login doesn't change `updated_at` and `version`.
     ///
-    /// Errors: `NotFound`.
+    /// Errors: `NotFound`; `Suspended`, and then nothing is written.
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn record_login(&self, id: UserId) -> Result<User> {
         self.engine.apply(RecordLogin(id)).await

@@ -176,7 +176,7 @@ impl Op {
                 created.await?;
             }
             Self::Update { user, email: number } => {
-                store.update(id(*user), UserUpdate { email: Some(email(*number)), expected_version: None }).await?;
+                store.update(id(*user), UserUpdate { email: Some(email(*number)), ..UserUpdate::default() }).await?;
             }
             Self::Import { .. } => {
                 store.import_user(data.join(ARCHIVE), |_| {}).await?;

@@ -273,6 +273,10 @@ fn as_row(user: &User) -> NewUser {
         last_login_at: user.last_login_at,
         updated_at: Some(user.updated_at),
         version: Some(user.version),
+        suspended_at: user.suspended_at,
+        external_id: user.external_id.clone(),
+        name: user.name.clone(),
+        attributes: user.attributes.clone(),
         ..NewUser::new(user.email.clone())
     }
 }
@@ -285,7 +289,7 @@ fn upgrade(jump: Jump) {
     let store = block_on(place.builder().ambient(Arc::new(clock)).open()).unwrap();
     let snapshot = store.upgrade().unwrap().snapshot.clone().unwrap();
     let time = now.to_string().replace([':', '-'], "");
-    assert_eq!(snapshot.file_name().unwrap().to_str(), Some(format!("before-v3-{time}.db").as_str()));
+    assert_eq!(snapshot.file_name().unwrap().to_str(), Some(format!("before-v4-{time}.db").as_str()));
     assert_eq!(tree(&place.data_dir().join("backups")).len(), 1);
     close(&place, store);
 }

@@ -56,7 +56,7 @@ impl Watchdog {
 /// What is done to a user.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    Create(NewUser),
+    Create(Box<NewUser>),
     Update(String),
     SignIn(String),
     RecordLogin,
@@ -67,7 +67,7 @@ pub(crate) enum Op {
 impl Op {
     fn call(self, store: &Store, id: UserId) -> Boxed<'_, Result<User>> {
         match self {
-            Self::Create(new) => Box::pin(store.create(new)),
+            Self::Create(new) => Box::pin(store.create(*new)),
             Self::Update(address) => {
                 Box::pin(store.update(id, UserUpdate { email: Some(email(&address)), ..UserUpdate::default() }))
             }
@@ -126,7 +126,7 @@ impl Callers {
     fn new_user(&mut self) -> (UserId, Op) {
         self.made += 1;
         let id = numbered_id(self.made);
-        (id, Op::Create(NewUser { id: Some(id), ..new_user(&format!("User{}@example.com", self.made)) }))
+        (id, Op::Create(Box::new(NewUser { id: Some(id), ..new_user(&format!("User{}@example.com", self.made)) })))
     }
 
     fn new_users(&mut self, count: u64) -> Vec<(UserId, Op)> {
@@ -173,8 +173,10 @@ impl Callers {
     /// As an import does it.
     fn import(&mut self, store: &Store, disk: Option<&Disk>, count: u64) {
         let ops = self.new_users(count);
-        let news: Vec<NewUser> =
-            ops.iter().map(|(_, op)| if let Op::Create(new) = op { new.clone() } else { unreachable!() }).collect();
+        let news: Vec<NewUser> = ops
+            .iter()
+            .map(|(_, op)| if let Op::Create(new) = op { NewUser::clone(new) } else { unreachable!() })
+            .collect();
         let written = block_on(store.write(move |tx| {
             let mut users = Vec::new();
             for new in &news {

@@ -98,6 +98,7 @@ fn count_up(store: &Store, number: u64, read: User, expecting: bool, tally: &mut
     let update = UserUpdate {
         email: Some(email(&format!("counter{number}-{}@example.com", value_of(&read) + 1))),
         expected_version: expecting.then_some(read.version),
+        ..UserUpdate::default()
     };
     match block_on(store.update(read.id, update)) {
         Ok(_) => {

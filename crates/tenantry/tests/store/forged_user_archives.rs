@@ -103,6 +103,9 @@ fn forgeries() -> Forgeries {
     for value in [json!(-1), json!("1"), json!(1e300)] {
         forgeries.add(format!("the version {value}"), move |x| x.manifest["user"]["version"] = value.clone());
     }
+    for (field, value) in [("suspended_at", json!(1)), ("external_id", json!(1)), ("name", json!([]))] {
+        forgeries.add(format!("the {field} {value}"), move |x| x.manifest["user"][field] = value.clone());
+    }
     forgeries.add("a field of a user that nobody knows", |x| x.manifest["user"]["is_admin"] = true.into());
     forgeries
 }
@@ -143,7 +146,7 @@ fn a_row_that_no_user_can_have_is_refused_as_such() {
     let honest = Forged::of(&file);
     let mut hostile = Hostile::new();
     let long = format!("{}@example.com", "a".repeat(65));
-    let values: [(&str, ErrorKind, &[Value]); 7] = [
+    let values: [(&str, ErrorKind, &[Value]); 11] = [
         ("email", ErrorKind::InvalidEmail, &[json!(""), json!("x"), json!("a\0b@example.com"), json!(long)]),
         (
             "id",
@@ -173,6 +176,10 @@ fn a_row_that_no_user_can_have_is_refused_as_such() {
         ("created_at", ErrorKind::InvalidTimestamp, &[json!(""), json!("now"), json!("9999-12-31T00:00:00Z")]),
         ("last_login_at", ErrorKind::InvalidTimestamp, &[json!(""), json!("0000-01-01T00:00:00Z")]),
         ("updated_at", ErrorKind::InvalidTimestamp, &[json!("2026-02-30T00:00:00Z")]),
+        ("suspended_at", ErrorKind::InvalidTimestamp, &[json!("now")]),
+        ("external_id", ErrorKind::InvalidUser, &[json!(""), json!("a\nb"), json!("x".repeat(257))]),
+        ("name", ErrorKind::InvalidUser, &[json!(" "), json!("a\u{202e}b"), json!("x".repeat(257))]),
+        ("attributes", ErrorKind::InvalidUser, &[json!("{}"), json!([]), json!({ "a": "x".repeat(16 << 10) })]),
         ("version", ErrorKind::InvalidUser, &[json!(0), json!(User::MAX_VERSION + 1), json!(u64::MAX)]),
     ];
     for (field, expected, values) in values {

@@ -42,6 +42,11 @@ fn every_change_of_a_user_is_recorded_once() {
     assert_changes(&store, &[("updated", 1)], || block_on(store.update(ada.id, to_email("a@example.com")))).unwrap();
     assert_changes(&store, &[], || block_on(store.update(ada.id, UserUpdate::default()))).unwrap();
     assert_changes(&store, &[], || block_on(store.update(ada.id, to_email("bob@example.com")))).unwrap_err();
+    assert_changes(&store, &[("suspended", 1)], || block_on(store.suspend(ada.id))).unwrap();
+    assert_changes(&store, &[], || block_on(store.suspend(ada.id))).unwrap();
+    assert_changes(&store, &[], || block_on(store.record_login(ada.id))).unwrap_err();
+    assert_changes(&store, &[], || block_on(store.sign_in(email("a@example.com")))).unwrap_err();
+    assert_changes(&store, &[("resumed", 1)], || block_on(store.resume(ada.id))).unwrap();
     // A directory is no change of a user, unless it is given to them.
     assert_changes(&store, &[], || block_on(store.directory(ada.id))).unwrap();
     assert_changes(&store, &[("deleted", 1)], || block_on(store.delete(ada.id))).unwrap();

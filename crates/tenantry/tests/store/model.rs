@@ -5,8 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use tenantry::{
-    Ambient, Cursor, Durability, Email, ErrorKind, Filter, ListQuery, NewUser, SignIn, StoragePath, Store, Timestamp,
-    User, UserId, UserUpdate,
+    Ambient, Cursor, Durability, Email, ErrorKind, Filter, ListQuery, NewUser, Set, SignIn, StoragePath, Store,
+    Timestamp, User, UserId, UserUpdate,
 };
 
 use crate::support::{Place, SqlitePlace, TestClock, block_on, email, numbered_id};
@@ -56,6 +56,11 @@ const PARTS: [(&str, &str); 7] = [
     ("\u{fc}", "\u{fc}"),
 ];
 
+/// Values of what a user may lack.
+const NAMES: [&str; 3] = ["Ada", "ada", "\u{5d0}\u{5d3}\u{5d4}"];
+const EXTERNAL_IDS: [&str; 3] = ["1", " 1", "00u\u{e9}"];
+const ATTRIBUTES: [&str; 3] = ["{}", r#"{"b":1.0,"a":2}"#, r#"{"a":2,"b":1.0}"#];
+
 /// Somebody who is, was, or never was there.
 #[derive(Clone, Debug)]
 enum Who {
@@ -72,6 +77,16 @@ struct New {
     created_s: Option<i64>,
     login_s: Option<i64>,
     version: Option<u64>,
+    suspended_s: Option<i64>,
+    profile: Profile,
+}
+
+/// What is to become of the values that a user may lack.
+#[derive(Clone, Debug)]
+struct Profile {
+    external_id: Set<&'static str>,
+    name: Set<&'static str>,
+    attributes: Set<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +106,8 @@ struct Listing {
     created_before_s: Option<i64>,
     inactive_since_s: Option<i64>,
     never_logged_in: bool,
+    suspended: Option<bool>,
+    external_id: Option<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -98,7 +115,9 @@ enum Op {
     Create(New),
     CreateMany(Vec<New>),
     SignIn(&'static str),
-    Update(Who, Option<&'static str>, Option<u64>),
+    Update(Who, Option<&'static str>, Profile, Option<u64>),
+    Suspend(Who),
+    Resume(Who),
     Delete(Who),
     RecordLogin(Who),
     Get(Who),
@@ -124,9 +143,48 @@ fn new() -> impl Strategy<Value = New> {
         1 => Just(Some(Path::Own)),
     ];
     let version = prop_oneof![8 => Just(None), 1 => select(vec![0, 1, 7, User::MAX_VERSION, u64::MAX]).prop_map(Some)];
-    (address(), id, path, rarely(seconds()), rarely(seconds()), version).prop_map(
-        |(address, id, path, created_s, login_s, version)| New { address, id, path, created_s, login_s, version },
+    (address(), id, path, rarely(seconds()), rarely(seconds()), version, rarely(seconds()), profile()).prop_map(
+        |(address, id, path, created_s, login_s, version, suspended_s, profile)| New {
+            address,
+            id,
+            path,
+            created_s,
+            login_s,
+            version,
+            suspended_s,
+            profile,
+        },
     )
+}
+
+fn profile() -> impl Strategy<Value = Profile> {
+    (set(&EXTERNAL_IDS), set(&NAMES), set(&ATTRIBUTES)).prop_map(|(external_id, name, attributes)| Profile {
+        external_id,
+        name,
+        attributes,
+    })
+}
+
+fn set(values: &'static [&'static str]) -> impl Strategy<Value = Set<&'static str>> {
+    prop_oneof![3 => Just(Set::Leave), 1 => Just(Set::Clear), 2 => select(values).prop_map(Set::To)]
+}
+
+/// Returns the value as the store takes it.
+fn parsed<T: std::str::FromStr<Err: std::fmt::Debug>>(set: Set<&str>) -> Set<T> {
+    match set {
+        Set::Leave => Set::Leave,
+        Set::Clear => Set::Clear,
+        Set::To(text) => Set::To(text.parse().unwrap()),
+    }
+}
+
+/// Returns what a value becomes.
+fn after<T: Clone>(set: &Set<T>, before: Option<&T>) -> Option<T> {
+    match set {
+        Set::Leave => before.cloned(),
+        Set::Clear => None,
+        Set::To(value) => Some(value.clone()),
+    }
 }
 
 fn seconds() -> std::ops::Range<i64> {
@@ -148,10 +206,32 @@ fn listing() -> impl Strategy<Value = Listing> {
         rarely(seconds()),
         rarely(seconds()),
         prop::bool::weighted(0.2),
+        rarely(any::<bool>()),
+        rarely(select(&EXTERNAL_IDS[..])),
     )
-        .prop_map(|(limit, prefix, part, created_after_s, created_before_s, inactive_since_s, never_logged_in)| {
-            Listing { limit, prefix, part, created_after_s, created_before_s, inactive_since_s, never_logged_in }
-        })
+        .prop_map(
+            |(
+                limit,
+                prefix,
+                part,
+                created_after_s,
+                created_before_s,
+                inactive_since_s,
+                never_logged_in,
+                suspended,
+                external_id,
+            )| Listing {
+                limit,
+                prefix,
+                part,
+                created_after_s,
+                created_before_s,
+                inactive_since_s,
+                never_logged_in,
+                suspended,
+                external_id,
+            },
+        )
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -159,8 +239,10 @@ fn op() -> impl Strategy<Value = Op> {
         8 => new().prop_map(Op::Create),
         2 => prop::collection::vec(new(), 0..5).prop_map(Op::CreateMany),
         4 => address().prop_map(Op::SignIn),
-        5 => (who(), prop::option::weighted(0.9, address()), rarely(1_u64..4))
-            .prop_map(|(who, address, version)| Op::Update(who, address, version)),
+        5 => (who(), prop::option::weighted(0.7, address()), profile(), rarely(1_u64..4))
+            .prop_map(|(who, address, profile, version)| Op::Update(who, address, profile, version)),
+        2 => who().prop_map(Op::Suspend),
+        1 => who().prop_map(Op::Resume),
         3 => who().prop_map(Op::Delete),
         2 => who().prop_map(Op::RecordLogin),
         2 => who().prop_map(Op::Get),
@@ -235,36 +317,61 @@ impl Model {
         user.storage_path = new.storage_path.clone().unwrap_or_else(|| StoragePath::derived(id));
         user.updated_at = new.updated_at.unwrap_or(created_at);
         user.version = version;
+        user.suspended_at = new.suspended_at;
+        user.external_id = new.external_id.clone();
+        user.name = new.name.clone();
+        user.attributes = new.attributes.clone();
         self.users.push(user.clone());
         Ok(user)
     }
 
-    fn log_in(&mut self, position: usize) -> User {
+    fn log_in(&mut self, position: usize) -> Result<User, ErrorKind> {
         let user = &mut self.users[position];
+        if user.suspended_at.is_some() {
+            return Err(ErrorKind::Suspended);
+        }
         user.last_login_at = user.last_login_at.max(Some(self.now));
-        user.clone()
+        Ok(user.clone())
+    }
+
+    fn set_suspended_at(&mut self, id: UserId, at: Option<Timestamp>) -> Result<User, ErrorKind> {
+        let position = self.position(id)?;
+        let user = &mut self.users[position];
+        if user.suspended_at.is_some() != at.is_some() {
+            if user.version == User::MAX_VERSION {
+                return Err(ErrorKind::InvalidUser);
+            }
+            user.suspended_at = at;
+            user.version += 1;
+            user.updated_at = user.updated_at.max(self.now);
+        }
+        Ok(user.clone())
     }
 
     fn update(&mut self, id: UserId, update: &UserUpdate) -> Result<User, ErrorKind> {
         let position = self.position(id)?;
-        let user = self.users[position].clone();
+        let mut user = self.users[position].clone();
         if update.expected_version.is_some_and(|version| version != user.version) {
             return Err(ErrorKind::VersionMismatch { current: user.version });
         }
-        let Some(email) = update.email.as_ref().filter(|email| email.as_str() != user.email.as_str()) else {
+        let before = user.clone();
+        user.email = update.email.clone().unwrap_or(user.email);
+        user.external_id = after(&update.external_id, user.external_id.as_ref());
+        user.name = after(&update.name, user.name.as_ref());
+        user.attributes = after(&update.attributes, user.attributes.as_ref());
+        if user == before {
             return Ok(user);
-        };
+        }
         if user.version == User::MAX_VERSION {
             return Err(ErrorKind::InvalidUser);
         }
-        if self.by_key(email).is_some_and(|other| other != position) {
+        if self.by_key(&user.email).is_some_and(|other| other != position) {
             return Err(ErrorKind::EmailTaken);
         }
-        let user = &mut self.users[position];
-        user.email = email.clone();
         user.version += 1;
         user.updated_at = user.updated_at.max(self.now);
-        Ok(user.clone())
+        self.users[position] = user.clone();
+        Ok(user)
     }
 
     fn delete(&mut self, id: UserId) -> Result<User, ErrorKind> {
@@ -289,6 +396,8 @@ impl Model {
                 && listing.created_before_s.is_none_or(|s| user.created_at < self.at(s))
                 && listing.inactive_since_s.is_none_or(|s| user.last_login_at.unwrap_or(user.created_at) < self.at(s))
                 && (!listing.never_logged_in || user.last_login_at.is_none())
+                && listing.suspended.is_none_or(|is_suspended| user.suspended_at.is_some() == is_suspended)
+                && listing.external_id.is_none_or(|id| user.external_id.as_ref().is_some_and(|of| of.as_str() == id))
         };
         self.users.iter().filter(meets).cloned().collect()
     }
@@ -356,6 +465,10 @@ impl Run {
             last_login_at: new.login_s.map(|s| self.model.at(s)),
             updated_at: None,
             version: new.version,
+            suspended_at: new.suspended_s.map(|s| self.model.at(s)),
+            external_id: after(&parsed(new.profile.external_id), None),
+            name: after(&parsed(new.profile.name), None),
+            attributes: after(&parsed(new.profile.attributes), None),
         }
     }
 
@@ -382,22 +495,39 @@ impl Run {
                 }
             }
             Op::SignIn(address) => {
-                let answer = self.store.sign_in(email(address)).await.unwrap();
+                let answer = self.store.sign_in(email(address)).await.map_err(|error| error.kind());
                 let expected = match self.model.by_key(&email(address)) {
-                    Some(position) => SignIn { user: self.model.log_in(position), is_new: false },
+                    Some(position) => self.model.log_in(position).map(|user| SignIn { user, is_new: false }),
                     None => {
                         let new = NewUser { last_login_at: Some(self.model.now), ..NewUser::new(email(address)) };
-                        self.seen.push(answer.user.id);
-                        SignIn { user: self.model.create(&new, Some(answer.user.id)).unwrap(), is_new: true }
+                        let drawn = answer.as_ref().map(|answer| answer.user.id).unwrap();
+                        self.seen.push(drawn);
+                        Ok(SignIn { user: self.model.create(&new, Some(drawn)).unwrap(), is_new: true })
                     }
                 };
                 assert_eq!(answer, expected);
             }
-            Op::Update(who, address, expected_version) => {
+            Op::Update(who, address, profile, expected_version) => {
                 let id = self.id(who);
-                let update = UserUpdate { email: address.map(email), expected_version: *expected_version };
+                let update = UserUpdate {
+                    email: address.map(email),
+                    external_id: parsed(profile.external_id),
+                    name: parsed(profile.name),
+                    attributes: parsed(profile.attributes),
+                    expected_version: *expected_version,
+                };
                 let answer = self.store.update(id, update.clone()).await.map_err(|error| error.kind());
                 assert_eq!(answer, self.model.update(id, &update));
+            }
+            Op::Suspend(who) => {
+                let id = self.id(who);
+                let answer = self.store.suspend(id).await.map_err(|error| error.kind());
+                assert_eq!(answer, self.model.set_suspended_at(id, Some(self.model.now)));
+            }
+            Op::Resume(who) => {
+                let id = self.id(who);
+                let answer = self.store.resume(id).await.map_err(|error| error.kind());
+                assert_eq!(answer, self.model.set_suspended_at(id, None));
             }
             Op::Delete(who) => {
                 let id = self.id(who);
@@ -407,7 +537,7 @@ impl Run {
             Op::RecordLogin(who) => {
                 let id = self.id(who);
                 let answer = self.store.record_login(id).await.map_err(|error| error.kind());
-                let expected = self.model.position(id).map(|position| self.model.log_in(position));
+                let expected = self.model.position(id).and_then(|position| self.model.log_in(position));
                 assert_eq!(answer, expected);
             }
             Op::Get(who) => {
@@ -440,6 +570,8 @@ impl Run {
                 created_before: listing.created_before_s.map(|s| self.model.at(s)),
                 inactive_since: listing.inactive_since_s.map(|s| self.model.at(s)),
                 never_logged_in: listing.never_logged_in,
+                suspended: listing.suspended,
+                external_id: listing.external_id.map(|id| id.parse().unwrap()),
             },
         };
         let expected = self.model.list(listing);
@@ -465,6 +597,8 @@ impl Run {
             created_before_s: None,
             inactive_since_s: None,
             never_logged_in: false,
+            suspended: None,
+            external_id: None,
         };
         self.check_listing(&everybody).await;
         assert_eq!(self.store.count().await.unwrap(), self.model.users.len() as u64);

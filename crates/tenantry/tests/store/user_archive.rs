@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use tenantry::{
-    BackupOptions, ErrorKind, ExportedUser, Progress, Purge, Result, Store, TrashQuery, User, UserId, UserManifest,
-    check, read_user_manifest, restore_backup, verify_backup,
+    BackupOptions, ErrorKind, ExportedUser, Progress, Purge, RestoreUserOptions, Result, Set, Store, TrashQuery, User,
+    UserId, UserManifest, UserUpdate, check, open_backup, read_user_manifest, restore_backup, verify_backup,
 };
 
-use crate::archives::{FileState, dir_of, names, names_are, noise, set_time, tree};
+use crate::archives::{FileState, Forged, dir_of, names, names_are, noise, set_time, tree};
 use crate::process::{self, Process};
 use crate::support::{
     Boxed, SHORT, SqlitePlace, block_on, kind, mode, new_user, new_user_at, numbered_id, poll_once, set_mode, skipped,
@@ -520,4 +520,37 @@ pub(crate) fn child_on_a_full_disk(dir: &Path) {
     block_on(there.close()).unwrap();
     assert_eq!(block_on(check(disk.join("data"))).unwrap().findings, []);
     process::say("nothing is left");
+}
+
+#[test]
+fn what_a_user_may_lack_is_in_the_archive_if_they_have_it() {
+    let (place, store, ada, file) = small_store();
+    let row = Forged::of(&file).manifest["user"].as_object().unwrap().clone();
+    let known_to_earlier = ["id", "email", "created_at", "last_login_at", "storage_path", "updated_at", "version"];
+    assert_eq!(row.len(), known_to_earlier.len(), "an earlier version refuses other fields: {row:?}");
+    let update = UserUpdate {
+        external_id: Set::To(" 00u1".parse().unwrap()),
+        name: Set::To("Ada Lovelace".parse().unwrap()),
+        attributes: Set::To(r#"{"b":1.50,"a":"\u00e9\n"}"#.parse().unwrap()),
+        ..UserUpdate::default()
+    };
+    block_on(store.update(ada.id, update)).unwrap();
+    let ada = block_on(store.suspend(ada.id)).unwrap();
+    let file = place.as_ref().join("whole.tar.zst");
+    assert_eq!(export(&store, ada.id, &file).unwrap().manifest.user, ada);
+    let (_place_there, there) = other_store();
+    assert_eq!(import(&there, &file).unwrap().user, ada);
+    assert_eq!(block_on(there.get(ada.id)).unwrap().as_ref(), Some(&ada));
+
+    // Purged, and back out of a backup with another id.
+    let backup = place.as_ref().join("backup.tar.zst");
+    block_on(store.create_backup(&backup, BackupOptions::default(), |_| {})).unwrap();
+    block_on(store.delete(ada.id)).unwrap();
+    block_on(store.purge(Purge::User(ada.id), |_| {})).unwrap();
+    let options = RestoreUserOptions { even_if_purged: true, dry_run: false };
+    let back = block_on(async { store.restore_user(open_backup(&backup).await?, ada.id, options, |_| {}).await });
+    let back = back.unwrap().user;
+    assert!(back.id != ada.id && back.storage_path != ada.storage_path);
+    assert_eq!((back.version, back.suspended_at), (1, ada.suspended_at));
+    assert_eq!((back.external_id, back.name, back.attributes), (ada.external_id, ada.name, ada.attributes));
 }

@@ -3,6 +3,7 @@
 use tenantry::{NewUser, Store, User};
 use tenantry_exchange::printable;
 
+use super::profile::Values;
 use crate::args::{CreateUser, OnLookalike};
 use crate::data_dir::DataDir;
 use crate::failure::{Exit, Failure};
@@ -11,9 +12,13 @@ use crate::session::{finish, report_change};
 use crate::stdio::report;
 
 pub(super) async fn run(dir: &DataDir, format: Format<'_>, args: CreateUser) -> Result<(), Failure> {
+    let Values { name, external_id, attributes } = args.profile.parse()?;
     let new = NewUser {
         id: args.id.map(|id| id.parse()).transpose()?,
         storage_path: args.storage_path.map(|path| path.parse()).transpose()?,
+        name,
+        external_id,
+        attributes,
         ..NewUser::new(args.email.parse()?)
     };
     if let Some(scratch) = dir.scratch().await? {

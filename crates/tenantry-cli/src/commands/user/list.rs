@@ -29,6 +29,11 @@ fn query(args: List) -> Result<ListQuery, Failure> {
             created_before: time(args.created_before)?,
             inactive_since: args.inactive_for.map(|duration| ago(&duration)).transpose()?,
             never_logged_in: args.never_logged_in,
+            suspended: match (args.suspended, args.not_suspended) {
+                (false, false) => None,
+                (is_suspended, _) => Some(is_suspended),
+            },
+            external_id: args.external_id.map(|id| id.parse()).transpose()?,
         },
     })
 }

@@ -6,8 +6,10 @@ mod delete;
 mod get;
 mod list;
 mod login;
+mod profile;
 pub(crate) mod purge;
 mod restore;
+mod suspend;
 mod update;
 
 use crate::args::UserCommand;
@@ -22,9 +24,12 @@ pub(crate) async fn run(dir: &DataDir, format: Format<'_>, command: UserCommand)
         UserCommand::Create(args) => create::run(dir, format, args).await,
         UserCommand::Get { user } => get::run(dir, format, &user).await,
         UserCommand::List(args) => list::run(dir, format, args).await,
-        UserCommand::Update { user, email, expect_version } | UserCommand::Rename { user, email, expect_version } => {
-            update::run(dir, format, &user, &email, expect_version).await
+        UserCommand::Update(args) => update::run(dir, format, args).await,
+        UserCommand::Rename { user, email, expect_version } => {
+            update::rename(dir, format, &user, &email, expect_version).await
         }
+        UserCommand::Suspend { user } => suspend::suspend(dir, format, &user).await,
+        UserCommand::Resume { user } => suspend::resume(dir, format, &user).await,
         UserCommand::Login { user, create } => login::run(dir, format, &user, create).await,
         UserCommand::Delete { users, yes } => delete::run(dir, &users, yes).await,
         UserCommand::Restore { user, email } => restore::run(dir, format, &user, email.as_deref()).await,

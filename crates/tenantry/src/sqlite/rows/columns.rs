@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::domain::confusable::skeleton;
 use crate::domain::search_text::shown;
 use crate::sqlite::values::blob;
-use crate::{Email, Error, StoragePath, Timestamp, User, UserId};
+use crate::{Attributes, Email, Error, ExternalId, Name, StoragePath, Timestamp, User, UserId};
 
 /// Defines the macros that statements are made of, and [`with_values`], from a list of the columns.
 /// Each has the number of its placeholder, which is one more than its place in a row.
@@ -74,9 +74,13 @@ define_columns! {
         LAST_LOGIN_AT = 5 "last_login_at" user.last_login_at.map(Timestamp::as_unix_us),
         UPDATED_AT = 6 "updated_at" user.updated_at.as_unix_us(),
         VERSION = 7 "version" user.version,
-        STORAGE_PATH = 8 "storage_path" chosen_path(user);
+        STORAGE_PATH = 8 "storage_path" chosen_path(user),
+        SUSPENDED_AT = 9 "suspended_at" user.suspended_at.map(Timestamp::as_unix_us),
+        EXTERNAL_ID = 10 "external_id" user.external_id.as_ref().map(ExternalId::as_str),
+        NAME = 11 "name" user.name.as_ref().map(Name::as_str),
+        ATTRIBUTES = 12 "attributes" user.attributes.as_ref().map(Attributes::as_str);
     written:
-        9 "skeleton" skeleton_of_key(user.email.key());
+        13 "skeleton" skeleton_of_key(user.email.key());
 }
 
 /// Selects every column that the program knows of the table of users.
@@ -98,11 +102,25 @@ pub(super) fn user(row: &Row<'_>) -> rusqlite::Result<User> {
         id,
         email,
         created_at: timestamp(row, CREATED_AT)?,
-        last_login_at: row.get::<_, Option<i64>>(LAST_LOGIN_AT)?.map(|us| time(us, LAST_LOGIN_AT)).transpose()?,
+        last_login_at: optional_time(row, LAST_LOGIN_AT)?,
         storage_path: storage_path(id, row.get_ref(STORAGE_PATH)?, STORAGE_PATH)?,
         updated_at: timestamp(row, UPDATED_AT)?,
         version: row.get(VERSION)?,
+        suspended_at: optional_time(row, SUSPENDED_AT)?,
+        external_id: optional(row, EXTERNAL_ID, ExternalId::from_stored)?,
+        name: optional(row, NAME, Name::from_stored)?,
+        attributes: optional(row, ATTRIBUTES, Attributes::from_stored)?,
     })
+}
+
+fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    row.get::<_, Option<i64>>(column)?.map(|us| time(us, column)).transpose()
+}
+
+/// Reads a text that few users have.
+fn optional<T>(row: &Row<'_>, column: usize, accept: impl FnOnce(&str) -> Option<T>) -> rusqlite::Result<Option<T>> {
+    let Some(text) = row.get_ref(column)?.as_str_or_null()? else { return Ok(None) };
+    accept(text).map(Some).ok_or_else(|| damaged(column, Type::Text, "not a text that the store wrote"))
 }
 
 /// Returns the column `storage_path` of a user, which is NULL if the path is derived from the id.

@@ -5,7 +5,8 @@
 //! steps, between which it can be given up. A step is a statement that ends by itself after a
 //! number of rows: one of the conditions counts them. SQLite leaves out the rows that the filter
 //! doesn't match, since handing each of them to Rust would take longer than the match. A prefix is
-//! looked up in the index of the keys, and the users found are put in order.
+//! looked up in the index of the keys, and the users found are put in order. A walk for an external
+//! id goes along its index.
 //!
 //! A walk for a fragment searches the addresses, by a [`Needle`] that rejects nearly all rows; the
 //! rest are compared in full. If the filter seems to pick so few users that the walk goes to the
@@ -57,12 +58,16 @@ struct Selection {
     conditions: Vec<String>,
     values: Vec<Value>,
     needle: Option<Needle>,
+    /// The parameter of the external id, if there is that condition. It isn't among the others,
+    /// since it says where to walk: in an index that has the living alone, in the order of
+    /// creation.
+    external_id: Option<usize>,
 }
 
 impl Selection {
     /// Returns a selection without conditions. Its walk begins after this place.
     fn new(after: i64) -> Self {
-        Self { conditions: Vec::new(), values: vec![Value::Integer(after)], needle: None }
+        Self { conditions: Vec::new(), values: vec![Value::Integer(after)], needle: None, external_id: None }
     }
 
     /// Adds a value, and returns the number of its parameter.
@@ -89,6 +94,10 @@ impl Selection {
         if filter.never_logged_in {
             self.conditions.push("last_login_at IS NULL".to_owned());
         }
+        if let Some(is_suspended) = filter.suspended {
+            self.conditions.push(format!("suspended_at IS {}NULL", if is_suspended { "NOT " } else { "" }));
+        }
+        self.external_id = filter.external_id.as_ref().map(|id| self.bind(id.to_string()));
         Ok(())
     }
 
@@ -118,11 +127,16 @@ impl Selection {
 
     /// Returns the statement of a step of a walk that picks from the table.
     fn filtered_walk(&self) -> String {
-        let (columns, matches) = (user_columns!(), self.conditions.join(" AND "));
+        let (columns, conditions) = (user_columns!(), &self.conditions);
+        let matches: String = conditions.iter().map(|condition| format!("{condition} AND ")).collect();
+        let walked = match self.external_id {
+            Some(number) => format!("external_id = ?{number} AND deleted_at IS NULL AND "),
+            None => String::new(),
+        };
         format!(
             "SELECT {columns}, seq, 0 FROM users
-             WHERE seq > ?1 AND {IS_CANDIDATE}(email)
-                 AND ({IS_LAST}() OR ({matches} AND deleted_at IS NULL))
+             WHERE seq > ?1 AND {walked}{IS_CANDIDATE}(email)
+                 AND ({IS_LAST}() OR ({matches}deleted_at IS NULL))
              ORDER BY seq"
         )
     }
@@ -130,6 +144,7 @@ impl Selection {
     /// Returns the statement that looks a prefix up in the index of the keys.
     fn search(&mut self, prefix: &str, limit: usize) -> Result<String> {
         self.conditions.push("+seq > ?1".to_owned());
+        self.conditions.extend(self.external_id.map(|number| format!("external_id = ?{number}")));
         let has_prefix = match KeyPrefix::new(prefix)? {
             KeyPrefix::Key(prefix) => self.begins_with(prefix),
             KeyPrefix::Shown { near, shown } => {
@@ -190,10 +205,11 @@ impl Listing {
         let mut selection = Selection::new(after);
         selection.add_filter(&query.filter)?;
         let prefix = query.filter.email_prefix.as_deref().filter(|prefix| !prefix.is_empty());
-        let is_whole_walk = prefix.is_none() && !selection.conditions.is_empty();
+        let is_looked_up = prefix.is_some() || selection.external_id.is_some();
+        let is_whole_walk = !is_looked_up && !selection.conditions.is_empty();
         let sql = match prefix {
             Some(prefix) => selection.search(prefix, query.limit)?,
-            None if is_whole_walk => selection.filtered_walk(),
+            None if is_looked_up || is_whole_walk => selection.filtered_walk(),
             None => selection.walk(),
         };
         let Selection { values, needle, .. } = selection;

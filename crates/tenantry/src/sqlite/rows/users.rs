@@ -93,13 +93,13 @@ pub(crate) fn set_address(conn: &Connection, id: UserId, address: &str) -> Resul
     Ok(())
 }
 
-/// Records a login at ?2, which only moves forward.
+/// Records a login at ?2, which only moves forward, of a user who isn't suspended.
 macro_rules! log_in_where {
     ($condition:literal) => {
         concat!(
             "UPDATE users SET last_login_at = max(coalesce(last_login_at, ?2), ?2) WHERE ",
             $condition,
-            " AND deleted_at IS NULL RETURNING ",
+            " AND deleted_at IS NULL AND suspended_at IS NULL RETURNING ",
             user_columns!()
         )
     };

@@ -103,7 +103,8 @@ fn of_ten_updates_with_one_version_in_one_group_the_first_alone_succeeds() {
     let before = commits_in_log(dir.path());
     let (release, blocker) = block_writer(&store);
     let address = |number: usize| email(&format!("ada{number}@example.com"));
-    let update = |number| UserUpdate { email: Some(address(number)), expected_version: Some(1) };
+    let update =
+        |number| UserUpdate { email: Some(address(number)), expected_version: Some(1), ..UserUpdate::default() };
     let queued: Vec<Queued<'_, User>> = (0..10).map(|number| queue(store.update(id, update(number)))).collect();
     drop(release);
     blocker.join().unwrap();

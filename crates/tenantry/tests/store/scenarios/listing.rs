@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tenantry::{Ambient, ErrorKind, Filter, ListQuery, Store, User};
+use tenantry::{Ambient, ErrorKind, Filter, ListQuery, NewUser, Store, User};
 
 use super::create;
 use crate::support::{Bench, addresses, all, kind, new_user, only, page_of};
@@ -294,7 +294,8 @@ async fn conditions_are_met_all_of_them(bench: &mut Bench) {
     let Bench { store, clock, .. } = bench;
     let start = clock.now();
     for (number, address) in ["ada1", "bob1", "ada2", "ada3", "ada4"].iter().enumerate() {
-        let user = create(store, &format!("{address}@example.com")).await;
+        let new = NewUser { external_id: Some("1".parse().unwrap()), ..new_user(&format!("{address}@example.com")) };
+        let user = store.create(new).await.unwrap();
         if number % 2 == 0 {
             store.record_login(user.id).await.unwrap();
         }
@@ -307,6 +308,8 @@ async fn conditions_are_met_all_of_them(bench: &mut Bench) {
         created_before: Some(clock.now()),
         inactive_since: Some(clock.now()),
         never_logged_in: true,
+        suspended: Some(false),
+        external_id: Some("1".parse().unwrap()),
     };
     assert_eq!(addresses(&all(store, only(filter.clone())).await), ["ada3@example.com"]);
     for (without, expected) in [
@@ -316,6 +319,10 @@ async fn conditions_are_met_all_of_them(bench: &mut Bench) {
         (Filter { email_contains: Some("4".into()), ..filter.clone() }, 0),
         (Filter { created_before: Some(start), ..filter.clone() }, 0),
         (Filter { created_after: Some(clock.now()), ..filter.clone() }, 0),
+        (Filter { suspended: Some(true), ..filter.clone() }, 0),
+        (Filter { email_prefix: None, suspended: Some(true), ..filter.clone() }, 0),
+        (Filter { external_id: Some("2".parse().unwrap()), ..filter.clone() }, 0),
+        (Filter { external_id: None, ..filter.clone() }, 1),
         (Filter { inactive_since: Some(start), ..filter }, 0),
     ] {
         assert_eq!(all(store, ListQuery { limit: 1, ..only(without.clone()) }).await.len(), expected, "{without:?}");

@@ -23,6 +23,9 @@ macro_rules! scenarios {
 // Single users: creating, finding, changing and deleting them, and their logins.
 mod users;
 
+// What a user may lack: a suspension, an external id, a name, attributes.
+mod profile;
+
 // Users with their directories: creation, the trash, purges.
 mod lifecycle;
 

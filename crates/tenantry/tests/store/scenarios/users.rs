@@ -133,6 +133,10 @@ async fn whatever_a_new_user_brings_is_kept(bench: &mut Bench) {
         last_login_at: Some(time("1969-12-31T23:59:59.999999Z")),
         updated_at: Some(time("9999-12-30T22:00:00Z")),
         version: Some(User::MAX_VERSION),
+        suspended_at: Some(time("9999-12-30T22:00:00Z")),
+        external_id: Some(" 1".parse().unwrap()),
+        name: Some("Ada".parse().unwrap()),
+        attributes: Some(r#"{"b":1.0,"a":2}"#.parse().unwrap()),
         ..new_user("stra\u{df}e@b\u{fc}cher.example")
     };
     let user = store.create(new.clone()).await.unwrap();
@@ -144,6 +148,10 @@ async fn whatever_a_new_user_brings_is_kept(bench: &mut Bench) {
         last_login_at: user.last_login_at,
         updated_at: Some(user.updated_at),
         version: Some(user.version),
+        suspended_at: user.suspended_at,
+        external_id: user.external_id.clone(),
+        name: user.name.clone(),
+        attributes: user.attributes.clone(),
     };
     assert_eq!(kept, new);
     assert_eq!(store.get(user.id).await.unwrap(), Some(user.clone()));
