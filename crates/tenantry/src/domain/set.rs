@@ -10,10 +10,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// ```
 /// use tenantry::{Set, UserUpdate};
 ///
-/// let update = UserUpdate { name: Set::To("Ada".parse()?), external_id: Set::Clear,
-/// ..UserUpdate::default() }; let same: UserUpdate =
-/// serde_json::from_str(r#"{"name":"Ada","external_id":null}"#)?; assert_eq!(same, update);
-/// assert_eq!(same.attributes, Set::Leave); # Ok::<(), Box<dyn std::error::Error>>(()) ```
+/// let (name, external_id) = (Set::To("Ada".parse()?), Set::Clear);
+/// let update = UserUpdate { name, external_id, ..UserUpdate::default() };
+/// let same: UserUpdate = serde_json::from_str(r#"{"name":"Ada","external_id":null}"#)?;
+/// assert_eq!(same, update);
+/// assert_eq!(same.attributes, Set::Leave);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Set<T> {
     /// Leaves the value as it is.

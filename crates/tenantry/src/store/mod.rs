@@ -123,13 +123,18 @@ impl Store {
     /// # let store = tenantry::Store::open(dir.path().join("data")).await?;
     /// use tenantry::{NewUser, Set, UserUpdate};
     ///
-    /// let ada = store.create(NewUser::new("ada@example.com".parse()?)).await?; let update =
-    /// UserUpdate { name: Set::To("Ada Lovelace".parse()?), attributes:
-    /// Set::To(r#"{"plan":"pro"}"#.parse()?), ..UserUpdate::default() };
-    /// assert_eq!(store.update(ada.id, update).await?.version, 2); let ada = store.update(ada.id,
-    /// UserUpdate { name: Set::Clear, ..UserUpdate::default() }).await?; assert!(ada.name.is_none()
-    /// && ada.attributes.is_some()); # store.close().await?; # Ok::<_, Box<dyn
-    /// std::error::Error>>(()) }).unwrap(); ```
+    /// let ada = store.create(NewUser::new("ada@example.com".parse()?)).await?;
+    /// let attributes = Set::To(r#"{"plan":"pro"}"#.parse()?);
+    /// let name = Set::To("Ada Lovelace".parse()?);
+    /// let update = UserUpdate { name, attributes, ..UserUpdate::default() };
+    /// let ada = store.update(ada.id, update).await?;
+    /// assert_eq!(ada.version, 2);
+    /// let update = UserUpdate { name: Set::Clear, ..UserUpdate::default() };
+    /// let ada = store.update(ada.id, update).await?;
+    /// assert!(ada.name.is_none() && ada.attributes.is_some());
+    /// # store.close().await?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn update(&self, id: UserId, update: UserUpdate) -> Result<User> {
         self.engine.apply(Update(id, update)).await
