@@ -318,7 +318,7 @@ fn systemd_accepts_the_units_and_rates_them_as_hardened() {
             decode(session.in_dir("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output().unwrap());
         assert_eq!((code, &*stderr), (0, ""), "{name}");
     }
-    assert_eq!(services, 2);
+    assert_eq!(services, 3);
 }
 
 /// What the image has of a file system, without an engine: the command, the C library, a volume and

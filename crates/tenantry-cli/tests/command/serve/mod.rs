@@ -1,5 +1,10 @@
 //! `tenantry serve`: the service as an operator starts and ends it.
 
+mod load;
+mod metrics;
+mod systemd;
+mod tls;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -21,6 +26,8 @@ pub(super) struct Service {
     stderr: BufReader<ChildStderr>,
     /// Where it listens first.
     address: String,
+    /// Where its figures are.
+    metrics: Option<String>,
     dir: PathBuf,
 }
 
@@ -36,20 +43,33 @@ impl Service {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let dir = session.dir.path().to_owned();
-        let mut service = Self { child, stderr, address: String::new(), dir };
+        let mut service = Self { child, stderr, address: String::new(), metrics: None, dir };
         service.address = service.await_line("listening on ");
         service
     }
 
     /// Waits for a line on standard error, and returns what follows its beginning.
     fn await_line(&mut self, beginning: &str) -> String {
+        self.find(beginning, |line| line.strip_prefix(beginning).map(str::to_owned))
+    }
+
+    /// Waits for a line on standard error with a text.
+    fn await_text(&mut self, text: &str) {
+        self.find(text, |line| line.contains(text).then_some(()));
+    }
+
+    fn find<T>(&mut self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
         let mut lines = String::new();
         loop {
             let begin = lines.len();
             let length = self.stderr.read_line(&mut lines).unwrap();
-            assert!(length > 0, "it ended without {beginning:?}: {lines}");
-            if let Some(rest) = lines[begin..].trim_end().strip_prefix(beginning) {
-                return rest.to_owned();
+            assert!(length > 0, "it ended without {what:?}: {lines}");
+            let line = lines[begin..].trim_end();
+            if let Some(address) = line.strip_prefix("metrics on ") {
+                self.metrics = Some(address.to_owned());
+            }
+            if let Some(found) = wanted(line) {
+                return found;
             }
         }
     }
@@ -86,17 +106,22 @@ impl Drop for Service {
 
 /// Makes a request over a connection of its own. Returns the status and the body, or nothing if the
 /// service went away before it answered.
-fn request(mut stream: impl Read + Write, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+fn request(stream: impl Read + Write, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+    let reply = exchange(stream, method, path, body)?;
+    let (head, body) = reply.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Some((status, serde_json::from_str(body).unwrap_or(Value::Null)))
+}
+
+/// As [`request`], and returns the whole response.
+fn exchange(mut stream: impl Read + Write, method: &str, path: &str, body: &str) -> Option<String> {
     let length = body.len();
     let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
     let entity = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
     stream.write_all(format!("{head}{entity}").as_bytes()).ok()?;
     let mut reply = Vec::new();
     stream.read_to_end(&mut reply).ok()?;
-    let reply = String::from_utf8(reply).unwrap();
-    let (head, body) = reply.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Some((status, serde_json::from_str(body).unwrap_or(Value::Null)))
+    Some(String::from_utf8(reply).unwrap())
 }
 
 fn local(socket: &Path, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
