@@ -2,14 +2,17 @@
 
 use std::net::SocketAddr;
 
+use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use crate::limits::REQUEST_TIMEOUT;
+use crate::body;
+use crate::limits::{BODY_TIMEOUT, REQUEST_TIMEOUT};
 use crate::problem::{Problem, Type};
 use crate::turns::Turns;
 
@@ -54,6 +57,11 @@ pub enum Scope {
 impl Scope {
     const ALL: [Self; 6] =
         [Self::UsersRead, Self::UsersWrite, Self::UsersDelete, Self::UsersPurge, Self::Check, Self::Metrics];
+
+    /// Returns whether requests with this scope change nothing.
+    fn is_read(self) -> bool {
+        matches!(self, Self::UsersRead | Self::Check | Self::Metrics)
+    }
 
     /// Returns the name of the scope, such as `users:read`.
     #[must_use]
@@ -148,7 +156,7 @@ pub(crate) struct Required {
 }
 
 /// Refuses a request of a caller who lacks the scope of the route. Those of others wait for their
-/// turn, which nobody without a token takes from them.
+/// turn, which nobody without a token takes from them, and nobody whose body is still to come.
 pub(crate) async fn authorize(State(required): State<Required>, request: Request, next: Next) -> Response {
     let scope = required.scope;
     match request.extensions().get::<Caller>() {
@@ -159,21 +167,29 @@ pub(crate) async fn authorize(State(required): State<Required>, request: Request
     }
     let turns = request.extensions().get::<Turns>().filter(|_| required.takes_turns).cloned();
     let Some(turns) = turns else { return next.run(request).await };
-    let turn = match turns.wait().await {
-        Ok(turn) => turn,
+    let (request, turn) = match ready(request, &turns).await {
+        Ok(ready) => ready,
         Err(problem) => return problem.into_response(),
     };
-    match timeout(REQUEST_TIMEOUT, next.run(request)).await {
-        Ok(mut response) => {
-            response.extensions_mut().insert(turn);
-            response
-        }
-        Err(_) => {
-            let seconds = REQUEST_TIMEOUT.as_secs();
-            let detail = format!("the request took longer than {seconds} seconds; a change may have been made");
-            Problem::new(Type::Timeout, detail).into_response()
-        }
-    }
+    let Ok(response) = timeout(REQUEST_TIMEOUT, next.run(request)).await else {
+        let seconds = REQUEST_TIMEOUT.as_secs();
+        let detail = format!("the request took longer than {seconds} seconds; a change may have been made");
+        return Problem::new(Type::Timeout, detail).into_response();
+    };
+    drop(turn);
+    // A change was made already, and isn't refused any more.
+    if scope.is_read() { turns.admit(response) } else { response }
+}
+
+/// Waits for the body of a request, and then for its turn.
+async fn ready(request: Request, turns: &Turns) -> Result<(Request, OwnedSemaphorePermit), Problem> {
+    let request = if request.body().is_end_stream() {
+        request
+    } else {
+        let (head, body) = request.into_parts();
+        Request::from_parts(head, body::read(body, BODY_TIMEOUT).await?.into())
+    };
+    Ok((request, turns.wait().await?))
 }
 
 #[cfg(test)]

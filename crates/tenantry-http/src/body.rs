@@ -47,7 +47,7 @@ fn is_json(request: &Request) -> bool {
 }
 
 /// Reads a whole body, within the limits of its length and of the time it may take.
-async fn read(body: Body, timeout: Duration) -> Result<Bytes, Problem> {
+pub(crate) async fn read(body: Body, timeout: Duration) -> Result<Bytes, Problem> {
     let limited = Limited::new(body, BODY_BYTES_MAX).collect();
     let collected = tokio::time::timeout(timeout, limited).await.map_err(|_| {
         let detail = format!("the body took longer than {} seconds", timeout.as_secs());

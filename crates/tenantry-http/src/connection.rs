@@ -24,7 +24,7 @@ use crate::drain::Drain;
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, IDLE_TIMEOUT, STALL_TIMEOUT, STREAMS_MAX};
 use crate::listener::Stream;
 use crate::observe::Ends;
-use crate::turns::Turn;
+use crate::turns::Room;
 
 /// Serves the requests of a connection until the client, a limit or `drain` ends it.
 pub(crate) async fn serve(stream: impl Stream, ends: Ends, router: Router, drain: Drain) {
@@ -187,14 +187,13 @@ impl Drop for Request {
 struct Watched {
     body: Body,
     request: Request,
-    /// The turn of the request lasts until the response is read.
-    _turn: Option<Turn>,
+    room: Option<Room>,
 }
 
 fn watched(mut response: Response, request: Request) -> hyper::Response<Watched> {
     request.is_unread();
-    let turn = response.extensions_mut().remove();
-    response.map(|body| Watched { body, request, _turn: turn })
+    let room = response.extensions_mut().remove();
+    response.map(|body| Watched { body, request, room })
 }
 
 impl HttpBody for Watched {
@@ -206,12 +205,17 @@ impl HttpBody for Watched {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
-        match frame {
+        match &frame {
             // It is asked for the next one when there is room for it.
             Poll::Ready(_) => self.request.is_unread(),
             Poll::Pending => self.request.is_read(),
         }
-        frame
+        match &self.room {
+            Some(room) => {
+                frame.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(|data| room.hold(data)))))
+            }
+            None => frame,
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -19,9 +19,12 @@ pub(crate) const CONNECTIONS_MAX: usize = 1_024;
 /// The number of requests at once on one HTTP/2 connection. RFC 9113 recommends at least 100
 /// (section 6.5.2).
 pub(crate) const STREAMS_MAX: u32 = 100;
-/// The number of requests at once that work with the store or whose response is being read. A
-/// response has up to 300 KiB (a page of 1,000 users), so these take at most 75 MiB.
+/// The number of requests at once that work with the store: as many as share a commit.
 pub(crate) const REQUESTS_MAX: usize = 256;
+/// How much of large responses may wait to be read, in KiB: 80 pages of 1,000 users.
+pub(crate) const UNREAD_KIB_MAX: usize = 24 << 10;
+/// A response of so many bytes is none of these. One fits into a socket as a whole.
+pub(crate) const SMALL_RESPONSE_MAX: u64 = 64 << 10;
 /// How long a request waits for its turn, if so many others run.
 pub(crate) const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take for the head of a request, and a connection may be without one: a

@@ -23,7 +23,8 @@ pub(crate) struct Service {
 /// The name of the security scheme in the document.
 pub(crate) const BEARER: &str = "token";
 
-/// Returns a route that requires a scope, which the document names too.
+/// Returns a route that requires a scope, which the document names too. A body of its requests is
+/// JSON.
 pub(crate) fn scoped(scope: Scope, route: UtoipaMethodRouter<Service>) -> OpenApiRouter<Service> {
     with_required(Required { scope, takes_turns: true }, route)
 }

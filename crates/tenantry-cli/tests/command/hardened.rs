@@ -7,6 +7,7 @@ use seccompiler::{
 };
 use syscalls::Sysno;
 
+use super::serve::{Service, local};
 use super::{Session, decode, missing};
 
 /// Where the units and the image are.
@@ -188,6 +189,10 @@ impl<'s> Sandbox<'s> {
 
     /// Runs a program in the sandbox.
     fn run(&self, program: &[&str]) -> (i32, String, String) {
+        decode(self.command(program).output().unwrap())
+    }
+
+    fn command(&self, program: &[&str]) -> Command {
         // A shell opens the filters, since a child of a Rust program gets the standard descriptors
         // only.
         let mut script = String::new();
@@ -199,7 +204,7 @@ impl<'s> Sandbox<'s> {
         script.push_str("exec bwrap \"$@\"");
         let mut command = self.session.in_dir("bash");
         command.args(["-c", &script, "bash"]).args(&self.arguments).args(program);
-        decode(command.output().unwrap())
+        command
     }
 }
 
@@ -255,7 +260,7 @@ fn every_command_works_under_the_hardening_of_the_systemd_units() {
     if !can_sandbox() || Command::new("systemd-analyze").arg("--version").output().is_err() {
         return missing("systemd's hardening needs `bwrap` (bubblewrap) and `systemd-analyze`");
     }
-    for name in ["tenantry-hook@.service", "tenantry-backup.service"] {
+    for name in ["tenantry-hook@.service", "tenantry-backup.service", "tenantry.service"] {
         let unit = Unit::read(name);
         for setting in ["DynamicUser", "PrivateTmp", "PrivateDevices", "NoNewPrivileges", "RestrictSUIDSGID"] {
             assert!(unit.is_set(setting), "{name}: {setting}");
@@ -284,6 +289,15 @@ fn every_command_works_under_the_hardening_of_the_systemd_units() {
 
         run_every_command(&sandbox, "/run/tenantry");
         assert!(session.path("data/tenantry.db").exists(), "{name}");
+        if name != "tenantry.service" {
+            continue;
+        }
+        // The service raises limits and lowers priorities, which it has to do without here.
+        let arguments = ["/run/tenantry", "serve", "--listen", "unix:/run/state/tenantry/t.sock"];
+        let service = Service::spawn(&session, sandbox.command(&arguments));
+        let created = local(&session.path("data/t.sock"), "POST", "/v1/users", r#"{"email":"eve@example.com"}"#);
+        assert_eq!(created.unwrap().0, 201, "{name}");
+        drop(service);
     }
 }
 

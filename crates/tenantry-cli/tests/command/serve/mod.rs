@@ -39,7 +39,7 @@ impl Service {
         Self::spawn(session, command)
     }
 
-    fn spawn(session: &Session, mut command: Command) -> Self {
+    pub(super) fn spawn(session: &Session, mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let dir = session.dir.path().to_owned();
@@ -124,7 +124,7 @@ fn exchange(mut stream: impl Read + Write, method: &str, path: &str, body: &str)
     Some(String::from_utf8(reply).unwrap())
 }
 
-fn local(socket: &Path, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+pub(super) fn local(socket: &Path, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
     request(UnixStream::connect(socket).ok()?, method, path, body)
 }
 
