@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-/// What went wrong, in one of three depths: [`kind`](Error::kind) for the program, `Display` for
-/// the person (one line, no address, no value of a row, no path of the machine) and
+/// The one error type, in three depths: [`kind`](Error::kind) for the program, `Display` for a
+/// person (one line, no address, no value of a row, no path of the machine) and
 /// [`source`](std::error::Error::source) for the log.
 ///
-/// An error is cheap to clone, because the failure of one transaction answers every caller in it.
+/// An error is cheap to clone, because every caller in a group gets the failure of its transaction.
 #[derive(Clone)]
 pub struct Error {
     kind: ErrorKind,
@@ -27,10 +27,10 @@ pub struct Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The user, the directory or the backup that an operation is about doesn't exist. (A lookup
-    /// that finds nobody is no error: it answers `None`.)
+    /// The user, the directory or the backup that an operation is about doesn't exist. (A lookup of
+    /// a user returns `None` instead.)
     NotFound,
-    /// There is no store at this place, and creating one was not asked for.
+    /// There is no store in this data directory, and it wasn't to be created.
     StoreMissing,
     /// Another user has this address, or one with the same canonical key.
     EmailTaken,
@@ -47,15 +47,15 @@ pub enum ErrorKind {
     /// A value differs from one that is fixed once a user exists (id, time of creation, storage
     /// path).
     Immutable,
-    /// The text is no acceptable email address; the message says what is wrong, and where.
+    /// The text isn't an acceptable email address; the message says what is wrong, and where.
     InvalidEmail,
-    /// The text is no UUID of version 4.
+    /// The text isn't a UUID of version 4.
     InvalidId,
-    /// The text is no acceptable storage path; the message says what is wrong.
+    /// The text isn't an acceptable storage path; the message says what is wrong.
     InvalidPath,
-    /// The text is no RFC 3339 timestamp, or out of range.
+    /// The text isn't an RFC 3339 timestamp, or is out of range.
     InvalidTimestamp,
-    /// The text is no cursor of this store.
+    /// The text isn't a cursor of this store.
     InvalidCursor,
     /// A limit or a filter of a listing is out of range.
     InvalidQuery,
@@ -64,20 +64,20 @@ pub enum ErrorKind {
     InvalidUser,
     /// A constraint of the application's own tables refused the change.
     Constraint,
-    /// Another process held the write lock for too long, or too many callers wait. Nothing was
-    /// done: try again.
+    /// Another process held the write lock for too long, or too many callers wait (backpressure).
+    /// Nothing was done: try again.
     Busy,
-    /// The transaction failed while it was made durable: it may or may not be there after the store
-    /// is opened again. Look before you repeat.
+    /// The commit failed while it was made durable: whether the change exists is known once the
+    /// store is opened again. Check before you repeat it.
     OutcomeUnknown,
-    /// The disk or the quota is full. Writing goes on when there is space again.
+    /// The disk or the quota is full. Writes succeed again when there is space.
     Full,
     /// The store can't be written: its file or its file system is read-only.
     ReadOnly,
-    /// The process lacks a permission for a file or directory, be it to read or to write it.
+    /// The process lacks a permission to read or write a file or directory.
     PermissionDenied,
-    /// An operation on a file failed. After one during a write the store refuses further writes
-    /// until it is opened anew.
+    /// An operation on a file failed. After a failure during a write, the store refuses further
+    /// writes until it is opened again.
     Io,
     /// The database, or the archive that is read, is damaged.
     Corrupt,
@@ -86,32 +86,32 @@ pub enum ErrorKind {
     /// The data directory lies on a network file system, which was not
     /// [allowed](crate::Builder::allow_network_fs).
     NetworkFileSystem,
-    /// The database's files were removed or replaced while the store was open. It accepts no writes
-    /// any more; what it answered before went to the files that are gone.
+    /// The database's files were removed or replaced while the store was open, so it refuses
+    /// further writes. Earlier writes went to the removed files.
     Replaced,
     /// The user's directory was made once and is missing now: a backup may have it.
     StorageLost,
-    /// A symbolic link, a mounted file system or something else that is no directory stands on the
-    /// way to a user's directory, or something stands where it is to be moved.
+    /// A symbolic link, a mount or something else that isn't a directory is on the path of a user's
+    /// directory, or the target of its move exists.
     StorageBlocked,
     /// The storage directory as a whole is missing or isn't that of this store: it may not be
-    /// mounted. What concerns rows alone still works.
+    /// mounted. Operations on rows alone still work.
     StorageUnavailable,
     /// A user's directory holds files that the operation would leave behind, or there is something
     /// in a directory into which a backup is to be restored.
     NotEmpty,
     /// There is a file of that name already.
     Exists,
-    /// So much seems to belong to nobody that it may be the wrong database: a repair wants to be
-    /// told that it isn't.
+    /// Over 10 % of the directories are orphans, which suggests the wrong database.
+    /// [`RepairOptions::even_if_many`](crate::RepairOptions::even_if_many) allows the repair.
     TooManyOrphans,
-    /// The change was made, but what belongs to it in the file system could not be done yet. It is
-    /// recorded, and tried again with the next operation on the user and when the store is opened.
-    /// An operation that meets such a change, and can't go on before that is done, fails with it
-    /// too: then it did nothing itself.
+    /// The change was committed, but its intent could not be executed in the file system yet. The
+    /// next operation on the user and the next opening try again. An operation that can't go on
+    /// before such an intent of an earlier change is executed fails in the same way: then it did
+    /// nothing itself.
     Unfinished,
-    /// The caller has ended the operation, through the callback for its progress. Nothing was done,
-    /// and nothing is left.
+    /// The caller has ended the operation, through its progress callback. Nothing was done, except
+    /// by a [purge](crate::Store::purge).
     Cancelled,
     /// The store was closed.
     Closed,
@@ -121,8 +121,7 @@ pub enum ErrorKind {
     Suspended,
 }
 
-/// What kinds of errors have in common for whoever reports them: exit codes and HTTP statuses come
-/// from it.
+/// The class of an error, from which exit codes and HTTP statuses follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
@@ -278,18 +277,18 @@ impl ErrorKind {
 }
 
 impl Error {
-    /// An error of this kind. `message` is shown to people: one line, without personal data.
+    /// Creates an error. People read `message`: one line, without personal data.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, message: message.into(), source: None, taken_by: None }
     }
 
-    /// The same error with its cause, which is for logs only.
+    /// Adds the cause, which is for logs only.
     pub(crate) fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
         self
     }
 
-    /// What went wrong, for the program to match on.
+    /// Returns the kind, for the program to match on.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -320,18 +319,16 @@ impl Error {
         self.kind.class()
     }
 
-    /// Whether nothing was done and the same call may succeed if it is simply made again, after a
-    /// pause.
+    /// Returns whether nothing was done and the same call may succeed after a pause.
     ///
-    /// True for [`ErrorKind::Busy`] alone. [`ErrorKind::OutcomeUnknown`] is *not* retryable in this
-    /// sense: the first attempt may have worked.
+    /// That is so for [`ErrorKind::Busy`] alone. [`ErrorKind::OutcomeUnknown`] is *not* retryable
+    /// in this sense: the first attempt may have succeeded.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.kind == ErrorKind::Busy
     }
 
-    /// Whether this is about the values of one user, so that in a batch the others are not
-    /// concerned.
+    /// Returns whether this concerns the values of one user, and in a batch no other.
     pub(crate) fn is_row_error(&self) -> bool {
         matches!(
             self.kind,

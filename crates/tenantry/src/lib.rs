@@ -71,7 +71,7 @@
 //! 4. [`sqlite`], the engine, and `storage`, the directories.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![warn(clippy::too_many_lines)]
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc, clippy::too_many_lines)]
 #![cfg_attr(
     not(feature = "archives"),
     allow(

@@ -1,12 +1,12 @@
-//! What a store is opened with. The store and its engine both know it.
+//! The settings with which a store is opened, for the store and its engine.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long an operation waits for another process, unless a program says otherwise.
+/// How long an operation waits for another process, unless a program chooses otherwise.
 pub(crate) const DEFAULT_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a store is opened with.
+/// The settings with which a store is opened.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) data_dir: PathBuf,
@@ -35,16 +35,16 @@ impl Options {
     }
 }
 
-/// What a write that was answered outlives. Whichever is chosen, a crash or a power cut never
-/// leaves half a write.
+/// What a write that has returned survives. With either, a crash or a power cut never leaves half a
+/// write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// The end of the program and a power cut: every group of writes waits for the disk (SQLite's
+    /// A crash of the program and a power cut: every commit waits for `fsync` (SQLite's
     /// [`synchronous=FULL`](https://sqlite.org/pragma.html#pragma_synchronous)).
     #[default]
     Full,
-    /// The end of the program. A power cut or a crash of the operating system may lose the writes
-    /// since the last checkpoint, which can be thousands, though they were answered; the store
-    /// stays consistent (`synchronous=NORMAL`).
+    /// A crash of the program. A power cut or a crash of the operating system may lose the writes
+    /// since the last checkpoint, which can be thousands; the store stays consistent
+    /// (`synchronous=NORMAL`).
     Normal,
 }

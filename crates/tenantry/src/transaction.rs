@@ -13,10 +13,10 @@ use crate::{
     TrashedUser, Upserted, User, UserId, UserUpdate,
 };
 
-/// A consistent view of the store, by which a closure given to [`Store::read`](crate::Store::read)
-/// reads.
+/// A consistent view of the store, through which a closure given to
+/// [`Store::read`](crate::Store::read) reads.
 ///
-/// All its calls see the same state, whatever is written meanwhile.
+/// All its calls see the same state, whatever other transactions write.
 pub struct ReadTx<'c> {
     pub(crate) session: ReadSession<'c>,
 }
@@ -120,12 +120,12 @@ impl<'c> ReadTx<'c> {
     }
 }
 
-/// A write transaction in which a closure given to [`Store::write`](crate::Store::write) changes
-/// the store.
+/// A write transaction, through which a closure given to [`Store::write`](crate::Store::write)
+/// changes the store.
 ///
-/// Each call happens as a whole or not at all, and the closure may go on after one that failed. The
-/// changes last if the closure returns `Ok`, and are undone if it returns `Err` or panics. All
-/// calls have the same time.
+/// Each call is applied as a whole or not at all, and the closure may go on after one that failed.
+/// The changes are committed if the closure returns `Ok`, and rolled back if it returns `Err` or
+/// panics. All calls have the same time.
 pub struct WriteTx<'c> {
     read: ReadTx<'c>,
     session: WriteSession<'c>,
@@ -149,41 +149,65 @@ impl<'c> WriteTx<'c> {
         })
     }
 
-    /// Returns the time of this transaction: everything that is created, changed or logged in
-    /// within it has this time.
+    /// Returns the time of this transaction: whatever is created, changed or logged in within it
+    /// gets this time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.session.now()
     }
 
     /// Creates a user, as [`Store::create`](crate::Store::create) does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::create`](crate::Store::create).
     pub fn create(&mut self, user: &NewUser) -> Result<User> {
         self.run(|tx| users::create(tx, user))
     }
 
     /// Updates a user, as [`Store::update`](crate::Store::update) does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::update`](crate::Store::update).
     pub fn update(&mut self, id: UserId, update: &UserUpdate) -> Result<User> {
         self.run(|tx| users::update(tx, id, update))
     }
 
     /// Suspends a user, as [`Store::suspend`](crate::Store::suspend) does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::suspend`](crate::Store::suspend).
     pub fn suspend(&mut self, id: UserId) -> Result<User> {
         self.run(|tx| users::suspend(tx, id))
     }
 
     /// Lets a user sign in again, as [`Store::resume`](crate::Store::resume) does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::resume`](crate::Store::resume).
     pub fn resume(&mut self, id: UserId) -> Result<User> {
         self.run(|tx| users::resume(tx, id))
     }
 
-    /// Deletes a user, as [`Store::delete`](crate::Store::delete) does. The directory follows after
-    /// the commit.
+    /// Deletes a user, as [`Store::delete`](crate::Store::delete) does. The directory is moved
+    /// after the commit.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::delete`](crate::Store::delete).
     pub fn delete(&mut self, id: UserId) -> Result<User> {
         self.run(|tx| trash::delete(tx, id))
     }
 
-    /// Restores a user, as [`Store::restore`](crate::Store::restore) does. The directory follows
+    /// Restores a user, as [`Store::restore`](crate::Store::restore) does. The directory is moved
     /// after the commit.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::restore`](crate::Store::restore).
     pub fn restore(&mut self, id: UserId, email: Option<&Email>) -> Result<User> {
         self.run(|tx| trash::restore(tx, id, email))
     }
@@ -191,30 +215,42 @@ impl<'c> WriteTx<'c> {
     /// Adopts a directory, as [`Store::adopt`](crate::Store::adopt) does. After
     /// [`create`](Self::create) in the same transaction, it creates a user on a directory that
     /// exists.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::adopt`](crate::Store::adopt).
     pub fn adopt(&mut self, id: UserId, path: &StoragePath) -> Result<User> {
         self.run(|tx| adopt::adopt(tx, id, path))
     }
 
     /// Finds or creates a user and records the login, as [`Store::sign_in`](crate::Store::sign_in)
     /// does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::sign_in`](crate::Store::sign_in).
     pub fn sign_in(&mut self, email: &Email) -> Result<SignIn> {
         self.run(|tx| users::sign_in(tx, email))
     }
 
     /// Records a login, as [`Store::record_login`](crate::Store::record_login) does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::record_login`](crate::Store::record_login).
     pub fn record_login(&mut self, id: UserId) -> Result<User> {
         self.run(|tx| users::record_login(tx, id))
     }
 
-    /// Creates the user, or deals with the one who has the id, the address or the storage path
-    /// already.
+    /// Creates the user, or applies the policy for one who has the id, the address or the storage
+    /// path already.
     ///
     /// With [`OnConflict::Update`] the existing user, found by the id if one is given and else by
     /// the address, gets the given address, external id, name and attributes and, if it is later,
     /// the given last login. A given time of suspension suspends them; if they are suspended they
     /// stay so since then. What isn't given stays as it is. Their id, time of creation and storage
-    /// path are fixed: if others are given, that is `Immutable`. The given `updated_at` and
-    /// `version` say how things were elsewhere and don't count.
+    /// path are fixed: others fail with `Immutable`. The given `updated_at` and `version` are those
+    /// of another store and are ignored.
     ///
     /// # Errors
     ///
@@ -283,7 +319,7 @@ pub(crate) trait Closure: Send {
     /// Runs the closure, which can be done once, and keeps its result.
     fn run(&mut self, session: WriteSession<'_>) -> Ran;
     /// Sends the result: see [`Reply::send`].
-    fn answer(self: Box<Self>, committed: Result<()>, ran_alone: bool);
+    fn send_result(self: Box<Self>, committed: Result<()>, ran_alone: bool);
 }
 
 /// A closure that hasn't run yet, or its result.
@@ -302,7 +338,7 @@ where
         let Some(closure) = self.closure.take() else { return Ran::Failed(None) };
         let mut tx = WriteTx::new(session);
         let run = catch_unwind(AssertUnwindSafe(|| closure(&mut tx)));
-        // A closure may hide a failure, or put it into an error of its own.
+        // A closure may ignore a failure, or wrap it in an error of its own.
         let ran = match (tx.fault.take(), &run) {
             (Some(fault), _) => Ran::Broken(fault),
             (None, Ok(Ok(_))) => Ran::Done,
@@ -316,7 +352,7 @@ where
         ran
     }
 
-    fn answer(self: Box<Self>, committed: Result<()>, ran_alone: bool) {
+    fn send_result(self: Box<Self>, committed: Result<()>, ran_alone: bool) {
         self.reply.send(committed, ran_alone);
     }
 }

@@ -101,7 +101,7 @@ impl Request {
     }
 
     /// Sends the result: see [`Reply::send`].
-    pub(crate) fn answer(self, committed: Result<()>, ran_alone: bool) {
+    pub(crate) fn send_result(self, committed: Result<()>, ran_alone: bool) {
         with_call!(self, call => call.reply.send(committed, ran_alone));
     }
 }

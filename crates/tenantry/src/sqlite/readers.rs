@@ -57,10 +57,10 @@ impl Readers {
     /// Runs one statement, which is a snapshot by itself.
     pub(super) fn read_one<T>(&self, f: impl FnOnce(Snapshot<'_>) -> Result<T>) -> Result<T> {
         let conn = self.take()?;
-        let answer = catch_unwind(AssertUnwindSafe(|| f(Snapshot::new(&conn.unguarded()))));
+        let result = catch_unwind(AssertUnwindSafe(|| f(Snapshot::new(&conn.unguarded()))));
         // After a panic the place of the connection is free again; its state isn't known.
-        self.give_back(answer.is_ok().then_some(conn));
-        answer.unwrap_or_else(|panic| resume_unwind(panic))
+        self.give_back(result.is_ok().then_some(conn));
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Runs a closure that may read more than once, in one snapshot.
@@ -70,11 +70,11 @@ impl Readers {
             self.give_back(None);
             return Err(Error::from(error).into());
         }
-        let answer = catch_unwind(AssertUnwindSafe(|| f(ReadSession::new(&conn))));
+        let result = catch_unwind(AssertUnwindSafe(|| f(ReadSession::new(&conn))));
         // A connection that can't leave its snapshot is of no use to the next reader.
         let ended = conn.roll_back().is_ok();
         self.give_back(ended.then_some(conn));
-        answer.unwrap_or_else(|panic| resume_unwind(panic))
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Returns how many connections are in use.

@@ -84,10 +84,10 @@ impl Job {
         Self { queued_at: Instant::now(), work }
     }
 
-    fn answer(self, committed: Result<()>, ran_alone: bool) {
+    fn send_result(self, committed: Result<()>, ran_alone: bool) {
         match self.work {
-            Work::Verb(request) => request.answer(committed, ran_alone),
-            Work::Closure(closure) => closure.answer(committed, ran_alone),
+            Work::Verb(request) => request.send_result(committed, ran_alone),
+            Work::Closure(closure) => closure.send_result(committed, ran_alone),
         }
     }
 }
@@ -246,7 +246,7 @@ impl WriterThread {
             return self.run_alone(first);
         }
         if let Err(error) = self.transactions.begin(first.queued_at) {
-            return first.answer(Err(error), true);
+            return first.send_result(Err(error), true);
         }
         let mut state = TxState::default();
         let mut group = vec![Member::new(first)];
@@ -304,8 +304,8 @@ impl WriterThread {
             let failure = failures.iter().find(|(pending, _)| member.pending.contains(pending));
             match (failure, ended) {
                 (_, Ended::Committed) if member.is_deferred => deferred.push(member.job),
-                (Some((_, error)), _) => member.job.answer(Err(error.clone()), ran_alone),
-                (None, ended) => member.job.answer(ended.result(), ran_alone),
+                (Some((_, error)), _) => member.job.send_result(Err(error.clone()), ran_alone),
+                (None, ended) => member.job.send_result(ended.result(), ran_alone),
             }
         }
         deferred.into_iter().for_each(|job| self.run_alone(job));

@@ -14,15 +14,27 @@ use crate::thread::on_thread;
 use crate::{Error, ErrorKind, Progress, ProgressReply, Result, StoragePath, Timestamp, Usage, User, UserId};
 
 impl Store {
-    /// The directory of a user: a handle, beneath which nothing can escape. It is made when it is
-    /// first asked for.
+    /// Returns a handle to the directory of a user, beneath which nothing can escape. The directory
+    /// is made when it is first asked for.
     ///
     /// The handle is opened from the store's own, in one step in which the kernel refuses every
-    /// symbolic link (`openat2`, <https://man7.org/linux/man-pages/man2/openat2.2.html>), or where
-    /// that call isn't allowed segment by segment, each without following a link; and its methods
-    /// follow links only within the directory. It stays good while the user is deleted and
-    /// restored; files that are written through it after the user was deleted are in the trash with
-    /// the others.
+    /// symbolic link ([`openat2`](https://man7.org/linux/man-pages/man2/openat2.2.html)). Where
+    /// that call isn't allowed, each segment is opened without following a link. The handle's
+    /// methods follow links only within the directory. It stays valid while the user is deleted and
+    /// restored; files that are written through it after the delete are in the trash with the
+    /// others.
+    ///
+    /// # Errors
+    ///
+    /// - `NotFound`.
+    /// - `Unfinished` if the directory is to be moved and can't be.
+    /// - `StorageLost` if it was made once and is missing.
+    /// - `StorageBlocked` if a symbolic link or something else is in the way, or if the store
+    ///   didn't make the directory at a chosen path (see [`adopt`](Store::adopt)).
+    /// - `StorageUnavailable`.
+    /// - `Full`, `ReadOnly`, `Io` if it can't be made.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # use std::error::Error;
@@ -33,12 +45,6 @@ impl Store {
     /// assert!(files.open("../someone-else/notes.txt").is_err());
     /// # Ok(()) }
     /// ```
-    ///
-    /// Errors: `NotFound`; `Unfinished` if it is on its way and can't be moved; `StorageLost` if it
-    /// was made once and is missing; `StorageBlocked` if a symbolic link or something else stands
-    /// on the way, or if there is a directory at a chosen path that the store didn't make (see
-    /// [`adopt`](Store::adopt)); `StorageUnavailable`; `Full`, `ReadOnly`, `Io` if it can't be
-    /// made.
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn directory(&self, id: UserId) -> Result<Dir> {
         let mut is_settled = false;
@@ -61,14 +67,25 @@ impl Store {
         }
     }
 
-    /// The path of a user's directory, which is made if it wasn't yet: for programs that can't be
-    /// given a handle.
+    /// Returns the path of a user's directory, which is made if it wasn't yet: for programs that
+    /// can't be given a handle.
     ///
-    /// Prefer [`directory`](Store::directory). A path is looked up anew by whoever uses it: if
-    /// somebody can put a symbolic link into the directory, whatever the path is joined with can
-    /// lead anywhere; and after the user is deleted it leads nowhere.
+    /// Prefer [`directory`](Store::directory). A path is resolved anew at each use: if another
+    /// program can put a symbolic link into the directory, a path below it can lead anywhere; and
+    /// after the user is deleted it leads nowhere.
     ///
-    /// Errors: those of [`directory`](Store::directory).
+    /// # Errors
+    ///
+    /// Those of [`directory`](Store::directory).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> tenantry::Result<()> {
+    /// let path = store.directory_path(ada.id).await?;
+    /// println!("run the converter on {}", path.display());
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn directory_path(&self, id: UserId) -> Result<PathBuf> {
         self.directory(id).await?;
@@ -77,11 +94,22 @@ impl Store {
         Ok(self.engine.storage()?.path(&directory.path))
     }
 
-    /// Gives a user a directory that is there already, under `storage/`: for applications that
-    /// bring their users' files with them. The directory, and those above it, get the mode 0700.
+    /// Gives a user a directory that exists already below `storage/`: for applications that bring
+    /// their users' files with them. The directory, and those above it, get the mode 0700.
     ///
     /// The directory that the user had before is removed if it is empty. A path that was chosen
-    /// before is retired. To create a user on a directory, do both in one transaction:
+    /// before is retired. To create a user on a directory, do both in one transaction, as below.
+    ///
+    /// # Errors
+    ///
+    /// - `NotFound` if there is no such user or no such directory.
+    /// - `PathTaken` if the directory is, holds or lies within one that another user has or had.
+    /// - `InvalidPath` if the path is reserved.
+    /// - `StorageBlocked` if a symbolic link or a mount is in the way.
+    /// - `NotEmpty` if the user has files already.
+    /// - `StorageUnavailable`.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
@@ -95,18 +123,13 @@ impl Store {
     ///     .await?;
     /// # Ok(()) }
     /// ```
-    ///
-    /// Errors: `NotFound` if there is no such user or no such directory; `PathTaken` if it is,
-    /// holds or lies within a directory that somebody has or had; `InvalidPath` if the path is
-    /// reserved; `StorageBlocked` if a symbolic link or a mounted file system stands on the way;
-    /// `NotEmpty` if the user has files already; `StorageUnavailable`.
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn adopt(&self, id: UserId, path: StoragePath) -> Result<User> {
         self.engine.apply(Adopt(id, path)).await
     }
 
-    /// Measures what a user's directory holds, by walking it, and keeps the result. A user who has
-    /// none yet has nothing in it.
+    /// Measures a user's directory by walking it, and keeps the figures. They are zero for a user
+    /// who has no directory yet.
     ///
     /// It runs on a thread of its own, calls `progress` there, and ends if that returns `Break`. It
     /// follows no link, and enters no other file system below the directory.
@@ -133,7 +156,7 @@ impl Store {
     ) -> Result<Usage> {
         let directory = self.engine.directory(id).await?;
         let directory = directory.ok_or_else(no_such_user)?;
-        // As for everybody who asks for it: it may just be on its way.
+        // As for any caller that asks for it: it may just be on its way.
         let dir = if directory.has_directory { Some(self.directory(id).await?) } else { None };
         let now = self.engine.now();
         let usage = match dir {
@@ -147,22 +170,64 @@ impl Store {
         Ok(usage)
     }
 
-    /// What a user's directory held when it was last measured, if it ever was. See
-    /// [`measured_at`](Usage::measured_at) for how old that is.
+    /// Returns the size of a user's directory when it was last measured, if it ever was. See
+    /// [`measured_at`](Usage::measured_at) for the age of the figures.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every operation](Store#errors).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> tenantry::Result<()> {
+    /// if let Some(usage) = store.usage(ada.id).await? {
+    ///     println!("{} files at {}", usage.files, usage.measured_at);
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn usage(&self, id: UserId) -> Result<Option<Usage>> {
         self.engine.usage(id).await
     }
 
-    /// The `limit` users whose directories took most on the disk when they were last measured, the
-    /// largest first.
+    /// Returns the `limit` users whose directories took most space on the disk when they were last
+    /// measured, the largest first.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every operation](Store#errors).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// for (user, usage) in store.top_usage(10).await? {
+    ///     println!("{} {}", user.id, usage.allocated_bytes);
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn top_usage(&self, limit: usize) -> Result<Vec<(User, Usage)>> {
         self.engine.top_usage(limit).await
     }
 
-    /// The ids of users whose directories were made, in the order of creation: those whom it makes
-    /// sense to [measure](Store::measure_usage).
+    /// Returns the ids of users whose directories were made, in the order of creation: those worth
+    /// [measuring](Store::measure_usage).
+    ///
+    /// # Errors
+    ///
+    /// Those of [every operation](Store#errors).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// for id in store.users_with_directory().await? {
+    ///     store.measure_usage(id, |_| {}).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn users_with_directory(&self) -> Result<Vec<UserId>> {
         self.engine.users_with_directory().await

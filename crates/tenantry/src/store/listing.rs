@@ -6,22 +6,37 @@ use super::Store;
 use crate::{ListQuery, Page, Result, TrashPage, TrashQuery, User};
 
 impl Store {
-    /// A page of users in the order of creation.
+    /// Returns a page of users in the order of creation (keyset pagination).
     ///
-    /// Following [`next_cursor`](Page::next_cursor) from page to page meets every user once who was
-    /// there all the time, whatever is created and deleted meanwhile, and in the end those who were
-    /// created meanwhile.
+    /// Following [`next_cursor`](Page::next_cursor) from page to page returns each user once who
+    /// exists all the time, whatever is created and deleted in between, and at the end those who
+    /// were created since.
     ///
     /// A page without a filter is read on the calling thread. One with a filter is searched for on
     /// a thread of the store's own, and the search ends when the future is dropped.
     ///
-    /// Errors: `InvalidQuery`.
+    /// # Errors
+    ///
+    /// `InvalidQuery`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tenantry::ListQuery;
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// let query = ListQuery { limit: 50, ..ListQuery::default() };
+    /// let first = store.list(&query).await?;
+    /// let next = store.list(&ListQuery { cursor: first.next_cursor, ..query }).await?;
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn list(&self, query: &ListQuery) -> Result<Page> {
         self.engine.list(query).await
     }
 
-    /// All pages from the one that `query` asks for to the last.
+    /// Returns the pages from the one that `query` asks for to the last.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
@@ -38,23 +53,46 @@ impl Store {
         Pages { store: self.clone(), query: Some(query) }
     }
 
-    /// How many users there are. It counts them, on a thread of the store's own: about 15 ms for a
-    /// million.
+    /// Counts the users, on a thread of the store's own: about 15 ms for a million.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every operation](Store#errors).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// println!("{} users", store.count().await?);
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn count(&self) -> Result<u64> {
         self.engine.user_count().await
     }
 
-    /// A page of the trash, in the order of deletion.
+    /// Returns a page of the trash, in the order of deletion.
     ///
-    /// Errors: `InvalidQuery`.
+    /// # Errors
+    ///
+    /// `InvalidQuery`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// for trashed in store.list_trash(&tenantry::TrashQuery::default()).await?.users {
+    ///     println!("{} deleted at {}", trashed.user.id, trashed.deleted_at);
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn list_trash(&self, query: &TrashQuery) -> Result<TrashPage> {
         self.engine.list_trash(query.clone()).await
     }
 }
 
-/// The pages of a listing, one after the other: see [`Store::pages`].
+/// The pages of a listing, in their order: see [`Store::pages`].
 #[derive(Debug)]
 pub struct Pages {
     store: Store,
@@ -62,10 +100,21 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// The users of the next page, or `None` after the last. After an error the same page can be
-    /// asked for again.
+    /// Returns the users of the next page, or `None` after the last. After an error, the next call
+    /// asks for the same page again.
     ///
-    /// Errors: those of [`Store::list`].
+    /// # Errors
+    ///
+    /// Those of [`Store::list`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// let mut pages = store.pages(tenantry::ListQuery::default());
+    /// let first = pages.next().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn next(&mut self) -> Result<Option<Vec<User>>> {
         let Some(query) = &self.query else { return Ok(None) };
         let page = self.store.list(query).await?;

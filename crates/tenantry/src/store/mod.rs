@@ -24,15 +24,15 @@ pub use listing::Pages;
 /// once. Its methods are asynchronous and run under any executor; none of them needs a reactor or a
 /// timer.
 ///
-/// **Writes** go through a queue to one thread, which writes whatever is queued with one wait for
-/// the disk. What a write answered is on the disk: it outlives a crash of the program, and also a
+/// **Writes** go through a queue to one thread, which commits whatever is queued with one `fsync`
+/// (group commit). A write that has returned is durable: it survives a crash of the program, and a
 /// power cut unless [`Durability::Normal`](crate::Durability::Normal) was chosen. A write whose
 /// future is dropped after its first poll may happen or not.
 ///
-/// **Reads** of one user or page run on the thread that polls them, because they are over sooner
-/// than any hand-over to another thread: a few microseconds for one user, about 1 ms for a page of
-/// 1,000. A read sees every write that was answered before it began. (The figures are those of
-/// `cargo run --release -p tenantry --example figures`.)
+/// **Reads** of one user or page run on the thread that polls them, because a hand-over to another
+/// thread takes longer: a few microseconds for one user, about 1 ms for a page of 1,000. A read
+/// sees every write that had returned before it began.
+/// (`cargo run --release -p tenantry --example figures` measures these figures.)
 ///
 /// **Searches** are reads that inspect many users: a [`list`](Store::list) or
 /// [`pages`](Store::pages) with a filter, [`count`](Store::count),
@@ -47,31 +47,65 @@ pub use listing::Pages;
 /// [`directory`](Store::directory) are blocking file calls, for which there is
 /// [`with_directory`](Store::with_directory).
 ///
+/// # Errors
+///
+/// # Errors
+///
 /// Every operation can fail with these [kinds of errors](crate::ErrorKind), which the methods don't
-/// repeat: `Closed` after [`close`](Store::close); `Busy` when another process holds the write
-/// lock, or when too many callers wait; `Full` and `ReadOnly` for writes; `Io` and `Corrupt`; for
-/// writes `OutcomeUnknown`, which says that the transaction failed at the end and may be there or
-/// not. After an I/O failure during a write, the store refuses further writes.
+/// repeat: `Closed` after [`close`](Store::close); `Busy` if another process holds the write lock
+/// or too many callers wait; `Full` and `ReadOnly` for writes; `Io` and `Corrupt`; for writes
+/// `OutcomeUnknown`, after which the change may exist or not. After an I/O failure during a write,
+/// the store refuses further writes.
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<Engine>,
 }
 
 impl Store {
-    /// Whether opening it created the store.
+    /// Returns whether the opening created the store.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// if store.was_created() {
+    ///     store.create(tenantry::NewUser::new("admin@example.com".parse()?)).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn was_created(&self) -> bool {
         self.engine.report().created
     }
 
-    /// What opening it did to a store of an older version, if it was one.
+    /// Returns what the opening did to a store of an older version, if it was one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// if let Some(upgrade) = store.upgrade() {
+    ///     println!("upgraded from version {}", upgrade.from);
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn upgrade(&self) -> Option<&Upgrade> {
         self.engine.report().upgraded.as_ref()
     }
 
-    /// Whether the store is open for reading only, because its file system is read-only. Every
-    /// write is `ReadOnly` then.
+    /// Returns whether the store is open for reading only, because its file system is read-only.
+    /// Every write fails with `ReadOnly` then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// if store.is_read_only() {
+    ///     println!("users can be read, but not changed");
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.engine.report().read_only
@@ -79,41 +113,95 @@ impl Store {
 
     /// Creates a user.
     ///
-    /// Errors: `EmailTaken`; `IdTaken` and `PathTaken` if an id or a path was given; `InvalidPath`
-    /// if the path is in the part of the namespace that is [reserved](crate::StoragePath);
-    /// `InvalidUser`.
+    /// # Errors
+    ///
+    /// - `EmailTaken`, or with a given id or path `IdTaken` and `PathTaken`.
+    /// - `InvalidPath` if the path is in the [reserved](crate::StoragePath) part of the namespace.
+    /// - `InvalidUser`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// let ada = store.create(tenantry::NewUser::new("Ada@example.com".parse()?)).await?;
+    /// assert_eq!(ada.version, 1);
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn create(&self, user: NewUser) -> Result<User> {
         self.engine.apply(Create(user)).await
     }
 
-    /// Creates users in one transaction, and answers for each of them: one that fails leaves the
-    /// others alone. The order is kept. The list is in memory and holds the write lock as a whole,
-    /// so a large import is better divided, or done with [`write`](Store::write).
+    /// Creates users in one transaction, and returns a result for each of them, in the same order:
+    /// one that fails leaves the others alone. The list is in memory and holds the write lock as a
+    /// whole, so divide a large import, or use [`write`](Store::write).
     ///
-    /// Errors: the outer one is of the transaction, in which case no user was created; the inner
-    /// ones are those of [`create`](Store::create).
+    /// # Errors
+    ///
+    /// The outer error concerns the transaction: no user was created. The inner ones are those of
+    /// [`create`](Store::create).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tenantry::NewUser;
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// let [ada, bob] = ["ada@example.com".parse()?, "bob@example.com".parse()?];
+    /// let new = vec![NewUser::new(ada), NewUser::new(bob)];
+    /// for created in store.create_many(new).await? {
+    ///     println!("{}", created?.id);
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all, fields(users = users.len()))]
     pub async fn create_many(&self, users: Vec<NewUser>) -> Result<Vec<Result<User>>> {
         self.engine.apply(CreateMany(users)).await
     }
 
-    /// The user with this id, if there is one.
+    /// Returns the user with this id. `None` if there is none, or they are in the trash.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every operation](Store#errors).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, id: tenantry::UserId) -> tenantry::Result<()> {
+    /// if let Some(user) = store.get(id).await? {
+    ///     println!("{} since {}", user.email, user.created_at);
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn get(&self, id: UserId) -> Result<Option<User>> {
         self.engine.get(id).await
     }
 
-    /// The user with this address, in whatever spelling, if there is one.
+    /// Returns the user with this address, in whatever spelling. `None` if there is none, or they
+    /// are in the trash.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every operation](Store#errors).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// let ada = store.get_by_email(&"ADA@example.com".parse()?).await?;
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn get_by_email(&self, email: &Email) -> Result<Option<User>> {
         self.engine.get_by_email(email).await
     }
 
-    /// Changes a user, and answers how they are now. An update that changes nothing doesn't make a
-    /// new version.
+    /// Updates a user and returns the new state. An update without a change keeps the version.
     ///
-    /// Errors: `NotFound`; `VersionMismatch`, which carries the current version; `EmailTaken`.
+    /// # Errors
+    ///
+    /// `NotFound`; `VersionMismatch`, which carries the current version; `EmailTaken`.
     ///
     /// # Examples
     ///
@@ -183,37 +271,83 @@ impl Store {
         self.engine.apply(Resume(id)).await
     }
 
-    /// Moves a user to the trash, with their directory, and answers who that was. Their address is
-    /// free at once; their id and their storage path stay theirs, as do the rows of the
-    /// application's tables that refer to them, until the [purge](Store::purge).
+    /// Moves a user to the trash, with their directory, and returns them. Their address is free at
+    /// once. Their id and storage path stay theirs, as do the rows of the application's tables that
+    /// refer to them, until the [purge](Store::purge).
     ///
-    /// Errors: `NotFound`; `StorageBlocked` if the directory can't be moved, in which case nothing
-    /// was done; `StorageUnavailable`; `Unfinished` if it could not be moved yet.
+    /// # Errors
+    ///
+    /// - `NotFound`.
+    /// - `StorageBlocked` if the directory can't be moved. Then nothing was done.
+    /// - `StorageUnavailable`.
+    /// - `Unfinished` if the directory could not be moved yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> tenantry::Result<()> {
+    /// store.delete(ada.id).await?;
+    /// assert!(store.get(ada.id).await?.is_none());
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn delete(&self, id: UserId) -> Result<User> {
         self.engine.apply(Delete(id)).await
     }
 
-    /// Brings a user back from the trash, with their directory: the same id, the same storage path,
-    /// the same place in the order of creation. With an `email` they get that as their new address.
+    /// Restores a user from the trash, with their directory: the same id, the same storage path,
+    /// the same place in the order of creation. An `email` becomes their new address.
     ///
-    /// Errors: `NotFound` if there is no such user in the trash or a purge of them has begun;
-    /// `EmailTaken` if somebody else has the address now, whom [`taken_by`](Error::taken_by) names;
-    /// `StorageBlocked` if something stands at the storage path; `StorageUnavailable`; `Unfinished`
-    /// if the directory could not be moved yet.
+    /// # Errors
+    ///
+    /// - `NotFound` if there is no such user in the trash, or their purge has begun.
+    /// - `EmailTaken` if another user has the address by now, whom [`taken_by`](Error::taken_by)
+    ///   names.
+    /// - `StorageBlocked` if something else is at the storage path.
+    /// - `StorageUnavailable`.
+    /// - `Unfinished` if the directory could not be moved yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> tenantry::Result<()> {
+    /// store.delete(ada.id).await?;
+    /// store.restore(ada.id, None).await?;
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn restore(&self, id: UserId, email: Option<Email>) -> Result<User> {
         self.engine.apply(Restore(id, email)).await
     }
 
-    /// The user in the trash with this id, if there is one.
+    /// Returns the user in the trash with this id.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every operation](Store#errors).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, id: tenantry::UserId) -> tenantry::Result<()> {
+    /// if let Some(trashed) = store.get_trashed(id).await? {
+    ///     println!("deleted at {}", trashed.deleted_at);
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn get_trashed(&self, id: UserId) -> Result<Option<TrashedUser>> {
         self.engine.get_trashed(id).await
     }
 
-    /// The users in the trash who have this address, in whatever spelling: the one who was deleted
-    /// last comes first, and at most [`TrashedUser::OF_ONE_ADDRESS_MAX`] are returned.
+    /// Returns the users in the trash who have this address, in whatever spelling, the last deleted
+    /// first, and at most [`TrashedUser::OF_ONE_ADDRESS_MAX`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [every operation](Store#errors).
+    ///
+    /// # Examples
     ///
     /// ```
     /// # async fn example(store: tenantry::Store, email: tenantry::Email) -> tenantry::Result<()> {
@@ -227,22 +361,27 @@ impl Store {
         self.engine.find_in_trash(email).await
     }
 
-    /// The users whose addresses look like this one, though they are others: their
-    /// [skeletons](https://www.unicode.org/reports/tr39/#Confusable_Detection) are the same. Users
-    /// in the trash aren't among them, and at most [`User::CONFUSABLES_MAX`] are returned.
+    /// Returns the users whose addresses are confusable with this one: other addresses with the
+    /// same [skeleton](https://www.unicode.org/reports/tr39/#Confusable_Detection). Users in the
+    /// trash aren't among them, and at most [`User::CONFUSABLES_MAX`] are returned.
     ///
-    /// An address that is plain ASCII is compared with those of users that aren't. One that isn't
-    /// is also compared with the addresses of ASCII that it passes for, in which whatever is ASCII
-    /// in it stays as it is; of those with many such readings (a `1` for each `l`) the first 64 are
-    /// looked for. That one address of ASCII looks like another, as `rn` looks like `m`, isn't
-    /// found: too many people have both.
+    /// An ASCII address is compared with those of users that aren't ASCII. Any other is also
+    /// compared with the ASCII addresses that it resembles; of those with many such readings (a `1`
+    /// for each `l`) the first 64 are looked up. Two ASCII addresses aren't compared, such as `rn`
+    /// and `m`: too many people have both.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every operation](Store#errors).
+    ///
+    /// # Examples
     ///
     /// ```
-    /// # async fn example(store: tenantry::Store) -> Result<(), tenantry::Error> {
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
     /// store.create(tenantry::NewUser::new("coco@example.com".parse()?)).await?;
     /// // In Cyrillic letters.
-    /// let alike = store.confusables(&"сосо@example.com".parse()?).await?;
-    /// assert_eq!(alike[0].email.as_str(), "coco@example.com");
+    /// let confusable = store.confusables(&"сосо@example.com".parse()?).await?;
+    /// assert_eq!(confusable[0].email.as_str(), "coco@example.com");
     /// # Ok(()) }
     /// ```
     #[instrument(level = "debug", skip_all)]
@@ -250,28 +389,52 @@ impl Store {
         self.engine.confusables(email).await
     }
 
-    /// Finds the user with this address or creates them, and records the login, in one step:
-    /// however many sign in with the same new address at once, there is one user, and one answer
-    /// that says it is new.
+    /// Finds the user with this address or creates them, and records the login, in one step: if
+    /// several callers sign in with the same new address at once, one user is created, and one of
+    /// the callers gets [`SignIn::is_new`].
     ///
-    /// Errors: `Suspended`, if the user who has the address is; then nothing is written.
+    /// # Errors
+    ///
+    /// `Suspended` if the user who has the address is. Then nothing was written.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// let signed_in = store.sign_in("ada@example.com".parse()?).await?;
+    /// if signed_in.is_new {
+    ///     println!("welcome, {}", signed_in.user.email);
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn sign_in(&self, email: Email) -> Result<SignIn> {
         self.engine.apply(verbs::SignIn(email)).await
     }
 
-    /// Records that a user logged in now. The time of the last login only moves forward, also when
-    /// the clock is set back. A login doesn't change `updated_at` and `version`.
+    /// Records a login of now. The time of the last login only moves forward, even if the clock is
+    /// set back. A login changes neither `updated_at` nor `version`.
     ///
-    /// Errors: `NotFound`; `Suspended`, and then nothing is written.
+    /// # Errors
+    ///
+    /// `NotFound`; `Suspended`. Then nothing was written.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> tenantry::Result<()> {
+    /// let ada = store.record_login(ada.id).await?;
+    /// assert!(ada.last_login_at.is_some());
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn record_login(&self, id: UserId) -> Result<User> {
         self.engine.apply(RecordLogin(id)).await
     }
 
-    /// Runs a closure in a read transaction, on a thread for blocking work: everything it reads is
-    /// of one state. While it runs the write-ahead log can't be cut back, so it should end. A
-    /// closure that runs already goes on if the future is dropped.
+    /// Runs a closure in a read transaction, on a thread for blocking work: everything that it
+    /// reads is of one state. While it runs, checkpoints can't truncate the WAL, so it should end.
+    /// A closure that has begun goes on even if the future is dropped.
     ///
     /// For tables of the application's own in the same file see [`sqlite`](crate::sqlite).
     ///
@@ -298,11 +461,18 @@ impl Store {
         self.engine.read(f).await
     }
 
-    /// Runs a closure in a write transaction of its own, on the writer's thread: what it does lasts
-    /// if it returns `Ok`, and is undone if it returns `Err` or panics. Nobody else writes
-    /// meanwhile, so it should be short.
+    /// Runs a closure in a write transaction of its own, on the writer's thread. Its changes are
+    /// committed if it returns `Ok`, and rolled back if it returns `Err` or panics. Other writers
+    /// wait for it, so it should be short.
     ///
     /// For tables of the application's own in the same file see [`sqlite`](crate::sqlite).
+    ///
+    /// # Errors
+    ///
+    /// Those of the closure, and `Constraint` if one of the application's deferred constraints
+    /// fails at the end. A panic in the closure reaches the caller.
+    ///
+    /// # Examples
     ///
     /// ```
     /// # async fn example(store: tenantry::Store, from: tenantry::UserId) -> tenantry::Result<()> {
@@ -315,9 +485,6 @@ impl Store {
     ///     .await?;
     /// # Ok(()) }
     /// ```
-    ///
-    /// Errors: those of the closure, and `Constraint` if one of the application's deferred
-    /// constraints fails at the end. A panic in the closure reaches the caller.
     #[instrument(level = "debug", skip_all)]
     pub async fn write<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
@@ -346,8 +513,7 @@ impl Store {
         self.engine.metrics()
     }
 
-    /// Returns what there is to know of the store's database. Counts the users, see
-    /// [`count`](Self::count).
+    /// Returns a description of the store's database. Counts the users, see [`count`](Self::count).
     ///
     /// # Errors
     ///
@@ -366,16 +532,25 @@ impl Store {
         self.engine.status().await
     }
 
-    /// Closes the store for all its clones: new operations get `Closed`, those in the queue are
-    /// answered, the write-ahead log is moved into the database file, and the files are closed. May
-    /// be called more than once.
+    /// Closes the store for all its clones. New operations fail with `Closed`, those in the queue
+    /// are completed, a checkpoint moves the WAL into the database file, and the files are closed.
+    /// Closing is idempotent.
     ///
-    /// A store whose clones are all dropped closes itself in the same way, but nobody waits for the
-    /// end of it.
+    /// A store whose clones are all dropped closes itself in the same way, in the background.
     ///
-    /// Errors: none on SQLite. If the log can't be moved (the disk is full, a reader is in the way)
-    /// nothing is lost: it stays, whoever opens the store next goes on with it, and the cause is
-    /// logged as a warning.
+    /// # Errors
+    ///
+    /// None on SQLite. If the checkpoint fails (a full disk, a reader in another process) nothing
+    /// is lost: the WAL stays for the next process that opens the store, and the cause is logged as
+    /// a warning.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// store.close().await?;
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn close(&self) -> Result<()> {
         self.engine.close().await;

@@ -115,7 +115,8 @@ impl Email {
     ///
     /// # Errors
     ///
-    /// Fails with [`ErrorKind::InvalidEmail`] if no version can have accepted it.
+    /// Fails with [`ErrorKind::InvalidEmail`](crate::ErrorKind::InvalidEmail) if no version can
+    /// have accepted it.
     pub(crate) fn parse_accepted(input: &str) -> Result<Self> {
         Self::parse(input, Confusables::Accepted)
     }
@@ -160,7 +161,7 @@ enum Confusables {
 
 /// # Errors
 ///
-/// Fails with [`ErrorKind::InvalidEmail`].
+/// Fails with [`ErrorKind::InvalidEmail`](crate::ErrorKind::InvalidEmail).
 impl FromStr for Email {
     type Err = Error;
 
