@@ -16,6 +16,8 @@ pub(crate) const JSON_DEPTH_MAX: usize = 32;
 /// The number of connections, unless the operator chooses another. Each takes a descriptor, and
 /// most systems allow a process 1,024 of them at least.
 pub(crate) const CONNECTIONS_MAX: usize = 1_024;
+/// The number of TCP connections that the system keeps for us before they are accepted.
+pub(crate) const BACKLOG: u32 = 1_024;
 /// The number of requests at once on one HTTP/2 connection. RFC 9113 recommends at least 100
 /// (section 6.5.2).
 pub(crate) const STREAMS_MAX: u32 = 100;

@@ -9,9 +9,10 @@ use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixS
 use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use crate::auth::Peer;
+use crate::limits::BACKLOG;
 use crate::observe::Ends;
 use crate::tls::Tls;
 
@@ -102,7 +103,13 @@ impl Listener {
     ///
     /// Those of binding, such as `AddrInUse`.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
-        Self::from_tcp(StdTcpListener::bind(address)?)
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A service that starts anew has the port at once.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let socket = socket.listen(BACKLOG)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket: Socket::Tcp { socket, address }, tls: None })
     }
 
     /// Listens on a TCP socket that another program has opened, such as systemd.

@@ -141,3 +141,27 @@ fn described() -> OpenApiRouter<Service> {
 async fn describe(document: Bytes) -> Response {
     ([("content-type", "application/vnd.oai.openapi+json;version=3.1")], document).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::{Request, StatusCode};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    /// rauthy v0.36.2: a panic that a request could reach ended more than that request.
+    #[tokio::test]
+    async fn a_panic_is_a_problem_and_nothing_of_it_is_returned() {
+        let routes = Router::new().route("/", get(async || -> () { std::panic::panic_any("ada@example.com") }));
+        let routes = finished(routes, &Options::default());
+        for _ in 0..2 {
+            let response = routes.clone().oneshot(Request::new(Body::empty())).await.unwrap();
+            assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+            let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            let body = String::from_utf8(body.to_vec()).unwrap();
+            assert!(body.contains("/problems/internal") && !body.contains('@'), "{body}");
+        }
+    }
+}

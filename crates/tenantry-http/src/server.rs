@@ -146,10 +146,17 @@ async fn accept(listener: &Listener, site: &Site) {
         tokio::spawn(async move {
             match tls {
                 None => connection::serve(stream, ends, router, drain).await,
-                Some(tls) => match tls.handshake(stream).await {
-                    Ok(stream) => connection::serve(stream, ends, router, drain).await,
-                    Err(error) => tracing::debug!("a TLS handshake failed: {error}"),
-                },
+                Some(tls) => {
+                    let handshake = tokio::select! {
+                        handshake = tls.handshake(stream) => Some(handshake),
+                        () = drain.wait() => None,
+                    };
+                    match handshake {
+                        Some(Ok(stream)) => connection::serve(stream, ends, router, drain).await,
+                        Some(Err(error)) => tracing::debug!("a TLS handshake failed: {error}"),
+                        None => {}
+                    }
+                }
             }
             drop((counted, running, permit));
         });

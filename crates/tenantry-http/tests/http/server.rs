@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tenantry_http::Listener;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use crate::support::{Api, exchange, serve};
 
 #[tokio::test]
@@ -98,4 +100,25 @@ async fn requests_that_run_are_ended_before_the_service_is() {
     assert!(reply.await.unwrap().starts_with("HTTP/1.1 201 Created\r\n"));
     assert!(running.served.await.unwrap());
     assert_eq!(api.store.count().await.unwrap(), 1);
+}
+
+/// Connections without a request, of which some had one and some never did, don't delay the end.
+#[tokio::test]
+async fn idle_connections_end_with_the_service() {
+    let api = Api::new().await;
+    let running = serve(&api);
+    let mut silent = tokio::net::UnixStream::connect(&running.socket).await.unwrap();
+    let mut half = tokio::net::UnixStream::connect(&running.socket).await.unwrap();
+    half.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+    let mut kept = tokio::net::UnixStream::connect(&running.socket).await.unwrap();
+    kept.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut reply = Vec::new();
+    while !reply.ends_with(b"ok\n") {
+        assert_ne!(kept.read_buf(&mut reply).await.unwrap(), 0);
+    }
+    running.end.send(()).unwrap();
+    assert!(running.served.await.unwrap());
+    for stream in [&mut silent, &mut half, &mut kept] {
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+    }
 }

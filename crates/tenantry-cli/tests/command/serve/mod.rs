@@ -281,6 +281,42 @@ fn an_address_that_other_machines_reach_is_refused_without_encryption() {
 }
 
 #[test]
+fn more_connections_than_the_system_allows_are_refused() {
+    let session = Session::new();
+    let serve = |limit: &str, arguments: &str| {
+        let mut command = session.in_dir("bash");
+        command.args(["-c", &format!("ulimit {limit}; exec tenantry serve {arguments}")]);
+        command
+    };
+    let refused = serve("-n 200", "--max-connections 100").output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    let expected = "--max-connections 100 needs 228 open files, and the system allows 200";
+    assert!(String::from_utf8(refused.stderr).unwrap().contains(expected));
+    assert!(!session.path("data").exists(), "a store was created all the same");
+    // Without a number, there are as many as possible, and a low limit is raised.
+    Service::spawn(&session, serve("-n 200", "")).end();
+    Service::spawn(&session, serve("-Sn 200", "--max-connections 1000")).end();
+}
+
+#[test]
+fn the_log_has_a_line_for_each_request_and_no_address() {
+    let session = Session::new();
+    let mut service = Service::start(&session, &["-v"]);
+    assert_eq!(local(&service.socket(), "POST", "/v1/users", r#"{"email":"ada@example.com"}"#).unwrap().0, 201);
+    service.signal(Signal::TERM);
+    let (_, log) = service.wait();
+    assert!(log.contains("route=\"/v1/users\" status=201") && !log.contains('@'), "{log}");
+    // Without -v only warnings are there.
+    let mut service = Service::start(&session, &[]);
+    assert_eq!(local(&service.socket(), "GET", "/v1/users", "").unwrap().0, 200);
+    std::fs::remove_file(session.path("data/tenantry.db")).unwrap();
+    assert_eq!(local(&service.socket(), "GET", "/readyz", "").unwrap().0, 503);
+    service.signal(Signal::TERM);
+    let (_, log) = service.wait();
+    assert!(log.contains("not ready") && !log.contains("route="), "{log}");
+}
+
+#[test]
 fn a_killed_service_has_every_user_that_it_answered_for() {
     const CALLERS: usize = 8;
     const ANSWERS_BEFORE_KILL: u64 = 300;
