@@ -450,6 +450,34 @@ pub(crate) struct Serve {
     /// Refuse changes of a user that don't name a version with If-Match
     #[arg(long)]
     pub(crate) require_if_match: bool,
+    /// How long an uploaded file may be: bytes, or with K, M, G or T
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    pub(crate) max_file: Size,
+    /// How long the files of a user may be together [default: without a limit]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_user_bytes: Option<Size>,
+}
+
+/// A number of bytes, as people write it: `1G` is 1,073,741,824.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl FromStr for Size {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+            "" | "B" => 0,
+            "K" | "KIB" => 10,
+            "M" | "MIB" => 20,
+            "G" | "GIB" => 30,
+            "T" | "TIB" => 40,
+            _ => return Err("expected a number of bytes, or one with K, M, G or T, such as 500M"),
+        };
+        let number: u64 = digits.parse().map_err(|_| "expected a number of bytes, such as 500M")?;
+        number.checked_mul(1 << shift).map(Self).ok_or("the size is too large")
+    }
 }
 
 /// An address to listen on.
@@ -615,6 +643,19 @@ mod tests {
     use tenantry::User;
 
     use super::*;
+
+    #[test]
+    fn a_size_is_a_number_of_bytes_or_of_their_multiples() {
+        let size = |text: &str| text.parse().ok().map(|Size(bytes)| bytes);
+        for (text, bytes) in
+            [("0", 0), ("1500", 1_500), ("1K", 1 << 10), ("3m", 3 << 20), ("1G", 1 << 30), ("2TiB", 2 << 40)]
+        {
+            assert_eq!(size(text), Some(bytes), "{text}");
+        }
+        for text in ["", "G", "-1", "1.5G", "1 G", "1P", "99999999999999999999", "99999999T"] {
+            assert_eq!(size(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn every_field_of_a_user_is_in_the_help_of_import() {

@@ -46,6 +46,18 @@ pub enum Scope {
     /// Purges users from the trash.
     #[serde(rename = "users:purge")]
     UsersPurge,
+    /// Reads users' files.
+    #[serde(rename = "files:read")]
+    FilesRead,
+    /// Writes and removes users' files.
+    #[serde(rename = "files:write")]
+    FilesWrite,
+    /// Imports users, with their files or without.
+    #[serde(rename = "import")]
+    Import,
+    /// Exports users, with their files or without, and the whole store.
+    #[serde(rename = "export")]
+    Export,
     /// Reads the state of the store.
     #[serde(rename = "check")]
     Check,
@@ -55,8 +67,18 @@ pub enum Scope {
 }
 
 impl Scope {
-    const ALL: [Self; 6] =
-        [Self::UsersRead, Self::UsersWrite, Self::UsersDelete, Self::UsersPurge, Self::Check, Self::Metrics];
+    const ALL: [Self; 10] = [
+        Self::UsersRead,
+        Self::UsersWrite,
+        Self::UsersDelete,
+        Self::UsersPurge,
+        Self::FilesRead,
+        Self::FilesWrite,
+        Self::Import,
+        Self::Export,
+        Self::Check,
+        Self::Metrics,
+    ];
 
     /// Returns whether requests with this scope change nothing.
     fn is_read(self) -> bool {
@@ -71,6 +93,10 @@ impl Scope {
             Self::UsersWrite => "users:write",
             Self::UsersDelete => "users:delete",
             Self::UsersPurge => "users:purge",
+            Self::FilesRead => "files:read",
+            Self::FilesWrite => "files:write",
+            Self::Import => "import",
+            Self::Export => "export",
             Self::Check => "check",
             Self::Metrics => "metrics",
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -145,9 +145,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let path: Result<Path<String>, _> = Path::from_request_parts(parts, state).await;
-        let id = path.ok().and_then(|Path(id)| id.parse().ok());
-        id.map(Self)
+        let parameters = RawPathParams::from_request_parts(parts, state).await.ok();
+        let id = parameters.as_ref().and_then(|parameters| parameters.iter().find(|(name, _)| *name == "id"));
+        id.and_then(|(_, id)| id.parse().ok())
+            .map(Self)
             .ok_or_else(|| Problem::new(Type::NoRoute, "there is no such resource: the id isn't a UUID of version 4"))
     }
 }

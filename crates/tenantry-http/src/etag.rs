@@ -76,12 +76,35 @@ pub(crate) fn is_known(headers: &HeaderMap, tag: &HeaderValue) -> Result<bool, P
     })
 }
 
-enum Tags {
+/// The entity tags of a condition.
+#[derive(Debug)]
+pub(crate) enum Tags {
+    /// `*`: whatever exists.
     Any,
     Some(Vec<Tag>),
 }
 
-struct Tag {
+impl Tags {
+    /// Returns whether one of them is this strong tag, and is strong itself (RFC 9110, section
+    /// 8.8.3.2). `tag` comes without its quotes.
+    pub(crate) fn matches_strongly(&self, tag: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Some(tags) => tags.iter().any(|known| !known.is_weak && known.opaque == tag),
+        }
+    }
+
+    /// Returns whether one of them is this tag, be it weak or strong.
+    pub(crate) fn matches_weakly(&self, tag: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Some(tags) => tags.iter().any(|known| known.opaque == tag),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Tag {
     is_weak: bool,
     opaque: String,
 }
@@ -93,7 +116,7 @@ impl Tag {
 }
 
 /// Reads a list of entity tags, or `*`, of one header that may be repeated.
-fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem> {
+pub(crate) fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem> {
     let malformed = || Problem::new(Type::InvalidParameter, format!("{name} isn't a list of entity tags"));
     let mut found: Option<Tags> = None;
     for value in headers.get_all(name) {

@@ -36,6 +36,7 @@ mod connection;
 mod drain;
 mod etag;
 mod exposition;
+mod files;
 mod health;
 mod host;
 mod limits;

@@ -43,6 +43,11 @@ pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a client may leave a part of a response unread.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may pause in a body of any length, such as a file.
+pub(crate) const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The length of an uploaded file, in bytes, unless the service is told otherwise: a disk must not
+/// be filled by one request.
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 30;
 /// How long requests that run may take to end after the service was told to. systemd waits 90 s.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the store may take for an empty transaction before the service counts as not ready.

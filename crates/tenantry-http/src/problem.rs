@@ -33,6 +33,19 @@ pub(crate) enum Type {
     Timeout,
     /// Too many requests are being served.
     Overloaded,
+    /// A condition on a file isn't met.
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    /// A directory is where a file was expected, or a file where a directory was.
+    NotAFile,
+    /// A symbolic link, a special file or another file system is on the path.
+    RefusedFile,
+    /// The body isn't the one whose digest was sent.
+    DigestMismatch,
+    /// The user's files would exceed the limit of a user.
+    UserFull,
+    /// The disk or a quota of the file system is full.
+    InsufficientStorage,
     /// A handler panicked.
     Panicked,
 }
@@ -64,6 +77,12 @@ impl Type {
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            Self::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::NotAFile => StatusCode::CONFLICT,
+            Self::RefusedFile => StatusCode::FORBIDDEN,
+            Self::DigestMismatch => StatusCode::BAD_REQUEST,
+            Self::UserFull | Self::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -86,6 +105,13 @@ impl Type {
             Self::UriTooLong => "uri-too-long",
             Self::Timeout => "timeout",
             Self::Overloaded => "overloaded",
+            Self::PreconditionFailed => "precondition-failed",
+            Self::RangeNotSatisfiable => "range-not-satisfiable",
+            Self::NotAFile => "not-a-file",
+            Self::RefusedFile => "refused-file",
+            Self::DigestMismatch => "digest-mismatch",
+            Self::UserFull => "user-full",
+            Self::InsufficientStorage => "insufficient-storage",
             Self::Panicked => "internal",
         };
         name.to_owned()

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LOCATION, RETRY_AFTER};
+use axum::http::header::{
+    ACCEPT_RANGES, AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH,
+    IF_RANGE, LOCATION, RANGE, RETRY_AFTER,
+};
 use axum::http::{HeaderName, Method};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
@@ -19,17 +22,19 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::auth::authenticate;
 use crate::drain::Drain;
+use crate::files::Files;
 use crate::host::{Origin, PublicUrl};
+use crate::limits::FILE_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::observe::{Observer, observe};
 use crate::problem::{Problem, Type};
 use crate::service::{BEARER, Service};
 use crate::turns::Turns;
-use crate::{api, health};
+use crate::{api, files, health};
 
 /// How the service behaves where there is a choice.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
     /// Whether a change of a user must name the version that it changes, with `If-Match`.
@@ -44,6 +49,25 @@ pub struct Options {
     pub metrics: Metrics,
     /// The end of the service, of which routers and server hear together.
     pub drain: Drain,
+    /// How long an uploaded file may be, in bytes: 1 GiB by default.
+    pub max_file: u64,
+    /// How long all files of a user may be together, in bytes: without a limit by default.
+    pub max_user_bytes: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            require_if_match: false,
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            allowed_origins: Vec::new(),
+            metrics: Metrics::default(),
+            drain: Drain::default(),
+            max_file: FILE_BYTES_MAX,
+            max_user_bytes: None,
+        }
+    }
 }
 
 #[derive(OpenApi)]
@@ -80,6 +104,7 @@ fn service(store: Store, options: &Options) -> Service {
         require_if_match: options.require_if_match,
         drain: options.drain.clone(),
         metrics: options.metrics.clone(),
+        files: Arc::new(Files::new(options.max_file, options.max_user_bytes)),
     }
 }
 
@@ -111,12 +136,23 @@ fn cors(origins: &[Origin]) -> CorsLayer {
             CONTENT_TYPE,
             IF_MATCH,
             IF_NONE_MATCH,
+            IF_RANGE,
+            RANGE,
+            own("content-digest"),
             own("idempotency-key"),
             own("last-event-id"),
             own("traceparent"),
             own("x-request-id"),
         ])
-        .expose_headers([ETAG, LOCATION, RETRY_AFTER, own("x-request-id")])
+        .expose_headers([
+            ACCEPT_RANGES,
+            CONTENT_DISPOSITION,
+            CONTENT_RANGE,
+            ETAG,
+            LOCATION,
+            RETRY_AFTER,
+            own("x-request-id"),
+        ])
 }
 
 /// Returns the description of the API as an OpenAPI 3.1 document.
@@ -131,8 +167,12 @@ fn described() -> OpenApiRouter<Service> {
         .merge(api::trash::routes())
         .merge(api::usage::routes())
         .merge(api::status::routes())
+        .merge(files::routes())
         .merge(health::scoped_metrics());
     let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    // The document has no sign for a parameter of several segments.
+    let paths = &mut routes.get_openapi_mut().paths.paths;
+    *paths = std::mem::take(paths).into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     let components = routes.get_openapi_mut().components.get_or_insert_default();
     components.add_security_scheme(BEARER, scheme);
     routes

@@ -1,5 +1,7 @@
 //! What the endpoints have in common: the store, and the scope that each requires.
 
+use std::sync::Arc;
+
 use axum::middleware::from_fn_with_state;
 use tenantry::Store;
 use utoipa::openapi::security::SecurityRequirement;
@@ -7,6 +9,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use crate::auth::{Required, Scope, authorize};
 use crate::drain::Drain;
+use crate::files::Files;
 use crate::metrics::Metrics;
 
 /// What the handlers share.
@@ -18,6 +21,7 @@ pub(crate) struct Service {
     #[allow(dead_code, reason = "no endpoint is a stream yet")]
     pub(crate) drain: Drain,
     pub(crate) metrics: Metrics,
+    pub(crate) files: Arc<Files>,
 }
 
 /// The name of the security scheme in the document.
@@ -31,7 +35,6 @@ pub(crate) fn scoped(scope: Scope, route: UtoipaMethodRouter<Service>) -> OpenAp
 
 /// Returns a route as [`scoped`], whose requests may take as long as they want and hold up no
 /// others: those that wait for changes, or whose body is a stream.
-#[allow(dead_code, reason = "no endpoint of this kind exists yet")]
 pub(crate) fn scoped_stream(scope: Scope, route: UtoipaMethodRouter<Service>) -> OpenApiRouter<Service> {
     with_required(Required { scope, takes_turns: false }, route)
 }

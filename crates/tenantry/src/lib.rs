@@ -127,14 +127,14 @@ pub use domain::profile::{ExternalId, Name};
 pub use domain::set::Set;
 pub use domain::storage_path::StoragePath;
 pub use domain::timestamp::Timestamp;
-pub use domain::trash::{LeftFile, Purge, Purged, TrashPage, TrashQuery, TrashedUser, Usage};
+pub use domain::trash::{LeftFile, Purge, Purged, TrashPage, TrashQuery, TrashedUser, Usage, UsageChange};
 pub use domain::user::{NewUser, OnConflict, SignIn, Upserted, User, UserUpdate};
 pub use domain::user_id::UserId;
 pub use engine::metrics::{Groups, Metrics};
 pub use error::{Error, ErrorClass, ErrorKind, Result};
 pub use options::Durability;
 pub use progress::{Progress, ProgressReply};
-pub use store::{Builder, Pages, Store};
+pub use store::{Builder, Pages, Store, open_dir_beneath, open_file_beneath};
 pub use transaction::{ReadTx, WriteTx};
 
 pub use uuid;

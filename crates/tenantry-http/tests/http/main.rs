@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 mod conditions;
+mod files;
+mod files_order;
+mod files_races;
 mod limits;
 mod observing;
 mod problems;

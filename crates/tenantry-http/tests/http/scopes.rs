@@ -74,8 +74,10 @@ async fn every_route_is_refused_without_its_scope_and_reached_with_it() {
 }
 
 fn all() -> Vec<tenantry_http::Scope> {
-    use tenantry_http::Scope::{Check, Metrics, UsersDelete, UsersPurge, UsersRead, UsersWrite};
-    vec![UsersRead, UsersWrite, UsersDelete, UsersPurge, Check, Metrics]
+    use tenantry_http::Scope::{
+        Check, Export, FilesRead, FilesWrite, Import, Metrics, UsersDelete, UsersPurge, UsersRead, UsersWrite,
+    };
+    vec![UsersRead, UsersWrite, UsersDelete, UsersPurge, FilesRead, FilesWrite, Import, Export, Check, Metrics]
 }
 
 #[tokio::test]

@@ -181,6 +181,17 @@ pub struct Usage {
     pub measured_at: Timestamp,
 }
 
+/// What was added to a user's directory, or removed from it if negative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsageChange {
+    /// The number of files.
+    pub files: i64,
+    /// Their lengths, in bytes.
+    pub apparent_bytes: i64,
+    /// The space that they take on the disk, in bytes.
+    pub allocated_bytes: i64,
+}
+
 impl Usage {
     /// Returns the figures of a directory that doesn't exist.
     pub(crate) fn empty(measured_at: Timestamp) -> Self {

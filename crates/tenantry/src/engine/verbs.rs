@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::reply::Reply;
 use crate::storage::{Orphan, Stage};
-use crate::{Email, NewUser, Result, StoragePath, Usage, User, UserId, UserUpdate};
+use crate::{Email, NewUser, Result, StoragePath, Usage, UsageChange, User, UserId, UserUpdate};
 
 /// A user whose purge has begun, or why it hasn't. The storage path if there are files to be
 /// removed.
@@ -79,6 +79,8 @@ verbs! {
     Settle(UserId) -> ();
     Adopt(UserId, StoragePath) -> User;
     SetUsage(UserId, Usage) -> ();
+    /// Adds to what was measured, and returns the sum, if it was measured.
+    AdjustUsage(UserId, UsageChange) -> Option<Usage>;
     SignIn(Email) -> crate::SignIn;
     RecordLogin(UserId) -> User;
     /// Records that a user's directory exists, if it does.

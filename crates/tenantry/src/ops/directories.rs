@@ -7,7 +7,7 @@ use crate::domain::directory::PathState;
 use crate::domain::intent::{Action, Pending};
 use crate::engine::{Snapshot, Tx};
 use crate::storage::{Orphan, Storage, user_of_copy};
-use crate::{Error, ErrorKind, Result, StoragePath, UserId};
+use crate::{Error, ErrorKind, Result, StoragePath, Usage, UsageChange, UserId};
 
 /// Makes a user's directory after this transaction, unless the user has one.
 pub(crate) fn make_directory(tx: &mut Tx<'_>, id: UserId) -> Result<(), Stop> {
@@ -43,6 +43,20 @@ pub(crate) fn record_directory(tx: &mut Tx<'_>, id: UserId) -> Result<(), Stop> 
         tx.set_has_directory(id)?;
     }
     Ok(())
+}
+
+/// Adds to what a user's directory held when it was measured. Returns the sum, or `None` if it was
+/// never measured.
+pub(crate) fn adjust_usage(tx: &mut Tx<'_>, id: UserId, change: UsageChange) -> Result<Option<Usage>> {
+    let Some(measured) = tx.usage(id)? else { return Ok(None) };
+    let usage = Usage {
+        files: measured.files.saturating_add_signed(change.files),
+        apparent_bytes: measured.apparent_bytes.saturating_add_signed(change.apparent_bytes),
+        allocated_bytes: measured.allocated_bytes.saturating_add_signed(change.allocated_bytes),
+        ..measured
+    };
+    tx.set_usage(id, &usage)?;
+    Ok(Some(usage))
 }
 
 /// Moves something to quarantine after this transaction, if it is still an orphan. Returns whether

@@ -45,6 +45,7 @@ perform! {
     Settle(id), tx => intents::settle_or_stop(tx, *id).map(drop);
     Adopt(id, path), tx => adopt::adopt(tx, *id, path);
     SetUsage(id, usage), tx => tx.set_usage(*id, usage);
+    AdjustUsage(id, change), tx => directories::adjust_usage(tx, *id, *change);
     SignIn(email), tx => users::sign_in(tx, email);
     RecordLogin(id), tx => users::record_login(tx, *id);
     RecordDirectory(id), tx => directories::record_directory(tx, *id);

@@ -12,6 +12,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags};
@@ -46,6 +47,17 @@ pub(super) enum Mounts {
 /// Opens the directory at `path` beneath `at`.
 pub(super) fn open_dir(at: impl AsFd, path: impl Arg + Copy, mounts: Mounts) -> io::Result<OwnedFd> {
     open(at, path, DIRECTORY, mounts)
+}
+
+/// Opens the directory at `path` beneath `at`, in the same mount.
+pub(crate) fn open_dir_within(at: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    open_dir(at, path, Mounts::Refuse)
+}
+
+/// Opens the file at `path` beneath `at` for reading, in the same mount. It may be of any type: a
+/// FIFO without a writer is opened at once, and a terminal doesn't become that of the process.
+pub(crate) fn open_file_within(at: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    open(at, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mounts::Refuse)
 }
 
 fn open(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mounts) -> io::Result<OwnedFd> {

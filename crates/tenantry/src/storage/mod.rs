@@ -50,8 +50,8 @@ use uuid::Uuid;
 
 use crate::{Error, ErrorKind, Result, StoragePath, Timestamp, Usage, UserId};
 pub(crate) use attributes::{Attributes, Extended, Modified};
-pub(crate) use beneath::wait_for_file;
 use beneath::{Mounts, make_dir, open_dir, sync};
+pub(crate) use beneath::{open_dir_within, open_file_within, wait_for_file};
 pub(crate) use errors::file_error;
 use errors::{errno, refused, unavailable};
 pub(crate) use holes::{SEGMENTS_MAX, Segment};

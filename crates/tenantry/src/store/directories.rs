@@ -7,11 +7,13 @@ use cap_std::fs::Dir;
 use tracing::instrument;
 
 use super::Store;
-use crate::engine::verbs::{Adopt, MakeDirectory, SetUsage, Settle};
+use crate::engine::verbs::{AdjustUsage, Adopt, MakeDirectory, SetUsage, Settle};
 use crate::progress::Monitor;
 use crate::storage::Storage;
 use crate::thread::on_thread;
-use crate::{Error, ErrorKind, Progress, ProgressReply, Result, StoragePath, Timestamp, Usage, User, UserId};
+use crate::{
+    Error, ErrorKind, Progress, ProgressReply, Result, StoragePath, Timestamp, Usage, UsageChange, User, UserId,
+};
 
 impl Store {
     /// Returns a handle to the directory of a user, beneath which nothing can escape. The directory
@@ -47,14 +49,39 @@ impl Store {
     /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn directory(&self, id: UserId) -> Result<Dir> {
+        loop {
+            if let Some(dir) = self.existing_directory(id).await? {
+                return Ok(dir);
+            }
+            self.engine.apply(MakeDirectory(id)).await?;
+        }
+    }
+
+    /// Returns the directory of a user as [`directory`](Self::directory) does, or `None` if it
+    /// wasn't asked for yet and so doesn't exist.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`directory`](Self::directory), except those of making it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> tenantry::Result<()> {
+    /// if let Some(files) = store.existing_directory(ada.id).await? {
+    ///     println!("{} entries", files.entries()?.count());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn existing_directory(&self, id: UserId) -> Result<Option<Dir>> {
         let mut is_settled = false;
         loop {
             let directory = self.engine.directory(id).await?;
             let directory = directory.ok_or_else(no_such_user)?;
             let storage = self.engine.storage()?;
             if !directory.has_directory {
-                self.engine.apply(MakeDirectory(id)).await?;
-                continue;
+                return Ok(None);
             }
             match storage.dir(&directory.path) {
                 // It may just be on its way to or from the trash.
@@ -62,7 +89,7 @@ impl Store {
                     self.engine.apply(Settle(id)).await?;
                     is_settled = true;
                 }
-                dir => return Ok(Dir::from_std_file(dir?.into())),
+                dir => return Ok(Some(Dir::from_std_file(dir?.into()))),
             }
         }
     }
@@ -189,6 +216,33 @@ impl Store {
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn usage(&self, id: UserId) -> Result<Option<Usage>> {
         self.engine.usage(id).await
+    }
+
+    /// Adds to what a user's directory held when it was measured, for a program that knows what it
+    /// has written and removed. Returns the sum, or `None` if it was never measured.
+    ///
+    /// The time of the measurement stays. What other programs changed since, and what changes
+    /// during a measurement, isn't counted until the next one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [every operation](Store#errors).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store, ada: tenantry::User) -> tenantry::Result<()> {
+    /// store.with_directory(ada.id, |files| files.write("notes.txt", "hello")).await?;
+    /// let change = tenantry::UsageChange { files: 1, apparent_bytes: 5, allocated_bytes: 4_096 };
+    /// store.adjust_usage(ada.id, change).await?;
+    /// # Ok(()) }
+    /// ```
+    #[instrument(level = "debug", skip_all, fields(user = %id))]
+    pub async fn adjust_usage(&self, id: UserId, change: UsageChange) -> Result<Option<Usage>> {
+        if self.engine.usage(id).await?.is_none() {
+            return Ok(None);
+        }
+        self.engine.apply(AdjustUsage(id, change)).await
     }
 
     /// Returns the `limit` users whose directories took most space on the disk when they were last

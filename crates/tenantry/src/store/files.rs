@@ -1,12 +1,64 @@
 //! Work on a user's files that keeps no executor from its other tasks.
 
+use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use cap_std::fs::Dir;
 use tracing::instrument;
 
 use super::Store;
+use crate::storage::{open_dir_within, open_file_within};
 use crate::{Error, ErrorKind, Result, UserId};
+
+/// Opens a directory beneath a user's directory without following any symbolic link.
+///
+/// The methods of a [`Dir`] follow links that stay within it. This is for programs that serve paths
+/// of strangers: the kernel refuses every link, and every directory on which another file system is
+/// mounted, at the moment of opening.
+///
+/// # Errors
+///
+/// `ELOOP` if a symbolic link is on the path, `EXDEV` if the path leads out of the directory or
+/// into another mount, and those of opening.
+///
+/// # Examples
+///
+/// ```
+/// # async fn example(store: tenantry::Store, ada: tenantry::User)
+/// # -> Result<(), Box<dyn std::error::Error>> {
+/// let files = store.directory(ada.id).await?;
+/// files.create_dir_all("photos/2026")?;
+/// let photos = tenantry::open_dir_beneath(&files, "photos/2026")?;
+/// # Ok(()) }
+/// ```
+pub fn open_dir_beneath(dir: &Dir, path: impl AsRef<Path>) -> io::Result<Dir> {
+    Ok(Dir::from_std_file(open_dir_within(dir, path.as_ref())?.into()))
+}
+
+/// Opens a file beneath a user's directory for reading, without following any symbolic link.
+///
+/// The file may be of any type, and opening it never waits for another process. So inspect its type
+/// before reading: a FIFO, for example, has no content.
+///
+/// # Errors
+///
+/// As for [`open_dir_beneath`].
+///
+/// # Examples
+///
+/// ```
+/// # async fn example(store: tenantry::Store, ada: tenantry::User)
+/// # -> Result<(), Box<dyn std::error::Error>> {
+/// let files = store.directory(ada.id).await?;
+/// files.write("notes.txt", "hello")?;
+/// let notes = tenantry::open_file_beneath(&files, "notes.txt")?;
+/// assert!(notes.metadata()?.is_file());
+/// # Ok(()) }
+/// ```
+pub fn open_file_beneath(dir: &Dir, path: impl AsRef<Path>) -> io::Result<File> {
+    Ok(open_file_within(dir, path.as_ref())?.into())
+}
 
 impl Store {
     /// Runs a closure on the files of a user, on a thread for blocking work.

@@ -16,6 +16,7 @@ use crate::engine::verbs::{self, Create, CreateMany, Delete, RecordLogin, Restor
 use crate::engine::{Engine, Status, Upgrade};
 use crate::{Email, Error, NewUser, ReadTx, Result, SignIn, TrashedUser, User, UserId, UserUpdate, WriteTx};
 pub use builder::Builder;
+pub use files::{open_dir_beneath, open_file_beneath};
 pub use listing::Pages;
 
 /// The users of an application, kept in a data directory.

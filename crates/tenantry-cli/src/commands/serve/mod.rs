@@ -68,6 +68,8 @@ fn load(args: &Serve) -> Result<Option<Tls>, Failure> {
 async fn serve(store: &Store, args: &Serve, listeners: Listeners, connections_max: usize, ends: &mut Ends) -> bool {
     let mut options = Options::default();
     options.require_if_match = args.require_if_match;
+    options.max_file = args.max_file.0;
+    options.max_user_bytes = args.max_user_bytes.map(|size| size.0);
     options.public_url.clone_from(&args.public_url);
     options.trusted_proxies.clone_from(&args.trusted_proxy);
     options.allowed_origins.clone_from(&args.allow_origin);

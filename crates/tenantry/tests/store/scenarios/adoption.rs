@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use tenantry::{ErrorKind, ListQuery, Usage};
+use rustix::io::Errno;
+use tenantry::{ErrorKind, ListQuery, Usage, UsageChange, open_dir_beneath, open_file_beneath};
 
 use super::lifecycle::{assert_clean, brought, directory, in_trash, path, state, with_file, with_file_at};
 use super::{changed, create};
@@ -18,6 +20,9 @@ scenarios! {
     a_user_can_be_created_on_a_directory,
     usage_is_what_the_files_are_when_they_are_measured,
     usage_is_kept_until_the_user_is_purged,
+    usage_is_adjusted_by_what_a_program_knows,
+    a_directory_that_was_never_asked_for_is_none,
+    what_is_beneath_a_directory_is_opened_without_following_a_link,
 }
 
 async fn an_adopted_directory_keeps_every_byte_and_becomes_private(bench: &mut Bench) {
@@ -212,4 +217,57 @@ async fn usage_is_kept_until_the_user_is_purged(bench: &mut Bench) {
     assert_eq!(store.usage(numbered_id(9_999)).await.unwrap(), None);
     fs::remove_dir_all(directory(bench, &small.0)).unwrap();
     assert_eq!(kind(store.measure_usage(small.0.id, |_| {}).await), ErrorKind::StorageLost);
+}
+
+async fn usage_is_adjusted_by_what_a_program_knows(bench: &mut Bench) {
+    let store = &bench.store;
+    let ada = with_file(store, "ada@example.com").await;
+    let change = |files, apparent_bytes| UsageChange { files, apparent_bytes, allocated_bytes: 0 };
+    assert_eq!(store.adjust_usage(ada.id, change(1, 5)).await.unwrap(), None);
+    assert_eq!(store.usage(ada.id).await.unwrap(), None);
+    let measured = store.measure_usage(ada.id, |_| {}).await.unwrap();
+    let added = store.adjust_usage(ada.id, change(2, 500)).await.unwrap().unwrap();
+    let sum = (measured.files + 2, measured.apparent_bytes + 500, measured.measured_at);
+    assert_eq!((added.files, added.apparent_bytes, added.measured_at), sum);
+    assert_eq!(store.usage(ada.id).await.unwrap(), Some(added));
+    // Never below nothing, whatever others removed.
+    let removed = store.adjust_usage(ada.id, change(i64::MIN, i64::MIN)).await.unwrap().unwrap();
+    assert_eq!((removed.files, removed.apparent_bytes), (0, 0));
+    store.delete(ada.id).await.unwrap();
+    assert_eq!(store.adjust_usage(ada.id, change(1, 5)).await.unwrap(), None);
+}
+
+async fn a_directory_that_was_never_asked_for_is_none(bench: &mut Bench) {
+    let store = &bench.store;
+    let ada = create(store, "ada@example.com").await;
+    assert!(store.existing_directory(ada.id).await.unwrap().is_none());
+    assert_eq!(store.users_with_directory().await.unwrap(), []);
+    store.directory(ada.id).await.unwrap().write("notes.txt", "hello").unwrap();
+    let existing = store.existing_directory(ada.id).await.unwrap().unwrap();
+    assert_eq!(existing.read_to_string("notes.txt").unwrap(), "hello");
+    store.delete(ada.id).await.unwrap();
+    assert_eq!(store.existing_directory(ada.id).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+async fn what_is_beneath_a_directory_is_opened_without_following_a_link(bench: &mut Bench) {
+    let ada = with_file(&bench.store, "ada@example.com").await;
+    let files = bench.store.directory(ada.id).await.unwrap();
+    files.create_dir_all("a/b").unwrap();
+    files.write("a/b/notes.txt", "hello").unwrap();
+    files.symlink("a", "link").unwrap();
+    files.symlink("a/b/notes.txt", "alias").unwrap();
+    assert_eq!(open_dir_beneath(&files, "a/b").unwrap().read_to_string("notes.txt").unwrap(), "hello");
+    let mut text = String::new();
+    open_file_beneath(&files, "a/b/notes.txt").unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello");
+    let code = |error: std::io::Error| error.raw_os_error().unwrap();
+    for path in ["link", "link/b"] {
+        assert_eq!(code(open_dir_beneath(&files, path).unwrap_err()), Errno::LOOP.raw_os_error(), "{path}");
+    }
+    for path in ["alias", "link/b/notes.txt"] {
+        assert_eq!(code(open_file_beneath(&files, path).unwrap_err()), Errno::LOOP.raw_os_error(), "{path}");
+    }
+    for path in ["..", "/", "a/../../.."] {
+        assert_eq!(code(open_dir_beneath(&files, path).unwrap_err()), Errno::XDEV.raw_os_error(), "{path}");
+    }
 }
