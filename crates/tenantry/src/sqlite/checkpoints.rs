@@ -1,15 +1,16 @@
-//! Moving the log into the database: checkpoints (<https://sqlite.org/wal.html>, section 2.1).
+//! Checkpoints: move pages from the WAL into the database (<https://sqlite.org/wal.html>, section
+//! 2.1).
 //!
-//! Left to itself SQLite has a commit do it, and all callers wait meanwhile: each page goes to a
-//! place of its own, so to move 2,000 takes as long as twenty commits. Here a thread of its own
-//! moves them in *rounds* beside the commits, which make the log longer meanwhile, but each round
-//! has less left to move than the one before. After a few the writer's thread moves the rest
-//! between two commits, and the next begins the log anew.
+//! By itself, SQLite runs a checkpoint in a commit, and all callers wait for it: its pages are
+//! written at random, so 2,000 of them take as long as twenty commits. Here a thread of its own
+//! runs checkpoints in *rounds* beside the commits. The commits extend the WAL in the meantime, but
+//! each round has fewer pages left than the one before. After a few rounds the writer's thread
+//! moves the rest between two commits, and the next commit restarts the WAL.
 //!
-//! Whoever moves pages waits for the disk too. SQLite itself does only when all of the log was
-//! moved, and would leave the whole wait to the last step. If that wait fails, what is counted as
-//! moved may never get to the disk: then no more is moved, and the log is kept, from which the next
-//! opening moves everything again.
+//! Every checkpoint syncs the database. SQLite itself syncs only after a complete one, which would
+//! leave the whole wait to the last step. If the sync fails, pages that count as moved may never
+//! reach the disk. Then checkpoints end, and the WAL is kept, from which the next opening moves
+//! everything again.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -23,19 +24,20 @@ use super::readers::Readers;
 use crate::engine::metrics::Counters;
 use crate::{Error, ErrorKind, Result};
 
-/// After how many pages in the log they are moved: 32 MB. With fewer, pages that change often are
-/// moved more often; with more the log takes more room, and longer to recover after a crash.
+/// Number of pages in the WAL at which a checkpoint begins: 32 MB. With fewer, pages that change
+/// often are moved more often; with more, the WAL takes more space, and more time to recover after
+/// a crash.
 const CHECKPOINT_PAGES: i64 = 8_000;
-/// How many rounds there are before the writer's thread moves the rest. Each has about a third of
-/// the one before, so that few pages are left then.
+/// Number of rounds before the writer's thread moves the rest. Each has about a third of the pages
+/// of the one before, so that few are left then.
 const ROUNDS: u32 = 4;
-/// After how many pages more the writer's thread waits for a round, and moves the rest whatever it
-/// is. So the log is bounded where commits are faster than the disk moves pages. Both together are
-/// what is kept of the log's file.
+/// Number of pages above the threshold at which the writer's thread waits for the round and moves
+/// the rest, whatever its size. So the WAL is bounded even if commits are faster than checkpoints.
+/// The sum of both is the size to which the WAL's file is truncated.
 const WAIT_PAGES: i64 = 8_000;
-/// After how many pages more it is tried again if a reader needed what is in the log: often enough
-/// for it not to get much longer than it has to, and not at every commit, since a reader may take
-/// an hour.
+/// Number of pages after which a checkpoint that a reader was in the way of is tried again: often
+/// enough that the WAL doesn't grow much longer than necessary, and not at every commit, since a
+/// reader may take an hour.
 const RETRY_PAGES: i64 = 1_000;
 
 pub(super) struct Checkpoints {
@@ -43,22 +45,22 @@ pub(super) struct Checkpoints {
     readers: Arc<Readers>,
     counters: Arc<Counters>,
     conn: Option<GuardedConnection>,
-    /// The thread of a round, which has the connection meanwhile.
+    /// The thread of a round, which owns the connection until it ends.
     round: Option<JoinHandle<(GuardedConnection, Result<(), Failed>)>>,
-    /// How many pages were in the log after the last commit.
+    /// Number of pages in the WAL after the last commit.
     pages: i64,
-    /// At how many the next are moved.
+    /// Number of pages at which the next checkpoint is due.
     due_at: i64,
-    /// How many rounds there were since that was reached.
+    /// Number of rounds since that was reached.
     rounds: u32,
     is_in_doubt: bool,
 }
 
-/// Why pages weren't moved.
+/// The failure of a checkpoint.
 enum Failed {
-    /// Nothing that wasn't moved is counted as moved.
+    /// No page counts as moved that wasn't.
     ToMove(Error),
-    /// What is counted as moved may not get to the disk, though the next wait for it should succeed
+    /// Pages that count as moved may never reach the disk, even if the next sync succeeds
     /// (<https://lwn.net/Articles/752063/>).
     ToSync(Error),
 }
@@ -77,15 +79,15 @@ impl Checkpoints {
         }
     }
 
-    /// Does what the log needs after a commit. An error that isn't of the files changes nothing: it
-    /// is tried again.
+    /// Runs what the WAL needs after a commit. After an error that isn't of the files, the next
+    /// call tries again.
     pub(super) fn after_commit(&mut self, writer: &GuardedConnection) -> Result<()> {
         if self.round.as_ref().is_some_and(JoinHandle::is_finished) {
             self.end_round()?;
         }
         let pages = pages_in_wal(writer)?;
         if pages < self.pages {
-            // It was begun anew.
+            // A commit has restarted the WAL.
             self.due_at = CHECKPOINT_PAGES;
             self.rounds = 0;
         }
@@ -99,8 +101,9 @@ impl Checkpoints {
             return Ok(());
         } else if self.rounds < ROUNDS {
             self.rounds += 1;
-            // Another process may have failed to write what it has counted. A descriptor is told of
-            // failures since it was opened, and the writer's is as old as the store.
+            // Another process may have failed to write pages that count as moved. The kernel
+            // reports failures since a descriptor was opened, and the writer's is as old as the
+            // store.
             self.judge(sync_database(&writer.unguarded()).map_err(Failed::ToSync))?;
             if self.begin_round() {
                 return Ok(());
@@ -111,18 +114,18 @@ impl Checkpoints {
         self.judge(checkpoint(writer, "PASSIVE", &self.counters).map(drop))
     }
 
-    /// Moves all of the log into the database and truncates it. `Busy` if a reader is in the way,
-    /// or another process.
+    /// Moves the whole WAL into the database and truncates it. Fails with `Busy` if a reader or
+    /// another process is in the way.
     pub(super) fn truncate_wal(&mut self, writer: &GuardedConnection) -> Result<()> {
         self.end_round()?;
         let truncated = checkpoint(writer, "TRUNCATE", &self.counters).and_then(|is_complete| {
-            let busy = || Error::new(ErrorKind::Busy, "a read that is under way keeps the log from being cut");
+            let busy = || Error::new(ErrorKind::Busy, "a read in progress prevents the log from being truncated");
             if is_complete { Ok(()) } else { Err(Failed::ToMove(busy())) }
         });
         self.judge(truncated)
     }
 
-    /// Waits for the round that is under way.
+    /// Waits for the round in progress.
     fn end_round(&mut self) -> Result<()> {
         let Some(round) = self.round.take() else { return Ok(()) };
         let moved = match round.join() {
@@ -130,28 +133,26 @@ impl Checkpoints {
                 self.conn = Some(conn);
                 moved
             }
-            Err(_) => Err(Failed::ToMove(Error::new(
-                ErrorKind::Internal,
-                "a panic while the log was moved into the database",
-            ))),
+            Err(_) => Err(Failed::ToMove(Error::new(ErrorKind::Internal, "a checkpoint panicked"))),
         };
         self.judge(moved)
     }
 
-    /// Waits for the round that is under way, and closes the connection: the writer's is to be the
-    /// last, which removes the log.
+    /// Waits for the round in progress, and closes the connection: the writer's must be the last,
+    /// which removes the WAL.
     pub(super) fn close(&mut self) -> Result<()> {
         let ended = self.end_round();
         self.conn = None;
         ended
     }
 
-    /// Whether what is counted as moved may not be on the disk: then nobody may truncate the log.
+    /// Returns whether pages that count as moved may not be on the disk. Then the WAL must not be
+    /// truncated.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.is_in_doubt
     }
 
-    /// Answers `false` if there is no connection or no thread to be had.
+    /// Begins a round. Returns `false` if no connection or no thread is available.
     fn begin_round(&mut self) -> bool {
         let Some(conn) = self.take_connection() else { return false };
         let counters = Arc::clone(&self.counters);
@@ -173,8 +174,8 @@ impl Checkpoints {
             Err(Failed::ToMove(error)) => Err(error),
             Err(Failed::ToSync(error)) => {
                 self.is_in_doubt = true;
-                // Nor may another process begin the log anew for as long as this store is open: a
-                // reader keeps it from that.
+                // Nor may another process restart the WAL while this store is open: a read
+                // transaction prevents that.
                 self.conn = self.take_connection();
                 if let Some(conn) = &self.conn {
                     let _ = conn.unguarded().execute_batch("BEGIN; SELECT count(*) FROM tenantry_store");
@@ -185,13 +186,13 @@ impl Checkpoints {
     }
 }
 
-/// How many pages are in the log, be they moved or not.
+/// Returns the number of pages in the WAL, moved or not.
 fn pages_in_wal(conn: &GuardedConnection) -> Result<i64> {
     Ok(conn.unguarded().query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))?)
 }
 
-/// Moves pages in one of SQLite's ways, and waits for the disk. Answers whether it did all that
-/// this way is to do: `PASSIVE` leaves what a reader needs where it is.
+/// Runs a checkpoint in one of SQLite's modes, and syncs the database. Returns whether it was
+/// complete for its mode: `PASSIVE` leaves the pages that a reader needs.
 fn checkpoint(conn: &GuardedConnection, how: &str, counters: &Counters) -> Result<bool, Failed> {
     let began = Instant::now();
     let moved = move_pages(conn, how);
@@ -204,19 +205,19 @@ fn move_pages(conn: &GuardedConnection, how: &str) -> Result<bool, Failed> {
     let moved = conn.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| row.get(0));
     let is_busy: bool =
         moved.map_err(|error: rusqlite::Error| Failed::ToMove(with_quota_as_full(&conn, error.into())))?;
-    // A part may have been moved.
+    // Some pages may have been moved even so.
     sync_database(&conn).map_err(Failed::ToSync)?;
     Ok(!is_busy)
 }
 
-/// Waits until the database file is on the disk, through SQLite's own descriptor: to close one of
-/// our own would give up all of the process's locks on the file.
+/// Syncs the database file through SQLite's own descriptor: closing another descriptor of the file
+/// would release all locks of the process on it.
 fn sync_database(conn: &Connection) -> Result<()> {
     let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
     #[allow(unsafe_code, reason = "rusqlite has no safe interface to the file of a connection")]
     // SAFETY: the connection is borrowed and used by no other thread, so its file stays open.
-    // SQLite answers this operation with a pointer to it (<https://sqlite.org/c3ref/file.html>),
-    // and each file that is open has its methods.
+    // For this operation SQLite returns a pointer to it (<https://sqlite.org/c3ref/file.html>), and
+    // each open file has its methods.
     let code = unsafe {
         let code = ffi::sqlite3_file_control(
             conn.handle(),

@@ -1,4 +1,4 @@
-//! The engine: a database that is open, with all threads and connections that it takes.
+//! The engine: an open database, with its threads and connections.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,15 +26,15 @@ use crate::{
     Usage, User, UserId, WriteTx,
 };
 
-/// What there is to know of a store's database.
+/// The description of a store's database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
     /// The database file.
     pub path: PathBuf,
-    /// The id of the store, which also stands in `storage/.tenantry-store`.
+    /// The id of the store, which `storage/.tenantry-store` holds too.
     pub store_id: Uuid,
-    /// The version of the schema: the number of the newest migration that was applied.
+    /// The version of the schema: the number of the last migration that was applied.
     pub schema_version: u32,
     /// The version of SQLite that is linked in.
     pub sqlite_version: &'static str,
@@ -42,12 +42,11 @@ pub struct Status {
     pub journal_mode: String,
     /// Whether the store is open for reading only, because its file system is read-only.
     pub read_only: bool,
-    /// How users' directories are opened: by one call of `openat2`, or where that is refused by a
+    /// How users' directories are opened: by one call of `openat2` or, if that is denied, by a
     /// `walk` from one to the next. `None` if they can't be used.
     pub open_method: Option<&'static str>,
-    /// How they are moved: by one call of `renameat2`, or where the file system can't do that in
-    /// one step with a `placeholder` that the directory then replaces. `None` if they can't be
-    /// used, or not moved.
+    /// How they are moved: by one call of `renameat2` or, on a file system without it, with a
+    /// `placeholder` that the directory then replaces. `None` if they can't be used or moved.
     pub move_method: Option<&'static str>,
     /// How many users there are.
     pub user_count: u64,
@@ -57,7 +56,7 @@ pub struct Status {
     pub wal_bytes: u64,
 }
 
-/// A database that is open: the writer's thread, the readers, and the threads that search.
+/// An open database: the writer's thread, the readers, and the threads that search.
 pub(crate) struct Engine {
     options: Options,
     pub(super) writer: Writer,
@@ -146,8 +145,8 @@ impl Engine {
         self.point(|tx| tx.needs_stage(stage))
     }
 
-    /// Runs one statement that reads, on this thread: a point read takes less time than to hand it
-    /// to another.
+    /// Runs one statement that reads, on this thread: a point read takes less time than a
+    /// hand-over.
     fn point<T>(&self, read: impl FnOnce(Snapshot<'_>) -> Result<T>) -> Result<T> {
         self.count(self.readers.read_one(read))
     }
@@ -209,8 +208,7 @@ impl Engine {
         self.count(self.searches.run(step).await)
     }
 
-    /// Runs an application's closure that reads, on a thread for blocking work: it may take as long
-    /// as it likes.
+    /// Runs an application's closure that reads, on a thread for blocking work: it may take long.
     pub(crate) async fn read<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
         closure: impl FnOnce(&ReadTx<'_>) -> Result<T, E> + Send + 'static,
@@ -227,8 +225,8 @@ impl Engine {
         self.writer.run_alone(closure).await
     }
 
-    /// Writes an image of the database as it is now to a file that doesn't exist yet. Fails if it
-    /// is to end, which is asked every so many steps.
+    /// Writes an image of the present database to a new file. Fails once `is_to_end` returns true,
+    /// which is called after each number of steps.
     pub(crate) fn write_image(
         &self,
         image: &Path,

@@ -27,13 +27,13 @@ impl From<rusqlite::Error> for Error {
 /// shorter.
 const SAID_MAX: usize = 200;
 
-/// What SQLite or rusqlite says of a mistake in a statement, where it says more than the code and
-/// no values of rows: which table, column, parameter or type.
+/// Returns the text of SQLite or rusqlite about a mistake in a statement, if it says more than the
+/// code and holds no values of rows: which table, column, parameter or type.
 fn said(error: &rusqlite::Error) -> Option<String> {
     let said = match error {
         rusqlite::Error::SqliteFailure(failure, Some(said)) => {
             // The text of a trigger is the application's, and may hold values. That of a foreign
-            // key says nothing more.
+            // key adds nothing.
             let is_told =
                 !matches!(failure.extended_code, ffi::SQLITE_CONSTRAINT_TRIGGER | ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
             let is_statement_error = matches!(failure.code, ErrorCode::ConstraintViolation | ErrorCode::Unknown);
@@ -174,12 +174,12 @@ pub(super) fn is_left_in_transaction(error: &rusqlite::Error) -> bool {
 /// How far the failure of an operation reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The operation alone.
+    /// Concerns the operation alone.
     Local,
-    /// Its transaction: SQLite may have rolled it back already
+    /// Concerns its transaction: SQLite may have rolled it back already
     /// (<https://sqlite.org/lang_transaction.html>, section 3).
     Transaction,
-    /// The files: what of the transaction is on the disk is not known.
+    /// Concerns the files: how much of the transaction is on the disk isn't known.
     Files,
 }
 
@@ -189,7 +189,7 @@ impl Fault {
             return Self::Files;
         }
         match failure_behind(error).map(|failure| failure.code) {
-            // Where a directory can't be made for want of room, SQLite hasn't said so, and the
+            // A directory can't be made without space. This isn't SQLite's error, and the
             // transaction goes on.
             Some(_) if error.kind() == ErrorKind::Full => Self::Transaction,
             Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Files,
@@ -199,8 +199,8 @@ impl Fault {
     }
 }
 
-/// The failure of a statement that fails on no database that is whole: SQLite has no code of its
-/// own for a schema that can be read and is another.
+/// Turns "no such table" and the like into `Corrupt`: SQLite reports a plain SQL error, but an
+/// intact store always has these tables.
 pub(crate) fn schema_failure(error: impl Into<Error>) -> Error {
     match error.into() {
         error if error.kind() == ErrorKind::Internal => {

@@ -1,4 +1,4 @@
-//! What follows a transaction in the file system: executing its intents after the commit.
+//! Executes the intents of a transaction after its commit.
 
 use std::time::Instant;
 
@@ -9,8 +9,8 @@ use crate::domain::intent::{Action, Intent, Pending};
 use crate::ops::intents::{execute, unfinished};
 use crate::{Error, ErrorKind, Result};
 
-/// How many intents are executed in one transaction, so that other processes don't wait long for
-/// the lock: each waits for the disk a few times.
+/// The most intents that are executed in one transaction, so that other processes don't wait long
+/// for the lock: each intent takes a few syncs.
 const EXECUTED_MAX: usize = 64;
 
 /// Executes committed intents, and removes them. Returns those that failed, with the errors for
@@ -31,7 +31,8 @@ pub(super) fn execute_all(transactions: &mut Transactions, pending: &[Pending], 
     executed = executed.map_err(|error| transactions.with_errno(error));
     if let Err(error) = &executed {
         transactions.fail(error);
-        let message = "the change was made, but what is to follow in the file system may still be to be done: it is tried again when the store is opened";
+        let message =
+            "the change was made, but its part in the file system may be unfinished: the next opening tries again";
         let error = Error::new(ErrorKind::Unfinished, message).with_source(error.clone());
         failures.extend(pending[done..].iter().map(|pending| (*pending, error.clone())));
     }
@@ -63,7 +64,7 @@ fn execute_some(
             };
             // If it doesn't exist, another process was faster.
             let Some(intent) = tx.intent(seq)? else { return Ok(None) };
-            // That a purge or an erasure is durable is all that is wanted here.
+            // A purge or an erasure only has to be durable here.
             if !intent.action.is_quick() {
                 return Ok(None);
             }

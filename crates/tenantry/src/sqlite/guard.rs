@@ -1,14 +1,12 @@
-//! Keeps the SQL of an application's closures from what is Tenantry's: ending the transaction that
-//! the closure runs in, changing Tenantry's tables or the settings of the connection. SQLite asks
-//! an authorizer about every action while it prepares a statement
-//! (<https://sqlite.org/c3ref/set_authorizer.html>); the store's own statements are prepared with
-//! the guard lowered. It guards against mistakes, not against malice: a closure is code of the
-//! program.
+//! Restricts the SQL of an application's closures: they must not end their transaction, nor change
+//! Tenantry's tables or the settings of the connection. SQLite calls an authorizer for every action
+//! while it prepares a statement (<https://sqlite.org/c3ref/set_authorizer.html>); the store's own
+//! statements are prepared with the guard lowered. The guard protects from mistakes, not from
+//! malice: a closure is code of the program.
 //!
-//! Nor does anything but [`GuardedConnection::commit`] commit, and that only a transaction which is
-//! still the one that was begun. After some failures (a full disk, `ON CONFLICT ROLLBACK`) SQLite
-//! ends the transaction by itself, and what a closure did from then on would otherwise be committed
-//! without what it did before.
+//! Only [`GuardedConnection::commit`] commits, and only the transaction that was begun. After some
+//! failures (a full disk, `ON CONFLICT ROLLBACK`) SQLite ends the transaction by itself, and later
+//! statements of a closure would otherwise be committed without its earlier ones.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -20,15 +18,15 @@ use rusqlite::{Connection, ErrorCode};
 
 use crate::{Error, ErrorKind, Result};
 
-/// A connection on which only what is allowed to an application can be prepared, unless the guard
-/// is lowered.
+/// A connection that prepares only statements that an application may use, unless the guard is
+/// lowered.
 pub(super) struct GuardedConnection {
     conn: Connection,
     flags: Arc<Flags>,
 }
 
-/// What the hooks of the connection look at and report. Only the thread that uses the connection
-/// does so; they are atomic because the hooks must be `Send`.
+/// The flags that the hooks of the connection read and set. Only the thread that uses the
+/// connection accesses them; they are atomic because the hooks must be `Send`.
 #[derive(Default)]
 struct Flags {
     is_lowered: AtomicBool,
@@ -40,25 +38,25 @@ impl GuardedConnection {
     #[allow(unused_mut, reason = "rusqlite 0.39 takes `&self` where 0.41 takes `&mut self`")]
     pub(super) fn new(mut conn: Connection) -> Result<Self> {
         let flags = Arc::new(Flags::default());
-        let of_authorizer = Arc::clone(&flags);
+        let authorizer_flags = Arc::clone(&flags);
         conn.authorizer(Some(move |context: AuthContext<'_>| {
-            let is_lowered = of_authorizer.is_lowered.load(Ordering::Relaxed);
+            let is_lowered = authorizer_flags.is_lowered.load(Ordering::Relaxed);
             if is_allowed(&context, is_lowered) { Authorization::Allow } else { Authorization::Deny }
         }))?;
-        let of_commit = Arc::clone(&flags);
-        conn.commit_hook(Some(move || !of_commit.may_commit.load(Ordering::Relaxed)))?;
-        let of_rollback = Arc::clone(&flags);
-        conn.rollback_hook(Some(move || of_rollback.was_rolled_back.store(true, Ordering::Relaxed)))?;
+        let commit_flags = Arc::clone(&flags);
+        conn.commit_hook(Some(move || !commit_flags.may_commit.load(Ordering::Relaxed)))?;
+        let rollback_flags = Arc::clone(&flags);
+        conn.rollback_hook(Some(move || rollback_flags.was_rolled_back.store(true, Ordering::Relaxed)))?;
         Ok(Self { conn, flags })
     }
 
-    /// The connection with the guard up: what an application's closure may have.
+    /// Returns the connection with the guard up, for an application's closure.
     pub(super) fn guarded(&self) -> &Connection {
         &self.conn
     }
 
-    /// The connection with the guard down for as long as the answer lives: for the store's own
-    /// statements.
+    /// Returns the connection with the guard lowered until the returned value is dropped, for the
+    /// store's own statements.
     pub(super) fn unguarded(&self) -> Unguarded<'_> {
         Unguarded { guarded: self, was_lowered: self.flags.is_lowered.swap(true, Ordering::Relaxed) }
     }
@@ -70,19 +68,19 @@ impl GuardedConnection {
         Ok(())
     }
 
-    /// Whether the transaction that was begun is still open.
+    /// Returns whether the transaction that was begun is still open.
     pub(super) fn is_intact(&self) -> bool {
         !self.conn.is_autocommit() && !self.flags.was_rolled_back.load(Ordering::Relaxed)
     }
 
-    /// How many rows were changed on this connection since it was opened, also by triggers; what
-    /// was undone since counts too, but not a statement that failed and was undone by itself
+    /// Returns the number of rows that were changed on this connection since it was opened,
+    /// triggers included. Changes that were rolled back count, except those of a failed statement
     /// (<https://sqlite.org/c3ref/total_changes.html>).
     pub(super) fn total_changes(&self) -> u64 {
         self.conn.total_changes()
     }
 
-    /// Commits the transaction that is open.
+    /// Commits the open transaction.
     pub(super) fn commit(&self) -> rusqlite::Result<()> {
         self.flags.may_commit.store(true, Ordering::Relaxed);
         let committed = self.unguarded().execute_batch("COMMIT");
@@ -92,7 +90,7 @@ impl GuardedConnection {
 
     /// Rewrites the database file. Outside a transaction; SQLite begins and commits one of its own.
     pub(super) fn vacuum(&self) -> rusqlite::Result<()> {
-        // It attaches the new database to the connection, which is forbidden otherwise.
+        // It attaches the new database to the connection, which is otherwise forbidden.
         self.conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
         self.flags.may_commit.store(true, Ordering::Relaxed);
         let vacuumed = self.unguarded().execute_batch("VACUUM");
@@ -101,15 +99,15 @@ impl GuardedConnection {
         vacuumed
     }
 
-    /// Ends the transaction without it. SQLite may have done so already.
+    /// Rolls back, unless SQLite has done so already.
     pub(super) fn roll_back(&self) -> rusqlite::Result<()> {
         if self.conn.is_autocommit() { Ok(()) } else { self.unguarded().execute_batch("ROLLBACK") }
     }
 }
 
 impl Drop for GuardedConnection {
-    /// SQLite rolls back what is open when a connection is closed, and calls the hook. rusqlite
-    /// 0.41 keeps the hook where SQLite has freed it by then.
+    /// SQLite rolls back an open transaction when a connection is closed, and calls the hook, which
+    /// rusqlite 0.41 has freed by then.
     fn drop(&mut self) {
         let _ = self.conn.rollback_hook(None::<fn()>);
     }
@@ -141,9 +139,9 @@ const SEQ_STEP_MAX: i64 = 1 << 40;
 /// taken before it runs, and checked before the commit.
 pub(super) struct TablesBefore {
     schema_version: i64,
-    /// How many tables, indexes and so on have a name of ours.
+    /// Number of tables, indexes and so on with a reserved name.
     objects: i64,
-    /// The last numbers that were given out in the order of creation, and of intents.
+    /// The last numbers in the order of creation, and of intents.
     last_seqs: [i64; 2],
 }
 
@@ -163,7 +161,7 @@ impl TablesBefore {
         Ok(tables)
     }
 
-    /// Refuses what a closure has done to them in a roundabout way.
+    /// Refuses changes that a closure has made to them by other means.
     pub(super) fn check(&self, conn: &GuardedConnection) -> Result<()> {
         let refuse = |message| Error::new(ErrorKind::Constraint, message);
         let now = Self::of(conn)?;
@@ -177,8 +175,8 @@ impl TablesBefore {
         if now.objects != self.objects {
             return Err(refuse("a table was given a name that is reserved: users, or one that begins with tenantry_"));
         }
-        // With a foreign key to a column that isn't unique, every statement fails that would have
-        // to look after it.
+        // With a foreign key to a column that isn't unique, every statement fails that has to check
+        // the key.
         for sql in ["DELETE FROM users", "UPDATE users SET id = id, email = email, deleted_at = deleted_at"] {
             if let Err(error) = conn.unguarded().prepare(sql) {
                 let message = match error.sqlite_error_code() {
@@ -198,23 +196,22 @@ fn is_allowed(context: &AuthContext<'_>, is_lowered: bool) -> bool {
     if is_lowered {
         // A trigger of the application's on a table that the store's statement cascades to is the
         // application's SQL.
-        return context.accessor.is_none() || !changes_our_schema_or_rows(&context.action);
+        return context.accessor.is_none() || !changes_reserved_schema_or_rows(&context.action);
     }
     match context.action {
         AuthAction::Transaction { .. } | AuthAction::Attach { .. } | AuthAction::Detach { .. } => false,
-        // They would outlive the closure on a connection that others use, and hide tables of the
-        // same name.
+        // They would outlive the closure on a shared connection, and hide tables of the same name.
         AuthAction::CreateTempTable { .. }
         | AuthAction::CreateTempView { .. }
         | AuthAction::CreateTempIndex { .. }
         | AuthAction::CreateTempTrigger { .. } => false,
-        AuthAction::Savepoint { savepoint_name, .. } => !is_our_name(savepoint_name),
+        AuthAction::Savepoint { savepoint_name, .. } => !is_reserved_name(savepoint_name),
         AuthAction::Pragma { pragma_name, pragma_value } => is_harmless_pragma(pragma_name, pragma_value),
-        ref action => !changes_our_schema_or_rows(action),
+        ref action => !changes_reserved_schema_or_rows(action),
     }
 }
 
-fn changes_our_schema_or_rows(action: &AuthAction<'_>) -> bool {
+fn changes_reserved_schema_or_rows(action: &AuthAction<'_>) -> bool {
     match *action {
         AuthAction::Insert { table_name }
         | AuthAction::Delete { table_name }
@@ -222,22 +219,24 @@ fn changes_our_schema_or_rows(action: &AuthAction<'_>) -> bool {
         | AuthAction::CreateTable { table_name }
         | AuthAction::CreateVtable { table_name, .. }
         | AuthAction::DropTable { table_name }
-        | AuthAction::AlterTable { table_name, .. } => is_our_name(table_name),
-        AuthAction::CreateView { view_name } => is_our_name(view_name),
+        | AuthAction::AlterTable { table_name, .. } => is_reserved_name(table_name),
+        AuthAction::CreateView { view_name } => is_reserved_name(view_name),
         AuthAction::CreateIndex { index_name: name, table_name }
         | AuthAction::DropIndex { index_name: name, table_name }
-        | AuthAction::CreateTrigger { trigger_name: name, table_name } => is_our_name(name) || is_our_name(table_name),
+        | AuthAction::CreateTrigger { trigger_name: name, table_name } => {
+            is_reserved_name(name) || is_reserved_name(table_name)
+        }
         _ => false,
     }
 }
 
-/// Whether a table, or anything else in the database, is or will be Tenantry's.
-fn is_our_name(name: &str) -> bool {
+/// Returns whether a name in the schema is reserved for Tenantry.
+fn is_reserved_name(name: &str) -> bool {
     let is_prefix = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     name.eq_ignore_ascii_case("users") || is_prefix("tenantry_")
 }
 
-/// Pragmas that only read, or that end with the transaction.
+/// Returns whether a pragma only reads, or ends with the transaction.
 fn is_harmless_pragma(name: &str, value: Option<&str>) -> bool {
     match name.to_ascii_lowercase().as_str() {
         "table_info" | "table_xinfo" | "table_list" | "index_list" | "index_info" | "index_xinfo"

@@ -22,9 +22,8 @@ use crate::options::{DEFAULT_BUSY_TIMEOUT, Options};
 use crate::storage::{Orphan, Storage, file_error};
 use crate::{Email, ErrorKind, Result, StoragePath, UserId};
 
-/// With their tables. SQLite's integrity check looks for each row in the index, but not whether a
-/// partial index holds more. With the conditions, in which a plus keeps SQLite from counting the
-/// rows in the index.
+/// The partial indexes, with their tables and conditions. SQLite's integrity check looks up each
+/// row in the index, but doesn't find superfluous entries of a partial index.
 const PARTIAL_INDEXES: [(&str, &str, &str); 7] = [
     ("users", "users_email_key", "deleted_at IS NULL"),
     ("users", "users_storage_path", "storage_path IS NOT NULL"),
@@ -35,7 +34,7 @@ const PARTIAL_INDEXES: [(&str, &str, &str); 7] = [
     ("tenantry_retired_users", "tenantry_retired_users_storage_path", "storage_path IS NOT NULL"),
 ];
 
-/// A store that is only read: nothing in it is finished, upgraded or made.
+/// A store that is only read: opening it executes no intents, and upgrades and creates nothing.
 pub(crate) struct Inspection {
     pub(super) conn: Connection,
     /// The version of the schema that an image had before it was upgraded.
@@ -45,7 +44,7 @@ pub(crate) struct Inspection {
 /// A user, in the trash or not.
 pub(crate) struct Row {
     pub(crate) id: UserId,
-    /// Whether the address is acceptable, and the key the one that is made of it.
+    /// Whether the address is acceptable, and the key is its key.
     pub(crate) key_fits: bool,
     /// `None` if the column holds no storage path.
     pub(crate) path: Option<StoragePath>,
@@ -126,8 +125,8 @@ impl Inspection {
         Snapshot::new(&self.conn)
     }
 
-    /// The store's id, and whether `storage/` was given it; `None` if the store was never opened
-    /// for writing.
+    /// Returns the store's id, and whether `storage/` has its marker. `None` if the store was never
+    /// opened for writing.
     pub(crate) fn identity(&self) -> Result<Option<(Uuid, bool)>> {
         identity(&self.conn)
     }
@@ -139,7 +138,8 @@ impl Inspection {
         Ok(self.conn.query_row("PRAGMA user_version", [], |row| row.get(0))?)
     }
 
-    /// Whether a path within the data directory is the directory of a user, in the trash or not.
+    /// Returns whether a path within the data directory is the directory of a user, in the trash or
+    /// not.
     pub(crate) fn is_user_directory(&self, path: &Path) -> Result<bool> {
         let state = match Storage::orphan(path) {
             Some(Orphan::InStorage(path)) => path.to_str().map(|path| self.path_state(path)).transpose()?,
@@ -149,7 +149,7 @@ impl Inspection {
         Ok(matches!(state, Some(PathState::Owned { has_directory: true, .. })))
     }
 
-    /// What SQLite itself finds wrong with the database.
+    /// Returns the findings of SQLite's own integrity check.
     pub(crate) fn damages(&self) -> Result<Vec<String>> {
         let mut statement = self.conn.prepare("PRAGMA integrity_check")?;
         let lines: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
@@ -170,7 +170,7 @@ impl Inspection {
         Ok(damages)
     }
 
-    /// Rows that refer to others that aren't there.
+    /// Returns the rows whose foreign keys refer to missing rows.
     pub(crate) fn dangling_references(&self) -> Result<Vec<String>> {
         let mut statement = self.conn.prepare("PRAGMA foreign_key_check")?;
         let found = statement.query_map([], |row| {
@@ -182,7 +182,7 @@ impl Inspection {
         Ok(found.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Every user, in the trash or not.
+    /// Visits every user, in the trash or not.
     pub(crate) fn each_row(&self, mut visit: impl FnMut(Row) -> Result<()>) -> Result<()> {
         let mut statement = self
             .conn
@@ -211,7 +211,7 @@ impl Inspection {
         path_state(&self.snapshot(), path)
     }
 
-    /// Whether a user's directory isn't where it has to be now, nor on its way.
+    /// Returns whether a user's directory isn't at its place, and no intent is about to move it.
     pub(crate) fn is_lost(&self, storage: &Storage, id: UserId) -> Result<bool> {
         let living = self.snapshot().directory(id)?;
         let is_trashed = living.is_none();
@@ -219,7 +219,7 @@ impl Inspection {
         let Some(directory) = directory.filter(|directory| directory.has_directory) else { return Ok(false) };
         let is_on_its_way = self.snapshot().intent_of(id)?.is_some();
         let is_in_place = matches!(storage.exists(&directory.path), Ok(true));
-        let is_in_trash = storage.is_in_trash(id).map_err(|error| file_error(error, "the trash can't be looked at"))?;
+        let is_in_trash = storage.is_in_trash(id).map_err(|error| file_error(error, "the trash can't be read"))?;
         Ok(!match (is_on_its_way, is_trashed) {
             (true, _) => is_in_place || is_in_trash,
             (false, true) => is_in_trash,
@@ -227,8 +227,8 @@ impl Inspection {
         })
     }
 
-    /// Whether something at this path within the data directory belongs to nobody now, and isn't on
-    /// its way.
+    /// Returns whether a path within the data directory is an orphan now, and no intent is about to
+    /// move it.
     pub(crate) fn is_orphaned(&self, storage: &Storage, path: &Path) -> Result<bool> {
         let tx = self.snapshot();
         let user = Storage::orphan(path).map(|orphan| user_of_orphan(&tx, &orphan)).transpose()?.flatten();
@@ -236,15 +236,15 @@ impl Inspection {
         Ok(!is_on_its_way && is_orphan(&tx, storage, path)?)
     }
 
-    /// Whether a user's directory is there though their row doesn't know, and nobody is about to
-    /// tell it.
+    /// Returns whether a user's row lacks the record of their directory, and no intent is about to
+    /// record it.
     pub(crate) fn is_unrecorded(&self, id: UserId) -> Result<bool> {
         let directory = self.snapshot().directory(id)?;
         let is_known = directory.is_none_or(|directory| directory.has_directory);
         Ok(!is_known && self.snapshot().intent_of(id)?.is_none())
     }
 
-    /// Whether this name in `trash/` is that of a user who is there with a directory.
+    /// Returns whether a name in `trash/` is that of a user in the trash who has a directory.
     pub(crate) fn is_trashed_directory(&self, name: &OsStr) -> Result<bool> {
         is_trashed_directory(&self.snapshot(), name)
     }

@@ -29,9 +29,9 @@
 //! ```
 //!
 //! Two rules hold for the process as a whole. Only one copy of SQLite may be linked into it, which
-//! is why the one in use is re-exported as [`rusqlite`]. And nobody may open the database's files
-//! with plain file calls, not even to copy them: POSIX ends all locks of a process on a file when
-//! it closes any descriptor of it
+//! is why the one in use is re-exported as [`rusqlite`]. And the process must not open the
+//! database's files with plain file calls, not even to copy them: POSIX releases all locks of a
+//! process on a file when it closes any descriptor of it
 //! (<https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_>).
 
 mod checkpoints;

@@ -1,16 +1,16 @@
 //! The connections that read.
 //!
-//! A read runs on the thread of its caller, unless it is one of the [searches](super::searches):
-//! handing a point read of a few microseconds to another thread would cost several times what it
-//! takes. So there are at most as many connections as threads read at once, and each thread takes
-//! the one that was used last, whose page cache is warm, and whose statements are prepared.
+//! A read runs on its caller's thread, unless it is one of the [searches](super::searches): handing
+//! a point read of a few microseconds to another thread would take several times as long. So there
+//! are at most as many connections as threads that read at once, and each thread takes the one that
+//! was used last, whose page cache is warm and whose statements are prepared.
 //!
-//! Every read begins a snapshot of its own, which in WAL mode holds all that was committed before
-//! it: so a read sees every write that was answered. `query_only` keeps a reader from writing,
-//! whatever SQL it is given.
+//! Every read begins a snapshot of its own, which in WAL mode contains everything that was
+//! committed before: so a read sees every write that has returned. `query_only` prevents writes on
+//! these connections, whatever SQL they are given.
 //!
-//! Rejected: a fixed pool with one connection a core (a thread that is blocked in a long export
-//! would hold one of two), a connection a thread (they would never be closed), reading on the
+//! Rejected: a fixed pool with one connection per core (a thread that is blocked in a long export
+//! would hold one of two), a connection per thread (they would never be closed), reading on the
 //! writer's connection (every read would wait for an fsync).
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -28,8 +28,8 @@ use crate::engine::queue::closed;
 use crate::options::Options;
 use crate::{Error, ErrorKind, Result};
 
-/// How many connections may read at once; further readers wait for one, and get `Busy` after the
-/// busy timeout. Each takes two file descriptors and up to 2 MB for its page cache.
+/// The most connections that read at once. Further readers wait for one, and fail with `Busy` after
+/// the busy timeout. Each takes two file descriptors and up to 2 MB for its page cache.
 const READERS_MAX: usize = 32;
 
 pub(super) struct Readers {
@@ -44,7 +44,8 @@ struct State {
     /// The one that was used last is at the end.
     idle: Vec<GuardedConnection>,
     in_use: usize,
-    /// How many wait for a connection: to wake nobody is a system call too.
+    /// Number of threads that wait for a connection: a notification without one is a wasted system
+    /// call.
     waiting: usize,
     closed: bool,
 }
@@ -58,7 +59,7 @@ impl Readers {
     pub(super) fn read_one<T>(&self, f: impl FnOnce(Snapshot<'_>) -> Result<T>) -> Result<T> {
         let conn = self.take()?;
         let result = catch_unwind(AssertUnwindSafe(|| f(Snapshot::new(&conn.unguarded()))));
-        // After a panic the place of the connection is free again; its state isn't known.
+        // After a panic the state of the connection isn't known, so it is closed.
         self.give_back(result.is_ok().then_some(conn));
         result.unwrap_or_else(|panic| resume_unwind(panic))
     }
@@ -82,7 +83,7 @@ impl Readers {
         self.lock().in_use
     }
 
-    /// Refuses reads from now on. Those that are under way end as if nothing had happened.
+    /// Refuses further reads. Those in progress are completed.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -117,23 +118,23 @@ impl Readers {
         }
     }
 
-    /// Opens a connection that is in no list.
+    /// Opens a connection that isn't counted.
     pub(super) fn open(&self) -> Result<GuardedConnection> {
         self.watch.check()?;
         let conn = GuardedConnection::new(open_reader(&self.options)?)?;
-        // Also if it is closed last: the log is the writer's affair.
+        // Even if it is closed last: only the writer runs checkpoints.
         conn.unguarded().set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         // It must be the database that the others read.
         self.watch.check()?;
         Ok(conn)
     }
 
-    /// Takes a connection back, or the place of one that is lost.
+    /// Takes a connection back. `None` is one that was closed.
     fn give_back(&self, conn: Option<GuardedConnection>) {
         let mut state = self.lock();
         state.in_use -= 1;
         match conn {
-            // What is dropped here is closed, which may take a while: not under the lock.
+            // Closing it may take a while, so it isn't done under the lock.
             Some(conn) if state.closed => {
                 drop(state);
                 drop(conn);

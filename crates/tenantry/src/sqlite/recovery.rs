@@ -1,5 +1,4 @@
-//! What an opening does for transactions before it: it executes the intents that a crash, or a
-//! failure, left.
+//! Recovery at an opening: executes the intents that a crash or a failure left.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,10 +12,10 @@ use crate::ops::purge::end_purge;
 use crate::storage::never_ends;
 use crate::{Result, UserId};
 
-/// How long a check may keep an opening from seeing that no process purges.
+/// How long a check may hold the lock that tells an opening whether a process is purging.
 const CHECK_MAX: Duration = Duration::from_millis(100);
 
-/// Executes what is left. What fails again is left for the next opening.
+/// Executes the remaining intents. One that fails again is left for the next opening.
 pub(super) fn recover(transactions: &mut Transactions) {
     let left = match intents::all(&transactions.own()) {
         Ok(left) => left,
@@ -25,11 +24,11 @@ pub(super) fn recover(transactions: &mut Transactions) {
     if left.is_empty() {
         return;
     }
-    tracing::info!(intents = left.len(), "finishing what was left");
+    tracing::info!(intents = left.len(), "executing the intents that an earlier process left");
     let quick = left.iter().filter(|intent| intent.action.is_quick());
     let quick: Vec<_> = quick.map(|intent| Pending::Intent(intent.seq)).collect();
     execute_all(transactions, &quick, true);
-    // A process that is purging finishes that itself.
+    // A process that is purging completes the purge itself.
     let storage = Arc::clone(&transactions.storage);
     let no_purge = storage.as_ref().as_ref().map(|storage| storage.try_lock_out_purges(CHECK_MAX));
     if matches!(no_purge, Ok(None)) {

@@ -2,8 +2,8 @@
 //! after them.
 //!
 //! After an I/O failure, damage or the loss of the files the writer rolls back and refuses every
-//! further write until the store is opened anew: it isn't known what a failed fsync left on the
-//! disk, and later writes would build on it.
+//! further write until the store is opened again: what a failed fsync left on the disk isn't known,
+//! and later writes would build on it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,17 +27,17 @@ use crate::{Ambient, Durability, Error, ErrorKind, Result, failpoint};
 /// How a transaction ended.
 pub(super) enum Ended {
     Committed,
-    /// Rolled back before the commit, so certainly not there; with the cause, unless the operation
-    /// itself knows it.
+    /// Rolled back before the commit, so nothing was written; with the cause, unless it is that of
+    /// the operation.
     Undone(Option<Error>),
-    /// Something in the transaction made it impossible to commit, so it is certainly not there.
+    /// The transaction couldn't be committed, so nothing was written.
     Refused(Error),
     /// The commit failed otherwise.
     Unknown(Error),
 }
 
 impl Ended {
-    /// Returns the outcome for those who took part.
+    /// Returns the outcome for the members of the group.
     pub(super) fn result(&self) -> Result<()> {
         match self {
             Self::Committed => Ok(()),
@@ -53,7 +53,7 @@ pub(super) struct Transactions {
     pub(super) ambient: Arc<dyn Ambient>,
     watch: Arc<Watch>,
     pub(super) storage: Arc<Result<Storage>>,
-    /// Why no write is accepted, or none any more.
+    /// Why writes are refused, if they are.
     refusal: Option<Error>,
     /// Whether the disk was full at the last write.
     was_full: bool,
@@ -146,7 +146,7 @@ impl Transactions {
     pub(super) fn commit(&mut self) -> Ended {
         failpoint::reach("commit: the rows");
         let error = match self.conn.commit() {
-            // A commit is worth nothing if the files went away meanwhile.
+            // A commit is worth nothing if the files were removed before it.
             Ok(()) => match self.watch.check() {
                 Ok(()) => {
                     self.counters.count_commit();
@@ -175,7 +175,7 @@ impl Transactions {
         Ended::Unknown(Error::new(ErrorKind::OutcomeUnknown, message).with_source(error))
     }
 
-    /// Commits what follows a change of the file system.
+    /// Commits a transaction that records a change of the file system.
     pub(super) fn commit_step(&mut self, point: &'static str) -> Result<()> {
         failpoint::reach(point);
         self.conn.commit()?;
@@ -263,7 +263,7 @@ impl Transactions {
         self.commit_step("commit: the database is rewritten")
     }
 
-    /// Moves the WAL into the database when it is long.
+    /// Runs a checkpoint if the WAL is long.
     pub(super) fn checkpoint_if_due(&mut self) {
         if self.refusal.is_some() {
             return;
@@ -281,9 +281,9 @@ impl Transactions {
         }
     }
 
-    /// The WAL could not be moved into the database. Its transactions are committed all the same.
+    /// Logs a failed checkpoint. The transactions in the WAL are committed all the same.
     fn checkpoint_failed(&mut self, error: &Error) {
-        tracing::warn!(error = error as &dyn std::error::Error, "the log could not be moved into the database");
+        tracing::warn!(error = error as &dyn std::error::Error, "a checkpoint failed");
         self.refuse_writes_if_of_the_files(error);
     }
 
@@ -300,8 +300,7 @@ impl Transactions {
         self.refusal.get_or_insert_with(|| Error::new(error.kind(), message).with_source(error.clone()));
     }
 
-    /// Moves the WAL into the database for the last time, if that is safe, before the connection is
-    /// closed.
+    /// Runs the last checkpoint, if that is safe, before the connection is closed.
     pub(super) fn close(mut self) {
         if let Err(error) = self.checkpoints.close() {
             self.checkpoint_failed(&error);
@@ -310,12 +309,12 @@ impl Transactions {
             tracing::warn!(error = error as &dyn std::error::Error, "closed without a checkpoint");
         });
         if are_there.is_ok() && !self.checkpoints.is_in_doubt() {
-            // A reader that is still under way may keep it from being truncated; then the next
-            // process to open the store does that.
+            // A read in progress may prevent the truncation; then the next process that opens the
+            // store truncates it.
             self.truncate_wal();
         }
-        // If the files have gone, a checkpoint would overwrite what has their names since. And the
-        // attempt to truncate the WAL may have failed just now.
+        // If the files were removed, a checkpoint would overwrite files that have their names by
+        // now. And the attempt to truncate the WAL may have failed just now.
         if are_there.is_err() || self.checkpoints.is_in_doubt() {
             let _ = self.own().set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }

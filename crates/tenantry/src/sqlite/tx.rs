@@ -190,7 +190,7 @@ impl<'c> Snapshot<'c> {
     }
 }
 
-/// What the operations of one write transaction have in common.
+/// The state that the operations of one write transaction share.
 #[derive(Debug, Default)]
 pub(crate) struct TxState {
     /// Intents of earlier transactions up to this number are durable, and may be executed in this
@@ -198,7 +198,7 @@ pub(crate) struct TxState {
     durable_intents: i64,
     /// Intents that were recorded in this transaction, to be executed after its commit.
     pending: Vec<Pending>,
-    /// Intents of earlier transactions that were met, to be executed likewise.
+    /// Intents of earlier transactions that were encountered, to be executed likewise.
     pub(super) encountered: Vec<i64>,
     /// Changes of users that the commit makes.
     pub(super) changes: Vec<(UserId, Change)>,
@@ -209,7 +209,7 @@ impl TxState {
         Self { durable_intents, ..Self::default() }
     }
 
-    /// Returns how much there is by now, for [`go_back_to`](Self::go_back_to).
+    /// Returns the present state, for [`go_back_to`](Self::go_back_to).
     pub(super) fn mark(&self) -> (usize, usize) {
         (self.pending.len(), self.changes.len())
     }
@@ -219,8 +219,8 @@ impl TxState {
         &self.pending[pending..]
     }
 
-    /// Forgets the intents and changes since then, which were undone. An intent that was met stays
-    /// one that was met.
+    /// Forgets the intents and changes since then, which were rolled back. An intent that was
+    /// encountered stays one.
     pub(super) fn go_back_to(&mut self, (pending, changes): (usize, usize)) {
         self.pending.truncate(pending);
         self.changes.truncate(changes);
@@ -364,7 +364,8 @@ impl<'c> Tx<'c> {
         paths::retire_path(self.conn, path.as_str())
     }
 
-    /// Keeps what a user's directory held. Does nothing if the user was deleted meanwhile.
+    /// Records the figures of a user's directory. Does nothing if the user was deleted in the
+    /// meantime.
     pub(crate) fn set_usage(&mut self, id: UserId, usage: &Usage) -> Result<()> {
         usage::set(self.conn, id, usage)
     }

@@ -1,29 +1,28 @@
 //! The thread that writes.
 //!
-//! SQLite has one writer at a time, and a commit waits for the disk for longer than a statement
-//! takes. So all writes of a process go through one [queue](crate::engine::queue) to one thread,
-//! which runs a group of them in one transaction: one operation after the other, one commit, and
+//! SQLite has one writer at a time, and the sync of a commit takes longer than a statement. So all
+//! writes of a process go through one [queue](crate::engine::queue) to one thread, which runs a
+//! group of them in one transaction (group commit): one operation after the other, one commit, and
 //! only then do the callers get their results.
 //!
-//! A closure of the application's runs alone in its transaction. It may run for long, and its
-//! tables may have constraints that only fail at the commit. A verb of the store can violate such a
-//! constraint too; then the group is rolled back and each runs again by itself, so that only the
-//! verb at fault fails. The same is done if a verb fails when it has changed something already,
-//! which an application's trigger can bring about. That is rare, so a verb of one statement pays
-//! for no savepoint.
+//! An application's closure has a transaction of its own. It may take long, and its tables may have
+//! constraints that fail only at the commit. A verb of the store can violate such a constraint too;
+//! then the group is rolled back and each verb is rerun alone, so that only the one at fault fails.
+//! The same happens if a verb fails after a change, which an application's trigger can cause. That
+//! is rare, so a verb of one statement needs no savepoint.
 //!
-//! What a failure means for the callers:
+//! The failures, and the results of the callers:
 //!
 //! | what fails | what the callers get |
 //! |---|---|
 //! | an operation | its own error; the others go on |
-//! | `BEGIN IMMEDIATE`, because another process writes | `Busy`, each after having waited for the busy timeout |
-//! | the transaction while it runs (disk full, I/O) | that error, all of the group; nothing was done |
-//! | the commit, because the disk is full for the WAL | `Full`, all of the group; nothing was done |
-//! | the commit otherwise | `OutcomeUnknown`, all of the group: it may be there after all |
-//! | the files, which have gone | `Replaced`, all of the group: no other process sees the change |
-//! | a checkpoint | nothing; if the files are at fault, later writes are refused |
-//! | what is to follow in the file system | `Unfinished`, the operation that it belongs to: it is recorded |
+//! | `BEGIN IMMEDIATE`, because another process writes | `Busy`, each after the busy timeout |
+//! | the transaction before the commit (disk full, I/O) | that error for the group; nothing was done |
+//! | the commit, because the disk is full for the WAL | `Full` for the group; nothing was done |
+//! | the commit otherwise, such as its fsync | `OutcomeUnknown` for the group |
+//! | the files, which were removed | `Replaced` for the group: no other process sees the change |
+//! | a checkpoint | none; if the files are at fault, later writes are refused |
+//! | an intent | `Unfinished` for its operation: it is recorded |
 //!
 //! An operation on a user's directory records an [intent](crate::ops::intents), which the thread
 //! executes after the commit, before the callers get their results. An operation that depends on an
@@ -199,7 +198,7 @@ fn open(
 /// A job of a group.
 struct Member {
     job: Job,
-    /// What is to follow in the file system.
+    /// The intents to execute after the commit.
     pending: Vec<Pending>,
     /// Whether it has to wait until an intent of the group is executed.
     is_deferred: bool,
@@ -220,9 +219,9 @@ impl WriterThread {
     fn run(mut self, readers: &Readers, is_read_only: bool) {
         while let Some(job) = self.jobs.first() {
             let began = Instant::now();
-            // What panics here is foreign: an `Ambient`, or a value that is dropped because its
-            // caller doesn't wait. The callers that have no result by then get `OutcomeUnknown`,
-            // and the thread goes on for the others.
+            // Only foreign code panics here: an `Ambient`, or a value that is dropped because its
+            // caller doesn't wait. The callers without a result get `OutcomeUnknown`, and the
+            // thread goes on for the others.
             let group = || {
                 self.group(job);
                 self.transactions.checkpoint_if_due();
@@ -267,7 +266,7 @@ impl WriterThread {
     /// Runs one job in a transaction of its own: an application's closure, a verb of a group that
     /// was refused, or one that was deferred.
     fn run_alone(&mut self, mut job: Job) {
-        // It may not come to another run, and what it found in the group is no result.
+        // It may not be run again, and its outcome in the group isn't a result.
         if let Work::Verb(request) = &mut job.work {
             request.forget();
         }
@@ -287,8 +286,8 @@ impl WriterThread {
         self.end(vec![member], &state, &ended, true);
     }
 
-    /// Executes what is to follow a transaction in the file system, with what it met of earlier
-    /// ones, and sends the results.
+    /// Executes the intents of a transaction, with those of earlier ones that it encountered, and
+    /// sends the results.
     fn end(&mut self, group: Vec<Member>, state: &TxState, ended: &Ended, ran_alone: bool) {
         let mut failures = Vec::new();
         if matches!(ended, Ended::Committed) {
@@ -345,7 +344,7 @@ impl WriterThread {
             Ran::Failed(_) | Ran::Later => {
                 state.go_back_to(mark);
                 member.is_deferred = matches!(ran, Ran::Later);
-                // A trigger may have changed something that no one counts.
+                // A trigger's changes may not be counted.
                 let is_in_trigger = matches!(&ran, Ran::Failed(Some(error)) if is_trigger_failure(error));
                 if conn.total_changes() == changes_before && !is_in_trigger {
                     return Ok(());

@@ -1,4 +1,4 @@
-//! Connecting to the database file, and what every connection is set to.
+//! Connects to the database file, with the settings of every connection.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -18,19 +18,20 @@ use crate::sqlite::functions;
 use crate::storage::file_error;
 use crate::{Error, ErrorKind, Result};
 
-/// Where the database file says how it is to be written and read, an octet each
+/// The offset of the bytes that say how the database file is written and read
 /// (<https://sqlite.org/fileformat2.html#file_format_version_numbers>).
 const WRITE_VERSION: usize = 18;
-/// By way of a write-ahead log.
+/// The value for WAL mode.
 const IS_WAL: u8 = 2;
-/// How many different statements a connection keeps prepared: more than there are.
+/// Number of statements that a connection keeps prepared: more than the store has.
 const STATEMENTS_MAX: usize = 64;
 /// The page cache of the connection that writes, in KiB: used as the store grows. A row in an index
-/// lands on a random page, and with SQLite's own 2 MB an import of a million users writes each page
-/// to the log and reads it back many times. The import as a whole stays below 64 MiB with it.
+/// lands on a random page, and with SQLite's default of 2 MB an import of a million users writes
+/// each page to the WAL and reads it back many times. The import as a whole stays below 64 MiB with
+/// it.
 const WRITER_CACHE_KIB: u32 = 32 << 10;
-/// The write-ahead log is cut back to this size after it was larger. It is no larger
-/// (`checkpoints.rs`) unless one commit or a long read makes it so.
+/// The size to which a larger WAL is truncated. It is larger only after a large commit or a long
+/// read (`checkpoints.rs`).
 const WAL_KEPT_BYTES: u64 = 64 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,7 +63,7 @@ pub(crate) fn connect(path: &Path, options: &Options, role: Role) -> Result<Conn
     let set_up = if role == Role::Reader || access == Access::Read {
         conn.execute_batch("PRAGMA query_only = ON")
     } else {
-        // The log is moved into the database by `checkpoints.rs`, not by the commit that fills it.
+        // `checkpoints.rs` runs checkpoints, not the commit that fills the WAL.
         conn.execute_batch(&format!(
             "PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
@@ -76,8 +77,7 @@ pub(crate) fn connect(path: &Path, options: &Options, role: Role) -> Result<Conn
     Ok(conn)
 }
 
-/// Opens a connection that changes nothing, not even which files there are if the file system is
-/// read-only.
+/// Opens a connection that changes nothing, and makes no file on a read-only file system.
 pub(crate) fn connect_read_only(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = if access(path)? == Access::Write {
@@ -91,8 +91,8 @@ pub(crate) fn connect_read_only(path: &Path) -> Result<Connection> {
         }
         Connection::open_with_flags(path, flags)?
     } else {
-        // SQLite would make a log to read, and a file to share its index; where nobody writes it
-        // can do without (<https://sqlite.org/wal.html>, section 9).
+        // To read, SQLite makes a WAL and a file that shares its index, unless the database is
+        // immutable (<https://sqlite.org/wal.html>, section 9).
         Connection::open_with_flags(immutable(path), flags | OpenFlags::SQLITE_OPEN_URI)?
     };
     harden(&conn)?;
@@ -100,7 +100,7 @@ pub(crate) fn connect_read_only(path: &Path) -> Result<Connection> {
 }
 
 /// Returns the journal mode. On a read-only file system SQLite itself reports `delete`, since it
-/// opens the database as one that nobody changes.
+/// opens the database as immutable.
 pub(crate) fn journal_mode(conn: &Connection, path: &Path, is_read_only: bool) -> Result<String> {
     if is_read_only && !has_content(path, "-wal") {
         // No connection of this process has a lock on the file that closing it would end.
@@ -118,7 +118,7 @@ fn read_header(path: &Path) -> std::io::Result<[u8; WRITE_VERSION + 2]> {
     Ok(header)
 }
 
-/// The [URI](https://sqlite.org/uri.html) of a database that nobody changes.
+/// Returns the [URI](https://sqlite.org/uri.html) of an immutable database.
 pub(crate) fn immutable(path: &Path) -> String {
     let mut uri = "file:".to_owned();
     for byte in path.as_os_str().as_bytes() {
@@ -132,8 +132,8 @@ pub(crate) fn immutable(path: &Path) -> String {
     uri + "?immutable=1"
 }
 
-/// What keeps a hostile or damaged file from doing more than failing:
-/// <https://sqlite.org/security.html>.
+/// Hardens a connection, so that a hostile or damaged file can do no more than fail
+/// (<https://sqlite.org/security.html>).
 pub(crate) fn harden(conn: &Connection) -> Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;

@@ -11,17 +11,17 @@ use crate::sqlite::files::{ENGINE_FILES, database_in, has_content, sync_dir, wit
 use crate::storage::{AccessMethods, Marker, Ownership, file_error};
 use crate::{Error, ErrorKind, Result, failpoint};
 
-/// What the WAL needs: <https://sqlite.org/wal.html>, section 2.2.
+/// A requirement of the WAL (<https://sqlite.org/wal.html>, section 2.2).
 const NO_SHARED_MEMORY: &str = "processes can't share memory through a file (mmap)";
-/// The name of the database until it is whole.
+/// The name of the database until it is complete.
 const NEW_DATABASE: &str = "tenantry.db.new";
 
-/// Creates the database under another name, and renames it when it is whole: so there is never half
-/// a one, even if the process is killed or the disk is full. Removes what an earlier attempt left.
+/// Creates the database under another name, and renames it once it is complete, so that a kill or a
+/// full disk never leaves half of one. Removes the leftovers of an earlier attempt.
 pub(crate) fn create(options: &Options) -> Result<()> {
     for suffix in ["-wal", "-journal"] {
-        // SQLite would take it for the log of the new database. And it may hold what is nowhere
-        // else.
+        // SQLite would take it for the WAL of the new database. And it may hold data that exists
+        // nowhere else.
         if has_content(&database_in(&options.data_dir), suffix) {
             return Err(Error::new(
                 ErrorKind::Incompatible,
@@ -50,7 +50,7 @@ pub(crate) fn create(options: &Options) -> Result<()> {
         std::fs::rename(&path, database_in(&options.data_dir)).map_err(failed)
     });
     if created.is_err() {
-        // Nobody has relied on it, and the space may be wanted.
+        // No caller relies on it, and it takes space.
         let _ = remove_database(&path);
     }
     created
@@ -61,11 +61,11 @@ pub(crate) fn create(options: &Options) -> Result<()> {
         .and_then(|()| sync_dir(&options.data_dir))
 }
 
-/// Makes a database that is one file, without a log, and on the disk.
+/// Makes a durable database of one file, without a WAL.
 fn create_at(path: &Path, options: &Options) -> Result<()> {
     failpoint::reach("create: make the database");
-    // Readable by nobody else; SQLite gives its log the same mode. This descriptor is closed before
-    // SQLite opens one.
+    // Private; SQLite gives its WAL the same mode. This descriptor is closed before SQLite opens
+    // one.
     Ownership::for_store(&options.data_dir, ENGINE_FILES)
         .and_then(|owner| owner.make_file(path))
         .map_err(|error| file_error(error, "the database file can't be created"))?;
@@ -76,7 +76,7 @@ fn create_at(path: &Path, options: &Options) -> Result<()> {
     }
     failpoint::reach("create: fill the database");
     let filled = migrate(&mut conn).and_then(|()| {
-        // Closing would do this too, but not tell if it failed.
+        // Closing would do this too, but not report a failure.
         Ok(conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?)
     });
     let is_incomplete: bool = filled.map_err(|error| with_quota_as_full(&conn, error))?;
@@ -99,8 +99,8 @@ fn remove_database(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes the data directory and what is missing above it, readable by nobody else, and makes it
-/// last. Returns what it has made, the innermost first.
+/// Makes the data directory and the missing ones above it, all private and durable. Returns those
+/// that it has made, the innermost first.
 pub(crate) fn create_data_dir(dir: &Path) -> Result<Vec<PathBuf>> {
     if dir.is_dir() {
         return Ok(Vec::new());
@@ -108,7 +108,7 @@ pub(crate) fn create_data_dir(dir: &Path) -> Result<Vec<PathBuf>> {
     let failed = |error| file_error(error, "the data directory can't be created");
     let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && std::fs::symlink_metadata(dir).is_err();
     let missing: Vec<&Path> = dir.ancestors().take_while(is_missing).collect();
-    // One by one: the umask may take away what it takes to make the next.
+    // One by one: the umask may deny the permissions that the next one needs.
     let mut made_dirs = Vec::new();
     for dir in missing.iter().rev() {
         failpoint::reach("create: make the data directory");
@@ -127,8 +127,7 @@ pub(crate) fn create_data_dir(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(made_dirs)
 }
 
-/// Returns to which store `storage/` belongs, where the database doesn't say.
+/// Returns the store to which `storage/` belongs, if the database doesn't say.
 pub(crate) fn marker(options: &Options) -> Result<Marker> {
-    Marker::in_data_dir(&options.data_dir)
-        .map_err(|error| file_error(error, "it can't be told whether storage/ belongs to a store"))
+    Marker::in_data_dir(&options.data_dir).map_err(|error| file_error(error, "the marker in storage/ can't be read"))
 }

@@ -1,4 +1,4 @@
-//! Identifies what a database file is, without changing a byte of it.
+//! Identifies a database file, without changing a byte of it.
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension};
@@ -16,8 +16,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// `Tnry`, as V1 of the schema sets it.
 const APPLICATION_ID: i32 = 0x546E_7279;
-/// What the schema must have. These statements are prepared and never run. One that can't be
-/// prepared means a damaged schema, which would make each statement of the store fail as a mistake.
+/// Statements that are prepared and never run. One that can't be prepared means a damaged schema,
+/// with which statements of the store would fail as if they were mistakes.
 const SCHEMA: [&str; 7] = [
     SELECT_ALL,
     "SELECT id, email, email_key, created_at, last_login_at, updated_at, version FROM tenantry_living_users",
@@ -32,10 +32,10 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StoreState {
-    /// No file, or one that holds nothing.
+    /// No file, or an empty one.
     Nothing,
     Older,
-    /// Its directories were never set up: the first opening didn't come to its end.
+    /// Its directories were never set up: the first opening was interrupted.
     Unmarked,
     Current,
 }
@@ -64,8 +64,7 @@ pub(crate) fn identify_schema(conn: &Connection, options: &Options) -> Result<St
     conn.busy_timeout(options.busy_timeout)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
 
-    // One snapshot, so that no change of another process between two statements is taken for
-    // something else.
+    // One snapshot, so that a change of another process between two statements doesn't matter.
     conn.execute_batch("BEGIN")?;
     let application_id: i32 = match conn.query_row("PRAGMA application_id", [], |row| row.get(0)) {
         // A store never has a rollback journal: it is made under another name.
@@ -97,8 +96,8 @@ pub(crate) fn identify_schema(conn: &Connection, options: &Options) -> Result<St
     }
 }
 
-/// Returns the store's id, and whether `storage/` has its marker. `None` if the store was never
-/// opened to the end.
+/// Returns the store's id, and whether `storage/` has its marker. `None` if its first opening was
+/// interrupted.
 pub(crate) fn identity(conn: &Connection) -> Result<Option<(Uuid, bool)>> {
     let found = conn.query_row("SELECT id, is_marked FROM tenantry_store", [], |row| {
         Ok((Uuid::from_bytes(row.get(0)?), row.get(1)?))
@@ -124,7 +123,7 @@ pub(crate) fn store_missing() -> Error {
 }
 
 /// Fails if the program is linked with an SQLite that can lose commits: an embedder may link
-/// another one than Tenantry's.
+/// another version than the bundled one.
 pub(crate) fn refuse_old_sqlite(version: i32) -> Result<()> {
     if version >= OLDEST_SQLITE {
         return Ok(());

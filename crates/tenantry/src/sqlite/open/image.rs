@@ -1,4 +1,4 @@
-//! The image of a database in a backup: it is looked at as a store is, without its directories.
+//! The image of a database in a backup, which is inspected like a store without directories.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,14 +16,16 @@ use crate::sqlite::tx::Snapshot;
 use crate::{Email, Error, ErrorKind, ListQuery, Page, Result, TrashPage, TrashQuery, TrashedUser, User, UserId};
 
 /// Where the [header](https://sqlite.org/fileformat.html#file_format_version_numbers) says that
-/// there is a log.
+/// there is a WAL.
 const FORMAT_VERSIONS: std::ops::Range<usize> = 18..20;
 
 impl Inspection {
-    /// Opens an image that nobody else knows of, and that may lose its name afterwards. One of an
-    /// older version is upgraded; its [version](Self::schema_version) is the one that it had.
+    /// Opens a private image, which may be unlinked afterwards. One of an older version is
+    /// upgraded; [`schema_version`](Self::schema_version) returns the earlier version.
     ///
-    /// `Incompatible` if it is none of a store, or of a newer one.
+    /// # Errors
+    ///
+    /// `Incompatible` if it isn't that of a store, or of a newer one.
     pub(crate) fn open_image(path: &Path) -> Result<Self> {
         refuse_old_sqlite(rusqlite::version_number())?;
         let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
@@ -31,11 +33,11 @@ impl Inspection {
         harden(&conn)?;
         let found = identify_schema(&conn, &Options::existing(path.to_owned()))?;
         let version = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        // It is left open by the look.
+        // The identification leaves its transaction open.
         conn.execute_batch("ROLLBACK")?;
         match found {
-            // Of a database that can't be written SQLite reads no CHECK constraints, and so finds
-            // no damage in them.
+            // SQLite doesn't read the CHECK constraints of a read-only database, and so finds no
+            // violation of them.
             StoreState::Current | StoreState::Unmarked if !has_log(path)? => conn = open_alone(path)?,
             StoreState::Current | StoreState::Unmarked => {}
             StoreState::Nothing => return Err(Error::new(ErrorKind::Corrupt, "the database in the archive is empty")),
@@ -46,7 +48,7 @@ impl Inspection {
         Ok(Self { conn, version: Some(version) })
     }
 
-    /// Has whatever is read fail from now on if it is to end, which is asked every so many steps of
+    /// Makes reads fail once `is_to_end` returns true. It is called after each number of steps of
     /// SQLite's virtual machine.
     pub(crate) fn end_if(&mut self, steps: i32, is_to_end: impl FnMut() -> bool + Send + 'static) -> Result<()> {
         Ok(self.conn.progress_handler(steps, Some(is_to_end))?)

@@ -41,11 +41,11 @@ pub(crate) struct OpenStore {
     pub(crate) access: Access,
     pub(crate) created: bool,
     pub(crate) upgraded: Option<Upgrade>,
-    /// To be given up when the connection is closed.
+    /// Released when the connection is closed.
     pub(crate) lock: Option<Lock>,
 }
 
-/// What an opening did.
+/// The result of an opening.
 pub(crate) struct OpenReport {
     pub(crate) created: bool,
     pub(crate) upgraded: Option<Upgrade>,
@@ -85,7 +85,7 @@ pub(crate) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watc
         };
         if let Some(lock) = lock {
             let opened = open_locked(options, ambient, access, alone, lock).inspect_err(|_| {
-                // Without a store they are empty; otherwise they stay.
+                // Without a store they are empty, and are removed; others stay.
                 made_dirs.iter().for_each(|dir| drop(std::fs::remove_dir(dir)));
             })?;
             watch.begin();
@@ -121,8 +121,8 @@ fn refuse_network_fs(options: &Options) -> Result<()> {
     Err(Error::new(ErrorKind::NetworkFileSystem, message))
 }
 
-/// Opens the store under the lock. What changes more than rows is done alone; then the lock is
-/// shared.
+/// Opens the store under the lock. It is exclusive for work that changes more than rows, and shared
+/// afterwards.
 fn open_locked(
     options: &Options,
     ambient: &dyn Ambient,
@@ -130,7 +130,7 @@ fn open_locked(
     alone: bool,
     lock: Option<Lock>,
 ) -> Result<OpenStore> {
-    // The process that had the lock before may have done the work.
+    // The process that held the lock before may have done the work.
     let found = if alone { identify(options)? } else { StoreState::Current };
     if found == StoreState::Nothing {
         create(options).inspect_err(|_| lock.iter().for_each(Lock::remove_if_new))?;
@@ -142,11 +142,10 @@ fn open_locked(
     } else {
         None
     };
-    // What is done here in the file system relies on what was committed before it, which has to
-    // wait for the disk.
+    // Changes of the file system rely on earlier commits, which must be durable before.
     let storage = open_storage(&mut conn, options, ambient).map_err(|error| with_quota_as_full(&conn, error));
     let storage = match storage {
-        // What needs no directories works without them.
+        // Operations on rows work without the directories.
         Err(error) if error.kind() == ErrorKind::StorageUnavailable => {
             tracing::warn!(error = &error as &dyn std::error::Error, "the users' directories can't be used");
             Err(error)
@@ -159,7 +158,7 @@ fn open_locked(
     if let (true, Some(lock)) = (alone, &lock) {
         lock.share()?;
     }
-    // A newer program may have had the lock since the store was looked at.
+    // A newer program may have held the lock since the store was identified.
     let version: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version != SCHEMA_VERSION {
         return Err(Error::new(ErrorKind::Incompatible, "a newer tenantry is upgrading the store"));
@@ -167,8 +166,8 @@ fn open_locked(
     Ok(OpenStore { conn, storage, access, created: found == StoreState::Nothing, upgraded, lock })
 }
 
-/// Opens the directories of the store. The first time, when nobody else has it open, the store gets
-/// its id and `storage/` its marker.
+/// Opens the directories of the store. The first opening, which is exclusive, gives the store its
+/// id and `storage/` its marker.
 fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient) -> Result<Storage> {
     let store_id = match identity(conn)? {
         Some((store_id, true)) => return Storage::open(&options.data_dir, ENGINE_FILES, store_id, true),

@@ -22,7 +22,7 @@ const MIGRATIONS_TABLE: &str = "tenantry_migrations";
 /// In the data directory.
 const SNAPSHOTS: &str = "backups";
 
-/// What was done to a store of an older version when it was opened.
+/// The upgrade of a store of an older version when it was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Upgrade {
@@ -35,12 +35,12 @@ pub struct Upgrade {
     pub snapshot: Option<PathBuf>,
 }
 
-/// All pending migrations, with the record of them, in one transaction: a crash leaves the old
+/// Runs all pending migrations, with their record, in one transaction: a crash leaves the old
 /// schema or the new one.
 pub(crate) fn migrate(conn: &mut Connection) -> Result<()> {
-    // Version 3 has another table take the name of `users`, which must not touch what refers to it
+    // Version 3 gives another table the name of `users`, which must not affect references to it
     // (<https://sqlite.org/lang_altertable.html#otheralter>). Within the transaction the first
-    // would have no effect.
+    // pragma would have no effect.
     conn.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = ON")?;
     let migrated = run_migrations(conn);
     let restored = conn.execute_batch("PRAGMA foreign_keys = ON; PRAGMA legacy_alter_table = OFF");
@@ -67,7 +67,7 @@ fn run_migrations(conn: &mut Connection) -> Result<()> {
     })
 }
 
-/// SQLite's part in the failure of a migration.
+/// Returns SQLite's error, if it caused the failure of a migration.
 fn cause(error: &refinery::Error) -> Option<Error> {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
@@ -79,7 +79,7 @@ fn cause(error: &refinery::Error) -> Option<Error> {
     None
 }
 
-/// Brings an existing store, which nobody else has open, to the schema of this program.
+/// Brings an existing store, which no other process has open, to the schema of this program.
 pub(crate) fn upgrade(conn: &mut Connection, options: &Options, ambient: &dyn Ambient) -> Result<Upgrade> {
     let version = |conn: &Connection| conn.query_row("PRAGMA user_version", [], |row| row.get(0));
     let from = version(conn)?;
@@ -95,8 +95,7 @@ pub(crate) fn upgrade(conn: &mut Connection, options: &Options, ambient: &dyn Am
     };
     failpoint::reach("upgrade: change the schema");
     if let Err(error) = migrate(conn) {
-        // Nothing was changed, and whoever tries it again and again doesn't want a snapshot each
-        // time.
+        // Nothing was changed, and another attempt makes another snapshot.
         if let Some(snapshot) = &snapshot {
             let _ = std::fs::remove_file(snapshot);
         }
@@ -123,8 +122,8 @@ pub(crate) fn refuse_other_references(conn: &Connection) -> Result<()> {
     Err(Error::new(ErrorKind::Incompatible, message))
 }
 
-/// Keeps the database as it is now in `backups/`, and makes sure that it can be read from there. It
-/// has a temporary name until it is whole and on the disk.
+/// Copies the present database to `backups/`, and verifies the copy. It has a temporary name until
+/// it is complete and durable.
 fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) -> Result<PathBuf> {
     let failed = |error| file_error(error, "the snapshot can't be written");
     let dir = options.data_dir.join(SNAPSHOTS);
@@ -144,7 +143,7 @@ fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) ->
         _ => {}
     }
     let written = write_image_of(conn, &unfinished, owner).and_then(|()| verify(conn, &unfinished)).and_then(|()| {
-        // It is nobody's but ours, and SQLite has closed it.
+        // No other process has it open, and SQLite has closed it.
         File::open(&unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
         failpoint::reach("upgrade: name the snapshot");
         std::fs::rename(&unfinished, &path).map_err(failed)
@@ -157,7 +156,7 @@ fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) ->
     Ok(path)
 }
 
-/// Makes sure that an image is whole and holds as much as the database that it was made of.
+/// Verifies that an image is intact and holds as much as the database that it was made of.
 fn verify(conn: &Connection, image: &Path) -> Result<()> {
     let image = connect_read_only(image)?;
     let found: String = image.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;

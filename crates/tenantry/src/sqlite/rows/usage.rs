@@ -27,7 +27,7 @@ pub(crate) fn with_directory(conn: &Connection, after: i64, limit: usize) -> Res
 
 pub(crate) fn set(conn: &Connection, id: UserId, usage: &Usage) -> Result<()> {
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    // Nothing, if the user was deleted meanwhile.
+    // Nothing, if the user was deleted in the meantime.
     conn.prepare_cached(
         "INSERT OR REPLACE INTO tenantry_usage
             (user_id, measured_at, files, apparent_bytes, allocated_bytes, unreadable)
