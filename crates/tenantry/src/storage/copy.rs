@@ -73,9 +73,18 @@ pub(super) fn copy_file(source: Entry<'_>, copy: Entry<'_>) -> io::Result<()> {
     sync.sync(copy.dir, SYNC)
 }
 
-/// Compares two entries that aren't directories, content with content.
-pub(super) fn is_same_file(source: Entry<'_>, copy: Entry<'_>, how: Comparison) -> io::Result<bool> {
+/// Returns whether an entry that isn't a directory is still the one with this identity, and has the
+/// content of another entry.
+pub(super) fn is_same_file(
+    source: Entry<'_>,
+    source_identity: Identity,
+    copy: Entry<'_>,
+    how: Comparison,
+) -> io::Result<bool> {
     let Some(stat) = stat::stat(source.dir, source.name)? else { return Ok(false) };
+    if identity(&stat) != source_identity {
+        return Ok(false);
+    }
     match Comparer::new(how).compare(source, copy, &stat) {
         Ok(()) => Ok(true),
         Err(error) if error.get_ref().is_some_and(|error| error.is::<Difference>()) => Ok(false),
@@ -337,6 +346,15 @@ fn open_file(dir: &OwnedFd, name: &CStr) -> io::Result<Option<File>> {
     Ok(Some(file))
 }
 
+/// Opens a symbolic link itself, so that its target and its identity are of the same one.
+fn open_link(link: Entry<'_>) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match fs::openat(link.dir, link.name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => different(),
+        opened => Ok(opened?),
+    }
+}
+
 fn size(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or_default()
 }
@@ -397,7 +415,8 @@ impl Comparer {
         Self { how, buffers: [vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]] }
     }
 
-    /// Fails with [`Difference`] if a file, link, pipe or device differs from its copy.
+    /// Fails with [`Difference`] if a file, link, pipe or device differs from its copy, or isn't the
+    /// one with these metadata any more.
     fn compare(&mut self, source: Entry<'_>, copy: Entry<'_>, stat: &Stat) -> io::Result<()> {
         let Some(found) = stat::stat(copy.dir, copy.name)? else { return different() };
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -410,12 +429,12 @@ impl Comparer {
             FileType::RegularFile => {
                 let both = (open_file(source.dir, source.name)?, open_file(copy.dir, copy.name)?);
                 let (Some(source), Some(copy)) = both else { return different() };
-                self.hold_the_same(&source, &copy)?
+                identity(&fs::fstat(&source)?) == identity(stat) && self.hold_the_same(&source, &copy)?
             }
             FileType::Symlink => {
-                let targets = [source, copy].map(|entry| fs::readlinkat(entry.dir, entry.name, Vec::new()));
-                let [source, copy] = targets;
-                source? == copy?
+                let (source, copy) = (open_link(source)?, open_link(copy)?);
+                let target = |link| fs::readlinkat(link, c"", Vec::new());
+                identity(&fs::fstat(&source)?) == identity(stat) && target(&source)? == target(&copy)?
             }
             _ => stat.st_rdev == found.st_rdev,
         };

@@ -30,7 +30,7 @@ const NAMED_MAX: usize = 100;
 /// usual one is read twice; a chain of nested ones may take a pass per link.
 const PASSES_MAX: usize = 100_000;
 
-const REMOVE_FILE: &str = "remove: a file";
+pub(super) const REMOVE_FILE: &str = "remove: a file";
 const REMOVE_DIR: &str = "remove: a directory";
 const MAKE_ACCESSIBLE: &str = "remove: change a mode";
 
@@ -324,7 +324,8 @@ pub(super) fn remove_in_place(
     remove_from(at, name, top, removing)
 }
 
-/// Removes a directory that is open, and what is at its name by now only if that is empty.
+/// Removes a directory that is open. What is at its name by then is removed only if it is an empty
+/// directory.
 pub(super) fn remove_opened(at: &OwnedFd, name: &CStr, top: OwnedFd, removal: &mut Removal) -> io::Result<bool> {
     remove_from(at, name, top, InPlaceRemoval { removal, progress: &never_ends, path: PathBuf::new() })
 }

@@ -18,7 +18,9 @@
 //! | `whole` and `content` | compares again and continues, or begins again if they differ |
 //! | `whole` and the target, no `content` | removes the original, if the target has all of it |
 //!
-//! At any time the original or the copy is complete. All of it happens under the lock of the intent
+//! At any time the original or the copy is complete, even if another process moves one of the two
+//! meanwhile: both are held by descriptors from the comparison on. The original is removed only if
+//! both are at their names then, and otherwise both stay and the move fails. All of it happens under the lock of the intent
 //! that requires it, so by one process at a time, and the other writes of the store wait. A mount
 //! between the two places is refused: the operator has mounted it, and can mount one file system
 //! for the whole data directory.
@@ -40,7 +42,7 @@ use rustix::io::Errno;
 use super::beneath::{self, Mounts, are_in_one_mount, make_dir, open_dir, rename, shown, sync, write_file};
 use super::copy::{self, Comparison, Entry, Failure, compare};
 use super::errors::{blocked, errno, refused};
-use super::remove::{Removal, never_ends, open_accessible, remove_in_place, remove_opened};
+use super::remove::{REMOVE_FILE, Removal, never_ends, open_accessible, remove_in_place, remove_opened};
 use super::stat::{Identity, identity, is_dir, stat};
 use super::walk::{Visit, walk};
 use super::{Storage, attributes};
@@ -98,7 +100,7 @@ impl Storage {
         tracing::info!("a user's directory can't be renamed within its file system: it is copied");
         let _kept_away = self.lock_out_backups(COPY_LOCK_TIMEOUT).map_err(io::Error::other)?;
         match self.copy(from, moved) {
-            Ok(source) => self.finish(moved, Some(source)),
+            Ok((original, copy)) => self.finish(moved, Some((original, &copy))),
             Err(error) => {
                 // The leftover takes space, which may be what is missing.
                 if let Err(error) = clear(moved) {
@@ -128,32 +130,33 @@ impl Storage {
             return clear(moved).map(|()| false);
         }
         let _kept_away = self.lock_out_backups(COPY_LOCK_TIMEOUT).map_err(io::Error::other)?;
-        let source = moved.source()?;
-        if stat(&work, CONTENT)?.is_some() {
+        let original = moved.original()?;
+        let content = Entry { dir: &work, name: CONTENT };
+        if let Some(copy) = Held::find(content)? {
             // Without an original there is nothing to compare.
-            if let Some(source) = &source
-                && moved.difference(source, Entry { dir: &work, name: CONTENT }, Comparison::Same)?.is_some()
+            if let Some(original) = &original
+                && moved.difference(original, content, &copy, Comparison::Same)?.is_some()
             {
                 return clear(moved).map(|()| false);
             }
-            return self.finish(moved, source).map(|()| true);
+            return self.finish(moved, original.map(|original| (original, &copy))).map(|()| true);
         }
-        if stat(moved.to, &*moved.new_name)?.is_none() {
+        let Some(target) = Held::find(moved.target())? else {
             return clear(moved).map(|()| false);
-        }
-        if let Some(source) = &source
-            && let Some(path) = moved.not_contained(source)?
+        };
+        if let Some(original) = &original
+            && let Some(path) = moved.difference(original, moved.target(), &target, Comparison::Contained)?
         {
             let message = format!(
                 "{path:?} was written where the user's directory was after it was copied to its new place: compare the two, and move the first one away"
             );
             return Err(io::Error::other(blocked(message)));
         }
-        self.finish(moved, source).map(|()| true)
+        self.finish(moved, original.map(|original| (original, &target))).map(|()| true)
     }
 
-    /// Makes a whole copy in the copy directory, and returns the original.
-    fn copy(&self, from: &OwnedFd, moved: &Move<'_>) -> io::Result<Original> {
+    /// Makes a whole copy in the copy directory, and returns the original with it.
+    fn copy(&self, from: &OwnedFd, moved: &Move<'_>) -> io::Result<(Held, Held)> {
         let mut different = PathBuf::new();
         for _ in 0..ATTEMPTS_MAX {
             clear(moved)?;
@@ -161,20 +164,21 @@ impl Storage {
             // Everything that is made in it would inherit this.
             attributes::forget_default_acl(&work)?;
             let content = Entry { dir: &work, name: CONTENT };
-            let source = moved.source()?.ok_or(Errno::NOENT)?;
-            match &source {
-                Original::Directory(source) => self.copy_dir(source, &work)?,
-                Original::File(_) => copy::copy_file(Entry { dir: from, name: &moved.name }, content)
+            let original = moved.original()?.ok_or(Errno::NOENT)?;
+            match &original {
+                Held::Directory(original) => self.copy_dir(original, &work)?,
+                Held::File(_) => copy::copy_file(Entry { dir: from, name: &moved.name }, content)
                     .map_err(|error| failed(Failure { path: PathBuf::new(), error }))?,
             }
             crate::failpoint::reach(copy::SYNC);
             fs::syncfs(&work)?;
-            match moved.difference(&source, content, Comparison::Same)? {
+            let copy = Held::find(content)?.ok_or(Errno::NOENT)?;
+            match moved.difference(&original, content, &copy, Comparison::Same)? {
                 Some(path) => different = path,
                 None => {
                     write_file(&work, WHOLE, b"", self.owner, "copy: mark it as whole")?;
                     sync(&work, "copy: sync the mark")?;
-                    return Ok(source);
+                    return Ok((original, copy));
                 }
             }
         }
@@ -191,9 +195,9 @@ impl Storage {
         remove(work, LINKS)
     }
 
-    /// Gives a whole copy its name, unless it has that, and removes the original: the entry that
-    /// was compared with the copy, and not what may be at its name by now.
-    fn finish(&self, moved: &Move<'_>, source: Option<Original>) -> io::Result<()> {
+    /// Gives a whole copy its name, unless it has that, and removes the original, which was compared
+    /// with the copy.
+    fn finish(&self, moved: &Move<'_>, compared: Option<(Held, &Held)>) -> io::Result<()> {
         let work = open_dir(moved.to, &*moved.work, Mounts::Refuse)?;
         if stat(&work, CONTENT)?.is_some() {
             rename(&work, CONTENT, moved.to, &*moved.new_name, "copy: name the directory")?;
@@ -201,8 +205,8 @@ impl Storage {
         sync(moved.to, "copy: sync the name")?;
         sync(&work, "copy: sync the name")?;
         if let Some(from) = moved.from {
-            if let Some(source) = source {
-                moved.remove(from, source)?;
+            if let Some((original, copy)) = compared {
+                moved.remove(from, original, copy)?;
             }
             sync(from, "copy: sync the removal")?;
         }
@@ -240,37 +244,75 @@ impl Storage {
     }
 }
 
-/// The entry that is moved, as it was when it was found.
-enum Original {
+/// An entry as it was when it was found, whatever has become of its name.
+enum Held {
     Directory(OwnedFd),
     /// Anything else.
     File(Identity),
 }
 
-impl Move<'_> {
-    /// Returns the original, if it exists.
-    fn source(&self) -> io::Result<Option<Original>> {
-        let Some(from) = self.from else { return Ok(None) };
-        let Some(found) = stat(from, &*self.name)? else { return Ok(None) };
+impl Held {
+    /// Returns an entry, if it exists.
+    fn find(entry: Entry<'_>) -> io::Result<Option<Self>> {
+        Self::find_with(entry, |at, name| open_dir(at, name, Mounts::Refuse))
+    }
+
+    fn find_with(
+        entry: Entry<'_>,
+        open: impl FnOnce(&OwnedFd, &CStr) -> io::Result<OwnedFd>,
+    ) -> io::Result<Option<Self>> {
+        let Some(found) = stat(entry.dir, entry.name)? else { return Ok(None) };
         if !is_dir(&found) {
-            return Ok(Some(Original::File(identity(&found))));
+            return Ok(Some(Self::File(identity(&found))));
         }
-        match open_accessible(from, &self.name) {
+        match open(entry.dir, entry.name) {
             Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(None),
-            opened => opened.map(|dir| Some(Original::Directory(dir))),
+            opened => opened.map(|dir| Some(Self::Directory(dir))),
         }
     }
 
+    fn identity(&self) -> io::Result<Identity> {
+        match self {
+            Self::Directory(dir) => Ok(identity(&fs::fstat(dir)?)),
+            Self::File(identity) => Ok(*identity),
+        }
+    }
+
+    fn is_at(&self, entry: Entry<'_>) -> io::Result<bool> {
+        let held = self.identity()?;
+        Ok(stat(entry.dir, entry.name)?.is_some_and(|found| identity(&found) == held))
+    }
+}
+
+impl Move<'_> {
+    /// Returns the original, if it exists, with the permissions to remove it.
+    fn original(&self) -> io::Result<Option<Held>> {
+        let Some(from) = self.from else { return Ok(None) };
+        Held::find_with(Entry { dir: from, name: &self.name }, |at, name| open_accessible(at, name))
+    }
+
+    fn target(&self) -> Entry<'_> {
+        Entry { dir: self.to, name: &self.new_name }
+    }
+
     /// Returns where the original and a copy of it differ, below what is moved.
-    fn difference(&self, source: &Original, copy: Entry<'_>, how: Comparison) -> io::Result<Option<PathBuf>> {
+    fn difference(
+        &self,
+        original: &Held,
+        entry: Entry<'_>,
+        copy: &Held,
+        how: Comparison,
+    ) -> io::Result<Option<PathBuf>> {
+        if original.identity()? == copy.identity()? {
+            return Err(io::Error::other(blocked("the user's directory was moved by hand while the store moved it")));
+        }
         let top = || PathBuf::from(".");
-        let is_copy_dir = stat(copy.dir, copy.name)?.is_some_and(|copy| is_dir(&copy));
-        match (source, self.from) {
-            (Original::Directory(source), _) if is_copy_dir => {
-                compare(again(source)?, open_dir(copy.dir, copy.name, Mounts::Refuse)?, how).map_err(failed)
+        match (original, copy, self.from) {
+            (Held::Directory(original), Held::Directory(copy), _) => {
+                compare(again(original)?, again(copy)?, how).map_err(failed)
             }
-            (Original::File(_), Some(from)) if !is_copy_dir => {
-                let is_same = copy::is_same_file(Entry { dir: from, name: &self.name }, copy, how);
+            (Held::File(original), Held::File(_), Some(from)) => {
+                let is_same = copy::is_same_file(Entry { dir: from, name: &self.name }, *original, entry, how);
                 let is_same = is_same.map_err(|error| failed(Failure { path: top(), error }))?;
                 Ok((!is_same).then(top))
             }
@@ -278,26 +320,21 @@ impl Move<'_> {
         }
     }
 
-    /// Returns the path of an entry that the original has and the target lacks.
-    fn not_contained(&self, source: &Original) -> io::Result<Option<PathBuf>> {
-        let of_source = match source {
-            Original::Directory(source) => identity(&fs::fstat(source)?),
-            Original::File(identity) => *identity,
-        };
-        if stat(self.to, &*self.new_name)?.is_some_and(|target| identity(&target) == of_source) {
-            return Err(io::Error::other(blocked("the user's directory was moved by hand while the store moved it")));
+    /// Removes the original, which was compared with the copy. If another process has moved one of
+    /// the two since, both stay.
+    fn remove(&self, from: &OwnedFd, original: Held, copy: &Held) -> io::Result<()> {
+        let source = Entry { dir: from, name: &self.name };
+        if !copy.is_at(self.target())? || !original.is_at(source)? {
+            let message = "another program moved the user's directory, or its copy, while the store moved it";
+            return Err(io::Error::other(blocked(message)));
         }
-        self.difference(source, Entry { dir: self.to, name: &self.new_name }, Comparison::Contained)
-    }
-
-    /// Removes the original. What may be at its name by now stays, unless it is an empty directory.
-    fn remove(&self, from: &OwnedFd, source: Original) -> io::Result<()> {
-        match source {
-            Original::Directory(source) => removed(|removal| remove_opened(from, &self.name, source, removal)),
-            Original::File(source) if stat(from, &*self.name)?.is_some_and(|found| identity(&found) == source) => {
-                remove(from, &self.name)
-            }
-            Original::File(_) => Ok(()),
+        match original {
+            Held::Directory(dir) => removed(|removal| remove_opened(from, &self.name, dir, removal)),
+            // Unlike a removal by its name, this fails if a directory was put there.
+            Held::File(_) => match beneath::remove_file(from, &*self.name, REMOVE_FILE) {
+                Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(()),
+                removed => removed,
+            },
         }
     }
 }
@@ -384,4 +421,146 @@ fn obstacle_of(visit: Visit<'_>) -> Option<(PathBuf, &'static str)> {
         _ => return None,
     };
     Some((above.join(shown(name)), why))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs as std_fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::storage::ownership::Ownership;
+
+    /// A directory with an entry `from/ada` and its copy `to/ada`.
+    struct Place {
+        dir: tempfile::TempDir,
+        from: OwnedFd,
+        to: OwnedFd,
+    }
+
+    impl Place {
+        fn new(make: impl Fn(&Path)) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            for parent in ["from", "to", "aside"] {
+                std_fs::create_dir(dir.path().join(parent)).unwrap();
+                make(&dir.path().join(parent).join("ada"));
+            }
+            let open = |name: &str| std_fs::File::open(dir.path().join(name)).unwrap().into();
+            Self { from: open("from"), to: open("to"), dir }
+        }
+
+        fn path(&self, path: &str) -> PathBuf {
+            self.dir.path().join(path)
+        }
+
+        fn moved(&self) -> Move<'_> {
+            Move {
+                from: Some(&self.from),
+                name: c"ada".to_owned(),
+                to: &self.to,
+                new_name: c"ada".to_owned(),
+                work: c"work".to_owned(),
+                point: "move: change a mode",
+            }
+        }
+
+        /// Exchanges an entry with the one aside.
+        fn swap(&self, path: &str) {
+            let (place, aside) = (self.path(path), self.path("aside/ada"));
+            fs::renameat_with(fs::CWD, &place, fs::CWD, &aside, fs::RenameFlags::EXCHANGE).unwrap();
+        }
+    }
+
+    fn filled(dir: &Path) {
+        std_fs::create_dir(dir).unwrap();
+        std_fs::write(dir.join("notes.txt"), "of ada").unwrap();
+    }
+
+    fn is_filled(dir: &Path) -> bool {
+        std_fs::read(dir.join("notes.txt")).is_ok_and(|content| content == b"of ada")
+    }
+
+    /// The story: a process swapped a link with the user's directory while the store copied. The
+    /// link was found and copied, and then the directory was removed, which was at its name again.
+    #[test]
+    fn neither_is_removed_if_another_entry_is_at_the_name_of_the_original_or_of_its_copy() {
+        let kinds: [fn(&Path); 3] = [
+            filled,
+            |path| symlink("elsewhere", path).unwrap(),
+            |path| {
+                std_fs::write(path, "a file").unwrap();
+            },
+        ];
+        for (kind, make) in kinds.into_iter().enumerate() {
+            for swapped in ["from/ada", "to/ada"] {
+                for put_in_place in kinds {
+                    let place = Place::new(make);
+                    let moved = place.moved();
+                    let (original, copy) = (moved.original().unwrap().unwrap(), Held::find(moved.target()).unwrap());
+                    let aside = place.path("aside/ada");
+                    let _ = std_fs::remove_dir_all(&aside).or_else(|_| std_fs::remove_file(&aside));
+                    put_in_place(&aside);
+                    place.swap(swapped);
+                    let error = moved.remove(&place.from, original, &copy.unwrap()).unwrap_err();
+                    assert_eq!(refused(error).kind(), ErrorKind::StorageBlocked, "{kind} {swapped}");
+                    for path in ["from/ada", "to/ada", "aside/ada"] {
+                        let found = std_fs::symlink_metadata(place.path(path)).unwrap();
+                        assert!(!found.is_dir() || is_filled(&place.path(path)), "{kind} {swapped} {path}");
+                    }
+                }
+            }
+            let place = Place::new(make);
+            let moved = place.moved();
+            let (original, copy) = (moved.original().unwrap().unwrap(), Held::find(moved.target()).unwrap().unwrap());
+            moved.remove(&place.from, original, &copy).unwrap();
+            assert_eq!(std_fs::read_dir(place.path("from")).unwrap().count(), 0);
+            assert!(place.path("to/ada").symlink_metadata().is_ok());
+        }
+    }
+
+    /// The story: the target was compared by its name, where the original itself was by then.
+    #[test]
+    fn an_original_is_not_its_own_copy() {
+        let place = Place::new(filled);
+        let moved = place.moved();
+        let original = moved.original().unwrap().unwrap();
+        let target = Held::find(moved.target()).unwrap().unwrap();
+        assert!(moved.difference(&original, moved.target(), &target, Comparison::Contained).unwrap().is_none());
+        std_fs::write(place.path("from/ada/more.txt"), "").unwrap();
+        std_fs::rename(place.path("to/ada"), place.path("to/other")).unwrap();
+        std_fs::rename(place.path("from/ada"), place.path("to/ada")).unwrap();
+        // Held by their descriptors, both are what they were.
+        let difference = moved.difference(&original, moved.target(), &target, Comparison::Contained).unwrap();
+        assert_eq!(difference.as_deref(), Some(Path::new("more.txt")));
+        let itself = Held::find(moved.target()).unwrap().unwrap();
+        let error = moved.difference(&original, moved.target(), &itself, Comparison::Contained).unwrap_err();
+        assert_eq!(refused(error).kind(), ErrorKind::StorageBlocked);
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_since_it_was_found_is_not_the_one_that_was_copied() {
+        let place = Place::new(|path| std_fs::write(path, "of ada").unwrap());
+        let time = std::time::UNIX_EPOCH;
+        for parent in ["from", "to", "aside"] {
+            let file = std_fs::File::options().write(true).open(place.path(parent).join("ada")).unwrap();
+            file.set_modified(time).unwrap();
+        }
+        let moved = place.moved();
+        let original = moved.original().unwrap().unwrap();
+        let copy = Held::find(moved.target()).unwrap().unwrap();
+        let difference = || moved.difference(&original, moved.target(), &copy, Comparison::Same).unwrap();
+        assert_eq!(difference(), None);
+        place.swap("from/ada");
+        assert_eq!(difference().as_deref(), Some(Path::new(".")));
+    }
+
+    #[test]
+    fn a_cleared_copy_directory_leaves_nothing() {
+        let place = Place::new(filled);
+        let work = make_dir(&place.to, c"work", Ownership::default(), "a test").unwrap();
+        write_file(&work, WHOLE, b"", Ownership::default(), "a test").unwrap();
+        filled(&place.path("to/work/content"));
+        clear(&place.moved()).unwrap();
+        assert!(!place.path("to/work").exists() && is_filled(&place.path("to/ada")));
+    }
 }

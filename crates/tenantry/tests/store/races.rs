@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, FileTimes};
+use std::hint;
 use std::io;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use tenantry::{Durability, ErrorKind, ListQuery, Purge, RepairOptions, Result, Store, UserId};
+use tenantry::{Durability, ErrorKind, FindingKind, ListQuery, Purge, RepairOptions, Result, Store, UserId};
 use tenantry_testkit::way::{self, Way};
 
 use crate::support::{SqlitePlace, all, block_on, new_user, new_user_at, say_loudly};
@@ -28,6 +29,10 @@ const RACE: Duration = Duration::from_secs(2);
 const ENOUGH: u64 = 5;
 /// How often a directory is moved to and fro before its files are looked at.
 const MOVES_A_ROUND: usize = 20;
+/// How many lengths the pauses between two swaps have, each twice the one before, up to
+/// milliseconds: as long as a copy takes. Without them there would be many swaps between any two
+/// steps of a copy, and hardly ever a single one.
+const PAUSES: u64 = 17;
 /// How long it may take until there was a race. It takes milliseconds, or seconds where directories
 /// are copied.
 const LOST_SOON: Duration = Duration::from_secs(180);
@@ -126,7 +131,7 @@ struct Swapper {
 }
 
 impl Swapper {
-    fn start(places: &[PathBuf], aside: &Path) -> Self {
+    fn start(places: &[PathBuf], aside: &Path, way: Way) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let (aside, places) = (aside.to_owned(), places.to_owned());
         let thread = thread::spawn({
@@ -139,6 +144,10 @@ impl Swapper {
                         // with the other one.
                         for _ in 0..3 {
                             swaps += u64::from(swap(place, &aside));
+                            if way == Way::Copied {
+                                let spins = 1 << (swaps % PAUSES);
+                                (0..spins).for_each(|_| hint::spin_loop());
+                            }
                         }
                     }
                 }
@@ -250,12 +259,13 @@ impl Stage {
             Target::Above => vec![self.dir().parent().unwrap().to_owned()],
             Target::Within => vec![self.dir().join("nested")],
         };
-        Swapper::start(&places, &self.outside.aside())
+        Swapper::start(&places, &self.outside.aside(), self.way)
     }
 
-    /// Whether the user has all files again when the race is over. Where moving takes several
-    /// steps, the swaps can leave something in the way that the store must not replace or remove,
-    /// and a person has to decide. Nothing is lost then.
+    /// Whether the user has all files again when the race is over, and nothing is left to be done.
+    /// Where moving takes several steps, the swaps can leave something in the way that the store
+    /// must not replace or remove, and a person has to decide. Nothing is lost then: one place has
+    /// all files.
     fn is_in_order(&self) -> bool {
         let found = || {
             if block_on(self.store.get(self.ada))?.is_none() {
@@ -263,7 +273,11 @@ impl Stage {
             }
             block_on(self.store.directory(self.ada))
         };
-        let is_in_order = found().is_ok() && is_complete(&self.dir());
+        let is_unfinished = || {
+            let report = block_on(tenantry::check(self.place.data_dir())).unwrap();
+            report.findings.iter().any(|finding| finding.kind == FindingKind::IntentUnfinished)
+        };
+        let is_in_order = found().is_ok() && is_complete(&self.dir()) && !is_unfinished();
         if !is_in_order {
             assert_ne!(self.way, Way::AtOnce, "{:?}", found().err());
             let work = format!(".tenantry-copy-{}/content", self.ada);
@@ -466,7 +480,7 @@ fn a_purge_removes_nothing_outside() {
                 }
                 Target::Within => vec![in_trash.join("nested"), in_trash.join("moved-1")],
             };
-            let swapper = Swapper::start(&places, &aside);
+            let swapper = Swapper::start(&places, &aside, stage.way);
             // What is a link when it is to be removed and a directory when it is removed makes it
             // fail.
             match block_on(stage.store.purge(Purge::User(id), |_| {})) {
@@ -572,10 +586,7 @@ fn races_are_won_on_each_way_of_opening_and_moving() {
     }
     let moving = ["deleting_and_restoring_never_moves_what_is_outside", "a_purge_removes_nothing_outside"];
     let opening = ["opening_a_directory_never_leads_outside", "measuring_a_directory_never_counts_what_is_outside"];
-    // Deleting and restoring by copies isn't among them: a process that swaps directories in
-    // storage/ meanwhile, and so could remove the files itself, can have the copy removed with the
-    // original.
-    for (way, races) in [(Way::InSteps, &[moving, opening].concat()[..]), (Way::Copied, &moving[1..])] {
+    for (way, races) in [(Way::InSteps, &[moving, opening].concat()[..]), (Way::Copied, &moving[..])] {
         let (variable, value) = way.variable();
         for race in races {
             let mut test = Command::new(std::env::current_exe().unwrap());
