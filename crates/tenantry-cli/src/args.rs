@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::builder::styling::AnsiColor;
-use clap::builder::{NonEmptyStringValueParser, Styles};
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, Styles};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, value_parser};
+use tenantry::Scope;
 use tenantry_http::{Network, Origin, PublicUrl};
 
 const EXIT_CODES: &str = "\
@@ -144,6 +145,9 @@ pub(crate) enum Command {
     /// By default on a unix socket, on which processes of this user and of root may do everything:
     /// $RUNTIME_DIRECTORY/tenantry.sock, or else tenantry.sock in the data directory.
     Serve(Serve),
+    /// Create, list, rotate and revoke tokens, by which clients of the service are known
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Print the completions for a shell
     #[command(after_long_help = COMPLETION_LOCATIONS)]
     Completions {
@@ -398,6 +402,54 @@ pub(crate) struct Restore {
     /// With --user: change nothing, and report what would be done
     #[arg(long, conflicts_with = "into")]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Create a token, and print its secret, which is shown this once
+    Create(CreateToken),
+    /// List all tokens, with those that have expired or were revoked
+    #[command(visible_alias = "ls")]
+    List,
+    /// Make another secret of a token, and let those before end after a while
+    Rotate {
+        /// The name of the token
+        name: String,
+        /// How long the secrets before stay valid, such as 24h
+        #[arg(long, value_name = "DURATION", default_value = "24h")]
+        overlap: String,
+    },
+    /// Revoke all secrets of a token, at once
+    Revoke(RevokeToken),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateToken {
+    /// The name: 1 to 64 letters, digits, `.`, `_` and `-`. It stands in the record of who did
+    /// what, and is never given to another token
+    pub(crate) name: String,
+    /// What the bearer may do; several are separated by commas
+    #[arg(long, value_name = "SCOPES", required = true, value_delimiter = ',', value_parser = PossibleValuesParser::new(Scope::ALL.iter().map(|scope| scope.name())))]
+    pub(crate) scope: Vec<String>,
+    /// Let the token reach this user (the id or the email address) and their files alone
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// How long the token is valid, such as 90d
+    #[arg(long, value_name = "DURATION", default_value = "365d")]
+    pub(crate) expires: String,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").required(true).args(["name", "all"])))]
+pub(crate) struct RevokeToken {
+    /// The name of the token
+    pub(crate) name: Option<String>,
+    /// Revoke all tokens, as after a restore of a backup, in which revoked ones are valid again
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// With --all: don't ask; required without a terminal
+    #[arg(long, conflicts_with = "name")]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

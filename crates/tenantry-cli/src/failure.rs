@@ -91,6 +91,7 @@ impl From<tenantry::Error> for Failure {
             ErrorKind::StorageUnavailable => "`tenantry check` says what is missing",
             ErrorKind::TooManyOrphans => "make sure that this is the right database, then repeat with --even-if-many",
             ErrorKind::Suspended => "`tenantry user resume USER` lets them sign in again",
+            ErrorKind::TokenExists => "`tenantry token list` shows it",
             ErrorKind::Constraint => "remove what refers to the user first",
             ErrorKind::OutcomeUnknown => {
                 "check with `tenantry user get` before you repeat the command; an import can be repeated with --on-conflict skip"

@@ -62,11 +62,17 @@ fn with_age(time: Timestamp, now: Timestamp) -> String {
     format!("{} ({})", to_the_second(time), age(time, now))
 }
 
-/// Formats a value as a plain text: a string without its quotes, and `null` as nothing.
+/// Formats a value as a plain text: a string without its quotes, a list of strings with spaces
+/// between them, and `null` as nothing.
 pub(crate) fn plain(value: &RawValue) -> String {
-    match value.get() {
-        "null" => String::new(),
-        json => serde_json::from_str(json).unwrap_or_else(|_| json.to_owned()),
+    let json = value.get();
+    match json.as_bytes().first() {
+        Some(b'"') => serde_json::from_str(json).unwrap_or_else(|_| json.to_owned()),
+        Some(b'[') => {
+            serde_json::from_str::<Vec<String>>(json).map_or_else(|_| json.to_owned(), |texts| texts.join(" "))
+        }
+        _ if json == "null" => String::new(),
+        _ => json.to_owned(),
     }
 }
 

@@ -23,12 +23,14 @@ pub(crate) fn time(text: &str) -> Result<Timestamp, Failure> {
 }
 
 /// Returns the time that is this long before now.
-pub(crate) fn ago(duration: &str) -> Result<Timestamp, Failure> {
-    let span: Option<Span> = duration.parse().ok();
+pub(crate) fn ago(text: &str) -> Result<Timestamp, Failure> {
+    Ok(human::now().saturating_sub(duration(text)?))
+}
+
+/// Parses a duration.
+pub(crate) fn duration(text: &str) -> Result<Duration, Failure> {
+    let span: Option<Span> = text.parse().ok();
     let length = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
     let length = length.and_then(|length| Duration::try_from(length).ok());
-    let length = length.ok_or_else(|| {
-        Failure::new(Exit::Invalid, format!("{duration:?} is not a duration such as 180d, 36h or 2w"))
-    })?;
-    Ok(human::now().saturating_sub(length))
+    length.ok_or_else(|| Failure::new(Exit::Invalid, format!("{text:?} is not a duration such as 180d, 36h or 2w")))
 }

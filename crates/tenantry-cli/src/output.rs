@@ -36,7 +36,7 @@ impl<'c> Format<'c> {
     ) -> Result<Self, Failure> {
         let Some(chosen) = columns else { return Ok(Self { name, columns }) };
         let Some(printed) = printed else {
-            return Err(Failure::new(Exit::Usage, "--columns applies to users, usages and findings"));
+            return Err(Failure::new(Exit::Usage, "--columns applies to users, usages, findings and tokens"));
         };
         for (index, column) in chosen.iter().enumerate() {
             if !printed.fields.contains(&column.as_str()) {
@@ -129,7 +129,7 @@ pub(crate) const USERS: Columns = Columns {
 /// The lines of a user that are left out if they are empty.
 const OPTIONAL_OF_USER: [&str; 4] = ["suspended_at", "external_id", "name", "attributes"];
 /// The columns of a table that are left out if they are empty in all rows.
-const OPTIONAL: [&str; 3] = ["storage_path", "is_being_purged", "unreadable"];
+const OPTIONAL: [&str; 5] = ["storage_path", "is_being_purged", "unreadable", "user_id", "revoked_at"];
 
 /// Prints a list of records page by page.
 pub(crate) struct RecordList<'c> {
@@ -293,9 +293,9 @@ impl<'c> RecordList<'c> {
 /// Returns the kind of a field by its name.
 fn kind(field: &str) -> Kind {
     match field {
-        "id" | "user" => Kind::Id,
+        "id" | "user" | "user_id" => Kind::Id,
         "email" | "storage_path" | "path" | "detail" | "repair" | "external_id" | "name" | "attributes" => Kind::Text,
-        "files" | "unreadable" | "version" | "age_seconds" => Kind::Number,
+        "files" | "number" | "unreadable" | "version" | "age_seconds" => Kind::Number,
         _ if field.ends_with("_bytes") => Kind::Number,
         _ => Kind::Word,
     }

@@ -1,19 +1,24 @@
 //! Who makes a request, and what they may do.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::body::HttpBody;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
+use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use tenantry::{Authentication, Scope, Scopes, Store, Token, UserId};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::body;
 use crate::limits::{BODY_TIMEOUT, REQUEST_TIMEOUT};
+use crate::metrics::Metrics;
 use crate::problem::{Problem, Type};
+use crate::rate::RateLimit;
+use crate::refusal::Refusal;
 use crate::turns::Turns;
 
 /// The other end of a connection, as the kernel names it. The [server](crate::Server) adds it to
@@ -30,136 +35,117 @@ pub enum Peer {
     Tcp(SocketAddr),
 }
 
-/// What a route requires and a caller has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[non_exhaustive]
-pub enum Scope {
-    /// Reads users.
-    #[serde(rename = "users:read")]
-    UsersRead,
-    /// Creates and changes users, and records logins.
-    #[serde(rename = "users:write")]
-    UsersWrite,
-    /// Moves users to the trash, and restores them.
-    #[serde(rename = "users:delete")]
-    UsersDelete,
-    /// Purges users from the trash.
-    #[serde(rename = "users:purge")]
-    UsersPurge,
-    /// Reads users' files.
-    #[serde(rename = "files:read")]
-    FilesRead,
-    /// Writes and removes users' files.
-    #[serde(rename = "files:write")]
-    FilesWrite,
-    /// Imports users, with their files or without.
-    #[serde(rename = "import")]
-    Import,
-    /// Exports users, with their files or without, and the whole store.
-    #[serde(rename = "export")]
-    Export,
-    /// Reads the state of the store.
-    #[serde(rename = "check")]
-    Check,
-    /// Reads figures of the service and of the store.
-    #[serde(rename = "metrics")]
-    Metrics,
-}
-
-impl Scope {
-    const ALL: [Self; 10] = [
-        Self::UsersRead,
-        Self::UsersWrite,
-        Self::UsersDelete,
-        Self::UsersPurge,
-        Self::FilesRead,
-        Self::FilesWrite,
-        Self::Import,
-        Self::Export,
-        Self::Check,
-        Self::Metrics,
-    ];
-
-    /// Returns whether requests with this scope change nothing.
-    fn is_read(self) -> bool {
-        matches!(self, Self::UsersRead | Self::Check | Self::Metrics)
-    }
-
-    /// Returns the name of the scope, such as `users:read`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::UsersRead => "users:read",
-            Self::UsersWrite => "users:write",
-            Self::UsersDelete => "users:delete",
-            Self::UsersPurge => "users:purge",
-            Self::FilesRead => "files:read",
-            Self::FilesWrite => "files:write",
-            Self::Import => "import",
-            Self::Export => "export",
-            Self::Check => "check",
-            Self::Metrics => "metrics",
-        }
-    }
-}
-
-/// A set of scopes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Scopes(u16);
-
-impl Scopes {
-    /// Returns the set of all scopes.
-    #[must_use]
-    pub fn all() -> Self {
-        Scope::ALL.into_iter().collect()
-    }
-
-    /// Returns whether the set has a scope.
-    #[must_use]
-    pub fn has(self, scope: Scope) -> bool {
-        self.0 & 1 << scope as u16 != 0
-    }
-}
-
-impl FromIterator<Scope> for Scopes {
-    fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
-        Self(scopes.into_iter().fold(0, |set, scope| set | 1 << scope as u16))
-    }
-}
-
 /// Who makes a request. An application that nests the [router](crate::router) and authenticates
 /// requests itself adds one to their extensions before they reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Caller {
     /// The name under which changes are attributed: no address and nothing else personal.
     pub name: String,
     /// What they may do.
     pub scopes: Scopes,
+    /// The one user whom they reach, or `None` for all.
+    pub user_id: Option<UserId>,
 }
 
 impl Caller {
+    /// Returns a caller who reaches all users.
+    #[must_use]
+    pub fn new(name: impl Into<String>, scopes: Scopes) -> Self {
+        Self { name: name.into(), scopes, user_id: None }
+    }
+
+    /// Returns the same caller, who reaches one user, their files and nothing else.
+    #[must_use]
+    pub fn with_user(self, user_id: UserId) -> Self {
+        Self { user_id: Some(user_id), ..self }
+    }
+
     /// Returns the caller with every scope that a process of this user is.
     #[must_use]
     pub fn operator(uid: u32) -> Self {
-        Self { name: format!("socket:{uid}"), scopes: Scopes::all() }
+        Self::new(format!("socket:{uid}"), Scopes::all())
     }
+}
+
+impl From<&Token> for Caller {
+    fn from(token: &Token) -> Self {
+        Self { name: token.name.clone(), scopes: token.scopes, user_id: token.user_id }
+    }
+}
+
+/// What it takes to know a caller.
+#[derive(Clone)]
+pub(crate) struct Authenticator {
+    store: Store,
+    /// The user who runs the service, and who needs no token on the socket.
+    owner: u32,
+    rate: Arc<RateLimit>,
+    metrics: Metrics,
+}
+
+impl Authenticator {
+    pub(crate) fn new(store: Store, owner: u32, rate_per_token: u32, metrics: Metrics) -> Self {
+        Self { store, owner, rate: Arc::new(RateLimit::new(rate_per_token)), metrics }
+    }
+
+    /// Identifies who makes a request. Credentials count even where none are needed.
+    async fn caller(&self, peer: Option<Peer>, headers: &HeaderMap) -> Result<Caller, Problem> {
+        let refuse = |refusal: Refusal, token: Option<&Token>, retry_after| {
+            self.metrics.count_refusal(refusal);
+            refusal.log(token, &peer_name(peer));
+            Err(refusal.problem(retry_after))
+        };
+        if !headers.contains_key(AUTHORIZATION) {
+            return match peer {
+                Some(Peer::Unix { uid }) if uid == self.owner || uid == 0 => Ok(Caller::operator(uid)),
+                _ => refuse(Refusal::Missing, None, 0),
+            };
+        }
+        let Some(secret) = bearer(headers) else { return refuse(Refusal::Malformed, None, 0) };
+        match self.store.authenticate(secret).await? {
+            Authentication::Valid(token) => match self.rate.take(token.number) {
+                Ok(()) => Ok(Caller::from(&*token)),
+                Err(seconds) => refuse(Refusal::TooMany, Some(&token), seconds),
+            },
+            Authentication::Expired(token) => refuse(Refusal::Expired, Some(&token), 0),
+            Authentication::Revoked(token) => refuse(Refusal::Revoked, Some(&token), 0),
+            Authentication::Malformed => refuse(Refusal::Malformed, None, 0),
+            _ => refuse(Refusal::Unknown, None, 0),
+        }
+    }
+}
+
+/// Returns what the log calls the other end.
+fn peer_name(peer: Option<Peer>) -> String {
+    match peer {
+        Some(Peer::Unix { uid }) => format!("socket:{uid}"),
+        Some(Peer::Tcp(address)) => address.to_string(),
+        None => "unknown".to_owned(),
+    }
+}
+
+/// Returns the bearer token of a request (RFC 6750, section 2.1), if it has exactly one.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_start_matches(' '))
 }
 
 /// Refuses a request of no known caller. It is a layer on the root of the API, so that no route can
 /// be reached beside it (CVE-2025-4210).
-pub(crate) async fn authenticate(State(owner): State<u32>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn authenticate(
+    State(authenticator): State<Authenticator>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     if request.extensions().get::<Caller>().is_none() {
-        match request.extensions().get::<Peer>() {
-            Some(Peer::Unix { uid }) if *uid == owner || *uid == 0 => {
-                let caller = Caller::operator(*uid);
-                request.extensions_mut().insert(caller);
-            }
-            _ => {
-                let was_given = request.headers().contains_key(AUTHORIZATION);
-                let detail = if was_given { "the credentials are not valid" } else { "the request has no credentials" };
-                return with_route(Problem::new(Type::Unauthorized, detail).into_response(), route);
-            }
+        let peer = request.extensions().get::<Peer>().copied();
+        match authenticator.caller(peer, request.headers()).await {
+            Ok(caller) => drop(request.extensions_mut().insert(caller)),
+            Err(problem) => return with_route(problem.into_response(), route),
         }
     }
     with_route(next.run(request).await, route)
@@ -174,23 +160,58 @@ fn with_route(mut response: Response, route: Option<MatchedPath>) -> Response {
 }
 
 /// What a route requires.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Required {
     pub(crate) scope: Scope,
+    /// Whether the path names the user whom the request is about.
+    is_of_user: bool,
     /// Whether a request waits for a [turn](Turns), and has to end in [`REQUEST_TIMEOUT`].
-    pub(crate) takes_turns: bool,
+    takes_turns: bool,
 }
 
-/// Refuses a request of a caller who lacks the scope of the route. Those of others wait for their
-/// turn, which nobody without a token takes from them, and nobody whose body is still to come.
+impl Required {
+    /// Returns what a route with this path requires.
+    pub(crate) fn new(scope: Scope, path: &str, takes_turns: bool) -> Self {
+        let below_user = path.strip_prefix("/v1/users/{id}");
+        let is_of_user = below_user.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        Self { scope, is_of_user, takes_turns }
+    }
+}
+
+/// Refuses a request of a caller who lacks the scope of the route, or doesn't reach the user. Those
+/// of others wait for their turn, which nobody without a token takes from them, and nobody whose
+/// body is still to come.
 pub(crate) async fn authorize(State(required): State<Required>, request: Request, next: Next) -> Response {
     let scope = required.scope;
-    match request.extensions().get::<Caller>() {
-        Some(caller) if caller.scopes.has(scope) => {}
+    let user_id = match request.extensions().get::<Caller>() {
+        Some(caller) if caller.scopes.has(scope) => caller.user_id,
         _ => {
             return Problem::new(Type::MissingScope, format!("the scope {} is required", scope.name())).into_response();
         }
+    };
+    let Some(user_id) = user_id else { return run(required, request, next).await };
+    // Of a caller who reaches one user and must learn nothing of the others.
+    if !required.is_of_user {
+        return Problem::new(Type::BeyondReach, "the token reaches one user alone").into_response();
     }
+    let (mut parts, body) = request.into_parts();
+    let params = RawPathParams::from_request_parts(&mut parts, &()).await;
+    // The one id that the endpoint acts on (CVE-2026-15630).
+    let named = params.ok().and_then(|params| {
+        let id = params.iter().find(|(name, _)| *name == "id").map(|(_, id)| id.parse::<UserId>());
+        id?.ok()
+    });
+    if named != Some(user_id) {
+        return Problem::no_user().into_response();
+    }
+    let mut response = run(required, Request::from_parts(parts, body), next).await;
+    if let Some(problem) = response.extensions_mut().get_mut::<Problem>() {
+        problem.forget_others();
+    }
+    response
+}
+
+async fn run(required: Required, request: Request, next: Next) -> Response {
     let turns = request.extensions().get::<Turns>().filter(|_| required.takes_turns).cloned();
     let Some(turns) = turns else { return next.run(request).await };
     let (request, turn) = match ready(request, &turns).await {
@@ -204,7 +225,12 @@ pub(crate) async fn authorize(State(required): State<Required>, request: Request
     };
     drop(turn);
     // A change was made already, and isn't refused any more.
-    if scope.is_read() { turns.admit(response) } else { response }
+    if is_read(required.scope) { turns.admit(response) } else { response }
+}
+
+/// Returns whether requests with this scope change nothing.
+fn is_read(scope: Scope) -> bool {
+    matches!(scope, Scope::UsersRead | Scope::FilesRead | Scope::ChangesRead | Scope::Check | Scope::Metrics)
 }
 
 /// Waits for the body of a request, and then for its turn.
@@ -220,23 +246,35 @@ async fn ready(request: Request, turns: &Turns) -> Result<(Request, OwnedSemapho
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
+    fn headers(values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|value| (AUTHORIZATION, HeaderValue::from_static(value))).collect()
+    }
+
     #[test]
-    fn a_set_has_the_scopes_that_it_was_made_of_and_no_others() {
-        for scope in Scope::ALL {
-            let one: Scopes = [scope].into_iter().collect();
-            for other in Scope::ALL {
-                assert_eq!(one.has(other), scope == other);
-            }
-            assert!(Scopes::all().has(scope) && !Scopes::default().has(scope));
+    fn a_request_has_one_bearer_token() {
+        for good in ["Bearer abc", "bearer abc", "BEARER   abc"] {
+            assert_eq!(bearer(&headers(&[good])), Some("abc"));
+        }
+        for bad in [&["Basic abc"][..], &["Bearer"], &["abc"], &["Bearer abc", "Bearer abc"], &[]] {
+            assert_eq!(bearer(&headers(bad)), None, "{bad:?}");
         }
     }
 
     #[test]
-    fn a_scope_is_serialized_as_its_name() {
-        for scope in Scope::ALL {
-            assert_eq!(serde_json::to_value(scope).unwrap(), scope.name());
+    fn a_route_is_of_a_user_if_its_path_names_them() {
+        for (path, is_of_user) in [
+            ("/v1/users/{id}", true),
+            ("/v1/users/{id}/usage:measure", true),
+            ("/v1/users/{id}/files/{*path}", true),
+            ("/v1/users", false),
+            ("/v1/users/{id}:batch", false),
+            ("/v1/trash/{id}", false),
+        ] {
+            assert_eq!(Required::new(Scope::UsersRead, path, true).is_of_user, is_of_user, "{path}");
         }
     }
 }

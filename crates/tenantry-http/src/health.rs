@@ -9,13 +9,12 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tenantry::{Error, Store};
+use tenantry::{Error, Scope, Store};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::Scope;
 use crate::drain::Drain;
 use crate::limits::{READY_AGE_MAX, READY_TIMEOUT};
 use crate::problem::{self, Problem, Type};

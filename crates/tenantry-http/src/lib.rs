@@ -18,9 +18,10 @@
 //! # Who may do what
 //!
 //! A request is made by a [`Caller`], who has [scopes](Scope). Every route declares the scope that
-//! it requires; there is no way to add one that doesn't. On a unix socket the kernel says which
-//! user connects: the user of this process and root have every scope. Everyone else is
-//! refused.
+//! it requires; there is no way to add one that doesn't. A client sends the secret of a
+//! [token](tenantry::Token) of the store, which has the scopes that it was created with. On a unix
+//! socket the kernel says which user connects: the user of this process and root have every scope
+//! without a token. Everyone else is refused.
 //!
 //! # Errors
 //!
@@ -45,13 +46,15 @@ mod metrics;
 mod network;
 mod observe;
 mod problem;
+mod rate;
+mod refusal;
 mod routes;
 mod server;
 mod service;
 mod tls;
 mod turns;
 
-pub use auth::{Caller, Peer, Scope, Scopes};
+pub use auth::{Caller, Peer};
 pub use drain::Drain;
 pub use host::{InvalidOrigin, InvalidPublicUrl, Origin, PublicUrl};
 pub use listener::Listener;
@@ -59,4 +62,5 @@ pub use metrics::Metrics;
 pub use network::{InvalidNetwork, Network};
 pub use routes::{Options, openapi, operations, router};
 pub use server::Server;
+pub use tenantry::{Scope, Scopes};
 pub use tls::Tls;

@@ -41,6 +41,10 @@ pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request may take until the head of its response. The store has answered long before,
 /// but for measurements and purges of directories with millions of files.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The number of requests of one token in a second, unless the service sets another: more than two
+/// cores serve, so that it binds where a client that runs wild would take a large machine from the
+/// others.
+pub(crate) const REQUESTS_PER_TOKEN: u32 = 100_000;
 /// How long a client may leave a part of a response unread.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may pause in a body of any length, such as a file.

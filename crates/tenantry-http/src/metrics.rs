@@ -10,6 +10,7 @@ use axum::extract::MatchedPath;
 use axum::http::StatusCode;
 
 use crate::exposition::{Kind, Text};
+use crate::refusal::Refusal;
 
 /// The upper bounds of the histogram of durations, in microseconds. A read takes less than the
 /// first, and a write as long as a disk takes for `fsync`: 0.1 to 20 ms.
@@ -28,6 +29,7 @@ struct Figures {
     requests_running: AtomicI64,
     connections_open: AtomicI64,
     connections: AtomicU64,
+    refusals: [AtomicU64; Refusal::ALL.len()],
     by_route: RwLock<BTreeMap<Arc<str>, Methods>>,
 }
 
@@ -69,6 +71,10 @@ impl Metrics {
 
     pub(crate) fn begin_request(&self) -> Gauge {
         self.gauge(|figures| &figures.requests_running)
+    }
+
+    pub(crate) fn count_refusal(&self, refusal: Refusal) {
+        self.0.refusals[refusal as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a request whose response begins. Returns the name of the route.
@@ -143,6 +149,12 @@ impl Metrics {
             "Requests whose response hasn't begun.",
             read(&figures.requests_running),
         )?;
+        let help = "Requests that were refused for their credentials, by the reason.";
+        text.family("tenantry_http_refusals_total", Kind::Counter, help)?;
+        for refusal in Refusal::ALL {
+            let count = figures.refusals[refusal as usize].load(Ordering::Relaxed);
+            text.sample("", &[("reason", refusal.name())], count)?;
+        }
         let routes = figures.by_route.read().unwrap_or_else(PoisonError::into_inner);
         let routes = || routes.iter().flat_map(|(path, methods)| methods.iter().map(move |method| (path, method)));
         text.family("tenantry_http_requests_total", Kind::Counter, "Requests by route and status.")?;

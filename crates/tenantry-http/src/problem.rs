@@ -21,6 +21,10 @@ pub(crate) enum Type {
     BodyTimeout,
     Unauthorized,
     MissingScope,
+    /// The caller reaches one user, and the request isn't about one.
+    BeyondReach,
+    /// A token makes too many requests.
+    TooManyRequests,
     /// There is no such resource.
     NoRoute,
     MethodNotAllowed,
@@ -69,7 +73,8 @@ impl Type {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::MissingScope => StatusCode::FORBIDDEN,
+            Self::MissingScope | Self::BeyondReach => StatusCode::FORBIDDEN,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
@@ -98,6 +103,8 @@ impl Type {
             Self::BodyTimeout => "body-timeout",
             Self::Unauthorized => "unauthorized",
             Self::MissingScope => "missing-scope",
+            Self::BeyondReach => "beyond-reach",
+            Self::TooManyRequests => "too-many-requests",
             Self::NoRoute => "no-route",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::PreconditionRequired => "precondition-required",
@@ -125,11 +132,13 @@ pub(crate) struct Problem {
     detail: String,
     current_version: Option<u64>,
     taken_by: Option<UserId>,
+    /// After how many seconds the request may succeed.
+    retry_after: Option<u64>,
 }
 
 impl Problem {
     pub(crate) fn new(kind: Type, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), current_version: None, taken_by: None }
+        Self { kind, detail: detail.into(), current_version: None, taken_by: None, retry_after: None }
     }
 
     #[cfg(test)]
@@ -141,6 +150,16 @@ impl Problem {
         let kind = Type::Store(ErrorKind::VersionMismatch { current });
         let detail = format!("the user's version is {current}, which If-Match doesn't name");
         Self { current_version: Some(current), ..Self::new(kind, detail) }
+    }
+
+    pub(crate) fn too_many_requests(retry_after: u64) -> Self {
+        let detail = format!("the token makes too many requests: the next one is allowed in {retry_after} s");
+        Self { retry_after: Some(retry_after), ..Self::new(Type::TooManyRequests, detail) }
+    }
+
+    /// Removes what the problem says of other users.
+    pub(crate) fn forget_others(&mut self) {
+        self.taken_by = None;
     }
 
     pub(crate) fn no_user() -> Self {
@@ -162,6 +181,9 @@ impl Problem {
             }
             _ => {}
         }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
     }
 }
 
@@ -179,7 +201,8 @@ impl From<tenantry::Error> for Problem {
             let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
             tracing::error!(kind = kind.name(), cause = causes.last().map(tracing::field::display), "{error}");
         }
-        Self { kind: Type::Store(kind), detail: error.to_string(), current_version, taken_by: error.taken_by() }
+        let taken_by = error.taken_by();
+        Self { current_version, taken_by, ..Self::new(Type::Store(kind), error.to_string()) }
     }
 }
 

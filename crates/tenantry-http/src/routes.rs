@@ -20,11 +20,11 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::auth::authenticate;
+use crate::auth::{Authenticator, authenticate};
 use crate::drain::Drain;
 use crate::files::Files;
 use crate::host::{Origin, PublicUrl};
-use crate::limits::FILE_BYTES_MAX;
+use crate::limits::{FILE_BYTES_MAX, REQUESTS_PER_TOKEN};
 use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::observe::{Observer, observe};
@@ -39,6 +39,8 @@ use crate::{api, files, health};
 pub struct Options {
     /// Whether a change of a user must name the version that it changes, with `If-Match`.
     pub require_if_match: bool,
+    /// How many requests one token may make in a second before it gets 429; 0 for any number.
+    pub requests_per_token: u32,
     /// The URL at which clients reach the service, if it isn't that of a listener.
     pub public_url: Option<PublicUrl>,
     /// Whose `X-Forwarded-For` is believed, for the log.
@@ -59,6 +61,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             require_if_match: false,
+            requests_per_token: REQUESTS_PER_TOKEN,
             public_url: None,
             trusted_proxies: Vec::new(),
             allowed_origins: Vec::new(),
@@ -83,10 +86,12 @@ struct Document;
 pub fn router(store: Store, options: &Options) -> Router {
     let (api, document) = described().split_for_parts();
     let document = Bytes::from(document.to_json().unwrap_or_default());
+    let owner = geteuid().as_raw();
+    let authenticator = Authenticator::new(store.clone(), owner, options.requests_per_token, options.metrics.clone());
     let api = api
         .route("/v1/openapi.json", get(move || describe(document)))
         .fallback(async || Problem::new(Type::NoRoute, "there is no such resource"))
-        .layer(from_fn_with_state(geteuid().as_raw(), authenticate));
+        .layer(from_fn_with_state(authenticator, authenticate));
     let health = health::routes(store.clone(), options.drain.clone());
     let service = service(store, options);
     finished(health.fallback_service(api.with_state(service.clone())).with_state(service), options)

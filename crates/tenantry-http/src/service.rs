@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use axum::middleware::from_fn_with_state;
-use tenantry::Store;
+use tenantry::{Scope, Store};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
-use crate::auth::{Required, Scope, authorize};
+use crate::auth::{Required, authorize};
 use crate::drain::Drain;
 use crate::files::Files;
 use crate::metrics::Metrics;
@@ -30,21 +30,24 @@ pub(crate) const BEARER: &str = "token";
 /// Returns a route that requires a scope, which the document names too. A body of its requests is
 /// JSON.
 pub(crate) fn scoped(scope: Scope, route: UtoipaMethodRouter<Service>) -> OpenApiRouter<Service> {
-    with_required(Required { scope, takes_turns: true }, route)
+    with_required(scope, true, route)
 }
 
 /// Returns a route as [`scoped`], whose requests may take as long as they want and hold up no
 /// others: those that wait for changes, or whose body is a stream.
 pub(crate) fn scoped_stream(scope: Scope, route: UtoipaMethodRouter<Service>) -> OpenApiRouter<Service> {
-    with_required(Required { scope, takes_turns: false }, route)
+    with_required(scope, false, route)
 }
 
-fn with_required(required: Required, route: UtoipaMethodRouter<Service>) -> OpenApiRouter<Service> {
-    let mut routes = OpenApiRouter::new().routes(route).route_layer(from_fn_with_state(required, authorize));
+fn with_required(scope: Scope, takes_turns: bool, route: UtoipaMethodRouter<Service>) -> OpenApiRouter<Service> {
+    let routes = OpenApiRouter::new().routes(route);
+    let path = routes.get_openapi().paths.paths.keys().next().cloned().unwrap_or_default();
+    let required = Required::new(scope, &path, takes_turns);
+    let mut routes = routes.route_layer(from_fn_with_state(required, authorize));
     for path in routes.get_openapi_mut().paths.paths.values_mut() {
         let methods = [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete];
         for operation in methods.into_iter().flatten() {
-            operation.security = Some(vec![SecurityRequirement::new(BEARER, [required.scope.name()])]);
+            operation.security = Some(vec![SecurityRequirement::new(BEARER, [scope.name()])]);
         }
     }
     routes

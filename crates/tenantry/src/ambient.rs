@@ -1,6 +1,8 @@
 use std::time::SystemTime;
 
-use crate::{Timestamp, UserId};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::{Error, ErrorKind, Result, Timestamp, UserId};
 
 /// The source of the time and of new ids.
 ///
@@ -13,6 +15,22 @@ pub trait Ambient: Send + Sync {
 
     /// Returns an id that can't be guessed and was never returned before.
     fn new_id(&self) -> UserId;
+
+    /// 32 bytes that nobody can guess, for the secret of a token. From the operating system unless
+    /// a test has its own.
+    ///
+    /// # Errors
+    ///
+    /// `Io` if the operating system has none.
+    fn random(&self) -> Result<[u8; 32]> {
+        let mut bytes = [0; 32];
+        // Up to 256 bytes come whole (<https://man7.org/linux/man-pages/man2/getrandom.2.html>).
+        match getrandom(&mut bytes, GetRandomFlags::empty()) {
+            Ok(length) if length == bytes.len() => Ok(bytes),
+            Ok(_) => Err(Error::new(ErrorKind::Io, "the system returned too few random bytes")),
+            Err(error) => Err(Error::new(ErrorKind::Io, "the system has no random bytes").with_source(error)),
+        }
+    }
 }
 
 /// The clock and the randomness of the operating system.

@@ -62,6 +62,10 @@ pub enum ErrorKind {
     /// A value of a user isn't acceptable (the version, the external id, the name or the
     /// attributes); the message says which, and what is wrong.
     InvalidUser,
+    /// A name, a scope or a lifetime of a token isn't acceptable.
+    InvalidToken,
+    /// Another token has, or had, this name.
+    TokenExists,
     /// A constraint of the application's own tables refused the change.
     Constraint,
     /// Another process held the write lock for too long, or too many callers wait (backpressure).
@@ -151,7 +155,7 @@ impl ErrorKind {
     pub(crate) const COUNT: usize = Self::NAMES.len();
 
     /// The names by [`index`](Self::index).
-    pub(crate) const NAMES: [&'static str; 36] = [
+    pub(crate) const NAMES: [&'static str; 38] = [
         "not_found",
         "store_missing",
         "email_taken",
@@ -188,6 +192,8 @@ impl ErrorKind {
         "closed",
         "internal",
         "suspended",
+        "invalid_token",
+        "token_exists",
     ];
 
     pub(crate) fn index(self) -> usize {
@@ -228,6 +234,8 @@ impl ErrorKind {
             Self::Closed => 33,
             Self::Internal => 34,
             Self::Suspended => 35,
+            Self::InvalidToken => 36,
+            Self::TokenExists => 37,
         }
     }
 
@@ -248,7 +256,8 @@ impl ErrorKind {
             | Self::Immutable
             | Self::NotEmpty
             | Self::Exists
-            | Self::Constraint => ErrorClass::Conflict,
+            | Self::Constraint
+            | Self::TokenExists => ErrorClass::Conflict,
             Self::VersionMismatch { .. } => ErrorClass::Precondition,
             Self::InvalidEmail
             | Self::InvalidId
@@ -256,7 +265,8 @@ impl ErrorKind {
             | Self::InvalidTimestamp
             | Self::InvalidCursor
             | Self::InvalidQuery
-            | Self::InvalidUser => ErrorClass::Invalid,
+            | Self::InvalidUser
+            | Self::InvalidToken => ErrorClass::Invalid,
             Self::Busy | Self::Cancelled => ErrorClass::Busy,
             Self::Full
             | Self::NetworkFileSystem
@@ -383,6 +393,6 @@ mod tests {
         ] {
             assert_eq!(kind.name(), name);
         }
-        assert_eq!(ErrorKind::Suspended.index() + 1, ErrorKind::COUNT);
+        assert_eq!(ErrorKind::TokenExists.index() + 1, ErrorKind::COUNT);
     }
 }

@@ -22,12 +22,12 @@ const EXIT_STATUS: [(&str, &str); 10] = [
         "2",
         "usage: the command line can't be parsed or is refused, such as delete without --yes where nobody can be asked",
     ),
-    ("3", "not found: no such user, directory, backup or archive, no store, or nothing measured yet"),
+    ("3", "not found: no such user, token, directory, backup or archive, no store, or nothing measured yet"),
     (
         "4",
-        "conflict: email, id or path taken, version mismatch, files in the way of an adoption or a restore, a backup or archive of that name",
+        "conflict: email, id, path or name of a token taken, version mismatch, files in the way of an adoption or a restore, a backup or archive of that name",
     ),
-    ("5", "invalid input: an address, id, path, time, cursor or row of a file"),
+    ("5", "invalid input: an address, id, path, time, duration, cursor, name of a token or row of a file"),
     (
         "6",
         "busy: another process is writing for longer than 5 seconds, or makes a backup, an export of a user or a purge",
@@ -160,6 +160,20 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     ("serve", "Serve a store on a unix socket in its directory:", "tenantry serve"),
     ("serve", "Serve it on a port of this machine:", "tenantry serve --listen 127.0.0.1:8080"),
     ("status", "Show the location and the size of the store:", "tenantry status"),
+    (
+        "token create",
+        "Create a token of an application that reads and writes users:",
+        "tenantry token create billing --scope users:read,users:write",
+    ),
+    (
+        "token create",
+        "Create one that reaches a single user and their files, for a month:",
+        "tenantry token create ada-laptop --scope users:read,files:read,files:write --user ada@example.com --expires 30d",
+    ),
+    ("token list", "List the tokens:", "tenantry token list"),
+    ("token rotate", "Replace a secret, and have an hour for it:", "tenantry token rotate billing --overlap 1h"),
+    ("token revoke", "Revoke a token:", "tenantry token revoke billing"),
+    ("token revoke", "Revoke all, after a backup was restored:", "tenantry token revoke --all --yes"),
     (
         "completions",
         "Let bash complete the command:",

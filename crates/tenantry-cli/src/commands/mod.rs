@@ -10,6 +10,7 @@ mod man;
 mod serve;
 mod status;
 mod storage;
+mod token;
 mod trash;
 mod user;
 
@@ -17,7 +18,7 @@ use std::io::{self, IsTerminal};
 
 use backup::one_user;
 
-use crate::args::{BackupCommand, Cli, Command, FormatName, StorageCommand, UserCommand};
+use crate::args::{BackupCommand, Cli, Command, FormatName, StorageCommand, TokenCommand, UserCommand};
 use crate::data_dir::DataDir;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Columns, Format};
@@ -60,6 +61,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
             (None, Some(into)) => backup::restore(format, &restore.file, into).await,
             (None, None) => Err(Failure::new(Exit::Usage, "name a directory with --into, or a user with --user")),
         },
+        Command::Token(command) => token::run(&dir()?, format, is_format_given, command).await,
         Command::Check(args) => check::run(&dir()?, format, args).await,
         Command::Serve(args) => serve::run(&dir()?, &args),
         Command::Status => status::run(&dir()?, format).await,
@@ -78,6 +80,7 @@ fn printed_columns(command: &Command) -> Option<&'static Columns> {
         Command::User(_) | Command::Storage(StorageCommand::Adopt { .. }) => Some(&output::USERS),
         Command::Trash(_) => Some(&trash::TRASHED_USERS),
         Command::Storage(StorageCommand::Usage { .. }) => Some(&storage::USAGES),
+        Command::Token(TokenCommand::List) => Some(&token::TOKENS),
         Command::Check(_) => Some(&check::FINDINGS),
         Command::Backup(BackupCommand::List { .. }) => Some(&one_user::BACKUP_USERS),
         _ => None,

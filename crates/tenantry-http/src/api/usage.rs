@@ -4,12 +4,11 @@ use axum::Json as JsonBody;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use tenantry::{ErrorKind, Usage, User};
+use tenantry::{ErrorKind, Scope, Usage, User};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::Scope;
 use crate::body::{Id, Parameters};
 use crate::problem::{self, Problem, Type};
 use crate::service::{Service, scoped};

@@ -7,14 +7,13 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tenantry::{
-    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, Filter, ListQuery, Name, NewUser, Page, Set, SignIn,
-    Timestamp, User, UserId, UserUpdate,
+    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, Filter, ListQuery, Name, NewUser, Page, Scope, Set,
+    SignIn, Timestamp, User, UserId, UserUpdate,
 };
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::auth::Scope;
 use crate::body::{Id, Json, Parameters, default_limit};
 use crate::etag::{self, IfMatch};
 use crate::problem::{self, Problem};

@@ -77,7 +77,7 @@ impl Ada {
             request = request.header(*name, *value);
         }
         let mut request = request.body(body.into()).unwrap();
-        let caller = Caller { name: "test".to_owned(), scopes: Scopes::all() };
+        let caller = Caller::new("test", Scopes::all());
         request.extensions_mut().insert(caller);
         self.api.router().oneshot(request).await.unwrap()
     }

@@ -13,5 +13,6 @@ mod scopes;
 mod server;
 mod support;
 mod tls;
+mod tokens;
 mod trash;
 mod users;

@@ -52,7 +52,7 @@ async fn a_body_must_say_that_it_is_json() {
     for form in ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data"] {
         let request = axum::http::Request::post("/v1/users").header("content-type", form);
         let mut request = request.body(axum::body::Body::from(body)).unwrap();
-        let caller = tenantry_http::Caller { name: "test".to_owned(), scopes: tenantry_http::Scopes::all() };
+        let caller = tenantry_http::Caller::new("test", tenantry_http::Scopes::all());
         request.extensions_mut().insert(caller);
         let response = tower::ServiceExt::oneshot(api.router(), request).await.unwrap();
         assert_eq!(response.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);

@@ -1,19 +1,43 @@
 //! A store with its API, and requests to it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
-use tenantry::Store;
+use tenantry::{Ambient, NewToken, Store, Timestamp, UserId};
 use tenantry_http::{Caller, Listener, Options, Scopes, Server, router};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
+
+/// A clock that is ahead of the system's as far as it was set.
+#[derive(Default)]
+pub(crate) struct Clock(AtomicU64);
+
+impl Clock {
+    pub(crate) fn forward(&self, time: Duration) {
+        self.0.fetch_add(time.as_secs(), Ordering::Relaxed);
+    }
+}
+
+impl Ambient for Clock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now().checked_add(Duration::from_secs(self.0.load(Ordering::Relaxed))).unwrap()
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "it stands for the randomness of the system")]
+    fn new_id(&self) -> UserId {
+        uuid::Uuid::new_v4().try_into().unwrap()
+    }
+}
 
 /// A store in a temporary directory, with its API.
 pub(crate) struct Api {
@@ -37,6 +61,11 @@ impl Reply {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
+    /// The same, if this reports an error.
+    pub(crate) fn problem_or_none(&self) -> Option<&str> {
+        self.json["type"].as_str().and_then(|name| name.strip_prefix("/problems/"))
+    }
+
     /// The last segment of the problem's type.
     pub(crate) fn problem(&self) -> &str {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
@@ -52,8 +81,12 @@ impl Api {
     }
 
     pub(crate) async fn with(options: Options) -> Self {
+        Self::with_clock(options, Arc::new(Clock::default())).await
+    }
+
+    pub(crate) async fn with_clock(options: Options, clock: Arc<Clock>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
+        let store = Store::builder(dir.path()).ambient(clock).open().await.unwrap();
         let router = router(store.clone(), &options);
         Self { store, dir, options, router }
     }
@@ -64,7 +97,7 @@ impl Api {
 
     /// Makes a request as a caller with every scope.
     pub(crate) async fn call(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
-        let caller = Caller { name: "test".to_owned(), scopes: Scopes::all() };
+        let caller = Caller::new("test", Scopes::all());
         self.call_as(Some(caller), method, path, headers, body).await
     }
 
@@ -93,6 +126,17 @@ impl Api {
         let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
         let text = String::from_utf8(body.to_vec()).unwrap();
         Reply { status: parts.status, headers: parts.headers, json, text }
+    }
+
+    /// Creates a token, and returns what its bearer sends.
+    pub(crate) async fn token(&self, new: NewToken) -> String {
+        let (_, secret) = self.store.create_token(new).await.unwrap();
+        format!("Bearer {}", secret.as_str())
+    }
+
+    /// Makes a request with a token.
+    pub(crate) async fn call_with(&self, bearer: &str, method: Method, path: &str, body: &str) -> Reply {
+        self.call_as(None, method, path, &[("authorization", bearer)], body).await
     }
 
     pub(crate) async fn get(&self, path: &str) -> Reply {

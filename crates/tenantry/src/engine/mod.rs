@@ -4,6 +4,7 @@
 pub(crate) mod metrics;
 pub(crate) mod queue;
 pub(crate) mod reply;
+pub(crate) mod token_cache;
 pub(crate) mod verbs;
 
 pub(crate) use crate::sqlite::{

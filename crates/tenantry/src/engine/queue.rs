@@ -64,6 +64,12 @@ impl<J> Queue<J> {
         self.sender.send(job).await.map_err(|_| closed())
     }
 
+    /// Puts a job into the queue if there is a place for it, without waiting. Nobody needs it so
+    /// much that others should wait for it.
+    pub(crate) fn offer(&self, job: J) {
+        let _ = self.sender.try_send(job);
+    }
+
     /// Refuses new jobs. Those in the queue are still received.
     pub(crate) fn close(&self) {
         self.sender.close();

@@ -3,10 +3,12 @@
 //! `ops/`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::reply::Reply;
+use crate::domain::token::TokenDigest;
 use crate::storage::{Orphan, Stage};
-use crate::{Email, NewUser, Result, StoragePath, Usage, UsageChange, User, UserId, UserUpdate};
+use crate::{Email, NewToken, NewUser, Result, StoragePath, Token, Usage, UsageChange, User, UserId, UserUpdate};
 
 /// A user whose purge has begun, or why it hasn't. The storage path if there are files to be
 /// removed.
@@ -92,6 +94,14 @@ verbs! {
     /// Brings back a living user, or one in the trash if the flag is set, with the files in a
     /// stage.
     BringBack(UserId, bool, Option<Arc<Stage>>) -> User;
+    CreateToken(NewToken, TokenDigest) -> Token;
+    /// Gives a token another secret, with how long those before stay valid, and who does so.
+    RotateToken(String, Duration, TokenDigest, String) -> Token;
+    /// Revokes the token with this name, or all without one, and returns how many secrets that
+    /// were.
+    RevokeTokens(Option<String>) -> usize;
+    /// Records that the token with this number was used.
+    RecordTokenUse(i64) -> ();
 }
 #[allow(clippy::single_component_path_imports, reason = "it gives the macro a path")]
 pub(crate) use with_call;

@@ -12,6 +12,7 @@ pub(crate) mod intents;
 pub(crate) mod paths;
 pub(crate) mod purge;
 pub(crate) mod stop;
+pub(crate) mod tokens;
 pub(crate) mod trash;
 pub(crate) mod upsert;
 pub(crate) mod users;

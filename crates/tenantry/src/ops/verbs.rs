@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::stop::Stop;
-use super::{adopt, bring_back, directories, intents, purge, trash, users};
+use super::{adopt, bring_back, directories, intents, purge, tokens, trash, users};
 use crate::engine::Tx;
 use crate::engine::reply::Ran;
 use crate::engine::verbs::{self, Call, Request, Verb, with_call};
@@ -54,6 +54,10 @@ perform! {
     BringBack(id, may_be_trashed, stage), tx => {
         bring_back::bring_back(tx, *id, *may_be_trashed, handed_over(stage))
     };
+    CreateToken(new, digest), tx => tokens::create(tx, new, digest);
+    RotateToken(name, overlap, digest, by), tx => tokens::rotate(tx, name, *overlap, (digest, by));
+    RevokeTokens(name), tx => tokens::revoke(tx, name.as_deref());
+    RecordTokenUse(number), tx => tx.record_token_use(*number);
 }
 
 /// Returns the name of a stage, whose files are this transaction's affair from now on, even if no

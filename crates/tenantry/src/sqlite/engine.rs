@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -16,14 +16,16 @@ use super::searches::Searches;
 use super::tx::Snapshot;
 use super::writer::Writer;
 use crate::domain::directory::Directory;
+use crate::domain::token::TokenSecret;
 use crate::engine::metrics::{Counters, Metrics};
-use crate::engine::verbs::Verb;
+use crate::engine::token_cache::TokenCache;
+use crate::engine::verbs::{RecordTokenUse, Verb};
 use crate::ops::users::confusables;
 use crate::options::Options;
 use crate::storage::Storage;
 use crate::{
-    Ambient, Email, Error, Filter, ListQuery, Page, ReadTx, Result, Timestamp, TrashPage, TrashQuery, TrashedUser,
-    Usage, User, UserId, WriteTx,
+    Ambient, Authentication, Email, Error, Filter, ListQuery, Page, ReadTx, Result, Timestamp, Token, TrashPage,
+    TrashQuery, TrashedUser, Usage, User, UserId, WriteTx,
 };
 
 /// The description of a store's database.
@@ -66,6 +68,7 @@ pub(crate) struct Engine {
     ambient: Arc<dyn Ambient>,
     report: OpenReport,
     counters: Arc<Counters>,
+    tokens: TokenCache,
 }
 
 impl Engine {
@@ -77,7 +80,17 @@ impl Engine {
             Writer::start(options.clone(), Arc::clone(&ambient), Arc::clone(&readers), watch, Arc::clone(&counters))
                 .await?;
         let searches = Searches::new(Arc::clone(&readers));
-        Ok(Self { options, writer, readers, searches, storage, ambient, report, counters })
+        Ok(Self {
+            options,
+            writer,
+            readers,
+            searches,
+            storage,
+            ambient,
+            report,
+            counters,
+            tokens: TokenCache::default(),
+        })
     }
 
     /// Returns what the opening did.
@@ -101,6 +114,11 @@ impl Engine {
 
     pub(crate) fn new_id(&self) -> UserId {
         self.ambient.new_id()
+    }
+
+    /// Returns bytes that nobody can guess.
+    pub(crate) fn random(&self) -> Result<[u8; 32]> {
+        self.ambient.random()
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
@@ -143,6 +161,31 @@ impl Engine {
     /// Returns whether an intent is about this stage of an import.
     pub(crate) fn needs_stage(&self, stage: &str) -> Result<bool> {
         self.point(|tx| tx.needs_stage(stage))
+    }
+
+    pub(crate) async fn tokens_after(&self, number: i64, limit: usize) -> Result<Vec<Token>> {
+        self.point(|tx| tx.tokens_after(number, limit))
+    }
+
+    /// Identifies the token whose secret a text is.
+    pub(crate) fn authenticate(&self, secret: &str) -> Result<Authentication> {
+        let Some(digest) = TokenSecret::digest_of(secret) else { return Ok(Authentication::Malformed) };
+        // Before the look-up, so that the lease isn't longer than whoever revokes it waits.
+        let (began, now) = (Instant::now(), self.now());
+        if let Some(token) = self.tokens.get(&digest, began) {
+            return Ok(Authentication::at(token, now));
+        }
+        let Some(token) = self.point(|tx| tx.token_by_digest(&digest))?.map(Arc::new) else {
+            return Ok(Authentication::Unknown);
+        };
+        let authentication = Authentication::at(Arc::clone(&token), now);
+        if let Authentication::Valid(_) = authentication {
+            let number = token.number;
+            if self.tokens.keep(digest, token, began, now) && !self.report.read_only {
+                self.writer.offer(RecordTokenUse(number));
+            }
+        }
+        Ok(authentication)
     }
 
     /// Runs one statement that reads, on this thread: a point read takes less time than a

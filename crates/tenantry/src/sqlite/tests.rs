@@ -91,6 +91,7 @@ fn a_shipped_migration_is_never_edited() {
         (2, "storage", 13_516_402_453_630_693_766),
         (3, "trash", 8_094_336_464_088_480_423),
         (4, "profile", 11_104_686_400_242_098_129),
+        (5, "tokens", 16_096_631_801_430_055_330),
     ];
     let runner = embedded::migrations::runner();
     let mut migrations: Vec<_> = runner.get_migrations().iter().collect();
@@ -134,7 +135,7 @@ fn a_store_of_schema_version_1_is_upgraded_with_all_that_is_in_it() {
     let store = block_on(Store::open(dir.path())).unwrap();
     assert!(!store.was_created());
     let upgrade = store.upgrade().unwrap().clone();
-    assert_eq!((upgrade.from, upgrade.to), (1, 4));
+    assert_eq!((upgrade.from, i32::try_from(upgrade.to).unwrap()), (1, SCHEMA_VERSION));
     let ada = block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap();
     assert_eq!((ada.email.as_str(), ada.version, ada.updated_at.as_unix_us()), ("Ada@example.com", 3, 2));
     block_on(store.directory(ada.id)).unwrap();
@@ -156,7 +157,7 @@ fn a_store_of_schema_version_1_is_upgraded_with_all_that_is_in_it() {
     // But the snapshot is the database as it was, for nobody else, and is itself a store.
     let snapshot = upgrade.snapshot.unwrap();
     let name = snapshot.file_name().unwrap().to_str().unwrap().to_owned();
-    assert!(name.starts_with("before-v4-2") && name.ends_with("Z.db"), "{name}");
+    assert!(name.starts_with(&format!("before-v{SCHEMA_VERSION}-2")) && name.ends_with("Z.db"), "{name}");
     assert_eq!(std::fs::metadata(&snapshot).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(std::fs::metadata(dir.path().join("backups")).unwrap().permissions().mode() & 0o777, 0o700);
     let elsewhere = tempfile::tempdir().unwrap();
@@ -212,7 +213,7 @@ fn a_store_of_schema_version_2_is_upgraded_with_its_trash_and_the_tables_of_the_
     of_version_2(&path).close().unwrap();
     let store = block_on(Store::open(dir.path())).unwrap();
     let upgrade = store.upgrade().unwrap();
-    assert_eq!((upgrade.from, upgrade.to), (2, 4));
+    assert_eq!((upgrade.from, i32::try_from(upgrade.to).unwrap()), (2, SCHEMA_VERSION));
     let list = |query: ListQuery| {
         let page = block_on(store.list(&query)).unwrap();
         page.users.into_iter().map(|user| (user.email.to_string(), user.version)).collect::<Vec<_>>()
@@ -287,7 +288,7 @@ fn a_store_of_schema_version_3_is_upgraded_and_its_users_have_what_is_new() {
     conn.close().unwrap();
     let store = block_on(Store::open(dir.path())).unwrap();
     let upgrade = store.upgrade().unwrap();
-    assert_eq!((upgrade.from, upgrade.to), (3, 4));
+    assert_eq!((upgrade.from, i32::try_from(upgrade.to).unwrap()), (3, SCHEMA_VERSION));
     let ada = block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap();
     assert_eq!((ada.version, ada.storage_path.as_str()), (3, "customers/ada"));
     assert_eq!((&ada.suspended_at, &ada.external_id, &ada.name, &ada.attributes), (&None, &None, &None, &None));

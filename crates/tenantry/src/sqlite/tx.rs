@@ -9,14 +9,15 @@ use uuid::Uuid;
 use super::error::Fault;
 use super::rows::listing::Listing;
 pub(crate) use super::rows::users::Written;
-use super::rows::{intents, paths, trash, usage, users};
+use super::rows::{intents, paths, tokens, trash, usage, users};
 use crate::domain::change::Change;
 use crate::domain::directory::{Directory, PathState};
 use crate::domain::intent::{Action, Intent, Pending};
+use crate::domain::token::TokenDigest;
 use crate::storage::Storage;
 use crate::{
-    Email, Error, ListQuery, Page, Result, StoragePath, Timestamp, TrashPage, TrashQuery, TrashedUser, Usage, User,
-    UserId,
+    Email, Error, ListQuery, NewToken, Page, Result, StoragePath, Timestamp, Token, TrashPage, TrashQuery, TrashedUser,
+    Usage, User, UserId,
 };
 
 /// A connection to read by. All reads within one transaction see the same state.
@@ -187,6 +188,20 @@ impl<'c> Snapshot<'c> {
     /// the next place.
     pub(crate) fn users_with_directory(&self, after: i64, limit: usize) -> Result<(Vec<UserId>, Option<i64>)> {
         usage::with_directory(self.conn, after, limit)
+    }
+
+    pub(crate) fn token_by_digest(&self, digest: &TokenDigest) -> Result<Option<Token>> {
+        tokens::by_digest(self.conn, digest)
+    }
+
+    /// Returns the token with this name, by its newest secret.
+    pub(crate) fn token_by_name(&self, name: &str) -> Result<Option<Token>> {
+        tokens::by_name(self.conn, name)
+    }
+
+    /// Returns at most `limit` tokens with higher numbers.
+    pub(crate) fn tokens_after(&self, number: i64, limit: usize) -> Result<Vec<Token>> {
+        tokens::after(self.conn, number, limit)
     }
 }
 
@@ -414,6 +429,29 @@ impl<'c> Tx<'c> {
     /// many users.
     pub(crate) fn renew_erase_intent(&mut self) -> Result<()> {
         intents::renew_erase(self.conn, self.now)
+    }
+
+    pub(crate) fn insert_token(
+        &mut self,
+        new: &NewToken,
+        digest: &TokenDigest,
+        expires_at: Timestamp,
+    ) -> Result<Written> {
+        tokens::insert(self.conn, new, digest, (self.now, expires_at))
+    }
+
+    /// Lets all secrets of a token end at this time at the latest, since there will be a newer one.
+    pub(crate) fn replace_token(&mut self, name: &str, expires_at: Timestamp) -> Result<()> {
+        tokens::replace(self.conn, name, self.now, expires_at)
+    }
+
+    /// Revokes the token with this name, or all without one. Returns how many secrets that were.
+    pub(crate) fn revoke_tokens(&mut self, name: Option<&str>) -> Result<usize> {
+        tokens::revoke(self.conn, name, self.now)
+    }
+
+    pub(crate) fn record_token_use(&mut self, number: i64) -> Result<()> {
+        tokens::set_used(self.conn, number, self.now)
     }
 
     /// Keeps a change of a user for the commit.

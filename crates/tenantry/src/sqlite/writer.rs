@@ -144,6 +144,12 @@ impl Writer {
         awaited.result().await
     }
 
+    /// Performs a verb, whose result nobody needs, if the queue isn't full.
+    pub(super) fn offer<V: Verb>(&self, verb: V) {
+        let (reply, _) = reply();
+        self.queue.offer(Job::new(Work::Verb(Box::new(verb.request(reply)))));
+    }
+
     /// Runs a closure of the application's, once, in a transaction of its own.
     pub(super) async fn run_alone<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,

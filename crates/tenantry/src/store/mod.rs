@@ -5,6 +5,7 @@ mod directories;
 mod files;
 mod listing;
 mod purge;
+mod tokens;
 
 use std::fmt;
 use std::sync::Arc;

@@ -289,7 +289,8 @@ fn upgrade(jump: Jump) {
     let store = block_on(place.builder().ambient(Arc::new(clock)).open()).unwrap();
     let snapshot = store.upgrade().unwrap().snapshot.clone().unwrap();
     let time = now.to_string().replace([':', '-'], "");
-    assert_eq!(snapshot.file_name().unwrap().to_str(), Some(format!("before-v4-{time}.db").as_str()));
+    let version = block_on(store.status()).unwrap().schema_version;
+    assert_eq!(snapshot.file_name().unwrap().to_str(), Some(format!("before-v{version}-{time}.db").as_str()));
     assert_eq!(tree(&place.data_dir().join("backups")).len(), 1);
     close(&place, store);
 }

@@ -447,7 +447,7 @@ fn has_snapshot(data: &Path, users: u64) -> Result<(), (Wrong, String)> {
     let mut snapshots = fs::read_dir(data.join("backups")).map_err(|error| lost(error.to_string()))?;
     let name = |entry: &fs::DirEntry| entry.file_name().into_string().unwrap();
     let snapshot = snapshots
-        .find_map(|entry| entry.ok().filter(|entry| name(entry).starts_with("before-v4-")))
+        .find_map(|entry| entry.ok().filter(|entry| name(entry).starts_with("before-v")))
         .ok_or_else(|| lost("there is none".to_owned()))?;
     let conn = Connection::open(snapshot.path()).unwrap();
     let found: u64 =

@@ -6,6 +6,7 @@ mod columns;
 pub(super) mod intents;
 pub(super) mod listing;
 pub(super) mod paths;
+pub(super) mod tokens;
 pub(super) mod trash;
 pub(super) mod usage;
 pub(super) mod users;

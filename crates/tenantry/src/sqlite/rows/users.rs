@@ -78,7 +78,7 @@ pub(crate) fn restore(conn: &Connection, user: &User) -> Result<Written> {
     written(with_values(user, |values| statement.execute(values)))
 }
 
-fn written(executed: rusqlite::Result<usize>) -> Result<Written> {
+pub(super) fn written(executed: rusqlite::Result<usize>) -> Result<Written> {
     match executed {
         Ok(_) => Ok(Written::Done),
         Err(error) if is_unique_violation(&error) => Ok(Written::Taken(error.into())),

@@ -368,7 +368,7 @@ fn snapshots(data: &Path) -> Result<usize, String> {
     let mut count = 0;
     for entry in fs::read_dir(data.join("backups")).into_iter().flatten() {
         let path = entry.unwrap().path();
-        if !path.file_name().unwrap().to_str().unwrap().starts_with("before-v4-") {
+        if !path.file_name().unwrap().to_str().unwrap().starts_with("before-v") {
             continue;
         }
         let look = || {

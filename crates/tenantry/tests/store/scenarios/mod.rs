@@ -35,6 +35,9 @@ mod adoption;
 // Listings: their order, pages, cursors and filters.
 mod listing;
 
+// Tokens: what they are known by, how long, and what is kept of them.
+mod tokens;
+
 // Batches, closures, imports, and the end of a store.
 mod transactions;
 
