@@ -36,7 +36,10 @@ const EXIT_STATUS: [(&str, &str); 10] = [
         "7",
         "store unusable: corrupt, or of a newer version or another application, in which case it was not changed; or its directories are missing; or a damaged backup or archive",
     ),
-    ("8", "denied: the process lacks a permission to read or write, or the file system is mounted read-only"),
+    (
+        "8",
+        "denied: the process lacks a permission to read or write, or the file system is mounted read-only; or the user who is to log in is suspended",
+    ),
     ("130, 143, 129", "interrupted by Ctrl-C (SIGINT), SIGTERM or SIGHUP"),
 ];
 
