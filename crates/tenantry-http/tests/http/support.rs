@@ -61,11 +61,6 @@ impl Reply {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// The same, if this reports an error.
-    pub(crate) fn problem_or_none(&self) -> Option<&str> {
-        self.json["type"].as_str().and_then(|name| name.strip_prefix("/problems/"))
-    }
-
     /// The last segment of the problem's type.
     pub(crate) fn problem(&self) -> &str {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
