@@ -13,7 +13,7 @@ use tenantry_http::{Network, Origin, PublicUrl};
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 conflict (email, id or path taken, version mismatch), \
 5 invalid input, 6 busy (try again), 7 store unusable (corrupt, incompatible, not a store), 8 permission \
-denied or read-only, 130 interrupted.";
+denied, read-only or user suspended, 130 interrupted.";
 
 /// Where completions are installed, by shell.
 pub(crate) const COMPLETION_LOCATIONS: &str = "\
@@ -186,11 +186,13 @@ pub(crate) enum UserCommand {
         #[arg(long, value_name = "N")]
         expect_version: Option<u64>,
     },
-    /// Suspend a user, who can't sign in from then on
-    Suspend {
-        /// The id or the email address
-        user: String,
-    },
+    /// Count users: all, or those who meet the conditions
+    Count(FilterArgs),
+    /// Suspend users, who can't sign in from then on
+    ///
+    /// One user is named, or users are chosen by conditions. For those their number is shown, and a
+    /// question asked.
+    Suspend(SuspendUsers),
     /// Let a suspended user sign in again
     Resume {
         /// The id or the email address
@@ -205,15 +207,11 @@ pub(crate) enum UserCommand {
         create: bool,
     },
     /// Move users to the trash, with their directories
+    ///
+    /// They are named, or chosen by conditions. For those the number of users is shown, and a
+    /// question asked.
     #[command(visible_alias = "rm")]
-    Delete {
-        /// The ids or the email addresses
-        #[arg(required = true, value_name = "USER")]
-        users: Vec<String>,
-        /// Don't ask; required without a terminal
-        #[arg(long)]
-        yes: bool,
-    },
+    Delete(DeleteUsers),
     /// Bring a user back from the trash, with their directory
     Restore {
         /// The id, as `tenantry trash list` shows it, or the email address if only one user in the
@@ -260,6 +258,39 @@ pub(crate) struct CreateUser {
     /// What to do if the address looks like that of another user
     #[arg(long, value_name = "POLICY", default_value = "warn")]
     pub(crate) on_lookalike: OnLookalike,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SuspendUsers {
+    /// The id or the email address
+    pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) many: ManyUsers,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteUsers {
+    /// The ids or the email addresses
+    #[arg(value_name = "USER")]
+    pub(crate) users: Vec<String>,
+    #[command(flatten)]
+    pub(crate) many: ManyUsers,
+}
+
+/// A change of all users who meet conditions.
+#[derive(Debug, Args)]
+pub(crate) struct ManyUsers {
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// All users, without any condition
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Change nothing, and list the users who would be changed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Don't ask; required without a terminal
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// What a user may lack.
@@ -562,6 +593,13 @@ pub(crate) struct List {
     /// List all users, not just the first --limit
     #[arg(long)]
     pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+}
+
+/// Which users: those who meet all conditions.
+#[derive(Debug, Args)]
+pub(crate) struct FilterArgs {
     /// Only users whose email address begins with this
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) email_prefix: Option<String>,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo};
 use tenantry::Timestamp;
 use tenantry_exchange::printable;
@@ -22,9 +23,17 @@ pub(crate) fn time(text: &str) -> Result<Timestamp, Failure> {
     })
 }
 
-/// Returns the time that is this long before now.
+/// Returns the time that is this long before now. A day has 24 hours, and a month or year is one
+/// of the calendar: two years ago is the same date.
 pub(crate) fn ago(text: &str) -> Result<Timestamp, Failure> {
-    Ok(human::now().saturating_sub(duration(text)?))
+    let span: Option<Span> = text.parse().ok().filter(|span: &Span| !span.is_negative());
+    let span = span.ok_or_else(|| {
+        Failure::new(Exit::Invalid, format!("{text:?} is not a duration such as 180d, 36h, 2w or 2y"))
+    })?;
+    let now = jiff::Timestamp::from_microsecond(human::now().as_unix_us()).map(|now| now.to_zoned(TimeZone::UTC));
+    let then = now.and_then(|now| now.checked_sub(span)).map(|then| then.timestamp().as_microsecond());
+    // Longer ago than the calendar goes back.
+    Ok(then.ok().and_then(|us| Timestamp::from_unix_us(us).ok()).unwrap_or(Timestamp::MIN))
 }
 
 /// Parses a duration.

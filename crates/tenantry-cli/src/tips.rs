@@ -4,12 +4,13 @@ use clap::error::{ContextKind, ContextValue};
 
 /// Verbs that destroy data, and options that skip a question or a safeguard. Someone who follows a
 /// tip blindly must do no harm: for `user merge` the tip was once `purge`.
-const UNSAFE_WORDS: [&str; 11] = [
+const UNSAFE_WORDS: [&str; 12] = [
     "purge",
     "revoke",
     "delete",
     "rm",
     "--yes",
+    "--all",
     "--older-than",
     "--repair",
     "--even-if-many",

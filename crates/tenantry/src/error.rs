@@ -345,6 +345,8 @@ impl Error {
             ErrorKind::EmailTaken
                 | ErrorKind::IdTaken
                 | ErrorKind::PathTaken
+                | ErrorKind::NotFound
+                | ErrorKind::VersionMismatch { .. }
                 | ErrorKind::InvalidPath
                 | ErrorKind::InvalidUser
                 | ErrorKind::Constraint

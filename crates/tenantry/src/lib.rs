@@ -136,7 +136,7 @@ pub use engine::metrics::{Groups, Metrics};
 pub use error::{Error, ErrorClass, ErrorKind, Result};
 pub use options::Durability;
 pub use progress::{Progress, ProgressReply};
-pub use store::{Builder, Pages, Store, open_dir_beneath, open_file_beneath};
+pub use store::{Builder, BulkOutcome, Pages, Store, open_dir_beneath, open_file_beneath};
 pub use transaction::{ReadTx, WriteTx};
 
 pub use uuid;

@@ -17,7 +17,8 @@ pub(crate) const STEPS_BETWEEN: i32 = 100_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Users whose rows were compared with their directories, users in the trash included.
+    /// Users whose rows were compared with their directories, users in the trash included; or users
+    /// who were changed, or passed over, by an operation on many.
     pub users: u64,
     /// Entries of `storage/` and `trash/` that were compared with the rows.
     pub entries: u64,

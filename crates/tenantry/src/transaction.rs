@@ -9,8 +9,8 @@ use crate::engine::reply::{Ran, Reply};
 use crate::engine::{ReadSession, Tx, WriteSession};
 use crate::ops::{adopt, trash, upsert, users};
 use crate::{
-    Email, Error, ListQuery, NewUser, OnConflict, Page, Result, SignIn, StoragePath, Timestamp, TrashPage, TrashQuery,
-    TrashedUser, Upserted, User, UserId, UserUpdate,
+    Email, Error, Filter, ListQuery, NewUser, OnConflict, Page, Result, SignIn, StoragePath, Timestamp, TrashPage,
+    TrashQuery, TrashedUser, Upserted, User, UserId, UserUpdate,
 };
 
 /// A consistent view of the store, through which a closure given to
@@ -35,6 +35,15 @@ impl<'c> ReadTx<'c> {
         self.session.run(|tx| tx.user(id))
     }
 
+    /// Returns the users with these ids, each at the place of the id, or `None` there.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`, `Io`, `Corrupt`.
+    pub fn get_many(&self, ids: &[UserId]) -> Result<Vec<Option<User>>> {
+        self.session.run(|tx| tx.users_with_ids(ids))
+    }
+
     /// Returns the user with this address, in whatever spelling, if there is one.
     ///
     /// # Errors
@@ -51,6 +60,16 @@ impl<'c> ReadTx<'c> {
     /// `Busy`, `Io`, `Corrupt`.
     pub fn count(&self) -> Result<u64> {
         self.session.run(|tx| tx.user_count())
+    }
+
+    /// Counts the users who meet a filter, as [`Store::count_where`](crate::Store::count_where)
+    /// does.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidQuery`, `Busy`, `Io`, `Corrupt`.
+    pub fn count_where(&self, filter: &Filter) -> Result<u64> {
+        self.session.run(|tx| tx.count_where(filter))
     }
 
     /// Returns a page of users, as [`Store::list`](crate::Store::list) does.

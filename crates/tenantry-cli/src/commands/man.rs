@@ -103,6 +103,12 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "Give a user a name, and remove the external id:",
         "tenantry user update ada@example.com --name Ada --clear-external-id",
     ),
+    ("user count", "Count the users who never logged in:", "tenantry user count --never-logged-in"),
+    (
+        "user delete",
+        "Move those to the trash who haven't logged in for two years, after a look at who they are:",
+        "tenantry user delete --inactive-for 2y --dry-run",
+    ),
     ("user suspend", "Keep a user from signing in:", "tenantry user suspend ada@example.com"),
     ("user resume", "Let the user sign in again:", "tenantry user resume ada@example.com"),
     ("user list", "List the users who are suspended:", "tenantry user list --all --suspended"),

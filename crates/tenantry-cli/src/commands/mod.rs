@@ -74,8 +74,9 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
 fn printed_columns(command: &Command) -> Option<&'static Columns> {
     match command {
         Command::User(
-            UserCommand::ExportArchive { .. } | UserCommand::ImportArchive { .. } | UserCommand::Delete { .. },
+            UserCommand::ExportArchive { .. } | UserCommand::ImportArchive { .. } | UserCommand::Count(_),
         ) => None,
+        Command::User(UserCommand::Delete(delete)) => delete.many.dry_run.then_some(&output::USERS),
         Command::User(UserCommand::Purge(purge)) => purge.dry_run.then_some(&trash::TRASHED_USERS),
         Command::User(_) | Command::Storage(StorageCommand::Adopt { .. }) => Some(&output::USERS),
         Command::Trash(_) => Some(&trash::TRASHED_USERS),

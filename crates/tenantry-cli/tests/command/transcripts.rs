@@ -114,6 +114,7 @@ transcripts! {
     operating: "../../docs/operating.md",
     users: "tests/command/transcripts/users.md",
     profile: "tests/command/transcripts/profile.md",
+    many: "tests/command/transcripts/many.md",
     lifecycle: "tests/command/transcripts/lifecycle.md",
     backup: "tests/command/transcripts/backup.md",
     one_of_a_backup: "tests/command/transcripts/one_of_a_backup.md",

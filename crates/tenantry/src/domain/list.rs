@@ -85,6 +85,39 @@ pub struct Filter {
     pub external_id: Option<ExternalId>,
 }
 
+impl Filter {
+    /// Returns whether there is no condition, so that every user meets it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tenantry::Filter;
+    ///
+    /// assert!(Filter { email_prefix: Some(String::new()), ..Filter::default() }.is_empty());
+    /// assert!(!Filter { suspended: Some(false), ..Filter::default() }.is_empty());
+    /// ```
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        // Without `..`, so that a new condition can't be forgotten here.
+        let Self {
+            email_prefix,
+            email_contains,
+            created_after,
+            created_before,
+            inactive_since,
+            never_logged_in,
+            suspended,
+            external_id,
+        } = self;
+        email_prefix.as_deref().is_none_or(str::is_empty)
+            && email_contains.as_deref().is_none_or(str::is_empty)
+            && [created_after, created_before, inactive_since].into_iter().all(Option::is_none)
+            && !never_logged_in
+            && suspended.is_none()
+            && external_id.is_none()
+    }
+}
+
 impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Filter")

@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::reply::Reply;
 use crate::domain::token::TokenDigest;
 use crate::storage::{Orphan, Stage};
-use crate::{Email, NewToken, NewUser, Result, StoragePath, Token, Usage, UsageChange, User, UserId, UserUpdate};
+use crate::{
+    Email, Filter, NewToken, NewUser, Result, StoragePath, Token, Usage, UsageChange, User, UserId, UserUpdate,
+};
 
 /// A user whose purge has begun, or why it hasn't. The storage path if there are files to be
 /// removed.
@@ -64,9 +66,15 @@ verbs! {
     /// Creates users, of whom each may fail by itself.
     CreateMany(Vec<NewUser>) -> Vec<Result<User>>;
     Update(UserId, UserUpdate) -> User;
+    /// Updates users, of whom each may fail by itself.
+    UpdateMany(Vec<(UserId, UserUpdate)>) -> Vec<Result<User>>;
     Suspend(UserId) -> User;
     Resume(UserId) -> User;
+    /// Suspends a user, unless they don't meet the filter any more.
+    SuspendIf(UserId, Arc<Filter>) -> Option<User>;
     Delete(UserId) -> User;
+    /// Deletes a user, unless they don't meet the filter any more.
+    DeleteIf(UserId, Arc<Filter>) -> Option<User>;
     /// Restores a user from the trash, with another address if one is given.
     Restore(UserId, Option<Email>) -> User;
     /// Begins to purge a user, and returns the storage path if there are files to be removed.

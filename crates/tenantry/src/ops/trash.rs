@@ -7,7 +7,7 @@ use super::users::{email_taken, with_email};
 use crate::domain::change::Change;
 use crate::domain::intent::Action;
 use crate::engine::{Tx, Written};
-use crate::{Email, Error, ErrorKind, Result, StoragePath, User, UserId};
+use crate::{Email, Error, ErrorKind, Filter, Result, StoragePath, User, UserId};
 
 pub(crate) fn delete(tx: &mut Tx<'_>, id: UserId) -> Result<User, Stop> {
     let user = tx.whole(|tx| {
@@ -27,6 +27,11 @@ pub(crate) fn delete(tx: &mut Tx<'_>, id: UserId) -> Result<User, Stop> {
     })?;
     record_change(tx, id, Change::Deleted);
     Ok(user)
+}
+
+/// Deletes a user if they meet the filter now.
+pub(crate) fn delete_if(tx: &mut Tx<'_>, id: UserId, filter: &Filter) -> Result<Option<User>, Stop> {
+    if tx.is_met_by(filter, id)? { delete(tx, id).map(Some) } else { Ok(None) }
 }
 
 /// Removes the intent to make a directory, if that has no effect yet: a user who is about to be

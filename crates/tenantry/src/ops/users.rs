@@ -7,7 +7,9 @@ use crate::domain::change::Change;
 use crate::domain::confusable::ConfusableForms;
 use crate::domain::search_text::shown;
 use crate::engine::{Snapshot, Tx, Written};
-use crate::{Email, Error, ErrorKind, NewUser, Result, SignIn, StoragePath, Timestamp, User, UserId, UserUpdate};
+use crate::{
+    Email, Error, ErrorKind, Filter, NewUser, Result, SignIn, StoragePath, Timestamp, User, UserId, UserUpdate,
+};
 
 pub(crate) fn create(tx: &mut Tx<'_>, new: &NewUser) -> Result<User> {
     check_spelling_of_new(tx, new)?;
@@ -21,6 +23,19 @@ pub(crate) fn create_many(tx: &mut Tx<'_>, users: &[NewUser]) -> Result<Vec<Resu
     let mut outcomes = Vec::with_capacity(users.len());
     for new in users {
         let outcome = create(tx, new);
+        match &outcome {
+            Err(error) if !error.is_row_error() => return Err(error.clone()),
+            _ => outcomes.push(outcome),
+        }
+    }
+    Ok(outcomes)
+}
+
+/// Updates each of these users. One that fails leaves the others alone.
+pub(crate) fn update_many(tx: &mut Tx<'_>, updates: &[(UserId, UserUpdate)]) -> Result<Vec<Result<User>>> {
+    let mut outcomes = Vec::with_capacity(updates.len());
+    for (id, changes) in updates {
+        let outcome = update(tx, *id, changes);
         match &outcome {
             Err(error) if !error.is_row_error() => return Err(error.clone()),
             _ => outcomes.push(outcome),
@@ -107,6 +122,11 @@ pub(crate) fn suspend(tx: &mut Tx<'_>, id: UserId) -> Result<User> {
         None => set_suspended_at(tx, user, Some(since), Change::Suspended),
         Some(_) => Ok(user),
     }
+}
+
+/// Suspends a user if they meet the filter now.
+pub(crate) fn suspend_if(tx: &mut Tx<'_>, id: UserId, filter: &Filter) -> Result<Option<User>> {
+    if tx.is_met_by(filter, id)? { suspend(tx, id).map(Some) } else { Ok(None) }
 }
 
 /// Lets a user sign in again.

@@ -33,9 +33,12 @@ perform! {
     Create(new), tx => users::create(tx, new);
     CreateMany(users), tx => users::create_many(tx, users);
     Update(id, update), tx => users::update(tx, *id, update);
+    UpdateMany(updates), tx => users::update_many(tx, updates);
     Suspend(id), tx => users::suspend(tx, *id);
     Resume(id), tx => users::resume(tx, *id);
+    SuspendIf(id, filter), tx => users::suspend_if(tx, *id, filter);
     Delete(id), tx => trash::delete(tx, *id);
+    DeleteIf(id, filter), tx => trash::delete_if(tx, *id, filter);
     Restore(id, email), tx => trash::restore(tx, *id, email.as_ref());
     BeginPurge(id), tx => purge::begin_purge(tx, *id);
     BeginPurges(ids), tx => purge::begin_purges(tx, ids);

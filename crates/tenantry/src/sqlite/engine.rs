@@ -11,7 +11,9 @@ use super::open::OpenReport;
 use super::open::connect::journal_mode;
 use super::open::write_image::write_image;
 use super::readers::Readers;
+use super::rows::counting::Counting;
 use super::rows::listing::Listing;
+use super::rows::users::MANY;
 use super::searches::Searches;
 use super::tx::Snapshot;
 use super::writer::Writer;
@@ -134,6 +136,20 @@ impl Engine {
         self.point(|tx| tx.user(id))
     }
 
+    /// Returns users by their ids: few on this thread, more by a search.
+    pub(crate) async fn get_many(&self, ids: Vec<UserId>) -> Result<Vec<Option<User>>> {
+        if ids.len() <= MANY {
+            return self.point(|tx| tx.users_with_ids(&ids));
+        }
+        let mut users = Vec::with_capacity(ids.len());
+        let step = move |tx: Snapshot<'_>| {
+            let chunk = &ids[users.len()..ids.len().min(users.len() + MANY)];
+            users.append(&mut tx.users_with_ids(chunk)?);
+            Ok((users.len() == ids.len()).then(|| std::mem::take(&mut users)))
+        };
+        self.search(step).await
+    }
+
     pub(crate) async fn get_by_email(&self, email: &Email) -> Result<Option<User>> {
         self.point(|tx| tx.user_by_email(email))
     }
@@ -204,7 +220,7 @@ impl Engine {
     pub(crate) async fn list(&self, query: &ListQuery) -> Result<Page> {
         let listed = async {
             let mut listing = Listing::new(query)?;
-            if query.filter == Filter::default()
+            if query.filter.is_empty()
                 && let Some(page) = self.readers.read_one(|tx| tx.advance(&mut listing))?
             {
                 return Ok(page);
@@ -216,6 +232,14 @@ impl Engine {
 
     pub(crate) async fn user_count(&self) -> Result<u64> {
         self.search(|tx| tx.user_count().map(Some)).await
+    }
+
+    pub(crate) async fn count_where(&self, filter: &Filter) -> Result<u64> {
+        if filter.is_empty() {
+            return self.user_count().await;
+        }
+        let mut counting = self.count(Counting::new(filter))?;
+        self.search(move |tx| tx.advance_count(&mut counting)).await
     }
 
     pub(crate) async fn list_trash(&self, query: TrashQuery) -> Result<TrashPage> {

@@ -3,21 +3,24 @@
 //!
 //! No signature names a type of this engine's, so another engine can offer the same.
 
+use std::collections::HashMap;
+
 use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::error::Fault;
+use super::rows::counting::Counting;
 use super::rows::listing::Listing;
 pub(crate) use super::rows::users::Written;
-use super::rows::{intents, paths, tokens, trash, usage, users};
+use super::rows::{counting, intents, paths, tokens, trash, usage, users};
 use crate::domain::change::Change;
 use crate::domain::directory::{Directory, PathState};
 use crate::domain::intent::{Action, Intent, Pending};
 use crate::domain::token::TokenDigest;
 use crate::storage::Storage;
 use crate::{
-    Email, Error, ListQuery, NewToken, Page, Result, StoragePath, Timestamp, Token, TrashPage, TrashQuery, TrashedUser,
-    Usage, User, UserId,
+    Email, Error, Filter, ListQuery, NewToken, Page, Result, StoragePath, Timestamp, Token, TrashPage, TrashQuery,
+    TrashedUser, Usage, User, UserId,
 };
 
 /// A connection to read by. All reads within one transaction see the same state.
@@ -38,6 +41,37 @@ impl<'c> Snapshot<'c> {
 
     pub(crate) fn user(&self, id: UserId) -> Result<Option<User>> {
         users::get(self.conn, id)
+    }
+
+    /// Returns the living users with these ids, each at the place of the id.
+    pub(crate) fn users_with_ids(&self, ids: &[UserId]) -> Result<Vec<Option<User>>> {
+        let mut found = HashMap::with_capacity(ids.len());
+        for chunk in ids.chunks(users::MANY) {
+            found.extend(users::get_many(self.conn, chunk)?.into_iter().map(|user| (user.id, user)));
+        }
+        Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
+    }
+
+    /// Returns whether a living user meets a filter.
+    pub(crate) fn is_met_by(&self, filter: &Filter, id: UserId) -> Result<bool> {
+        counting::is_met_by(self.conn, filter, id)
+    }
+
+    pub(crate) fn count_where(&self, filter: &Filter) -> Result<u64> {
+        if filter.is_empty() {
+            return self.user_count();
+        }
+        let mut counting = Counting::new(filter)?;
+        loop {
+            if let Some(count) = counting.advance(self.conn)? {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Runs the next step of a count, and returns it if it is complete.
+    pub(super) fn advance_count(&self, counting: &mut Counting) -> Result<Option<u64>> {
+        counting.advance(self.conn)
     }
 
     /// Returns the living user whose address has this key.

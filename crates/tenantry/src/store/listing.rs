@@ -3,7 +3,7 @@
 use tracing::instrument;
 
 use super::Store;
-use crate::{ListQuery, Page, Result, TrashPage, TrashQuery, User};
+use crate::{Filter, ListQuery, Page, Result, TrashPage, TrashQuery, User};
 
 impl Store {
     /// Returns a page of users in the order of creation (keyset pagination).
@@ -69,6 +69,26 @@ impl Store {
     #[instrument(level = "debug", skip_all)]
     pub async fn count(&self) -> Result<u64> {
         self.engine.user_count().await
+    }
+
+    /// Counts the users who meet a filter, on a thread of the store's own: it walks as a
+    /// [`list`](Store::list) with that filter does, to the end.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidQuery`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// let filter = tenantry::Filter { suspended: Some(true), ..tenantry::Filter::default() };
+    /// println!("{} users are suspended", store.count_where(&filter).await?);
+    /// # Ok(()) }
+    /// ```
+    #[instrument(level = "debug", skip_all)]
+    pub async fn count_where(&self, filter: &Filter) -> Result<u64> {
+        self.engine.count_where(filter).await
     }
 
     /// Returns a page of the trash, in the order of deletion.

@@ -1,6 +1,7 @@
 //! The contract: every operation of a store, what it promises and what it costs.
 
 mod builder;
+mod bulk;
 mod directories;
 mod files;
 mod listing;
@@ -17,6 +18,7 @@ use crate::engine::verbs::{self, Create, CreateMany, Delete, RecordLogin, Restor
 use crate::engine::{Engine, Status, Upgrade};
 use crate::{Email, Error, NewUser, ReadTx, Result, SignIn, TrashedUser, User, UserId, UserUpdate, WriteTx};
 pub use builder::Builder;
+pub use bulk::BulkOutcome;
 pub use files::{open_dir_beneath, open_file_beneath};
 pub use listing::Pages;
 

@@ -575,6 +575,7 @@ impl Run {
             },
         };
         let expected = self.model.list(listing);
+        assert_eq!(self.store.count_where(&query.filter).await.unwrap(), expected.len() as u64);
         let mut left = expected.as_slice();
         loop {
             let page = self.store.list(&query).await.unwrap();

@@ -3,18 +3,25 @@
 use tenantry::{ErrorKind, ReadTx, Store, User};
 use tenantry_exchange::printable;
 
+use super::many::{self, Chosen, Verb, choose};
+use crate::args::DeleteUsers;
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
-use crate::output::pluralize;
+use crate::output::{Format, pluralize};
 use crate::prompt::confirm;
 use crate::session::{finish, log_change};
 use crate::stdio::report;
 use crate::user_ref::UserRef;
 
-pub(super) async fn run(dir: &DataDir, names: &[String], yes: bool) -> Result<(), Failure> {
+pub(super) async fn run(dir: &DataDir, format: Format<'_>, args: DeleteUsers) -> Result<(), Failure> {
+    let names = args.users;
+    let (chosen, flags) = choose(!names.is_empty(), args.many)?;
+    if let Chosen::Where(filter) = chosen {
+        return many::run(dir, format, Verb::Delete, filter, flags).await;
+    }
     let refs = names.iter().map(|name| UserRef::parse(name)).collect::<Result<Vec<_>, _>>()?;
     let store = dir.open().await?;
-    let deleted = delete(&store, names.to_vec(), refs, yes).await;
+    let deleted = delete(&store, names, refs, flags.yes).await;
     finish(&store, deleted).await
 }
 

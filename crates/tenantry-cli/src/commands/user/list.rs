@@ -1,44 +1,27 @@
-//! `tenantry user list`.
+//! `tenantry user list` and `user count`.
 
-use tenantry::{Cursor, Filter, ListQuery, Store};
+use serde_json::json;
+use tenantry::{Cursor, ListQuery, Store};
 
-use crate::args::List;
+use crate::args::{FilterArgs, List};
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
-use crate::moment::{ago, time};
-use crate::output::{Format, RecordList, USERS};
+use crate::output::{self, Format, RecordList, USERS};
 use crate::session::finish;
 
 pub(super) async fn run(dir: &DataDir, format: Format<'_>, args: List) -> Result<(), Failure> {
     let all = args.all;
-    let query = query(args)?;
+    let query = ListQuery {
+        limit: args.limit.into(),
+        cursor: args.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?,
+        filter: args.filter.parse()?,
+    };
     let store = dir.open().await?;
     let printed = print(&store, format, query, all).await;
     finish(&store, printed).await
 }
 
-fn query(args: List) -> Result<ListQuery, Failure> {
-    let time = |text: Option<String>| text.map(|text| time(&text)).transpose();
-    Ok(ListQuery {
-        limit: args.limit.into(),
-        cursor: args.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?,
-        filter: Filter {
-            email_prefix: args.email_prefix,
-            email_contains: args.contains,
-            created_after: time(args.created_after)?,
-            created_before: time(args.created_before)?,
-            inactive_since: args.inactive_for.map(|duration| ago(&duration)).transpose()?,
-            never_logged_in: args.never_logged_in,
-            suspended: match (args.suspended, args.not_suspended) {
-                (false, false) => None,
-                (is_suspended, _) => Some(is_suspended),
-            },
-            external_id: args.external_id.map(|id| id.parse()).transpose()?,
-        },
-    })
-}
-
-async fn print(store: &Store, format: Format<'_>, mut query: ListQuery, all: bool) -> Result<(), Failure> {
+pub(super) async fn print(store: &Store, format: Format<'_>, mut query: ListQuery, all: bool) -> Result<(), Failure> {
     let mut list = RecordList::new(format, &USERS)?;
     loop {
         let page = store.list(&query).await?;
@@ -48,4 +31,12 @@ async fn print(store: &Store, format: Format<'_>, mut query: ListQuery, all: boo
             next => return list.finish_page(next),
         }
     }
+}
+
+pub(super) async fn count(dir: &DataDir, format: Format<'_>, args: FilterArgs) -> Result<(), Failure> {
+    let filter = args.parse()?;
+    let store = dir.open().await?;
+    let counted = store.count_where(&filter).await.map_err(Failure::from);
+    let count = finish(&store, counted).await?;
+    output::record(format, &[("users", json!(count))])
 }

@@ -3,9 +3,11 @@
 mod archive;
 mod create;
 mod delete;
+mod filter;
 mod get;
 mod list;
 mod login;
+mod many;
 mod profile;
 pub(crate) mod purge;
 mod restore;
@@ -28,10 +30,11 @@ pub(crate) async fn run(dir: &DataDir, format: Format<'_>, command: UserCommand)
         UserCommand::Rename { user, email, expect_version } => {
             update::rename(dir, format, &user, &email, expect_version).await
         }
-        UserCommand::Suspend { user } => suspend::suspend(dir, format, &user).await,
+        UserCommand::Count(filter) => list::count(dir, format, filter).await,
+        UserCommand::Suspend(args) => suspend::suspend(dir, format, args).await,
         UserCommand::Resume { user } => suspend::resume(dir, format, &user).await,
         UserCommand::Login { user, create } => login::run(dir, format, &user, create).await,
-        UserCommand::Delete { users, yes } => delete::run(dir, &users, yes).await,
+        UserCommand::Delete(args) => delete::run(dir, format, args).await,
         UserCommand::Restore { user, email } => restore::run(dir, format, &user, email.as_deref()).await,
         UserCommand::Purge(args) => purge::run(dir, format, args).await,
         UserCommand::ExportArchive { user, file } => archive::export(dir, format, &user, &file).await,

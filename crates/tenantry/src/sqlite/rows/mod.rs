@@ -3,9 +3,11 @@
 // First, since its macros are for those below.
 #[macro_use]
 mod columns;
+pub(super) mod counting;
 pub(super) mod intents;
 pub(super) mod listing;
 pub(super) mod paths;
+mod selection;
 pub(super) mod tokens;
 pub(super) mod trash;
 pub(super) mod usage;

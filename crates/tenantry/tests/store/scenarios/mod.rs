@@ -26,6 +26,9 @@ mod users;
 // What a user may lack: a suspension, an external id, a name, attributes.
 mod profile;
 
+// Many users at once.
+mod bulk;
+
 // Users with their directories: creation, the trash, purges.
 mod lifecycle;
 
