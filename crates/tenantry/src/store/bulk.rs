@@ -26,8 +26,8 @@ const FAILURES_KEPT_MAX: usize = 100;
 pub struct BulkOutcome {
     /// How many users were changed.
     pub changed: u64,
-    /// How many users met the filter when they were found, and didn't any more when their turn came:
-    /// because they logged in, or another process has changed them.
+    /// How many users met the filter when they were found, and didn't any more when their turn
+    /// came: because they logged in, or another process has changed them.
     pub passed_over: u64,
     /// How many users could not be changed.
     pub failed: u64,
@@ -145,10 +145,9 @@ impl Store {
     /// # Examples
     ///
     /// ```
-    /// # use std::time::Duration;
-    /// # async fn example(store: tenantry::Store, now: tenantry::Timestamp) -> tenantry::Result<()> {
-    /// let two_years_ago = now.saturating_sub(Duration::from_secs(2 * 365 * 86_400));
-    /// let filter = tenantry::Filter { inactive_since: Some(two_years_ago), ..Default::default() };
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// let inactive_since = Some("2024-11-29T00:00:00Z".parse()?);
+    /// let filter = tenantry::Filter { inactive_since, ..tenantry::Filter::default() };
     /// println!("about to delete {} users", store.count_where(&filter).await?);
     /// let outcome = store.delete_where(filter, |_| {}).await?;
     /// println!("deleted {}, {} could not be", outcome.changed, outcome.failed);
@@ -176,7 +175,8 @@ impl Store {
     ///
     /// ```
     /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
-    /// let filter = tenantry::Filter { email_contains: Some("@example.org".into()), ..Default::default() };
+    /// let email_contains = Some("@example.org".into());
+    /// let filter = tenantry::Filter { email_contains, ..tenantry::Filter::default() };
     /// assert_eq!(store.suspend_where(filter, |_| {}).await?.failed, 0);
     /// # Ok(()) }
     /// ```

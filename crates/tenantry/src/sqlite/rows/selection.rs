@@ -37,8 +37,8 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    /// Returns the selection of a filter, but for the prefix. ?1 is the first value: the place after
-    /// which a walk begins, or the id of a user.
+    /// Returns the selection of a filter, but for the prefix. ?1 is the first value: the place
+    /// after which a walk begins, or the id of a user.
     pub(super) fn new(first: Value, filter: &Filter) -> Result<Self> {
         let mut selection = Self { conditions: Vec::new(), values: vec![first], needle: None, external_id: None };
         selection.add_filter(filter)?;
