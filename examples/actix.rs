@@ -11,7 +11,8 @@ use actix_web::http::StatusCode;
 use actix_web::web::{self, Bytes, Data, Json, Path, ServiceConfig};
 use actix_web::{App, HttpResponse, HttpServer, ResponseError, delete, get, post, put};
 use serde::{Deserialize, Serialize};
-use tenantry::{Email, ErrorClass, Store, UserId};
+use tenantry::{Email, Store, UserId};
+use tenantry_examples::status;
 
 /// An error as a response.
 #[derive(Debug)]
@@ -31,14 +32,7 @@ impl fmt::Display for Failure {
 
 impl ResponseError for Failure {
     fn status_code(&self) -> StatusCode {
-        match self.0.class() {
-            ErrorClass::NotFound => StatusCode::NOT_FOUND,
-            ErrorClass::Conflict => StatusCode::CONFLICT,
-            ErrorClass::Invalid => StatusCode::BAD_REQUEST,
-            ErrorClass::Precondition => StatusCode::PRECONDITION_FAILED,
-            ErrorClass::Busy | ErrorClass::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        }
+        StatusCode::from_u16(status(&self.0)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
 
@@ -85,8 +79,8 @@ fn routes(config: &mut ServiceConfig) {
     config.service(sign_in).service(put_file).service(get_file).service(leave);
 }
 
-/// Begins to serve. The server ends at Ctrl-C, or when its handle says so, after the requests that
-/// are under way.
+/// Begins to serve. The server ends at Ctrl-C, or by its handle, after the requests in
+/// progress.
 fn start(listener: TcpListener, store: Store) -> std::io::Result<actix_web::dev::Server> {
     let application = move || App::new().app_data(web::Data::new(store.clone())).configure(routes);
     Ok(HttpServer::new(application).workers(2).listen(listener)?.run())

@@ -12,7 +12,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use tenantry::{Email, ErrorClass, Store, UserId, sqlite};
+use tenantry::{Email, Store, UserId, sqlite};
+use tenantry_examples::status;
 use tokio::net::TcpListener;
 
 /// The application's own tables, in the store's file.
@@ -36,16 +37,10 @@ impl From<tenantry::Error> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let status = match self.0.class() {
-            ErrorClass::NotFound => StatusCode::NOT_FOUND,
-            ErrorClass::Conflict => StatusCode::CONFLICT,
-            ErrorClass::Invalid => StatusCode::BAD_REQUEST,
-            ErrorClass::Precondition => StatusCode::PRECONDITION_FAILED,
-            ErrorClass::Busy | ErrorClass::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            // What is wrong with the service is for its log.
-            _ => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        };
-        (status, self.0.to_string()).into_response()
+        match StatusCode::from_u16(status(&self.0)) {
+            Ok(status) if status != StatusCode::INTERNAL_SERVER_ERROR => (status, self.0.to_string()).into_response(),
+            _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
     }
 }
 
@@ -60,8 +55,8 @@ struct SignedIn {
     is_new: bool,
 }
 
-/// Finds the user or creates them, after whatever proves who they are. An address that is none is a
-/// 422 of `Json`'s.
+/// Finds the user or creates them, after whatever proves who they are. `Json` returns 422 for a
+/// malformed address.
 async fn sign_in(State(store): State<Store>, Json(form): Json<SignIn>) -> Result<Json<SignedIn>, Failure> {
     let found = store.sign_in(form.email).await?;
     Ok(Json(SignedIn { id: found.user.id, is_new: found.is_new }))
@@ -117,7 +112,7 @@ fn router(store: Store) -> Router {
         .with_state(store)
 }
 
-/// Serves until `stop` is ready, lets the requests end that are under way, and closes the store.
+/// Serves until `stop` is ready, completes the requests in progress, and closes the store.
 async fn serve(
     listener: TcpListener,
     store: Store,
