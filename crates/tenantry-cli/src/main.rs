@@ -66,7 +66,7 @@ fn parse_arguments() -> Result<Cli, Result<(), Failure>> {
         Color::Never => ColorChoice::Never,
     }
     .write_global();
-    // A service has nobody who waits for its errors.
+    // No person waits for the errors of a service.
     let warns = matches!(cli.command, Command::Serve(_));
     log(cli.global.verbose, warns);
     Ok(cli)

@@ -89,7 +89,7 @@ pub(crate) fn user(format: Format<'_>, user: &User) -> Result<(), Failure> {
             let object = object(user)?;
             let mut fields: Vec<_> = fields.iter().filter_map(|field| Some((*field, &**object.get(*field)?))).collect();
             if format.name == FormatName::Table && format.columns.is_none() {
-                // What few users have would be four empty lines for all others.
+                // Values that few users have would be four empty lines for all others.
                 fields.retain(|(name, value)| !OPTIONAL_OF_USER.contains(name) || value.get() != "null");
             }
             raw_record(format, &fields)

@@ -52,7 +52,7 @@ impl Fields<'_> {
         let texts: [Option<&str>; COUNT] = std::array::from_fn(|field| {
             let text = self.texts[field].as_deref()?;
             let text = if WITH_SPACES.contains(&field) { text } else { trimmed(text) };
-            // An empty text is no value, but an empty address isn't a missing one.
+            // An empty text isn't a value, but an empty address isn't a missing one.
             (field == EMAIL || !text.is_empty()).then_some(text)
         });
         NewUser::from_field_texts(&texts).map_err(|invalid| {

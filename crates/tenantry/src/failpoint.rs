@@ -37,7 +37,7 @@ mod hooks {
 
     static HOOKS: OnceLock<Box<dyn Hooks>> = OnceLock::new();
 
-    /// What a test has the system refuse.
+    /// A call that a test makes the system refuse.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Refusal {
         /// `openat2`, with `ENOSYS`: as a filter of system calls does.
@@ -49,7 +49,7 @@ mod hooks {
         Rename,
     }
 
-    /// What a test does at failpoints.
+    /// The action of a test at failpoints.
     pub trait Hooks: Send + Sync {
         /// Is called at each failpoint, before the step.
         fn reach(&self, point: &'static str);

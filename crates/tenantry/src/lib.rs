@@ -2,8 +2,8 @@
 //! first use, and a directory for each of them beside it.
 //!
 //! Every user is a tenant: an account with a unique email address, a random id, the times of
-//! creation and of the last login, and a private directory that nobody else ever gets. Start with
-//! [`Store`]:
+//! creation and of the last login, and a private directory that is never given to another user.
+//! Start with [`Store`]:
 //!
 //! ```
 //! use tenantry::{Email, NewUser, Store};
@@ -13,7 +13,7 @@
 //! # let data_dir = dir.path().join("data");
 //! let store = Store::open(data_dir).await?;
 //!
-//! // Whoever comes for the first time is created, in the same step in which the login is recorded.
+//! // A new user is created, in the same step in which the login is recorded.
 //! let email: Email = "Ada@Example.com".parse()?;
 //! let signed_in = store.sign_in(email).await?;
 //! assert!(signed_in.is_new);
@@ -28,7 +28,7 @@
 //! let files = store.directory(user.id).await?;
 //! files.write("notes.txt", "hello")?;
 //!
-//! // And nobody can have the address a second time.
+//! // No other user can have the address.
 //! let error = store.create(NewUser::new("ADA@example.com".parse()?)).await.unwrap_err();
 //! assert_eq!(error.kind(), tenantry::ErrorKind::EmailTaken);
 //!

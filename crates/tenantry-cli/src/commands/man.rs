@@ -302,12 +302,12 @@ mod tests {
             assert!(EXAMPLES.iter().any(|(of, ..)| of == name), "{name} has no example");
         }
         for (name, _, line) in EXAMPLES {
-            assert!(name.is_empty() || found.iter().any(|command| command == name), "{name} is no command");
+            assert!(name.is_empty() || found.iter().any(|command| command == name), "{name} isn't a command");
             let (_, line) = line.split_once("tenantry ").unwrap();
             let arguments = line.trim_end_matches(")\"").split(" > ").next().unwrap().split(' ');
             let matches = Cli::command().try_get_matches_from(std::iter::once("tenantry").chain(arguments));
             assert!(matches.is_ok(), "{line}: {}", matches.unwrap_err());
-            assert!(line.contains(name), "{line} is no example of {name}");
+            assert!(line.contains(name), "{line} isn't an example of {name}");
         }
     }
 

@@ -134,16 +134,17 @@ pub struct RestoreReport {
 impl Store {
     /// Writes a backup of the store to a file that doesn't exist, with the mode 0600.
     ///
-    /// The store can be used meanwhile, except that a purge and a backup exclude each other
+    /// Other threads and processes can use the store, except that a purge and a backup exclude each
+    /// other
     /// (`Busy`). The work runs on a thread of its own.
     ///
     /// The database's image is of one moment. A user's file is read at some moment after that, and
-    /// again, up to three times, if it changes meanwhile. It is archived with its holes, mode, time
-    /// of modification, owner, extended attributes (`user.…`) and POSIX ACLs, symbolic links as
-    /// links, and hard links within one user. A user's SQLite database is copied as of one moment,
-    /// with its WAL, while other processes write to it. (A process loses its POSIX locks on a file
-    /// when it closes another descriptor of it. So back up databases that several processes write
-    /// to from a process that has none of them open.)
+    /// again, up to three times, if it changes while it is read. It is archived with its holes,
+    /// mode, time of modification, owner, extended attributes (`user.…`) and POSIX ACLs, symbolic
+    /// links as links, and hard links within one user. A user's SQLite database is copied as of one
+    /// moment, with its WAL, while other processes write to it. (A process loses its POSIX locks on
+    /// a file when it closes another descriptor of it. So back up databases that several processes
+    /// write to from a process that has none of them open.)
     ///
     /// The archive is tar in zstd: `tar --zstd -tf` lists it. It is written under a temporary name
     /// `.tenantry-backup-…` in the same directory, and renamed once it is complete and synced.
@@ -223,9 +224,9 @@ pub async fn verify_backup<R: ProgressReply>(
 ///
 /// # Errors
 ///
-/// `NotEmpty` if the directory isn't empty, or another program puts something into it meanwhile;
-/// `Busy` if another restore into it is under way; those of [`verify_backup`]. In all cases nothing
-/// is left.
+/// `NotEmpty` if the directory isn't empty, or another program puts something into it; `Busy` if
+/// another restore into it is in progress; those of [`verify_backup`]. In all cases nothing is
+/// left.
 #[instrument(level = "debug", skip_all)]
 pub async fn restore_backup<R: ProgressReply>(
     file: impl Into<PathBuf>,

@@ -63,7 +63,7 @@ fn read_image(temp_dir: &Path, archive: Input, monitor: &Monitor) -> Result<(Bac
         let image = image.open().map_err(image_failure)?;
         check_against(manifest, &image)?;
         found = Some((manifest.clone(), content.clone(), image));
-        // What follows isn't read.
+        // The rest isn't read.
         Err(Error::new(ErrorKind::Internal, "the database was read"))
     });
     match (found, read) {

@@ -93,7 +93,7 @@ impl Body {
         self.line(&Entry::new(path, attributes.mode, what))
     }
 
-    /// Adds a private file, which can't change meanwhile.
+    /// Adds a private file, which no other process changes.
     pub(super) fn image(&mut self, path: &Path, attributes: &Attributes, image: &File) -> io::Result<()> {
         let stored = image.metadata()?.len();
         self.head(&Head { stored, ..Head::new(EntryType::Regular, path, attributes) })?;
@@ -104,8 +104,8 @@ impl Body {
     /// Adds a file of a user, if `is_unchanged` agrees afterwards. Fails only if the archive can't
     /// be written.
     ///
-    /// A large file is written as it is read, before it is known whether it changes meanwhile. So
-    /// it gets a zstd frame of its own, which is cut off if it does.
+    /// A large file is written as it is read, before it is known whether it changes. So it gets a
+    /// zstd frame of its own, which is cut off if it does.
     pub(super) fn file(
         &mut self,
         path: &Path,

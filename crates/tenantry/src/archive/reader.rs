@@ -117,7 +117,9 @@ impl SeenPaths {
             What::HardLink(target) => {
                 let is_met = self.kinds.get(&digest(target)) == Some(&Kind::File);
                 if !(is_met && path.starts_with(&self.top) && target.starts_with(&self.top)) {
-                    return Err(damaged("the archive holds a hard link to something that is no file of the same user"));
+                    return Err(damaged(
+                        "the archive holds a hard link to something that isn't a file of the same user",
+                    ));
                 }
                 Kind::File
             }

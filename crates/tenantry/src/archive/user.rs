@@ -126,10 +126,11 @@ impl Store {
     /// Writes one user, with their row and their files, to an archive that doesn't exist, with the
     /// mode 0600. [`import_user`](Store::import_user) imports it into the same store or another.
     ///
-    /// The store and this user can be used meanwhile, but a purge, a backup and another export are
-    /// `Busy`. The work runs on a thread of its own. The row is of one moment. A file is read at
-    /// some moment after that, and again, up to three times, if it changes meanwhile. Files are
-    /// archived as in a [backup](Store::create_backup), and so are SQLite databases.
+    /// Other threads and processes can use the store and this user, but a purge, a backup and
+    /// another export are `Busy`. The work runs on a thread of its own. The row is of one moment. A
+    /// file is read at some moment after that, and again, up to three times, if it changes while it
+    /// is read. Files are archived as in a [backup](Store::create_backup), and so are SQLite
+    /// databases.
     ///
     /// The archive is tar in zstd, as a backup is, with `manifest.jsonl` and the user's directory
     /// as `files`, if there is one. It is written under a temporary name `.tenantry-export-…` in
@@ -326,7 +327,7 @@ fn extract(engine: &Engine, file: &Path, monitor: &Monitor) -> Result<(UserManif
 
 /// Returns the path in the user's directory.
 fn below(path: &Path) -> Result<&Path> {
-    path.strip_prefix(FILES).map_err(|_| damaged("the archive holds something that is no file of the user"))
+    path.strip_prefix(FILES).map_err(|_| damaged("the archive holds something that isn't a file of the user"))
 }
 
 impl Manifest for UserManifest {

@@ -23,7 +23,7 @@ const COPIES: &str = ".tenantry-export-";
 const COPY: &str = "copy.db";
 /// At most this many entries that were left out are named.
 const LEFT_OUT_NAMED_MAX: usize = 100;
-/// Number of times that a file is read which changes meanwhile.
+/// Number of times that a file is read which changes in between.
 const ATTEMPTS_MAX: usize = 3;
 
 pub(super) struct ArchiveWriter {
@@ -97,7 +97,7 @@ impl ArchiveWriter {
 
     /// Returns whether an entry can be added, and wasn't before.
     fn is_taken(&mut self, path: &Path, kind: Kind) -> bool {
-        // Some file systems list a name twice if it is removed and made again meanwhile. No reader
+        // Some file systems list a name twice if it is removed and made again in between. No reader
         // accepts a path twice.
         if !self.seen.insert(path, kind) {
             return false;
@@ -286,8 +286,8 @@ mod tests {
     use super::*;
     use std::os::fd::OwnedFd;
 
-    /// XFS lists a name twice that is removed and made again meanwhile. Such an archive could never
-    /// be read.
+    /// XFS lists a name twice that is removed and made again in between. Such an archive could
+    /// never be read.
     #[test]
     fn what_a_file_system_lists_twice_is_taken_once() {
         let dir = tempfile::tempdir().unwrap();

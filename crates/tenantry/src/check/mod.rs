@@ -23,18 +23,18 @@ use survey::{Survey, inspect_database, inspect_identity, unreadable};
 /// Number of passes; only findings of every pass are reported. Between passes the lock is released,
 /// so that a writer can finish its changes of the file system.
 const PASSES: u32 = 4;
-/// The longest pass that may hold the write lock: writers have to wait meanwhile.
+/// The longest pass that may hold the write lock, for which writers have to wait.
 const HOLDING_MAX: Duration = Duration::from_millis(250);
 /// How long the second pass waits for the intents that the first one found.
 const INTENTS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Compares the rows of the store in a data directory with its directories, and changes nothing.
 ///
-/// Other processes and threads may use the store meanwhile. It takes as long as reading the
+/// Other processes and threads may use the store during the check. It takes as long as reading the
 /// database and the metadata of every user's directory does, and runs on a thread of its own. A
 /// check that finds anything repeats its pass, up to three times, and reports only findings of
-/// every pass: a change that another process has just begun is no finding. If a pass is short, the
-/// later ones hold the write lock.
+/// every pass: a change that another process has just begun isn't a finding. If a pass is short,
+/// the later ones hold the write lock.
 ///
 /// # Errors
 ///

@@ -17,7 +17,7 @@ use crate::{Error, ErrorKind, Result, Store};
 /// database.
 const ORPHANS_REFUSED_ABOVE_ONE_IN: u64 = 10;
 
-/// What a [repair] may do.
+/// The permissions of a [repair].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RepairOptions {
     /// Change nothing, and only return what a repair would do.

@@ -59,7 +59,7 @@ pub(crate) fn refuse_links(data_dir: &Path, names: &[&str]) -> Result<()> {
             Ok(found) if !found.is_file() => {
                 return Err(Error::new(ErrorKind::Incompatible, format!("{name} is not a file")));
             }
-            // What else is wrong is reported when it is opened.
+            // The opening reports everything else.
             _ => {}
         }
     }

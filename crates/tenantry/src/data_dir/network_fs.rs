@@ -40,7 +40,7 @@ const NETWORK_OF_FUSE: [&str; 10] =
 pub(crate) fn network_fs(data_dir: &Path) -> Result<Option<String>> {
     let is_there = |dir: &&Path| dir.as_os_str().is_empty() || dir.exists();
     let dir = data_dir.ancestors().find(is_there).filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |error| file_error(error, "it can't be told on what file system the data directory lies");
+    let failed = |error| file_error(error, "the file system of the data directory can't be identified");
     let found = fs::statfs(dir).map_err(|error| failed(error.into()))?;
     // The number has 32 bits, whatever the type it comes in.
     Ok(match found.f_type as u32 {

@@ -1,4 +1,4 @@
-//! What else an application or an identity provider knows of a user: a JSON object.
+//! Other data of an application or an identity provider about a user: a JSON object.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -137,7 +137,7 @@ fn string_length(text: &str) -> usize {
     text.len()
 }
 
-/// Returns what a string of JSON stands for. Half of a surrogate pair stands for nothing.
+/// Returns the text of a string of JSON. Half of a surrogate pair has none.
 fn decode(token: &str) -> Result<Cow<'_, str>> {
     if token.contains('\\') {
         let decoded = serde_json::from_str(token).map(Cow::Owned);

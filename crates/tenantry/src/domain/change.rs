@@ -1,4 +1,4 @@
-/// What kinds of changes of users there are.
+/// The kinds of changes of users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Change {
     Created,

@@ -10,7 +10,7 @@ pub(crate) struct Directory {
     pub(crate) has_directory: bool,
 }
 
-/// What the rows say about a path below `storage/`.
+/// The state of a path below `storage/` according to the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PathState {
     Owned {

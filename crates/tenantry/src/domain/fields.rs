@@ -35,7 +35,7 @@ impl User {
 
     /// Returns the values of [`FIELDS`](Self::FIELDS) as texts, in their order.
     ///
-    /// What the user lacks is an empty text, as the time of a login that never happened.
+    /// A value that the user lacks is an empty text, as the time of a login that never happened.
     ///
     /// # Examples
     ///

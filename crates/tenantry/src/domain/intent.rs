@@ -12,7 +12,7 @@ pub(crate) struct Intent {
     pub(crate) recorded_at: Timestamp,
 }
 
-/// What an intent is about.
+/// The subject of an intent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Make a user's directory.

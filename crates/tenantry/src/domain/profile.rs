@@ -1,4 +1,4 @@
-//! What an application knows of a user besides the address: what people call them, and the id that
+//! The name of a user, and the id that
 //! another system has for them.
 
 use std::fmt;
@@ -34,7 +34,7 @@ pub struct Name(Box<str>);
 /// The id that another system, such as an identity provider, has for a user.
 ///
 /// It is a text of 1 to 256 characters as it was given, spaces included, without control
-/// characters. It identifies nobody in the store: several users may have the same, and nothing is
+/// characters. It identifies no user in the store: several users may have the same, and nothing is
 /// looked up by it but in a [filter](crate::Filter::external_id)
 /// ([CVE-2025-41115](https://nvd.nist.gov/vuln/detail/CVE-2025-41115)).
 ///

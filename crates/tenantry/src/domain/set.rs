@@ -1,6 +1,6 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What an update does with a value that a user may lack.
+/// The effect of an update on a value that a user may lack.
 ///
 /// In JSON, as in a merge patch ([RFC 7396](https://www.rfc-editor.org/rfc/rfc7396)): a member that
 /// is missing leaves the value, `null` clears it, and anything else is the new value.

@@ -23,12 +23,13 @@ pub struct User {
     pub storage_path: StoragePath,
     /// When the account was last changed. A login doesn't change the account.
     pub updated_at: Timestamp,
-    /// 1 when the account is created, and one more with every change of it. A login is no change.
+    /// 1 when the account is created, and one more with every change of it. A login isn't a change.
     pub version: u64,
     /// When the user was [suspended](crate::Store::suspend), or `None` if they may sign in.
     #[serde(default)]
     pub suspended_at: Option<Timestamp>,
-    /// The id that another system has for the user. It is no key: several users may have the same.
+    /// The id that another system has for the user. It isn't a key: several users may have the
+    /// same.
     #[serde(default)]
     pub external_id: Option<ExternalId>,
     /// What people call the user.

@@ -13,7 +13,7 @@ use crate::domain::change::Change;
 /// there can be.
 const GROUP_SIZES: usize = 11;
 
-/// What a store has done since it was opened, and its present state: see
+/// The figures of a store since it was opened, and its present state: see
 /// [`Store::metrics`](crate::Store::metrics).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

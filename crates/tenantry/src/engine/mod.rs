@@ -1,5 +1,5 @@
-//! What every engine has, and which one is in use: the one place outside of its own module that
-//! names it.
+//! The parts that every engine has, and the choice of the engine: the one place outside of its own
+//! module that names it.
 
 pub(crate) mod metrics;
 pub(crate) mod queue;

@@ -200,7 +200,7 @@ mod tests {
         assert!(waiting.iter_mut().all(|put| put.as_mut().poll(&mut context).is_pending()));
         assert_eq!(queue.depth(), QUEUE_MAX + WAITING_MAX);
         assert_eq!(block_on(queue.put(Job::Grouped(0))).unwrap_err().kind(), ErrorKind::Busy);
-        // Whoever gives up makes room for another caller.
+        // A caller that gives up makes room for another.
         waiting.pop();
         assert!(pin!(queue.put(Job::Grouped(0))).poll(&mut context).is_pending());
         jobs.first().unwrap();

@@ -7,7 +7,7 @@ use futures_channel::oneshot;
 
 use crate::{Error, ErrorKind, Result};
 
-/// What a run came to: a result, or a panic, which reaches the caller.
+/// The outcome of a run: a result, or a panic, which reaches the caller.
 type Run<T, E> = thread::Result<Result<T, E>>;
 
 /// How the run of a job ended, whatever the type of its result.

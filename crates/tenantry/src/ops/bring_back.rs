@@ -34,7 +34,7 @@ pub(crate) fn bring_back(tx: &mut Tx<'_>, id: UserId, may_be_trashed: bool, stag
         settle_or_stop(tx, id)?;
         let is_trashed = tx.is_trashed(id)?;
         if is_trashed && !may_be_trashed {
-            return Err(Error::new(ErrorKind::NotFound, "the user was deleted meanwhile").into());
+            return Err(Error::new(ErrorKind::NotFound, "the user was deleted in the meantime").into());
         }
         let directory = if is_trashed { tx.trashed_directory(id)? } else { tx.directory(id)? };
         let directory = directory.ok_or_else(not_found)?;

@@ -23,8 +23,7 @@ pub(crate) fn make_directory(tx: &mut Tx<'_>, id: UserId) -> Result<(), Stop> {
     }
     let is_taken = tx.storage()?.exists(&directory.path)?;
     if is_taken && directory.path != StoragePath::derived(id) {
-        let message =
-            "a directory that the store didn't make stands at the user's storage path: adopt it, or move it away";
+        let message = "a directory that the store didn't make is at the user's storage path: adopt it, or move it away";
         return Err(Error::new(ErrorKind::StorageBlocked, message).into());
     }
     tx.record_intent(&Action::Make(id))?;
@@ -34,7 +33,7 @@ pub(crate) fn make_directory(tx: &mut Tx<'_>, id: UserId) -> Result<(), Stop> {
 /// Records that a user's directory exists, if it does.
 pub(crate) fn record_directory(tx: &mut Tx<'_>, id: UserId) -> Result<(), Stop> {
     settle_or_stop(tx, id)?;
-    let gone = || Error::new(ErrorKind::NotFound, "the user has gone meanwhile");
+    let gone = || Error::new(ErrorKind::NotFound, "the user was removed in the meantime");
     let directory = tx.directory(id)?.ok_or_else(gone)?;
     let storage = tx.storage()?;
     if storage.exists(&directory.path)? {

@@ -30,7 +30,7 @@ use crate::engine::Tx;
 use crate::storage::Storage;
 use crate::{Error, ErrorKind, Result, StoragePath, Timestamp, UserId};
 
-/// What has become of the intent about a user.
+/// The state of the intent about a user.
 #[derive(Debug)]
 pub(crate) enum Settled {
     /// There is none any more.
@@ -141,6 +141,5 @@ pub(crate) fn unfinished(action: &Action, error: Error) -> Error {
         Action::Purge(_) => "not all files could be removed yet",
         Action::Erase => "the users are purged, but traces may be left in the database until it could be rewritten",
     };
-    Error::new(ErrorKind::Unfinished, format!("{message}: {error}; it is tried again when the store is opened"))
-        .with_source(error)
+    Error::new(ErrorKind::Unfinished, format!("{message}: {error}; the next opening tries again")).with_source(error)
 }

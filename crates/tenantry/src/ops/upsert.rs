@@ -54,7 +54,7 @@ fn bring_to(tx: &mut Tx<'_>, mut user: User, row: &NewUser) -> Result<Upserted> 
         next_version(&mut user, tx.now())?;
     }
     user.suspended_at = user.suspended_at.or(row.suspended_at);
-    // Of a suspended user too: it says how things were elsewhere, and nobody signs in by it.
+    // Of a suspended user too: it is a fact of another store, and not a sign-in.
     user.last_login_at = later_login.or(user.last_login_at);
     let id = user.id;
     tx.whole(|tx| save(tx, user))?;

@@ -415,8 +415,8 @@ impl Comparer {
         Self { how, buffers: [vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]] }
     }
 
-    /// Fails with [`Difference`] if a file, link, pipe or device differs from its copy, or isn't the
-    /// one with these metadata any more.
+    /// Fails with [`Difference`] if a file, link, pipe or device differs from its copy, or isn't
+    /// the one with these metadata any more.
     fn compare(&mut self, source: Entry<'_>, copy: Entry<'_>, stat: &Stat) -> io::Result<()> {
         let Some(found) = stat::stat(copy.dir, copy.name)? else { return different() };
         let kind = FileType::from_raw_mode(stat.st_mode);

@@ -91,7 +91,7 @@ impl Storage {
     }
 
     /// Returns the entries of a directory below `storage/`, by name; none if it was removed
-    /// meanwhile.
+    /// during the call.
     pub(crate) fn list(&self, path: &str) -> io::Result<Vec<Entry>> {
         match self.above(path) {
             Ok(dir) => list(&dir),

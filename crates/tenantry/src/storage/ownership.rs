@@ -211,7 +211,7 @@ mod tests {
             });
             let theirs_is_given = (0..ROUNDS).filter(|_| {
                 let owner = Ownership(Some((Uid::from_raw(NOBODY), Gid::from_raw(NOBODY))));
-                // Something stands there already, or the one above is a link at the wrong moment.
+                // Something exists there already, or the one above is a link at the wrong moment.
                 let _ = owner.make_private_dir(&theirs);
                 let _ = Ownership::make_dir_like_parent(&theirs);
                 // By the descriptor: a path may lead to what is root's by now.

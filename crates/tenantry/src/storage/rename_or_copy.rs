@@ -20,10 +20,10 @@
 //!
 //! At any time the original or the copy is complete, even if another process moves one of the two
 //! meanwhile: both are held by descriptors from the comparison on. The original is removed only if
-//! both are at their names then, and otherwise both stay and the move fails. All of it happens under the lock of the intent
-//! that requires it, so by one process at a time, and the other writes of the store wait. A mount
-//! between the two places is refused: the operator has mounted it, and can mount one file system
-//! for the whole data directory.
+//! both are at their names then, and otherwise both stay and the move fails. All of it happens
+//! under the lock of the intent that requires it, so by one process at a time, and the other writes
+//! of the store wait. A mount between the two places is refused: the operator has mounted it, and
+//! can mount one file system for the whole data directory.
 //!
 //! No other program should write into the directory during the copy. The comparison notices a file
 //! that is written until then, and the copy is made again, a few times. Writes between the
@@ -195,8 +195,8 @@ impl Storage {
         remove(work, LINKS)
     }
 
-    /// Gives a whole copy its name, unless it has that, and removes the original, which was compared
-    /// with the copy.
+    /// Gives a whole copy its name, unless it has that, and removes the original, which was
+    /// compared with the copy.
     fn finish(&self, moved: &Move<'_>, compared: Option<(Held, &Held)>) -> io::Result<()> {
         let work = open_dir(moved.to, &*moved.work, Mounts::Refuse)?;
         if stat(&work, CONTENT)?.is_some() {

@@ -186,7 +186,7 @@ impl Storage {
     /// Removes leftover stages. `is_needed` returns whether an intent refers to one.
     pub(crate) fn clear_stages(&self, is_needed: &dyn Fn(&str) -> Result<bool>) -> Result<()> {
         // Nothing has the lock any more, so the intent is either committed or won't be. It may have
-        // moved the stage meanwhile, so its name is checked last.
+        // moved the stage in the meantime, so its name is checked last.
         let may_go = |name: &str, dir: &OwnedFd| {
             Ok(!is_needed(name).map_err(io::Error::other)? && is_at(&self.data, name, dir)?)
         };

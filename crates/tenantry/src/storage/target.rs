@@ -104,7 +104,7 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// `NotEmpty` if another program has put something into the directory meanwhile.
+    /// `NotEmpty` if another program has put something into the directory since.
     pub(crate) fn place(mut self, store_id: Uuid) -> Result<()> {
         let parts = self.prepare(store_id).map_err(|error| self.unusable(error))?;
         // Keeps other processes from creating a store here.

@@ -33,7 +33,7 @@ pub(crate) enum Item<'i> {
         attributes: Attributes,
         is_top: bool,
     },
-    /// A file, which can be read again until it doesn't change meanwhile.
+    /// A file, which can be read again until it doesn't change in between.
     File {
         path: PathBuf,
         source: Source<'i>,
@@ -247,8 +247,8 @@ impl Storage {
         }
     }
 
-    /// Reads a user's directory, which may be moved to or from the trash meanwhile. Returns whether
-    /// it was found.
+    /// Reads a user's directory, which may be moved to or from the trash during the call. Returns
+    /// whether it was found.
     pub(crate) fn read_user(
         &self,
         id: UserId,

@@ -16,7 +16,7 @@ use crate::{
     Error, ErrorKind, ListQuery, Progress, ProgressReply, Purge, Purged, Result, StoragePath, TrashQuery, UserId,
 };
 
-/// What a purge has done so far, and what it needs while it removes files.
+/// The state of a purge: its results so far, and the lock that it holds.
 struct Run {
     monitor: Monitor,
     purged: Purged,

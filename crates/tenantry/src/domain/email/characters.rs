@@ -1,4 +1,4 @@
-//! What an address can be made of, and how its characters are folded.
+//! The characters of an address, and how they are folded.
 
 use std::borrow::Cow;
 
