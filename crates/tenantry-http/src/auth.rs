@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::body;
 use crate::limits::{BODY_TIMEOUT, REQUEST_TIMEOUT};
 use crate::metrics::Metrics;
+use crate::network::{self, Network};
 use crate::problem::{Problem, Type};
 use crate::rate::RateLimit;
 use crate::refusal::Refusal;
@@ -82,18 +83,26 @@ pub(crate) struct Authenticator {
     owner: u32,
     rate: Arc<RateLimit>,
     metrics: Metrics,
+    trusted_proxies: Arc<[Network]>,
 }
 
 impl Authenticator {
-    pub(crate) fn new(store: Store, owner: u32, rate_per_token: u32, metrics: Metrics) -> Self {
-        Self { store, owner, rate: Arc::new(RateLimit::new(rate_per_token)), metrics }
+    pub(crate) fn new(
+        store: Store,
+        owner: u32,
+        rate_per_token: u32,
+        metrics: Metrics,
+        trusted_proxies: &[Network],
+    ) -> Self {
+        let rate = Arc::new(RateLimit::new(rate_per_token));
+        Self { store, owner, rate, metrics, trusted_proxies: trusted_proxies.into() }
     }
 
     /// Identifies who makes a request. Credentials count even where none are needed.
     async fn caller(&self, peer: Option<Peer>, headers: &HeaderMap) -> Result<Caller, Problem> {
         let refuse = |refusal: Refusal, token: Option<&Token>, retry_after| {
             self.metrics.count_refusal(refusal);
-            refusal.log(token, &peer_name(peer));
+            refusal.log(token, &peer_name(peer, headers, &self.trusted_proxies));
             Err(refusal.problem(retry_after))
         };
         if !headers.contains_key(AUTHORIZATION) {
@@ -116,11 +125,12 @@ impl Authenticator {
     }
 }
 
-/// Returns what the log calls the other end.
-fn peer_name(peer: Option<Peer>) -> String {
+/// Returns what the log calls the client: the user on a socket, or the address, behind proxies that
+/// are trusted.
+pub(crate) fn peer_name(peer: Option<Peer>, headers: &HeaderMap, trusted: &[Network]) -> String {
     match peer {
         Some(Peer::Unix { uid }) => format!("socket:{uid}"),
-        Some(Peer::Tcp(address)) => address.to_string(),
+        Some(Peer::Tcp(address)) => network::client(address.ip(), headers, trusted).to_string(),
         None => "unknown".to_owned(),
     }
 }

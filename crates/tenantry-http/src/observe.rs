@@ -10,15 +10,15 @@ use axum::http::header::{CACHE_CONTROL, LOCATION, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tracing::field::{Empty, display};
+use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 use uuid::Uuid;
 
-use crate::auth::Peer;
+use crate::auth::{Peer, peer_name};
 use crate::host::{self, PublicUrl};
 use crate::limits::URI_BYTES_MAX;
 use crate::metrics::Metrics;
-use crate::network::{self, Network};
+use crate::network::Network;
 use crate::problem::{Problem, Type, conclude};
 use crate::turns::Turns;
 
@@ -87,16 +87,8 @@ fn span(observer: &Observer, request: &Request, method: &'static str, id: &Heade
     if span.is_disabled() {
         return span;
     }
-    match request.extensions().get::<Ends>().map(|ends| ends.peer) {
-        Some(Peer::Unix { uid }) => {
-            span.record("peer", display(format_args!("uid:{uid}")));
-        }
-        Some(Peer::Tcp(address)) => {
-            let client = network::client(address.ip(), request.headers(), &observer.trusted_proxies);
-            span.record("peer", display(client));
-        }
-        None => {}
-    }
+    let peer = request.extensions().get::<Peer>().copied();
+    span.record("peer", peer_name(peer, request.headers(), &observer.trusted_proxies));
     if let Some((trace, parent)) = trace_context(request.headers()) {
         span.record("trace", trace).record("parent", parent);
     }

@@ -17,6 +17,7 @@ use tenantry::Store;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
+use utoipa::openapi::Server as DocumentServer;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -84,10 +85,12 @@ struct Document;
 ///
 /// Requests of no known [`Caller`](crate::Caller) are refused, except those for health.
 pub fn router(store: Store, options: &Options) -> Router {
-    let (api, document) = described().split_for_parts();
+    let (api, mut document) = described().split_for_parts();
+    document.servers = options.public_url.as_ref().map(|url| vec![DocumentServer::new(url.as_str())]);
     let document = Bytes::from(document.to_json().unwrap_or_default());
     let owner = geteuid().as_raw();
-    let authenticator = Authenticator::new(store.clone(), owner, options.requests_per_token, options.metrics.clone());
+    let (rate, proxies) = (options.requests_per_token, &options.trusted_proxies);
+    let authenticator = Authenticator::new(store.clone(), owner, rate, options.metrics.clone(), proxies);
     let api = api
         .route("/v1/openapi.json", get(move || describe(document)))
         .fallback(async || Problem::new(Type::NoRoute, "there is no such resource"))

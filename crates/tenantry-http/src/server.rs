@@ -17,9 +17,11 @@ use tokio::time::sleep;
 use crate::connection;
 use crate::drain::Drain;
 use crate::limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT};
-use crate::listener::Listener;
+use crate::listener::{Listener, Stream};
 use crate::metrics::Metrics;
+use crate::observe::Ends;
 use crate::routes::Options;
+use crate::tls::Tls;
 
 /// How long to wait after a failed accept, such as one without a free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -146,20 +148,22 @@ async fn accept(listener: &Listener, site: &Site) {
         tokio::spawn(async move {
             match tls {
                 None => connection::serve(stream, ends, router, drain).await,
-                Some(tls) => {
-                    let handshake = tokio::select! {
-                        handshake = tls.handshake(stream) => Some(handshake),
-                        () = drain.wait() => None,
-                    };
-                    match handshake {
-                        Some(Ok(stream)) => connection::serve(stream, ends, router, drain).await,
-                        Some(Err(error)) => tracing::debug!("a TLS handshake failed: {error}"),
-                        None => {}
-                    }
-                }
+                // The state of TLS is large, and of no use to connections without it.
+                Some(tls) => Box::pin(serve_encrypted(tls, stream, ends, router, drain)).await,
             }
             drop((counted, running, permit));
         });
+    }
+}
+
+async fn serve_encrypted(tls: Tls, stream: Box<dyn Stream>, ends: Ends, router: Router, drain: Drain) {
+    let handshake = tokio::select! {
+        handshake = tls.handshake(stream) => handshake,
+        () = drain.wait() => return,
+    };
+    match handshake {
+        Ok(stream) => connection::serve(stream, ends, router, drain).await,
+        Err(error) => tracing::debug!("a TLS handshake failed: {error}"),
     }
 }
 

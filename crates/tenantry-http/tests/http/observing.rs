@@ -62,7 +62,7 @@ async fn each_request_has_a_line_without_addresses_and_without_its_url() {
     let uid = rustix::process::geteuid().as_raw();
     for part in [
         "request{id=\"mine\" method=\"GET\"",
-        &format!("peer=uid:{uid}"),
+        &format!("peer=\"socket:{uid}\""),
         &format!("trace=\"{trace}\" parent=\"00f067aa0ba902b7\""),
         "route=\"/v1/users/{id}\" status=200 took_us=",
     ] {
@@ -96,8 +96,13 @@ async fn the_client_behind_a_trusted_proxy_is_the_one_in_the_log() {
         let address = serve_tcp(&api).await;
         let (log, _guard) = Log::collect();
         get(address, "/livez", "Host: localhost\r\nX-Forwarded-For: 192.0.2.66, 198.51.100.1\r\n").await;
+        get(address, "/v1/users", "Host: localhost\r\nX-Forwarded-For: 198.51.100.1\r\nAuthorization: Bearer x\r\n")
+            .await;
         let lines = log.lines();
-        assert!(lines[0].contains(&format!("peer={expected}")), "{lines:?}");
+        let refused = lines.iter().find(|line| line.contains("request refused")).unwrap();
+        for line in [&lines[0], refused] {
+            assert!(line.contains(&format!("peer=\"{expected}\"")), "{lines:?}");
+        }
     }
 }
 
@@ -129,6 +134,8 @@ async fn urls_are_made_of_the_configured_one_alone() {
         let api = Api::with(options).await;
         let reply = api.call(Method::POST, "/v1/users", &forged, r#"{"email":"ada@example.com"}"#).await;
         assert!(reply.header("location").unwrap().starts_with(expected), "{reply:?}");
+        let document = api.call(Method::GET, "/v1/openapi.json", &forged, "").await;
+        assert_eq!(document.json["servers"][0]["url"].as_str(), public);
     }
 }
 

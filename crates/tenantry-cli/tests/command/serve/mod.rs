@@ -130,32 +130,29 @@ pub(super) fn local(socket: &Path, method: &str, path: &str, body: &str) -> Opti
 
 /// The session of docs/http.md, by a person who has curl alone.
 #[test]
-fn a_person_with_curl_creates_finds_changes_deletes_and_restores_a_user() {
+fn a_person_with_curl_creates_finds_changes_deletes_restores_and_writes_a_file() {
     let session = Session::new();
-    let service = Service::start(&session, &[]);
-    assert_eq!(service.socket(), session.path("data/tenantry.sock"));
-    let script = r#"
-        set -eu
-        curl() { command curl --silent --show-error --fail-with-body --unix-socket "$SOCKET" "$@"; }
-        json() { curl --header 'Content-Type: application/json' "$@"; }
-        json http://localhost/v1/users --data '{"email":"ada@example.com"}' > created
-        id=$(grep -o '"id":"[^"]*"' created | cut -d '"' -f 4)
-        json http://localhost/v1/users:lookup --data '{"email":"ADA@example.com"}' > found
-        cmp created found
-        json -X PATCH "http://localhost/v1/users/$id" -H 'If-Match: "1"' --data '{"email":"ada@example.org"}' > log
-        if json -X PATCH "http://localhost/v1/users/$id" -H 'If-Match: "1"' --data '{"email":"ada@example.net"}'
-        then exit 1; fi 2> log
-        curl -X DELETE "http://localhost/v1/users/$id" > log
-        json "http://localhost/v1/trash/$id/restore" --data '{}' > log
-        curl "http://localhost/v1/users/$id" > restored
-    "#;
-    let output = session.in_dir("bash").args(["-c", script]).env("SOCKET", service.socket()).output().unwrap();
+    let service = Service::start(&session, &["--data-dir", "app"]);
+    assert_eq!(service.socket(), session.path("app/tenantry.sock"));
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/http.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    let (_, script) = document.split_once("```sh\n").unwrap();
+    let (script, _) = script.split_once("```\n").unwrap();
+    let output = session.in_dir("bash").args(["-euc", script]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    let mismatch = String::from_utf8(output.stdout).unwrap();
-    assert!(mismatch.contains(r#""type":"/problems/version-mismatch""#), "{mismatch}");
-    assert!(mismatch.contains(r#""current_version":2"#), "{mismatch}");
-    let restored = std::fs::read_to_string(session.path("restored")).unwrap();
-    assert!(restored.contains(r#""email":"ada@example.org""#), "{restored}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        r#""email":"ada@example.com""#,
+        r#""email":"ada@example.org""#,
+        r#""type":"/problems/version-mismatch""#,
+        r#""current_version":2"#,
+        "too late\n",
+    ] {
+        assert!(printed.contains(part), "{part}: {printed}");
+    }
+    assert!(!printed.contains("ada@example.net") && printed.ends_with("hello\n"), "{printed}");
+    let restored = session.output(&["--data-dir", "app", "user", "get", "ada@example.org"]);
+    assert!(restored.contains(r#""version":2"#), "{restored}");
     service.end();
 }
 
