@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use memchr::arch::all::packedpair::Pair;
 use memchr::memchr_iter;
 use memchr::memmem::Finder;
 
@@ -105,11 +106,19 @@ impl Fragment {
 #[derive(Clone, Debug)]
 pub(crate) struct Needle {
     finder: Finder<'static>,
+    /// Two of its bytes that texts rarely have.
+    rare: [u8; 2],
 }
 
 impl Needle {
     fn new(in_key: &[u8]) -> Self {
-        Self { finder: Finder::new(in_key).into_owned() }
+        let rare = match (Pair::new(in_key), in_key.first()) {
+            (Some(pair), _) => [pair.index1(), pair.index2()].map(|index| in_key[usize::from(index)]),
+            (None, Some(only)) => [*only; 2],
+            // Each address has it.
+            (None, None) => [b'@'; 2],
+        };
+        Self { finder: Finder::new(in_key).into_owned(), rare }
     }
 
     /// Returns whether this address may hold the fragment.
@@ -118,7 +127,9 @@ impl Needle {
     /// of a key, or if a label that begins with `xn--` is shown in another form. Any other may hold
     /// it.
     pub(crate) fn may_be_in(&self, address: &[u8]) -> bool {
-        self.finder.find(address).is_some() || (is_unusual(address) && self.may_be_in_unusual(address))
+        let inspected = Inspected::new(address, self.rare);
+        (inspected.has_rare() && self.finder.find(address).is_some())
+            || (inspected.is_unusual() && self.may_be_in_unusual(address))
     }
 
     fn may_be_in_unusual(&self, address: &[u8]) -> bool {
@@ -128,26 +139,53 @@ impl Needle {
     }
 }
 
-/// Returns whether an address may be another text than its key, or its key another than is shown:
-/// it has a capital, a character beyond ASCII or a hyphen. Eight bytes are inspected at once.
-fn is_unusual(address: &[u8]) -> bool {
-    let Some(last) = address.last_chunk::<8>() else {
-        return address.iter().any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii() || *byte == b'-');
-    };
-    // The last eight overlap with those before them.
-    let words = address.as_chunks::<8>().0.iter().chain([last]);
-    words.fold(0, |found, word| found | unusual_bytes(u64::from_ne_bytes(*word))) != 0
+/// Number of bytes that are inspected at once.
+const LANES: usize = 16;
+
+/// What one pass over an address finds, each byte in its lane.
+#[derive(Default)]
+struct Inspected {
+    unusual: [u8; LANES],
+    rare: [[u8; LANES]; 2],
 }
 
-/// Sets the high bit of each byte that is unusual. No sum carries into the next byte.
-fn unusual_bytes(word: u64) -> u64 {
-    const EACH: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = 0x80 * EACH;
-    let low = word & !HIGH;
-    let is_from_a = low + (0x80 - b'A' as u64) * EACH;
-    let is_beyond_z = low + (0x7F - b'Z' as u64) * EACH;
-    let is_not_hyphen = (low ^ (b'-' as u64 * EACH)) + 0x7F * EACH;
-    (word | (is_from_a & !is_beyond_z) | !is_not_hyphen) & HIGH
+impl Inspected {
+    fn new(address: &[u8], rare: [u8; 2]) -> Self {
+        let mut inspected = Self::default();
+        if let Some(last) = address.last_chunk() {
+            for chunk in address.as_chunks().0 {
+                inspected.add(chunk, rare);
+            }
+            // It overlaps with the one before.
+            inspected.add(last, rare);
+        } else {
+            let mut padded = [b'@'; LANES];
+            padded[..address.len()].copy_from_slice(address);
+            inspected.add(&padded, rare);
+        }
+        inspected
+    }
+
+    fn add(&mut self, chunk: &[u8; LANES], [first, second]: [u8; 2]) {
+        let [with_first, with_second] = &mut self.rare;
+        let lanes = self.unusual.iter_mut().zip(with_first).zip(with_second);
+        for (byte, ((unusual, with_first), with_second)) in chunk.iter().zip(lanes) {
+            *unusual |= u8::from(byte.is_ascii_uppercase() | !byte.is_ascii() | (*byte == b'-'));
+            *with_first |= u8::from(*byte == first);
+            *with_second |= u8::from(*byte == second);
+        }
+    }
+
+    /// Returns whether the address may be another text than its key, or its key another than is
+    /// shown: it has a capital, a character beyond ASCII or a hyphen.
+    fn is_unusual(&self) -> bool {
+        u128::from_ne_bytes(self.unusual) != 0
+    }
+
+    /// Returns whether both of the rare bytes are there.
+    fn has_rare(&self) -> bool {
+        self.rare.iter().all(|lanes| u128::from_ne_bytes(*lanes) != 0)
+    }
 }
 
 /// Returns a key as people read it, folded as the texts are that it is searched for.
@@ -262,12 +300,28 @@ mod tests {
     fn a_capital_a_hyphen_and_what_is_not_ascii_are_unusual_wherever_they_are() {
         for byte in 0..=u8::MAX {
             let is_unusual_byte = byte.is_ascii_uppercase() || byte >= 0x80 || byte == b'-';
-            for length in 1..20 {
+            for length in 1..3 * LANES {
                 for at in 0..length {
                     let mut address = vec![b'a'; length];
                     address[at] = byte;
-                    assert_eq!(is_unusual(&address), is_unusual_byte, "{byte:#x} at {at} of {length}");
+                    let inspected = Inspected::new(&address, [b'a'; 2]);
+                    assert_eq!(inspected.is_unusual(), is_unusual_byte, "{byte:#x} at {at} of {length}");
                 }
+            }
+        }
+    }
+
+    /// Where either is missing, the address is rejected without a search.
+    #[test]
+    fn rare_bytes_are_found_wherever_they_are_and_only_both_count() {
+        for length in 2..3 * LANES {
+            for (at, other) in (0..length).flat_map(|at| (0..length).map(move |other| (at, other))) {
+                let mut address = vec![b'a'; length];
+                address[at] = b'z';
+                address[other] = b'q';
+                let has_both = at != other;
+                assert_eq!(Inspected::new(&address, *b"zq").has_rare(), has_both, "{at} and {other} of {length}");
+                assert!(!Inspected::new(&address, *b"xq").has_rare() && !Inspected::new(&address, *b"zx").has_rare());
             }
         }
     }

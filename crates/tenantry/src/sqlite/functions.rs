@@ -1,9 +1,10 @@
 //! Functions that the store's own statements call.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, c_int};
 
-use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
+use rusqlite::{Connection, ffi};
 
 use super::rows::skeleton_of_key;
 use crate::Result;
@@ -18,6 +19,8 @@ const SKELETON: &str = "tenantry_skeleton";
 /// Whether the address of a row has to be inspected further in the [`Step`] of this thread: because
 /// it may hold the fragment that is searched for, or because the step ends with this row.
 pub(super) const IS_CANDIDATE: &str = "tenantry_is_candidate";
+/// The same for SQLite.
+const IS_CANDIDATE_NAME: &CStr = c"tenantry_is_candidate";
 /// Whether the [`Step`] of this thread ends with the row that was inspected last.
 pub(super) const IS_LAST: &str = "tenantry_is_last";
 thread_local! {
@@ -80,10 +83,61 @@ pub(super) fn register(conn: &Connection) -> Result<()> {
     })?;
     // They depend on the step, so they aren't deterministic.
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DIRECTONLY;
-    conn.create_scalar_function(IS_CANDIDATE, 1, flags, |context| {
-        let address = context.get_raw(0).as_bytes_or_null()?.unwrap_or_default();
-        Ok(STEP.with_borrow(|step| step.as_ref().is_none_or(|step| step.is_candidate(address))))
-    })?;
+    register_is_candidate(conn)?;
     conn.create_scalar_function(IS_LAST, 0, flags, |_| Ok(is_last()))?;
     Ok(())
+}
+
+/// Makes [`IS_CANDIDATE`] known, without rusqlite: SQLite calls it for each row that a search
+/// inspects, and to hand over the address would take longer than to search it.
+#[allow(unsafe_code, reason = "rusqlite has no function that is called as cheaply")]
+fn register_is_candidate(conn: &Connection) -> Result<()> {
+    let flags = ffi::SQLITE_UTF8 | ffi::SQLITE_DIRECTONLY;
+    // SAFETY: the handle belongs to a connection that is borrowed. The name ends with a zero, there
+    // are no data to be freed, and the function is one that SQLite may call at any time.
+    let code = unsafe {
+        ffi::sqlite3_create_function_v2(
+            conn.handle(),
+            IS_CANDIDATE_NAME.as_ptr(),
+            1,
+            flags,
+            std::ptr::null_mut(),
+            Some(is_candidate),
+            None,
+            None,
+            None,
+        )
+    };
+    if code == ffi::SQLITE_OK {
+        Ok(())
+    } else {
+        Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None).into())
+    }
+}
+
+/// Returns 1 for a candidate, and NULL, which isn't true either, for any other row.
+#[allow(unsafe_code, reason = "SQLite calls it")]
+unsafe extern "C" fn is_candidate(
+    context: *mut ffi::sqlite3_context,
+    _: c_int,
+    arguments: *mut *mut ffi::sqlite3_value,
+) {
+    // SAFETY: SQLite calls this with one argument, as it was registered. The text is as long as it
+    // says, in that order of the calls (<https://sqlite.org/c3ref/value_blob.html>), and lives until
+    // this returns.
+    let address = unsafe {
+        let value = *arguments;
+        let text = ffi::sqlite3_value_text(value);
+        let length = usize::try_from(ffi::sqlite3_value_bytes(value)).unwrap_or(0);
+        if text.is_null() { &[][..] } else { std::slice::from_raw_parts(text, length) }
+    };
+    // Nothing here panics, which would end the process.
+    let is_candidate = STEP.try_with(|step| match step.try_borrow().as_deref() {
+        Ok(Some(step)) => step.is_candidate(address),
+        _ => true,
+    });
+    if is_candidate.unwrap_or(true) {
+        // SAFETY: the context is SQLite's, and lives until this returns.
+        unsafe { ffi::sqlite3_result_int(context, 1) };
+    }
 }

@@ -270,6 +270,21 @@ fn an_address_that_an_earlier_version_accepted_keeps_its_key() {
     }
 }
 
+/// Another program may have written to the database.
+#[test]
+fn a_stored_address_or_key_with_a_control_character_or_without_one_at_sign_is_refused() {
+    for implausible in ["ada\u{7}@example.com", "ada\u{85}@example.com", "ada.example.com", "a@b@example.com", ""] {
+        for (address, key) in [
+            (implausible, implausible),
+            (implausible, "ada@example.com"),
+            ("Ada@Example.com", implausible),
+        ] {
+            assert_eq!(Email::from_stored(address, key), None, "{address:?} {key:?}");
+        }
+    }
+    assert_eq!(Email::from_stored("Ada@Example.com", "ada@example.com").unwrap().key(), "ada@example.com");
+}
+
 #[test]
 fn the_limits_are_exact() {
     let local = "l".repeat(64);
