@@ -24,7 +24,7 @@ impl Exit {
     /// Returns the exit code for an error of the store.
     pub(crate) fn from_kind(kind: ErrorKind) -> Self {
         match kind.class() {
-            ErrorClass::NotFound => Self::NotFound,
+            ErrorClass::NotFound | ErrorClass::Gone => Self::NotFound,
             ErrorClass::Conflict | ErrorClass::Precondition => Self::Conflict,
             ErrorClass::Invalid => Self::Invalid,
             ErrorClass::Busy => Self::Busy,

@@ -211,6 +211,7 @@ fn write_store(text: &mut Text, store: &tenantry::Metrics) -> fmt::Result {
         ("group_writes_total", Counter, "Writes in these groups.", store.groups.writes),
         ("group_writes_max", Gauge, "The size of the largest group.", store.groups.largest),
         ("readers_in_use", Gauge, "Connections that read.", store.readers_in_use),
+        ("followers", Gauge, "Streams that follow the change feed.", store.followers),
         ("wal_bytes", Gauge, "The size of the write-ahead log.", store.wal_bytes),
         ("checkpoints_total", Counter, "Steps that moved pages from the log to the database.", store.checkpoints),
     ] {
@@ -219,6 +220,14 @@ fn write_store(text: &mut Text, store: &tenantry::Metrics) -> fmt::Result {
     if let Some(open) = store.open_intents {
         let help = "Changes of the file system that are recorded and not executed.";
         text.single("tenantry_store_open_intents", Gauge, help, open)?;
+    }
+    for (name, help, seq) in [
+        ("oldest_change", "The number of the oldest change in the feed.", store.oldest_change),
+        ("newest_change", "The number of the newest change in the feed.", store.newest_change),
+    ] {
+        if let Some(seq) = seq {
+            text.single(&format!("tenantry_store_{name}"), Gauge, help, seq)?;
+        }
     }
     for (name, help, us) in [
         ("writer_busy_seconds_total", "How long the writer's thread worked.", store.writer_busy_us),

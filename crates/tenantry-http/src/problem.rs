@@ -61,6 +61,7 @@ impl Type {
             Self::Store(ErrorKind::Suspended) => StatusCode::FORBIDDEN,
             Self::Store(kind) => match kind.class() {
                 ErrorClass::NotFound => StatusCode::NOT_FOUND,
+                ErrorClass::Gone => StatusCode::GONE,
                 ErrorClass::Conflict => StatusCode::CONFLICT,
                 ErrorClass::Invalid => StatusCode::BAD_REQUEST,
                 ErrorClass::Precondition => StatusCode::PRECONDITION_FAILED,

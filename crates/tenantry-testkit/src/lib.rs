@@ -19,6 +19,9 @@ pub mod process;
 /// How many cases a harness runs, and what it reports in the end.
 pub mod share;
 
+/// The change feed, against the users that it is about.
+pub mod feed;
+
 /// Random numbers that a seed repeats.
 pub mod random;
 

@@ -57,6 +57,12 @@ pub enum ErrorKind {
     InvalidTimestamp,
     /// The text isn't a cursor of this store.
     InvalidCursor,
+    /// The text is no acceptable name of an [`Actor`](crate::Actor).
+    InvalidActor,
+    /// The change feed can't be followed from this cursor: changes behind it are no longer kept, or
+    /// it is of another store or of a state that the store doesn't have any more. List the users
+    /// again, and follow from there.
+    CursorExpired,
     /// A limit or a filter of a listing is out of range.
     InvalidQuery,
     /// A value of a user isn't acceptable (the version, the external id, the name or the
@@ -131,6 +137,8 @@ pub enum ErrorKind {
 pub enum ErrorClass {
     /// The subject of the request doesn't exist (404).
     NotFound,
+    /// What the request refers to existed once, and doesn't any more (410).
+    Gone,
     /// The request contradicts what exists (409).
     Conflict,
     /// A value of the request isn't acceptable, whatever exists (400).
@@ -155,7 +163,7 @@ impl ErrorKind {
     pub(crate) const COUNT: usize = Self::NAMES.len();
 
     /// The names by [`index`](Self::index).
-    pub(crate) const NAMES: [&'static str; 38] = [
+    pub(crate) const NAMES: [&'static str; 40] = [
         "not_found",
         "store_missing",
         "email_taken",
@@ -194,6 +202,8 @@ impl ErrorKind {
         "suspended",
         "invalid_token",
         "token_exists",
+        "invalid_actor",
+        "cursor_expired",
     ];
 
     pub(crate) fn index(self) -> usize {
@@ -236,6 +246,8 @@ impl ErrorKind {
             Self::Suspended => 35,
             Self::InvalidToken => 36,
             Self::TokenExists => 37,
+            Self::InvalidActor => 38,
+            Self::CursorExpired => 39,
         }
     }
 
@@ -250,6 +262,7 @@ impl ErrorKind {
     pub fn class(self) -> ErrorClass {
         match self {
             Self::NotFound | Self::StoreMissing => ErrorClass::NotFound,
+            Self::CursorExpired => ErrorClass::Gone,
             Self::EmailTaken
             | Self::IdTaken
             | Self::PathTaken
@@ -264,6 +277,7 @@ impl ErrorKind {
             | Self::InvalidPath
             | Self::InvalidTimestamp
             | Self::InvalidCursor
+            | Self::InvalidActor
             | Self::InvalidQuery
             | Self::InvalidUser
             | Self::InvalidToken => ErrorClass::Invalid,
@@ -395,6 +409,6 @@ mod tests {
         ] {
             assert_eq!(kind.name(), name);
         }
-        assert_eq!(ErrorKind::TokenExists.index() + 1, ErrorKind::COUNT);
+        assert_eq!(ErrorKind::CursorExpired.index() + 1, ErrorKind::COUNT);
     }
 }

@@ -119,7 +119,9 @@ pub use check::{
     CheckReport, Finding, FindingKind, RepairOptions, RepairReport, check, check_with_progress, repair,
     repair_with_progress,
 };
+pub use domain::actor::Actor;
 pub use domain::attributes::Attributes;
+pub use domain::change::{Change, ChangeKind, ChangePage, ChangesCursor, HistoryPage};
 pub use domain::email::Email;
 pub use domain::fields::InvalidField;
 pub use domain::list::{Cursor, Filter, ListQuery, Page};
@@ -136,7 +138,7 @@ pub use engine::metrics::{Groups, Metrics};
 pub use error::{Error, ErrorClass, ErrorKind, Result};
 pub use options::Durability;
 pub use progress::{Progress, ProgressReply};
-pub use store::{Builder, BulkOutcome, Pages, Store, open_dir_beneath, open_file_beneath};
+pub use store::{Builder, BulkOutcome, Follow, Pages, Store, open_dir_beneath, open_file_beneath};
 pub use transaction::{ReadTx, WriteTx};
 
 pub use uuid;

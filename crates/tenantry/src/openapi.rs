@@ -5,7 +5,7 @@ use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, Type}
 use utoipa::openapi::{RefOr, SchemaFormat};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::{Attributes, Cursor, Email, ExternalId, Name, StoragePath, Timestamp, UserId};
+use crate::{Actor, Attributes, ChangesCursor, Cursor, Email, ExternalId, Name, StoragePath, Timestamp, UserId};
 
 macro_rules! text {
     ($type:ty, $format:expr, $example:literal) => {
@@ -24,6 +24,8 @@ macro_rules! text {
     };
 }
 
+text!(Actor, None, "token:billing");
+text!(ChangesCursor, None, "c1-3fa2b1c4a7f00d1c000000000000002a");
 text!(Cursor, None, "1f4");
 text!(ExternalId, None, "00u1a2b3c4");
 text!(Name, None, "Ada Lovelace");

@@ -9,8 +9,8 @@ use crate::engine::reply::{Ran, Reply};
 use crate::engine::{ReadSession, Tx, WriteSession};
 use crate::ops::{adopt, trash, upsert, users};
 use crate::{
-    Email, Error, Filter, ListQuery, NewUser, OnConflict, Page, Result, SignIn, StoragePath, Timestamp, TrashPage,
-    TrashQuery, TrashedUser, Upserted, User, UserId, UserUpdate,
+    ChangePage, ChangesCursor, Email, Error, Filter, ListQuery, NewUser, OnConflict, Page, Result, SignIn, StoragePath,
+    Timestamp, TrashPage, TrashQuery, TrashedUser, Upserted, User, UserId, UserUpdate,
 };
 
 /// A consistent view of the store, through which a closure given to
@@ -79,6 +79,26 @@ impl<'c> ReadTx<'c> {
     /// `InvalidQuery`, `Busy`, `Io`, `Corrupt`.
     pub fn list(&self, query: &ListQuery) -> Result<Page> {
         self.session.run(|tx| tx.page(query))
+    }
+
+    /// Returns a page of the change feed, as [`Store::changes`](crate::Store::changes) does. In a
+    /// write transaction, it holds the changes that were made in it so far.
+    ///
+    /// # Errors
+    ///
+    /// `CursorExpired`, `InvalidQuery`, `Busy`, `Io`, `Corrupt`.
+    pub fn changes(&self, after: Option<&ChangesCursor>, limit: usize) -> Result<ChangePage> {
+        self.session.run(|tx| tx.changes(after, limit))
+    }
+
+    /// Returns the place behind the newest change, from which to follow what happens after this
+    /// snapshot.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`, `Io`, `Corrupt`.
+    pub fn changes_cursor(&self) -> Result<ChangesCursor> {
+        self.session.run(|tx| tx.changes_cursor())
     }
 
     /// Returns the user in the trash with this id, if there is one.

@@ -18,7 +18,8 @@ async fn the_owner_of_the_process_needs_no_token_on_the_socket() {
     assert_eq!(std::fs::metadata(&running.socket).unwrap().permissions().mode() & 0o777, 0o600);
     let reply = exchange(&running.socket, "GET /v1/users HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     assert!(
-        reply.starts_with("HTTP/1.1 200 OK\r\n") && reply.ends_with(r#"{"users":[],"next_cursor":null}"#),
+        reply.starts_with("HTTP/1.1 200 OK\r\n")
+            && reply.contains(r#"{"users":[],"next_cursor":null,"changes_cursor":"c1-"#),
         "{reply}"
     );
     running.end.send(()).unwrap();

@@ -146,10 +146,10 @@ impl Store {
         let stage = stage.map(Arc::new);
         let row = &restored.user;
         let done = match restored.before {
-            UserBefore::Living => engine.apply(BringBack(row.id, false, stage.clone())).await,
-            UserBefore::Trashed => engine.apply(BringBack(row.id, true, stage.clone())).await,
-            UserBefore::Purged => engine.apply(CreateWithFiles(anew(row), stage.clone())).await,
-            UserBefore::Missing => engine.apply(CreateWithFiles(NewUser::as_it_was(row), stage.clone())).await,
+            UserBefore::Living => self.apply(BringBack(row.id, false, stage.clone())).await,
+            UserBefore::Trashed => self.apply(BringBack(row.id, true, stage.clone())).await,
+            UserBefore::Purged => self.apply(CreateWithFiles(anew(row), stage.clone())).await,
+            UserBefore::Missing => self.apply(CreateWithFiles(NewUser::as_it_was(row), stage.clone())).await,
         };
         if let Some(stage) = stage {
             stage.settle(done.as_ref().err()).await?;

@@ -222,7 +222,7 @@ impl Store {
         let stage = stage.map(Arc::new);
         let new = NewUser::as_it_was(&manifest.user);
         // The last owner removes or keeps the stage, even if the future was dropped.
-        let created = engine.apply(CreateWithFiles(new, stage.clone())).await;
+        let created = self.apply(CreateWithFiles(new, stage.clone())).await;
         if let Some(stage) = stage {
             stage.settle(created.as_ref().err()).await?;
         }

@@ -158,12 +158,12 @@ async fn repair_one(store: &Store, finding: &Finding) -> Result<()> {
             on_thread(move || engine.storage()?.give_to_owner(&path)).await?
         }
         FindingKind::DirectoryUnrecorded => match finding.user {
-            Some(user) => store.engine().apply(RecordDirectory(user)).await,
+            Some(user) => store.apply(RecordDirectory(user)).await,
             None => Ok(()),
         },
         FindingKind::DirectoryOrphaned | FindingKind::TrashOrphaned => {
             let Some(orphan) = Storage::orphan(&path) else { return Ok(()) };
-            store.engine().apply(Quarantine(orphan)).await.map(drop)
+            store.apply(Quarantine(orphan)).await.map(drop)
         }
         _ => Ok(()),
     }

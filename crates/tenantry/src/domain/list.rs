@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Error, ErrorKind, ExternalId, Result, Timestamp, User};
+use crate::{ChangesCursor, Error, ErrorKind, ExternalId, Result, Timestamp, User};
 
 /// Which users to list, how many at a time, and from where on.
 ///
@@ -139,6 +139,10 @@ pub struct Page {
     pub users: Vec<User>,
     /// Where the next page begins, or `None` if no user is left that meets the filter.
     pub next_cursor: Option<Cursor>,
+    /// The place in the change feed from which to follow what happens to these users: see
+    /// [`Store::changes`](crate::Store::changes). For a listing of several pages it is that of the
+    /// first.
+    pub changes_cursor: ChangesCursor,
 }
 
 /// A place in the order of creation, between two users ([keyset

@@ -1,6 +1,7 @@
 //! The domain: the values of operations and their results. It knows no engine, no file system and
 //! no transport.
 
+pub(crate) mod actor;
 pub(crate) mod attributes;
 pub(crate) mod change;
 pub(crate) mod confusable;

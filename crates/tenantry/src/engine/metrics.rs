@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::ErrorKind;
-use crate::domain::change::Change;
+use crate::{ChangeKind, ErrorKind};
 
 /// Groups are counted by size: those of 1, of 2 or 3, of 4 to 7, and so on up to the largest that
 /// there can be.
 const GROUP_SIZES: usize = 11;
+/// The place of the changes that were brought back, among the counters of changes.
+const BROUGHT_BACK: usize = ChangeKind::ALL.len();
 
 /// The figures of a store since it was opened, and its present state: see
 /// [`Store::metrics`](crate::Store::metrics).
@@ -37,10 +38,18 @@ pub struct Metrics {
     /// Changes of the file system that are recorded and not executed yet. `None` if that can't be
     /// read, as after [`close`](crate::Store::close).
     pub open_intents: Option<u64>,
+    /// The number of the oldest change in the feed. `None` if there is none, or if that can't be
+    /// read.
+    pub oldest_change: Option<u64>,
+    /// The number of the newest change in the feed, likewise.
+    pub newest_change: Option<u64>,
+    /// Streams that follow the feed just now.
+    pub followers: u64,
     /// Operations that failed, by the [name](crate::ErrorKind::name) of the kind of error.
     pub errors: BTreeMap<&'static str, u64>,
-    /// Changes of users that were committed: `created`, `updated`, `suspended`, `resumed`,
-    /// `logged_in`, `deleted`, `restored`, `purged`, `adopted` and `brought_back`.
+    /// Changes of users that were committed, by the [name](ChangeKind::name) of their kind. Those
+    /// by which users, or their files, came back out of a backup are not `restored` here but
+    /// `brought_back`.
     pub changes: BTreeMap<&'static str, u64>,
 }
 
@@ -69,7 +78,8 @@ pub(crate) struct Counters {
     checkpoints: AtomicU64,
     checkpoint_us: AtomicU64,
     errors: [AtomicU64; ErrorKind::COUNT],
-    changes: [AtomicU64; Change::ALL.len()],
+    /// By kind, and then those that were brought back.
+    changes: [AtomicU64; ChangeKind::ALL.len() + 1],
 }
 
 impl Default for Counters {
@@ -101,8 +111,9 @@ impl Counters {
         add(&self.commits, 1);
     }
 
-    pub(crate) fn count_change(&self, change: Change) {
-        add(&self.changes[change as usize], 1);
+    pub(crate) fn count_change(&self, kind: ChangeKind, is_brought_back: bool) {
+        let index = if is_brought_back { BROUGHT_BACK } else { kind.index() };
+        add(&self.changes[index], 1);
     }
 
     pub(crate) fn count_error(&self, kind: ErrorKind) {
@@ -124,7 +135,8 @@ impl Counters {
         let by_size = self.groups.iter().enumerate().map(|(bucket, count)| ((2_u64 << bucket) - 1, read(count)));
         let by_size: Vec<_> = by_size.filter(|(_, count)| *count > 0).collect();
         let errors = self.errors.iter().enumerate().map(|(index, count)| (ErrorKind::NAMES[index], read(count)));
-        let changes = Change::ALL.iter().map(|change| (change.name(), read(&self.changes[*change as usize])));
+        let names = ChangeKind::ALL.into_iter().map(ChangeKind::name).chain(["brought_back"]);
+        let changes = names.zip(self.changes.iter().map(read));
         Metrics {
             groups: Groups {
                 count: by_size.iter().map(|(_, count)| count).sum(),

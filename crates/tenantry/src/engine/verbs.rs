@@ -91,6 +91,8 @@ verbs! {
     SetUsage(UserId, Usage) -> ();
     /// Adds to what was measured, and returns the sum, if it was measured.
     AdjustUsage(UserId, UsageChange) -> Option<Usage>;
+    /// Sets whether logins are in the change feed.
+    SetLoginsInChanges(bool) -> ();
     SignIn(Email) -> crate::SignIn;
     RecordLogin(UserId) -> User;
     /// Records that a user's directory exists, if it does.

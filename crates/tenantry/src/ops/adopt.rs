@@ -4,10 +4,9 @@ use super::change::{next_version, record_change};
 use super::intents::{quarantine_name, settle_or_stop};
 use super::paths::{check_path_free, check_spelling};
 use super::stop::{Stop, not_found};
-use crate::domain::change::Change;
 use crate::domain::intent::Action;
 use crate::engine::{Tx, Written};
-use crate::{Error, ErrorKind, Result, StoragePath, User, UserId};
+use crate::{ChangeKind, Error, ErrorKind, Result, StoragePath, User, UserId};
 
 pub(crate) fn adopt(tx: &mut Tx<'_>, id: UserId, path: &StoragePath) -> Result<User, Stop> {
     check_spelling(tx, path)?;
@@ -42,6 +41,6 @@ pub(crate) fn adopt(tx: &mut Tx<'_>, id: UserId, path: &StoragePath) -> Result<U
             Written::Taken(error) => Err(error.into()),
         }
     })?;
-    record_change(tx, id, Change::Adopted);
+    record_change(tx, &user, ChangeKind::Adopted)?;
     Ok(user)
 }

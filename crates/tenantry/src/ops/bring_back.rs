@@ -1,15 +1,14 @@
 //! Users who come with files: out of the archive of one user, or of a backup.
 
-use super::change::record_change;
+use super::change::{record_brought_back, record_change};
 use super::intents::settle_or_stop;
 use super::paths::check_spelling_of_new;
 use super::stop::{Stop, not_found};
 use super::trash::take_out;
 use super::users::insert;
-use crate::domain::change::Change;
 use crate::domain::intent::Action;
 use crate::engine::Tx;
-use crate::{Error, ErrorKind, NewUser, Result, StoragePath, User, UserId};
+use crate::{ChangeKind, Error, ErrorKind, NewUser, Result, StoragePath, User, UserId};
 
 /// Creates a user whose files, if there are any, are in a stage.
 pub(crate) fn create_with_files(tx: &mut Tx<'_>, new: &NewUser, stage: Option<&str>) -> Result<User> {
@@ -23,7 +22,7 @@ pub(crate) fn create_with_files(tx: &mut Tx<'_>, new: &NewUser, stage: Option<&s
         }
         Ok::<_, Error>(user)
     })?;
-    record_change(tx, user.id, Change::Created);
+    record_change(tx, &user, ChangeKind::Created)?;
     Ok(user)
 }
 
@@ -52,6 +51,6 @@ pub(crate) fn bring_back(tx: &mut Tx<'_>, id: UserId, may_be_trashed: bool, stag
         }
         Ok::<_, Stop>(user)
     })?;
-    record_change(tx, id, Change::BroughtBack);
+    record_brought_back(tx, &user)?;
     Ok(user)
 }

@@ -1,9 +1,8 @@
 //! Purging: the row goes after the files, and then the database is rewritten.
 
-use super::change::record_change;
+use super::change::record_purge;
 use super::intents::settle_or_stop;
 use super::stop::{Stop, not_in_trash};
-use crate::domain::change::Change;
 use crate::domain::directory::Directory;
 use crate::domain::intent::{Action, Pending};
 use crate::engine::Tx;
@@ -57,8 +56,9 @@ fn is_single_user_error(error: &Error) -> bool {
 /// Removes a user whose files are gone, but for the id and a digest of the path. Returns whether
 /// the user existed.
 pub(crate) fn end_purge(tx: &mut Tx<'_>, id: UserId) -> Result<bool> {
-    let is_purged = tx.whole(|tx| {
+    tx.whole(|tx| {
         let Some(Directory { path, .. }) = tx.trashed_directory(id)? else { return Ok(false) };
+        let version = tx.version(id)?;
         tx.remove_user(id)?;
         tx.retire_id(id)?;
         if path != StoragePath::derived(id) {
@@ -66,12 +66,9 @@ pub(crate) fn end_purge(tx: &mut Tx<'_>, id: UserId) -> Result<bool> {
         }
         tx.remove_intent_of(id)?;
         tx.renew_erase_intent()?;
+        record_purge(tx, id, version)?;
         Ok::<_, Error>(true)
-    })?;
-    if is_purged {
-        record_change(tx, id, Change::Purged);
-    }
-    Ok(is_purged)
+    })
 }
 
 /// Ends the purges of these users. Returns how many of them were still to be ended.

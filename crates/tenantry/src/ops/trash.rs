@@ -4,10 +4,9 @@ use super::change::record_change;
 use super::intents::settle_or_stop;
 use super::stop::{Stop, not_found, not_in_trash};
 use super::users::{email_taken, with_email};
-use crate::domain::change::Change;
 use crate::domain::intent::Action;
 use crate::engine::{Tx, Written};
-use crate::{Email, Error, ErrorKind, Filter, Result, StoragePath, User, UserId};
+use crate::{ChangeKind, Email, Error, ErrorKind, Filter, Result, StoragePath, User, UserId};
 
 pub(crate) fn delete(tx: &mut Tx<'_>, id: UserId) -> Result<User, Stop> {
     let user = tx.whole(|tx| {
@@ -25,7 +24,7 @@ pub(crate) fn delete(tx: &mut Tx<'_>, id: UserId) -> Result<User, Stop> {
         }
         Ok::<_, Stop>(user)
     })?;
-    record_change(tx, id, Change::Deleted);
+    record_change(tx, &user, ChangeKind::Deleted)?;
     Ok(user)
 }
 
@@ -58,7 +57,7 @@ fn has_unrecorded_directory(tx: &Tx<'_>, user: &User) -> bool {
 
 pub(crate) fn restore(tx: &mut Tx<'_>, id: UserId, email: Option<&Email>) -> Result<User, Stop> {
     let user = tx.whole(|tx| take_out(tx, id, email))?;
-    record_change(tx, id, Change::Restored);
+    record_change(tx, &user, ChangeKind::Restored)?;
     Ok(user)
 }
 

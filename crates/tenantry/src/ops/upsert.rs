@@ -4,15 +4,14 @@ use super::change::{next_version, record_change};
 use super::paths::check_spelling_of_new;
 use super::stop::not_found;
 use super::users::{insert, save};
-use crate::domain::change::Change;
 use crate::engine::Tx;
-use crate::{Error, ErrorKind, NewUser, OnConflict, Result, Set, Upserted, User, UserUpdate};
+use crate::{ChangeKind, Error, ErrorKind, NewUser, OnConflict, Result, Set, Upserted, User, UserUpdate};
 
 pub(crate) fn upsert(tx: &mut Tx<'_>, new: &NewUser, on_conflict: OnConflict) -> Result<Upserted> {
     check_spelling_of_new(tx, new)?;
     let error = match insert(tx, new) {
         Ok(user) => {
-            record_change(tx, user.id, Change::Created);
+            record_change(tx, &user, ChangeKind::Created)?;
             return Ok(Upserted::Created);
         }
         Err(error) => error,
@@ -56,9 +55,8 @@ fn bring_to(tx: &mut Tx<'_>, mut user: User, row: &NewUser) -> Result<Upserted> 
     user.suspended_at = user.suspended_at.or(row.suspended_at);
     // Of a suspended user too: it is a fact of another store, and not a sign-in.
     user.last_login_at = later_login.or(user.last_login_at);
-    let id = user.id;
-    tx.whole(|tx| save(tx, user))?;
-    record_change(tx, id, if is_suspension { Change::Suspended } else { Change::Updated });
+    let user = tx.whole(|tx| save(tx, user))?;
+    record_change(tx, &user, if is_suspension { ChangeKind::Suspended } else { ChangeKind::Updated })?;
     Ok(Upserted::Updated)
 }
 

@@ -3,18 +3,18 @@
 use super::change::{next_version, record_change};
 use super::paths::{check_path_free, check_spelling_of_new, path_taken};
 use super::stop::not_found;
-use crate::domain::change::Change;
 use crate::domain::confusable::ConfusableForms;
 use crate::domain::search_text::shown;
 use crate::engine::{Snapshot, Tx, Written};
 use crate::{
-    Email, Error, ErrorKind, Filter, NewUser, Result, SignIn, StoragePath, Timestamp, User, UserId, UserUpdate,
+    ChangeKind, Email, Error, ErrorKind, Filter, NewUser, Result, SignIn, StoragePath, Timestamp, User, UserId,
+    UserUpdate,
 };
 
 pub(crate) fn create(tx: &mut Tx<'_>, new: &NewUser) -> Result<User> {
     check_spelling_of_new(tx, new)?;
     let user = insert(tx, new)?;
-    record_change(tx, user.id, Change::Created);
+    record_change(tx, &user, ChangeKind::Created)?;
     Ok(user)
 }
 
@@ -110,7 +110,7 @@ pub(crate) fn update(tx: &mut Tx<'_>, id: UserId, update: &UserUpdate) -> Result
     }
     next_version(&mut user, tx.now())?;
     let user = tx.whole(|tx| save(tx, user))?;
-    record_change(tx, id, Change::Updated);
+    record_change(tx, &user, ChangeKind::Updated)?;
     Ok(user)
 }
 
@@ -119,7 +119,7 @@ pub(crate) fn suspend(tx: &mut Tx<'_>, id: UserId) -> Result<User> {
     let user = tx.user(id)?.ok_or_else(not_found)?;
     let since = tx.now();
     match user.suspended_at {
-        None => set_suspended_at(tx, user, Some(since), Change::Suspended),
+        None => set_suspended_at(tx, user, Some(since), ChangeKind::Suspended),
         Some(_) => Ok(user),
     }
 }
@@ -133,16 +133,16 @@ pub(crate) fn suspend_if(tx: &mut Tx<'_>, id: UserId, filter: &Filter) -> Result
 pub(crate) fn resume(tx: &mut Tx<'_>, id: UserId) -> Result<User> {
     let user = tx.user(id)?.ok_or_else(not_found)?;
     match user.suspended_at {
-        Some(_) => set_suspended_at(tx, user, None, Change::Resumed),
+        Some(_) => set_suspended_at(tx, user, None, ChangeKind::Resumed),
         None => Ok(user),
     }
 }
 
-fn set_suspended_at(tx: &mut Tx<'_>, mut user: User, at: Option<Timestamp>, change: Change) -> Result<User> {
+fn set_suspended_at(tx: &mut Tx<'_>, mut user: User, at: Option<Timestamp>, kind: ChangeKind) -> Result<User> {
     next_version(&mut user, tx.now())?;
     user.suspended_at = at;
     let user = tx.whole(|tx| save(tx, user))?;
-    record_change(tx, user.id, change);
+    record_change(tx, &user, kind)?;
     Ok(user)
 }
 
@@ -164,7 +164,7 @@ pub(super) fn with_email(mut user: User, email: &Email, now: Timestamp) -> Resul
 pub(crate) fn sign_in(tx: &mut Tx<'_>, email: &Email) -> Result<SignIn> {
     match tx.log_in_by_email(email, tx.now())? {
         Some(user) => {
-            record_change(tx, user.id, Change::LoggedIn);
+            record_change(tx, &user, ChangeKind::LoggedIn)?;
             Ok(SignIn { user, is_new: false })
         }
         None => {
@@ -182,7 +182,7 @@ pub(crate) fn record_login(tx: &mut Tx<'_>, id: UserId) -> Result<User> {
     let Some(user) = tx.log_in(id, tx.now())? else {
         return Err(if tx.user(id)?.is_some() { suspended() } else { not_found() });
     };
-    record_change(tx, id, Change::LoggedIn);
+    record_change(tx, &user, ChangeKind::LoggedIn)?;
     Ok(user)
 }
 

@@ -49,6 +49,7 @@ perform! {
     Adopt(id, path), tx => adopt::adopt(tx, *id, path);
     SetUsage(id, usage), tx => tx.set_usage(*id, usage);
     AdjustUsage(id, change), tx => directories::adjust_usage(tx, *id, *change);
+    SetLoginsInChanges(are_in), tx => tx.set_logins_in_changes(*are_in);
     SignIn(email), tx => users::sign_in(tx, email);
     RecordLogin(id), tx => users::record_login(tx, *id);
     RecordDirectory(id), tx => directories::record_directory(tx, *id);

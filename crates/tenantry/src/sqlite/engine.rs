@@ -7,16 +7,18 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::files::{database_in, watch, with_suffix};
+use super::followers::{Follower, Followers};
 use super::open::OpenReport;
 use super::open::connect::journal_mode;
 use super::open::write_image::write_image;
 use super::readers::Readers;
+use super::rows::changes::History;
 use super::rows::counting::Counting;
 use super::rows::listing::Listing;
 use super::rows::users::MANY;
 use super::searches::Searches;
 use super::tx::Snapshot;
-use super::writer::Writer;
+use super::writer::{Shared, Writer};
 use crate::domain::directory::Directory;
 use crate::domain::token::TokenSecret;
 use crate::engine::metrics::{Counters, Metrics};
@@ -26,8 +28,8 @@ use crate::ops::users::confusables;
 use crate::options::Options;
 use crate::storage::Storage;
 use crate::{
-    Ambient, Authentication, Email, Error, Filter, ListQuery, Page, ReadTx, Result, Timestamp, Token, TrashPage,
-    TrashQuery, TrashedUser, Usage, User, UserId, WriteTx,
+    Actor, Ambient, Authentication, ChangePage, ChangesCursor, Email, Error, Filter, HistoryPage, ListQuery, Page,
+    ReadTx, Result, Timestamp, Token, TrashPage, TrashQuery, TrashedUser, Usage, User, UserId, WriteTx,
 };
 
 /// The description of a store's database.
@@ -66,6 +68,7 @@ pub(crate) struct Engine {
     pub(super) writer: Writer,
     readers: Arc<Readers>,
     pub(super) searches: Searches,
+    followers: Arc<Followers>,
     storage: Arc<Result<Storage>>,
     ambient: Arc<dyn Ambient>,
     report: OpenReport,
@@ -78,15 +81,21 @@ impl Engine {
         let watch = Arc::new(watch(&options.data_dir));
         let counters = Arc::new(Counters::default());
         let readers = Arc::new(Readers::new(options.clone(), Arc::clone(&watch)));
-        let (writer, storage, report) =
-            Writer::start(options.clone(), Arc::clone(&ambient), Arc::clone(&readers), watch, Arc::clone(&counters))
-                .await?;
+        let followers = Arc::new(Followers::new(Arc::clone(&readers)));
+        let shared = Shared {
+            readers: Arc::clone(&readers),
+            watch,
+            followers: Arc::clone(&followers),
+            counters: Arc::clone(&counters),
+        };
+        let (writer, storage, report) = Writer::start(options.clone(), Arc::clone(&ambient), shared).await?;
         let searches = Searches::new(Arc::clone(&readers));
         Ok(Self {
             options,
             writer,
             readers,
             searches,
+            followers,
             storage,
             ambient,
             report,
@@ -128,8 +137,8 @@ impl Engine {
     }
 
     /// Performs a verb of the store, in one transaction with others.
-    pub(crate) async fn apply<V: Verb>(&self, verb: V) -> Result<V::Reply> {
-        self.count(self.writer.apply(verb).await)
+    pub(crate) async fn apply<V: Verb>(&self, actor: Actor, verb: V) -> Result<V::Reply> {
+        self.count(self.writer.apply(actor, verb).await)
     }
 
     pub(crate) async fn get(&self, id: UserId) -> Result<Option<User>> {
@@ -230,6 +239,40 @@ impl Engine {
         self.count(listed.await)
     }
 
+    pub(crate) async fn changes(&self, after: Option<&ChangesCursor>, limit: usize) -> Result<ChangePage> {
+        // Two statements, of one state.
+        self.snapshot(|tx| tx.changes(after, limit))
+    }
+
+    pub(crate) async fn changes_cursor(&self) -> Result<ChangesCursor> {
+        self.snapshot(|tx| tx.changes_cursor())
+    }
+
+    #[cfg(test)]
+    pub(super) fn followers(&self) -> &Arc<Followers> {
+        &self.followers
+    }
+
+    pub(crate) fn follow(&self, after: Option<ChangesCursor>) -> Follower {
+        Follower::new(Arc::clone(&self.followers), after)
+    }
+
+    pub(crate) async fn are_logins_in_changes(&self) -> Result<bool> {
+        self.point(|tx| tx.are_logins_in_changes())
+    }
+
+    /// Returns the changes of a user, the newest first.
+    pub(crate) async fn history(
+        &self,
+        user: UserId,
+        after: Option<ChangesCursor>,
+        limit: usize,
+    ) -> Result<HistoryPage> {
+        ChangePage::check_limit(limit)?;
+        let mut history = History::new(user, after, limit);
+        self.search(move |tx| tx.advance_history(&mut history)).await
+    }
+
     pub(crate) async fn user_count(&self) -> Result<u64> {
         self.search(|tx| tx.user_count().map(Some)).await
     }
@@ -287,9 +330,10 @@ impl Engine {
     /// Runs an application's closure on the writer's thread, in a transaction of its own.
     pub(crate) async fn write<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
+        actor: Actor,
         closure: impl FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
-        self.writer.run_alone(closure).await
+        self.writer.run_alone(actor, closure).await
     }
 
     /// Writes an image of the present database to a new file. Fails once `is_to_end` returns true,
@@ -304,6 +348,8 @@ impl Engine {
 
     pub(crate) async fn close(&self) {
         self.searches.close();
+        self.followers.close();
+        self.followers.ended().await;
         self.writer.refuse();
         self.searches.ended().await;
         self.writer.close().await;
@@ -316,12 +362,17 @@ impl Engine {
 
     pub(crate) fn metrics(&self) -> Metrics {
         let number = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        let open_intents = self.readers.read(|session| session.run(|tx| tx.intent_count())).ok();
+        let counted =
+            self.readers.read(|session| session.run(|tx| Ok::<_, Error>((tx.intent_count()?, tx.change_seqs()?))));
+        let (open_intents, seqs) = counted.map_or((None, None), |(intents, seqs)| (Some(intents), seqs));
         Metrics {
             queue_depth: number(self.writer.queue_depth()),
             readers_in_use: number(self.readers.in_use()),
             wal_bytes: self.size("-wal"),
             open_intents,
+            oldest_change: seqs.map(|(oldest, _)| oldest),
+            newest_change: seqs.map(|(_, newest)| newest),
+            followers: number(self.followers.count()),
             ..self.counters.snapshot()
         }
     }

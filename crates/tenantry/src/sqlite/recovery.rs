@@ -59,7 +59,5 @@ fn finish_purge(transactions: &mut Transactions, user: UserId) -> Result<()> {
     transactions.begin(Instant::now())?;
     let mut state = TxState::default();
     transactions.with_tx(&mut state, |tx| end_purge(tx, user))?;
-    transactions.commit_step("commit: a purge is done")?;
-    transactions.count_changes(&state);
-    Ok(())
+    transactions.commit_purge(&state)
 }

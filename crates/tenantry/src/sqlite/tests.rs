@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_lite::future::block_on;
 use rusqlite::{Connection, ffi};
@@ -15,6 +16,7 @@ use super::open;
 use super::open::connect::open_reader;
 use super::open::identify::refuse_old_sqlite;
 use super::open::upgrade::{SCHEMA_VERSION, embedded};
+use super::rows::changes::{self, History, Retention};
 use super::rows::listing::Listing;
 use super::session::WriteSession;
 use super::tx::{Snapshot, TxState};
@@ -92,6 +94,7 @@ fn a_shipped_migration_is_never_edited() {
         (3, "trash", 8_094_336_464_088_480_423),
         (4, "profile", 11_104_686_400_242_098_129),
         (5, "tokens", 16_096_631_801_430_055_330),
+        (6, "changes", 1_795_420_904_544_355_536),
     ];
     let runner = embedded::migrations::runner();
     let mut migrations: Vec<_> = runner.get_migrations().iter().collect();
@@ -599,6 +602,12 @@ fn run_every_operation(conn: &GuardedConnection, storage: &Result<Storage>) -> R
 fn every_read(tx: &Snapshot<'_>) -> Result<()> {
     tx.user_count()?;
     tx.intent_count()?;
+    let page = tx.changes(None, 1)?;
+    tx.changes(Some(&page.cursor), 1)?;
+    tx.changes_cursor()?;
+    tx.change_seqs()?;
+    tx.advance_history(&mut History::new(page.changes[0].user_id, Some(page.cursor), 1))?;
+    changes::trim(tx.conn(), SystemAmbient.now(), &Retention { age: Duration::ZERO, count: 1, step: 1 })?;
     tx.user(crate::UserId::from_random(uuid::Uuid::from_u128(7)))?;
     tx.user_by_email(&email("bob@example.com"))?;
     tx.users_with_ids(&[crate::UserId::from_random(uuid::Uuid::from_u128(7))])?;

@@ -13,7 +13,9 @@ use rusqlite::config::DbConfig;
 
 use super::checkpoints::Checkpoints;
 use super::error::{Fault, is_shared_memory_failure, with_quota_as_full};
+use super::followers::Followers;
 use super::guard::{GuardedConnection, Unguarded};
+use super::rows::changes::{self, Retention};
 use super::rows::intents;
 use super::tx::{Tx, TxState};
 use super::wait::wait_while_busy;
@@ -23,6 +25,14 @@ use crate::engine::metrics::Counters;
 use crate::options::Options;
 use crate::storage::Storage;
 use crate::{Ambient, Durability, Error, ErrorKind, Result, failpoint};
+
+/// Which changes the feed keeps: those of 30 days, so that a consumer that is switched off over a
+/// holiday goes on where it was; and a million, which is 40 MB, so that a consumer of a quiet store
+/// never has to list its users again, and the history of a user goes back far.
+const RETENTION: Retention = Retention { age: Duration::from_secs(30 * 24 * 3_600), count: 1_000_000, step: 2_048 };
+/// After so many changes the oldest are removed: half as many as may be removed then, so that the
+/// feed doesn't grow beyond the retention. To remove them with each group would cost each a page.
+const CHANGES_BETWEEN_TRIMS: usize = 1_024;
 
 /// How a transaction ended.
 pub(super) enum Ended {
@@ -58,6 +68,9 @@ pub(super) struct Transactions {
     /// Whether the disk was full at the last write.
     was_full: bool,
     checkpoints: Checkpoints,
+    /// How many changes were written since the oldest were removed.
+    untrimmed: usize,
+    followers: Arc<Followers>,
     pub(super) counters: Arc<Counters>,
     /// Dropped after the connection is closed.
     _lock: Option<Lock>,
@@ -72,6 +85,7 @@ impl Transactions {
         watch: Arc<Watch>,
         storage: Result<Storage>,
         checkpoints: Checkpoints,
+        followers: Arc<Followers>,
         counters: Arc<Counters>,
         lock: Option<Lock>,
     ) -> Result<Self> {
@@ -88,6 +102,9 @@ impl Transactions {
             refusal,
             was_full: false,
             checkpoints,
+            // A process that writes little never comes to so many.
+            untrimmed: CHANGES_BETWEEN_TRIMS,
+            followers,
             counters,
             _lock: lock,
         })
@@ -143,13 +160,17 @@ impl Transactions {
     }
 
     /// Commits a group of writes.
-    pub(super) fn commit(&mut self) -> Ended {
+    pub(super) fn commit(&mut self, state: &TxState) -> Ended {
+        if let Err(error) = self.trim_changes(state) {
+            return self.undo(Ended::Undone(Some(self.with_errno(error))));
+        }
         failpoint::reach("commit: the rows");
         let error = match self.conn.commit() {
             // A commit is worth nothing if the files were removed before it.
             Ok(()) => match self.watch.check() {
                 Ok(()) => {
                     self.counters.count_commit();
+                    self.count_changes(state);
                     return Ended::Committed;
                 }
                 Err(error) => {
@@ -183,9 +204,32 @@ impl Transactions {
         Ok(())
     }
 
-    /// Counts the changes of users that were committed.
-    pub(super) fn count_changes(&self, state: &TxState) {
-        state.changes.iter().for_each(|(_, change)| self.counters.count_change(*change));
+    /// Commits the end of a purge, of which the files are gone.
+    pub(super) fn commit_purge(&mut self, state: &TxState) -> Result<()> {
+        self.trim_changes(state)?;
+        self.commit_step("commit: a purge is done")?;
+        self.count_changes(state);
+        Ok(())
+    }
+
+    /// Removes some of the oldest changes from the feed, if so many were added that it is time.
+    fn trim_changes(&mut self, state: &TxState) -> Result<()> {
+        self.untrimmed = self.untrimmed.saturating_add(state.changes.len());
+        if state.changes.is_empty() || self.untrimmed < CHANGES_BETWEEN_TRIMS {
+            return Ok(());
+        }
+        changes::trim(&self.conn.unguarded(), self.ambient.now(), &RETENTION)?;
+        self.untrimmed = 0;
+        Ok(())
+    }
+
+    /// Counts the changes that were committed, and has them noticed.
+    fn count_changes(&self, state: &TxState) {
+        if state.changes.is_empty() {
+            return;
+        }
+        self.followers.committed();
+        state.changes.iter().for_each(|(kind, is_brought_back)| self.counters.count_change(*kind, *is_brought_back));
     }
 
     pub(super) fn undo(&mut self, ended: Ended) -> Ended {

@@ -9,18 +9,19 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::error::Fault;
+use super::rows::changes::History;
 use super::rows::counting::Counting;
 use super::rows::listing::Listing;
 pub(crate) use super::rows::users::Written;
-use super::rows::{counting, intents, paths, tokens, trash, usage, users};
-use crate::domain::change::Change;
+use super::rows::{changes, counting, intents, paths, tokens, trash, usage, users};
+use crate::domain::change::NewChange;
 use crate::domain::directory::{Directory, PathState};
 use crate::domain::intent::{Action, Intent, Pending};
 use crate::domain::token::TokenDigest;
 use crate::storage::Storage;
 use crate::{
-    Email, Error, Filter, ListQuery, NewToken, Page, Result, StoragePath, Timestamp, Token, TrashPage, TrashQuery,
-    TrashedUser, Usage, User, UserId,
+    Actor, ChangeKind, ChangePage, ChangesCursor, Email, Error, Filter, HistoryPage, ListQuery, NewToken, Page, Result,
+    StoragePath, Timestamp, Token, TrashPage, TrashQuery, TrashedUser, Usage, User, UserId,
 };
 
 /// A connection to read by. All reads within one transaction see the same state.
@@ -120,6 +121,11 @@ impl<'c> Snapshot<'c> {
         trash::get_with_directory(self.conn, id)
     }
 
+    /// Returns the version of a user, alive or in the trash.
+    pub(crate) fn version(&self, id: UserId) -> Result<u64> {
+        users::version(self.conn, id)
+    }
+
     pub(crate) fn is_trashed(&self, id: UserId) -> Result<bool> {
         trash::has(self.conn, id)
     }
@@ -183,6 +189,32 @@ impl<'c> Snapshot<'c> {
     /// Returns the id of the store.
     pub(crate) fn store_id(&self) -> Result<Uuid> {
         paths::store_id(self.conn)
+    }
+
+    /// Returns the place behind the newest change.
+    pub(crate) fn changes_cursor(&self) -> Result<ChangesCursor> {
+        changes::newest_cursor(self.conn)
+    }
+
+    /// Returns at most `limit` changes behind a place, or from the oldest one that is kept.
+    pub(crate) fn changes(&self, after: Option<&ChangesCursor>, limit: usize) -> Result<ChangePage> {
+        ChangePage::check_limit(limit)?;
+        changes::page(self.conn, after, limit)
+    }
+
+    /// Runs the next step of a search for the changes of a user. Returns the page when it is
+    /// complete.
+    pub(super) fn advance_history(&self, history: &mut History) -> Result<Option<HistoryPage>> {
+        history.advance(self.conn)
+    }
+
+    /// Returns the numbers of the oldest and of the newest change, if there is any.
+    pub(crate) fn change_seqs(&self) -> Result<Option<(u64, u64)>> {
+        changes::seqs(self.conn)
+    }
+
+    pub(crate) fn are_logins_in_changes(&self) -> Result<bool> {
+        changes::are_logins_in(self.conn)
     }
 
     pub(crate) fn intents(&self) -> Result<Vec<Intent>> {
@@ -249,8 +281,12 @@ pub(crate) struct TxState {
     pending: Vec<Pending>,
     /// Intents of earlier transactions that were encountered, to be executed likewise.
     pub(super) encountered: Vec<i64>,
-    /// Changes of users that the commit makes.
-    pub(super) changes: Vec<(UserId, Change)>,
+    /// The changes of users, for the figures: their kinds, and whether the user was brought back.
+    pub(super) changes: Vec<(ChangeKind, bool)>,
+    /// Whether logins are in the feed, once it was asked.
+    has_logins: Option<bool>,
+    /// Who does what the transaction does at present.
+    pub(super) actor: Actor,
 }
 
 impl TxState {
@@ -488,8 +524,35 @@ impl<'c> Tx<'c> {
         tokens::set_used(self.conn, number, self.now)
     }
 
-    /// Keeps a change of a user for the commit.
-    pub(crate) fn note_change(&mut self, id: UserId, change: Change) {
-        self.state.changes.push((id, change));
+    /// Writes a change of a user, who has this version after it, into the feed, unless it is a
+    /// login and those aren't in it.
+    pub(crate) fn insert_change(
+        &mut self,
+        user_id: UserId,
+        version: u64,
+        kind: ChangeKind,
+        is_brought_back: bool,
+    ) -> Result<()> {
+        self.state.changes.push((kind, is_brought_back));
+        if kind == ChangeKind::LoggedIn && !self.has_logins_in_changes()? {
+            return Ok(());
+        }
+        changes::insert(self.conn, &NewChange { at: self.now, kind, user_id, version }, &self.state.actor)
+    }
+
+    fn has_logins_in_changes(&mut self) -> Result<bool> {
+        // Another process may change that between two transactions.
+        if let Some(has_logins) = self.state.has_logins {
+            return Ok(has_logins);
+        }
+        let has_logins = changes::are_logins_in(self.conn)?;
+        self.state.has_logins = Some(has_logins);
+        Ok(has_logins)
+    }
+
+    /// Sets whether logins are written into the feed from this transaction on.
+    pub(crate) fn set_logins_in_changes(&mut self, are_in: bool) -> Result<()> {
+        self.state.has_logins = None;
+        changes::set_logins(self.conn, are_in)
     }
 }

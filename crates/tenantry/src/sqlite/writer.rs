@@ -46,6 +46,7 @@ use futures_channel::oneshot;
 use super::checkpoints::Checkpoints;
 use super::error::is_trigger_failure;
 use super::follow_up::execute_all;
+use super::followers::Followers;
 use super::guard::TablesBefore;
 use super::open::{OpenReport, open_writer};
 use super::readers::Readers;
@@ -64,12 +65,14 @@ use crate::ops::verbs::perform;
 use crate::options::Options;
 use crate::storage::Storage;
 use crate::transaction::{Closure, ClosureCall, WriteTx};
-use crate::{Ambient, Error, ErrorKind, Result};
+use crate::{Actor, Ambient, Error, ErrorKind, Result};
 
 /// A write in the queue.
 struct Job {
     /// Since when the caller waits.
     queued_at: Instant,
+    /// Who asks for it.
+    actor: Actor,
     work: Work,
 }
 
@@ -79,8 +82,8 @@ enum Work {
 }
 
 impl Job {
-    fn new(work: Work) -> Self {
-        Self { queued_at: Instant::now(), work }
+    fn new(actor: Actor, work: Work) -> Self {
+        Self { queued_at: Instant::now(), actor, work }
     }
 
     fn send_result(self, committed: Result<()>, ran_alone: bool) {
@@ -97,6 +100,14 @@ impl Queued for Job {
     }
 }
 
+/// What the thread has in common with the engine.
+pub(super) struct Shared {
+    pub(super) readers: Arc<Readers>,
+    pub(super) watch: Arc<Watch>,
+    pub(super) followers: Arc<Followers>,
+    pub(super) counters: Arc<Counters>,
+}
+
 /// The way to the writer's thread.
 pub(super) struct Writer {
     queue: Queue<Job>,
@@ -110,9 +121,7 @@ impl Writer {
     pub(super) async fn start(
         options: Options,
         ambient: Arc<dyn Ambient>,
-        readers: Arc<Readers>,
-        watch: Arc<Watch>,
-        counters: Arc<Counters>,
+        shared: Shared,
     ) -> Result<(Self, Arc<Result<Storage>>, OpenReport)> {
         let (queue, jobs) = queue();
         let (alive, ended) = async_channel::bounded(1);
@@ -122,7 +131,8 @@ impl Writer {
             .spawn(move || {
                 // Dropped last, after the connection is closed.
                 let _alive: Sender<()> = alive;
-                match open(options, ambient, Arc::clone(&readers), watch, counters) {
+                let readers = Arc::clone(&shared.readers);
+                match open(options, ambient, shared) {
                     Ok((transactions, report)) => {
                         let is_read_only = report.read_only;
                         if sender.send(Ok((Arc::clone(&transactions.storage), report))).is_ok() {
@@ -138,26 +148,27 @@ impl Writer {
     }
 
     /// Performs a verb. It may be performed more than once; the last run counts.
-    pub(super) async fn apply<V: Verb>(&self, verb: V) -> Result<V::Reply> {
+    pub(super) async fn apply<V: Verb>(&self, actor: Actor, verb: V) -> Result<V::Reply> {
         let (reply, awaited) = reply();
-        self.queue.put(Job::new(Work::Verb(Box::new(verb.request(reply))))).await?;
+        self.queue.put(Job::new(actor, Work::Verb(Box::new(verb.request(reply))))).await?;
         awaited.result().await
     }
 
     /// Performs a verb, whose result nobody needs, if the queue isn't full.
     pub(super) fn offer<V: Verb>(&self, verb: V) {
         let (reply, _) = reply();
-        self.queue.offer(Job::new(Work::Verb(Box::new(verb.request(reply)))));
+        self.queue.offer(Job::new(Actor::default(), Work::Verb(Box::new(verb.request(reply)))));
     }
 
     /// Runs a closure of the application's, once, in a transaction of its own.
     pub(super) async fn run_alone<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
+        actor: Actor,
         closure: impl FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
         let (reply, awaited) = reply();
         let call = ClosureCall { closure: Some(closure), reply };
-        self.queue.put(Job::new(Work::Closure(Box::new(call)))).await?;
+        self.queue.put(Job::new(actor, Work::Closure(Box::new(call)))).await?;
         awaited.result().await
     }
 
@@ -180,19 +191,15 @@ impl Writer {
 }
 
 /// Opens the store and finishes what a crash left.
-fn open(
-    options: Options,
-    ambient: Arc<dyn Ambient>,
-    readers: Arc<Readers>,
-    watch: Arc<Watch>,
-    counters: Arc<Counters>,
-) -> Result<(Transactions, OpenReport)> {
+fn open(options: Options, ambient: Arc<dyn Ambient>, shared: Shared) -> Result<(Transactions, OpenReport)> {
+    let Shared { readers, watch, followers, counters } = shared;
     let opened = open_writer(&options, &*ambient, &watch)?;
     let read_only = opened.access == Access::Read;
     let report = OpenReport { created: opened.created, upgraded: opened.upgraded, read_only };
     let checkpoints = Checkpoints::new(readers, Arc::clone(&counters));
     let (conn, storage, lock) = (opened.conn, opened.storage, opened.lock);
-    let mut transactions = Transactions::new(conn, options, ambient, watch, storage, checkpoints, counters, lock)?;
+    let mut transactions =
+        Transactions::new(conn, options, ambient, watch, storage, checkpoints, followers, counters, lock)?;
     if read_only {
         transactions.refuse_as_read_only();
     } else {
@@ -256,7 +263,7 @@ impl WriterThread {
         let mut state = TxState::default();
         let mut group = vec![Member::new(first)];
         let ended = match self.run_group(&mut group, &mut state) {
-            Ok(()) => self.transactions.commit(),
+            Ok(()) => self.transactions.commit(&state),
             Err(ended) => self.transactions.undo(ended),
         };
         tracing::debug!(operations = group.len(), "transaction ended");
@@ -284,7 +291,7 @@ impl WriterThread {
             Ok(durable_intents) => {
                 state = TxState::new(durable_intents);
                 match self.run_job(&mut member, true, &mut state) {
-                    Ok(()) => self.transactions.commit(),
+                    Ok(()) => self.transactions.commit(&state),
                     Err(ended) => self.transactions.undo(ended),
                 }
             }
@@ -298,7 +305,6 @@ impl WriterThread {
         let mut failures = Vec::new();
         if matches!(ended, Ended::Committed) {
             self.transactions.counters.count_group(group.len());
-            self.transactions.count_changes(state);
             let encountered = state.encountered.iter().map(|seq| Pending::Intent(*seq));
             let pending: Vec<_> =
                 encountered.chain(group.iter().flat_map(|member| member.pending.iter().copied())).collect();
@@ -336,6 +342,7 @@ impl WriterThread {
         let before = if alone { Some(TablesBefore::of(conn).map_err(fatal)?) } else { None };
         let changes_before = conn.total_changes();
         let mark = state.mark();
+        state.actor.clone_from(&member.job.actor);
         let ran = match &mut member.job.work {
             Work::Verb(request) => self.transactions.with_tx(state, |tx| perform(request, tx)),
             Work::Closure(closure) => self.run_closure(&mut **closure, state),

@@ -210,7 +210,7 @@ impl Builder {
     /// # Ok(()) }
     /// ```
     pub async fn open(self) -> Result<Store> {
-        Ok(Store { engine: Arc::new(Engine::open(self.options, self.ambient).await?) })
+        Ok(Store::new(Arc::new(Engine::open(self.options, self.ambient).await?)))
     }
 }
 

@@ -123,7 +123,7 @@ impl Store {
     /// ```
     #[instrument(level = "debug", skip_all, fields(users = updates.len()))]
     pub async fn update_many(&self, updates: Vec<(UserId, UserUpdate)>) -> Result<Vec<Result<User>>> {
-        self.engine.apply(UpdateMany(updates)).await
+        self.apply(UpdateMany(updates)).await
     }
 
     /// Deletes the users who meet a filter, each as [`delete`](Store::delete) does, in groups of
@@ -160,7 +160,7 @@ impl Store {
         progress: impl Fn(Progress) -> R + Send + 'static,
     ) -> Result<BulkOutcome> {
         let filter = Arc::new(filter);
-        let delete = |id| self.engine.apply(DeleteIf(id, Arc::clone(&filter)));
+        let delete = |id| self.apply(DeleteIf(id, Arc::clone(&filter)));
         self.change_where(&filter, delete, Monitor::new(progress)).await
     }
 
@@ -191,7 +191,7 @@ impl Store {
             return Ok(BulkOutcome::default());
         }
         let filter = Arc::new(Filter { suspended: Some(false), ..filter });
-        let suspend = |id| self.engine.apply(SuspendIf(id, Arc::clone(&filter)));
+        let suspend = |id| self.apply(SuspendIf(id, Arc::clone(&filter)));
         self.change_where(&filter, suspend, Monitor::new(progress)).await
     }
 

@@ -53,7 +53,7 @@ impl Store {
             if let Some(dir) = self.existing_directory(id).await? {
                 return Ok(dir);
             }
-            self.engine.apply(MakeDirectory(id)).await?;
+            self.apply(MakeDirectory(id)).await?;
         }
     }
 
@@ -86,7 +86,7 @@ impl Store {
             match storage.dir(&directory.path) {
                 // It may just be on its way to or from the trash.
                 Err(error) if error.kind() == ErrorKind::StorageLost && !is_settled => {
-                    self.engine.apply(Settle(id)).await?;
+                    self.apply(Settle(id)).await?;
                     is_settled = true;
                 }
                 dir => return Ok(Some(Dir::from_std_file(dir?.into()))),
@@ -152,7 +152,7 @@ impl Store {
     /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn adopt(&self, id: UserId, path: StoragePath) -> Result<User> {
-        self.engine.apply(Adopt(id, path)).await
+        self.apply(Adopt(id, path)).await
     }
 
     /// Measures a user's directory by walking it, and keeps the figures. They are zero for a user
@@ -193,7 +193,7 @@ impl Store {
                 on_thread(move || monitor.explain(measure(dir, now, &monitor))).await??
             }
         };
-        self.engine.apply(SetUsage(id, usage)).await?;
+        self.apply(SetUsage(id, usage)).await?;
         Ok(usage)
     }
 
@@ -242,7 +242,7 @@ impl Store {
         if self.engine.usage(id).await?.is_none() {
             return Ok(None);
         }
-        self.engine.apply(AdjustUsage(id, change)).await
+        self.apply(AdjustUsage(id, change)).await
     }
 
     /// Returns the `limit` users whose directories took most space on the disk when they were last

@@ -2,8 +2,10 @@
 
 mod builder;
 mod bulk;
+mod changes;
 mod directories;
 mod files;
+mod follow;
 mod listing;
 mod purge;
 mod tokens;
@@ -14,12 +16,13 @@ use std::sync::Arc;
 use tracing::instrument;
 
 use crate::engine::metrics::Metrics;
-use crate::engine::verbs::{self, Create, CreateMany, Delete, RecordLogin, Restore, Resume, Suspend, Update};
+use crate::engine::verbs::{self, Create, CreateMany, Delete, RecordLogin, Restore, Resume, Suspend, Update, Verb};
 use crate::engine::{Engine, Status, Upgrade};
-use crate::{Email, Error, NewUser, ReadTx, Result, SignIn, TrashedUser, User, UserId, UserUpdate, WriteTx};
+use crate::{Actor, Email, Error, NewUser, ReadTx, Result, SignIn, TrashedUser, User, UserId, UserUpdate, WriteTx};
 pub use builder::Builder;
 pub use bulk::BulkOutcome;
 pub use files::{open_dir_beneath, open_file_beneath};
+pub use follow::Follow;
 pub use listing::Pages;
 
 /// The users of an application, kept in a data directory.
@@ -63,9 +66,14 @@ pub use listing::Pages;
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<Engine>,
+    actor: Actor,
 }
 
 impl Store {
+    fn new(engine: Arc<Engine>) -> Self {
+        Self { engine, actor: Actor::default() }
+    }
+
     /// Returns whether the opening created the store.
     ///
     /// # Examples
@@ -133,7 +141,7 @@ impl Store {
     /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn create(&self, user: NewUser) -> Result<User> {
-        self.engine.apply(Create(user)).await
+        self.apply(Create(user)).await
     }
 
     /// Creates users in one transaction, and returns a result for each of them, in the same order:
@@ -159,7 +167,7 @@ impl Store {
     /// ```
     #[instrument(level = "debug", skip_all, fields(users = users.len()))]
     pub async fn create_many(&self, users: Vec<NewUser>) -> Result<Vec<Result<User>>> {
-        self.engine.apply(CreateMany(users)).await
+        self.apply(CreateMany(users)).await
     }
 
     /// Returns the user with this id. `None` if there is none, or they are in the trash.
@@ -229,7 +237,7 @@ impl Store {
     /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn update(&self, id: UserId, update: UserUpdate) -> Result<User> {
-        self.engine.apply(Update(id, update)).await
+        self.apply(Update(id, update)).await
     }
 
     /// Suspends a user: until they are [resumed](Store::resume), they don't sign in and no login of
@@ -257,7 +265,7 @@ impl Store {
     /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn suspend(&self, id: UserId) -> Result<User> {
-        self.engine.apply(Suspend(id)).await
+        self.apply(Suspend(id)).await
     }
 
     /// Lets a user sign in again who is [suspended](Store::suspend). One who isn't stays as they
@@ -272,7 +280,7 @@ impl Store {
     /// See [`suspend`](Store::suspend).
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn resume(&self, id: UserId) -> Result<User> {
-        self.engine.apply(Resume(id)).await
+        self.apply(Resume(id)).await
     }
 
     /// Moves a user to the trash, with their directory, and returns them. Their address is free at
@@ -296,7 +304,7 @@ impl Store {
     /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn delete(&self, id: UserId) -> Result<User> {
-        self.engine.apply(Delete(id)).await
+        self.apply(Delete(id)).await
     }
 
     /// Restores a user from the trash, with their directory: the same id, the same storage path,
@@ -321,7 +329,7 @@ impl Store {
     /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn restore(&self, id: UserId, email: Option<Email>) -> Result<User> {
-        self.engine.apply(Restore(id, email)).await
+        self.apply(Restore(id, email)).await
     }
 
     /// Returns the user in the trash with this id.
@@ -413,7 +421,7 @@ impl Store {
     /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn sign_in(&self, email: Email) -> Result<SignIn> {
-        self.engine.apply(verbs::SignIn(email)).await
+        self.apply(verbs::SignIn(email)).await
     }
 
     /// Records a login of now. The time of the last login only moves forward, even if the clock is
@@ -433,7 +441,7 @@ impl Store {
     /// ```
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn record_login(&self, id: UserId) -> Result<User> {
-        self.engine.apply(RecordLogin(id)).await
+        self.apply(RecordLogin(id)).await
     }
 
     /// Runs a closure in a read transaction, on a thread for blocking work: everything that it
@@ -494,7 +502,7 @@ impl Store {
         &self,
         f: impl FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
-        self.engine.write(f).await
+        self.engine.write(self.actor.clone(), f).await
     }
 
     /// Returns the figures of the store: what it has done since it was opened, and its present
@@ -559,6 +567,11 @@ impl Store {
     pub async fn close(&self) -> Result<()> {
         self.engine.close().await;
         Ok(())
+    }
+
+    /// Performs a verb as the actor of this handle.
+    pub(crate) async fn apply<V: Verb>(&self, verb: V) -> Result<V::Reply> {
+        self.engine.apply(self.actor.clone(), verb).await
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {

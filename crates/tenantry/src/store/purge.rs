@@ -75,7 +75,7 @@ impl Store {
         let mut run = Run { monitor: Monitor::new(progress), purged: Purged::default(), no_backups };
         match selection {
             Purge::User(id) => {
-                let path = self.engine.apply(BeginPurge(id)).await?;
+                let path = self.apply(BeginPurge(id)).await?;
                 self.end_purge(vec![(id, Ok(path))], &mut run).await?;
             }
             Purge::DeletedBefore(moment) => {
@@ -84,7 +84,7 @@ impl Store {
                 loop {
                     let page = self.engine.list_trash(query.clone()).await?;
                     let ids: Vec<UserId> = page.users.into_iter().map(|trashed| trashed.user.id).collect();
-                    let begun = self.engine.apply(BeginPurges(ids)).await?;
+                    let begun = self.apply(BeginPurges(ids)).await?;
                     self.end_purge(begun, &mut run).await?;
                     if page.next_cursor.is_none() {
                         break;
@@ -93,7 +93,7 @@ impl Store {
                 }
             }
         }
-        run.purged.not_erased = self.engine.apply(Erase()).await.err();
+        run.purged.not_erased = self.apply(Erase()).await.err();
         Ok(run.purged)
     }
 
@@ -126,7 +126,7 @@ impl Store {
         }
         if !ended.is_empty() {
             // Whatever the reason: their files are gone, and the intent to purge them stays.
-            run.purged.users += self.engine.apply(EndPurges(ended)).await.map_err(|error| {
+            run.purged.users += self.apply(EndPurges(ended)).await.map_err(|error| {
                 let message = "the files are removed, but the users may still be in the trash: the next opening \
                                tries again";
                 Error::new(ErrorKind::Unfinished, message).with_source(error)

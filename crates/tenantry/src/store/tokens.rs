@@ -35,7 +35,7 @@ impl Store {
     #[instrument(level = "debug", skip_all)]
     pub async fn create_token(&self, new: NewToken) -> Result<(Token, TokenSecret)> {
         let secret = TokenSecret::new(self.engine.random()?);
-        let token = self.engine.apply(CreateToken(new, secret.digest())).await?;
+        let token = self.apply(CreateToken(new, secret.digest())).await?;
         Ok((token, secret))
     }
 
@@ -89,7 +89,7 @@ impl Store {
     pub async fn rotate_token(&self, name: &str, overlap: Duration, created_by: &str) -> Result<(Token, TokenSecret)> {
         let secret = TokenSecret::new(self.engine.random()?);
         let verb = RotateToken(name.to_owned(), overlap, secret.digest(), created_by.to_owned());
-        let token = self.engine.apply(verb).await?;
+        let token = self.apply(verb).await?;
         if overlap < LEASE {
             leases_end().await;
         }
@@ -112,7 +112,7 @@ impl Store {
     /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn revoke_token(&self, name: &str) -> Result<()> {
-        self.engine.apply(RevokeTokens(Some(name.to_owned()))).await?;
+        self.apply(RevokeTokens(Some(name.to_owned()))).await?;
         leases_end().await;
         Ok(())
     }
@@ -133,7 +133,7 @@ impl Store {
     /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn revoke_all_tokens(&self) -> Result<usize> {
-        let revoked = self.engine.apply(RevokeTokens(None)).await?;
+        let revoked = self.apply(RevokeTokens(None)).await?;
         leases_end().await;
         Ok(revoked)
     }

@@ -1,7 +1,7 @@
 //! What this binary does when it is run as a second process.
 
 use crate::{
-    backup, concurrency, content, file, forged_backups, forged_user_archives, hostile, logs, place, process,
+    backup, concurrency, content, file, follow, forged_backups, forged_user_archives, hostile, logs, place, process,
     refused_calls, restore, user_archive,
 };
 
@@ -9,6 +9,7 @@ use crate::{
 fn child_process_entry() {
     let Some((role, dir)) = process::role() else { return };
     match role.as_str() {
+        "writes and is followed" => follow::child_writes_and_is_followed(&dir),
         "writes" => concurrency::child_writes(&dir),
         "opens" => file::child_opens(&dir),
         "looks at modes" => file::child_looks_at_modes(&dir),

@@ -73,6 +73,14 @@ mod erasure;
 // SQL of the application's own in the same file: what it may do, and what it may not.
 mod embedding;
 
+// The change feed: what is in it, and which cursors it refuses.
+#[cfg(feature = "archives")]
+mod changes;
+
+// Following the feed.
+#[cfg(feature = "archives")]
+mod follow;
+
 // Figures of a store, and each change of a user among them.
 mod metrics;
 

@@ -18,12 +18,13 @@ use crate::{Error, ErrorKind, Result};
 const APPLICATION_ID: i32 = 0x546E_7279;
 /// Statements that are prepared and never run. One that can't be prepared means a damaged schema,
 /// with which statements of the store would fail as if they were mistakes.
-const SCHEMA: [&str; 7] = [
+const SCHEMA: [&str; 8] = [
     SELECT_ALL,
     "SELECT id, email, email_key, created_at, last_login_at, updated_at, version FROM tenantry_living_users",
     "SELECT id, storage_path FROM tenantry_retired_users",
     "SELECT digest, is_whole FROM tenantry_retired_paths",
-    "SELECT only_row, id, is_marked, log_syncs, last_deletion FROM tenantry_store",
+    "SELECT only_row, id, is_marked, log_syncs, last_deletion, changes_epoch, has_logins_in_changes FROM tenantry_store",
+    "SELECT seq, at, kind, user_id, version, actor FROM tenantry_changes",
     "SELECT seq, user_id, action, path, name, recorded_at FROM tenantry_intents",
     "SELECT user_id, measured_at, files, apparent_bytes, allocated_bytes, unreadable FROM tenantry_usage",
 ];

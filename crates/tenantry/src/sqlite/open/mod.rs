@@ -15,7 +15,7 @@ pub(crate) mod write_image;
 use std::thread;
 use std::time::Instant;
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior, params};
 
 use self::connect::{Role, connect};
 use self::create::{create, create_data_dir, marker};
@@ -182,9 +182,10 @@ fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient)
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let store_id = ambient.new_id().as_uuid();
             tx.execute(
-                "INSERT INTO tenantry_store (only_row, id, is_marked, last_deletion)
-                 SELECT 1, ?1, 0, coalesce(max(deletion_seq), 0) FROM users",
-                [store_id.as_bytes()],
+                "INSERT INTO tenantry_store (only_row, id, is_marked, last_deletion, changes_epoch)
+                 SELECT 1, ?1, 0, coalesce(max(deletion_seq), 0), ?2 FROM users",
+                // The feed begins with the store, whose id is at random.
+                params![store_id.as_bytes(), store_id.as_fields().0],
             )?;
             retire_paths_of_v1(&tx)?;
             failpoint::reach("open: record the id of the store");

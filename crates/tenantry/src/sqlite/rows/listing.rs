@@ -24,11 +24,13 @@ use std::mem;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
+use super::changes;
 use super::columns::{USER_COLUMNS, check_order, user};
 use super::selection::{STEP_ROWS, Selection};
+use crate::domain::change::FeedId;
 use crate::domain::search_text::Needle;
 use crate::sqlite::functions::RunningStep;
-use crate::{Cursor, ListQuery, Page, Result, User};
+use crate::{ChangesCursor, Cursor, ListQuery, Page, Result, User};
 
 /// How many rows are worth a second thread: waking it takes as long as a tenth of a step.
 const SPLIT_MIN: i64 = 4 * STEP_ROWS as i64;
@@ -56,6 +58,8 @@ pub(crate) struct Listing {
     /// Where the walk has come to.
     walked_to: i64,
     has_more: bool,
+    /// The end of the change feed before the first step.
+    changes_cursor: Option<ChangesCursor>,
 }
 
 impl Listing {
@@ -85,6 +89,7 @@ impl Listing {
             last_seq: after,
             walked_to: after,
             has_more: false,
+            changes_cursor: None,
         })
     }
 
@@ -95,6 +100,10 @@ impl Listing {
 
     /// Runs the next step, and returns whether it was the last.
     pub(crate) fn step(&mut self, conn: &Connection) -> Result<bool> {
+        if self.changes_cursor.is_none() {
+            // Before any row: what is committed in between is repeated by the feed, and not missed.
+            self.changes_cursor = Some(changes::newest_cursor(conn)?);
+        }
         let step = RunningStep::begin(self.needle.clone(), STEP_ROWS);
         let mut statement = conn.prepare_cached(&self.sql)?;
         let mut rows = statement.query(params_from_iter(&self.values))?;
@@ -166,6 +175,7 @@ impl Listing {
             last_seq: self.until,
             walked_to: self.until,
             has_more: false,
+            changes_cursor: self.changes_cursor,
         }))
     }
 
@@ -191,7 +201,11 @@ impl Listing {
     }
 
     pub(crate) fn page(&mut self) -> Page {
-        Page { users: mem::take(&mut self.users), next_cursor: self.has_more.then(|| Cursor::after(self.last_seq)) }
+        Page {
+            users: mem::take(&mut self.users),
+            next_cursor: self.has_more.then(|| Cursor::after(self.last_seq)),
+            changes_cursor: self.changes_cursor.unwrap_or_else(|| FeedId::default().beginning()),
+        }
     }
 
     #[cfg(test)]

@@ -45,6 +45,11 @@ pub(crate) fn get_by_key(conn: &Connection, key: &str) -> Result<Option<User>> {
     Ok(conn.prepare_cached(sql)?.query_row([key], user).optional()?)
 }
 
+/// Returns the version of a user, alive or in the trash.
+pub(crate) fn version(conn: &Connection, id: UserId) -> Result<u64> {
+    Ok(conn.prepare_cached("SELECT version FROM users WHERE id = ?1")?.query_row([blob(id)], |row| row.get(0))?)
+}
+
 /// Returns how many users live: SQLite counts the rows of a whole index fast, and those in the
 /// trash are few.
 pub(crate) fn count(conn: &Connection) -> Result<u64> {

@@ -151,7 +151,7 @@ fn an_erasure_that_meets_another_purge_in_its_group_is_of_both() {
     let store = block_on(Store::open(dir.path())).unwrap();
     let purge = |user: &User| {
         let id = user.id;
-        store.engine().apply(BeginPurge(id))
+        store.apply(BeginPurge(id))
     };
     let users: Vec<User> = ["ada@example.com", "bob@example.com"]
         .map(|address| {
@@ -161,7 +161,7 @@ fn an_erasure_that_meets_another_purge_in_its_group_is_of_both() {
         .into();
     block_on(purge(&users[0])).unwrap();
     let (release, blocker) = block_writer(&store);
-    let erasing = queue(store.engine().apply(Erase()));
+    let erasing = queue(store.apply(Erase()));
     let purging = queue(purge(&users[1]));
     drop(release);
     blocker.join().unwrap();
@@ -182,7 +182,7 @@ fn what_an_operation_wrote_before_it_failed_is_undone_and_the_rest_of_the_group_
         let user = block_on(store.create(new_user(address))).unwrap();
         block_on(store.directory(user.id)).unwrap();
         block_on(store.delete(user.id)).unwrap();
-        block_on(store.engine().apply(BeginPurge(user.id))).unwrap();
+        block_on(store.apply(BeginPurge(user.id))).unwrap();
         user.id
     });
     // The first of the two can be removed, the second can't.
@@ -196,7 +196,7 @@ fn what_an_operation_wrote_before_it_failed_is_undone_and_the_rest_of_the_group_
     let before = commits_in_log(dir.path());
     let (release, blocker) = block_writer(&store);
     let first = queue(store.create(new_user("ada@example.com")));
-    let failing = queue(store.engine().apply(EndPurges(trashed.into())));
+    let failing = queue(store.apply(EndPurges(trashed.into())));
     let last = queue(store.create(new_user("eve@example.com")));
     drop(release);
     blocker.join().unwrap();
