@@ -52,6 +52,7 @@ mod routes;
 mod server;
 mod service;
 mod tls;
+mod transfers;
 mod turns;
 
 pub use auth::{Caller, Peer};

@@ -52,6 +52,16 @@ pub(crate) const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The length of an uploaded file, in bytes, unless the service is told otherwise: a disk must not
 /// be filled by one request.
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 30;
+/// The length of a file of users to import, in bytes: some ten million.
+pub(crate) const IMPORT_BYTES_MAX: u64 = 1 << 30;
+/// The length of a user's archive, in bytes. It is on the disk before it is read, and a body that
+/// never ends must end before the disk does.
+pub(crate) const ARCHIVE_BYTES_MAX: u64 = 64 << 30;
+/// How many exports, checks and backups run at once. Each holds a thread, and the first two keep
+/// the log of the database from being cut back.
+pub(crate) const TRANSFERS_MAX: usize = 4;
+/// How long an export may take: a client that reads slowly keeps the log from being cut back.
+pub(crate) const EXPORT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// How long requests that run may take to end after the service was told to. systemd waits 90 s.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the store may take for an empty transaction before the service counts as not ready.

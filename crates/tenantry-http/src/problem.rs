@@ -147,6 +147,15 @@ impl Problem {
         self.kind
     }
 
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Returns the same problem with other words for people.
+    pub(crate) fn with_detail(self, detail: impl Into<String>) -> Self {
+        Self { detail: detail.into(), ..self }
+    }
+
     pub(crate) fn version_mismatch(current: u64) -> Self {
         let kind = Type::Store(ErrorKind::VersionMismatch { current });
         let detail = format!("the user's version is {current}, which If-Match doesn't name");

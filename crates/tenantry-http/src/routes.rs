@@ -31,6 +31,7 @@ use crate::network::Network;
 use crate::observe::{Observer, observe};
 use crate::problem::{Problem, Type};
 use crate::service::{BEARER, Service};
+use crate::transfers::Transfers;
 use crate::turns::Turns;
 use crate::{api, files, health};
 
@@ -113,6 +114,7 @@ fn service(store: Store, options: &Options) -> Service {
         drain: options.drain.clone(),
         metrics: options.metrics.clone(),
         files: Arc::new(Files::new(options.max_file, options.max_user_bytes)),
+        transfers: Transfers::default(),
     }
 }
 
@@ -175,6 +177,9 @@ fn described() -> OpenApiRouter<Service> {
         .merge(api::trash::routes())
         .merge(api::usage::routes())
         .merge(api::status::routes())
+        .merge(api::check::routes())
+        .merge(api::transfer::routes())
+        .merge(api::archives::routes())
         .merge(files::routes())
         .merge(health::scoped_metrics());
     let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());

@@ -11,6 +11,7 @@ use crate::auth::{Required, authorize};
 use crate::drain::Drain;
 use crate::files::Files;
 use crate::metrics::Metrics;
+use crate::transfers::Transfers;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -22,6 +23,7 @@ pub(crate) struct Service {
     pub(crate) drain: Drain,
     pub(crate) metrics: Metrics,
     pub(crate) files: Arc<Files>,
+    pub(crate) transfers: Transfers,
 }
 
 /// The name of the security scheme in the document.

@@ -1,16 +1,14 @@
 //! The endpoints of files.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Json as JsonBody;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State as Shared;
 use axum::http::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use http_body_util::BodyExt;
 use rustix::io::Errno;
 use serde::Deserialize;
 use tenantry::cap_std::fs::Dir;
@@ -28,11 +26,11 @@ use super::list::{FilePage, list as list_entries};
 use super::path::FilePath;
 use super::quota::Reservation;
 use super::range::{Range, range};
+use super::receive::{receive, to_its_end, too_large};
 use super::upload::{Upload, Written, change};
-use super::work::{Elsewhere, Room};
-use super::{Files, dir, existing_dir};
+use super::work::Elsewhere;
+use super::{dir, existing_dir};
 use crate::body::{Id, Parameters, default_limit};
-use crate::limits::BODY_IDLE_TIMEOUT;
 use crate::problem::{self, Problem, Type};
 use crate::service::{Service, scoped, scoped_stream};
 
@@ -219,7 +217,7 @@ async fn put(
     let digests = Expected::of(&headers)?;
     let length = http_body::Body::size_hint(&body).exact();
     if length.is_some_and(|length| length > service.files.file_bytes_max) {
-        return Err(too_large(&service.files));
+        return Err(too_large(service.files.file_bytes_max));
     }
     let store = service.store.clone();
     let (target, root, upload, replaced) = service
@@ -238,7 +236,8 @@ async fn put(
     if let (Some(reservation), Some(length)) = (&mut reservation, length) {
         reservation.grow(length, true).await?;
     }
-    let upload = receive(&service.files, body, upload, reservation.as_mut()).await?;
+    let limit = service.files.file_bytes_max;
+    let upload = receive(&service.files, body, upload, limit, reservation.as_mut()).await?;
     // Into the trash, a file would not be restored from by anyone who asked for it.
     service.store.get(id).await?.ok_or_else(Problem::no_user)?;
     let written = to_its_end(commit(service, target, root, upload, reservation)).await?;
@@ -246,10 +245,6 @@ async fn put(
     let mut response = status.into_response();
     written.state.add_to(response.headers_mut());
     Ok(response)
-}
-
-fn too_large(files: &Files) -> Problem {
-    Problem::new(Type::BodyTooLarge, format!("the file is longer than {} bytes", files.file_bytes_max))
 }
 
 /// The file that a request changes.
@@ -275,66 +270,6 @@ impl Target {
         old.as_ref().map_or(Ok(()), require_file)?;
         self.conditions.check_change(old.as_ref().map(State::of).as_ref())?;
         Ok(old.and_then(|old| u64::try_from(old.st_size).ok()).unwrap_or_default())
-    }
-}
-
-/// Writes a body into an upload as it comes.
-async fn receive(
-    files: &Files,
-    mut body: Body,
-    mut upload: Elsewhere<Upload>,
-    mut reservation: Option<&mut Reservation>,
-) -> Result<Elsewhere<Upload>, Problem> {
-    let is_length_known = http_body::Body::size_hint(&body).exact().is_some();
-    let mut received = 0_u64;
-    let mut chunk: Option<(Room, Vec<u8>)> = None;
-    while let Some(data) = next_data(&mut body).await? {
-        received = received.saturating_add(data.len() as u64);
-        if received > files.file_bytes_max {
-            return Err(too_large(files));
-        }
-        if let Some(reservation) = &mut reservation {
-            reservation.grow(received, is_length_known).await?;
-        }
-        let (room, bytes) = chunk.get_or_insert_with(|| (files.work.room(), Vec::new()));
-        bytes.extend_from_slice(&data);
-        if bytes.len() >= room.bytes {
-            upload = write(files, upload, chunk.take()).await?;
-        }
-    }
-    write(files, upload, chunk).await
-}
-
-async fn write(
-    files: &Files,
-    upload: Elsewhere<Upload>,
-    chunk: Option<(Room, Vec<u8>)>,
-) -> Result<Elsewhere<Upload>, Problem> {
-    let Some((room, bytes)) = chunk else { return Ok(upload) };
-    let mut upload = upload;
-    files
-        .run(move || {
-            let _room = room;
-            upload.get_mut().map_or(Ok(()), |upload| upload.write(&bytes)).map_err(failed)?;
-            Ok(upload)
-        })
-        .await
-}
-
-/// Returns the next bytes of a body, or `None` at its end.
-async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Problem> {
-    loop {
-        let frame = tokio::time::timeout(BODY_IDLE_TIMEOUT, body.frame()).await.map_err(|_| {
-            let detail = format!("nothing of the body came for {} seconds", BODY_IDLE_TIMEOUT.as_secs());
-            Problem::new(Type::BodyTimeout, detail)
-        })?;
-        match frame.map(|frame| frame.map(|frame| frame.into_data())) {
-            None => return Ok(None),
-            Some(Ok(Ok(data))) => return Ok(Some(data)),
-            // Trailers.
-            Some(Ok(Err(_))) => {}
-            Some(Err(_)) => return Err(Problem::new(Type::InvalidBody, "the body ended early")),
-        }
     }
 }
 
@@ -366,16 +301,6 @@ async fn count(service: &Service, id: UserId, change: UsageChange) {
     if let Err(error) = service.store.adjust_usage(id, change).await {
         tracing::warn!(kind = error.kind().name(), user = %id, "a change of a user's files wasn't counted: {error}");
     }
-}
-
-/// Runs a change to its end even if the client doesn't wait for it.
-async fn to_its_end<T: Send + 'static>(
-    change: impl Future<Output = Result<T, Problem>> + Send + 'static,
-) -> Result<T, Problem> {
-    tokio::spawn(change).await.unwrap_or_else(|error| {
-        tracing::error!("a change of a file failed: {error}");
-        Err(Problem::new(Type::Panicked, "the request met a mistake in the service"))
-    })
 }
 
 /// Remove a file

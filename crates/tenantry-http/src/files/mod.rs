@@ -15,6 +15,8 @@ mod ownership;
 mod path;
 mod quota;
 mod range;
+mod receive;
+mod spool;
 mod upload;
 mod work;
 
@@ -26,7 +28,10 @@ use tenantry::{Store, UserId};
 use tokio::runtime::Handle;
 
 pub(crate) use endpoints::routes;
+pub(crate) use header::attachment;
 use quota::Quotas;
+pub(crate) use receive::to_its_end;
+pub(crate) use spool::{Finished, spool};
 use work::Work;
 
 use crate::problem::{Problem, Type};
@@ -62,7 +67,7 @@ impl Files {
     }
 
     /// Runs file work on a thread for it.
-    async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {

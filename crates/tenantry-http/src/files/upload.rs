@@ -44,7 +44,6 @@ pub(super) struct Upload {
     dir: Dir,
     name: Option<String>,
     digests: Expected,
-    pub(super) length: u64,
 }
 
 /// What an upload did.
@@ -74,17 +73,10 @@ impl Upload {
     }
 
     fn new(file: File, dir: Dir, name: Option<String>, digests: Expected) -> io::Result<Self> {
-        let upload = Self { file, dir, name, digests, length: 0 };
+        let upload = Self { file, dir, name, digests };
         flock(&upload.file, FlockOperation::NonBlockingLockExclusive)?;
         give(&upload.file, &upload.dir)?;
         Ok(upload)
-    }
-
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.digests.update(bytes);
-        self.file.write_all(bytes)?;
-        self.length += bytes.len() as u64;
-        Ok(())
     }
 
     /// Syncs the content, after which the upload can be given its name.
@@ -124,6 +116,18 @@ impl Upload {
         // By its descriptor it may be linked without a privilege only through /proc.
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         Ok(linkat(CWD, path, parent, name, AtFlags::SYMLINK_FOLLOW)?)
+    }
+}
+
+impl Write for Upload {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.digests.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -231,7 +235,7 @@ mod tests {
         };
         let begin = |content: &str| {
             let mut upload = Upload::begin_named(dir.try_clone().unwrap(), Expected::default()).unwrap();
-            upload.write(content.as_bytes()).unwrap();
+            upload.write_all(content.as_bytes()).unwrap();
             assert!(names().iter().any(|name| name.starts_with(HIDDEN)));
             upload
         };

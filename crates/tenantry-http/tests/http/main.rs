@@ -14,5 +14,6 @@ mod server;
 mod support;
 mod tls;
 mod tokens;
+mod transfer;
 mod trash;
 mod users;

@@ -105,7 +105,8 @@ impl Api {
         body: &str,
     ) -> Reply {
         let mut request = Request::builder().method(method).uri(path);
-        if !body.is_empty() {
+        let has_type = headers.iter().any(|(name, _)| *name == "content-type");
+        if !body.is_empty() && !has_type {
             request = request.header("content-type", "application/json");
         }
         for (name, value) in headers {
@@ -119,7 +120,7 @@ impl Api {
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap();
         let json = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        let text = String::from_utf8(body.to_vec()).unwrap();
+        let text = String::from_utf8_lossy(&body).into_owned();
         Reply { status: parts.status, headers: parts.headers, json, text }
     }
 

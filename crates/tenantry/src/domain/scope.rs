@@ -49,6 +49,8 @@ scopes! {
     Import = "import",
     /// Exports users, with their files.
     Export = "export",
+    /// Backs up the whole store: users, files, the trash and tokens.
+    Backup = "backup",
     /// Reads the state of the store, and checks it.
     Check = "check",
     /// Creates, lists and revokes tokens.

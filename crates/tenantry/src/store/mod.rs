@@ -11,6 +11,7 @@ mod purge;
 mod tokens;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use tracing::instrument;
@@ -503,6 +504,23 @@ impl Store {
         f: impl FnOnce(&mut WriteTx<'_>) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
         self.engine.write(self.actor.clone(), f).await
+    }
+
+    /// Returns the data directory, as it was named when the store was opened.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # futures_lite::future::block_on(async {
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = tenantry::Store::open(dir.path()).await?;
+    /// assert_eq!(store.data_dir(), dir.path());
+    /// # store.close().await?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.engine.data_dir()
     }
 
     /// Returns the figures of the store: what it has done since it was opened, and its present
