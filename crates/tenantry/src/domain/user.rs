@@ -150,6 +150,20 @@ impl NewUser {
         }
     }
 
+    /// Returns an update to the values of this row that can change. Values that it lacks are left.
+    pub(crate) fn to_update(&self) -> UserUpdate {
+        fn to<T: Clone>(value: Option<&T>) -> Set<T> {
+            value.map_or(Set::Leave, |value| Set::To(value.clone()))
+        }
+        UserUpdate {
+            email: Some(self.email.clone()),
+            external_id: to(self.external_id.as_ref()),
+            name: to(self.name.as_ref()),
+            attributes: to(self.attributes.as_ref()),
+            expected_version: None,
+        }
+    }
+
     /// A user with all values of one who was in a store.
     pub(crate) fn as_it_was(user: &User) -> Self {
         let User {

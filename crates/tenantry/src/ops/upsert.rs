@@ -5,7 +5,7 @@ use super::paths::check_spelling_of_new;
 use super::stop::not_found;
 use super::users::{insert, save};
 use crate::engine::Tx;
-use crate::{ChangeKind, Error, ErrorKind, NewUser, OnConflict, Result, Set, Upserted, User, UserUpdate};
+use crate::{ChangeKind, Error, ErrorKind, NewUser, OnConflict, Result, Upserted, User};
 
 pub(crate) fn upsert(tx: &mut Tx<'_>, new: &NewUser, on_conflict: OnConflict) -> Result<Upserted> {
     check_spelling_of_new(tx, new)?;
@@ -45,7 +45,7 @@ fn bring_to(tx: &mut Tx<'_>, mut user: User, row: &NewUser) -> Result<Upserted> 
     }
     let later_login = row.last_login_at.filter(|login| user.last_login_at.is_none_or(|known| known < *login));
     let is_suspension = user.suspended_at.is_none() && row.suspended_at.is_some();
-    let is_change = values_of(row).apply(&mut user) || is_suspension;
+    let is_change = row.to_update().apply(&mut user) || is_suspension;
     if !is_change && later_login.is_none() {
         return Ok(Upserted::Unchanged);
     }
@@ -58,20 +58,6 @@ fn bring_to(tx: &mut Tx<'_>, mut user: User, row: &NewUser) -> Result<Upserted> 
     let user = tx.whole(|tx| save(tx, user))?;
     record_change(tx, &user, if is_suspension { ChangeKind::Suspended } else { ChangeKind::Updated })?;
     Ok(Upserted::Updated)
-}
-
-/// Returns the values of a row that can change. What the row lacks is left as it is.
-fn values_of(row: &NewUser) -> UserUpdate {
-    fn to<T: Clone>(value: Option<&T>) -> Set<T> {
-        value.map_or(Set::Leave, |value| Set::To(value.clone()))
-    }
-    UserUpdate {
-        email: Some(row.email.clone()),
-        external_id: to(row.external_id.as_ref()),
-        name: to(row.name.as_ref()),
-        attributes: to(row.attributes.as_ref()),
-        expected_version: None,
-    }
 }
 
 /// Gives users the values of rows that can change, where the rows exchange addresses among
