@@ -69,7 +69,7 @@ impl Job {
     }
 
     /// Runs a caller on each of as many threads as the job has callers: `prepare` makes what a
-    /// caller needs, and the answer is called until the time is over. All begin at once.
+    /// caller needs, and the returned closure is called until the time is over. All begin at once.
     pub fn threads<W: FnMut(&mut Caller)>(&self, prepare: impl Fn() -> W + Sync) -> Vec<Caller> {
         let ready = std::sync::Barrier::new(self.callers as usize);
         std::thread::scope(|scope| {

@@ -10,9 +10,9 @@ pub struct Input {
     pub octets: Vec<u8>,
 }
 
-/// The file with the corpus of a target. Each line is an input: its name, a space, and its octets
-/// as Rust writes them in a string of octets, where `\n`, `\r`, `\t` and `\\` are these characters
-/// and `\x80` is an octet by its number. Lines are in the order of their names.
+/// The file with the corpus of a target. Each line is an input: its name, a space, and its bytes
+/// as Rust writes them in a string of bytes, where `\n`, `\r`, `\t` and `\\` are these characters
+/// and `\x80` is a byte by its number. Lines are in the order of their names.
 pub fn file(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target).with_extension("txt")
 }

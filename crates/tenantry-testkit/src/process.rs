@@ -101,7 +101,7 @@ impl Process {
         self.stdin.take().unwrap().write_all(b"\n").unwrap();
     }
 
-    /// Kills the child as it stands, and answers what it said until then and nobody has heard. The
+    /// Kills the child as it is, and returns what it said until then and nobody has heard. The
     /// last of it may be half a line.
     pub fn kill(mut self) -> Vec<String> {
         self.child.kill().unwrap();

@@ -197,10 +197,10 @@ impl Archives {
         Self { packed, unpacked, image, manifest, contents }
     }
 
-    /// The archive that an input stands for. After its first letter there are
+    /// The archive that an input represents. After its first letter there are
     ///
-    /// - `r`: octets that take the place of the archive from some place on: an edit of the
-    ///   compressed octets;
+    /// - `r`: bytes that take the place of the archive from some place on: an edit of the
+    ///   compressed bytes;
     /// - `t`: edits of the tar archive, which is compressed then;
     /// - `d`: edits of the database, with a manifest that announces just what comes of them;
     /// - `e`: lines with a tar type, a path, a tab and the content of entries that follow the
@@ -288,7 +288,7 @@ fn replaced(text: &[u8], what: &[u8], by: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Octets with edits made to them: each has a letter for what to do, the place in three octets and
+/// Bytes with edits made to them: each has a letter for what to do, the place in three bytes and
 /// a count, and what is written or looked for, if it is.
 fn edited(octets: &[u8], mut edits: &[u8]) -> Vec<u8> {
     let mut octets = octets.to_vec();

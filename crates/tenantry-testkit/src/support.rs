@@ -20,7 +20,7 @@ use tenantry::{
     UserUpdate,
 };
 
-/// A clock that stands still until it is set, and ids that are the same in every run. Clones are
+/// A clock that moves only when it is set, and ids that are the same in every run. Clones are
 /// one clock.
 #[derive(Clone)]
 pub struct TestClock {
@@ -191,7 +191,7 @@ impl Bench {
     }
 }
 
-/// A writer's thread that stands still within a closure, so that whatever is written meanwhile
+/// A writer's thread that is blocked within a closure, so that whatever is written meanwhile
 /// queues up.
 pub struct BlockedWriter {
     release: mpsc::Sender<()>,
@@ -221,7 +221,7 @@ impl BlockedWriter {
     }
 }
 
-/// A future on the heap, so that many of different kinds can stand in one list.
+/// A future on the heap, so that many of different kinds can be in one list.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// Polls a future once, and wakes nobody.
@@ -229,7 +229,7 @@ pub fn poll_once<T>(future: &mut Boxed<'_, T>) -> Poll<T> {
     future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Puts a write into the queue of a store whose writer stands still.
+/// Puts a write into the queue of a store whose writer is blocked.
 pub fn queued<'a, T: Debug>(future: impl Future<Output = T> + 'a) -> Boxed<'a, T> {
     let mut future: Boxed<'a, T> = Box::pin(future);
     let polled = poll_once(&mut future);
@@ -267,7 +267,7 @@ pub fn tree(dir: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     found
 }
 
-/// The permissions of what stands at this path.
+/// The permissions of what is at this path.
 pub fn mode(path: impl AsRef<Path>) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }

@@ -24,7 +24,7 @@ pub struct Person {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct World {
     pub people: BTreeMap<u8, Person>,
-    /// What is in `storage/` and `trash/` and belongs to nobody.
+    /// What is in `storage/` and `trash/` and belongs to no user.
     pub loose: Files,
     /// By where it came from.
     pub quarantine: BTreeMap<String, Files>,

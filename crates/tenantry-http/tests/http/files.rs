@@ -265,7 +265,7 @@ async fn a_client_that_has_the_file_gets_304_until_it_changes() {
     assert_eq!((changed.status, changed.text()), (StatusCode::OK, "two"));
 }
 
-/// The kernel's clock for files stands still for milliseconds, and a number of an inode is given
+/// The kernel's clock for files doesn't move for milliseconds, and a number of an inode is given
 /// out again.
 #[tokio::test]
 async fn contents_of_one_length_in_quick_succession_have_different_tags() {

@@ -123,8 +123,8 @@ unsafe extern "C" fn is_candidate(
     arguments: *mut *mut ffi::sqlite3_value,
 ) {
     // SAFETY: SQLite calls this with one argument, as it was registered. The text is as long as it
-    // says, in that order of the calls (<https://sqlite.org/c3ref/value_blob.html>), and lives until
-    // this returns.
+    // says, in that order of the calls (<https://sqlite.org/c3ref/value_blob.html>), and lives
+    // until this returns.
     let address = unsafe {
         let value = *arguments;
         let text = ffi::sqlite3_value_text(value);

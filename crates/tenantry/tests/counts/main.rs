@@ -91,7 +91,7 @@ fn a_write_waits_for_the_disk_once_and_one_without_that_durability_never() {
             assert!(disk.writes_of_log > 0);
             assert_eq!((disk.writes_of_database, disk.syncs_of_database), (0, 0), "no checkpoint is due");
             let mut ran = statements.take();
-            // How long the log is, which the writer asks when the caller has the answer.
+            // How long the log is, which the writer asks when the caller has the result.
             ran.retain(|sql| !sql.starts_with("PRAGMA wal_checkpoint"));
             ran
         };
@@ -126,7 +126,7 @@ fn sixty_four_queued_writes_wait_for_the_disk_once() {
     sign_ins.into_iter().for_each(|sign_in| assert!(!block_on(sign_in).unwrap().is_new));
     let ran = statements.take();
     assert_eq!((Disk::now() - before).syncs_of_log, 1);
-    // The end of the transaction in which the writer stood still is there too.
+    // The end of the transaction in which the writer was blocked is there too.
     let commits = ran.iter().filter(|sql| *sql == "COMMIT").count();
     let inserts = ran.iter().filter(|sql| sql.starts_with("INSERT")).count();
     let updates = ran.iter().filter(|sql| sql.starts_with("UPDATE")).count();

@@ -40,7 +40,7 @@ mod random;
 #[cfg(all(feature = "failpoints", debug_assertions))]
 mod sources;
 
-// What a store ought to hold, and what it does hold.
+// What a store should hold, and what it does hold.
 #[cfg(all(feature = "failpoints", debug_assertions))]
 mod world;
 

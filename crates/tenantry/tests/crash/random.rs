@@ -13,7 +13,7 @@ use crate::world::{Model, Op, Place};
 /// How many stores, and how many processes on each.
 const STORES: (u64, u64) = (12, 300);
 const PROCESSES: u64 = 12;
-/// How many operations a process gets to do at the most, and how many points it passes at about the
+/// How many operations a process gets to do at most, and how many points it passes at about the
 /// most.
 const OPS_MAX: u64 = 8;
 const POINTS: u64 = 60;

@@ -48,8 +48,8 @@ impl Judge {
         judge
     }
 
-    /// Opens what the child has left, and answers how many of the operations have happened: those
-    /// that were answered, and perhaps the one after.
+    /// Opens what the child has left, and returns how many of the operations have happened: those
+    /// that have returned, and perhaps the one after.
     pub(crate) fn happened(&self, ran: &Ran, data: &Path) -> usize {
         let answered = ran.did.len();
         assert_eq!(ran.did, self.outcomes[..answered]);

@@ -18,7 +18,7 @@ fn files_that_an_import_still_has_to_move_are_kept_whatever_is_imported_meanwhil
     let crash = Crash::Point("restore: move the directory".to_owned());
     let ran = Orders { crash, ..to_do([import_chosen()]) }.run(&place.data());
     assert!(ran.has_crashed);
-    // Somebody has put a file where there ought to be a directory.
+    // Somebody has put a file where there should be a directory.
     let blocked = place.data().join("storage/customers");
     std::fs::remove_dir_all(&blocked).unwrap();
     std::fs::write(&blocked, "in the way").unwrap();

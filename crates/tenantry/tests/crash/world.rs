@@ -1,4 +1,4 @@
-//! What a store ought to hold, kept by the tests, and what it does hold.
+//! What a store should hold, kept by the tests, and what it does hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -220,11 +220,11 @@ fn loosen(data: &Path, path: &str) {
     fs::set_permissions(data.join(path), PermissionsExt::from_mode(0o755)).unwrap();
 }
 
-/// What a store ought to hold, as a plain account of what was done.
+/// What a store should hold, as a plain account of what was done.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
     pub(crate) world: World,
-    /// What was placed and belongs to nobody since.
+    /// What was placed and belongs to no user since.
     pub(crate) placed: BTreeSet<String>,
     /// Addresses of purged users.
     erased: BTreeSet<u8>,

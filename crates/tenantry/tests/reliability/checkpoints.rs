@@ -1,5 +1,5 @@
-//! The log is moved into the database beside the commits, round by round, and then begun anew:
-//! whatever happens in the middle of it, what was answered is there.
+//! Checkpoints move the WAL into the database beside the commits, round by round, and then begun
+//! anew: whatever happens in the middle of it, what has returned is there.
 //!
 //! One caller changes hundreds of pages in each transaction, until the log is long enough to be
 //! moved. The power is cut at all that matters: at the writes and syncs of the database file, and
@@ -276,7 +276,7 @@ impl Session {
         written
     }
 
-    /// The same. The first round after each beginning of the log stands still until there are
+    /// The same. The first round after each beginning of the log is blocked until there are
     /// commits in the middle of it: so it moves a part of the log and no more, and doesn't wait for
     /// the disk but by itself.
     fn write_beside_rounds(&mut self) -> Result<()> {
@@ -290,7 +290,7 @@ impl Session {
             self.disk.release();
             return written;
         }
-        // Before the writer's thread waits for a round, which might stand still then.
+        // Before the writer's thread waits for a round, which might be blocked then.
         if self.moved.pages >= CHECKPOINT_PAGES + WAIT_PAGES / 2 {
             self.disk.release();
         }
@@ -446,7 +446,7 @@ fn some_of(places: BTreeSet<usize>, count: usize, rng: &mut Random) -> BTreeSet<
 }
 
 /// Has something of the database fail when the log is moved. Every write is refused from when it is
-/// noticed on, and all that was answered is there: after closing and opening again, and after a
+/// noticed on, and all that has returned is there: after closing and opening again, and after a
 /// power cut at some places since it failed.
 fn fail(left: &Left, caller: &Caller, fault: Fault, places_max: usize, cuts: &mut Cuts) {
     let mut session = Session::begin(left, caller);
@@ -541,7 +541,7 @@ fn a_disk_that_is_full_for_the_database_in_a_round_refuses_no_write() {
         session.plan(fault);
         let mut since = 0;
         // The log has room: so there are writes while the disk is full for the database, and they
-        // are answered.
+        // return.
         while since < 10 {
             session.write_beside_rounds().unwrap();
             since += u64::from(session.disk.fired() > 0);
@@ -615,7 +615,7 @@ fn no_log_is_left_after_closing_a_store_whose_log_was_moved_in_rounds() {
     }
 }
 
-/// Has the first round's sync of the database fail, and answers when that is noticed.
+/// Has the first round's sync of the database fail, and returns when that is noticed.
 fn with_failed_round(left: &Left, caller: &Caller) -> Session {
     let mut session = Session::begin(left, caller);
     session.plan(Fault { kind: Kind::SyncOfDatabase, nth: 0, for_good: false, code: ffi::SQLITE_IOERR_FSYNC });

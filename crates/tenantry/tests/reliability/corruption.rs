@@ -65,7 +65,7 @@ impl Kind {
         matches!(self, Self::LogDamaged | Self::LogTruncated)
     }
 
-    /// Whether it may be so small that it hits nothing but a value that stands nowhere else.
+    /// Whether it may be so small that it hits nothing but a value that exists nowhere else.
     fn is_small(self) -> bool {
         matches!(self, Self::PageByte | Self::BitFlip)
     }
@@ -387,7 +387,7 @@ fn judge(kind: Kind, is_crashed: bool, stores: &Stores, told: &Told, with_findin
 }
 
 /// Whether it is the same users, with the same ids, keys and paths, and one value differs that
-/// stands nowhere else.
+/// exists nowhere else.
 fn differs_in_values(seen: &Seen, now: &Seen) -> bool {
     let identity = |user: &User| (user.id, user.email.key().to_owned(), user.storage_path.clone());
     let users = |seen: &Seen| seen.users.iter().map(identity).collect::<Vec<_>>();

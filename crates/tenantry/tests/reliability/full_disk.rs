@@ -132,7 +132,7 @@ impl Disk {
     }
 }
 
-/// What was answered.
+/// What has returned.
 #[derive(Default)]
 struct Model {
     live: BTreeMap<UserId, User>,
@@ -227,7 +227,7 @@ fn fill(disk: &Disk, seed: u64, figures: &mut Figures) {
     }
     model.compare(&store);
 
-    // There is room again, and nobody opens anything anew.
+    // There is room again, and no process opens anything again.
     fs::remove_file(disk.path.join("ballast")).unwrap();
     for name in model.backups.drain(..) {
         assert_eq!(block_on(verify_backup(disk.path.join(&name), |_| {})).unwrap().findings, []);
@@ -441,7 +441,7 @@ pub(crate) fn child_meets_a_quota(dir: &Path) {
                 let made = block_on(store.directory(user.id)).map(drop);
                 made.unwrap_or_else(&mut is_full);
                 block_on(store.delete(user.id)).map(drop).unwrap_or_else(&mut is_full);
-                // Also if the directory has to follow.
+                // Even if the directory has to follow.
                 there -= u64::from(block_on(store.get(user.id)).unwrap().is_none());
             }
         }

@@ -1,9 +1,9 @@
 //! The n-th write, sync or read fails, once or for good, at every place of what is done to a store.
 //!
-//! Whoever was answered that something is done finds it done, whoever was told that it isn't finds
-//! nothing of it, and of a commit that failed all is there or nothing. Reads go on, writes don't,
-//! closing works, and the store opens again. Nothing panics and nothing hangs. A disk that is full
-//! is no end: writing goes on when there is space again.
+//! A write that has returned `Ok` is there, one that has returned an error left nothing, and of a
+//! commit that failed all is there or nothing. Reads go on, writes don't, closing works, and the
+//! store opens again. Nothing panics and nothing hangs. After a full disk, writes go on when there
+//! is space again.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -133,7 +133,7 @@ impl Callers {
         (0..count).map(|_| self.new_user()).collect()
     }
 
-    /// Has these done in one transaction: they queue up while the writer stands in a closure.
+    /// Has these done in one transaction: they queue up while the writer is in a closure.
     fn group(&mut self, store: &Store, disk: Option<&Disk>, ops: Vec<(UserId, Op)>) {
         let (entered, has_entered) = channel();
         let (release, released) = channel::<()>();
@@ -389,7 +389,7 @@ impl Callers {
 pub(crate) enum Unknown {
     MayBe,
     TakenForNotDone,
-    /// As if it had been answered before the commit.
+    /// As if it had returned before the commit.
     TakenForDone,
 }
 
@@ -476,7 +476,7 @@ enum Became {
     Unnoticed,
 }
 
-/// Has one fault come, from the opening of a store on (or its creation), and answers what became of
+/// Has one fault come, from the opening of a store on (or its creation), and returns what became of
 /// it, and what is wrong with that.
 fn meet(left: Option<&Left>, fault: Fault, unknown: Unknown) -> (Became, Result<(), String>) {
     let scratch = in_memory();
@@ -508,7 +508,7 @@ fn meet(left: Option<&Left>, fault: Fault, unknown: Unknown) -> (Became, Result<
                 became = Became::NotDone;
             }
             if fault.code == ffi::SQLITE_FULL && disk.fired() > 0 {
-                // There is space again: nobody has to open anything anew.
+                // There is space again: no process has to open anything again.
                 disk.plan(None);
                 let new = callers.new_users(3);
                 let first = callers.told.len();

@@ -1,9 +1,9 @@
 //! kill -9 of a process in which many callers write at once, on one data directory again and again:
-//! what was answered is there with the values of the answer, what wasn't is there as a whole or not
+//! what has returned is there with the values of the result, what wasn't is there as a whole or not
 //! at all.
 //!
-//! The child says what each caller is about to do, and what it was answered. The parent kills it
-//! after so many answers, opens the store and compares. A process that is killed loses nothing that
+//! The child says what each caller is about to do, and its result. The parent kills it
+//! after so many results, opens the store and compares. A process that is killed loses nothing that
 //! it has handed to the system, so this says nothing of power cuts.
 
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ const BATCH: usize = 60;
 const KILLS_OF_A_STORE: u64 = 25;
 /// They mostly wait for the disk.
 const STORES_AT_ONCE: usize = 4;
-/// A kill comes after fewer answers than this.
+/// A kill comes after fewer results than this.
 const ANSWERS_MAX: u64 = 120;
 /// An opening that is killed is killed within this time, which is about what one takes.
 const OPENING_MAX_US: u64 = 12_000;
@@ -52,7 +52,7 @@ enum Mode {
     BackingUp,
     /// It opens the store, and so recovers from the last kill.
     Opening,
-    /// It tells of answers before the commit, which the harness has to notice.
+    /// It tells of results before the commit, which the harness has to notice.
     PlantedEarlyAnswer,
 }
 
@@ -122,7 +122,7 @@ impl Caller {
         (0..CALLERS).map(caller).collect()
     }
 
-    /// One step. Answers whether the store was open.
+    /// One step. Returns whether the store was open.
     fn step(&mut self, store: &Store) -> bool {
         self.steps += 1;
         let (caller, random) = (self.number, &mut self.random);
@@ -313,7 +313,7 @@ pub(crate) fn child_is_killed(dir: &Path) {
                     let conn = Connection::open(data_dir.join("tenantry.db")).unwrap();
                     conn.busy_timeout(Duration::from_millis(1)).unwrap();
                     for how in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"].iter().cycle() {
-                        // Busy is an answer, not a failure, which it can be too if a reader is in
+                        // Busy is a result, not a failure, which it can be too if a reader is in
                         // the way.
                         let _ = conn.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |_| Ok(()));
                     }
@@ -337,7 +337,7 @@ struct Model {
     /// What a user's file holds.
     files: BTreeMap<String, String>,
     purged: Vec<String>,
-    /// Whom several callers sign in at once: the id, and the latest login that was answered.
+    /// Whom several callers sign in at once: the id, and the latest login that has returned.
     shared: BTreeMap<String, (Value, String)>,
     backups: Vec<String>,
 }
@@ -381,7 +381,7 @@ fn ensure(holds: bool, what: impl FnOnce() -> String) -> Held {
 }
 
 impl Model {
-    /// Takes up an answer.
+    /// Takes up a result.
     fn answered(&mut self, step: Step, value: Value) -> Held {
         let live = |user: &Value| Known { user: user.clone(), is_trashed: false };
         let id_of = |user: &Value| user["id"].as_str().unwrap_or_default().to_owned();
@@ -398,7 +398,7 @@ impl Model {
                 let at = user["last_login_at"].as_str().unwrap_or_default().to_owned();
                 let known = self.shared.entry(email).or_insert_with(|| (user["id"].clone(), String::new()));
                 ensure(known.0 == user["id"], || format!("two users with one address: {known:?}, {user}"))?;
-                // Answers are told in another order than they were given.
+                // Results are reported in another order than they were given.
                 known.1 = at.max(std::mem::take(&mut known.1));
                 let is_first = !self.users.values().any(|known| known.user["id"] == user["id"]);
                 ensure(!is_new || is_first, || format!("created though there before: {user}"))?;
@@ -689,7 +689,7 @@ fn kill_once(
     verify_backups(dir, &mut model.backups, figures)
 }
 
-/// Whatever has the name of a backup is a whole one, answered or not; and what was answered is
+/// Whatever has the name of a backup is a whole one, answered or not; and what has returned is
 /// there.
 fn verify_backups(dir: &Path, answered: &mut Vec<String>, figures: &mut Figures) -> Held {
     for name in answered.drain(..) {
@@ -734,7 +734,7 @@ fn a_process_that_is_killed_has_lost_nothing_that_it_answered() {
     report("a process that is killed under load", figures);
 }
 
-/// The harness notices answers that come before the commit.
+/// The harness notices results that come before the commit.
 #[test]
 fn a_planted_answer_before_the_commit_is_noticed() {
     let noticed = kill_repeatedly(0, 4 * KILLS_OF_A_STORE, true, &mut Figures::default()).unwrap_err();

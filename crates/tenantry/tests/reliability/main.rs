@@ -28,7 +28,7 @@ mod power_cut;
 // A read, a write or a sync that fails, each of them.
 mod io_faults;
 
-// The log is moved into the database beside the commits.
+// Checkpoints move the WAL into the database beside the commits.
 mod checkpoints;
 
 // No descriptor left, no memory.

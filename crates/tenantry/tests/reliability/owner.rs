@@ -43,7 +43,7 @@ impl Owner {
     }
 }
 
-/// Something of an owner's that stands still until it is released.
+/// Something of an owner's that is blocked until it is released.
 struct Held {
     release: mpsc::Sender<()>,
     thread: thread::JoinHandle<()>,
@@ -262,7 +262,7 @@ const COMBINATIONS: [Combination; 17] = [
         assert_eq!(purged.not_erased.map(|error| error.kind()), Some(ErrorKind::Unfinished));
         shared.owner.ask("release", "");
         assert_eq!(shared.owner.ask("get", bob), Value::Null);
-        // Whoever opens the store next has finished it.
+        // The next process that opens the store has finished it.
         shared.short(|_| ());
     }),
     ("check", |shared| {

@@ -1,7 +1,7 @@
-//! A power cut: the store opens, every write that was answered is there, and none in part.
+//! A power cut: the store opens, every write that has returned is there, and none in part.
 //!
 //! Many callers write to a store at a time, while the VFS records what happens to its files and
-//! when each of them is answered. Then the disk is rebuilt as it may be found after a power cut at
+//! when each of them returns. Then the disk is rebuilt as it may be found after a power cut at
 //! every event of the record, in several ways, and the store is opened on it and compared with what
 //! its callers were told.
 
@@ -107,7 +107,7 @@ pub(crate) fn values_of(user: &User) -> Values {
 pub(crate) struct Known {
     /// When the store was there for sure.
     pub(crate) opened_at: usize,
-    /// What each user was, one after the other, and when that was answered.
+    /// What each user was, one after the other, and when that has returned.
     pub(crate) users: BTreeMap<UserId, Vec<(usize, Row)>>,
     /// Users who were made in one transaction.
     pub(crate) batches: Vec<Vec<UserId>>,
@@ -133,7 +133,7 @@ impl Known {
 /// What is wrong with a disk that was rebuilt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wrong {
-    /// What was answered isn't there.
+    /// What has returned isn't there.
     Lost,
     /// There is something that nobody wrote, or a part of it.
     Torn,
@@ -189,8 +189,8 @@ impl Caller {
         new
     }
 
-    /// Has something done in a transaction, in a group if possible, and answers with when it was
-    /// answered.
+    /// Has something done in a transaction, in a group if possible. Returns its result, and when it
+    /// returned.
     fn transact<T: Clone + Send + 'static>(
         &self,
         grouped: impl AsyncFnOnce(&Store) -> Result<T, Error>,
@@ -407,7 +407,7 @@ pub(crate) struct Case {
     pub(crate) at: usize,
     pub(crate) variant: Variant,
     pub(crate) is_marked: bool,
-    /// Whether the same was opened before, when less had been answered.
+    /// Whether the same was opened before, when less had returned.
     pub(crate) is_new: bool,
 }
 
@@ -464,7 +464,7 @@ pub(crate) fn compare(data: &Path, at: usize, known: &Known) -> Result<(), (Wron
     }
     let mut found = rows(&conn).map_err(corrupt)?;
     let present: HashSet<UserId> = found.keys().copied().collect();
-    // When the last transaction was answered that is there, and the first that isn't, as told by
+    // When the last transaction has returned that is there, and the first that isn't, as told by
     // the users.
     let (mut last_there, mut first_missing) = (0, usize::MAX);
     for (id, states) in &known.users {
@@ -621,7 +621,7 @@ fn rebuild(plan: Plan, recorded: &Recorded, figures: &mut Figures) {
         let sender = sender;
         let honest_until = recorded.known.opened_at;
         let mut replay = Replay::new(&recorded.base, &recorded.record, plan.disk, honest_until, 1);
-        // How many had been answered when a disk was last opened.
+        // How many had returned when a disk was last opened.
         let mut seen: HashMap<[u8; 32], usize> = HashMap::new();
         let mut answered = 0;
         let mut counted = 0;

@@ -354,7 +354,7 @@ fn add_up(place: &SqlitePlace, tallies: &[Tally]) {
 }
 
 /// A check of a store that takes it long to look at can't keep others from writing for as long.
-/// What is moved to and fro meanwhile is no finding all the same.
+/// What is moved to and fro meanwhile isn't a finding all the same.
 #[test]
 fn a_long_check_beside_deletes_and_restores_finds_nothing() {
     let place = filled();

@@ -61,7 +61,7 @@ pub(crate) enum Event {
     },
     /// An operation ran on the writer's thread.
     Ran,
-    /// Somebody was answered.
+    /// A caller got a result.
     Answered,
     /// `storage/` has its marker, seen from here for the first time.
     Marked,
@@ -173,7 +173,7 @@ impl Disk {
         Watched(disk)
     }
 
-    /// Adds something to the record, and answers its number.
+    /// Adds something to the record, and returns its number.
     pub(crate) fn note(&self, event: Event) -> usize {
         let mut state = self.lock();
         self.record(&mut state, event)
@@ -270,7 +270,7 @@ impl Disk {
         state.record.len()
     }
 
-    /// Counts one of a kind, and answers the code with which it is to fail.
+    /// Counts one of a kind, and returns the code with which it is to fail.
     fn meet(&self, state: &mut State, kind: Kind) -> Option<c_int> {
         let count = state.counts.entry(kind).or_default();
         let number = *count;
@@ -443,7 +443,7 @@ unsafe extern "C" fn x_write(file: *mut ffi::sqlite3_file, data: *const c_void, 
     let done = if code.is_some() { len / 2 } else { len };
     let written = if done > 0 { pass!(file, xWrite, data, done, offset) } else { 0 };
     if written == 0 && done > 0 {
-        // SAFETY: SQLite gives `len` octets.
+        // SAFETY: SQLite gives `len` bytes.
         let data = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), usize::try_from(done).unwrap()) }.to_vec();
         disk.record(&mut state, Event::Write { file: number, offset: usize::try_from(offset).unwrap(), data });
     }
@@ -565,7 +565,7 @@ unsafe extern "C" fn x_open(
     out_flags: *mut c_int,
 ) -> c_int {
     // SAFETY: SQLite gives what its documentation says: a name or null, and room of `szOsFile`
-    // octets for the file, the first of which are ours and the others the system's; or all of it is
+    // bytes for the file, the first of which are ours and the others the system's; or all of it is
     // the system's.
     unsafe {
         let system = system(vfs);

@@ -254,7 +254,7 @@ fn a_restore_of_a_user_replaces_no_file_and_follows_no_link() {
     world.is_sound();
 }
 
-/// A directory that nobody was given stands where a user without one would get theirs.
+/// A directory that nobody was given is where a user without one would get theirs.
 #[test]
 fn an_orphaned_directory_is_not_mixed_with_restored_files() {
     let world = World::new();

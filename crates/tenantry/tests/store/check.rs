@@ -65,7 +65,7 @@ impl Fixture {
         self.place.data_dir().join(path)
     }
 
-    /// Something with content that belongs to nobody.
+    /// Something with content that belongs to no user.
     pub(crate) fn stray(&self, path: impl AsRef<Path>) {
         fs::create_dir_all(self.at(&path).join("inner")).unwrap();
         fs::write(self.at(&path).join("inner/stray.txt"), path.as_ref().as_os_str().as_bytes()).unwrap();
@@ -116,7 +116,7 @@ impl Fixture {
         }
     }
 
-    /// Repairs, however many belong to nobody, and asserts that every byte is still there and that
+    /// Repairs, however many belong to no user, and asserts that every byte is still there and that
     /// nothing is left to be repaired.
     #[track_caller]
     pub(crate) fn assert_repaired(&self) -> RepairReport {
@@ -256,7 +256,7 @@ fn a_check_and_a_repair_are_cancelled_by_their_callback() {
 #[test]
 fn a_sound_store_has_no_findings() {
     let fixture = Fixture::new();
-    // What a store makes on its way is no finding, however empty.
+    // What a store makes on its way isn't a finding, however empty.
     for shard in ["storage/3f", "storage/3f/a2", "storage/0b"] {
         fs::create_dir(fixture.at(shard)).unwrap();
         set_mode(fixture.at(shard), 0o700);
@@ -387,7 +387,7 @@ fn a_database_that_is_missing_is_not_made_anew_beside_the_directories_of_a_store
 fn a_damaged_database_is_found_and_not_repaired() {
     let fixture = Fixture::new();
     let mut bytes = fs::read(fixture.place.database()).unwrap();
-    // The key stands in the row, as the address behind the id, and in the index: there it becomes
+    // The key is in the row, as the address behind the id, and in the index: there it becomes
     // another.
     let (key, id) = (b"bob@example.com", fixture.bob.id.as_uuid().into_bytes());
     let in_index: Vec<usize> = (id.len()..bytes.len() - key.len())
@@ -695,7 +695,7 @@ fn an_orphan_in_the_trash_is_found_and_moved_to_quarantine() {
     assert_eq!(from, expected.into_iter().map(|(.., path)| path).collect::<Vec<_>>());
     assert!(fixture.at(trashed(&fixture.dan)).is_dir());
 
-    // What stands in the place of a directory: with it out of the way, the directory is seen to be
+    // What is in the place of a directory: with it out of the way, the directory is seen to be
     // lost.
     let place = fixture.at(trashed(&fixture.dan));
     fs::rename(&place, fixture.place.as_ref().join("elsewhere")).unwrap();

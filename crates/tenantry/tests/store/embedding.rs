@@ -325,7 +325,7 @@ fn an_operation_that_the_commit_refuses_fails_alone() {
     let (store, ada) = store_with_a_bill(&place);
     assert_eq!(kind(block_on(store.delete(ada.id))), ErrorKind::Constraint);
 
-    // In a group with others: they are queued while the writer stands still.
+    // In a group with others: they are queued while the writer is blocked.
     let gone = create(&store, "gone@example.com");
     let writer = BlockedWriter::block(&store);
     let before = queued(store.create(new_user("bob@example.com")));

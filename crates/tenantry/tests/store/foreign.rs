@@ -97,7 +97,7 @@ fn a_clock_that_panics_fails_its_callers_and_the_store_goes_on() {
     block_on(store.close()).unwrap();
 }
 
-/// An answer that nobody waits for is dropped on the writer's thread.
+/// A result that nobody waits for is dropped on the writer's thread.
 #[test]
 fn an_answer_that_panics_when_it_is_dropped_leaves_the_store_open() {
     struct Bomb;

@@ -218,7 +218,7 @@ fn an_archive_that_isn_t_what_its_manifest_announces_is_refused() {
     hostile.end();
 }
 
-/// What a store is to do when it is opened next stands in its database, so in a backup's too.
+/// What a store is to do when it is opened next is in its database, so in a backup's too.
 #[test]
 fn intents_of_a_forged_backup_that_lead_outside_are_refused() {
     let (place, store, _) = small_store();

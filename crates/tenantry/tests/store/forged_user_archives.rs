@@ -13,7 +13,7 @@ use crate::process::{self, Process};
 use crate::support::{SqlitePlace, block_on, email, kind, new_user_at};
 use crate::user_archive::{export, import, other_store, small_store, stages, world};
 
-/// A store into which archives are imported that ought to be refused, and what was wrong with that.
+/// A store into which archives are imported that should be refused, and what was wrong with that.
 struct Hostile {
     place: SqlitePlace,
     store: Store,

@@ -126,7 +126,7 @@ fn du(dir: &Path) -> u64 {
     String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// Runs this on a user's directory, and then every operation; it answers how many files there are,
+/// Runs this on a user's directory, and then every operation; it returns how many files there are,
 /// and of how many bytes.
 #[track_caller]
 fn goes_through(fill: impl FnOnce(&Path) -> (u64, u64)) {
@@ -401,7 +401,7 @@ pub(crate) fn child_has_no_rights(data_dir: &Path) {
     set_mode(subject.in_trash(), 0);
     subject.assert_purge_completes(15);
 
-    // What belongs to nobody.
+    // What belongs to no user.
     fs::create_dir(data_dir.join("storage/stray")).unwrap();
     set_mode(data_dir.join("storage/stray"), 0o500);
     let even_if_many = RepairOptions { even_if_many: true, ..RepairOptions::default() };

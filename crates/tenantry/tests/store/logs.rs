@@ -212,7 +212,7 @@ fn no_refusal_shows_the_address_that_it_refuses() {
         assert_eq!(error.kind(), ErrorKind::InvalidEmail);
         assert_eq!(telltale(&printed(&error)), None, "{}", printed(&error));
     }
-    // Nor if it stands where something else was expected.
+    // Nor if it is where something else was expected.
     for error in [
         ADA.parse::<tenantry::UserId>().unwrap_err(),
         ADA.parse::<tenantry::StoragePath>()

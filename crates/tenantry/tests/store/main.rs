@@ -19,7 +19,7 @@ use tenantry_testkit::{process, support};
 // The contract, scenario by scenario, written once for every engine.
 mod scenarios;
 
-// Random operations against a model in memory, answer by answer.
+// Random operations against a model in memory, result by result.
 mod model;
 
 // Many threads and many processes at once, and what happens at the limits.

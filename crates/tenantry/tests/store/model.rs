@@ -1,4 +1,4 @@
-//! Random operations against the plainest of models, answer by answer.
+//! Random operations against the plainest of models, result by result.
 
 use std::sync::Arc;
 

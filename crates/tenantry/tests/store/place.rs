@@ -240,7 +240,7 @@ fn a_database_whose_log_was_removed_is_left_to_those_who_opened_it_since() {
     assert_eq!(block_on(tenantry::check(place.data_dir())).unwrap().findings, []);
 }
 
-/// The answer to a write is worth nothing if the file went away before the commit.
+/// The result of a write is worth nothing if the file went away before the commit.
 #[test]
 fn a_write_during_which_the_file_goes_away_is_not_acknowledged() {
     let place = SqlitePlace::new();
@@ -272,7 +272,7 @@ fn a_file_that_may_grow_no_further_is_a_full_disk() {
 
 pub(crate) fn child_fails_to_write(dir: &Path) {
     let store = block_on(Store::open(dir.join("data"))).unwrap();
-    // The log grows with every commit for as long as a reader stands in its first part.
+    // The log grows with every commit for as long as a reader is in its first part.
     let same = store.clone();
     let answered = block_on(store.read(move |tx| {
         tx.count()?;
@@ -295,7 +295,7 @@ pub(crate) fn child_fails_to_write(dir: &Path) {
     process::say(answered + 1);
 }
 
-/// The system is made to tell what file system it is by changing its answer.
+/// The system is made to tell what file system it is by changing its result.
 #[test]
 fn a_network_file_system_is_refused_unless_it_is_allowed() {
     let place = SqlitePlace::new();

@@ -157,7 +157,7 @@ impl Swapper {
         Self { is_over, thread: Some(thread), places, aside }
     }
 
-    /// Ends it, and puts the directory back where a link stands, if there still is one. Answers how
+    /// Ends it, and puts the directory back where a link stands, if there still is one. Returns how
     /// often it swapped.
     fn stop(mut self) -> u64 {
         self.is_over.store(true, Ordering::Relaxed);
@@ -426,7 +426,7 @@ fn measuring_a_directory_never_counts_what_is_outside() {
 
 #[test]
 fn deleting_and_restoring_never_moves_what_is_outside() {
-    // Where there is another's directory to be moved away, and where nothing stands in the way.
+    // Where there is another's directory to be moved away, and where nothing is in the way.
     for (target, link) in [
         (Target::Itself, "../../../outside"),
         (Target::Itself, "../../outside"),

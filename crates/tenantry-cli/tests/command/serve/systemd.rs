@@ -40,7 +40,7 @@ fn systemd_hears_of_the_start_the_watchdog_and_the_end() {
     for _ in 0..3 {
         assert_eq!(manager.hear(), "WATCHDOG=1");
     }
-    // A store that writes nothing more until it is opened anew.
+    // A store that writes nothing more until it is opened again.
     std::fs::remove_file(session.path("data/tenantry.db")).unwrap();
     service.await_text("the watchdog isn't notified");
     service.await_text("the watchdog isn't notified");

@@ -25,7 +25,7 @@ fn commits_in_log(data_dir: &Path) -> usize {
     frames.filter(|frame| frame[8..16] == header[16..24] && frame[4..8] != [0; 4]).count()
 }
 
-/// Lets the writer's thread stand still until the sender is dropped.
+/// Blocks the writer's thread until the sender is dropped.
 fn block_writer(store: &Store) -> (mpsc::Sender<()>, thread::JoinHandle<()>) {
     let (entered, has_entered) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
@@ -60,7 +60,7 @@ fn what_is_queued_is_committed_at_once() {
     block_on(write(1_001)).unwrap();
     assert_eq!(commits_in_log(dir.path()) - before, 2);
 
-    // The writer stands still, without changing anything, while 64 writes are queued.
+    // The writer is blocked, without changing anything, while 64 writes are queued.
     let (release, blocker) = block_writer(&store);
     let queued: Vec<Queued<'_, User>> = (0..64).map(|number| queue(write(number))).collect();
     assert_eq!(commits_in_log(dir.path()) - before, 2);

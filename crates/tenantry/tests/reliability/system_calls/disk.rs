@@ -59,7 +59,7 @@ struct Thing {
 /// A change of directories that isn't certain yet.
 #[derive(Clone, Debug)]
 struct Move {
-    /// What stands at which name then.
+    /// What is at which name then.
     sets: Vec<(Name, Option<Object>)>,
     /// The directories that it takes to sync.
     unsynced: BTreeSet<Object>,
@@ -238,7 +238,7 @@ impl Image {
         }
     }
 
-    /// Stands for everything in it.
+    /// Represents everything in it.
     pub(super) fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         for (path, mode, content) in &self.entries {

@@ -118,7 +118,7 @@ fn is_done(said: &str, op: &Op) -> Option<bool> {
     }
 }
 
-/// How many calls of a kind fail in one case, at the most: more than there are.
+/// How many calls of a kind fail in one case, at most: more than there are.
 const CALLS_MAX: usize = 60;
 
 #[test]

@@ -4,7 +4,7 @@
 //! the file system or waits for the disk. The record is replayed onto [a model of a disk](disk)
 //! that keeps only what it has to, and at each step the power fails: what may then be found on the
 //! disk is written out as a real directory, the store in it is opened, checked and compared. What
-//! was answered has to be there, what was under way has to be as before or as after.
+//! has returned has to be there, what was under way has to be as before or as after.
 //!
 //! Then calls are left out of the record, as by a program that doesn't make them, and the harness
 //! has to notice.
@@ -50,7 +50,7 @@ enum Scenario {
     Life,
     /// With `Durability::Normal`.
     Normal,
-    /// What belongs to nobody goes to quarantine.
+    /// What belongs to no user goes to quarantine.
     Repair,
     Upgrade,
     Backup,
@@ -216,7 +216,7 @@ impl Scenario {
 
 struct Record {
     ops: Vec<Op>,
-    /// What ought to be there after so many of them.
+    /// What should be there after so many of them.
     states: Vec<State>,
     steps: Vec<Step>,
     /// The states that are always looked at.
@@ -243,7 +243,7 @@ impl Record {
     }
 }
 
-/// Stands for a state of the disk and how many operations were answered by then.
+/// Represents a state of the disk and how many operations have returned by then.
 type Digest = ([u8; 32], usize);
 
 /// What is looked at of a record.
@@ -255,7 +255,7 @@ struct Look<'k> {
     /// Whether each change of names is also looked at without the others, and the others without
     /// it.
     each: bool,
-    /// At which moments, by the number of operations that were answered.
+    /// At which moments, by the number of operations that have returned.
     moments: Option<Range<usize>>,
     /// From which step on.
     from: usize,
@@ -265,7 +265,7 @@ struct Look<'k> {
 
 #[derive(Default)]
 struct Tally {
-    /// Different ones, each as a tree of files and what was answered by then.
+    /// Different ones, each as a tree of files and what has returned by then.
     states: u64,
     bad: u64,
     first: Option<String>,

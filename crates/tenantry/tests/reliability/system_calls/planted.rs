@@ -191,7 +191,7 @@ fn planted() -> Vec<Planted> {
     ]
 }
 
-/// Where the operations are among the steps, each with its answer.
+/// Where the operations are among the steps, each with its result.
 fn operations(steps: &[Step]) -> Vec<Range<usize>> {
     let mut start = 0;
     let answers = steps.iter().enumerate().filter(|(_, step)| matches!(step, Step::Answered));

@@ -61,7 +61,7 @@ pub(super) enum Step {
     Answered,
 }
 
-/// What is written where the child says that an operation was answered.
+/// What is written where the child says that an operation has returned.
 pub(super) const ANSWERED: &str = "answered";
 
 /// The name of the file, beside the top, to which it is written.
@@ -90,7 +90,7 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// `top` is as it stands, on the disk, when the process starts.
+    /// `top` is as it is, on the disk, when the process starts.
     pub(super) fn new(top: &Path) -> Self {
         let mut follower = Self {
             top: top.to_owned(),
@@ -265,7 +265,7 @@ impl Follower {
         self.opens[*self.descriptors.get(&descriptor.parse().ok()?)?].object
     }
 
-    /// What stands at a path, seen from a descriptor. `None` also if that isn't below the top.
+    /// What is at a path, seen from a descriptor. `None` even if that isn't below the top.
     fn find(&self, at: &str, path: &str) -> Option<Object> {
         let path = text(path);
         // As one who may only name a directory changes its mode.

@@ -42,7 +42,7 @@ pub(super) fn is_possible() -> bool {
     })
 }
 
-/// Runs a child in its role, and answers its system calls in the order in which they ended, with
+/// Runs a child in its role, and returns its system calls in the order in which they ended, with
 /// what it said. `more` goes to strace: which call is to fail.
 pub(super) fn record(role: &str, dir: &Path, more: &str) -> (Vec<Call>, Vec<String>) {
     // In the place of the child itself, which strace then starts.
@@ -119,7 +119,7 @@ fn arguments(text: &str) -> Vec<String> {
     args
 }
 
-/// The octets of a string that strace has printed with -xx.
+/// The bytes of a string that strace has printed with -xx.
 pub(super) fn octets(arg: &str) -> Vec<u8> {
     let hex = arg.strip_prefix('"').and_then(|arg| arg.strip_suffix('"'));
     let hex = hex.unwrap_or_else(|| panic!("no whole string: {arg:.100}"));

@@ -1,4 +1,4 @@
-//! What is done to a store, what it ought to hold then, and what it does hold.
+//! What is done to a store, what it should hold then, and what it does hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
@@ -32,7 +32,7 @@ const ORDERS: &str = "orders";
 pub(super) enum Op {
     /// Creates the store if there is none, and upgrades it if it is older.
     Open,
-    /// With `Durability::Normal`: what was answered may be lost.
+    /// With `Durability::Normal`: what has returned may be lost.
     OpenNormal,
     Close,
     Create {
@@ -131,7 +131,7 @@ impl Hands {
         }
     }
 
-    /// Answers how much was left open.
+    /// Returns how much was left open.
     async fn run_async(&mut self, op: &Op) -> Result<u64> {
         let data = self.top.join(DATA);
         match op {
@@ -195,7 +195,7 @@ fn left(purged: &tenantry::Purged) -> u64 {
     purged.left.len() as u64 + purged.elsewhere + u64::from(purged.not_erased.is_some())
 }
 
-/// A child does what its orders say, and marks each answer in the record.
+/// A child does what its orders say, and marks each result in the record.
 pub(crate) fn child(dir: &Path) {
     let (way, ops): (Way, Vec<Op>) = serde_json::from_slice(&fs::read(dir.join(ORDERS)).unwrap()).unwrap();
     way::take(way);
@@ -216,7 +216,7 @@ pub(super) fn order(dir: &Path, way: Way, ops: &[Op]) {
     fs::write(dir.join(ORDERS), serde_json::to_vec(&(way, ops)).unwrap()).unwrap();
 }
 
-/// What there ought to be after an operation.
+/// What there should be after an operation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     /// Whether there is a store at all.
@@ -323,7 +323,7 @@ impl State {
     }
 }
 
-/// The directory that a repair moves: the first below `storage/` that is nobody's.
+/// The directory that a repair moves: the first below `storage/` that is an orphan.
 fn stray(file: &str) -> String {
     file.split('/').take(2).collect::<Vec<_>>().join("/")
 }
@@ -338,7 +338,7 @@ struct Ought<'p> {
     have_placed: Option<&'p str>,
 }
 
-/// Opens the store that ought to be there, which finishes what was under way, and looks at
+/// Opens the store that should be there, which finishes what was under way, and looks at
 /// everything.
 fn find(data: &Path, ought: &Ought<'_>) -> Result<World, String> {
     let is_kept = snapshots(data)? > 0;
@@ -387,7 +387,7 @@ fn snapshots(data: &Path) -> Result<usize, String> {
     Ok(count)
 }
 
-/// Compares what a power cut has left with what ought to be there: after `answered` of the
+/// Compares what a power cut has left with what should be there: after `answered` of the
 /// operations, or one more.
 pub(super) fn judge(ops: &[Op], states: &[State], answered: usize, top: &Path) -> Result<(), String> {
     let before = &states[answered];
@@ -473,7 +473,7 @@ pub(super) fn judge(ops: &[Op], states: &[State], answered: usize, top: &Path) -
     Ok(())
 }
 
-/// How many of the operations are certainly there, if so many were answered.
+/// How many of the operations are certainly there, if so many have returned.
 fn certain(ops: &[Op], answered: usize) -> usize {
     if !ops.contains(&Op::OpenNormal) {
         return answered;

@@ -354,7 +354,7 @@ async fn a_restore_is_refused_if_something_stands_at_the_path(bench: &mut Bench)
     store.restore(ada.id, None).await.unwrap();
     assert_has_file(store, &ada).await;
 
-    // The same the other way round: something stands in the user's place in the trash.
+    // The same the other way round: something is in the user's place in the trash.
     fs::create_dir(in_trash(bench, &ada)).unwrap();
     let before = state(bench).await;
     assert_eq!(kind(store.delete(ada.id).await), ErrorKind::StorageBlocked);

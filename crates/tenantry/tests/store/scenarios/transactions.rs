@@ -75,7 +75,7 @@ async fn a_read_closure_sees_one_moment(bench: &mut Bench) {
     store
         .read(move |tx| {
             assert_eq!(tx.count()?, 1);
-            // Another thread writes in the middle of it, and is answered.
+            // Another thread writes in the middle of it, and returns.
             let bob = std::thread::spawn(move || {
                 block_on(async {
                     writer.update(id, to_email("ada2@example.com")).await.unwrap();

@@ -371,7 +371,7 @@ async fn an_update_with_an_old_version_is_refused_and_says_the_current_one(bench
     for version in [0, 1, 2, 4, u64::MAX] {
         let refused = store.update(user.id, expecting(version, "ada4@example.com")).await;
         assert_eq!(kind(refused), ErrorKind::VersionMismatch { current: 3 }, "{version}");
-        // Also if there is nothing to change.
+        // Even if there is nothing to change.
         let refused = store.update(user.id, expecting(version, "ada3@example.com")).await;
         assert_eq!(kind(refused), ErrorKind::VersionMismatch { current: 3 }, "{version}");
     }
