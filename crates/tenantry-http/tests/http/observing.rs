@@ -119,6 +119,21 @@ async fn every_route_on_tcp_is_refused_to_other_hosts() {
     }
 }
 
+/// The same by HTTP/2, which names the host in another way.
+#[tokio::test]
+async fn every_request_of_http2_is_refused_to_other_hosts() {
+    let api = Api::new().await;
+    let address = serve_tcp(&api).await;
+    for (host, expected) in [("evil.example", "2 421"), ("localhost", "2 200")] {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--http2-prior-knowledge", "--output", "/dev/null"])
+            .args(["--write-out", "%{http_version} %{response_code}", "--connect-to"])
+            .args([format!("{host}:80:{address}"), format!("http://{host}/livez")]);
+        let output = tokio::task::spawn_blocking(move || curl.output().unwrap()).await.unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    }
+}
+
 /// GHSA-2wmj-46rj-qm2w: links were made from what a request named.
 #[tokio::test]
 async fn urls_are_made_of_the_configured_one_alone() {

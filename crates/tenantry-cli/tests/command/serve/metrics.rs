@@ -94,3 +94,71 @@ fn the_alerts_and_the_dashboard_use_figures_that_exist() {
     let output = promtool.args(["check", "rules"]).arg(contrib("prometheus/alerts.yml")).arg(rules).output().unwrap();
     assert!(output.status.success(), "{output:?}");
 }
+
+/// Figures of twenty minutes, and the alerts that are to be there in the end.
+const COURSE: &str = r#"
+rule_files: [alerts.yml]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - series: up{job="tenantry", instance="down"}
+        values: 1x10 0x10
+      - series: up{job="tenantry", instance="well"}
+        values: 1x20
+      - series: tenantry_store_errors_total{instance="full", kind="full"}
+        values: 0x15 1x5
+      - series: tenantry_store_errors_total{instance="well", kind="email_taken"}
+        values: 0+100x20
+      - series: tenantry_http_requests_total{instance="failing", status="500"}
+        values: 0+2x20
+      - series: tenantry_http_requests_total{instance="failing", status="200"}
+        values: 0+98x20
+      - series: tenantry_http_requests_total{instance="well", status="404"}
+        values: 0+100x20
+      - series: tenantry_http_request_duration_seconds_bucket{instance="slow", le="0.5"}
+        values: 0+90x20
+      - series: tenantry_http_request_duration_seconds_bucket{instance="slow", le="2.5"}
+        values: 0+100x20
+      - series: tenantry_http_request_duration_seconds_bucket{instance="slow", le="+Inf"}
+        values: 0+100x20
+      - series: tenantry_store_open_intents{instance="stuck"}
+        values: 1x20
+      - series: tenantry_store_open_intents{instance="well"}
+        values: 0 1 0 1 0x16
+    alert_rule_test:
+"#;
+
+#[test]
+fn alerts_are_raised_by_what_they_are_about_and_by_nothing_else() {
+    let Some(mut promtool) = promtool() else { return };
+    let session = Session::new();
+    session.write("alerts.yml", std::fs::read(contrib("prometheus/alerts.yml")).unwrap());
+    let mut course = COURSE.to_owned();
+    for (alert, labels) in [
+        ("TenantryDown", r#"severity: critical, job: tenantry, instance: down"#),
+        ("TenantryWritesFail", "severity: critical, instance: full, kind: full"),
+        ("TenantryErrors", "severity: warning, instance: failing"),
+        ("TenantrySlow", "severity: warning, instance: slow"),
+        ("TenantryOpenIntents", "severity: warning, instance: stuck"),
+        ("TenantryBusy", ""),
+        ("TenantryLogGrows", ""),
+    ] {
+        course.push_str(&format!("      - eval_time: 18m\n        alertname: {alert}\n        exp_alerts:"));
+        match labels {
+            "" => course.push_str(" []\n"),
+            _ => {
+                let text = std::fs::read_to_string(contrib("prometheus/alerts.yml")).unwrap();
+                let (_, rule) = text.split_once(alert).unwrap();
+                let (_, summary) = rule.split_once("summary: ").unwrap();
+                let summary = summary.lines().next().unwrap().replace("{{ $labels.kind }}", "full");
+                course.push_str(&format!(
+                    "\n          - exp_labels: {{{labels}}}\n            exp_annotations: {{summary: \"{summary}\"}}\n"
+                ));
+            }
+        }
+    }
+    let course = session.write("course.yml", course);
+    let output = promtool.args(["test", "rules"]).arg(course).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
