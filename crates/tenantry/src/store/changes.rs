@@ -151,6 +151,15 @@ impl Store {
     /// # Errors
     ///
     /// `Closed`, `Busy`, `Io`, `Corrupt`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn example(store: tenantry::Store) -> tenantry::Result<()> {
+    /// store.set_logins_in_changes(true).await?;
+    /// assert!(store.are_logins_in_changes().await?);
+    /// # Ok(()) }
+    /// ```
     #[instrument(level = "debug", skip_all)]
     pub async fn are_logins_in_changes(&self) -> Result<bool> {
         self.engine.are_logins_in_changes().await

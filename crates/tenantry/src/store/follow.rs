@@ -66,12 +66,20 @@ impl Follow {
     /// # Errors
     ///
     /// Those of [`Store::follow`].
+    ///
+    /// # Examples
+    ///
+    /// See [`Store::follow`].
     pub async fn next(&mut self) -> Option<Result<Change>> {
         poll_fn(|context| self.follower.poll_next(context)).await
     }
 
     /// Returns the place behind the last change that was yielded, or where the stream began. `None`
     /// if it began with the oldest change, and none was yielded yet.
+    ///
+    /// # Examples
+    ///
+    /// See [`Store::follow`].
     #[must_use]
     pub fn cursor(&self) -> Option<&ChangesCursor> {
         self.follower.cursor()

@@ -138,7 +138,7 @@ fn sixty_four_queued_writes_wait_for_the_disk_once() {
 }
 
 #[test]
-fn what_a_read_allocates_is_what_it_answers_with() {
+fn a_read_allocates_only_what_it_returns() {
     let counted = Counted::new(Durability::Full);
     let store = &counted.store;
     let by_id = allocations::during(|| drop(block_on(store.get(counted.ada.id)).unwrap().unwrap()));

@@ -11,7 +11,7 @@ use crate::world::{ARCHIVE, Model, Op, Place, derived, find_sound, id, stages};
 /// The user is there, and what they brought can't get to its place: it must not be taken for what a
 /// crash has left.
 #[test]
-fn files_that_an_import_still_has_to_move_are_kept_whatever_is_imported_meanwhile() {
+fn a_stage_with_an_intent_is_kept_by_other_imports() {
     let (place, mut model) = (Place::new(), Model::default());
     place.prepare(&mut model, &nested(BOB));
     place.put_archive(&import_chosen());

@@ -392,7 +392,7 @@ impl Recorded {
 }
 
 #[test]
-fn a_power_cut_while_the_log_is_moved_loses_nothing_that_was_answered() {
+fn a_power_cut_during_a_checkpoint_loses_no_write_that_has_returned() {
     let recorded = record(2);
     let moved = &recorded.moved;
     let octets: usize =
@@ -517,14 +517,14 @@ fn fail_each(what: &str, faults: impl IntoIterator<Item = Fault>, places_max: u6
 }
 
 #[test]
-fn a_sync_of_the_database_that_fails_is_noticed_and_loses_nothing_that_was_answered() {
+fn a_failed_sync_of_a_checkpoint_is_noticed_and_loses_no_write_that_has_returned() {
     let fault = |nth, for_good| Fault { kind: Kind::SyncOfDatabase, nth, for_good, code: ffi::SQLITE_IOERR_FSYNC };
     let faults = (0..share(3, 8)).flat_map(|nth| [fault(nth, false), fault(nth, true)]);
     fail_each("a sync of the database", faults, share(2, 30));
 }
 
 #[test]
-fn a_write_to_the_database_that_fails_in_a_round_is_noticed_and_loses_nothing_that_was_answered() {
+fn a_failed_write_of_a_checkpoint_is_noticed_and_loses_no_write_that_has_returned() {
     let fault = |nth, for_good| Fault { kind: Kind::WriteOfDatabase, nth, for_good, code: ffi::SQLITE_IOERR_WRITE };
     let faults = [fault(0, false), fault(0, true), fault(300, false), fault(300, true)];
     fail_each("a write to the database", faults, share(1, 30));

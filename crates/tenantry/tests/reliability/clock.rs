@@ -83,7 +83,7 @@ impl Before {
 
 /// Every operation of the store after the clock has jumped.
 #[test]
-fn whatever_the_clock_is_set_to_nothing_moves_back_and_nobody_is_lost() {
+fn whatever_the_clock_is_set_to_nothing_moves_back_and_no_user_is_lost() {
     let operations: [fn(Jump); 6] = [users, trash, directories, backups, copies, upgrade];
     // At once, since all of them mostly wait for the disk.
     thread::scope(|scope| {

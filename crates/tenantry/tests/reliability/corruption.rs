@@ -426,7 +426,7 @@ fn run_case(stores: &Stores, number: u64) -> (Verdict, Verdict) {
 }
 
 #[test]
-fn damage_is_told_or_does_no_harm() {
+fn damage_is_reported_or_harmless() {
     let stores = Arc::new(Stores::new());
     let count = share(CASES.0, CASES.1) * KINDS.len() as u64;
     let next = Arc::new(AtomicU64::new(0));

@@ -536,7 +536,7 @@ fn meet(left: Option<&Left>, fault: Fault, unknown: Unknown) -> (Became, Result<
 /// Meets every fault there is, from the creation of a store on, from the opening of one that
 /// crashed and from an upgrade, each once and for good.
 #[test]
-fn whatever_fails_whenever_everybody_is_told_what_became_of_it() {
+fn whatever_fails_whenever_every_caller_gets_the_right_result() {
     let (crashed, old) = (Left::by_crash(), Left::by_version_1());
     let watchdog = Watchdog::new();
     let mut became: BTreeMap<Became, u64> = BTreeMap::new();
@@ -573,7 +573,7 @@ fn catch<T>(f: impl FnOnce() -> T) -> Result<T, ()> {
 /// A caller who takes an unknown outcome for a known one is wrong in some of the cases, whichever
 /// it is.
 #[test]
-fn whoever_takes_an_unknown_outcome_for_a_known_one_is_caught() {
+fn an_unknown_outcome_that_is_reported_as_a_known_one_is_caught() {
     let crashed = Left::by_crash();
     for unknown in [Unknown::TakenForNotDone, Unknown::TakenForDone] {
         let (mut points, mut caught) = (0, 0);
@@ -758,7 +758,7 @@ fn go_on_after_a_kill(
 }
 
 #[test]
-fn a_power_cut_after_a_failed_sync_loses_nothing_that_was_answered() {
+fn a_power_cut_after_a_failed_sync_loses_no_write_that_has_returned() {
     for after in [After::Closed, After::ClosedInVain] {
         let cuts = cut_after(after, share(6, 1));
         report(&format!("a power cut after a failed sync, {after:?}"), &cuts);

@@ -711,7 +711,7 @@ fn verify_backups(dir: &Path, answered: &mut Vec<String>, figures: &mut Figures)
 }
 
 #[test]
-fn a_process_that_is_killed_has_lost_nothing_that_it_answered() {
+fn a_killed_process_loses_no_write_that_has_returned() {
     let (kills, next, sum) = (share(100, 10_000), AtomicU64::new(0), Mutex::new(Figures::default()));
     thread::scope(|scope| {
         for _ in 0..STORES_AT_ONCE {
@@ -736,7 +736,7 @@ fn a_process_that_is_killed_has_lost_nothing_that_it_answered() {
 
 /// The harness notices results that come before the commit.
 #[test]
-fn a_planted_answer_before_the_commit_is_noticed() {
+fn a_planted_return_before_the_commit_is_noticed() {
     let noticed = kill_repeatedly(0, 4 * KILLS_OF_A_STORE, true, &mut Figures::default()).unwrap_err();
     assert!(noticed.contains("was answered to be"), "{noticed}");
     report("acknowledging before the commit, planted, is noticed", noticed.split(": ").next().unwrap_or_default());

@@ -658,7 +658,7 @@ fn digest(files: &Files, is_marked: bool) -> [u8; 32] {
 }
 
 #[test]
-fn what_was_answered_is_there_after_a_power_cut() {
+fn a_write_that_has_returned_survives_a_power_cut() {
     let figures = run(SOUND, &[Work::Users, Work::Imports, Work::Upgrade], 12, share(20_000, 500_000));
     report("power cut", &figures);
     assert_eq!(figures.wrong, BTreeMap::new(), "{:#?}", figures.examples);
@@ -669,7 +669,7 @@ fn what_was_answered_is_there_after_a_power_cut() {
 }
 
 #[test]
-fn an_answer_before_the_commit_is_caught() {
+fn a_return_before_the_commit_is_caught() {
     let figures = run(Plan { answer: Answer::BeforeTheCommit, ..PLANTED }, &[Work::Users, Work::Imports], 5, 0);
     report("power cut, answered before the commit", &figures);
     assert!(figures.wrong.contains_key(&Wrong::Lost), "{figures}");

@@ -94,7 +94,7 @@ fn of_many_who_create_one_address_one_succeeds() {
 }
 
 #[test]
-fn a_write_that_was_answered_is_seen_by_every_thread() {
+fn a_write_that_has_returned_is_seen_by_every_thread() {
     let place = SqlitePlace::new();
     let store = place.open();
     thread::scope(|scope| {
@@ -129,7 +129,7 @@ fn a_write_that_was_answered_is_seen_by_every_thread() {
 }
 
 #[test]
-fn callers_wait_for_a_place_in_the_queue_and_are_answered() {
+fn callers_wait_for_a_place_in_the_queue_and_get_their_results() {
     let place = SqlitePlace::new();
     let store = place.open();
     let writer = BlockedWriter::block(&store);
@@ -186,7 +186,7 @@ fn callers_beyond_the_limit_are_turned_away_at_once() {
 }
 
 #[test]
-fn a_future_that_is_dropped_harms_nobody_else() {
+fn a_future_that_is_dropped_harms_no_other_write() {
     let place = SqlitePlace::new();
     let store = place.open();
     let writer = BlockedWriter::block(&store);
@@ -208,7 +208,7 @@ fn a_future_that_is_dropped_harms_nobody_else() {
 }
 
 #[test]
-fn a_close_answers_those_in_the_queue_and_refuses_those_before_it() {
+fn a_close_completes_the_writes_in_the_queue_and_refuses_later_ones() {
     let place = SqlitePlace::new();
     let store = place.open();
     let writer = BlockedWriter::block(&store);
@@ -343,7 +343,7 @@ fn two_stores_on_one_directory_lose_nothing_and_see_each_other() {
 const OF_EACH_CHILD: usize = 150;
 
 #[test]
-fn processes_that_write_at_once_lose_nothing_and_lock_nobody_out() {
+fn processes_that_write_at_once_lose_nothing_and_starve_no_other() {
     let place = SqlitePlace::new();
     let store = place.open();
     let mut children: Vec<Process> = (0..3).map(|_| Process::start("writes", &place.data_dir(), "")).collect();

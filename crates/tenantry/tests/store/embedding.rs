@@ -269,7 +269,7 @@ fn living(store: &Store) -> Vec<String> {
 
 /// The files were gone by the time that the commit refused the purge.
 #[test]
-fn a_purge_that_only_the_commit_would_refuse_loses_nothing_and_holds_up_nobody() {
+fn a_purge_that_only_the_commit_would_refuse_loses_nothing_and_blocks_no_other() {
     let place = SqlitePlace::new();
     let store = place.open();
     run(&store, DEFERRED).unwrap();

@@ -161,7 +161,7 @@ fn a_caller_ends_the_wait_for_a_pipe() {
 
 /// The figures are those of whole files, and grow up to what is in the manifest.
 #[test]
-fn a_caller_is_told_how_much_is_done() {
+fn progress_reports_how_much_is_done() {
     let (place, store, _) = store();
     let told = Arc::new(Mutex::new(Vec::new()));
     let note = Arc::clone(&told);

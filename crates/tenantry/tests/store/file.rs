@@ -39,7 +39,7 @@ fn mode(path: impl AsRef<Path>) -> u32 {
 }
 
 #[test]
-fn the_first_run_makes_everything_for_nobody_else() {
+fn the_first_run_makes_everything_private() {
     for umask in ["022", "000"] {
         let dir = tempfile::tempdir().unwrap();
         let child = Process::start("looks at modes", dir.path(), &format!("umask {umask}"));

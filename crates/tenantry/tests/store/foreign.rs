@@ -99,7 +99,7 @@ fn a_clock_that_panics_fails_its_callers_and_the_store_goes_on() {
 
 /// A result that nobody waits for is dropped on the writer's thread.
 #[test]
-fn an_answer_that_panics_when_it_is_dropped_leaves_the_store_open() {
+fn a_result_that_panics_when_it_is_dropped_leaves_the_store_open() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -152,7 +152,7 @@ fn a_purge_that_a_trigger_fails_did_nothing() {
 
 /// RAISE(ROLLBACK) ends the transaction of all who are in it.
 #[test]
-fn a_trigger_that_rolls_back_harms_nobody_else_in_the_group() {
+fn a_trigger_that_rolls_back_harms_no_other_write_in_the_group() {
     let place = SqlitePlace::new();
     let store = place.open();
     run(&store, NOTES);

@@ -524,7 +524,7 @@ fn directories_that_can_t_be_changed_are_left_with_what_they_hold() {
 }
 
 #[test]
-fn what_is_mounted_in_a_user_s_directory_is_nobody_s_to_remove_or_count() {
+fn a_mount_in_a_user_s_directory_is_neither_removed_nor_counted() {
     let place = SqlitePlace::new();
     let probe = ["-rm", "sh", "-c", "mount -t tmpfs probe \"$0\""];
     let can_mount = Command::new("unshare").args(probe).arg(place.as_ref()).output();

@@ -616,7 +616,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn the_store_answers_as_the_model_does(ops in prop::collection::vec(op(), 1..100)) {
+    fn the_store_returns_the_results_of_the_model(ops in prop::collection::vec(op(), 1..100)) {
         block_on(async {
             let mut run = Run::new().await;
             for op in &ops {

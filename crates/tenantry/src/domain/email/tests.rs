@@ -216,7 +216,7 @@ fn a_subaddress_is_judged_apart_from_the_name() {
 }
 
 #[test]
-fn what_cannot_be_told_apart_in_a_local_part_is_refused() {
+fn a_local_part_that_is_confusable_with_another_is_refused() {
     for (local, expected) in [
         ("i\u{307}da", "a combining mark that can't be seen (U+0307)"),
         ("\u{12f}\u{307}da", "a combining mark that can't be seen (U+0307)"),

@@ -122,7 +122,7 @@ fn is_done(said: &str, op: &Op) -> Option<bool> {
 const CALLS_MAX: usize = 60;
 
 #[test]
-fn a_system_call_that_fails_is_told_and_loses_nothing() {
+fn a_system_call_that_fails_is_reported_and_loses_nothing() {
     if !trace::is_possible() {
         return;
     }

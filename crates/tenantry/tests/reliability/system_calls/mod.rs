@@ -341,7 +341,7 @@ fn judge_all(record: &Record, states: &Mutex<Receiver<(Image, usize)>>, tally: &
 }
 
 #[test]
-fn a_power_cut_loses_nothing_that_was_answered() {
+fn a_power_cut_loses_no_operation_that_has_returned() {
     let mut states = 0;
     for scenario in Scenario::ALL {
         let Some(record) = scenario.record() else { return };

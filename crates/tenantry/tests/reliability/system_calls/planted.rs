@@ -254,7 +254,7 @@ fn a_wait_for_the_disk_that_is_left_out_is_noticed() {
 }
 
 #[test]
-fn an_answer_before_the_wait_for_the_disk_is_noticed() {
+fn a_return_before_the_sync_is_noticed() {
     let kinds: [(&str, Scenario, Kind); 7] = [
         ("create", Scenario::Life, |op| matches!(op, Op::Create { .. })),
         ("storage", Scenario::Life, |op| matches!(op, Op::Storage { .. })),

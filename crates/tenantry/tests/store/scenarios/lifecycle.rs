@@ -20,24 +20,24 @@ use crate::support::{
 };
 
 scenarios! {
-    a_directory_is_made_when_it_is_first_asked_for_and_for_nobody_else,
+    a_directory_is_made_on_first_use_and_private,
     nothing_leaves_a_directory_through_its_handle,
-    a_directory_that_stands_at_a_chosen_path_is_blocked_until_it_is_adopted,
+    a_directory_that_exists_at_a_chosen_path_is_blocked_until_it_is_adopted,
     the_path_of_a_directory_is_where_its_files_are,
     a_deleted_user_leaves_the_address_and_keeps_id_path_and_files,
     the_trash_is_listed_in_the_order_of_deletion,
     a_restored_user_is_who_they_were_with_every_file,
     a_restore_is_refused_if_the_address_is_taken_and_takes_another,
-    a_restore_is_refused_if_something_stands_at_the_path,
+    a_restore_is_refused_if_something_exists_at_the_path,
     a_purge_leaves_nothing_but_the_id_and_the_path_taken,
-    a_purge_by_time_takes_whoever_was_deleted_before,
+    a_purge_by_time_destroys_the_users_deleted_before,
     a_purge_says_how_far_it_is,
     a_closure_cannot_move_a_directory_twice,
     many_at_once_get_the_same_new_directory,
     operations_on_the_same_user_in_one_group_happen_one_after_the_other,
     many_deletions_at_once_move_every_directory,
     threads_that_delete_and_restore_the_same_users_never_get_in_each_others_way,
-    whoever_signs_in_with_an_address_from_the_trash_is_new,
+    a_sign_in_with_an_address_from_the_trash_creates_a_user,
     an_import_takes_no_id_from_the_trash,
 }
 
@@ -113,7 +113,7 @@ pub(super) fn brought(bench: &Bench, at: &str) -> PathBuf {
     dir
 }
 
-async fn a_directory_is_made_when_it_is_first_asked_for_and_for_nobody_else(bench: &mut Bench) {
+async fn a_directory_is_made_on_first_use_and_private(bench: &mut Bench) {
     let store = &bench.store;
     let ada = create(store, "ada@example.com").await;
     let bob = store.create(new_user_at("bob@example.com", "customers/north/bob")).await.unwrap();
@@ -163,7 +163,7 @@ async fn nothing_leaves_a_directory_through_its_handle(bench: &mut Bench) {
     assert_clean(bench).await;
 }
 
-async fn a_directory_that_stands_at_a_chosen_path_is_blocked_until_it_is_adopted(bench: &mut Bench) {
+async fn a_directory_that_exists_at_a_chosen_path_is_blocked_until_it_is_adopted(bench: &mut Bench) {
     let store = &bench.store;
     let ada = store.create(new_user_at("ada@example.com", "customers/ada")).await.unwrap();
     fs::create_dir_all(directory(bench, &ada)).unwrap();
@@ -335,7 +335,7 @@ async fn a_restore_is_refused_if_the_address_is_taken_and_takes_another(bench: &
     assert_clean(bench).await;
 }
 
-async fn a_restore_is_refused_if_something_stands_at_the_path(bench: &mut Bench) {
+async fn a_restore_is_refused_if_something_exists_at_the_path(bench: &mut Bench) {
     let store = &bench.store;
     let ada = with_file_at(store, "ada@example.com", "customers/ada").await;
     store.delete(ada.id).await.unwrap();
@@ -415,7 +415,7 @@ async fn a_purge_leaves_nothing_but_the_id_and_the_path_taken(bench: &mut Bench)
     assert_clean(bench).await;
 }
 
-async fn a_purge_by_time_takes_whoever_was_deleted_before(bench: &mut Bench) {
+async fn a_purge_by_time_destroys_the_users_deleted_before(bench: &mut Bench) {
     let Bench { store, clock, .. } = bench;
     let mut users = Vec::new();
     for number in 0..6 {
@@ -629,7 +629,7 @@ async fn threads_that_delete_and_restore_the_same_users_never_get_in_each_others
     assert_clean(bench).await;
 }
 
-async fn whoever_signs_in_with_an_address_from_the_trash_is_new(bench: &mut Bench) {
+async fn a_sign_in_with_an_address_from_the_trash_creates_a_user(bench: &mut Bench) {
     let store = &bench.store;
     let ada = with_file(store, "ada@example.com").await;
     store.delete(ada.id).await.unwrap();

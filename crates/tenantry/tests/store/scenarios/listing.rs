@@ -11,7 +11,7 @@ scenarios! {
     a_listing_is_in_the_order_of_creation,
     a_page_holds_fifty_unless_said_otherwise,
     a_limit_outside_of_1_to_1000_is_refused,
-    pages_meet_everybody_once_whatever_is_created_and_deleted_meanwhile,
+    pages_return_every_user_once_whatever_is_created_and_deleted_in_between,
     a_user_created_after_the_last_one_was_deleted_is_not_skipped,
     a_cursor_is_read_back_and_outlives_a_restart,
     nothing_but_a_cursor_is_read_as_one,
@@ -67,7 +67,7 @@ async fn a_limit_outside_of_1_to_1000_is_refused(bench: &mut Bench) {
     }
 }
 
-async fn pages_meet_everybody_once_whatever_is_created_and_deleted_meanwhile(bench: &mut Bench) {
+async fn pages_return_every_user_once_whatever_is_created_and_deleted_in_between(bench: &mut Bench) {
     let store = &bench.store;
     let mut stayed = Vec::new();
     for number in 0..20 {

@@ -18,12 +18,12 @@ scenarios! {
     a_write_closure_that_panics_did_nothing_and_the_store_goes_on,
     a_write_closure_goes_on_after_an_operation_that_failed,
     a_transaction_has_one_time,
-    an_import_that_may_not_conflict_answers_the_conflict,
+    an_upsert_that_may_not_conflict_returns_the_conflict,
     an_import_that_skips_leaves_users_as_they_are,
     an_import_that_updates_brings_what_can_change,
     an_import_that_updates_refuses_what_is_fixed,
     a_closed_store_refuses_everything,
-    what_was_answered_is_there_after_a_restart,
+    a_write_that_has_returned_survives_a_restart,
 }
 
 async fn each_row_of_many_has_its_own_outcome(bench: &mut Bench) {
@@ -238,7 +238,7 @@ async fn import(store: &Store, row: &NewUser, on_conflict: OnConflict) -> Result
 
 const EVERY_ON_CONFLICT: [OnConflict; 3] = [OnConflict::Fail, OnConflict::Skip, OnConflict::Update];
 
-async fn an_import_that_may_not_conflict_answers_the_conflict(bench: &mut Bench) {
+async fn an_upsert_that_may_not_conflict_returns_the_conflict(bench: &mut Bench) {
     let store = &bench.store;
     for (number, on_conflict) in EVERY_ON_CONFLICT.into_iter().enumerate() {
         let row = new_user_at(&format!("u{number}@example.com"), &format!("u{number}"));
@@ -375,7 +375,7 @@ async fn a_closed_store_refuses_everything(bench: &mut Bench) {
     assert_eq!(bench.store.get(ada.id).await.unwrap(), Some(ada));
 }
 
-async fn what_was_answered_is_there_after_a_restart(bench: &mut Bench) {
+async fn a_write_that_has_returned_survives_a_restart(bench: &mut Bench) {
     assert!(bench.store.was_created());
     let ada = create(&bench.store, "ada@example.com").await;
     bench.store.record_login(ada.id).await.unwrap();

@@ -8,7 +8,7 @@ use crate::support::{Bench, email, kind, new_user, new_user_at, numbered_id, tim
 scenarios! {
     a_created_user_is_read_back_by_id_and_by_any_spelling_of_the_address,
     whatever_a_new_user_brings_is_kept,
-    nobody_is_found_where_nobody_is,
+    a_lookup_of_a_missing_user_returns_none,
     users_are_counted,
     an_address_belongs_to_one_user_in_every_spelling,
     an_id_belongs_to_one_user,
@@ -163,7 +163,7 @@ async fn whatever_a_new_user_brings_is_kept(bench: &mut Bench) {
     assert_eq!(Some(bob.updated_at), created_at);
 }
 
-async fn nobody_is_found_where_nobody_is(bench: &mut Bench) {
+async fn a_lookup_of_a_missing_user_returns_none(bench: &mut Bench) {
     let store = &bench.store;
     let nobody = numbered_id(9_999);
     assert_eq!(store.get(nobody).await.unwrap(), None);
