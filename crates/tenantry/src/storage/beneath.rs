@@ -446,6 +446,22 @@ mod tests {
         assert_eq!(walk(&at, c"a/../a", FLAGS, Mounts::Enter).unwrap_err(), Errno::XDEV);
     }
 
+    /// A child process would keep a lock on it otherwise.
+    #[test]
+    fn no_descriptor_is_left_to_a_child_process() {
+        let (dir, at) = dir();
+        std_fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        let opened = [
+            open_dir(&at, c"a/b", Mounts::Refuse).unwrap(),
+            open_path(&at, c"a/b").unwrap(),
+            walk(&at, c"a/b", DIRECTORY, Mounts::Refuse).unwrap(),
+            make_dir(&at, c"new", Ownership::default(), "a test").unwrap(),
+        ];
+        for dir in opened {
+            assert!(rustix::io::fcntl_getfd(dir).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        }
+    }
+
     #[test]
     fn both_ways_of_opening_see_another_mount() {
         let root = fs::open("/", FLAGS, Mode::empty()).unwrap();

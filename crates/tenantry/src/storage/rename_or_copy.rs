@@ -29,6 +29,11 @@
 //! that is written until then, and the copy is made again, a few times. Writes between the
 //! comparison and the removal are lost, as are writes through descriptors that stay open, which a
 //! rename would have preserved.
+//!
+//! Rejected: a copy that is made before the lock is taken. Another process that opens the store
+//! meanwhile executes the same intent, so the copy directory would need a lock of its own. Under
+//! the lock the comparison would still read everything, because the times of a file don't show
+//! writes through a mapping. And the writes of this process wait for its writer's thread in any case.
 
 use std::ffi::{CStr, CString};
 use std::io;
