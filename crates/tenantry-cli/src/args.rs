@@ -171,7 +171,7 @@ pub(crate) enum UserCommand {
         /// The id or the email address
         user: String,
     },
-    /// List users in the order of creation
+    /// List users, in the order of creation or of logins
     #[command(visible_alias = "ls")]
     List(List),
     /// Change a user
@@ -590,11 +590,32 @@ pub(crate) struct List {
     /// Continue where a listing ended
     #[arg(long, value_name = "CURSOR")]
     pub(crate) cursor: Option<String>,
+    /// The order of the users
+    #[arg(long, value_name = "ORDER", default_value = "created")]
+    pub(crate) sort: Sort,
     /// List all users, not just the first --limit
     #[arg(long)]
     pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) filter: FilterArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sort {
+    /// In the order of creation
+    Created,
+    /// By the last login, or the creation of users who never logged in: those first who have been
+    /// away longest
+    LastLogin,
+}
+
+impl From<Sort> for tenantry::Order {
+    fn from(sort: Sort) -> Self {
+        match sort {
+            Sort::Created => Self::Creation,
+            Sort::LastLogin => Self::LastLogin,
+        }
+    }
 }
 
 /// Which users: those who meet all conditions.

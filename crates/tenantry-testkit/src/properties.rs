@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use futures_lite::future::block_on;
 use tenantry::{
-    BackupOptions, Cursor, Email, Error, ErrorKind, ListQuery, NewUser, StoragePath, Store, User, UserId, check,
+    BackupOptions, Cursor, Email, Error, ErrorKind, ListQuery, NewUser, Order, StoragePath, Store, User, UserId, check,
     restore_backup, verify_backup,
 };
 
@@ -137,7 +137,9 @@ pub fn cursor(store: &Store, input: &[u8]) -> bool {
     match text.parse::<Cursor>() {
         Ok(cursor) => {
             assert_eq!(cursor.to_string(), text);
-            let page = block_on(store.list(&ListQuery { cursor: Some(cursor), ..ListQuery::default() })).unwrap();
+            let order = if text.starts_with("2-") { Order::LastLogin } else { Order::Creation };
+            let query = ListQuery { cursor: Some(cursor), order, ..ListQuery::default() };
+            let page = block_on(store.list(&query)).unwrap();
             assert!(page.users.is_empty() && page.next_cursor.is_none());
             true
         }

@@ -124,7 +124,7 @@ pub use domain::attributes::Attributes;
 pub use domain::change::{Change, ChangeKind, ChangePage, ChangesCursor, HistoryPage};
 pub use domain::email::Email;
 pub use domain::fields::InvalidField;
-pub use domain::list::{Cursor, Filter, ListQuery, Page};
+pub use domain::list::{Cursor, Filter, ListQuery, Order, Page};
 pub use domain::profile::{ExternalId, Name};
 pub use domain::scope::{Scope, Scopes};
 pub use domain::set::Set;

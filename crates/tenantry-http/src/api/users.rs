@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tenantry::{
-    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, Filter, ListQuery, Name, NewUser, Page, Scope, Set,
+    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, Filter, ListQuery, Name, NewUser, Order, Page, Scope, Set,
     SignIn, Timestamp, User, UserId, UserUpdate,
 };
 use utoipa::{IntoParams, ToSchema};
@@ -63,6 +63,10 @@ struct ListParameters {
     /// Only users who never logged in.
     #[serde(default)]
     never_logged_in: bool,
+    /// The order: `creation`, or `last_login` for those first who have been away longest.
+    #[serde(default)]
+    #[param(inline, default = "creation")]
+    order: Order,
     /// Only users who are suspended, or with `false` who aren't.
     suspended: Option<bool>,
 }
@@ -81,6 +85,7 @@ async fn list(
     let query = ListQuery {
         limit: list.limit,
         cursor: list.cursor,
+        order: list.order,
         filter: Filter {
             created_after: list.created_after,
             created_before: list.created_before,

@@ -7,9 +7,9 @@ use crate::{ChangesCursor, Error, ErrorKind, ExternalId, Result, Timestamp, User
 
 /// Which users to list, how many at a time, and from where on.
 ///
-/// Users are listed in the order in which they were created in this store, so that a page never
-/// repeats or skips a user, whatever happens between two pages. It isn't always the order of
-/// `created_at`, which an import sets and which follows a clock that may jump.
+/// By default users are listed in the order in which they were created in this store, so that a
+/// page never repeats or skips a user, whatever happens between two pages. It isn't always the
+/// order of `created_at`, which an import sets and which follows a clock that may jump.
 ///
 /// # Examples
 ///
@@ -33,6 +33,26 @@ pub struct ListQuery {
     pub cursor: Option<Cursor>,
     /// Which users to list.
     pub filter: Filter,
+    /// The order of the users.
+    pub order: Order,
+}
+
+/// The order in which users are listed.
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Order {
+    /// The order of creation.
+    #[default]
+    Creation,
+    /// The last login or, of users who never logged in, the creation; those come first who have
+    /// been away longest.
+    ///
+    /// No index has this order, since every login would have to change it: each page walks all
+    /// users, whatever its size. A user who logs in between two pages moves to the end, and so may
+    /// be listed again.
+    LastLogin,
 }
 
 impl ListQuery {
@@ -45,13 +65,13 @@ impl ListQuery {
         if !(1..=Self::MAX_LIMIT).contains(&self.limit) {
             return Err(Error::new(ErrorKind::InvalidQuery, "the limit of a page is 1 to 1000 users"));
         }
-        Ok(())
+        self.cursor.map_or(Ok(()), |cursor| cursor.check(self.order))
     }
 }
 
 impl Default for ListQuery {
     fn default() -> Self {
-        Self { limit: Self::DEFAULT_LIMIT, cursor: None, filter: Filter::default() }
+        Self { limit: Self::DEFAULT_LIMIT, cursor: None, filter: Filter::default(), order: Order::default() }
     }
 }
 
@@ -145,32 +165,54 @@ pub struct Page {
     pub changes_cursor: ChangesCursor,
 }
 
-/// A place in the order of creation, between two users ([keyset
+/// A place in an order, between two users ([keyset
 /// pagination](https://use-the-index-luke.com/no-offset)).
 ///
-/// Its text is opaque, and is kept to be passed back.
+/// Its text is opaque, and is kept to be passed back, for the same order.
 ///
 /// It stays valid across restarts, upgrades and changes to the data, even after the user that it
 /// points behind is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
     after_seq: i64,
+    /// In the order of logins, the time of the last login or of the creation, in microseconds.
+    after_login: Option<i64>,
 }
 
 impl Cursor {
     pub(crate) fn after(seq: i64) -> Self {
-        Self { after_seq: seq }
+        Self { after_seq: seq, after_login: None }
+    }
+
+    /// Returns the place behind a user with this login in the order of logins.
+    pub(crate) fn after_login(login: i64, seq: i64) -> Self {
+        Self { after_seq: seq, after_login: Some(login) }
     }
 
     pub(crate) fn seq(self) -> i64 {
         self.after_seq
+    }
+
+    pub(crate) fn login(self) -> Option<i64> {
+        self.after_login
+    }
+
+    /// Fails if the place is one in another order.
+    pub(crate) fn check(self, order: Order) -> Result<()> {
+        if self.after_login.is_some() != (order == Order::LastLogin) {
+            return Err(Error::new(ErrorKind::InvalidCursor, "a cursor of another order"));
+        }
+        Ok(())
     }
 }
 
 /// Writes the number of the format and then the place, so that a later format can be distinguished.
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "1-{:016x}", self.after_seq)
+        match self.after_login {
+            None => write!(f, "1-{:016x}", self.after_seq),
+            Some(login) => write!(f, "2-{login:016x}-{:016x}", self.after_seq),
+        }
     }
 }
 
@@ -181,13 +223,27 @@ impl FromStr for Cursor {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let digits = text.strip_prefix("1-").filter(|digits| digits.len() == 16);
-        let lower_hex = digits.filter(|digits| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
-        lower_hex
-            .and_then(|digits| i64::from_str_radix(digits, 16).ok())
-            .map(Self::after)
-            .ok_or_else(|| Error::new(ErrorKind::InvalidCursor, "not a cursor of this store"))
+        let place = match text.split_once('-') {
+            Some(("1", seq)) => number(seq).map(Self::after),
+            Some(("2", place)) => place
+                .split_once('-')
+                // A time before 1970 has the digits of the two's complement.
+                .and_then(|(login, seq)| Some((bits(login)?.cast_signed(), number(seq)?)))
+                .map(|(login, seq)| Self::after_login(login, seq)),
+            _ => None,
+        };
+        place.ok_or_else(|| Error::new(ErrorKind::InvalidCursor, "not a cursor of this store"))
     }
+}
+
+/// Parses the place of a user in the order of creation.
+fn number(digits: &str) -> Option<i64> {
+    bits(digits).and_then(|bits| i64::try_from(bits).ok())
+}
+
+fn bits(digits: &str) -> Option<u64> {
+    let is_hex = digits.len() == 16 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_hex.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
 }
 
 impl Serialize for Cursor {
@@ -224,10 +280,33 @@ mod tests {
             let cursor = Cursor::after(seq);
             assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
         }
+        for login in [i64::MIN, -1, 0, i64::MAX] {
+            let cursor = Cursor::after_login(login, 42);
+            assert_eq!(cursor.to_string().parse::<Cursor>().unwrap(), cursor);
+        }
+        for text in [
+            "2--000000000000002a",
+            "2-000000000000002a-8000000000000000",
+            "2-2a-2a",
+            "1-000000000000002a-000000000000002a",
+        ] {
+            assert_eq!(text.parse::<Cursor>().unwrap_err().kind(), ErrorKind::InvalidCursor, "{text}");
+        }
         for text in
             ["", "1-", "42", "1-000000000000002A", "2-000000000000002a", "1-8000000000000000", "1-+00000000000002a"]
         {
             assert_eq!(text.parse::<Cursor>().unwrap_err().kind(), ErrorKind::InvalidCursor, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_of_another_order_is_refused() {
+        let query = |cursor, order| ListQuery { cursor: Some(cursor), order, ..ListQuery::default() };
+        let (created, login) = (Cursor::after(1), Cursor::after_login(1, 1));
+        query(created, Order::Creation).check().unwrap();
+        query(login, Order::LastLogin).check().unwrap();
+        for query in [query(login, Order::Creation), query(created, Order::LastLogin)] {
+            assert_eq!(query.check().unwrap_err().kind(), ErrorKind::InvalidCursor);
         }
     }
 

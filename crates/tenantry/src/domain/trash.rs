@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, ListQuery, Name, Result, StoragePath, Timestamp, User,
-    UserId,
+    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, ListQuery, Name, Order, Result, StoragePath, Timestamp,
+    User, UserId,
 };
 
 /// A deleted user, who can be restored until they are purged.
@@ -87,7 +87,7 @@ impl TrashQuery {
         if !(1..=ListQuery::MAX_LIMIT).contains(&self.limit) {
             return Err(Error::new(ErrorKind::InvalidQuery, "the limit of a page is 1 to 1000 users"));
         }
-        Ok(())
+        self.cursor.map_or(Ok(()), |cursor| cursor.check(Order::Creation))
     }
 }
 

@@ -12,6 +12,7 @@ use super::open::OpenReport;
 use super::open::connect::journal_mode;
 use super::open::write_image::write_image;
 use super::readers::Readers;
+use super::rows::by_login::LoginListing;
 use super::rows::changes::History;
 use super::rows::counting::Counting;
 use super::rows::listing::Listing;
@@ -28,8 +29,8 @@ use crate::ops::users::confusables;
 use crate::options::Options;
 use crate::storage::Storage;
 use crate::{
-    Actor, Ambient, Authentication, ChangePage, ChangesCursor, Email, Error, Filter, HistoryPage, ListQuery, Page,
-    ReadTx, Result, Timestamp, Token, TrashPage, TrashQuery, TrashedUser, Usage, User, UserId, WriteTx,
+    Actor, Ambient, Authentication, ChangePage, ChangesCursor, Email, Error, Filter, HistoryPage, ListQuery, Order,
+    Page, ReadTx, Result, Timestamp, Token, TrashPage, TrashQuery, TrashedUser, Usage, User, UserId, WriteTx,
 };
 
 /// The description of a store's database.
@@ -228,6 +229,10 @@ impl Engine {
     /// between, with one by a search.
     pub(crate) async fn list(&self, query: &ListQuery) -> Result<Page> {
         let listed = async {
+            if query.order == Order::LastLogin {
+                let mut listing = LoginListing::new(query)?;
+                return self.searches.run(move |tx| tx.advance_by_login(&mut listing)).await;
+            }
             let mut listing = Listing::new(query)?;
             if query.filter.is_empty()
                 && let Some(page) = self.readers.read_one(|tx| tx.advance(&mut listing))?

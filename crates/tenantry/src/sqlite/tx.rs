@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::error::Fault;
+use super::rows::by_login::LoginListing;
 use super::rows::changes::History;
 use super::rows::counting::Counting;
 use super::rows::listing::Listing;
@@ -20,8 +21,8 @@ use crate::domain::intent::{Action, Intent, Pending};
 use crate::domain::token::TokenDigest;
 use crate::storage::Storage;
 use crate::{
-    Actor, ChangeKind, ChangePage, ChangesCursor, Email, Error, Filter, HistoryPage, ListQuery, NewToken, Page, Result,
-    StoragePath, Timestamp, Token, TrashPage, TrashQuery, TrashedUser, Usage, User, UserId,
+    Actor, ChangeKind, ChangePage, ChangesCursor, Email, Error, Filter, HistoryPage, ListQuery, NewToken, Order, Page,
+    Result, StoragePath, Timestamp, Token, TrashPage, TrashQuery, TrashedUser, Usage, User, UserId,
 };
 
 /// A connection to read by. All reads within one transaction see the same state.
@@ -70,6 +71,12 @@ impl<'c> Snapshot<'c> {
         }
     }
 
+    /// Runs the next step of a listing in the order of logins. Returns the page when it is
+    /// complete.
+    pub(super) fn advance_by_login(&self, listing: &mut LoginListing) -> Result<Option<Page>> {
+        listing.advance(self.conn)
+    }
+
     /// Runs the next step of a count, and returns it if it is complete.
     pub(super) fn advance_count(&self, counting: &mut Counting) -> Result<Option<u64>> {
         counting.advance(self.conn)
@@ -99,6 +106,14 @@ impl<'c> Snapshot<'c> {
     }
 
     pub(crate) fn page(&self, query: &ListQuery) -> Result<Page> {
+        if query.order == Order::LastLogin {
+            let mut listing = LoginListing::new(query)?;
+            loop {
+                if let Some(page) = listing.advance(self.conn)? {
+                    return Ok(page);
+                }
+            }
+        }
         let mut listing = Listing::new(query)?;
         loop {
             if let Some(page) = listing.advance(self.conn)? {

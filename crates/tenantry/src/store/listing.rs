@@ -12,6 +12,9 @@ impl Store {
     /// exists all the time, whatever is created and deleted in between, and at the end those who
     /// were created since.
     ///
+    /// With [`Order::LastLogin`](crate::Order) those come first who have been away longest; then
+    /// each page walks all users.
+    ///
     /// A page without a filter is read on the calling thread. One with a filter is searched for on
     /// a thread of the store's own, and the search ends when the future is dropped.
     ///

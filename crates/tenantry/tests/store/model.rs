@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use tenantry::{
-    Ambient, Cursor, Durability, Email, ErrorKind, Filter, ListQuery, NewUser, Set, SignIn, StoragePath, Store,
+    Ambient, Cursor, Durability, Email, ErrorKind, Filter, ListQuery, NewUser, Order, Set, SignIn, StoragePath, Store,
     Timestamp, User, UserId, UserUpdate,
 };
 
@@ -108,6 +108,7 @@ struct Listing {
     never_logged_in: bool,
     suspended: Option<bool>,
     external_id: Option<&'static str>,
+    by_login: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -207,7 +208,7 @@ fn listing() -> impl Strategy<Value = Listing> {
         rarely(seconds()),
         prop::bool::weighted(0.2),
         rarely(any::<bool>()),
-        rarely(select(&EXTERNAL_IDS[..])),
+        (rarely(select(&EXTERNAL_IDS[..])), any::<bool>()),
     )
         .prop_map(
             |(
@@ -219,7 +220,7 @@ fn listing() -> impl Strategy<Value = Listing> {
                 inactive_since_s,
                 never_logged_in,
                 suspended,
-                external_id,
+                (external_id, by_login),
             )| Listing {
                 limit,
                 prefix,
@@ -230,6 +231,7 @@ fn listing() -> impl Strategy<Value = Listing> {
                 never_logged_in,
                 suspended,
                 external_id,
+                by_login,
             },
         )
 }
@@ -399,7 +401,11 @@ impl Model {
                 && listing.suspended.is_none_or(|is_suspended| user.suspended_at.is_some() == is_suspended)
                 && listing.external_id.is_none_or(|id| user.external_id.as_ref().is_some_and(|of| of.as_str() == id))
         };
-        self.users.iter().filter(meets).cloned().collect()
+        let mut users: Vec<User> = self.users.iter().filter(meets).cloned().collect();
+        if listing.by_login {
+            users.sort_by_key(|user| user.last_login_at.unwrap_or(user.created_at));
+        }
+        users
     }
 }
 
@@ -563,6 +569,7 @@ impl Run {
         let mut query = ListQuery {
             limit: listing.limit,
             cursor: None,
+            order: if listing.by_login { Order::LastLogin } else { Order::Creation },
             filter: Filter {
                 email_prefix: listing.prefix.map(|(prefix, _)| prefix.to_owned()),
                 email_contains: listing.part.map(|(part, _)| part.to_owned()),
@@ -600,6 +607,7 @@ impl Run {
             never_logged_in: false,
             suspended: None,
             external_id: None,
+            by_login: false,
         };
         self.check_listing(&everybody).await;
         assert_eq!(self.store.count().await.unwrap(), self.model.users.len() as u64);

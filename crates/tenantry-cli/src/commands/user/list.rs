@@ -15,6 +15,7 @@ pub(super) async fn run(dir: &DataDir, format: Format<'_>, args: List) -> Result
         limit: args.limit.into(),
         cursor: args.cursor.map(|cursor| cursor.parse::<Cursor>()).transpose()?,
         filter: args.filter.parse()?,
+        order: args.sort.into(),
     };
     let store = dir.open().await?;
     let printed = print(&store, format, query, all).await;

@@ -26,7 +26,7 @@ impl Counting {
         let mut selection = Selection::new(Value::Integer(0), filter)?;
         let has_prefix = selection.prefix(filter)?;
         let sql = match &has_prefix {
-            Some(has_prefix) => selection.prefix_count(has_prefix),
+            Some(has_prefix) => selection.with_prefix("count(*)", has_prefix),
             None => selection.filtered_walk("seq"),
         };
         let Selection { values, needle, .. } = selection;

@@ -3,6 +3,7 @@
 // First, since its macros are for those below.
 #[macro_use]
 mod columns;
+pub(super) mod by_login;
 pub(super) mod changes;
 pub(super) mod counting;
 pub(super) mod intents;

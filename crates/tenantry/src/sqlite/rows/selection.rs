@@ -51,9 +51,14 @@ impl Selection {
     }
 
     /// Adds a value, and returns the number of its parameter.
-    fn bind(&mut self, value: impl Into<Value>) -> usize {
+    pub(super) fn bind(&mut self, value: impl Into<Value>) -> usize {
         self.values.push(value.into());
         self.values.len()
+    }
+
+    /// Adds a condition.
+    pub(super) fn add(&mut self, condition: String) {
+        self.conditions.push(condition);
     }
 
     fn add_filter(&mut self, filter: &Filter) -> Result<()> {
@@ -147,9 +152,9 @@ impl Selection {
         )
     }
 
-    /// Returns the statement that counts the users with a prefix.
-    pub(super) fn prefix_count(&self, has_prefix: &str) -> String {
-        format!("SELECT count(*) FROM users WHERE {has_prefix}{} AND +seq > ?1", self.matches())
+    /// Returns the statement on all users with a prefix, in any order.
+    pub(super) fn with_prefix(&self, columns: &str, has_prefix: &str) -> String {
+        format!("SELECT {columns} FROM users WHERE {has_prefix}{} AND +seq > ?1", self.matches())
     }
 
     /// Returns the statement that finds the user whose id is ?1 if they meet the filter.

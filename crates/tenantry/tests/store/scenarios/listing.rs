@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tenantry::{Ambient, ErrorKind, Filter, ListQuery, NewUser, Store, User};
+use tenantry::{Ambient, ErrorKind, Filter, ListQuery, NewUser, Order, Store, User};
 
 use super::create;
 use crate::support::{Bench, addresses, all, kind, new_user, only, page_of};
@@ -20,6 +20,7 @@ scenarios! {
     a_listing_by_a_part_looks_at_the_key_and_at_the_address,
     a_listing_by_creation_includes_the_start_and_excludes_the_end,
     a_listing_of_the_inactive_counts_from_the_creation_for_who_never_logged_in,
+    a_listing_by_login_begins_with_who_was_away_longest,
     conditions_are_met_all_of_them,
     a_filter_that_few_users_meet_finds_them_behind_many_others,
     a_search_finds_what_a_walk_through_all_users_finds,
@@ -288,6 +289,43 @@ async fn a_listing_of_the_inactive_counts_from_the_creation_for_who_never_logged
 
     let never = all(store, only(Filter { never_logged_in: true, ..Filter::default() })).await;
     assert_eq!(addresses(&never), ["old@example.com", "young@example.com"]);
+}
+
+async fn a_listing_by_login_begins_with_who_was_away_longest(bench: &mut Bench) {
+    let Bench { store, clock, .. } = bench;
+    // More than two steps of the walk, of whom many came at one time.
+    let users = (0..9_000).map(|number| new_user(&format!("u{number}@example.com"))).collect();
+    let users: Vec<User> = store.create_many(users).await.unwrap().into_iter().map(Result::unwrap).collect();
+    clock.forward(10);
+    let last = create(store, "last@example.com").await;
+    for number in [0, 8_999] {
+        clock.forward(10);
+        store.record_login(users[number].id).await.unwrap();
+    }
+    let by_login = |limit| ListQuery { limit, order: Order::LastLogin, ..ListQuery::default() };
+    let mut expected: Vec<_> = users[1..8_999].iter().map(|user| user.id).collect();
+    expected.extend([last.id, users[0].id, users[8_999].id]);
+    for limit in [999, 1_000] {
+        let listed: Vec<_> = all(store, by_login(limit)).await.iter().map(|user| user.id).collect();
+        assert!(listed == expected, "{limit}");
+    }
+    // Whoever logs in between two pages comes again at the end, and nobody else is missed.
+    let first = store.list(&by_login(1_000)).await.unwrap();
+    clock.forward(10);
+    store.record_login(first.users[5].id).await.unwrap();
+    store.delete(users[8_000].id).await.unwrap();
+    let rest = ListQuery { cursor: first.next_cursor, ..by_login(1_000) };
+    let rest: Vec<_> = all(store, rest).await.iter().map(|user| user.id).collect();
+    expected.retain(|id| *id != users[8_000].id);
+    expected.push(first.users[5].id);
+    assert!(rest == expected[1_000..]);
+    let filter = Filter { email_prefix: Some("u899".into()), email_contains: Some("9@".into()), ..Filter::default() };
+    let some = all(store, ListQuery { filter, ..by_login(1) }).await;
+    assert_eq!(addresses(&some), ["u899@example.com", "u8999@example.com"]);
+    let read = store.read(move |tx| tx.list(&by_login(2))).await.unwrap();
+    assert_eq!(addresses(&read.users), ["u1@example.com", "u2@example.com"]);
+    let other = ListQuery { cursor: read.next_cursor, ..ListQuery::default() };
+    assert_eq!(kind(store.list(&other).await), ErrorKind::InvalidCursor);
 }
 
 async fn conditions_are_met_all_of_them(bench: &mut Bench) {
