@@ -171,7 +171,7 @@ pub(crate) enum UserCommand {
         /// The id or the email address
         user: String,
     },
-    /// List users, in the order of creation or of logins
+    /// List users in the order of creation, or of logins
     #[command(visible_alias = "ls")]
     List(List),
     /// Change a user

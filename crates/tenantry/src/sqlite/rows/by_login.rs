@@ -1,7 +1,8 @@
 //! A page in the order of logins: of a walk along all users, those who come first.
 //!
-//! Rejected: an index on the time of the last login. Each login would move an entry of it to another
-//! page, while now it changes one page of the table. Whoever lists by logins does so now and then.
+//! Rejected: an index on the time of the last login. Each login would move an entry of it to
+//! another page, while now it changes one page of the table, and a listing by logins is asked for
+//! now and then.
 
 use std::collections::BTreeSet;
 
