@@ -65,3 +65,17 @@ impl Flag {
         if self.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_ends_when_its_request_is_dropped() {
+        let ended = Ended::when_dropped();
+        let flag = ended.flag();
+        assert_eq!(flag.flow(), ControlFlow::Continue(()));
+        drop(ended);
+        assert_eq!(flag.flow(), ControlFlow::Break(()));
+    }
+}

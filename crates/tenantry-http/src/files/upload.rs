@@ -222,6 +222,18 @@ mod tests {
         Conditions::of(headers).unwrap()
     }
 
+    /// The kernel would take the time of its last tick, which other contents have as well.
+    #[test]
+    fn an_upload_is_modified_when_it_is_complete_to_the_microsecond() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open_ambient_dir(root.path(), ambient_authority()).unwrap();
+        let mut upload = Upload::begin(&dir, "", Expected::default()).unwrap();
+        upload.write_all(b"content").unwrap();
+        let before = Timestamp::now();
+        let complete = upload.finish().unwrap();
+        assert!(Timestamp::from(complete.0.file.metadata().unwrap().modified().unwrap()) >= before);
+    }
+
     /// On file systems without `O_TMPFILE`, such as those of FUSE.
     #[test]
     fn an_upload_with_a_name_is_renamed_and_removed_if_it_fails() {

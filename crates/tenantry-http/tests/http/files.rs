@@ -638,6 +638,19 @@ async fn reading_makes_no_directory() {
     assert_eq!(ada.api.store.users_with_directory().await.unwrap(), []);
 }
 
+/// An application may have the API below a path of its own.
+#[tokio::test]
+async fn a_nested_router_finds_the_path_of_a_file() {
+    let ada = Ada::new().await;
+    ada.put("dir/notes%20.txt", "hello").await;
+    let router = axum::Router::new().nest("/api/users", ada.api.router());
+    let request = Request::get(format!("/api/users{}/files/dir/notes%20.txt", ada.path));
+    let mut request = request.body(Body::empty()).unwrap();
+    request.extensions_mut().insert(Caller::new("test", Scopes::all()));
+    let response = router.oneshot(request).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+}
+
 #[tokio::test]
 async fn a_listing_is_followed_to_its_end_in_the_order_of_names() {
     let ada = Ada::new().await;

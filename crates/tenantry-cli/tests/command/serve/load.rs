@@ -11,7 +11,7 @@ use super::{Service, local};
 use crate::{Session, wait_until};
 
 /// What docs/operating.md names: the most memory that a service takes under all of this.
-const MEMORY_MAX_KIB: u64 = 150 << 10;
+pub(super) const MEMORY_MAX_KIB: u64 = 150 << 10;
 
 /// Connections of each kind, which take a descriptor in this process too.
 struct Numbers {
@@ -38,7 +38,7 @@ impl Numbers {
 }
 
 /// Returns the most memory that a process had, in KiB.
-fn memory_kib(pid: u32) -> u64 {
+pub(super) fn memory_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse().unwrap()

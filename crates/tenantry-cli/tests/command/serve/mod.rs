@@ -1,5 +1,6 @@
 //! `tenantry serve`: the service as an operator starts and ends it.
 
+mod files;
 mod load;
 mod metrics;
 mod systemd;
