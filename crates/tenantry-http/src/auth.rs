@@ -256,7 +256,12 @@ async fn ready(request: Request, turns: &Turns) -> Result<(Request, OwnedSemapho
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use axum::Router;
+    use axum::body::Body;
+    use axum::http::{HeaderValue, StatusCode};
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
+    use tower::ServiceExt;
 
     use super::*;
 
@@ -285,6 +290,22 @@ mod tests {
             ("/v1/trash/{id}", false),
         ] {
             assert_eq!(Required::new(Scope::UsersRead, path, true).is_of_user, is_of_user, "{path}");
+        }
+    }
+
+    /// A request whose handler never returns ends, unless its route may take as long as it wants.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_takes_too_long_is_a_problem() {
+        let never = async || std::future::pending::<()>().await;
+        for takes_turns in [true, false] {
+            let required = Required::new(Scope::UsersRead, "/", takes_turns);
+            let router = Router::new().route("/", get(never)).route_layer(from_fn_with_state(required, authorize));
+            let mut request = Request::new(Body::empty());
+            request.extensions_mut().insert(Turns::new());
+            request.extensions_mut().insert(Caller::new("test", Scopes::all()));
+            let response = timeout(REQUEST_TIMEOUT * 2, router.oneshot(request)).await;
+            let status = response.ok().map(|response| response.unwrap().status());
+            assert_eq!(status, takes_turns.then_some(StatusCode::GATEWAY_TIMEOUT));
         }
     }
 }

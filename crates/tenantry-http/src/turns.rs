@@ -101,4 +101,21 @@ mod tests {
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(turns.admit(vec![0_u8; 1 << 20].into_response()).status(), StatusCode::SERVICE_UNAVAILABLE);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_waits_for_its_turn_and_not_for_ever() {
+        let turns = Turns::new();
+        let mut taken = Vec::new();
+        for _ in 0..REQUESTS_MAX {
+            taken.push(turns.wait().await.unwrap());
+        }
+        let refused = turns.wait().await.unwrap_err();
+        assert_eq!(refused.kind(), Type::Overloaded);
+        let response = refused.into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()["retry-after"], "1");
+        let waiting = turns.wait();
+        taken.pop();
+        assert!(waiting.await.is_ok());
+    }
 }

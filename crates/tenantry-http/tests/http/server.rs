@@ -123,3 +123,23 @@ async fn idle_connections_end_with_the_service() {
         assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_do_not_end_are_cut_off_with_the_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("test.sock");
+    let listener = Listener::unix(&socket).unwrap();
+    let (began, mut begins) = tokio::sync::mpsc::channel(1);
+    let never = async move || {
+        began.send(()).await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    let router = axum::Router::new().route("/", axum::routing::get(never));
+    let server = tenantry_http::Server::new(router, &tenantry_http::Options::default());
+    let mut stream = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let end = async { drop(begins.recv().await) };
+    assert!(!server.serve(vec![listener], end).await, "a request that never ends has ended");
+    // A successor may listen there.
+    assert!(!socket.exists());
+}
