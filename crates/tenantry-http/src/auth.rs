@@ -1,6 +1,6 @@
 //! Who makes a request, and what they may do.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::body::HttpBody;
@@ -34,6 +34,14 @@ pub enum Peer {
     },
     /// An address, from which nothing follows.
     Tcp(SocketAddr),
+}
+
+/// The two ends of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) peer: Peer,
+    /// The address of this machine that the client connected to.
+    pub(crate) local: Option<IpAddr>,
 }
 
 /// Who makes a request. An application that nests the [router](crate::router) and authenticates

@@ -20,10 +20,10 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::time::{Instant, sleep_until};
 use tower::ServiceExt;
 
+use crate::auth::Ends;
 use crate::drain::Drain;
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, IDLE_TIMEOUT, STALL_TIMEOUT, STREAMS_MAX};
-use crate::listener::Stream;
-use crate::observe::Ends;
+use crate::stream::Stream;
 use crate::turns::Room;
 
 /// Serves the requests of a connection until the client, a limit or `drain` ends it.

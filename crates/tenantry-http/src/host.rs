@@ -13,8 +13,7 @@ use axum::http::header::HOST;
 use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Uri};
 
-use crate::auth::Peer;
-use crate::observe::Ends;
+use crate::auth::{Ends, Peer};
 use crate::problem::{Problem, Type};
 
 /// The URL at which clients reach the service: the beginning of each URL in a response

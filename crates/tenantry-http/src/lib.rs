@@ -51,6 +51,7 @@ mod refusal;
 mod routes;
 mod server;
 mod service;
+mod stream;
 mod tls;
 mod transfers;
 mod turns;

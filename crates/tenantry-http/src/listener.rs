@@ -8,12 +8,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
-use crate::auth::Peer;
+use crate::auth::{Ends, Peer};
 use crate::limits::BACKLOG;
-use crate::observe::Ends;
+use crate::stream::Stream;
 use crate::tls::Tls;
 
 /// A place where connections are accepted. `Display` writes it as a client names it:
@@ -38,11 +37,6 @@ enum Socket {
         address: SocketAddr,
     },
 }
-
-/// Bytes to and from a peer.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
 
 impl Listener {
     /// Listens on a unix socket that its owner alone can connect to (0600).

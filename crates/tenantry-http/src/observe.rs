@@ -1,7 +1,6 @@
 //! What every request meets first and every response last: its id, the log, the figures, and the
 //! checks that need no route.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,14 +27,6 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_LENGTH_MAX: usize = 64;
 /// The header by which a client names the trace that its request is a part of (W3C Trace Context).
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-/// The two ends of a connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ends {
-    pub(crate) peer: Peer,
-    /// The address of this machine that the client connected to.
-    pub(crate) local: Option<IpAddr>,
-}
 
 /// What [`observe`] needs.
 pub(crate) struct Observer {

@@ -14,13 +14,14 @@ use futures_util::future::join_all;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::sleep;
 
+use crate::auth::Ends;
 use crate::connection;
 use crate::drain::Drain;
 use crate::limits::{CONNECTIONS_MAX, DRAIN_TIMEOUT};
-use crate::listener::{Listener, Stream};
+use crate::listener::Listener;
 use crate::metrics::Metrics;
-use crate::observe::Ends;
 use crate::routes::Options;
+use crate::stream::Stream;
 use crate::tls::Tls;
 
 /// How long to wait after a failed accept, such as one without a free descriptor.

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 
 use crate::limits::{CERTIFICATE_INTERVAL, HANDSHAKE_TIMEOUT};
-use crate::listener::Stream;
+use crate::stream::Stream;
 
 /// A certificate with its key, from files. Clones share it.
 #[derive(Clone)]
