@@ -138,6 +138,11 @@ pub(crate) enum Command {
     /// Back up a store in use; verify, list and restore backups, or one user of them
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Print the changes of users in the order of their commits, as one JSON object a line
+    ///
+    /// Each line has the cursor from which to go on. The store keeps the changes of 30 days, and a
+    /// million of them however old they are.
+    Changes(Changes),
     /// Show the location, version and size of the store
     Status,
     /// Serve the store over HTTP until a signal ends it, and create the store if there is none
@@ -220,6 +225,17 @@ pub(crate) enum UserCommand {
         /// A new email address, if another user has the old one
         #[arg(long)]
         email: Option<String>,
+    },
+    /// Show what was done to a user, when and by whom, the newest change first
+    History {
+        /// The id, also of a user who was purged, or the email address
+        user: String,
+        /// How many changes to show at most
+        #[arg(long, value_name = "N", default_value = "50", value_parser = value_parser!(u16).range(1..=1000))]
+        limit: u16,
+        /// Continue where the page before this one ended
+        #[arg(long)]
+        cursor: Option<String>,
     },
     /// Destroy users in the trash for good, with their files
     Purge(Purge),
@@ -481,6 +497,30 @@ pub(crate) struct RevokeToken {
     /// With --all: don't ask; required without a terminal
     #[arg(long, conflicts_with = "name")]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Changes {
+    /// Only the changes behind this cursor, or behind all that there are: `now` [default: from the
+    /// oldest change that is kept]
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<String>,
+    /// How many changes to print at most
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    /// Wait for further changes, and print each as soon as it is committed, until a signal ends
+    /// that
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Print nothing, and set whether logins are among the changes from now on
+    #[arg(long, value_name = "SWITCH", conflicts_with_all = ["after", "limit", "follow"])]
+    pub(crate) logins: Option<Switch>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Debug, Args)]

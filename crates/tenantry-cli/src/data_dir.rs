@@ -128,6 +128,8 @@ impl DataDir {
         let is_new = create_if_missing && fs::symlink_metadata(self.data_dir.join("tenantry.db")).is_err();
         let interrupt = is_new.then(Interrupt::listen);
         let store = opening.open().await.map_err(|error| self.explain(error))?;
+        let user = rustix::process::getuid().as_raw();
+        let store = store.as_actor(format!("command:{user}").parse()?);
         let dir = self.data_dir.display();
         if store.was_created() {
             report!("created a new store in {dir}");

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
-use tenantry::{Cursor, Timestamp, User};
+use tenantry::{ChangesCursor, Cursor, Timestamp, User};
 use tenantry_exchange::{escape_formula, printable};
 use terminal_size::{Width, terminal_size_of};
 
@@ -59,6 +59,11 @@ impl<'c> Format<'c> {
             }
             None => all.to_vec(),
         }
+    }
+
+    /// Returns whether the output is one JSON document.
+    pub(crate) fn is_json(&self) -> bool {
+        self.name == FormatName::Json
     }
 
     /// Returns the rendering of the values of a table.
@@ -280,9 +285,10 @@ impl<'c> RecordList<'c> {
     }
 
     /// Ends a list that may continue at a cursor.
-    pub(crate) fn finish_page(self, next: Option<Cursor>) -> Result<(), Failure> {
+    pub(crate) fn finish_page(self, next: Option<Cursor>, changes: ChangesCursor) -> Result<(), Failure> {
         let is_json = self.format.name == FormatName::Json;
-        self.finish(&[("next_cursor", next.map(|cursor| cursor.to_string()).into())])?;
+        let next_cursor = next.map(|cursor| cursor.to_string()).into();
+        self.finish(&[("next_cursor", next_cursor), ("changes_cursor", changes.to_string().into())])?;
         if let Some(cursor) = next.filter(|_| !is_json) {
             report!("more users follow: repeat with --cursor {cursor}, or use --all");
         }

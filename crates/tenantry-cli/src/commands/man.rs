@@ -147,6 +147,8 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "tenantry import users.csv --on-conflict skip --rejects rejects.csv",
     ),
     ("export", "Write all users to a file:", "tenantry export users.csv"),
+    ("changes", "Print each change of a user as soon as it is committed:", "tenantry changes --after now --follow"),
+    ("user history", "Show what was done to a user, and by whom:", "tenantry user history ada@example.com"),
     ("trash list", "List the users in the trash:", "tenantry trash list"),
     ("storage path", "Change to a user's directory:", "cd \"$(tenantry storage path ada@example.com)\""),
     ("storage usage", "List the users with the largest directories:", "tenantry storage usage --top 10"),

@@ -2,6 +2,7 @@
 
 mod archive_report;
 mod backup;
+mod changes;
 mod check;
 mod completions;
 mod export;
@@ -30,6 +31,9 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let is_format_given = cli.global.format.is_some();
     let global = &cli.global;
     let dir = || DataDir::find(global.data_dir.clone(), !global.no_snapshot, global.allow_network_fs);
+    if cli.global.format.is_some_and(|name| name != FormatName::Jsonl) && matches!(cli.command, Command::Changes(_)) {
+        return Err(Failure::new(Exit::Usage, "changes are printed as one JSON object a line, in no other format"));
+    }
     if is_format_given && matches!(cli.command, Command::Import(_) | Command::Export(_)) {
         return Err(Failure::new(
             Exit::Usage,
@@ -62,6 +66,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
             (None, None) => Err(Failure::new(Exit::Usage, "name a directory with --into, or a user with --user")),
         },
         Command::Token(command) => token::run(&dir()?, format, is_format_given, command).await,
+        Command::Changes(args) => changes::run(&dir()?, args).await,
         Command::Check(args) => check::run(&dir()?, format, args).await,
         Command::Serve(args) => serve::run(&dir()?, &args),
         Command::Status => status::run(&dir()?, format).await,
@@ -78,6 +83,7 @@ fn printed_columns(command: &Command) -> Option<&'static Columns> {
         ) => None,
         Command::User(UserCommand::Delete(delete)) => delete.many.dry_run.then_some(&output::USERS),
         Command::User(UserCommand::Purge(purge)) => purge.dry_run.then_some(&trash::TRASHED_USERS),
+        Command::User(UserCommand::History { .. }) => Some(&user::history::CHANGES),
         Command::User(_) | Command::Storage(StorageCommand::Adopt { .. }) => Some(&output::USERS),
         Command::Trash(_) => Some(&trash::TRASHED_USERS),
         Command::Storage(StorageCommand::Usage { .. }) => Some(&storage::USAGES),

@@ -73,12 +73,16 @@ fn redact(text: &str) -> String {
     let time = Regex::new(r"2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z").unwrap();
     let age = Regex::new("just now|[0-9]+ (minute|hour|day|month|year)s? ago").unwrap();
     let secret = Regex::new("tnt_[A-Za-z0-9_-]{49}").unwrap();
+    let cursor = Regex::new("c1-[0-9a-f]{32}").unwrap();
+    let actor = Regex::new("command:[0-9]+").unwrap();
     let gap = Regex::new("  +").unwrap();
     let path = Regex::new("[0-9a-f]{2}/[0-9a-f]{2}/UUID").unwrap();
     let text = uuid.replace_all(text, "UUID");
     let text = time.replace_all(&text, "TIME");
     let text = secret.replace_all(&text, "SECRET");
     let text = path.replace_all(&text, "PATH");
+    let text = cursor.replace_all(&text, "CURSOR");
+    let text = actor.replace_all(&text, "command:UID");
     let text = age.replace_all(&text, "AGE");
     gap.replace_all(&text, "  ").into_owned()
 }
@@ -122,6 +126,7 @@ transcripts! {
     checks: "tests/command/transcripts/checks.md",
     listing: "tests/command/transcripts/listing.md",
     import_and_export: "tests/command/transcripts/import_and_export.md",
+    changes: "tests/command/transcripts/changes.md",
     refusals: "tests/command/transcripts/refusals.md",
     tokens: "tests/command/transcripts/tokens.md",
 }

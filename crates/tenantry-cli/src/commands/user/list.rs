@@ -24,12 +24,14 @@ pub(super) async fn run(dir: &DataDir, format: Format<'_>, args: List) -> Result
 
 pub(super) async fn print(store: &Store, format: Format<'_>, mut query: ListQuery, all: bool) -> Result<(), Failure> {
     let mut list = RecordList::new(format, &USERS)?;
+    let mut changes = None;
     loop {
         let page = store.list(&query).await?;
+        let changes = *changes.get_or_insert(page.changes_cursor);
         list.add(&page.users)?;
         match page.next_cursor {
             Some(cursor) if all => query.cursor = Some(cursor),
-            next => return list.finish_page(next),
+            next => return list.finish_page(next, changes),
         }
     }
 }

@@ -5,6 +5,7 @@ mod create;
 mod delete;
 mod filter;
 mod get;
+pub(crate) mod history;
 mod list;
 mod login;
 mod many;
@@ -36,6 +37,7 @@ pub(crate) async fn run(dir: &DataDir, format: Format<'_>, command: UserCommand)
         UserCommand::Login { user, create } => login::run(dir, format, &user, create).await,
         UserCommand::Delete(args) => delete::run(dir, format, args).await,
         UserCommand::Restore { user, email } => restore::run(dir, format, &user, email.as_deref()).await,
+        UserCommand::History { user, limit, cursor } => history::run(dir, format, &user, cursor, limit).await,
         UserCommand::Purge(args) => purge::run(dir, format, args).await,
         UserCommand::ExportArchive { user, file } => archive::export(dir, format, &user, &file).await,
         UserCommand::ImportArchive { file } => archive::import(dir, format, &file).await,
