@@ -25,7 +25,7 @@ impl Exit {
     pub(crate) fn from_kind(kind: ErrorKind) -> Self {
         match kind.class() {
             ErrorClass::NotFound | ErrorClass::Gone => Self::NotFound,
-            ErrorClass::Conflict | ErrorClass::Precondition => Self::Conflict,
+            ErrorClass::Conflict | ErrorClass::Precondition | ErrorClass::Unprocessable => Self::Conflict,
             ErrorClass::Invalid => Self::Invalid,
             ErrorClass::Busy => Self::Busy,
             // The store is usable once there is space, or has done its work.

@@ -45,6 +45,7 @@ mod listener;
 mod metrics;
 mod network;
 mod observe;
+mod once;
 mod problem;
 mod rate;
 mod refusal;

@@ -65,6 +65,7 @@ impl Type {
                 ErrorClass::Conflict => StatusCode::CONFLICT,
                 ErrorClass::Invalid => StatusCode::BAD_REQUEST,
                 ErrorClass::Precondition => StatusCode::PRECONDITION_FAILED,
+                ErrorClass::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
                 // The service lacks a permission, not the client.
                 ErrorClass::Busy | ErrorClass::Unavailable | ErrorClass::Denied => StatusCode::SERVICE_UNAVAILABLE,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,

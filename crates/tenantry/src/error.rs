@@ -72,6 +72,10 @@ pub enum ErrorKind {
     InvalidToken,
     /// Another token has, or had, this name.
     TokenExists,
+    /// The key of a request isn't acceptable.
+    InvalidKey,
+    /// Another request was made with this key.
+    KeyReused,
     /// A constraint of the application's own tables refused the change.
     Constraint,
     /// Another process held the write lock for too long, or too many callers wait (backpressure).
@@ -143,6 +147,8 @@ pub enum ErrorClass {
     Conflict,
     /// A value of the request isn't acceptable, whatever exists (400).
     Invalid,
+    /// The request differs from an earlier one that it says it repeats (422).
+    Unprocessable,
     /// A condition that the request named doesn't hold (412).
     Precondition,
     /// Nothing was done, and the same request may succeed after a pause (503 with `Retry-After`).
@@ -163,7 +169,7 @@ impl ErrorKind {
     pub(crate) const COUNT: usize = Self::NAMES.len();
 
     /// The names by [`index`](Self::index).
-    pub(crate) const NAMES: [&'static str; 40] = [
+    pub(crate) const NAMES: [&'static str; 42] = [
         "not_found",
         "store_missing",
         "email_taken",
@@ -204,6 +210,8 @@ impl ErrorKind {
         "token_exists",
         "invalid_actor",
         "cursor_expired",
+        "invalid_key",
+        "key_reused",
     ];
 
     pub(crate) fn index(self) -> usize {
@@ -248,6 +256,8 @@ impl ErrorKind {
             Self::TokenExists => 37,
             Self::InvalidActor => 38,
             Self::CursorExpired => 39,
+            Self::InvalidKey => 40,
+            Self::KeyReused => 41,
         }
     }
 
@@ -280,7 +290,9 @@ impl ErrorKind {
             | Self::InvalidActor
             | Self::InvalidQuery
             | Self::InvalidUser
-            | Self::InvalidToken => ErrorClass::Invalid,
+            | Self::InvalidToken
+            | Self::InvalidKey => ErrorClass::Invalid,
+            Self::KeyReused => ErrorClass::Unprocessable,
             Self::Busy | Self::Cancelled => ErrorClass::Busy,
             Self::Full
             | Self::NetworkFileSystem
@@ -409,6 +421,6 @@ mod tests {
         ] {
             assert_eq!(kind.name(), name);
         }
-        assert_eq!(ErrorKind::CursorExpired.index() + 1, ErrorKind::COUNT);
+        assert_eq!(ErrorKind::KeyReused.index() + 1, ErrorKind::COUNT);
     }
 }

@@ -126,6 +126,7 @@ pub use domain::email::Email;
 pub use domain::fields::InvalidField;
 pub use domain::list::{Cursor, Filter, ListQuery, Order, Page};
 pub use domain::profile::{ExternalId, Name};
+pub use domain::request::{Kept, RequestKey};
 pub use domain::scope::{Scope, Scopes};
 pub use domain::set::Set;
 pub use domain::storage_path::StoragePath;
@@ -138,7 +139,7 @@ pub use engine::metrics::{Groups, Metrics};
 pub use error::{Error, ErrorClass, ErrorKind, Result};
 pub use options::Durability;
 pub use progress::{Progress, ProgressReply};
-pub use store::{Builder, BulkOutcome, Follow, Pages, Store, open_dir_beneath, open_file_beneath};
+pub use store::{Builder, BulkOutcome, Follow, OnceStore, Pages, Store, open_dir_beneath, open_file_beneath};
 pub use transaction::{ReadTx, WriteTx};
 
 pub use uuid;

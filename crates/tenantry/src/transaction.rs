@@ -5,12 +5,13 @@ use std::fmt;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::domain::request::Once;
 use crate::engine::reply::{Ran, Reply};
 use crate::engine::{ReadSession, Tx, WriteSession};
-use crate::ops::{adopt, trash, upsert, users};
+use crate::ops::{adopt, requests, trash, upsert, users};
 use crate::{
-    ChangePage, ChangesCursor, Email, Error, Filter, ListQuery, NewUser, OnConflict, Page, Result, SignIn, StoragePath,
-    Timestamp, TrashPage, TrashQuery, TrashedUser, Upserted, User, UserId, UserUpdate,
+    ChangePage, ChangesCursor, Email, Error, Filter, Kept, ListQuery, NewUser, OnConflict, Page, RequestKey, Result,
+    SignIn, StoragePath, Timestamp, TrashPage, TrashQuery, TrashedUser, Upserted, User, UserId, UserUpdate,
 };
 
 /// A consistent view of the store, through which a closure given to
@@ -193,6 +194,26 @@ impl<'c> WriteTx<'c> {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.session.now()
+    }
+
+    /// Runs an operation once, however often it is sent with this key: as
+    /// [`Store::once`](crate::Store::once) does for one of the store's own.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operation; `KeyReused` if another request was made with this key.
+    pub fn once<T: Kept, E: From<Error>>(
+        &mut self,
+        key: RequestKey,
+        operation: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let once = Once::new(key);
+        if let Some(kept) = self.run(|tx| requests::kept(tx, &once))? {
+            return Ok(kept);
+        }
+        let result = operation(self)?;
+        self.run(|tx| requests::keep(tx, &once, &result))?;
+        Ok(result)
     }
 
     /// Creates a user, as [`Store::create`](crate::Store::create) does.

@@ -108,7 +108,7 @@ fn an_upgrade_reports_the_snapshot_of_the_database() {
     make_version_1(&session);
     let (code, _, stderr) = session.run(&["user", "get", "ada@example.com"]);
     assert_eq!(code, 0, "{stderr}");
-    let message = "upgraded the store in data from schema 1 to 5; the earlier database is kept in ";
+    let message = "upgraded the store in data from schema 1 to 7; the earlier database is kept in ";
     let snapshot = stderr.strip_prefix(message).unwrap().trim_end();
     assert!(snapshot.starts_with("data/backups/before-v"), "{snapshot}");
     // Once.

@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 
 use super::users::tagged;
 use crate::body::{Id, Json, Parameters, default_limit};
+use crate::once::Key;
 use crate::problem::{self, Problem};
 use crate::service::{Service, scoped};
 
@@ -80,15 +81,20 @@ struct Restore {
 ///
 /// They get back their id, their files and their place in the order of creation.
 #[utoipa::path(
-    post, path = "/v1/trash/{id}/restore", tag = "trash", params(("id" = String, Path, format = "uuid")), request_body = Restore,
+    post, path = "/v1/trash/{id}/restore", tag = "trash", params(("id" = String, Path, format = "uuid"), ("Idempotency-Key" = Option<String>, Header)), request_body = Restore,
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
 async fn restore(
     State(service): State<Service>,
     Id(id): Id,
+    key: Key,
     Json(restore): Json<Restore>,
 ) -> Result<Response, Problem> {
-    Ok(tagged(StatusCode::OK, &service.store.restore(id, restore.email).await?))
+    let user = match key.of("restore", &(id, &restore.email))? {
+        None => service.store.restore(id, restore.email).await?,
+        Some(key) => service.store.once(key).restore(id, restore.email).await?,
+    };
+    Ok(tagged(StatusCode::OK, &user))
 }
 
 /// What a purge destroyed.

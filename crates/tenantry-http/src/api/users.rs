@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tenantry::{
-    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, Filter, ListQuery, Name, NewUser, Order, Page, Scope, Set,
-    SignIn, Timestamp, User, UserId, UserUpdate,
+    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, Filter, ListQuery, Name, NewUser, Order, Page, RequestKey,
+    Scope, Set, SignIn, Timestamp, User, UserId, UserUpdate, WriteTx,
 };
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 
 use crate::body::{Id, Json, Parameters, default_limit};
 use crate::etag::{self, IfMatch};
+use crate::once::Key;
 use crate::problem::{self, Problem};
 use crate::service::{Service, scoped};
 
@@ -132,14 +133,17 @@ async fn lookup(State(service): State<Service>, Json(address): Json<Address>) ->
 
 /// Create a user
 #[utoipa::path(
-    post, path = "/v1/users", tag = "users", request_body = NewUser,
+    post, path = "/v1/users", tag = "users", params(("Idempotency-Key" = Option<String>, Header)), request_body = NewUser,
     responses(
         (status = 201, body = User, headers(("Location", description = "The path of the user"), ("ETag", description = "The version"))),
         (status = "default", body = problem::Body)
     )
 )]
-async fn create(State(service): State<Service>, Json(new): Json<NewUser>) -> Result<Response, Problem> {
-    let user = service.store.create(new).await?;
+async fn create(State(service): State<Service>, key: Key, Json(new): Json<NewUser>) -> Result<Response, Problem> {
+    let user = match key.of("create", &new)? {
+        None => service.store.create(new).await?,
+        Some(key) => service.store.once(key).create(new).await?,
+    };
     let mut response = tagged(StatusCode::CREATED, &user);
     let path = format!("/v1/users/{}", user.id);
     response
@@ -206,7 +210,7 @@ async fn update(
     let user = match IfMatch::of(&headers, service.require_if_match)? {
         // A verb of the store shares its commit with others; a closure has one of its own.
         IfMatch::Any => service.store.update(id, update).await?,
-        condition => changed(&service, id, condition, move |tx| tx.update(id, &update)).await?,
+        condition => changed(&service, id, condition, None, move |tx| tx.update(id, &update)).await?,
     };
     Ok(tagged(StatusCode::OK, &user))
 }
@@ -215,26 +219,37 @@ async fn update(
 ///
 /// They can't sign in until they are resumed. One who is suspended stays as they are.
 #[utoipa::path(
-    post, path = "/v1/users/{id}/suspend", tag = "users", params(("id" = String, Path, format = "uuid"), ("If-Match" = Option<String>, Header)),
+    post, path = "/v1/users/{id}/suspend", tag = "users", params(("id" = String, Path, format = "uuid"), ("If-Match" = Option<String>, Header), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
-async fn suspend(State(service): State<Service>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
-    let user = match IfMatch::of(&headers, service.require_if_match)? {
-        IfMatch::Any => service.store.suspend(id).await?,
-        condition => changed(&service, id, condition, move |tx| tx.suspend(id)).await?,
+async fn suspend(
+    State(service): State<Service>,
+    Id(id): Id,
+    headers: HeaderMap,
+    key: Key,
+) -> Result<Response, Problem> {
+    let condition = IfMatch::of(&headers, service.require_if_match)?;
+    let key = key.of("suspend", &(id, format!("{condition:?}")))?;
+    let user = match (condition, key) {
+        (IfMatch::Any, None) => service.store.suspend(id).await?,
+        (IfMatch::Any, Some(key)) => service.store.once(key).suspend(id).await?,
+        (condition, key) => changed(&service, id, condition, key, move |tx| tx.suspend(id)).await?,
     };
     Ok(tagged(StatusCode::OK, &user))
 }
 
 /// Let a suspended user sign in again
 #[utoipa::path(
-    post, path = "/v1/users/{id}/resume", tag = "users", params(("id" = String, Path, format = "uuid"), ("If-Match" = Option<String>, Header)),
+    post, path = "/v1/users/{id}/resume", tag = "users", params(("id" = String, Path, format = "uuid"), ("If-Match" = Option<String>, Header), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
-async fn resume(State(service): State<Service>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
-    let user = match IfMatch::of(&headers, service.require_if_match)? {
-        IfMatch::Any => service.store.resume(id).await?,
-        condition => changed(&service, id, condition, move |tx| tx.resume(id)).await?,
+async fn resume(State(service): State<Service>, Id(id): Id, headers: HeaderMap, key: Key) -> Result<Response, Problem> {
+    let condition = IfMatch::of(&headers, service.require_if_match)?;
+    let key = key.of("resume", &(id, format!("{condition:?}")))?;
+    let user = match (condition, key) {
+        (IfMatch::Any, None) => service.store.resume(id).await?,
+        (IfMatch::Any, Some(key)) => service.store.once(key).resume(id).await?,
+        (condition, key) => changed(&service, id, condition, key, move |tx| tx.resume(id)).await?,
     };
     Ok(tagged(StatusCode::OK, &user))
 }
@@ -249,7 +264,7 @@ async fn resume(State(service): State<Service>, Id(id): Id, headers: HeaderMap) 
 async fn delete(State(service): State<Service>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
     let user = match IfMatch::of(&headers, service.require_if_match)? {
         IfMatch::Any => service.store.delete(id).await?,
-        condition => changed(&service, id, condition, move |tx| tx.delete(id)).await?,
+        condition => changed(&service, id, condition, None, move |tx| tx.delete(id)).await?,
     };
     Ok(tagged(StatusCode::OK, &user))
 }
@@ -259,7 +274,8 @@ async fn changed(
     service: &Service,
     id: UserId,
     condition: IfMatch,
-    change: impl FnOnce(&mut tenantry::WriteTx<'_>) -> tenantry::Result<User> + Send + 'static,
+    key: Option<RequestKey>,
+    change: impl FnOnce(&mut WriteTx<'_>) -> tenantry::Result<User> + Send + 'static,
 ) -> Result<User, Problem> {
     /// Why the transaction was rolled back.
     enum Refused {
@@ -271,13 +287,17 @@ async fn changed(
             Self::Failed(error)
         }
     }
-    let written = service.store.write(move |tx| {
+    let checked = move |tx: &mut WriteTx<'_>| {
         if let Some(user) = tx.get(id)?
             && !condition.allows(user.version)
         {
             return Err(Refused::Version(user.version));
         }
         change(tx).map_err(Refused::Failed)
+    };
+    let written = service.store.write(move |tx| match key {
+        None => checked(tx),
+        Some(key) => tx.once(key, checked),
     });
     written.await.map_err(|refused| match refused {
         Refused::Version(current) => Problem::version_mismatch(current),
@@ -289,11 +309,15 @@ async fn changed(
 ///
 /// The time of the last login becomes now. It isn't a change of the user: the version stays.
 #[utoipa::path(
-    post, path = "/v1/users/{id}/login", tag = "users", params(("id" = String, Path, format = "uuid")),
+    post, path = "/v1/users/{id}/login", tag = "users", params(("id" = String, Path, format = "uuid"), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
-async fn record_login(State(service): State<Service>, Id(id): Id) -> Result<Response, Problem> {
-    Ok(tagged(StatusCode::OK, &service.store.record_login(id).await?))
+async fn record_login(State(service): State<Service>, Id(id): Id, key: Key) -> Result<Response, Problem> {
+    let user = match key.of("login", &id)? {
+        None => service.store.record_login(id).await?,
+        Some(key) => service.store.once(key).record_login(id).await?,
+    };
+    Ok(tagged(StatusCode::OK, &user))
 }
 
 /// Sign in by address
@@ -301,11 +325,14 @@ async fn record_login(State(service): State<Service>, Id(id): Id) -> Result<Resp
 /// Records a login of the user with this address, who is created if there is none. The caller must
 /// have verified the address.
 #[utoipa::path(
-    post, path = "/v1/sign-in", tag = "users", request_body = Address,
+    post, path = "/v1/sign-in", tag = "users", params(("Idempotency-Key" = Option<String>, Header)), request_body = Address,
     responses((status = 200, body = SignIn), (status = 201, body = SignIn, description = "The user was created"), (status = "default", body = problem::Body))
 )]
-async fn sign_in(State(service): State<Service>, Json(address): Json<Address>) -> Result<Response, Problem> {
-    let signed_in = service.store.sign_in(address.email).await?;
+async fn sign_in(State(service): State<Service>, key: Key, Json(address): Json<Address>) -> Result<Response, Problem> {
+    let signed_in = match key.of("sign-in", &address.email)? {
+        None => service.store.sign_in(address.email).await?,
+        Some(key) => service.store.once(key).sign_in(address.email).await?,
+    };
     let status = if signed_in.is_new { StatusCode::CREATED } else { StatusCode::OK };
     let tag = etag::of(&signed_in.user);
     Ok((status, [(ETAG, tag)], JsonBody(signed_in)).into_response())

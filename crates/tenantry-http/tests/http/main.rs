@@ -8,6 +8,7 @@ mod files_order;
 mod files_races;
 mod limits;
 mod observing;
+mod once;
 mod problems;
 mod scopes;
 mod server;

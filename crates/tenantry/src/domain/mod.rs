@@ -11,6 +11,7 @@ pub(crate) mod fields;
 pub(crate) mod intent;
 pub(crate) mod list;
 pub(crate) mod profile;
+pub(crate) mod request;
 pub(crate) mod scope;
 pub(crate) mod search_text;
 pub(crate) mod set;

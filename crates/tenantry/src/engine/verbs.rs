@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reply::Reply;
+use crate::domain::request::Once;
 use crate::domain::token::TokenDigest;
 use crate::storage::{Orphan, Stage};
 use crate::{
@@ -20,14 +21,17 @@ pub(crate) type BegunPurge = (UserId, Result<Option<StoragePath>>);
 pub(crate) trait Verb: Sized + Send + 'static {
     type Reply: Send + 'static;
 
-    /// Returns the verb with the way back to its caller, as a request of any kind.
-    fn request(self, reply: Reply<Self::Reply>) -> Request;
+    /// Returns the verb with the way back to its caller, as a request of any kind: one that is
+    /// performed once, if there is a key for that.
+    fn request(self, reply: Reply<Self::Reply>, once: Option<Once<Self::Reply>>) -> Request;
 }
 
 /// A verb, and the way back to its caller.
 pub(crate) struct Call<V: Verb> {
     pub(crate) verb: V,
     pub(crate) reply: Reply<V::Reply>,
+    /// How the result is kept, if the verb is performed once however often it is sent.
+    pub(crate) once: Option<Once<V::Reply>>,
 }
 
 macro_rules! verbs {
@@ -39,8 +43,8 @@ macro_rules! verbs {
             impl Verb for $name {
                 type Reply = $reply;
 
-                fn request(self, reply: Reply<$reply>) -> Request {
-                    Request::$name(Call { verb: self, reply })
+                fn request(self, reply: Reply<$reply>, once: Option<Once<$reply>>) -> Request {
+                    Request::$name(Call { verb: self, reply, once })
                 }
             }
         )+

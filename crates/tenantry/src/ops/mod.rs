@@ -11,6 +11,7 @@ pub(crate) mod directories;
 pub(crate) mod intents;
 pub(crate) mod paths;
 pub(crate) mod purge;
+pub(crate) mod requests;
 pub(crate) mod stop;
 pub(crate) mod tokens;
 pub(crate) mod trash;

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::stop::Stop;
-use super::{adopt, bring_back, directories, intents, purge, tokens, trash, users};
+use super::{adopt, bring_back, directories, intents, purge, requests, tokens, trash, users};
 use crate::engine::Tx;
 use crate::engine::reply::Ran;
 use crate::engine::verbs::{self, Call, Request, Verb, with_call};
@@ -61,7 +61,7 @@ perform! {
     CreateToken(new, digest), tx => tokens::create(tx, new, digest);
     RotateToken(name, overlap, digest, by), tx => tokens::rotate(tx, name, *overlap, (digest, by));
     RevokeTokens(name), tx => tokens::revoke(tx, name.as_deref());
-    RecordTokenUse(number), tx => tx.record_token_use(*number);
+    RecordTokenUse(number), tx => requests::record_token_use(tx, *number);
 }
 
 /// Returns the name of a stage, whose files are this transaction's affair from now on, even if no
@@ -78,7 +78,10 @@ pub(crate) fn perform(request: &mut Request, tx: &mut Tx<'_>) -> Ran {
 }
 
 fn perform_call<V: Perform>(call: &mut Call<V>, tx: &mut Tx<'_>) -> Ran {
-    let run = catch_unwind(AssertUnwindSafe(|| call.verb.perform(tx)));
+    let run = catch_unwind(AssertUnwindSafe(|| match &call.once {
+        None => call.verb.perform(tx),
+        Some(once) => requests::perform_once(tx, once, |tx| call.verb.perform(tx)),
+    }));
     let ran = match &run {
         Ok(Ok(_)) => Ran::Done,
         Ok(Err(Stop::Later)) => Ran::Later,

@@ -21,6 +21,7 @@ use super::searches::Searches;
 use super::tx::Snapshot;
 use super::writer::{Shared, Writer};
 use crate::domain::directory::Directory;
+use crate::domain::request::Once;
 use crate::domain::token::TokenSecret;
 use crate::engine::metrics::{Counters, Metrics};
 use crate::engine::token_cache::TokenCache;
@@ -139,7 +140,12 @@ impl Engine {
 
     /// Performs a verb of the store, in one transaction with others.
     pub(crate) async fn apply<V: Verb>(&self, actor: Actor, verb: V) -> Result<V::Reply> {
-        self.count(self.writer.apply(actor, verb).await)
+        self.count(self.writer.apply(actor, verb, None).await)
+    }
+
+    /// Performs a verb once, however often it is sent.
+    pub(crate) async fn apply_once<V: Verb>(&self, actor: Actor, verb: V, once: Once<V::Reply>) -> Result<V::Reply> {
+        self.count(self.writer.apply(actor, verb, Some(once)).await)
     }
 
     pub(crate) async fn get(&self, id: UserId) -> Result<Option<User>> {

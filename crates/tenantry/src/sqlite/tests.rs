@@ -95,6 +95,7 @@ fn a_shipped_migration_is_never_edited() {
         (4, "profile", 11_104_686_400_242_098_129),
         (5, "tokens", 16_096_631_801_430_055_330),
         (6, "changes", 1_795_420_904_544_355_536),
+        (7, "requests", 5_103_292_061_629_633_525),
     ];
     let runner = embedded::migrations::runner();
     let mut migrations: Vec<_> = runner.get_migrations().iter().collect();

@@ -14,10 +14,11 @@ use super::rows::changes::History;
 use super::rows::counting::Counting;
 use super::rows::listing::Listing;
 pub(crate) use super::rows::users::Written;
-use super::rows::{changes, counting, intents, paths, tokens, trash, usage, users};
+use super::rows::{changes, counting, intents, paths, requests, tokens, trash, usage, users};
 use crate::domain::change::NewChange;
 use crate::domain::directory::{Directory, PathState};
 use crate::domain::intent::{Action, Intent, Pending};
+use crate::domain::request::{KeptRequest, RequestKey};
 use crate::domain::token::TokenDigest;
 use crate::storage::Storage;
 use crate::{
@@ -271,6 +272,11 @@ impl<'c> Snapshot<'c> {
         usage::with_directory(self.conn, after, limit)
     }
 
+    /// Returns what is kept of the request with this key since a time.
+    pub(crate) fn kept_request(&self, key: &RequestKey, since: Timestamp) -> Result<Option<KeptRequest>> {
+        requests::get(self.conn, key, since)
+    }
+
     pub(crate) fn token_by_digest(&self, digest: &TokenDigest) -> Result<Option<Token>> {
         tokens::by_digest(self.conn, digest)
     }
@@ -514,6 +520,16 @@ impl<'c> Tx<'c> {
     /// many users.
     pub(crate) fn renew_erase_intent(&mut self) -> Result<()> {
         intents::renew_erase(self.conn, self.now)
+    }
+
+    /// Keeps the result of a request, which is about this user.
+    pub(crate) fn keep_request(&mut self, key: &RequestKey, reply: &str, user: UserId) -> Result<()> {
+        requests::insert(self.conn, key, reply, user, self.now)
+    }
+
+    /// Removes those of the oldest requests, at most `limit`, that were kept before a time.
+    pub(crate) fn trim_requests(&mut self, before: Timestamp, limit: usize) -> Result<()> {
+        requests::trim(self.conn, before, limit)
     }
 
     pub(crate) fn insert_token(

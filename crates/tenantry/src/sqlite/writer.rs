@@ -57,6 +57,7 @@ use super::tx::TxState;
 use crate::data_dir::access::Access;
 use crate::data_dir::watch::Watch;
 use crate::domain::intent::Pending;
+use crate::domain::request::Once;
 use crate::engine::metrics::Counters;
 use crate::engine::queue::{Jobs, Queue, Queued, queue};
 use crate::engine::reply::{Ran, cut_off, reply};
@@ -148,16 +149,16 @@ impl Writer {
     }
 
     /// Performs a verb. It may be performed more than once; the last run counts.
-    pub(super) async fn apply<V: Verb>(&self, actor: Actor, verb: V) -> Result<V::Reply> {
+    pub(super) async fn apply<V: Verb>(&self, actor: Actor, verb: V, once: Option<Once<V::Reply>>) -> Result<V::Reply> {
         let (reply, awaited) = reply();
-        self.queue.put(Job::new(actor, Work::Verb(Box::new(verb.request(reply))))).await?;
+        self.queue.put(Job::new(actor, Work::Verb(Box::new(verb.request(reply, once))))).await?;
         awaited.result().await
     }
 
     /// Performs a verb, whose result nobody needs, if the queue isn't full.
     pub(super) fn offer<V: Verb>(&self, verb: V) {
         let (reply, _) = reply();
-        self.queue.offer(Job::new(Actor::default(), Work::Verb(Box::new(verb.request(reply)))));
+        self.queue.offer(Job::new(Actor::default(), Work::Verb(Box::new(verb.request(reply, None)))));
     }
 
     /// Runs a closure of the application's, once, in a transaction of its own.

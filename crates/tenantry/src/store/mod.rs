@@ -7,6 +7,7 @@ mod directories;
 mod files;
 mod follow;
 mod listing;
+mod once;
 mod purge;
 mod tokens;
 
@@ -25,6 +26,7 @@ pub use bulk::BulkOutcome;
 pub use files::{open_dir_beneath, open_file_beneath};
 pub use follow::Follow;
 pub use listing::Pages;
+pub use once::OnceStore;
 
 /// The users of an application, kept in a data directory.
 ///

@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use disk::Disk;
 use statements::Statements;
-use tenantry::{Durability, Store, User};
+use tenantry::{Durability, RequestKey, Store, User};
 use tenantry_testkit::support::{BlockedWriter, SqlitePlace, block_on, email, new_user, page_of, queued};
 
 /// How many allocations a user takes who is read: for the address as written. A path that is
@@ -134,6 +134,26 @@ fn sixty_four_queued_writes_wait_for_the_disk_once() {
     assert_eq!((inserts, updates), (2 * 64, 64), "{ran:#?}");
     assert!((1..=2).contains(&commits), "{commits}");
     assert!(ran.len() <= 3 * 64 + 20, "{}: {ran:#?}", ran.len());
+    block_on(store.close()).unwrap();
+}
+
+/// Keys are no reason for a transaction of one's own.
+#[test]
+fn sixty_four_queued_creates_with_keys_wait_for_the_disk_once() {
+    let counted = Counted::new(Durability::Full);
+    let store = &counted.store;
+    let blocked = BlockedWriter::block(store);
+    let creates: Vec<_> = (0..64)
+        .map(|number| {
+            let key = RequestKey::new("client", &number.to_string(), &[]).unwrap();
+            let once = store.once(key);
+            queued(async move { once.create(new_user(&format!("u{number}@example.com"))).await })
+        })
+        .collect();
+    let before = Disk::now();
+    blocked.release();
+    creates.into_iter().for_each(|create| drop(block_on(create).unwrap()));
+    assert_eq!((Disk::now() - before).syncs_of_log, 1);
     block_on(store.close()).unwrap();
 }
 

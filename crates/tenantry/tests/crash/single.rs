@@ -103,3 +103,31 @@ fn a_copy_that_is_older_than_the_original_is_made_anew() {
         assert_eq!(find_sound(&place.data(), &[]), model.world, "{way:?}");
     }
 }
+
+/// A crash may come between the commit and the response. The client can't know, and sends the
+/// request again.
+#[test]
+fn a_request_with_a_key_is_performed_once_wherever_it_crashes() {
+    let create = Op::Create { user: ADA, email: ADA, path: None };
+    let restore = Op::Restore { user: ADA, email: None };
+    let trashed: Vec<Op> = nested(ADA).into_iter().chain([Op::Delete { user: ADA }]).collect();
+    for (before, op) in [(Vec::new(), create), (trashed, restore)] {
+        let op = Op::Once(Box::new(op));
+        for at in 1.. {
+            let (place, mut model) = (Place::new(), Model::default());
+            place.prepare(&mut model, &before);
+            let ran = Orders { crash: Crash::At(at), ..to_do([op.clone()]) }.run(&place.data());
+            model.apply(&op).unwrap();
+            let store = block_on(Store::open(place.data())).unwrap();
+            for _ in 0..2 {
+                assert_eq!(op.run(&store, &place.data()), Ok(()), "{:?}", ran.points);
+            }
+            block_on(store.close()).unwrap();
+            assert_eq!(find_sound(&place.data(), &[]), model.world, "{:?}", ran.points);
+            if !ran.has_crashed {
+                assert!(at > 1, "no failpoint was reached");
+                break;
+            }
+        }
+    }
+}

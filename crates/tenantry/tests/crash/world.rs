@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use futures_lite::future::block_on;
 use serde::{Deserialize, Serialize};
 use tenantry::{
-    BackupOptions, Email, ErrorKind, FindingKind, NewUser, Purge, RepairOptions, RestoreUserOptions, Result,
-    StoragePath, Store, Timestamp, UserId, UserUpdate, check, open_backup, repair,
+    BackupOptions, Email, ErrorKind, FindingKind, NewUser, Purge, RepairOptions, RequestKey, RestoreUserOptions,
+    Result, StoragePath, Store, Timestamp, UserId, UserUpdate, check, open_backup, repair,
 };
 use tenantry_testkit::world::{self, Found, Person, World, address, copy, placed, take};
 
@@ -71,6 +71,8 @@ pub(crate) enum Op {
         user: u8,
         files: Vec<String>,
     },
+    /// A create or a restore, by a request with a key.
+    Once(Box<Op>),
     Check,
     Repair,
     /// Past the store: a directory with files, at a path within the data directory.
@@ -185,6 +187,19 @@ impl Op {
                 let backup = open_backup(data.join(BACKUP)).await?;
                 store.restore_user(backup, id(*user), RestoreUserOptions::default(), |_| {}).await?;
             }
+            Self::Once(op) => {
+                let request = serde_json::to_string(op).unwrap();
+                let once = store.once(RequestKey::new("client", "key", &[request.as_bytes()])?);
+                match &**op {
+                    Self::Create { user, email, path } => {
+                        once.create(new_user(*user, *email, path.as_ref())).await?;
+                    }
+                    Self::Restore { user, email: number } => {
+                        once.restore(id(*user), number.map(email)).await?;
+                    }
+                    other => panic!("{other:?} takes no key"),
+                }
+            }
             Self::Check => {
                 let report = check(data).await?;
                 assert!(report.findings.iter().all(|f| f.kind == FindingKind::DirectoryOrphaned), "{report:?}");
@@ -290,6 +305,7 @@ impl Model {
                 self.apply(&Op::Create { user: *user, email: *email, path: None })?;
                 self.apply(&Op::Adopt { user: *user, path: path.clone() })?;
             }
+            Op::Once(op) => self.apply(op)?,
             Op::Import { user, email, path, files } => {
                 self.apply(&Op::Create { user: *user, email: *email, path: path.clone() })?;
                 let written = |file: &String| (file.clone(), written(*user, file));

@@ -11,6 +11,7 @@ fn child_process_entry() {
     match role.as_str() {
         "writes and is followed" => follow::child_writes_and_is_followed(&dir),
         "writes" => concurrency::child_writes(&dir),
+        "sends keys" => concurrency::child_sends_keys(&dir),
         "opens" => file::child_opens(&dir),
         "looks at modes" => file::child_looks_at_modes(&dir),
         "logs" => logs::child_logs(&dir),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
 use std::task::Poll;
 use std::thread;
 
-use tenantry::{ErrorKind, ListQuery, Result, SignIn, Store, User};
+use tenantry::{ErrorKind, ListQuery, RequestKey, Result, SignIn, Store, User};
 
 use crate::process::{self, Process};
 use crate::support::{BlockedWriter, Boxed, SqlitePlace, all, block_on, email, new_user, poll_once, queued, to_email};
@@ -362,6 +362,32 @@ fn processes_that_write_at_once_lose_nothing_and_starve_no_other() {
         block_on(all(&store, ListQuery::default())).iter().map(|user| user.id.to_string()).collect();
     assert_eq!(there.len(), 4 * OF_EACH_CHILD);
     assert_eq!(there, answered);
+    block_on(store.close()).unwrap();
+}
+
+/// Clients that were cut off send their requests again, to whatever process.
+#[test]
+fn processes_that_get_one_request_at_once_perform_it_once() {
+    let place = SqlitePlace::new();
+    let store = place.open();
+    let mut children: Vec<Process> = (0..3).map(|_| Process::start("sends keys", &place.data_dir(), "")).collect();
+    children.iter_mut().for_each(Process::await_ready);
+    children.iter_mut().for_each(Process::start_now);
+    let replies: Vec<Vec<String>> = children.into_iter().map(Process::end).collect();
+    assert_eq!(replies[0].len(), OF_EACH_CHILD);
+    assert!(replies.iter().all(|of_child| *of_child == replies[0]), "{replies:?}");
+    assert_eq!(block_on(store.count()).unwrap(), OF_EACH_CHILD as u64);
+    block_on(store.close()).unwrap();
+}
+
+pub(crate) fn child_sends_keys(dir: &Path) {
+    let store = block_on(Store::builder(dir).create_if_missing(false).open()).unwrap();
+    process::wait_for_the_start();
+    for number in 0..OF_EACH_CHILD {
+        let key = RequestKey::new("client", &number.to_string(), &[]).unwrap();
+        let user = block_on(store.once(key).create(new_user(&format!("u{number}@example.com")))).unwrap();
+        process::say(user.id);
+    }
     block_on(store.close()).unwrap();
 }
 

@@ -447,7 +447,7 @@ fn the_status_tells_of_the_database() {
     create(&store, "ada@example.com");
     let status = block_on(store.status()).unwrap();
     assert_eq!(status.path, place.database());
-    assert_eq!((status.schema_version, status.user_count, status.journal_mode.as_str()), (5, 1, "wal"));
+    assert_eq!((status.schema_version, status.user_count, status.journal_mode.as_str()), (7, 1, "wal"));
     assert_eq!(status.sqlite_version, rusqlite::version());
     assert!(status.database_bytes > 0 && status.wal_bytes > 0);
     block_on(store.close()).unwrap();

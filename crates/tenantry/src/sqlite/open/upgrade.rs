@@ -17,7 +17,7 @@ pub(crate) mod embedded {
 }
 
 /// The schema version that the newest migration leaves in `user_version`.
-pub(crate) const SCHEMA_VERSION: i32 = 6;
+pub(crate) const SCHEMA_VERSION: i32 = 7;
 const MIGRATIONS_TABLE: &str = "tenantry_migrations";
 /// In the data directory.
 const SNAPSHOTS: &str = "backups";

@@ -9,6 +9,7 @@ pub(super) mod counting;
 pub(super) mod intents;
 pub(super) mod listing;
 pub(super) mod paths;
+pub(super) mod requests;
 mod selection;
 pub(super) mod tokens;
 pub(super) mod trash;

@@ -38,6 +38,9 @@ mod adoption;
 // Listings: their order, pages, cursors and filters.
 mod listing;
 
+// Requests that are performed once, however often they are sent.
+mod requests;
+
 // Tokens: what they are known by, how long, and what is kept of them.
 mod tokens;
 
