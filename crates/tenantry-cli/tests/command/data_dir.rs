@@ -70,7 +70,7 @@ fn a_creation_on_a_full_disk_leaves_nothing_behind() {
         tenantry --data-dir disk/data user login ada@example.com --create; second=$?
         echo \"$first $there $second\" $(ls disk/data)";
     let mut failed = 0;
-    let sizes = (20..=260).step_by(4);
+    let sizes = (20..=440).step_by(7);
     let attempts = sizes.clone().count();
     for size in sizes {
         let session = Session::new();
@@ -116,7 +116,7 @@ fn an_upgrade_reports_the_snapshot_of_the_database() {
     // It can be gone back to: alone in a new directory it is a store.
     let sh = format!("mkdir old && cp {snapshot} old/tenantry.db && tenantry --data-dir old --no-snapshot status");
     let (code, _, stderr) = super::decode(session.in_dir("sh").args(["-c", &sh]).output().unwrap());
-    assert_eq!((code, &*stderr), (0, "upgraded the store in old from schema 1 to 5; no snapshot was taken\n"));
+    assert_eq!((code, &*stderr), (0, "upgraded the store in old from schema 1 to 7; no snapshot was taken\n"));
     assert!(!session.path("old/backups").exists());
 }
 

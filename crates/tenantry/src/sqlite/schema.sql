@@ -197,8 +197,8 @@ CREATE UNIQUE INDEX tenantry_tokens_digest ON tenantry_tokens (digest);
 CREATE UNIQUE INDEX tenantry_tokens_name ON tenantry_tokens (name) WHERE replaced_at IS NULL;
 CREATE INDEX tenantry_tokens_user_id ON tenantry_tokens (user_id) WHERE user_id IS NOT NULL;
 
--- What a request came to, kept in its own transaction for 24 hours. The result holds personal data, and goes with the
--- purge of the user.
+-- What a request came to, kept in its own transaction for 24 hours. The result holds personal data,
+-- and goes with the purge of the user.
 CREATE TABLE tenantry_requests (
     -- The order in which they came, and expire.
     seq INTEGER PRIMARY KEY,
