@@ -86,6 +86,20 @@ fn store() -> Session {
 /// A link to where the users' directories were moved was said to be missing, or a disk that isn't
 /// mounted.
 #[test]
+fn a_file_in_place_of_storage_or_trash_is_named_and_left_alone() {
+    for name in ["storage", "trash"] {
+        let session = store();
+        std::fs::rename(session.path("data").join(name), session.path("moved")).unwrap();
+        session.write(&format!("data/{name}"), "mine");
+        let (code, _, stderr) = session.run(&["storage", "path", "ada@example.com"]);
+        assert_eq!(code, 7, "{stderr}");
+        assert!(stderr.contains(&format!("{name} isn't a directory")), "{stderr}");
+        assert_eq!(std::fs::read(session.path("data").join(name)).unwrap(), b"mine");
+        session.output(&["user", "get", "ada@example.com"]);
+    }
+}
+
+#[test]
 fn a_symbolic_link_in_place_of_storage_or_trash_is_a_finding() {
     for name in ["storage", "trash"] {
         let session = store();
