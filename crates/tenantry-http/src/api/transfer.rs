@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::thread;
 use std::time::Instant;
 
 use axum::Json as JsonBody;
@@ -20,7 +21,6 @@ use tenantry::{Scope, Store, UserId, WriteTx};
 use tenantry_exchange::{Chunk, ConfusableUser, Error, Format, Importer, Rejection, RowReader, Tally, UserWriter};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::task::spawn_blocking;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -195,7 +195,7 @@ async fn import(
     };
     let spooled = spool(&service.files, &service.store, body, IMPORT_BYTES_MAX).await?;
     let importer = parameters.importer();
-    let chunks = read(spooled.into_file().map_err(Error::Io)?, format);
+    let chunks = read(spooled.into_file().map_err(Error::Io)?, format)?;
     let store = service.store;
     let imported = if parameters.dry_run || parameters.on_conflict == OnConflict::Fail {
         in_one_transaction(&store, importer, chunks, parameters.dry_run).await?
@@ -207,10 +207,12 @@ async fn import(
 
 type Chunks = Receiver<tenantry_exchange::Result<Chunk>>;
 
-/// Reads the rows of a file on a thread, a chunk ahead of the store.
-fn read(file: File, format: Format) -> Chunks {
+/// Reads the rows of a file, a chunk ahead of the store. It is on a thread of its own, since a
+/// transaction waits for it: behind other work that waits for the store it might never begin.
+fn read(file: File, format: Format) -> Result<Chunks, Error> {
     let (sender, receiver) = channel(1);
-    spawn_blocking(move || {
+    let thread = thread::Builder::new().name("tenantry-import".to_owned());
+    thread.spawn(move || {
         let mut reader = match RowReader::new(format, file) {
             Ok(reader) => reader,
             Err(error) => return drop(sender.blocking_send(Err(error))),
@@ -223,8 +225,8 @@ fn read(file: File, format: Format) -> Chunks {
                 return;
             }
         }
-    });
-    receiver
+    })?;
+    Ok(receiver)
 }
 
 /// Returns the problem of an import that can't go on.
