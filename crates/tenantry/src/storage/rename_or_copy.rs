@@ -33,7 +33,8 @@
 //! Rejected: a copy that is made before the lock is taken. Another process that opens the store
 //! meanwhile executes the same intent, so the copy directory would need a lock of its own. Under
 //! the lock the comparison would still read everything, because the times of a file don't show
-//! writes through a mapping. And the writes of this process wait for its writer's thread in any case.
+//! writes through a mapping. And the writes of this process wait for its writer's thread in any
+//! case.
 
 use std::ffi::{CStr, CString};
 use std::io;
