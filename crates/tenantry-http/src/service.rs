@@ -1,13 +1,16 @@
 //! What the endpoints have in common: the store, and the scope that each requires.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::middleware::from_fn_with_state;
 use tenantry::{Scope, Store};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
-use crate::auth::{Required, authorize};
+use crate::auth::{Caller, Required, authorize};
 use crate::drain::Drain;
 use crate::files::Files;
 use crate::metrics::Metrics;
@@ -24,6 +27,20 @@ pub(crate) struct Service {
     pub(crate) metrics: Metrics,
     pub(crate) files: Arc<Files>,
     pub(crate) transfers: Transfers,
+}
+
+/// The service as handlers have it that change users: what they change is attributed to the caller.
+pub(crate) struct Acting(pub(crate) Service);
+
+impl FromRequestParts<Service> for Acting {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, Infallible> {
+        let caller = parts.extensions.get::<Caller>();
+        // An application may name its callers as it likes, and a change holds no address.
+        let actor = caller.and_then(|caller| caller.name.parse().ok()).unwrap_or_default();
+        Ok(Self(Service { store: service.store.as_actor(actor), ..service.clone() }))
+    }
 }
 
 /// The name of the security scheme in the document.

@@ -24,7 +24,7 @@ use crate::etag;
 use crate::files::{Finished, attachment, spool, to_its_end};
 use crate::limits::ARCHIVE_BYTES_MAX;
 use crate::problem::{self, Problem, Type};
-use crate::service::{Service, scoped_stream};
+use crate::service::{Acting, Service, scoped_stream};
 use crate::transfers::{Ended, Flag};
 
 /// How many entries could not be archived. They are missing in the archive.
@@ -138,7 +138,7 @@ struct ImportedArchive {
         (status = "default", body = problem::Body)
     )
 )]
-async fn import(State(service): State<Service>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+async fn import(Acting(service): Acting, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     if content_type(&headers).as_deref() != Some(MEDIA) {
         return Err(Problem::new(Type::NotJson, "the body must be of the type application/zstd"));
     }

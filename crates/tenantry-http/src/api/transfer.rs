@@ -29,7 +29,7 @@ use crate::body::{Parameters, content_type};
 use crate::files::{attachment, spool, to_its_end};
 use crate::limits::{EXPORT_TIMEOUT, IMPORT_BYTES_MAX};
 use crate::problem::{self, Problem, Type};
-use crate::service::{Service, scoped_stream};
+use crate::service::{Acting, Service, scoped_stream};
 use crate::transfers::Ended;
 
 /// How many rejected rows, and how many confusable users, a response names: what a person looks at.
@@ -182,7 +182,7 @@ impl Imported {
     responses((status = 200, body = Imported), (status = "default", body = problem::Body))
 )]
 async fn import(
-    State(service): State<Service>,
+    Acting(service): Acting,
     Parameters(parameters): Parameters<ImportParameters>,
     headers: HeaderMap,
     body: Body,

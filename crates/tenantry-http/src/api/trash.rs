@@ -14,7 +14,7 @@ use super::users::tagged;
 use crate::body::{Id, Json, Parameters, default_limit};
 use crate::once::Key;
 use crate::problem::{self, Problem};
-use crate::service::{Service, scoped};
+use crate::service::{Acting, Service, scoped};
 
 pub(crate) fn routes() -> OpenApiRouter<Service> {
     scoped(Scope::UsersRead, routes!(list))
@@ -85,7 +85,7 @@ struct Restore {
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
 async fn restore(
-    State(service): State<Service>,
+    Acting(service): Acting,
     Id(id): Id,
     key: Key,
     Json(restore): Json<Restore>,
@@ -120,7 +120,7 @@ struct PurgedBody {
     delete, path = "/v1/trash/{id}", tag = "trash", params(("id" = String, Path, format = "uuid")),
     responses((status = 200, body = PurgedBody), (status = "default", body = problem::Body))
 )]
-async fn purge(State(service): State<Service>, Id(id): Id) -> Result<Response, Problem> {
+async fn purge(Acting(service): Acting, Id(id): Id) -> Result<Response, Problem> {
     let purged = service.store.purge(Purge::User(id), |_| {}).await?;
     let body = PurgedBody {
         users: purged.users,

@@ -18,7 +18,7 @@ use crate::body::{Id, Json, Parameters, default_limit};
 use crate::etag::{self, IfMatch};
 use crate::once::Key;
 use crate::problem::{self, Problem};
-use crate::service::{Service, scoped};
+use crate::service::{Acting, Service, scoped};
 
 pub(crate) fn routes() -> OpenApiRouter<Service> {
     scoped(Scope::UsersRead, routes!(list))
@@ -139,7 +139,7 @@ async fn lookup(State(service): State<Service>, Json(address): Json<Address>) ->
         (status = "default", body = problem::Body)
     )
 )]
-async fn create(State(service): State<Service>, key: Key, Json(new): Json<NewUser>) -> Result<Response, Problem> {
+async fn create(Acting(service): Acting, key: Key, Json(new): Json<NewUser>) -> Result<Response, Problem> {
     let user = match key.of("create", &new)? {
         None => service.store.create(new).await?,
         Some(key) => service.store.once(key).create(new).await?,
@@ -200,7 +200,7 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<E
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
 async fn update(
-    State(service): State<Service>,
+    Acting(service): Acting,
     Id(id): Id,
     headers: HeaderMap,
     Json(patch): Json<Patch>,
@@ -222,12 +222,7 @@ async fn update(
     post, path = "/v1/users/{id}/suspend", tag = "users", params(("id" = String, Path, format = "uuid"), ("If-Match" = Option<String>, Header), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
-async fn suspend(
-    State(service): State<Service>,
-    Id(id): Id,
-    headers: HeaderMap,
-    key: Key,
-) -> Result<Response, Problem> {
+async fn suspend(Acting(service): Acting, Id(id): Id, headers: HeaderMap, key: Key) -> Result<Response, Problem> {
     let condition = IfMatch::of(&headers, service.require_if_match)?;
     let key = key.of("suspend", &(id, format!("{condition:?}")))?;
     let user = match (condition, key) {
@@ -243,7 +238,7 @@ async fn suspend(
     post, path = "/v1/users/{id}/resume", tag = "users", params(("id" = String, Path, format = "uuid"), ("If-Match" = Option<String>, Header), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
-async fn resume(State(service): State<Service>, Id(id): Id, headers: HeaderMap, key: Key) -> Result<Response, Problem> {
+async fn resume(Acting(service): Acting, Id(id): Id, headers: HeaderMap, key: Key) -> Result<Response, Problem> {
     let condition = IfMatch::of(&headers, service.require_if_match)?;
     let key = key.of("resume", &(id, format!("{condition:?}")))?;
     let user = match (condition, key) {
@@ -261,7 +256,7 @@ async fn resume(State(service): State<Service>, Id(id): Id, headers: HeaderMap, 
     delete, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path, format = "uuid"), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
-async fn delete(State(service): State<Service>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
+async fn delete(Acting(service): Acting, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
     let user = match IfMatch::of(&headers, service.require_if_match)? {
         IfMatch::Any => service.store.delete(id).await?,
         condition => changed(&service, id, condition, None, move |tx| tx.delete(id)).await?,
@@ -312,7 +307,7 @@ async fn changed(
     post, path = "/v1/users/{id}/login", tag = "users", params(("id" = String, Path, format = "uuid"), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
-async fn record_login(State(service): State<Service>, Id(id): Id, key: Key) -> Result<Response, Problem> {
+async fn record_login(Acting(service): Acting, Id(id): Id, key: Key) -> Result<Response, Problem> {
     let user = match key.of("login", &id)? {
         None => service.store.record_login(id).await?,
         Some(key) => service.store.once(key).record_login(id).await?,
@@ -328,7 +323,7 @@ async fn record_login(State(service): State<Service>, Id(id): Id, key: Key) -> R
     post, path = "/v1/sign-in", tag = "users", params(("Idempotency-Key" = Option<String>, Header)), request_body = Address,
     responses((status = 200, body = SignIn), (status = 201, body = SignIn, description = "The user was created"), (status = "default", body = problem::Body))
 )]
-async fn sign_in(State(service): State<Service>, key: Key, Json(address): Json<Address>) -> Result<Response, Problem> {
+async fn sign_in(Acting(service): Acting, key: Key, Json(address): Json<Address>) -> Result<Response, Problem> {
     let signed_in = match key.of("sign-in", &address.email)? {
         None => service.store.sign_in(address.email).await?,
         Some(key) => service.store.once(key).sign_in(address.email).await?,

@@ -221,3 +221,32 @@ async fn a_token_that_makes_too_many_requests_has_to_wait_whole_seconds() {
     let other = api.token(new("other", Scopes::all())).await;
     assert_eq!(api.call_with(&other, Method::GET, "/v1/status", "").await.status, StatusCode::OK);
 }
+
+/// The feed is the record of who did what.
+#[tokio::test]
+async fn a_change_is_attributed_to_the_token_that_made_it() {
+    let api = Api::new().await;
+    let bearer = api.token(new("billing", Scopes::all())).await;
+    let created = api.call_with(&bearer, Method::POST, "/v1/users", r#"{"email":"ada@example.com"}"#).await;
+    let user = created.header("location").unwrap().to_owned();
+    let trashed = user.replace("/v1/users/", "/v1/trash/");
+    for (method, path, body) in [
+        (Method::POST, format!("{user}/suspend"), ""),
+        (Method::POST, format!("{user}/resume"), ""),
+        (Method::PATCH, user.clone(), r#"{"email":"ada@example.org"}"#),
+        (Method::DELETE, user.clone(), ""),
+        (Method::POST, format!("{trashed}/restore"), "{}"),
+        (Method::DELETE, user.clone(), ""),
+        (Method::DELETE, trashed.clone(), ""),
+        (Method::POST, "/v1/sign-in".to_owned(), r#"{"email":"bob@example.com"}"#),
+    ] {
+        let reply = api.call_with(&bearer, method.clone(), &path, body).await;
+        assert!(reply.status.is_success(), "{method} {path}: {reply:?}");
+    }
+    // A key changes nothing of that, nor does a condition.
+    let headers = [("authorization", &*bearer), ("idempotency-key", "k1")];
+    api.call_as(None, Method::POST, "/v1/users", &headers, r#"{"email":"cyd@example.com"}"#).await;
+    let changes = api.store.changes(None, 100).await.unwrap().changes;
+    assert_eq!(changes.len(), 10, "{changes:?}");
+    assert!(changes.iter().all(|change| change.actor.as_str() == "billing"), "{changes:?}");
+}
