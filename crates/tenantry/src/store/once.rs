@@ -53,6 +53,10 @@ impl OnceStore<'_> {
     /// # Errors
     ///
     /// Those of it, and `KeyReused`.
+    ///
+    /// # Examples
+    ///
+    /// See [`Store::once`].
     #[instrument(level = "debug", skip_all)]
     pub async fn create(self, user: NewUser) -> Result<User> {
         self.apply(Create(user)).await
@@ -63,6 +67,10 @@ impl OnceStore<'_> {
     /// # Errors
     ///
     /// Those of it, and `KeyReused`.
+    ///
+    /// # Examples
+    ///
+    /// See [`Store::once`].
     #[instrument(level = "debug", skip_all)]
     pub async fn sign_in(self, email: Email) -> Result<SignIn> {
         self.apply(verbs::SignIn(email)).await
@@ -73,6 +81,10 @@ impl OnceStore<'_> {
     /// # Errors
     ///
     /// Those of it, and `KeyReused`.
+    ///
+    /// # Examples
+    ///
+    /// See [`Store::once`].
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn record_login(self, id: UserId) -> Result<User> {
         self.apply(RecordLogin(id)).await
@@ -83,6 +95,10 @@ impl OnceStore<'_> {
     /// # Errors
     ///
     /// Those of it, and `KeyReused`.
+    ///
+    /// # Examples
+    ///
+    /// See [`Store::once`].
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn suspend(self, id: UserId) -> Result<User> {
         self.apply(Suspend(id)).await
@@ -93,6 +109,10 @@ impl OnceStore<'_> {
     /// # Errors
     ///
     /// Those of it, and `KeyReused`.
+    ///
+    /// # Examples
+    ///
+    /// See [`Store::once`].
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn resume(self, id: UserId) -> Result<User> {
         self.apply(Resume(id)).await
@@ -103,6 +123,10 @@ impl OnceStore<'_> {
     /// # Errors
     ///
     /// Those of it, and `KeyReused`.
+    ///
+    /// # Examples
+    ///
+    /// See [`Store::once`].
     #[instrument(level = "debug", skip_all, fields(user = %id))]
     pub async fn restore(self, id: UserId, email: Option<Email>) -> Result<User> {
         self.apply(Restore(id, email)).await
