@@ -9,7 +9,7 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tenantry::{Authentication, Scope, Scopes, Store, Token, UserId};
+use tenantry::{Actor, Authentication, Scope, Scopes, Store, Token, UserId};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
@@ -68,6 +68,13 @@ impl Caller {
     #[must_use]
     pub fn with_user(self, user_id: UserId) -> Self {
         Self { user_id: Some(user_id), ..self }
+    }
+
+    /// Returns the caller as changes name them. What isn't allowed in that name becomes `_`.
+    pub(crate) fn actor(&self) -> Actor {
+        let allowed = |c: char| if c.is_ascii_graphic() && c != '@' { c } else { '_' };
+        let name: String = self.name.chars().map(allowed).take(Actor::MAX_LENGTH).collect();
+        name.parse().unwrap_or_default()
     }
 
     /// Returns the caller with every scope that a process of this user is.

@@ -69,5 +69,12 @@ pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How old an answer about readiness may be, so that callers without a token cost no more than ten
 /// transactions a second.
 pub(crate) const READY_AGE_MAX: Duration = Duration::from_millis(100);
+/// How long a request for changes may wait for one. Proxies close what is silent for a minute.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How often a stream of changes says where it is, if there are none: so that a proxy doesn't take
+/// it for dead, and its client doesn't fall behind what is kept.
+pub(crate) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
+/// How long a stream of changes lasts. The client connects again, with the token that it has then.
+pub(crate) const EVENTS_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// How often the files of the certificate are compared with those that are in use.
 pub(crate) const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(60);

@@ -174,6 +174,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 fn described() -> OpenApiRouter<Service> {
     let mut routes = OpenApiRouter::with_openapi(Document::openapi())
         .merge(api::users::routes())
+        .merge(api::changes::routes())
         .merge(api::trash::routes())
         .merge(api::usage::routes())
         .merge(api::status::routes())

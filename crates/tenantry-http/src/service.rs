@@ -22,7 +22,6 @@ pub(crate) struct Service {
     pub(crate) store: Store,
     pub(crate) require_if_match: bool,
     /// Of which streams hear that the service ends.
-    #[allow(dead_code, reason = "no endpoint is a stream yet")]
     pub(crate) drain: Drain,
     pub(crate) metrics: Metrics,
     pub(crate) files: Arc<Files>,
@@ -36,9 +35,7 @@ impl FromRequestParts<Service> for Acting {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, Infallible> {
-        let caller = parts.extensions.get::<Caller>();
-        // An application may name its callers as it likes, and a change holds no address.
-        let actor = caller.and_then(|caller| caller.name.parse().ok()).unwrap_or_default();
+        let actor = parts.extensions.get::<Caller>().map(Caller::actor).unwrap_or_default();
         Ok(Self(Service { store: service.store.as_actor(actor), ..service.clone() }))
     }
 }

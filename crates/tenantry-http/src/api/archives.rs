@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use axum::Json as JsonBody;
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -50,7 +49,7 @@ pub(crate) fn routes() -> OpenApiRouter<Service> {
         (status = "default", body = problem::Body)
     )
 )]
-async fn export(State(service): State<Service>, Id(id): Id) -> Result<Response, Problem> {
+async fn export(Acting(service): Acting, Id(id): Id) -> Result<Response, Problem> {
     let _permit = service.transfers.begin()?;
     let name = format!("{id}.tar.zst");
     let made = made(&service, move |store, path, flag| {
@@ -74,7 +73,7 @@ async fn export(State(service): State<Service>, Id(id): Id) -> Result<Response, 
         (status = "default", body = problem::Body)
     )
 )]
-async fn backup(State(service): State<Service>) -> Result<Response, Problem> {
+async fn backup(Acting(service): Acting) -> Result<Response, Problem> {
     let _permit = service.transfers.begin()?;
     let made = made(&service, |store, path, flag| {
         let options = BackupOptions::default();

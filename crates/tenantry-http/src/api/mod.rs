@@ -1,6 +1,7 @@
 //! The endpoints of `/v1`: a file for each kind of resource, with its routes first.
 
 pub(crate) mod archives;
+pub(crate) mod changes;
 pub(crate) mod check;
 pub(crate) mod status;
 pub(crate) mod transfer;

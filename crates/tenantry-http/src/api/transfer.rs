@@ -11,7 +11,6 @@ use std::time::Instant;
 
 use axum::Json as JsonBody;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
@@ -363,7 +362,7 @@ fn so_far(error: Error, imported: &Imported) -> Problem {
         (status = "default", body = problem::Body)
     )
 )]
-async fn export(State(service): State<Service>, headers: HeaderMap) -> Result<Response, Problem> {
+async fn export(Acting(service): Acting, headers: HeaderMap) -> Result<Response, Problem> {
     let permit = service.transfers.begin()?;
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let (format, media, name) = match accept.contains("text/csv") {

@@ -1,7 +1,6 @@
 //! Users in the trash.
 
 use axum::Json as JsonBody;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -45,10 +44,7 @@ struct TrashParameters {
     get, path = "/v1/trash", tag = "trash", params(TrashParameters),
     responses((status = 200, body = TrashPage), (status = "default", body = problem::Body))
 )]
-async fn list(
-    State(service): State<Service>,
-    Parameters(list): Parameters<TrashParameters>,
-) -> Result<Response, Problem> {
+async fn list(Acting(service): Acting, Parameters(list): Parameters<TrashParameters>) -> Result<Response, Problem> {
     let query = TrashQuery { limit: list.limit, cursor: list.cursor, deleted_before: list.deleted_before };
     Ok(JsonBody(service.store.list_trash(&query).await?).into_response())
 }
@@ -58,7 +54,7 @@ async fn list(
     get, path = "/v1/trash/{id}", tag = "trash", params(("id" = String, Path, format = "uuid")),
     responses((status = 200, body = TrashedUser), (status = "default", body = problem::Body))
 )]
-async fn get(State(service): State<Service>, Id(id): Id) -> Result<Response, Problem> {
+async fn get(Acting(service): Acting, Id(id): Id) -> Result<Response, Problem> {
     let trashed = service.store.get_trashed(id).await?.ok_or_else(not_in_trash)?;
     Ok(JsonBody(trashed).into_response())
 }

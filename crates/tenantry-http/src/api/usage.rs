@@ -1,7 +1,6 @@
 //! How much space users take.
 
 use axum::Json as JsonBody;
-use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tenantry::{ErrorKind, Scope, Usage, User};
@@ -11,7 +10,7 @@ use utoipa_axum::routes;
 
 use crate::body::{Id, Parameters};
 use crate::problem::{self, Problem, Type};
-use crate::service::{Service, scoped};
+use crate::service::{Acting, Service, scoped};
 
 /// The most users that a list of the largest holds.
 const TOP_MAX: usize = 1_000;
@@ -27,7 +26,7 @@ pub(crate) fn routes() -> OpenApiRouter<Service> {
     get, path = "/v1/users/{id}/usage", tag = "usage", params(("id" = String, Path, format = "uuid")),
     responses((status = 200, body = Usage), (status = "default", body = problem::Body))
 )]
-async fn get(State(service): State<Service>, Id(id): Id) -> Result<Response, Problem> {
+async fn get(Acting(service): Acting, Id(id): Id) -> Result<Response, Problem> {
     match service.store.usage(id).await? {
         Some(usage) => Ok(JsonBody(usage).into_response()),
         None => Err(Problem::new(Type::Store(ErrorKind::NotFound), "the user's directory was never measured")),
@@ -39,7 +38,7 @@ async fn get(State(service): State<Service>, Id(id): Id) -> Result<Response, Pro
     post, path = "/v1/users/{id}/usage:measure", tag = "usage", params(("id" = String, Path, format = "uuid")),
     responses((status = 200, body = Usage), (status = "default", body = problem::Body))
 )]
-async fn measure(State(service): State<Service>, Id(id): Id) -> Result<Response, Problem> {
+async fn measure(Acting(service): Acting, Id(id): Id) -> Result<Response, Problem> {
     Ok(JsonBody(service.store.measure_usage(id, |_| {}).await?).into_response())
 }
 
@@ -75,7 +74,7 @@ struct Largest {
     get, path = "/v1/usage", tag = "usage", params(TopParameters),
     responses((status = 200, body = Largest), (status = "default", body = problem::Body))
 )]
-async fn top(State(service): State<Service>, Parameters(top): Parameters<TopParameters>) -> Result<Response, Problem> {
+async fn top(Acting(service): Acting, Parameters(top): Parameters<TopParameters>) -> Result<Response, Problem> {
     if !(1..=TOP_MAX).contains(&top.top) {
         return Err(Problem::new(Type::InvalidParameter, format!("top isn't within 1 and {TOP_MAX}")));
     }

@@ -1,7 +1,6 @@
 //! Living users.
 
 use axum::Json as JsonBody;
-use axum::extract::State;
 use axum::http::header::{ETAG, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -79,10 +78,7 @@ struct ListParameters {
     get, path = "/v1/users", tag = "users", params(ListParameters),
     responses((status = 200, body = Page), (status = "default", body = problem::Body))
 )]
-async fn list(
-    State(service): State<Service>,
-    Parameters(list): Parameters<ListParameters>,
-) -> Result<Response, Problem> {
+async fn list(Acting(service): Acting, Parameters(list): Parameters<ListParameters>) -> Result<Response, Problem> {
     let query = ListQuery {
         limit: list.limit,
         cursor: list.cursor,
@@ -107,7 +103,7 @@ async fn list(
     post, path = "/v1/users:search", tag = "users", request_body = ListQuery,
     responses((status = 200, body = Page), (status = "default", body = problem::Body))
 )]
-async fn search(State(service): State<Service>, Json(query): Json<ListQuery>) -> Result<Response, Problem> {
+async fn search(Acting(service): Acting, Json(query): Json<ListQuery>) -> Result<Response, Problem> {
     Ok(JsonBody(service.store.list(&query).await?).into_response())
 }
 
@@ -124,7 +120,7 @@ struct Address {
     post, path = "/v1/users:lookup", tag = "users", request_body = Address,
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
-async fn lookup(State(service): State<Service>, Json(address): Json<Address>) -> Result<Response, Problem> {
+async fn lookup(Acting(service): Acting, Json(address): Json<Address>) -> Result<Response, Problem> {
     match service.store.get_by_email(&address.email).await? {
         Some(user) => Ok(tagged(StatusCode::OK, &user)),
         None => Err(Problem::new(problem::Type::Store(ErrorKind::NotFound), "there is no user with this address")),
@@ -157,7 +153,7 @@ async fn create(Acting(service): Acting, key: Key, Json(new): Json<NewUser>) -> 
     get, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path, format = "uuid")),
     responses((status = 200, body = User), (status = 304, description = "The client has this version"), (status = "default", body = problem::Body))
 )]
-async fn get(State(service): State<Service>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
+async fn get(Acting(service): Acting, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
     let user = service.store.get(id).await?.ok_or_else(Problem::no_user)?;
     let tag = etag::of(&user);
     if etag::is_known(&headers, &tag)? {

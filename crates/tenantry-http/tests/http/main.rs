@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
+mod changes;
 mod conditions;
 mod files;
 mod files_order;
