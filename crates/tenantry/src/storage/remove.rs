@@ -467,6 +467,17 @@ mod tests {
 
     /// Once the caller ends it, neither way removes another file. Another removal completes it.
     #[test]
+    fn what_another_process_has_removed_first_counts_as_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = std::fs::File::open(dir.path()).unwrap().into();
+        let removal = Removal::default();
+        let mut emptier = Emptier { top, origins: HashMap::new(), moved: 0, removal, progress: &never_ends };
+        assert!(emptier.remove_dir(c"gone", Path::new("gone")).unwrap());
+        assert!(emptier.remove_file(None, c"gone", || PathBuf::from("gone")));
+        assert!(emptier.removal.is_complete() && emptier.removal.files == 0);
+    }
+
+    #[test]
     fn a_removal_ends_at_the_report_at_which_the_caller_ends_it() {
         type Way = fn(&OwnedFd, OnRemoved<'_>) -> Removal;
         let moving: Way = |at, progress| remove(at, c"top", progress).unwrap();
