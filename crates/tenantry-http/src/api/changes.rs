@@ -96,8 +96,8 @@ struct EventPage {
 /// Every committed change is there once, in the order of the commits. With `wait`, the response
 /// comes as soon as there is a change. With `Accept: text/event-stream` it is a stream of
 /// Server-Sent Events without end: an event `change` each, and `bookmark` now and then, whose ids
-/// are cursors. `Last-Event-ID` wins over `after`. A cursor that can't be followed from is 410: list
-/// the users again.
+/// are cursors. `Last-Event-ID` wins over `after`. A cursor that can't be followed from is 410:
+/// list the users again.
 #[utoipa::path(
     get, path = "/v1/changes", tag = "changes",
     params(ChangesParameters, ("Last-Event-ID" = Option<String>, Header)),
