@@ -1,17 +1,17 @@
 //! The command line: commands, options and help texts.
 
-use std::net::SocketAddr;
 mod user;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::builder::styling::AnsiColor;
 use clap::builder::{PossibleValuesParser, Styles};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, value_parser};
-
 use tenantry::Scope;
 use tenantry_http::{Network, Origin, PublicUrl};
+
 pub(crate) use user::{DeleteUsers, FilterArgs, List, ManyUsers, Profile, SuspendUsers, UpdateUser};
 
 const EXIT_CODES: &str = "\
