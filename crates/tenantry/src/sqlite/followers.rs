@@ -483,6 +483,17 @@ mod tests {
         assert!(block_on(followers.ended.recv()).is_err(), "no thread is left");
     }
 
+    /// Otherwise a commit that falls between the two is noticed only with the next one.
+    #[test]
+    fn a_round_that_ends_between_reading_and_waiting_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = block_on(Store::open(dir.path())).unwrap();
+        let mut place = store.engine().followers().enter().unwrap();
+        place.begin().unwrap();
+        store.engine().followers().wake();
+        assert!(place.poll_wait(&Context::from_waker(Waker::noop())).is_ready());
+    }
+
     #[test]
     fn what_is_read_at_the_end_of_the_feed_is_read_once_for_all() {
         let dir = tempfile::tempdir().unwrap();
