@@ -10,9 +10,24 @@ use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use tenantry::{ListQuery, UserId};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type as SchemaType};
+use utoipa::openapi::{KnownFormat, RefOr, SchemaFormat};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::limits::{BODY_BYTES_MAX, BODY_TIMEOUT, JSON_DEPTH_MAX};
 use crate::problem::{Problem, Type};
+
+/// The bytes of a file, in the document. A generator would make a list of numbers of `Vec<u8>`.
+pub(crate) struct Binary;
+
+impl PartialSchema for Binary {
+    fn schema() -> RefOr<Schema> {
+        let bytes = ObjectBuilder::new().schema_type(SchemaType::String);
+        RefOr::T(bytes.format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary))).build().into())
+    }
+}
+
+impl ToSchema for Binary {}
 
 /// A JSON body. A merge patch (RFC 7396) is one too.
 pub(crate) struct Json<T>(pub(crate) T);
@@ -30,6 +45,10 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         if depth(&bytes) > JSON_DEPTH_MAX {
             let detail = format!("the body is nested more than {JSON_DEPTH_MAX} levels deep");
             return Err(Problem::new(Type::InvalidBody, detail));
+        }
+        // Serde would read an array as the fields in their order.
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Err(Problem::new(Type::InvalidBody, "expected a JSON object"));
         }
         let mut json = serde_json::Deserializer::from_slice(&bytes);
         let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
@@ -190,6 +209,7 @@ mod tests {
         for (body, said) in [
             ("{", "isn't JSON"),
             ("", "isn't JSON"),
+            (r#" ["ada@example.com", 1]"#, "expected a JSON object"),
             (r#"{"email":"secret@example.com"} x"#, "isn't JSON"),
             (r#"{"email":"ada@example.com","version":"secret@example.com"}"#, "version: expected u64"),
             (r#"{"email":"secret@@example.com"}"#, "email: "),

@@ -7,6 +7,9 @@ use serde::Serialize;
 use tenantry::{ErrorClass, ErrorKind, UserId};
 use utoipa::ToSchema;
 
+/// The media type of problems (RFC 9457, section 3).
+pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
+
 /// What went wrong, as a machine reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Type {
@@ -281,7 +284,7 @@ pub(crate) fn conclude(response: &mut Response, request_id: &HeaderValue) {
     };
     let body = serde_json::to_vec(&body).unwrap_or_default();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     headers.remove(CONTENT_LENGTH);
     *response.body_mut() = body.into();
 }

@@ -8,7 +8,7 @@ use axum::http::header::{
     ACCEPT_RANGES, AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH,
     IF_RANGE, LOCATION, RANGE, RETRY_AFTER,
 };
-use axum::http::{HeaderName, Method};
+use axum::http::{HeaderName, Method, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -17,8 +17,8 @@ use tenantry::Store;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
-use utoipa::openapi::Server as DocumentServer;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{RefOr, Server as DocumentServer};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::auth::{Authenticator, authenticate};
@@ -29,7 +29,7 @@ use crate::limits::{FILE_BYTES_MAX, REQUESTS_PER_TOKEN};
 use crate::metrics::Metrics;
 use crate::network::Network;
 use crate::observe::{Observer, observe};
-use crate::problem::{Problem, Type};
+use crate::problem::{self, Problem, Type};
 use crate::service::{BEARER, Service};
 use crate::transfers::Transfers;
 use crate::turns::Turns;
@@ -189,7 +189,30 @@ fn described() -> OpenApiRouter<Service> {
     *paths = std::mem::take(paths).into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     let components = routes.get_openapi_mut().components.get_or_insert_default();
     components.add_security_scheme(BEARER, scheme);
+    describe_responses(routes.get_openapi_mut());
     routes
+}
+
+/// Describes the responses as the specification demands, here once instead of at each endpoint:
+/// errors have the media type of problems (RFC 9457), and each response has a description (OpenAPI
+/// 3.1, "Response Object").
+fn describe_responses(document: &mut utoipa::openapi::OpenApi) {
+    for path in document.paths.paths.values_mut() {
+        let methods = [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete];
+        for operation in methods.into_iter().flatten() {
+            for (status, response) in &mut operation.responses.responses {
+                let RefOr::T(response) = response else { continue };
+                if status == "default" {
+                    let bodies = std::mem::take(&mut response.content).into_values();
+                    response.content = bodies.map(|body| (problem::MEDIA_TYPE.to_owned(), body)).collect();
+                }
+                if response.description.is_empty() {
+                    let reason = status.parse().ok().and_then(|status: StatusCode| status.canonical_reason());
+                    response.description = reason.unwrap_or("Why the request failed").to_owned();
+                }
+            }
+        }
+    }
 }
 
 async fn describe(document: Bytes) -> Response {
@@ -212,7 +235,7 @@ mod tests {
         for _ in 0..2 {
             let response = routes.clone().oneshot(Request::new(Body::empty())).await.unwrap();
             assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-            assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+            assert_eq!(response.headers()[CONTENT_TYPE], problem::MEDIA_TYPE);
             let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
             let body = String::from_utf8(body.to_vec()).unwrap();
             assert!(body.contains("/problems/internal") && !body.contains('@'), "{body}");

@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::body::{Id, content_type};
+use crate::body::{Binary, Id, content_type};
 use crate::etag;
 use crate::files::{Finished, attachment, spool, to_its_end};
 use crate::limits::ARCHIVE_BYTES_MAX;
@@ -44,7 +44,7 @@ pub(crate) fn routes() -> OpenApiRouter<Service> {
 #[utoipa::path(
     get, path = "/v1/users/{id}/archive", tag = "transfer", params(("id" = String, Path, format = "uuid")),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "application/zstd",
+        (status = 200, body = inline(Binary), content_type = "application/zstd",
             headers(("Tenantry-Left-Out" = u64, description = "How many entries could not be archived"))),
         (status = "default", body = problem::Body)
     )
@@ -68,7 +68,7 @@ async fn export(Acting(service): Acting, Id(id): Id) -> Result<Response, Problem
 #[utoipa::path(
     get, path = "/v1/backup", tag = "transfer",
     responses(
-        (status = 200, body = Vec<u8>, content_type = "application/zstd",
+        (status = 200, body = inline(Binary), content_type = "application/zstd",
             headers(("Tenantry-Left-Out" = u64, description = "How many entries could not be archived"))),
         (status = "default", body = problem::Body)
     )
@@ -131,7 +131,7 @@ struct ImportedArchive {
 /// With the same id, address, storage path, times and files. All of it or nothing.
 #[utoipa::path(
     post, path = "/v1/archives", tag = "transfer",
-    request_body(content = Vec<u8>, content_type = "application/zstd"),
+    request_body(content = inline(Binary), content_type = "application/zstd"),
     responses(
         (status = 201, body = ImportedArchive, headers(("Location", description = "The path of the user"))),
         (status = "default", body = problem::Body)

@@ -30,7 +30,7 @@ use super::receive::{receive, to_its_end, too_large};
 use super::upload::{Upload, Written, change};
 use super::work::Elsewhere;
 use super::{dir, existing_dir};
-use crate::body::{Id, Parameters, default_limit};
+use crate::body::{Binary, Id, Parameters, default_limit};
 use crate::problem::{self, Problem, Type};
 use crate::service::{Service, scoped, scoped_stream};
 
@@ -69,9 +69,9 @@ struct ListParameters {
     ),
     responses(
         (status = 200, description = "The file, or a page of the directory", content(
-            (Vec<u8> = "application/octet-stream"), (FilePage = "application/json")
+            (inline(Binary) = "application/octet-stream"), (FilePage = "application/json")
         )),
-        (status = 206, description = "A part of the file", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 206, description = "A part of the file", body = inline(Binary), content_type = "application/octet-stream"),
         (status = 304, description = "The client has this file"),
         (status = "default", body = problem::Body)
     )
@@ -193,7 +193,7 @@ async fn list_dir(
         ("If-Match" = Option<String>, Header), ("If-None-Match" = Option<String>, Header),
         ("Content-Digest" = Option<String>, Header)
     ),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    request_body(content = inline(Binary), content_type = "application/octet-stream"),
     responses(
         (status = 201, description = "The file is new", headers(("ETag", description = "The entity tag"))),
         (status = 204, description = "The file was replaced", headers(("ETag", description = "The entity tag"))),

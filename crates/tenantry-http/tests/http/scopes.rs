@@ -27,6 +27,25 @@ pub(crate) fn routes() -> Vec<(Method, String, Vec<String>)> {
     routes
 }
 
+/// What generators of clients refuse a document for.
+#[test]
+fn the_document_describes_each_response_and_says_that_errors_are_problems() {
+    let document = serde_json::to_value(openapi()).unwrap();
+    let operations = document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
+    let mut responses = 0;
+    for operation in operations.map(|(_, operation)| operation).filter(|operation| operation.is_object()) {
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            assert!(response["description"].as_str().is_some_and(|text| !text.is_empty()), "{operation}");
+            if status == "default" {
+                let types: Vec<_> = response["content"].as_object().unwrap().keys().collect();
+                assert_eq!(types, ["application/problem+json"], "{operation}");
+            }
+            responses += 1;
+        }
+    }
+    assert!(responses >= 40, "{responses}");
+}
+
 pub(crate) async fn call(
     api: &Api,
     caller: Option<Caller>,

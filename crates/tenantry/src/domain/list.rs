@@ -1,6 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{ChangesCursor, Error, ErrorKind, ExternalId, Result, Timestamp, User};
@@ -32,9 +33,17 @@ pub struct ListQuery {
     /// at the beginning.
     pub cursor: Option<Cursor>,
     /// Which users to list.
+    #[serde(deserialize_with = "from_object")]
     pub filter: Filter,
     /// The order of the users.
     pub order: Order,
+}
+
+/// Reads a filter from an object alone. Derived, it would come from a list of its fields' values
+/// too, by their order in this file.
+fn from_object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Filter, D::Error> {
+    let object = serde_json::Map::deserialize(deserializer)?;
+    Filter::deserialize(serde_json::Value::Object(object)).map_err(D::Error::custom)
 }
 
 /// The order in which users are listed.
@@ -261,6 +270,14 @@ impl<'de> Deserialize<'de> for Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_is_read_from_an_object_and_never_from_a_list() {
+        let query: ListQuery = serde_json::from_str(r#"{"filter":{"never_logged_in":true}}"#).unwrap();
+        assert!(query.filter.never_logged_in);
+        assert!(serde_json::from_str::<ListQuery>(r#"{"filter":[null,null]}"#).is_err());
+        assert!(serde_json::from_str::<ListQuery>(r#"{"filter":{"nothing":true}}"#).is_err());
+    }
 
     #[test]
     fn a_query_is_read_from_json_in_part_and_an_unknown_filter_is_refused() {
