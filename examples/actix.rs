@@ -26,7 +26,11 @@ impl From<tenantry::Error> for Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.status_code().is_server_error() { f.write_str("try again later") } else { self.0.fmt(f) }
+        if self.status_code().is_server_error() {
+            f.write_str("try again later")
+        } else {
+            self.0.fmt(f)
+        }
     }
 }
 
@@ -56,7 +60,11 @@ async fn sign_in(store: Data<Store>, form: Json<SignIn>) -> Result<Json<SignedIn
 
 /// Keeps a file. The work on it is done on another thread than those that serve requests.
 #[put("/users/{user}/files/{name}")]
-async fn put_file(store: Data<Store>, path: Path<(UserId, String)>, content: Bytes) -> Result<HttpResponse, Failure> {
+async fn put_file(
+    store: Data<Store>,
+    path: Path<(UserId, String)>,
+    content: Bytes,
+) -> Result<HttpResponse, Failure> {
     let (user, name) = path.into_inner();
     store.with_directory(user, move |files| files.write(name, content)).await?;
     Ok(HttpResponse::NoContent().finish())

@@ -38,7 +38,9 @@ impl From<tenantry::Error> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         match StatusCode::from_u16(status(&self.0)) {
-            Ok(status) if status != StatusCode::INTERNAL_SERVER_ERROR => (status, self.0.to_string()).into_response(),
+            Ok(status) if status != StatusCode::INTERNAL_SERVER_ERROR => {
+                (status, self.0.to_string()).into_response()
+            }
             _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     }
@@ -57,15 +59,23 @@ struct SignedIn {
 
 /// Finds the user or creates them, after whatever proves who they are. `Json` returns 422 for a
 /// malformed address.
-async fn sign_in(State(store): State<Store>, Json(form): Json<SignIn>) -> Result<Json<SignedIn>, Failure> {
+async fn sign_in(
+    State(store): State<Store>,
+    Json(form): Json<SignIn>,
+) -> Result<Json<SignedIn>, Failure> {
     let found = store.sign_in(form.email).await?;
     Ok(Json(SignedIn { id: found.user.id, is_new: found.is_new }))
 }
 
 /// Adds a note. One of a user who doesn't exist is refused by the foreign key, which makes a 409.
-async fn add_note(State(store): State<Store>, Path(user): Path<UserId>, text: String) -> Result<StatusCode, Failure> {
+async fn add_note(
+    State(store): State<Store>,
+    Path(user): Path<UserId>,
+    text: String,
+) -> Result<StatusCode, Failure> {
     let insert = move |tx: &mut tenantry::WriteTx<'_>| {
-        let mut insert = sqlite::connection(tx).prepare_cached("INSERT INTO notes (user_id, text) VALUES (?1, ?2)")?;
+        let mut insert = sqlite::connection(tx)
+            .prepare_cached("INSERT INTO notes (user_id, text) VALUES (?1, ?2)")?;
         insert.execute((user, text))?;
         Ok::<_, tenantry::Error>(())
     };
@@ -73,10 +83,14 @@ async fn add_note(State(store): State<Store>, Path(user): Path<UserId>, text: St
     Ok(StatusCode::CREATED)
 }
 
-async fn notes(State(store): State<Store>, Path(user): Path<UserId>) -> Result<Json<Vec<String>>, Failure> {
+async fn notes(
+    State(store): State<Store>,
+    Path(user): Path<UserId>,
+) -> Result<Json<Vec<String>>, Failure> {
     let select = move |tx: &tenantry::ReadTx<'_>| {
         let conn = sqlite::connection(tx);
-        let mut select = conn.prepare_cached("SELECT text FROM notes WHERE user_id = ?1 ORDER BY note_id")?;
+        let mut select =
+            conn.prepare_cached("SELECT text FROM notes WHERE user_id = ?1 ORDER BY note_id")?;
         let texts = select.query_map([user], |row| row.get(0))?.collect::<Result<_, _>>()?;
         Ok::<_, tenantry::Error>(texts)
     };
@@ -93,12 +107,18 @@ async fn put_file(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn get_file(State(store): State<Store>, Path((user, name)): Path<(UserId, String)>) -> Result<Vec<u8>, Failure> {
+async fn get_file(
+    State(store): State<Store>,
+    Path((user, name)): Path<(UserId, String)>,
+) -> Result<Vec<u8>, Failure> {
     Ok(store.with_directory(user, move |files| files.read(name)).await?)
 }
 
 /// Moves a user to the trash. A purge destroys them later, with their files and notes.
-async fn leave(State(store): State<Store>, Path(user): Path<UserId>) -> Result<StatusCode, Failure> {
+async fn leave(
+    State(store): State<Store>,
+    Path(user): Path<UserId>,
+) -> Result<StatusCode, Failure> {
     store.delete(user).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -160,7 +180,11 @@ mod tests {
             let (status, body) = send("POST", "/sign-in", r#"{"email":"Ada@Example.com"}"#);
             assert_eq!(status, 200, "{body}");
             assert!(body.contains(r#""is_new":true"#), "{body}");
-            assert!(send("POST", "/sign-in", r#"{"email":"ada@example.com"}"#).1.contains(r#""is_new":false"#));
+            assert!(
+                send("POST", "/sign-in", r#"{"email":"ada@example.com"}"#)
+                    .1
+                    .contains(r#""is_new":false"#)
+            );
             let (status, body) = send("POST", "/sign-in", r#"{"email":"ada at example.com"}"#);
             assert_eq!(status, 422);
             assert!(body.contains("a space"), "{body}");
@@ -168,7 +192,8 @@ mod tests {
         });
         client.await.unwrap();
 
-        let ada = store.get_by_email(&"ada@example.com".parse().unwrap()).await.unwrap().unwrap().id;
+        let ada =
+            store.get_by_email(&"ada@example.com".parse().unwrap()).await.unwrap().unwrap().id;
         let client = spawn_blocking(move || {
             let send = |method, path: &str, body| request(address, method, path, body).unwrap();
             let user = format!("/users/{ada}");
@@ -190,7 +215,10 @@ mod tests {
 
         // A restore brings the notes back with the user: the row stays in `users` until the purge.
         store.restore(ada, None).await.unwrap();
-        assert_eq!(notes(State(store.clone()), Path(ada)).await.map_err(|_| "failed").unwrap().0, ["buy tea"]);
+        assert_eq!(
+            notes(State(store.clone()), Path(ada)).await.map_err(|_| "failed").unwrap().0,
+            ["buy tea"]
+        );
         stop.send(()).unwrap();
         server.await.unwrap().unwrap();
         assert_eq!(store.get(ada).await.unwrap_err().kind(), tenantry::ErrorKind::Closed);

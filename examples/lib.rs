@@ -25,7 +25,12 @@ pub fn status(error: &Error) -> u16 {
 /// # Errors
 ///
 /// Fails if the connection does, or if the response has no status.
-pub fn request(server: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
+pub fn request(
+    server: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(server)?;
     write!(
         stream,
@@ -37,7 +42,8 @@ pub fn request(server: SocketAddr, method: &str, path: &str, body: &str) -> io::
     stream.read_to_string(&mut response)?;
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "the response isn't HTTP");
     let (head, body) = response.split_once("\r\n\r\n").ok_or_else(broken)?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(broken)?;
+    let status =
+        head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(broken)?;
     Ok((status, body.to_owned()))
 }
 

@@ -18,7 +18,8 @@ const MIGRATIONS: &[&str] = &[
 async fn register(store: &Store, email: Email, item: &'static str) -> Result<User> {
     let register = move |tx: &mut tenantry::WriteTx<'_>| {
         let user = tx.create(&NewUser::new(email))?;
-        sqlite::connection(tx).execute("INSERT INTO orders (user_id, item) VALUES (?1, ?2)", (user.id, item))?;
+        sqlite::connection(tx)
+            .execute("INSERT INTO orders (user_id, item) VALUES (?1, ?2)", (user.id, item))?;
         Ok(user)
     };
     store.write(register).await
@@ -55,9 +56,11 @@ async fn run(data_dir: &std::path::Path) -> Result<()> {
     store.delete(ada.id).await?;
     store.purge(Purge::User(ada.id), |_progress| {}).await?;
     let left = |tx: &tenantry::ReadTx<'_>| {
-        Ok::<u64, tenantry::Error>(
-            sqlite::connection(tx).query_row("SELECT count(*) FROM orders", [], |row| row.get(0))?,
-        )
+        Ok::<u64, tenantry::Error>(sqlite::connection(tx).query_row(
+            "SELECT count(*) FROM orders",
+            [],
+            |row| row.get(0),
+        )?)
     };
     assert_eq!(store.read(left).await?, 0);
 

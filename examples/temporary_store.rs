@@ -24,7 +24,8 @@ struct TestAmbient {
 
 impl Ambient for TestAmbient {
     fn now(&self) -> Timestamp {
-        Timestamp::from_unix_us(self.unix_us.load(Ordering::Relaxed)).expect("a time that the test has set")
+        Timestamp::from_unix_us(self.unix_us.load(Ordering::Relaxed))
+            .expect("a time that the test has set")
     }
 
     fn new_id(&self) -> UserId {
@@ -54,9 +55,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let test = TestStore::new()?;
     block_on(async {
         let ada: Email = "ada@example.com".parse()?;
-        assert_eq!(greet(&test.store, ada.clone()).await?, "Welcome, it is 1970-01-01T00:00:00.000000Z");
+        assert_eq!(
+            greet(&test.store, ada.clone()).await?,
+            "Welcome, it is 1970-01-01T00:00:00.000000Z"
+        );
         test.ambient.unix_us.store(86_400_000_000, Ordering::Relaxed);
-        assert_eq!(greet(&test.store, ada).await?, "Welcome back, it is 1970-01-02T00:00:00.000000Z");
+        assert_eq!(
+            greet(&test.store, ada).await?,
+            "Welcome back, it is 1970-01-02T00:00:00.000000Z"
+        );
         test.store.close().await?;
         Ok(())
     })

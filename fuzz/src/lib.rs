@@ -2,7 +2,6 @@
 //! it: `crates/tenantry/tests/reliability/malformed.rs` and
 //! `crates/tenantry-exchange/tests/malformed.rs`.
 
-
 use std::sync::OnceLock;
 
 use futures_lite::future::block_on;

@@ -63,7 +63,8 @@ fn create(conn: &mut SqliteConnection, number: u64) -> QueryResult<()> {
     let (address, now) = (email(number), now_us());
     let (id, key) = (&id(number), address.to_ascii_lowercase());
     let email_folded = Some(&*key).filter(|key| *key != address);
-    let new = NewUser { id, email_folded, email: &address, created_at: now, updated_at: now, version: 1 };
+    let new =
+        NewUser { id, email_folded, email: &address, created_at: now, updated_at: now, version: 1 };
     conn.immediate_transaction(|conn| diesel::insert_into(users::table).values(new).execute(conn))?;
     Ok(())
 }
@@ -74,7 +75,11 @@ fn get_by_id(conn: &mut SqliteConnection, number: u64) -> QueryResult<User> {
 
 fn get_by_email(conn: &mut SqliteConnection, number: u64) -> QueryResult<User> {
     let key = email(number).to_ascii_lowercase();
-    users::table.filter(users::email_key.eq(key)).filter(users::deleted_at.is_null()).select(User::as_select()).first(conn)
+    users::table
+        .filter(users::email_key.eq(key))
+        .filter(users::deleted_at.is_null())
+        .select(User::as_select())
+        .first(conn)
 }
 
 fn call(workload: &str, pool: &Connections, caller: &mut Caller) {
@@ -98,7 +103,9 @@ fn main() {
     let version = diesel::dsl::sql::<Text>("SELECT sqlite_version()");
     let sqlite: String = version.get_result(&mut first).expect("the version");
 
-    let builder = Pool::builder().max_size(job.callers.min(64) as u32).connection_customizer(Box::new(Settings));
+    let builder = Pool::builder()
+        .max_size(job.callers.min(64) as u32)
+        .connection_customizer(Box::new(Settings));
     let pool = builder.build(ConnectionManager::new(path)).expect("a pool");
     let callers = job.threads(|| {
         let (pool, workload) = (pool.clone(), job.workload.clone());

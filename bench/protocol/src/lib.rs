@@ -30,9 +30,14 @@ impl Job {
     /// The job that the command line names.
     pub fn from_args() -> Self {
         let args: Vec<String> = std::env::args().collect();
-        let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
-        let number = |name, default: f64| value(name).map_or(default, |text| text.parse().expect("a number"));
-        let [_, peer, workload, ..] = &args[..] else { panic!("usage: BINARY PEER WORKLOAD --data DIR …") };
+        let value =
+            |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
+        let number = |name, default: f64| {
+            value(name).map_or(default, |text| text.parse().expect("a number"))
+        };
+        let [_, peer, workload, ..] = &args[..] else {
+            panic!("usage: BINARY PEER WORKLOAD --data DIR …")
+        };
         Self {
             peer: peer.clone(),
             workload: workload.clone(),
@@ -101,9 +106,11 @@ impl Job {
         }
         let first = spans.iter().map(|span| span.0).min().expect("a call");
         let last = spans.iter().map(|span| span.1).max().expect("a call");
-        let mut latencies: Vec<u64> = callers.into_iter().flat_map(|caller| caller.latencies).collect();
+        let mut latencies: Vec<u64> =
+            callers.into_iter().flat_map(|caller| caller.latencies).collect();
         latencies.sort_unstable();
-        let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize] as f64 / 1_000.0;
+        let at =
+            |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize] as f64 / 1_000.0;
         let (peer, workload, rows, of) = (&self.peer, &self.workload, self.rows, self.callers);
         let seconds = (last - first).as_secs_f64();
         let (p50, p99, p999, max) = (at(0.5), at(0.99), at(0.999), at(1.0));
@@ -179,15 +186,16 @@ pub fn scatter(number: u64) -> u64 {
 
 /// The id of the user with this number: 16 bytes as a UUID of version 4.
 pub fn id(number: u64) -> [u8; 16] {
-    let mut id = (u128::from(scatter(number)) << 64 | u128::from(scatter(number + (1 << 40)))).to_be_bytes();
+    let mut id =
+        (u128::from(scatter(number)) << 64 | u128::from(scatter(number + (1 << 40)))).to_be_bytes();
     id[6] = id[6] & 0x0F | 0x40;
     id[8] = id[8] & 0x3F | 0x80;
     id
 }
 
 const GIVEN: [&str; 16] = [
-    "ada", "bob", "eve", "carl", "dora", "emil", "frank", "grace", "heidi", "ingrid", "judith", "konrad", "leopold",
-    "mallory", "ninon", "theodor",
+    "ada", "bob", "eve", "carl", "dora", "emil", "frank", "grace", "heidi", "ingrid", "judith",
+    "konrad", "leopold", "mallory", "ninon", "theodor",
 ];
 
 /// The address of the user with this number: 24 characters in the mean, unique, and in no order.
@@ -206,7 +214,9 @@ pub fn email(number: u64) -> String {
         email.push(char::from(b"0123456789abcdefghijklmnopqrstuvwxyz"[(rest % 36) as usize]));
         rest /= 36;
     }
-    email.push_str(["@example.com", "@example.org", "@example.net"][(scatter(number) >> 8) as usize % 3]);
+    email.push_str(
+        ["@example.com", "@example.org", "@example.net"][(scatter(number) >> 8) as usize % 3],
+    );
     email
 }
 
@@ -225,7 +235,8 @@ pub fn now_us() -> i64 {
 }
 
 /// What each connection is set to.
-pub const PRAGMAS: &str = "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
+pub const PRAGMAS: &str =
+    "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
 
 /// Tenantry's own table of users with its indexes, from the product's description of its schema: so
 /// that columns and constraints are the same, and stay so.
@@ -233,14 +244,16 @@ pub fn schema() -> String {
     let text = include_str!("../../../crates/tenantry/src/sqlite/schema.sql");
     let lines = text.lines().filter(|line| !line.trim_start().starts_with("--"));
     let sql = lines.collect::<Vec<_>>().join("\n");
-    let of_users = |statement: &&str| statement.contains("CREATE TABLE users (") || statement.contains("ON users (");
-    sql.split_inclusive(';').filter(of_users).map(|sql| sql.replacen("TABLE", "TABLE IF NOT EXISTS", 1)).fold(
-        String::new(),
-        |mut all, sql| {
+    let of_users = |statement: &&str| {
+        statement.contains("CREATE TABLE users (") || statement.contains("ON users (")
+    };
+    sql.split_inclusive(';')
+        .filter(of_users)
+        .map(|sql| sql.replacen("TABLE", "TABLE IF NOT EXISTS", 1))
+        .fold(String::new(), |mut all, sql| {
             let _ = write!(all, "{}", sql.replacen(" INDEX ", " INDEX IF NOT EXISTS ", 1));
             all
-        },
-    )
+        })
 }
 
 fn peak_rss_kib() -> u64 {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bench_protocol::{Caller, Job, email, id, now_us, schema};
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
-    ActiveValue::Set, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, entity::prelude::*,
+    ActiveValue::Set, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr,
+    entity::prelude::*,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -48,10 +49,20 @@ async fn create(db: &DatabaseConnection, number: u64) -> Result<(), DbErr> {
 async fn call(workload: &str, db: &DatabaseConnection, caller: &mut Caller) -> Result<(), DbErr> {
     let found = match workload {
         "create" => return create(db, caller.new_user()).await,
-        "get-by-id" => Entity::find().filter(Column::Id.eq(id(caller.pick()).to_vec())).filter(Column::DeletedAt.is_null()).one(db).await?,
+        "get-by-id" => {
+            Entity::find()
+                .filter(Column::Id.eq(id(caller.pick()).to_vec()))
+                .filter(Column::DeletedAt.is_null())
+                .one(db)
+                .await?
+        }
         "get-by-email" => {
             let key = email(caller.pick()).to_ascii_lowercase();
-            Entity::find().filter(Column::EmailKey.eq(key)).filter(Column::DeletedAt.is_null()).one(db).await?
+            Entity::find()
+                .filter(Column::EmailKey.eq(key))
+                .filter(Column::DeletedAt.is_null())
+                .one(db)
+                .await?
         }
         workload => panic!("no such workload: {workload}"),
     };
@@ -60,16 +71,20 @@ async fn call(workload: &str, db: &DatabaseConnection, caller: &mut Caller) -> R
 
 async fn run(job: Job) -> Result<(), DbErr> {
     std::fs::create_dir_all(&job.data).expect("a directory");
-    let mut options = ConnectOptions::new(format!("sqlite://{}?mode=rwc", job.database().display()));
-    options.sqlx_logging(false).acquire_timeout(Duration::from_secs(60)).map_sqlx_sqlite_opts(|options| {
-        options
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(30))
-    });
+    let mut options =
+        ConnectOptions::new(format!("sqlite://{}?mode=rwc", job.database().display()));
+    options.sqlx_logging(false).acquire_timeout(Duration::from_secs(60)).map_sqlx_sqlite_opts(
+        |options| {
+            options
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .busy_timeout(Duration::from_secs(30))
+        },
+    );
     let db = Database::connect(options).await?;
     db.execute_unprepared(&schema()).await?;
-    let version = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, "SELECT sqlite_version()");
+    let version =
+        sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, "SELECT sqlite_version()");
     let sqlite: String = db.query_one_raw(version).await?.expect("a row").try_get_by_index(0)?;
 
     let spawn = |number| {

@@ -12,7 +12,9 @@ const CONNECTIONS: usize = 8;
 /// Runs the load generator for so long, and returns the requests a second.
 pub fn start(address: SocketAddr, ids: &[UserId], seconds: u64) -> f64 {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["load", &address.to_string(), &seconds.to_string()]).args(ids.iter().map(ToString::to_string));
+    command
+        .args(["load", &address.to_string(), &seconds.to_string()])
+        .args(ids.iter().map(ToString::to_string));
     let output = command.stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
@@ -25,7 +27,9 @@ pub fn run(arguments: &[String]) {
     let duration = Duration::from_secs(seconds.parse().unwrap());
     let served: u64 = std::thread::scope(|scope| {
         let connections: Vec<_> = (0..CONNECTIONS)
-            .map(|connection| scope.spawn(move || request_until(address, &ids[connection..], duration)))
+            .map(|connection| {
+                scope.spawn(move || request_until(address, &ids[connection..], duration))
+            })
             .collect();
         connections.into_iter().map(|connection| connection.join().unwrap()).sum()
     });

@@ -35,14 +35,21 @@ fn main() {
     {
         return load::run(rest);
     }
-    let argument = |index: usize, default: u64| arguments.get(index).map_or(default, |text| text.parse().unwrap());
+    let argument = |index: usize, default: u64| {
+        arguments.get(index).map_or(default, |text| text.parse().unwrap())
+    };
     let (users, rounds, seconds) = (argument(0, 300_000), argument(1, 5), argument(2, 3));
     let dir = tempfile::tempdir().unwrap();
     fill(dir.path(), users);
-    println!("{users} users, {rounds} rounds of {seconds} s; medians of requests a second, and of searches a second");
+    println!(
+        "{users} users, {rounds} rounds of {seconds} s; medians of requests a second, and of searches a second"
+    );
     for (name, runtime) in [
         ("current-thread runtime", Builder::new_current_thread().enable_io().build().unwrap()),
-        ("runtime with 2 workers", Builder::new_multi_thread().worker_threads(2).enable_io().build().unwrap()),
+        (
+            "runtime with 2 workers",
+            Builder::new_multi_thread().worker_threads(2).enable_io().build().unwrap(),
+        ),
     ] {
         measure(name, runtime, dir.path(), rounds, seconds);
     }
@@ -74,21 +81,36 @@ fn measure(name: &str, runtime: Runtime, dir: &std::path::Path, rounds: u64, sec
     let dir = dir.to_owned();
     let wake = Arc::new(tokio::sync::Notify::new());
     let server = {
-        let (searching, searched, wake) = (Arc::clone(&searching), Arc::clone(&searched), Arc::clone(&wake));
+        let (searching, searched, wake) =
+            (Arc::clone(&searching), Arc::clone(&searched), Arc::clone(&wake));
         std::thread::spawn(move || {
             runtime.block_on(async move {
                 let store = Store::open(&dir).await.unwrap();
-                let ids: Vec<UserId> = store.list(&ListQuery { limit: 1_000, ..ListQuery::default() }).await.unwrap()
-                    .users.iter().map(|user| user.id).collect();
+                let ids: Vec<UserId> = store
+                    .list(&ListQuery { limit: 1_000, ..ListQuery::default() })
+                    .await
+                    .unwrap()
+                    .users
+                    .iter()
+                    .map(|user| user.id)
+                    .collect();
                 for _ in 0..SEARCHES {
-                    tokio::spawn(search(store.clone(), Arc::clone(&searching), Arc::clone(&searched), Arc::clone(&wake)));
+                    tokio::spawn(search(
+                        store.clone(),
+                        Arc::clone(&searching),
+                        Arc::clone(&searched),
+                        Arc::clone(&wake),
+                    ));
                 }
                 // So that the threads that search exist.
                 store.count().await.unwrap();
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 ready.send((listener.local_addr().unwrap(), ids)).unwrap();
                 let app = Router::new().route("/users/{id}", get(user)).with_state(store);
-                axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) }).await.unwrap();
+                axum::serve(listener, app)
+                    .with_graceful_shutdown(async { drop(stopped.await) })
+                    .await
+                    .unwrap();
             });
         })
     };
@@ -106,7 +128,8 @@ fn measure(name: &str, runtime: Runtime, dir: &std::path::Path, rounds: u64, sec
             wake.notify_waiters();
             let before = searched.load(Ordering::Relaxed);
             beside[index].push(load::start(address, &ids, seconds));
-            searches[index].push((searched.load(Ordering::Relaxed) - before) as f64 / seconds as f64);
+            searches[index]
+                .push((searched.load(Ordering::Relaxed) - before) as f64 / seconds as f64);
             searching.store(false, Ordering::Relaxed);
         }
     }
@@ -114,14 +137,22 @@ fn measure(name: &str, runtime: Runtime, dir: &std::path::Path, rounds: u64, sec
     println!("{name}: alone {alone:.0}");
     for (index, nice) in NICE.into_iter().enumerate() {
         let (beside, searches) = (median(&mut beside[index]), median(&mut searches[index]));
-        let at = nice.map_or(format!("as the library has it (nice {default})"), |nice| format!("at nice {nice}"));
-        println!("  beside {SEARCHES} searches {at}: {beside:.0}, ratio {:.2}; {searches:.1} searches", beside / alone);
+        let at = nice.map_or(format!("as the library has it (nice {default})"), |nice| {
+            format!("at nice {nice}")
+        });
+        println!(
+            "  beside {SEARCHES} searches {at}: {beside:.0}, ratio {:.2}; {searches:.1} searches",
+            beside / alone
+        );
     }
     drop(stop);
     server.join().unwrap();
 }
 
-async fn user(State(store): State<Store>, Path(id): Path<UserId>) -> Result<Json<User>, StatusCode> {
+async fn user(
+    State(store): State<Store>,
+    Path(id): Path<UserId>,
+) -> Result<Json<User>, StatusCode> {
     match store.get(id).await {
         Ok(Some(user)) => Ok(Json(user)),
         Ok(None) => Err(StatusCode::NOT_FOUND),
@@ -129,7 +160,12 @@ async fn user(State(store): State<Store>, Path(id): Path<UserId>) -> Result<Json
     }
 }
 
-async fn search(store: Store, searching: Arc<AtomicBool>, searched: Arc<AtomicU64>, wake: Arc<tokio::sync::Notify>) {
+async fn search(
+    store: Store,
+    searching: Arc<AtomicBool>,
+    searched: Arc<AtomicU64>,
+    wake: Arc<tokio::sync::Notify>,
+) {
     let filter = Filter { email_contains: Some("nobody".to_owned()), ..Filter::default() };
     let query = ListQuery { filter, ..ListQuery::default() };
     loop {

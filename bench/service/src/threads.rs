@@ -7,7 +7,8 @@ use rustix::process::{Pid, getpriority_process, setpriority_process};
 fn searches() -> Vec<Pid> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap());
     let is_search = |entry: &fs::DirEntry| {
-        fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim_end() == "tenantry-search")
+        fs::read_to_string(entry.path().join("comm"))
+            .is_ok_and(|name| name.trim_end() == "tenantry-search")
     };
     let id = |entry: fs::DirEntry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?);
     let found: Vec<Pid> = tasks.filter(is_search).filter_map(id).collect();

@@ -61,7 +61,10 @@ async fn run(job: Job) -> sqlx::Result<()> {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(30));
-    let pool = SqlitePoolOptions::new().acquire_timeout(Duration::from_secs(60)).connect_with(options).await?;
+    let pool = SqlitePoolOptions::new()
+        .acquire_timeout(Duration::from_secs(60))
+        .connect_with(options)
+        .await?;
     sqlx::raw_sql(sqlx::AssertSqlSafe(schema())).execute(&pool).await?;
     let sqlite: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&pool).await?;
 

@@ -27,7 +27,9 @@ pub(crate) fn run(job: &Job) {
 fn store(job: &Job) -> Result<()> {
     block_on(async { Store::open(&job.data).await?.close().await }).expect("an empty store");
     let mut conn = Connection::open(job.database())?;
-    conn.execute_batch("PRAGMA cache_size = -4000000; PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 0")?;
+    conn.execute_batch(
+        "PRAGMA cache_size = -4000000; PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 0",
+    )?;
     let tx = conn.transaction()?;
     for number in 0..job.rows {
         raw::insert_prepared(&tx, number)?;
@@ -39,7 +41,8 @@ fn store(job: &Job) -> Result<()> {
 /// The users as Tenantry imports them, and as the shell does: there with ids of 16 characters,
 /// since CSV has no blobs, keys made already, and times as numbers.
 fn csv(job: &Job, numbers: std::ops::Range<u64>, name: &str) -> std::io::Result<()> {
-    let file = |suffix| File::create(job.data.join(format!("{name}-{suffix}.csv"))).map(BufWriter::new);
+    let file =
+        |suffix| File::create(job.data.join(format!("{name}-{suffix}.csv"))).map(BufWriter::new);
     let (mut ours, mut shell) = (file("tenantry")?, file("shell")?);
     writeln!(ours, "id,email,created_at,last_login_at,updated_at,version")?;
     for number in numbers {
@@ -64,7 +67,8 @@ fn bytes(job: &Job) -> Result<()> {
     )?;
     let mut rows = trees.query([])?;
     while let Some(row) = rows.next()? {
-        let [pages, bytes, payload, unused, cells] = [1, 2, 3, 4, 5].map(|at| row.get::<_, i64>(at).unwrap_or(0));
+        let [pages, bytes, payload, unused, cells] =
+            [1, 2, 3, 4, 5].map(|at| row.get::<_, i64>(at).unwrap_or(0));
         let name: String = row.get(0)?;
         println!(
             "{{\"name\":\"{name}\",\"pages\":{pages},\"bytes\":{bytes},\"payload\":{payload},\"unused\":{unused},\"cells\":{cells}}}"

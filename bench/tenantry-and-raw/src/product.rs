@@ -54,7 +54,11 @@ fn uuid_of(bytes: [u8; 16]) -> uuid::Uuid {
     uuid::Uuid::from_bytes(bytes)
 }
 
-fn threads(job: &Job, store: &Store, work: impl AsyncFn(&Store, &mut Caller) + Sync) -> Vec<Caller> {
+fn threads(
+    job: &Job,
+    store: &Store,
+    work: impl AsyncFn(&Store, &mut Caller) + Sync,
+) -> Vec<Caller> {
     job.threads(|| {
         let (store, work) = (store.clone(), &work);
         move |caller| block_on(work(&store, caller))

@@ -54,8 +54,15 @@ pub(crate) fn insert(conn: &Connection, number: u64) -> Result<()> {
 
 fn insert_at(conn: &Connection, number: u64, now: i64, login: Option<i64>) -> Result<()> {
     let address = email(number);
-    let sql = concat!("INSERT INTO users (", columns!(), ") VALUES (?1, ?2, ?3, ?4, ?5, ?4, 1, NULL)");
-    conn.prepare_cached(sql)?.execute(params![id(number), folded(&address), address, now, login])?;
+    let sql =
+        concat!("INSERT INTO users (", columns!(), ") VALUES (?1, ?2, ?3, ?4, ?5, ?4, 1, NULL)");
+    conn.prepare_cached(sql)?.execute(params![
+        id(number),
+        folded(&address),
+        address,
+        now,
+        login
+    ])?;
     Ok(())
 }
 
@@ -69,8 +76,12 @@ pub(crate) fn insert_prepared(conn: &Connection, number: u64) -> Result<()> {
 }
 
 pub(crate) fn sign_in(conn: &Connection, number: u64) -> Result<User> {
-    let sql = concat!("UPDATE users SET last_login_at = ?2 WHERE email_key = ?1 AND deleted_at IS NULL RETURNING ", columns!());
-    conn.prepare_cached(sql)?.query_row(params![email(number).to_ascii_lowercase(), now_us()], from_row)
+    let sql = concat!(
+        "UPDATE users SET last_login_at = ?2 WHERE email_key = ?1 AND deleted_at IS NULL RETURNING ",
+        columns!()
+    );
+    conn.prepare_cached(sql)?
+        .query_row(params![email(number).to_ascii_lowercase(), now_us()], from_row)
 }
 
 pub(crate) fn get_by_id(conn: &Connection, number: u64) -> Result<Option<User>> {
@@ -79,13 +90,19 @@ pub(crate) fn get_by_id(conn: &Connection, number: u64) -> Result<Option<User>> 
 }
 
 pub(crate) fn get_by_email(conn: &Connection, number: u64) -> Result<Option<User>> {
-    let sql = concat!("SELECT ", columns!(), " FROM users WHERE email_key = ?1 AND deleted_at IS NULL");
+    let sql =
+        concat!("SELECT ", columns!(), " FROM users WHERE email_key = ?1 AND deleted_at IS NULL");
     conn.prepare_cached(sql)?.query_row([email(number).to_ascii_lowercase()], from_row).optional()
 }
 
 fn page(conn: &Connection, after: i64) -> Result<Vec<User>> {
-    let sql = concat!("SELECT ", columns!(), " FROM users WHERE seq > ?1 AND deleted_at IS NULL ORDER BY seq LIMIT 101");
-    let mut users: Vec<User> = conn.prepare_cached(sql)?.query_map([after], from_row)?.collect::<Result<_>>()?;
+    let sql = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM users WHERE seq > ?1 AND deleted_at IS NULL ORDER BY seq LIMIT 101"
+    );
+    let mut users: Vec<User> =
+        conn.prepare_cached(sql)?.query_map([after], from_row)?.collect::<Result<_>>()?;
     users.truncate(100);
     Ok(users)
 }
@@ -107,8 +124,12 @@ pub(crate) fn run(job: &Job) {
     let work: fn(&Connection, &mut Caller) = match job.workload.as_str() {
         "create" => |conn, caller| insert(conn, caller.new_user()).expect("created"),
         "create-bulk" => |conn, caller| bulk(conn, caller).expect("created"),
-        "get-by-id" => |conn, caller| drop(get_by_id(conn, caller.pick()).expect("read").expect("found")),
-        "get-by-email" => |conn, caller| drop(get_by_email(conn, caller.pick()).expect("read").expect("found")),
+        "get-by-id" => {
+            |conn, caller| drop(get_by_id(conn, caller.pick()).expect("read").expect("found"))
+        }
+        "get-by-email" => {
+            |conn, caller| drop(get_by_email(conn, caller.pick()).expect("read").expect("found"))
+        }
         "page-first" => |conn, _| assert_eq!(page(conn, 0).expect("read").len(), 100),
         "page-10000" => |conn, _| assert_eq!(page(conn, 999_900).expect("read").len(), 100),
         workload => panic!("no such workload: {workload}"),

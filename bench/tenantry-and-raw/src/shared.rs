@@ -38,8 +38,12 @@ pub(crate) fn run(job: &Job) {
         "pool" => {
             let pool = Pool(Mutex::new((0..job.callers).map(|_| raw::open(job)).collect()));
             match job.workload.as_str() {
-                "create" => each(job, |caller| pool.write(|conn| raw::insert(conn, caller.new_user()))),
-                "sign-in" => each(job, |caller| drop(pool.write(|conn| raw::sign_in(conn, caller.pick())))),
+                "create" => {
+                    each(job, |caller| pool.write(|conn| raw::insert(conn, caller.new_user())))
+                }
+                "sign-in" => {
+                    each(job, |caller| drop(pool.write(|conn| raw::sign_in(conn, caller.pick()))))
+                }
                 workload => panic!("no such workload: {workload}"),
             }
         }
@@ -48,8 +52,12 @@ pub(crate) fn run(job: &Job) {
             let lock = || conn.lock().expect("not poisoned");
             match job.workload.as_str() {
                 // One statement is a transaction by itself.
-                "create" => each(job, |caller| raw::insert(&lock(), caller.new_user()).expect("created")),
-                "sign-in" => each(job, |caller| drop(raw::sign_in(&lock(), caller.pick()).expect("signed in"))),
+                "create" => {
+                    each(job, |caller| raw::insert(&lock(), caller.new_user()).expect("created"))
+                }
+                "sign-in" => each(job, |caller| {
+                    drop(raw::sign_in(&lock(), caller.pick()).expect("signed in"))
+                }),
                 workload => panic!("no such workload: {workload}"),
             }
         }

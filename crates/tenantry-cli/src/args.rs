@@ -12,7 +12,9 @@ use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum, value_parse
 use tenantry::Scope;
 use tenantry_http::{Network, Origin, PublicUrl};
 
-pub(crate) use user::{DeleteUsers, FilterArgs, List, ManyUsers, Profile, SuspendUsers, UpdateUser};
+pub(crate) use user::{
+    DeleteUsers, FilterArgs, List, ManyUsers, Profile, SuspendUsers, UpdateUser,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 conflict (email, id or path taken, version mismatch), \
@@ -63,10 +65,22 @@ pub(crate) struct Global {
     #[arg(long, global = true, help_heading = "Global options", hide_short_help = true)]
     pub(crate) allow_network_fs: bool,
     /// How to print data [default: table on a terminal, else jsonl]
-    #[arg(short = 'o', long, global = true, value_name = "FORMAT", help_heading = "Global options")]
+    #[arg(
+        short = 'o',
+        long,
+        global = true,
+        value_name = "FORMAT",
+        help_heading = "Global options"
+    )]
     pub(crate) format: Option<FormatName>,
     /// The fields of users, usages or findings to print, separated by commas
-    #[arg(long, global = true, value_name = "FIELDS", value_delimiter = ',', help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FIELDS",
+        value_delimiter = ',',
+        help_heading = "Global options"
+    )]
     pub(crate) columns: Option<Vec<String>>,
     /// When to use colours
     #[arg(
@@ -548,7 +562,10 @@ impl FromStr for Address {
         match text.strip_prefix("unix:") {
             Some("") => Err("the path is missing"),
             Some(path) => Ok(Self::Unix(path.into())),
-            None => text.parse().map(Self::Tcp).map_err(|_| "expected unix:PATH or IP:PORT, such as 127.0.0.1:8080"),
+            None => text
+                .parse()
+                .map(Self::Tcp)
+                .map_err(|_| "expected unix:PATH or IP:PORT, such as 127.0.0.1:8080"),
         }
     }
 }
@@ -661,9 +678,14 @@ mod tests {
     #[test]
     fn a_size_is_a_number_of_bytes_or_of_their_multiples() {
         let size = |text: &str| text.parse().ok().map(|Size(bytes)| bytes);
-        for (text, bytes) in
-            [("0", 0), ("1500", 1_500), ("1K", 1 << 10), ("3m", 3 << 20), ("1G", 1 << 30), ("2TiB", 2 << 40)]
-        {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1500", 1_500),
+            ("1K", 1 << 10),
+            ("3m", 3 << 20),
+            ("1G", 1 << 30),
+            ("2TiB", 2 << 40),
+        ] {
             assert_eq!(size(text), Some(bytes), "{text}");
         }
         for text in ["", "G", "-1", "1.5G", "1 G", "1P", "99999999999999999999", "99999999T"] {

@@ -32,19 +32,28 @@ impl DataDir {
         snapshot_before_upgrade: bool,
         allow_network_fs: bool,
     ) -> Result<Self, Failure> {
-        let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let variable =
+            |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         // systemd separates several directories by colons.
-        let service_dir = || variable("STATE_DIRECTORY").and_then(|dirs| env::split_paths(&dirs).next());
+        let service_dir =
+            || variable("STATE_DIRECTORY").and_then(|dirs| env::split_paths(&dirs).next());
         let home_dir = || {
             let data_home = variable("XDG_DATA_HOME").filter(|dir| dir.is_absolute());
-            data_home.or_else(|| Some(variable("HOME")?.join(".local/share"))).map(|dir| dir.join("tenantry"))
+            data_home
+                .or_else(|| Some(variable("HOME")?.join(".local/share")))
+                .map(|dir| dir.join("tenantry"))
         };
         named
             .or_else(|| variable("TENANTRY_DATA_DIR"))
             .or_else(service_dir)
             .or_else(home_dir)
             .map(|data_dir| Self { data_dir, snapshot_before_upgrade, allow_network_fs })
-            .ok_or_else(|| Failure::new(Exit::Usage, "no home directory: name the data directory with --data-dir"))
+            .ok_or_else(|| {
+                Failure::new(
+                    Exit::Usage,
+                    "no home directory: name the data directory with --data-dir",
+                )
+            })
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
@@ -59,18 +68,26 @@ impl DataDir {
     /// shells complete it.
     pub(crate) fn within_storage<'d>(&self, dir: &'d str) -> &'d str {
         let storage = self.data_dir.join("storage");
-        let within = storage.to_str().and_then(|storage| dir.strip_prefix(storage)?.strip_prefix('/')).unwrap_or(dir);
+        let within = storage
+            .to_str()
+            .and_then(|storage| dir.strip_prefix(storage)?.strip_prefix('/'))
+            .unwrap_or(dir);
         within.strip_suffix('/').unwrap_or(within)
     }
 
     /// Returns whether a file belongs to the store or is in one of its directories. It is
     /// identified by its path and, if it exists, by its inode, so that no other name hides it.
-    pub(crate) fn belongs_to_store(&self, path: Option<&Path>, metadata: Option<&Metadata>) -> bool {
+    pub(crate) fn belongs_to_store(
+        &self,
+        path: Option<&Path>,
+        metadata: Option<&Metadata>,
+    ) -> bool {
         let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
         let is_same = |metadata: &Metadata, other: &Path| {
             fs::metadata(other).is_ok_and(|other| identity(&other) == identity(metadata))
         };
-        let own_files = fs::read_dir(&self.data_dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let own_files =
+            fs::read_dir(&self.data_dir).into_iter().flatten().flatten().map(|entry| entry.path());
         let mut own_files = own_files.filter(|path| is_own_name(path));
         if metadata.is_some_and(|metadata| own_files.any(|own| is_same(metadata, &own))) {
             return true;
@@ -86,12 +103,15 @@ impl DataDir {
         let full = path.file_name().map_or_else(|| dir.clone(), |name| dir.join(name));
         let mut below = full.as_path();
         dir.ancestors().any(|above| {
-            let is_data_dir = fs::metadata(above).is_ok_and(|metadata| is_same(&metadata, &self.data_dir));
+            let is_data_dir =
+                fs::metadata(above).is_ok_and(|metadata| is_same(&metadata, &self.data_dir));
             let is_own = is_data_dir && is_own_name(below);
             below = above;
             let is_own_dir = OWN_DIRECTORIES.iter().map(|name| self.data_dir.join(name));
             is_own
-                || fs::metadata(above).is_ok_and(|metadata| is_own_dir.into_iter().any(|own| is_same(&metadata, &own)))
+                || fs::metadata(above).is_ok_and(|metadata| {
+                    is_own_dir.into_iter().any(|own| is_same(&metadata, &own))
+                })
         })
     }
 
@@ -114,7 +134,9 @@ impl DataDir {
         }
         let interrupt = Interrupt::listen();
         let Ok(dir) = temporary_dir() else { return Ok(None) };
-        let Ok(store) = Store::builder(dir.path()).allow_network_fs(true).open().await else { return Ok(None) };
+        let Ok(store) = Store::builder(dir.path()).allow_network_fs(true).open().await else {
+            return Ok(None);
+        };
         Ok(Some(Scratch { store, dir, interrupt }))
     }
 
@@ -125,7 +147,8 @@ impl DataDir {
             .snapshot_before_upgrade(self.snapshot_before_upgrade)
             .allow_network_fs(self.allow_network_fs);
         // A store that is being created has temporary files, which a signal must not leave behind.
-        let is_new = create_if_missing && fs::symlink_metadata(self.data_dir.join("tenantry.db")).is_err();
+        let is_new =
+            create_if_missing && fs::symlink_metadata(self.data_dir.join("tenantry.db")).is_err();
         let interrupt = is_new.then(Interrupt::listen);
         let store = opening.open().await.map_err(|error| self.explain(error))?;
         let user = rustix::process::getuid().as_raw();
@@ -139,7 +162,11 @@ impl DataDir {
                 Some(snapshot) => format!("the earlier database is kept in {}", snapshot.display()),
                 None => "no snapshot was taken".to_owned(),
             };
-            report!("upgraded the store in {dir} from schema {} to {}; {snapshot}", upgrade.from, upgrade.to);
+            report!(
+                "upgraded the store in {dir} from schema {} to {}; {snapshot}",
+                upgrade.from,
+                upgrade.to
+            );
         }
         if store.is_read_only() {
             report!("the file system is read-only: {dir} is opened for reading only");
@@ -202,8 +229,11 @@ pub(crate) fn temporary_dir() -> io::Result<TempDir> {
 
 /// Returns whether the name of a file in the data directory is one of the store's.
 fn is_own_name(path: &Path) -> bool {
-    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-    name.starts_with("tenantry.") || name.starts_with(".tenantry-") || OWN_DIRECTORIES.contains(&name.as_str())
+    let name =
+        path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    name.starts_with("tenantry.")
+        || name.starts_with(".tenantry-")
+        || OWN_DIRECTORIES.contains(&name.as_str())
 }
 
 /// Returns the parent directory of a path, or the current one if the path has none.

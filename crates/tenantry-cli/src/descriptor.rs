@@ -30,7 +30,10 @@ pub(crate) fn is_magic(path: &Path) -> bool {
 
 /// Duplicates a descriptor, which shares its offset and flags with the parent process. Refuses one
 /// that this process opened.
-#[allow(unsafe_code, reason = "the standard library has no safe way to name a descriptor by its number")]
+#[allow(
+    unsafe_code,
+    reason = "the standard library has no safe way to name a descriptor by its number"
+)]
 pub(crate) fn duplicate(number: i32) -> io::Result<File> {
     // SAFETY: the borrowed descriptor is only queried for its flags and duplicated, and both fail
     // if it isn't open. Descriptors without CLOEXEC were inherited, and nothing in this process

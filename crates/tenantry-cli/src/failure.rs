@@ -25,11 +25,15 @@ impl Exit {
     pub(crate) fn from_kind(kind: ErrorKind) -> Self {
         match kind.class() {
             ErrorClass::NotFound | ErrorClass::Gone => Self::NotFound,
-            ErrorClass::Conflict | ErrorClass::Precondition | ErrorClass::Unprocessable => Self::Conflict,
+            ErrorClass::Conflict | ErrorClass::Precondition | ErrorClass::Unprocessable => {
+                Self::Conflict
+            }
             ErrorClass::Invalid => Self::Invalid,
             ErrorClass::Busy => Self::Busy,
             // The store is usable once there is space, or has done its work.
-            ErrorClass::Unavailable if matches!(kind, ErrorKind::Full | ErrorKind::Unfinished) => Self::Failure,
+            ErrorClass::Unavailable if matches!(kind, ErrorKind::Full | ErrorKind::Unfinished) => {
+                Self::Failure
+            }
             ErrorClass::Unavailable | ErrorClass::Corrupt => Self::Unusable,
             ErrorClass::Denied => Self::Denied,
             _ => Self::Failure,
@@ -55,7 +59,9 @@ impl Failure {
     /// Adds the outcome for the data to the message.
     pub(crate) fn with_outcome(self, what: &str) -> Self {
         match self {
-            Self::Message { exit, message } => Self::Message { exit, message: format!("{message}; {what}") },
+            Self::Message { exit, message } => {
+                Self::Message { exit, message: format!("{message}; {what}") }
+            }
             Self::Silent(_) | Self::BrokenPipe => self,
         }
     }
@@ -63,7 +69,9 @@ impl Failure {
     /// Puts the name of one of several subjects before the message.
     pub(crate) fn with_subject(self, which: &str) -> Self {
         match self {
-            Self::Message { exit, message } => Self::Message { exit, message: format!("{which}: {message}") },
+            Self::Message { exit, message } => {
+                Self::Message { exit, message: format!("{which}: {message}") }
+            }
             Self::Silent(_) | Self::BrokenPipe => self,
         }
     }
@@ -82,14 +90,20 @@ impl From<tenantry::Error> for Failure {
         let advice = match error.kind() {
             ErrorKind::EmailTaken => "`tenantry user get EMAIL` shows who has it",
             ErrorKind::IdTaken => "leave out --id for a random one",
-            ErrorKind::PathTaken | ErrorKind::InvalidPath => "choose another path, or leave it out for a derived one",
-            ErrorKind::VersionMismatch { .. } => "read the user again, then repeat with the current version",
+            ErrorKind::PathTaken | ErrorKind::InvalidPath => {
+                "choose another path, or leave it out for a derived one"
+            }
+            ErrorKind::VersionMismatch { .. } => {
+                "read the user again, then repeat with the current version"
+            }
             ErrorKind::StorageLost => {
                 "`tenantry check` shows its path: restore it from a backup, or create an empty directory there"
             }
             ErrorKind::StorageBlocked => "`tenantry check` shows what is in the way",
             ErrorKind::StorageUnavailable => "`tenantry check` says what is missing",
-            ErrorKind::TooManyOrphans => "make sure that this is the right database, then repeat with --even-if-many",
+            ErrorKind::TooManyOrphans => {
+                "make sure that this is the right database, then repeat with --even-if-many"
+            }
             ErrorKind::Suspended => "`tenantry user resume USER` lets them sign in again",
             ErrorKind::TokenExists => "`tenantry token list` shows it",
             ErrorKind::Constraint => "remove what refers to the user first",
@@ -100,7 +114,9 @@ impl From<tenantry::Error> for Failure {
             ErrorKind::ReadOnly => "mount the file system writable",
             ErrorKind::PermissionDenied => "run the command as the owner of the data directory",
             ErrorKind::NetworkFileSystem => "--allow-network-fs overrides this at your own risk",
-            ErrorKind::Replaced => "stop the program, and inspect the data directory before you start it again",
+            ErrorKind::Replaced => {
+                "stop the program, and inspect the data directory before you start it again"
+            }
             ErrorKind::Io => "check the disk and the system's log",
             ErrorKind::Corrupt => "stop using the store, and restore a backup into a new directory",
             ErrorKind::Internal => "please report this",
@@ -110,8 +126,10 @@ impl From<tenantry::Error> for Failure {
         // The cause helps an operator. A conflict, invalid input or a missing user has no deeper
         // one.
         let mut cause = String::new();
-        if !matches!(Exit::from_kind(error.kind()), Exit::Conflict | Exit::Invalid | Exit::NotFound) {
-            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+        if !matches!(Exit::from_kind(error.kind()), Exit::Conflict | Exit::Invalid | Exit::NotFound)
+        {
+            let causes =
+                std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
             if let Some(root) = causes.last() {
                 cause = format!(" ({root})");
             }

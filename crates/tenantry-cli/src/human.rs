@@ -43,8 +43,9 @@ pub(crate) fn text(record: &Record, field: &str, rendering: Rendering, now: Time
         _ => {}
     }
     let time = Some(&value).filter(|_| field.ends_with("_at")).and_then(|text| text.parse().ok());
-    let size =
-        Some(&value).filter(|_| field == "bytes" || field.ends_with("_bytes")).and_then(|text| text.parse().ok());
+    let size = Some(&value)
+        .filter(|_| field == "bytes" || field.ends_with("_bytes"))
+        .and_then(|text| text.parse().ok());
     match (time, size) {
         (Some(time), _) if rendering == Rendering::Full => with_age(time, now),
         (Some(time), _) => age(time, now),
@@ -68,9 +69,8 @@ pub(crate) fn plain(value: &RawValue) -> String {
     let json = value.get();
     match json.as_bytes().first() {
         Some(b'"') => serde_json::from_str(json).unwrap_or_else(|_| json.to_owned()),
-        Some(b'[') => {
-            serde_json::from_str::<Vec<String>>(json).map_or_else(|_| json.to_owned(), |texts| texts.join(" "))
-        }
+        Some(b'[') => serde_json::from_str::<Vec<String>>(json)
+            .map_or_else(|_| json.to_owned(), |texts| texts.join(" ")),
         _ if json == "null" => String::new(),
         _ => json.to_owned(),
     }
@@ -109,7 +109,11 @@ pub(crate) fn age(time: Timestamp, now: Timestamp) -> String {
         _ => (days / 365, "year"),
     };
     let plural = if count == 1 { "" } else { "s" };
-    if seconds < 0 { format!("in {count} {unit}{plural}") } else { format!("{count} {unit}{plural} ago") }
+    if seconds < 0 {
+        format!("in {count} {unit}{plural}")
+    } else {
+        format!("{count} {unit}{plural} ago")
+    }
 }
 
 #[cfg(test)]
@@ -158,7 +162,9 @@ mod tests {
             "unreadable": 0,
             "is_being_purged": false,
         });
-        let raw = |record: serde_json::Value| serde_json::from_str::<Record>(&record.to_string()).unwrap();
+        let raw = |record: serde_json::Value| {
+            serde_json::from_str::<Record>(&record.to_string()).unwrap()
+        };
         let record = raw(record);
         let text_of = |field, rendering| text(&record, field, rendering, now);
         assert_eq!(text_of("created_at", Rendering::Exact), "2026-11-20T12:00:00.000001Z");
@@ -174,17 +180,26 @@ mod tests {
             ("".into(), "0".into())
         );
         assert_eq!(
-            (text_of("is_being_purged", Rendering::Brief), text_of("is_being_purged", Rendering::Selected)),
+            (
+                text_of("is_being_purged", Rendering::Brief),
+                text_of("is_being_purged", Rendering::Selected)
+            ),
             ("".into(), "false".into())
         );
         assert_eq!(
-            (text_of("storage_path", Rendering::Brief), text_of("storage_path", Rendering::Selected)),
+            (
+                text_of("storage_path", Rendering::Brief),
+                text_of("storage_path", Rendering::Selected)
+            ),
             ("".into(), format!("3f/a2/{id}"))
         );
         let unusual = json!({ "id": id, "storage_path": "customers/ada", "unreadable": 3, "is_being_purged": true });
         let unusual = raw(unusual);
         let unusual = |field| text(&unusual, field, Rendering::Brief, now);
         assert_eq!(unusual("storage_path"), "customers/ada");
-        assert_eq!((unusual("unreadable"), unusual("is_being_purged")), ("3".into(), "true".into()));
+        assert_eq!(
+            (unusual("unreadable"), unusual("is_being_purged")),
+            ("3".into(), "true".into())
+        );
     }
 }

@@ -53,15 +53,16 @@ fn signals() -> &'static Signals {
 /// process.
 pub(crate) fn install() -> Result<(), Failure> {
     let signals = signals();
-    flag::register(SIGXFSZ, Arc::default()).map_err(|error| Failure::io("listening for signals", &error))?;
+    flag::register(SIGXFSZ, Arc::default())
+        .map_err(|error| Failure::io("listening for signals", &error))?;
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         // `nohup` starts a program with SIGHUP ignored.
         if signal == SIGHUP && is_ignored(signal) {
             continue;
         }
         let number = usize::try_from(signal).unwrap_or_default();
-        let handlers =
-            handlers(signals, signal, number).map_err(|error| Failure::io("listening for signals", &error))?;
+        let handlers = handlers(signals, signal, number)
+            .map_err(|error| Failure::io("listening for signals", &error))?;
         if signal == SIGHUP {
             signals.hangup.lock().unwrap_or_else(PoisonError::into_inner).extend(handlers);
         }
@@ -73,7 +74,11 @@ fn handlers(signals: &Signals, signal: i32, number: usize) -> io::Result<[SigId;
     // In this order, so that the second signal ends a command that listens.
     Ok([
         flag::register_usize(signal, Arc::clone(&signals.caught), number)?,
-        flag::register_conditional_shutdown(signal, CODE_BASE + signal, Arc::clone(&signals.ends_at_once))?,
+        flag::register_conditional_shutdown(
+            signal,
+            CODE_BASE + signal,
+            Arc::clone(&signals.ends_at_once),
+        )?,
         flag::register(signal, Arc::clone(&signals.ends_at_once))?,
     ])
 }
@@ -90,7 +95,8 @@ pub(crate) fn release_hangup() {
 pub(crate) fn is_ignored(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    let mask =
+        ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
     mask >> (signal - 1) & 1 == 1
 }
 
@@ -132,7 +138,11 @@ impl Interrupt {
 
     /// Fails if a signal requested a stop.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        if self.is_requested() { Err(Failure::new(Exit::Interrupted, "interrupted")) } else { Ok(()) }
+        if self.is_requested() {
+            Err(Failure::new(Exit::Interrupted, "interrupted"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -155,7 +165,9 @@ pub(crate) fn interrupted() -> io::Error {
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
 /// Runs work that may block, such as opening a named pipe, until a signal interrupts the wait.
-pub(crate) fn until_signal<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+pub(crate) fn until_signal<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
     let (sender, receiver) = channel();
     // After a signal the thread ends with the process.
     thread::Builder::new().name("tenantry-open".to_owned()).spawn(move || sender.send(work()))?;
@@ -164,7 +176,9 @@ pub(crate) fn until_signal<T: Send + 'static>(work: impl FnOnce() -> T + Send + 
             Ok(done) => return Ok(done),
             Err(RecvTimeoutError::Timeout) if code().is_some() => return Err(interrupted()),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("a thread ended early")),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(io::Error::other("a thread ended early"));
+            }
         }
     }
 }

@@ -36,7 +36,10 @@ impl<'c> Format<'c> {
     ) -> Result<Self, Failure> {
         let Some(chosen) = columns else { return Ok(Self { name, columns }) };
         let Some(printed) = printed else {
-            return Err(Failure::new(Exit::Usage, "--columns applies to users, usages, findings and tokens"));
+            return Err(Failure::new(
+                Exit::Usage,
+                "--columns applies to users, usages, findings and tokens",
+            ));
         };
         for (index, column) in chosen.iter().enumerate() {
             if !printed.fields.contains(&column.as_str()) {
@@ -45,7 +48,10 @@ impl<'c> Format<'c> {
                 return Err(Failure::new(Exit::Usage, message));
             }
             if chosen[..index].contains(column) {
-                return Err(Failure::new(Exit::Usage, format!("the column \"{column}\" is named twice")));
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!("the column \"{column}\" is named twice"),
+                ));
             }
         }
         Ok(Self { name, columns })
@@ -54,9 +60,10 @@ impl<'c> Format<'c> {
     /// Returns the fields to print, out of all.
     fn fields(&self, all: &[&'static str]) -> Vec<&'static str> {
         match self.columns {
-            Some(chosen) => {
-                chosen.iter().filter_map(|column| all.iter().find(|field| *field == column).copied()).collect()
-            }
+            Some(chosen) => chosen
+                .iter()
+                .filter_map(|column| all.iter().find(|field| *field == column).copied())
+                .collect(),
             None => all.to_vec(),
         }
     }
@@ -92,10 +99,13 @@ pub(crate) fn user(format: Format<'_>, user: &User) -> Result<(), Failure> {
         }
         _ => {
             let object = object(user)?;
-            let mut fields: Vec<_> = fields.iter().filter_map(|field| Some((*field, &**object.get(*field)?))).collect();
+            let mut fields: Vec<_> =
+                fields.iter().filter_map(|field| Some((*field, &**object.get(*field)?))).collect();
             if format.name == FormatName::Table && format.columns.is_none() {
                 // Values that few users have would be four empty lines for all others.
-                fields.retain(|(name, value)| !OPTIONAL_OF_USER.contains(name) || value.get() != "null");
+                fields.retain(|(name, value)| {
+                    !OPTIONAL_OF_USER.contains(name) || value.get() != "null"
+                });
             }
             raw_record(format, &fields)
         }
@@ -119,7 +129,11 @@ pub(crate) const fn after_user_fields<const MORE: usize, const ALL: usize>(
     let mut all = [""; ALL];
     let mut index = 0;
     while index < ALL {
-        all[index] = if index < User::FIELDS.len() { User::FIELDS[index] } else { more[index - User::FIELDS.len()] };
+        all[index] = if index < User::FIELDS.len() {
+            User::FIELDS[index]
+        } else {
+            more[index - User::FIELDS.len()]
+        };
         index += 1;
     }
     all
@@ -134,7 +148,8 @@ pub(crate) const USERS: Columns = Columns {
 /// The lines of a user that are left out if they are empty.
 const OPTIONAL_OF_USER: [&str; 4] = ["suspended_at", "external_id", "name", "attributes"];
 /// The columns of a table that are left out if they are empty in all rows.
-const OPTIONAL: [&str; 5] = ["storage_path", "is_being_purged", "unreadable", "user_id", "revoked_at"];
+const OPTIONAL: [&str; 5] =
+    ["storage_path", "is_being_purged", "unreadable", "user_id", "revoked_at"];
 
 /// Prints a list of records page by page.
 pub(crate) struct RecordList<'c> {
@@ -154,14 +169,20 @@ pub(crate) struct RecordList<'c> {
 impl<'c> RecordList<'c> {
     pub(crate) fn new(format: Format<'c>, columns: &'static Columns) -> Result<Self, Failure> {
         let fields = match format.name {
-            FormatName::Table => {
-                format.fields(if format.columns.is_some() { columns.fields } else { columns.in_table })
-            }
+            FormatName::Table => format.fields(if format.columns.is_some() {
+                columns.fields
+            } else {
+                columns.in_table
+            }),
             _ => format.fields(columns.fields),
         };
         let mut table = Table::new();
         for field in &fields {
-            table.add_column(field, kind(field), format.rendering() == Rendering::Brief && OPTIONAL.contains(field));
+            table.add_column(
+                field,
+                kind(field),
+                format.rendering() == Rendering::Brief && OPTIONAL.contains(field),
+            );
         }
         Ok(Self {
             format,
@@ -216,8 +237,11 @@ impl<'c> RecordList<'c> {
             return self.out.json(record);
         }
         let object = object(record)?;
-        let text =
-            json_object(self.fields.iter().map(|field| (*field, object.get(*field).map_or("null", |it| it.get()))));
+        let text = json_object(
+            self.fields
+                .iter()
+                .map(|field| (*field, object.get(*field).map_or("null", |it| it.get()))),
+        );
         self.out.text(&text)
     }
 
@@ -228,8 +252,10 @@ impl<'c> RecordList<'c> {
         }
         for record in records {
             let record = object(record)?;
-            let value =
-                |field: &&str| escape_formula(&human::text(&record, field, Rendering::Exact, self.now)).into_owned();
+            let value = |field: &&str| {
+                escape_formula(&human::text(&record, field, Rendering::Exact, self.now))
+                    .into_owned()
+            };
             csv.write_record(self.fields.iter().map(value)).map_err(csv_failure)?;
         }
         csv.flush().map_err(failure)
@@ -241,7 +267,8 @@ impl<'c> RecordList<'c> {
         match self.format.name {
             FormatName::Table | FormatName::Wide => self.print_table()?,
             FormatName::Json => {
-                let members: Vec<String> = members.iter().map(|(name, value)| format!(",\"{name}\":{value}")).collect();
+                let members: Vec<String> =
+                    members.iter().map(|(name, value)| format!(",\"{name}\":{value}")).collect();
                 self.out.text(&format!("]{}}}\n", members.concat()))?;
             }
             FormatName::Jsonl | FormatName::Csv => {}
@@ -260,7 +287,9 @@ impl<'c> RecordList<'c> {
             return Ok(());
         }
         let available = match self.format.name {
-            FormatName::Table => terminal_size_of(io::stdout()).map(|(Width(columns), _)| usize::from(columns)),
+            FormatName::Table => {
+                terminal_size_of(io::stdout()).map(|(Width(columns), _)| usize::from(columns))
+            }
             _ => None,
         };
         if self.has_sentences && available.is_some_and(|available| !self.table.fits(available)) {
@@ -285,10 +314,17 @@ impl<'c> RecordList<'c> {
     }
 
     /// Ends a list that may continue at a cursor.
-    pub(crate) fn finish_page(self, next: Option<Cursor>, changes: ChangesCursor) -> Result<(), Failure> {
+    pub(crate) fn finish_page(
+        self,
+        next: Option<Cursor>,
+        changes: ChangesCursor,
+    ) -> Result<(), Failure> {
         let is_json = self.format.name == FormatName::Json;
         let next_cursor = next.map(|cursor| cursor.to_string()).into();
-        self.finish(&[("next_cursor", next_cursor), ("changes_cursor", changes.to_string().into())])?;
+        self.finish(&[
+            ("next_cursor", next_cursor),
+            ("changes_cursor", changes.to_string().into()),
+        ])?;
         if let Some(cursor) = next.filter(|_| !is_json) {
             report!("more users follow: repeat with --cursor {cursor}, or use --all");
         }
@@ -300,7 +336,8 @@ impl<'c> RecordList<'c> {
 fn kind(field: &str) -> Kind {
     match field {
         "id" | "user" | "user_id" => Kind::Id,
-        "email" | "storage_path" | "path" | "detail" | "repair" | "external_id" | "name" | "attributes" => Kind::Text,
+        "email" | "storage_path" | "path" | "detail" | "repair" | "external_id" | "name"
+        | "attributes" => Kind::Text,
         "files" | "number" | "unreadable" | "version" | "age_seconds" => Kind::Number,
         _ if field.ends_with("_bytes") => Kind::Number,
         _ => Kind::Word,
@@ -332,11 +369,17 @@ fn raw_record(format: Format<'_>, fields: &[(&'static str, &RawValue)]) -> Resul
     let mut out = Output::stdout()?;
     match format.name {
         FormatName::Table | FormatName::Wide => {
-            let rendering = if format.name == FormatName::Wide { Rendering::Exact } else { Rendering::Full };
-            let object: Record = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let rendering =
+                if format.name == FormatName::Wide { Rendering::Exact } else { Rendering::Full };
+            let object: Record = fields
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect();
             let now = human::now();
-            let texts: Vec<_> =
-                fields.iter().map(|(name, _)| (*name, human::text(&object, name, rendering, now))).collect();
+            let texts: Vec<_> = fields
+                .iter()
+                .map(|(name, _)| (*name, human::text(&object, name, rendering, now)))
+                .collect();
             out.record(texts.iter().map(|(name, text)| (*name, text.as_str())))?;
         }
         FormatName::Json | FormatName::Jsonl => {
@@ -346,7 +389,8 @@ fn raw_record(format: Format<'_>, fields: &[(&'static str, &RawValue)]) -> Resul
         }
         FormatName::Csv => {
             let mut csv = csv::Writer::from_writer(&mut out.writer);
-            let value = |(_, value): &(&str, &RawValue)| escape_formula(&human::plain(value)).into_owned();
+            let value =
+                |(_, value): &(&str, &RawValue)| escape_formula(&human::plain(value)).into_owned();
             csv.write_record(fields.iter().map(|(name, _)| name))
                 .and_then(|()| csv.write_record(fields.iter().map(value)))
                 .map_err(csv_failure)?;
@@ -377,7 +421,10 @@ impl Output {
         self.text("\n")
     }
 
-    fn record<'t>(&mut self, fields: impl Iterator<Item = (&'static str, &'t str)>) -> Result<(), Failure> {
+    fn record<'t>(
+        &mut self,
+        fields: impl Iterator<Item = (&'static str, &'t str)>,
+    ) -> Result<(), Failure> {
         let bold = Style::new().bold();
         for (name, value) in fields {
             let width = if value.is_empty() { 0 } else { 16 };
@@ -396,7 +443,9 @@ impl Output {
 /// length.
 pub(crate) fn progress(length: Option<u64>, template: &str) -> ProgressBar {
     let progress = length.map_or_else(ProgressBar::no_length, ProgressBar::new);
-    progress.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+    progress.with_style(
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    )
 }
 
 /// Formats a number of things, such as `1 user` or `2 users`.

@@ -6,7 +6,11 @@ use crate::failure::{Exit, Failure};
 use crate::stdio;
 
 /// Asks for a confirmation, unless `--yes` gave it. `done` is the participle of the action.
-pub(crate) fn confirm(yes: bool, done: &str, question: impl FnOnce() -> String) -> Result<(), Failure> {
+pub(crate) fn confirm(
+    yes: bool,
+    done: &str,
+    question: impl FnOnce() -> String,
+) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }

@@ -43,7 +43,9 @@ pub(crate) fn ask(question: &str) -> io::Result<()> {
 /// process ends.
 pub(crate) fn stdout() -> Result<AutoStream<File>, Failure> {
     let descriptor = io::stdout().as_fd().try_clone_to_owned();
-    descriptor.map(|descriptor| AutoStream::auto(File::from(descriptor))).map_err(|error| failure(&error))
+    descriptor
+        .map(|descriptor| AutoStream::auto(File::from(descriptor)))
+        .map_err(|error| failure(&error))
 }
 
 /// Writes a text to standard output.
@@ -80,7 +82,10 @@ pub(crate) fn input(named: &Path) -> &Path {
 pub(crate) fn refuse_stream(named: &Path, what_is: &str) -> Result<(), Failure> {
     let is_stream = |metadata: Metadata| !metadata.is_file() && !metadata.is_dir();
     if named == Path::new("-") || fs::metadata(named).is_ok_and(is_stream) {
-        let message = format!("{what_is} read twice: name a file instead of {}", printable(&named.to_string_lossy()));
+        let message = format!(
+            "{what_is} read twice: name a file instead of {}",
+            printable(&named.to_string_lossy())
+        );
         return Err(Failure::new(Exit::Usage, message));
     }
     Ok(())
@@ -111,7 +116,8 @@ impl InterruptibleFile {
             if interrupt::code().is_some() {
                 return Err(interrupt::interrupted());
             }
-            match rustix::event::poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], tick.as_ref()) {
+            match rustix::event::poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], tick.as_ref())
+            {
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => return Ok(()),
                 Err(error) => return Err(error.into()),

@@ -49,7 +49,13 @@ impl Table {
     }
 
     pub(crate) fn add_column(&mut self, header: &'static str, kind: Kind, is_optional: bool) {
-        self.columns.push(Column { header, kind, is_optional, width: width(header), is_empty: true });
+        self.columns.push(Column {
+            header,
+            kind,
+            is_optional,
+            width: width(header),
+            is_empty: true,
+        });
     }
 
     /// Adds a row, with a cell for each column. No cell has a line break.
@@ -79,7 +85,9 @@ impl Table {
     }
 
     /// Returns the rows as pairs of header and cell.
-    pub(crate) fn records(&self) -> impl Iterator<Item = impl Iterator<Item = (&'static str, &str)>> {
+    pub(crate) fn records(
+        &self,
+    ) -> impl Iterator<Item = impl Iterator<Item = (&'static str, &str)>> {
         let pair = |(column, cell)| {
             let (column, cell): (&Column, &String) = (column, cell);
             (column.header, cell.as_str())
@@ -89,12 +97,17 @@ impl Table {
 
     fn layout(&self, available: Option<usize>) -> Layout {
         let is_shown = |(_, column): &(usize, &Column)| !(column.is_optional && column.is_empty);
-        let slot = |(index, column): (usize, &Column)| Slot { index, kind: column.kind, width: column.width };
+        let slot = |(index, column): (usize, &Column)| Slot {
+            index,
+            kind: column.kind,
+            width: column.width,
+        };
         let slots = self.columns.iter().enumerate().filter(is_shown).map(slot).collect();
         let mut layout = Layout { slots, available: available.unwrap_or(usize::MAX) };
         // Shrink the least distinguishing columns first. An id is cut before an address, since
         // either identifies the user.
-        for (kind, least) in [(Kind::Text, COMFORTABLE), (Kind::Id, SHORT_ID), (Kind::Text, LEAST)] {
+        for (kind, least) in [(Kind::Text, COMFORTABLE), (Kind::Id, SHORT_ID), (Kind::Text, LEAST)]
+        {
             layout.shrink(kind, least);
         }
         layout
@@ -123,7 +136,11 @@ impl Layout {
     /// Narrows the widest columns of a kind until the line fits, or until all have the least width.
     fn shrink(&mut self, kind: Kind, least: usize) {
         while self.total() > self.available {
-            let widest = self.slots.iter_mut().filter(|slot| slot.kind == kind).max_by_key(|slot| slot.width);
+            let widest = self
+                .slots
+                .iter_mut()
+                .filter(|slot| slot.kind == kind)
+                .max_by_key(|slot| slot.width);
             match widest {
                 Some(slot) if slot.width > least => slot.width -= 1,
                 _ => return,
@@ -137,7 +154,8 @@ impl Layout {
         for slot in &self.slots {
             let cell = cut(cell(slot.index), slot.width);
             let padding = slot.width - width(&cell).min(slot.width);
-            let (before, after) = if slot.kind == Kind::Number { (padding, 0) } else { (0, padding) };
+            let (before, after) =
+                if slot.kind == Kind::Number { (padding, 0) } else { (0, padding) };
             line.extend(std::iter::repeat_n(' ', missing + before));
             line.push_str(&cell);
             missing = after + GAP;
@@ -166,7 +184,11 @@ fn cut(text: &str, available: usize) -> Cow<'_, str> {
         used += width(letter);
         used <= room
     };
-    let end = text.grapheme_indices(true).take_while(fits).last().map_or(0, |(start, letter)| start + letter.len());
+    let end = text
+        .grapheme_indices(true)
+        .take_while(fits)
+        .last()
+        .map_or(0, |(start, letter)| start + letter.len());
     Cow::Owned(format!("{}{CUT}", &text[..end]))
 }
 
@@ -198,7 +220,12 @@ mod tests {
         let table = table(&[
             [id, wide, "1.00 KiB", "customers/ada"],
             [id, marks, "2 B", ""],
-            [id, "ada@example.com", "", "customers/bob/with/a/long/path/that/goes/on/and/on/and/on"],
+            [
+                id,
+                "ada@example.com",
+                "",
+                "customers/bob/with/a/long/path/that/goes/on/and/on/and/on",
+            ],
         ]);
         for available in 1..200 {
             let lines = lines(&table, available);
@@ -215,7 +242,8 @@ mod tests {
     #[test]
     fn columns_line_up_whatever_the_width_of_the_letters() {
         let table = table(&[["1", "\u{4f8b}\u{3048}@x", "10", ""], ["22", "e\u{301}@x", "9", ""]]);
-        let expected = ["id  email   size", "1   \u{4f8b}\u{3048}@x    10", "22  e\u{301}@x        9"];
+        let expected =
+            ["id  email   size", "1   \u{4f8b}\u{3048}@x    10", "22  e\u{301}@x        9"];
         assert_eq!(table.lines(None).collect::<Vec<_>>(), expected);
     }
 
@@ -224,8 +252,14 @@ mod tests {
         let id = "3fa2b1c4-0000-4000-8000-000000000001";
         let email = "christopher.von-und-zu-liechtenstein@department-of-affairs.example";
         let table = table(&[[id, email, "7", ""]]);
-        assert_eq!(lines(&table, 80)[1], format!("{id}  christopher.von-und-zu-liechtenstei…     7"));
-        assert_eq!(lines(&table, 60)[1], "3fa2b1c4-0000-4000-8000-000…  christopher.von-und-zu-…     7");
+        assert_eq!(
+            lines(&table, 80)[1],
+            format!("{id}  christopher.von-und-zu-liechtenstei…     7")
+        );
+        assert_eq!(
+            lines(&table, 60)[1],
+            "3fa2b1c4-0000-4000-8000-000…  christopher.von-und-zu-…     7"
+        );
         assert_eq!(lines(&table, 40)[1], "3fa2b1c4…  christopher.von-und-zu…     7");
         assert_eq!(lines(&table, 20)[1], "3fa2b1c4…  christo……");
     }

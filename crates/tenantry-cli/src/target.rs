@@ -33,18 +33,30 @@ pub(crate) enum Target {
 impl Target {
     /// Opens the named file for writing; `-` is standard output. Refuses a file of the store, and
     /// `source`, the file that is read.
-    pub(crate) fn create(named: &Path, dir: &DataDir, source: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn create(
+        named: &Path,
+        dir: &DataDir,
+        source: Option<&Path>,
+    ) -> Result<Self, Failure> {
         let name = named.display();
         let failed = |error: io::Error| Failure::new(Exit::Failure, format!("{name}: {error}"));
         let source = source.and_then(|source| fs::metadata(source).ok());
         let refuse = |path: Option<&Path>, metadata: Option<&Metadata>| {
             if dir.belongs_to_store(path, metadata) {
-                return Err(Failure::new(Exit::Usage, format!("{name} is a file of the store; choose another")));
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!("{name} is a file of the store; choose another"),
+                ));
             }
-            let is_same = |source: &Metadata, this: &Metadata| (source.dev(), source.ino()) == (this.dev(), this.ino());
+            let is_same = |source: &Metadata, this: &Metadata| {
+                (source.dev(), source.ino()) == (this.dev(), this.ino())
+            };
             match (&source, metadata) {
                 (Some(source), Some(this)) if source.is_file() && is_same(source, this) => {
-                    Err(Failure::new(Exit::Usage, format!("{name} is the file to read; choose another")))
+                    Err(Failure::new(
+                        Exit::Usage,
+                        format!("{name} is the file to read; choose another"),
+                    ))
                 }
                 _ => Ok(()),
             }
@@ -70,8 +82,9 @@ impl Target {
                 Ok(Self::InPlace { file: InterruptibleFile::new(file) })
             }
             existing => {
-                let file = TemporaryFile::create(parent_dir(&path))
-                    .and_then(|unnamed| copy_access(unnamed.file(), existing.as_ref()).map(|()| unnamed));
+                let file = TemporaryFile::create(parent_dir(&path)).and_then(|unnamed| {
+                    copy_access(unnamed.file(), existing.as_ref()).map(|()| unnamed)
+                });
                 let file = file.map_err(|error| {
                     // The message of `tempfile` would name the temporary file.
                     Failure::new(
@@ -114,16 +127,22 @@ impl io::Write for Target {
 /// name only when it is complete.
 pub(crate) fn check_archive(named: &Path, dir: &DataDir) -> Result<(), Failure> {
     let name = named.display();
-    let path = match resolve(named).map_err(|error| Failure::new(Exit::Failure, format!("{name}: {error}")))? {
+    let path = match resolve(named)
+        .map_err(|error| Failure::new(Exit::Failure, format!("{name}: {error}")))?
+    {
         Destination::Descriptor(_) => {
-            let message =
-                format!("{name}: an archive must be a regular file, which gets its name only when it is complete");
+            let message = format!(
+                "{name}: an archive must be a regular file, which gets its name only when it is complete"
+            );
             return Err(Failure::new(Exit::Usage, message));
         }
         Destination::Path(path) => path,
     };
     if dir.belongs_to_store(Some(&path), fs::symlink_metadata(&path).ok().as_ref()) {
-        return Err(Failure::new(Exit::Usage, format!("{name} is in the store; choose another place")));
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("{name} is in the store; choose another place"),
+        ));
     }
     Ok(())
 }
@@ -153,7 +172,9 @@ pub(crate) fn resolve(named: &Path) -> io::Result<Destination> {
                 path = parent_dir(&path).join(fs::read_link(&path)?);
             }
             Ok(_) => return Ok(Destination::Path(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Destination::Path(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Destination::Path(path));
+            }
             Err(error) => return Err(error),
         }
     }
@@ -165,15 +186,18 @@ fn open_special(path: PathBuf, metadata: &Metadata) -> io::Result<File> {
     if metadata.file_type().is_socket() {
         return UnixStream::connect(path).map(|stream| File::from(OwnedFd::from(stream)));
     }
-    interrupt::until_signal(move || OpenOptions::new().write(true).open(path)).and_then(|opened| opened)
+    interrupt::until_signal(move || OpenOptions::new().write(true).open(path))
+        .and_then(|opened| opened)
 }
 
 /// Gives a new file the owner, group and mode of the file that it replaces, as far as the process
 /// is permitted. If the group can't be kept, it gets no access.
 fn copy_access(file: &File, existing: Option<&Metadata>) -> io::Result<()> {
-    let Some(existing) = existing else { return file.set_permissions(Permissions::from_mode(NEW_MODE)) };
-    let _ =
-        fchown(file, Some(existing.uid()), Some(existing.gid())).or_else(|_| fchown(file, None, Some(existing.gid())));
+    let Some(existing) = existing else {
+        return file.set_permissions(Permissions::from_mode(NEW_MODE));
+    };
+    let _ = fchown(file, Some(existing.uid()), Some(existing.gid()))
+        .or_else(|_| fchown(file, None, Some(existing.gid())));
     let is_same_group = file.metadata()?.gid() == existing.gid();
     let mode = existing.mode() & if is_same_group { 0o777 } else { 0o707 };
     file.set_permissions(Permissions::from_mode(mode))
@@ -220,7 +244,8 @@ impl TemporaryFile {
             Self::Unlinked { file, dir } => {
                 // A link can't replace a file, but a rename can.
                 let link = |path: &Path| {
-                    rustix::fs::linkat(CWD, name_of(&file), CWD, path, AtFlags::SYMLINK_FOLLOW).map_err(io::Error::from)
+                    rustix::fs::linkat(CWD, name_of(&file), CWD, path, AtFlags::SYMLINK_FOLLOW)
+                        .map_err(io::Error::from)
                 };
                 let named = tempfile::Builder::new().prefix(TEMPORARY).make_in(dir, link)?;
                 named.into_temp_path().persist(path).map_err(|error| error.error)

@@ -21,7 +21,9 @@ const UNSAFE_WORDS: [&str; 12] = [
 
 /// Removes the tips with unsafe words from an error.
 pub(crate) fn remove_unsafe(mut error: clap::Error) -> clap::Error {
-    for kind in [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::Suggested] {
+    for kind in
+        [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::Suggested]
+    {
         let kept = match error.remove(kind) {
             Some(ContextValue::String(tip)) => is_safe(&tip).then_some(ContextValue::String(tip)),
             Some(ContextValue::Strings(mut tips)) => {
@@ -79,7 +81,11 @@ mod tests {
     fn words(command: &Command, found: &mut BTreeSet<String>) {
         found.insert(command.get_name().to_owned());
         found.extend(command.get_all_aliases().map(ToOwned::to_owned));
-        found.extend(command.get_arguments().filter_map(|argument| Some(format!("--{}", argument.get_long()?))));
+        found.extend(
+            command
+                .get_arguments()
+                .filter_map(|argument| Some(format!("--{}", argument.get_long()?))),
+        );
         command.get_subcommands().for_each(|command| words(command, found));
     }
 
@@ -87,7 +93,10 @@ mod tests {
     fn no_tip_names_a_verb_that_destroys() {
         let mut all = BTreeSet::new();
         words(&Cli::command(), &mut all);
-        all.extend(["merge", "remove", "prune", "erase", "wipe", "drop", "clean", "del"].map(ToOwned::to_owned));
+        all.extend(
+            ["merge", "remove", "prune", "erase", "wipe", "drop", "clean", "del"]
+                .map(ToOwned::to_owned),
+        );
         let groups = ["", "user", "backup", "user list"];
         for word in all.iter().flat_map(|word| mistypings(word)).chain(all.iter().cloned()) {
             for group in groups {
@@ -107,7 +116,13 @@ mod tests {
     #[test]
     fn other_tips_are_given() {
         assert_eq!(tips(&["tenantry", "user", "merge", "a", "b"]), "");
-        assert_eq!(tips(&["tenantry", "user", "lst"]), "  tip: some similar subcommands exist: 'ls', 'list'");
-        assert_eq!(tips(&["tenantry", "user", "list", "--limt", "3"]), "  tip: a similar argument exists: '--limit'");
+        assert_eq!(
+            tips(&["tenantry", "user", "lst"]),
+            "  tip: some similar subcommands exist: 'ls', 'list'"
+        );
+        assert_eq!(
+            tips(&["tenantry", "user", "list", "--limt", "3"]),
+            "  tip: a similar argument exists: '--limit'"
+        );
     }
 }

@@ -80,5 +80,7 @@ fn in_trash(trashed: &TrashedUser) -> String {
         );
     }
     let since = human::time_with_age(trashed.deleted_at);
-    format!("the user has been in the trash since {since}; `tenantry user restore {id}` brings them back")
+    format!(
+        "the user has been in the trash since {since}; `tenantry user restore {id}` brings them back"
+    )
 }

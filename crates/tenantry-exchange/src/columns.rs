@@ -67,13 +67,20 @@ impl Columns {
     /// # Ok::<(), tenantry_exchange::Error>(())
     /// ```
     pub fn map(&mut self, field: &str, name: &str) -> Result<()> {
-        let Some(index) = User::FIELDS.iter().position(|known| known.eq_ignore_ascii_case(field.trim())) else {
+        let Some(index) =
+            User::FIELDS.iter().position(|known| known.eq_ignore_ascii_case(field.trim()))
+        else {
             let fields = User::FIELDS.join(", ");
-            return Err(Error::Mapping(format!("there is no field {field:?}; the fields are {fields}")));
+            return Err(Error::Mapping(format!(
+                "there is no field {field:?}; the fields are {fields}"
+            )));
         };
         let folded = fold(name);
         if self.names[index].is_some() {
-            return Err(Error::Mapping(format!("the field {} is mapped twice", User::FIELDS[index])));
+            return Err(Error::Mapping(format!(
+                "the field {} is mapped twice",
+                User::FIELDS[index]
+            )));
         }
         if !folded.is_empty() && self.names.iter().flatten().any(|other| other.folded == folded) {
             return Err(Error::Mapping(format!("{name:?} is mapped to two fields")));
@@ -99,15 +106,24 @@ impl Columns {
         if folded.is_empty() {
             return None;
         }
-        let mapped = self.names.iter().position(|known| known.as_ref().is_some_and(|known| known.folded == folded));
+        let mapped = self
+            .names
+            .iter()
+            .position(|known| known.as_ref().is_some_and(|known| known.folded == folded));
         mapped.or_else(|| {
-            User::FIELDS.iter().position(|field| *field == folded).filter(|field| self.names[*field].is_none())
+            User::FIELDS
+                .iter()
+                .position(|field| *field == folded)
+                .filter(|field| self.names[*field].is_none())
         })
     }
 
     /// Returns the mapped fields, which a header must have, with their names there.
     pub(crate) fn mapped(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.names.iter().enumerate().filter_map(|(field, name)| Some((field, name.as_ref()?.given.as_str())))
+        self.names
+            .iter()
+            .enumerate()
+            .filter_map(|(field, name)| Some((field, name.as_ref()?.given.as_str())))
     }
 }
 

@@ -61,7 +61,8 @@ impl<R: Read> CsvRows<R> {
         if flow.take_stray(next_line).is_some() {
             return Err(Error::invalid(line, STRAY));
         }
-        let columns = assign(&header, &columns, &mut omissions).map_err(|reason| Error::Header { line, reason })?;
+        let columns = assign(&header, &columns, &mut omissions)
+            .map_err(|reason| Error::Header { line, reason })?;
         Ok(Self { csv, flow, separator, columns, omissions, bytes_read })
     }
 
@@ -113,8 +114,9 @@ impl<R: Read> CsvRows<R> {
         let mut fields = Fields::default();
         for (field, value) in self.columns.iter().zip(record) {
             let Some(field) = *field else { continue };
-            let value = std::str::from_utf8(value)
-                .map_err(|_| format!("{}: {}", User::FIELDS[field], not_utf8(value).unwrap_or_default()))?;
+            let value = std::str::from_utf8(value).map_err(|_| {
+                format!("{}: {}", User::FIELDS[field], not_utf8(value).unwrap_or_default())
+            })?;
             fields.texts[field] = Some(Cow::Borrowed(unescape_formula(value)));
         }
         fields.into_user()
@@ -123,7 +125,11 @@ impl<R: Read> CsvRows<R> {
 
 /// Reads up to the first line of the header. Returns the text, in which other lines before the
 /// header are blank, and the separator.
-fn read_head(input: &mut impl BufRead, columns: &Columns, omissions: &mut Omissions) -> Result<(Vec<u8>, u8)> {
+fn read_head(
+    input: &mut impl BufRead,
+    columns: &Columns,
+    omissions: &mut Omissions,
+) -> Result<(Vec<u8>, u8)> {
     let mut head = Vec::new();
     let mut line = 1;
     let mut named = None;
@@ -132,7 +138,8 @@ fn read_head(input: &mut impl BufRead, columns: &Columns, omissions: &mut Omissi
         let mut limited = input.take(ROW_BYTES_MAX as u64);
         limited.read_until(b'\n', &mut text).map_err(|error| read_failure(error, line))?;
         let first = text.trim_ascii_end();
-        let is_empty = first.iter().all(|byte| matches!(byte, b' ' | b'\t' | b',' | b';')) && text.ends_with(b"\n");
+        let is_empty = first.iter().all(|byte| matches!(byte, b' ' | b'\t' | b',' | b';'))
+            && text.ends_with(b"\n");
         if let Some(separator) = named_separator(first) {
             named = Some(separator);
         } else if is_empty {
@@ -158,9 +165,8 @@ fn named_separator(line: &[u8]) -> Option<u8> {
     match line {
         // A tab was trimmed from the end of the line.
         _ if line.eq_ignore_ascii_case(b"sep=") => Some(b'\t'),
-        [name @ .., separator] if name.eq_ignore_ascii_case(b"sep=") => {
-            Some(*separator).filter(|separator| separator.is_ascii() && !b"\"'\r\n".contains(separator))
-        }
+        [name @ .., separator] if name.eq_ignore_ascii_case(b"sep=") => Some(*separator)
+            .filter(|separator| separator.is_ascii() && !b"\"'\r\n".contains(separator)),
         _ => None,
     }
 }
@@ -169,8 +175,10 @@ fn named_separator(line: &[u8]) -> Option<u8> {
 /// one.
 fn detect_separator(header: &[u8], columns: &Columns) -> u8 {
     let has_email = |separator: &u8| {
-        let mut csv = csv::ReaderBuilder::new().has_headers(false).delimiter(*separator).from_reader(header);
-        let record = csv.byte_records().next().and_then(std::result::Result::ok).unwrap_or_default();
+        let mut csv =
+            csv::ReaderBuilder::new().has_headers(false).delimiter(*separator).from_reader(header);
+        let record =
+            csv.byte_records().next().and_then(std::result::Result::ok).unwrap_or_default();
         record.iter().any(|name| columns.field(&String::from_utf8_lossy(name)) == Some(EMAIL))
     };
     SEPARATORS.into_iter().find(has_email).unwrap_or(SEPARATORS[0])
@@ -182,7 +190,9 @@ fn check_line_ends(header: &[u8]) -> std::result::Result<(), &'static str> {
     for pair in header.windows(2) {
         is_quoted ^= pair[0] == b'"';
         if pair[0] == b'\r' && !is_quoted && !matches!(pair[1], b'\r' | b'\n') {
-            return Err("the lines end in CR alone, as on classic Mac OS: save the file with LF or CRLF");
+            return Err(
+                "the lines end in CR alone, as on classic Mac OS: save the file with LF or CRLF",
+            );
         }
     }
     Ok(())
@@ -200,7 +210,9 @@ fn assign(
     omissions.empty_columns = (names.len() - named) as u64;
     let assigned: Vec<_> = names[..named].iter().map(|name| columns.field(name)).collect();
     if assigned.iter().all(Option::is_none) && names.iter().any(|name| name.contains('@')) {
-        return Err("the first line has values and no names of columns: the file has no header".to_owned());
+        return Err(
+            "the first line has values and no names of columns: the file has no header".to_owned()
+        );
     }
     for (column, name) in names[..named].iter().enumerate() {
         match assigned[column] {
@@ -213,14 +225,22 @@ fn assign(
                 if let Some(reason) = not_utf8(&header[column]) {
                     return Err(format!("the name of column {}: {reason}", column + 1));
                 }
-                return Err(format!("unknown column {:?}; the columns are {}", cut(name), User::FIELDS.join(", ")));
+                return Err(format!(
+                    "unknown column {:?}; the columns are {}",
+                    cut(name),
+                    User::FIELDS.join(", ")
+                ));
             }
         }
     }
     if let Some((field, name)) =
         columns.mapped().find(|(field, name)| !name.is_empty() && !assigned.contains(&Some(*field)))
     {
-        return Err(format!("there is no column {:?}, which is mapped to {}", cut(name), User::FIELDS[field]));
+        return Err(format!(
+            "there is no column {:?}, which is mapped to {}",
+            cut(name),
+            User::FIELDS[field]
+        ));
     }
     if !assigned.contains(&Some(EMAIL)) {
         return Err("there is no column email".to_owned());
@@ -284,8 +304,20 @@ impl Flow {
 }
 
 impl<R: Read> Lines<R> {
-    fn new(input: Chain<Cursor<Vec<u8>>, BufReader<Decoder<R>>>, separator: u8, flow: Rc<Flow>) -> Self {
-        Self { input, separator, flow, place: InRow::FieldStart, has_cr: false, line: 1, last: b'\n' }
+    fn new(
+        input: Chain<Cursor<Vec<u8>>, BufReader<Decoder<R>>>,
+        separator: u8,
+        flow: Rc<Flow>,
+    ) -> Self {
+        Self {
+            input,
+            separator,
+            flow,
+            place: InRow::FieldStart,
+            has_cr: false,
+            line: 1,
+            last: b'\n',
+        }
     }
 
     /// Advances by one byte, which the reader will get.
@@ -366,10 +398,15 @@ impl<R: Read> Read for Lines<R> {
 
 fn csv_failure(error: csv::Error, line: u64, flow: &Flow) -> Error {
     match error.into_kind() {
-        csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => match flow.is_quoted.get() {
-            true => Error::invalid(flow.opened.get(), "a quote is opened here and not closed within 1 MiB"),
-            false => Error::invalid(line, "the row is longer than 1 MiB"),
-        },
+        csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            match flow.is_quoted.get() {
+                true => Error::invalid(
+                    flow.opened.get(),
+                    "a quote is opened here and not closed within 1 MiB",
+                ),
+                false => Error::invalid(line, "the row is longer than 1 MiB"),
+            }
+        }
         csv::ErrorKind::Io(error) => read_failure(error, line),
         _ => Error::invalid(line, "not CSV"),
     }

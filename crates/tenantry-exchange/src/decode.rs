@@ -67,7 +67,8 @@ impl<R: Read> Decoder<R> {
     pub(crate) fn new(mut input: R) -> io::Result<Self> {
         let mut start = Vec::new();
         (&mut input).take(SIGNATURE_BYTES_MAX).read_to_end(&mut start)?;
-        if let Some((_, what)) = FOREIGN.iter().find(|(signature, _)| start.starts_with(signature)) {
+        if let Some((_, what)) = FOREIGN.iter().find(|(signature, _)| start.starts_with(signature))
+        {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the file is {what}")));
         }
         let (mark_bytes, encoding) = match start.as_slice() {
@@ -83,7 +84,9 @@ impl<R: Read> Decoder<R> {
         };
         start.drain(..mark_bytes);
         let text = start.trim_ascii_start().to_ascii_lowercase();
-        if let Some((_, what)) = FOREIGN_TEXT.iter().find(|(signature, _)| text.starts_with(signature)) {
+        if let Some((_, what)) =
+            FOREIGN_TEXT.iter().find(|(signature, _)| text.starts_with(signature))
+        {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the file is {what}")));
         }
         let bytes = Rc::new(Cell::new(mark_bytes as u64));
@@ -103,7 +106,9 @@ impl<R: Read> Decoder<R> {
         (&mut self.input).take(2).read_to_end(&mut unit)?;
         match (unit.as_slice(), endian) {
             ([], _) => Ok(None),
-            (&[low, high], Endian::Little) | (&[high, low], Endian::Big) => Ok(Some(u16::from_be_bytes([high, low]))),
+            (&[low, high], Endian::Little) | (&[high, low], Endian::Big) => {
+                Ok(Some(u16::from_be_bytes([high, low])))
+            }
             _ => Err(malformed("the file is UTF-16 and ends within a character")),
         }
     }
@@ -200,7 +205,9 @@ mod tests {
     #[test]
     fn byte_order_marks_in_pieces_are_recognised_and_utf16_is_decoded() {
         let text = "email\nада@example.com\n𝒳\u{feff}";
-        let utf16 = |to: fn(u16) -> [u8; 2]| format!("\u{feff}{text}").encode_utf16().flat_map(to).collect::<Vec<_>>();
+        let utf16 = |to: fn(u16) -> [u8; 2]| {
+            format!("\u{feff}{text}").encode_utf16().flat_map(to).collect::<Vec<_>>()
+        };
         for bytes in [
             text.as_bytes().to_vec(),
             format!("\u{feff}{text}").into_bytes(),

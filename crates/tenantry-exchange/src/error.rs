@@ -44,7 +44,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Invalid { line, reason } | Self::Header { line, reason } => write!(f, "line {line}: {reason}"),
+            Self::Invalid { line, reason } | Self::Header { line, reason } => {
+                write!(f, "line {line}: {reason}")
+            }
             Self::Mapping(reason) => f.write_str(reason),
             Self::Io(error) => error.fmt(f),
             Self::Rejected(rejection) => rejection.fmt(f),
@@ -58,7 +60,9 @@ impl std::error::Error for Error {
         match self {
             Self::Io(error) => error.source(),
             Self::Store(error) => error.source(),
-            Self::Invalid { .. } | Self::Header { .. } | Self::Mapping(_) | Self::Rejected(_) => None,
+            Self::Invalid { .. } | Self::Header { .. } | Self::Mapping(_) | Self::Rejected(_) => {
+                None
+            }
         }
     }
 }

@@ -82,13 +82,20 @@ pub(crate) fn not_utf8(bytes: &[u8]) -> Option<String> {
     let byte = bytes[error.valid_up_to()];
     // From 0xC0 on, where the letters are, Windows-1252 equals Latin-1.
     Some(match byte {
-        0xC0.. => format!("not UTF-8 (0x{byte:02X}, in Windows-1252 {}): save the file as UTF-8", char::from(byte)),
+        0xC0.. => format!(
+            "not UTF-8 (0x{byte:02X}, in Windows-1252 {}): save the file as UTF-8",
+            char::from(byte)
+        ),
         _ => format!("not UTF-8 (0x{byte:02X}): save the file as UTF-8"),
     })
 }
 
 /// Parses a user from a JSON object, and counts ignored keys.
-pub(crate) fn parse_object(text: &[u8], columns: &Columns, omissions: &mut Omissions) -> Result<NewUser, String> {
+pub(crate) fn parse_object(
+    text: &[u8],
+    columns: &Columns,
+    omissions: &mut Omissions,
+) -> Result<NewUser, String> {
     if let Some(reason) = not_utf8(text) {
         return Err(reason);
     }
@@ -101,10 +108,15 @@ pub(crate) fn parse_object(text: &[u8], columns: &Columns, omissions: &mut Omiss
         return Err(reason.to_owned());
     }
     if serde_json::from_slice::<IgnoredAny>(text).is_err_and(|error| error.is_eof()) {
-        return Err("the JSON object isn't complete; outside an array, each object must be on one line".to_owned());
+        return Err(
+            "the JSON object isn't complete; outside an array, each object must be on one line"
+                .to_owned(),
+        );
     }
     let mut json = serde_json::Deserializer::from_slice(text);
-    let fields = Object { columns, omissions }.deserialize(&mut json).and_then(|fields| json.end().map(|()| fields));
+    let fields = Object { columns, omissions }
+        .deserialize(&mut json)
+        .and_then(|fields| json.end().map(|()| fields));
     let fields = fields.map_err(|error| {
         // serde names lines and columns of the object, which aren't those of the file.
         let error = error.to_string();
@@ -118,7 +130,9 @@ pub(crate) fn parse_object(text: &[u8], columns: &Columns, omissions: &mut Omiss
 pub(crate) fn address_in(text: &[u8], columns: &Columns) -> String {
     let json: serde_json::Value = serde_json::from_slice(text).unwrap_or_default();
     let mut members = json.as_object().into_iter().flatten();
-    let email = members.find(|(name, _)| columns.field(name) == Some(EMAIL)).and_then(|(_, value)| value.as_str());
+    let email = members
+        .find(|(name, _)| columns.field(name) == Some(EMAIL))
+        .and_then(|(_, value)| value.as_str());
     email.unwrap_or_default().to_owned()
 }
 
@@ -160,17 +174,25 @@ impl<'de> Visitor<'de> for Object<'_> {
                 continue;
             };
             if std::mem::replace(&mut is_present[field], true) {
-                return Err(A::Error::custom(format_args!("duplicate field `{}`", User::FIELDS[field])));
+                return Err(A::Error::custom(format_args!(
+                    "duplicate field `{}`",
+                    User::FIELDS[field]
+                )));
             }
             let value = match field {
-                ATTRIBUTES => {
-                    members.next_value::<Option<&'de RawValue>>().map(|json| json.map(|json| json.get().into()))
-                }
-                VERSION => members.next_value::<Option<u64>>().map(|version| version.map(|n| n.to_string().into())),
-                _ => members.next_value::<Option<Text<'de>>>().map(|text| text.map(|Text(text)| text)),
+                ATTRIBUTES => members
+                    .next_value::<Option<&'de RawValue>>()
+                    .map(|json| json.map(|json| json.get().into())),
+                VERSION => members
+                    .next_value::<Option<u64>>()
+                    .map(|version| version.map(|n| n.to_string().into())),
+                _ => members
+                    .next_value::<Option<Text<'de>>>()
+                    .map(|text| text.map(|Text(text)| text)),
             };
-            fields.texts[field] =
-                value.map_err(|error| A::Error::custom(format_args!("{}: {error}", User::FIELDS[field])))?;
+            fields.texts[field] = value.map_err(|error| {
+                A::Error::custom(format_args!("{}: {error}", User::FIELDS[field]))
+            })?;
         }
         Ok(fields)
     }

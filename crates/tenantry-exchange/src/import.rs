@@ -57,7 +57,13 @@ pub struct ConfusableUser {
 
 impl fmt::Display for ConfusableUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}: {}", self.line, printable(self.email.as_str()), looks_like(&self.other))
+        write!(
+            f,
+            "line {}: {}: {}",
+            self.line,
+            printable(self.email.as_str()),
+            looks_like(&self.other)
+        )
     }
 }
 
@@ -161,8 +167,13 @@ impl Importer {
         match chunk.rows.iter().position(|row| row.user.is_err()) {
             Some(bad) if self.on_conflict == OnConflict::Fail => {
                 let row = chunk.rows.swap_remove(bad);
-                let reason = row.user.as_ref().err().map(|bad| bad.reason.clone()).unwrap_or_default();
-                Err(Error::Rejected(Box::new(Rejection { row, reason, kind: ErrorKind::InvalidUser })))
+                let reason =
+                    row.user.as_ref().err().map(|bad| bad.reason.clone()).unwrap_or_default();
+                Err(Error::Rejected(Box::new(Rejection {
+                    row,
+                    reason,
+                    kind: ErrorKind::InvalidUser,
+                })))
             }
             _ => Ok(()),
         }
@@ -200,7 +211,9 @@ impl Importer {
     pub fn finish(&mut self, tx: &mut WriteTx<'_>) -> Result<()> {
         self.prepare_confusable_check(tx)?;
         let mut order = Order::new(self.waiting.take());
-        while let Some(step) = order.next(|email| tx.get_by_email(email).map(|user| user.map(|user| user.id)))? {
+        while let Some(step) =
+            order.next(|email| tx.get_by_email(email).map(|user| user.map(|user| user.id)))?
+        {
             match step {
                 Step::One(row) => self.import(tx, *row, false)?,
                 Step::Exchange(rows) => self.exchange(tx, rows)?,
@@ -212,7 +225,8 @@ impl Importer {
     /// Prepares the check for confusable addresses in a new transaction: other writers may have
     /// added some since the last one.
     fn prepare_confusable_check(&mut self, tx: &WriteTx<'_>) -> Result<()> {
-        self.must_check_ascii = self.on_confusable != OnConfusable::Ignore && tx.has_non_ascii_addresses()?;
+        self.must_check_ascii =
+            self.on_confusable != OnConfusable::Ignore && tx.has_non_ascii_addresses()?;
         Ok(())
     }
 
@@ -224,7 +238,8 @@ impl Importer {
                 return self.reject(Rejection { row, reason, kind });
             }
         };
-        self.must_check_ascii |= self.on_confusable != OnConfusable::Ignore && !is_ascii(&user.email);
+        self.must_check_ascii |=
+            self.on_confusable != OnConfusable::Ignore && !is_ascii(&user.email);
         let alike = if self.must_check_ascii { confusable_with_new(tx, user)? } else { None };
         if let Some(other) = alike.as_ref().filter(|_| self.on_confusable == OnConfusable::Refuse) {
             let (reason, kind) = (looks_like(other), ErrorKind::EmailTaken);
@@ -235,10 +250,16 @@ impl Importer {
                 self.tally.count(imported);
                 if let Some(other) = alike.filter(|_| imported == Upserted::Created) {
                     self.tally.confusables += 1;
-                    self.confusables.push(ConfusableUser { line: row.line, email: user.email.clone(), other });
+                    self.confusables.push(ConfusableUser {
+                        line: row.line,
+                        email: user.email.clone(),
+                        other,
+                    });
                 }
             }
-            Err(error) if may_wait && error.kind() == ErrorKind::EmailTaken => self.wait(row, Some(error))?,
+            Err(error) if may_wait && error.kind() == ErrorKind::EmailTaken => {
+                self.wait(row, Some(error))?
+            }
             Err(error) if is_row_error(error.kind()) => {
                 self.reject(Rejection { row, reason: error.to_string(), kind: error.kind() })?;
             }
@@ -252,19 +273,22 @@ impl Importer {
         let Err(row) = self.waiting.add(row) else { return Ok(()) };
         let reason = match conflict {
             Some(error) => format!("{error}; too many rows wait for their addresses"),
-            None => "an earlier row about the same user or address waits, and too many rows wait".to_owned(),
+            None => "an earlier row about the same user or address waits, and too many rows wait"
+                .to_owned(),
         };
         self.reject(Rejection { row: *row, reason, kind: ErrorKind::EmailTaken })
     }
 
     fn exchange(&mut self, tx: &mut WriteTx<'_>, rows: Vec<Row>) -> Result<()> {
-        let users: Vec<NewUser> = rows.iter().filter_map(|row| row.user.as_ref().ok().cloned()).collect();
+        let users: Vec<NewUser> =
+            rows.iter().filter_map(|row| row.user.as_ref().ok().cloned()).collect();
         match tx.upsert_exchange(&users) {
             Ok(imported) => imported.into_iter().for_each(|imported| self.tally.count(imported)),
             Err(error) if is_row_error(error.kind()) => {
                 let mut lines: Vec<_> = rows.iter().map(|row| row.line).collect();
                 lines.sort_unstable();
-                let named: Vec<_> = lines.iter().take(LINES_NAMED_MAX).map(u64::to_string).collect();
+                let named: Vec<_> =
+                    lines.iter().take(LINES_NAMED_MAX).map(u64::to_string).collect();
                 let more = if lines.len() > LINES_NAMED_MAX { " and others" } else { "" };
                 let named = named.join(", ");
                 let reason = format!(
@@ -286,7 +310,11 @@ impl Importer {
         self.tally.rejected += count;
         let reason = "the import ended before the address was released";
         let kind = ErrorKind::EmailTaken;
-        self.rejected.extend(rows.into_iter().map(|row| Rejection { row, reason: reason.to_owned(), kind }));
+        self.rejected.extend(rows.into_iter().map(|row| Rejection {
+            row,
+            reason: reason.to_owned(),
+            kind,
+        }));
         count
     }
 

@@ -123,16 +123,27 @@ impl<R: Read> JsonRows<R> {
         }
         if self.element > 0 && byte.is_some() {
             if byte != Some(b',') {
-                let reason = format!("a comma or ] is needed after element {} of the JSON array", self.element);
+                let reason = format!(
+                    "a comma or ] is needed after element {} of the JSON array",
+                    self.element
+                );
                 return Err(Error::invalid(self.line, reason));
             }
             self.advance();
             byte = self.peek_solid()?;
         }
         match byte {
-            None => return Err(Error::invalid(self.line, "the JSON array isn't closed: the file ends within it")),
+            None => {
+                return Err(Error::invalid(
+                    self.line,
+                    "the JSON array isn't closed: the file ends within it",
+                ));
+            }
             Some(b',' | b']') => {
-                let reason = format!("a comma without an element before or after it, after element {}", self.element);
+                let reason = format!(
+                    "a comma without an element before or after it, after element {}",
+                    self.element
+                );
                 return Err(Error::invalid(self.line, reason));
             }
             Some(_) => {}
@@ -141,7 +152,11 @@ impl<R: Read> JsonRows<R> {
         let (line, element) = (self.line, Some(self.element));
         let mut text = Vec::new();
         let is_whole = self.read_value(&mut text)?;
-        Ok(Some(if is_whole { self.row(line, element, text, 0) } else { too_long(line, element, "the element") }))
+        Ok(Some(if is_whole {
+            self.row(line, element, text, 0)
+        } else {
+            too_long(line, element, "the element")
+        }))
     }
 
     /// Reads the text of one JSON value, and returns whether all of it was kept.
@@ -152,10 +167,15 @@ impl<R: Read> JsonRows<R> {
         let mut is_whole = true;
         loop {
             let Some(byte) = self.peek()? else {
-                return Err(Error::invalid(line, format!("the file ends within element {element} of the JSON array")));
+                return Err(Error::invalid(
+                    line,
+                    format!("the file ends within element {element} of the JSON array"),
+                ));
             };
             if scan.is_in_string && byte == b'\n' {
-                let reason = format!("a string in element {element} of the JSON array isn't closed on its line");
+                let reason = format!(
+                    "a string in element {element} of the JSON array isn't closed on its line"
+                );
                 return Err(Error::invalid(self.line, reason));
             }
             if scan.ends_before(byte) {
@@ -180,7 +200,10 @@ impl<R: Read> JsonRows<R> {
             let mut scan = Scan { depth: 1, ..Scan::default() };
             loop {
                 let Some(byte) = self.peek()? else {
-                    return Err(Error::invalid(self.line, "the JSON object around the array isn't closed"));
+                    return Err(Error::invalid(
+                        self.line,
+                        "the JSON object around the array isn't closed",
+                    ));
                 };
                 self.advance();
                 if scan.ends_with(byte) {
@@ -205,7 +228,10 @@ impl<R: Read> JsonRows<R> {
     /// Returns the next byte without consuming it.
     fn peek(&mut self) -> Result<Option<u8>> {
         let line = self.line;
-        self.input.fill_buf().map(|available| available.first().copied()).map_err(|error| read_failure(error, line))
+        self.input
+            .fill_buf()
+            .map(|available| available.first().copied())
+            .map_err(|error| read_failure(error, line))
     }
 
     /// Consumes the byte that was peeked at.
@@ -228,7 +254,8 @@ impl<R: Read> JsonRows<R> {
 }
 
 fn too_long(line: u64, element: Option<u64>, what: &str) -> Row {
-    let user = Err(BadRow { address: String::new(), reason: format!("{what} is longer than 1 MiB") });
+    let user =
+        Err(BadRow { address: String::new(), reason: format!("{what} is longer than 1 MiB") });
     Row { line, element, original: Original::Json(Vec::new()), user }
 }
 
@@ -305,7 +332,10 @@ fn layout(head: &[u8]) -> Option<Layout> {
 
 /// Returns the index of the next byte that isn't a space.
 fn solid(head: &[u8], from: usize) -> Option<usize> {
-    head.get(from..)?.iter().position(|byte| !byte.is_ascii_whitespace()).map(|offset| from + offset)
+    head.get(from..)?
+        .iter()
+        .position(|byte| !byte.is_ascii_whitespace())
+        .map(|offset| from + offset)
 }
 
 /// Returns the index behind the value that begins at `from`.

@@ -32,7 +32,9 @@ fn is_shown(c: char, previous: Option<char>, next: Option<char>) -> bool {
     match c {
         ' '..='~' => true,
         // Some scripts are written with joiners, and look different without them.
-        '\u{200C}' | '\u{200D}' => previous.is_some_and(has_joiners) && next.is_some_and(has_joiners),
+        '\u{200C}' | '\u{200D}' => {
+            previous.is_some_and(has_joiners) && next.is_some_and(has_joiners)
+        }
         // A combining mark at the beginning would modify the character before the text.
         _ if previous.is_none() && c.escape_debug().len() > 1 => false,
         _ => is_visible(c),
@@ -44,7 +46,8 @@ fn is_shown(c: char, previous: Option<char>, next: Option<char>) -> bool {
 fn is_visible(c: char) -> bool {
     let mut text = [b'x'; 1 + char::MAX_LEN_UTF8];
     let end = 1 + c.encode_utf8(&mut text[1..]).len();
-    !is_invisible(c) && str::from_utf8(&text[..end]).is_ok_and(|text| text.escape_debug().eq(['x', c]))
+    !is_invisible(c)
+        && str::from_utf8(&text[..end]).is_ok_and(|text| text.escape_debug().eq(['x', c]))
 }
 
 /// Returns whether a character belongs to the blocks from Arabic through the scripts of South and

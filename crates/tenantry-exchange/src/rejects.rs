@@ -66,7 +66,11 @@ impl<W: Write> RejectsWriter<W> {
         let original = rejection.row.original();
         let original = String::from_utf8_lossy(&original);
         // An import removes one apostrophe only, so a second one would stay.
-        let row = if original.starts_with('\'') { original } else { escape_formula(&original).into_owned().into() };
+        let row = if original.starts_with('\'') {
+            original
+        } else {
+            escape_formula(&original).into_owned().into()
+        };
         self.record([&line, &escape_formula(&reason), &row])
     }
 

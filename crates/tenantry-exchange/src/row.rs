@@ -52,7 +52,10 @@ impl Row {
         match &self.original {
             Original::Json(text) => Cow::Borrowed(text),
             Original::Csv { record, separator } => {
-                let mut csv = csv::WriterBuilder::new().flexible(true).delimiter(*separator).from_writer(Vec::new());
+                let mut csv = csv::WriterBuilder::new()
+                    .flexible(true)
+                    .delimiter(*separator)
+                    .from_writer(Vec::new());
                 // Writing to memory only fails if there is none left.
                 let written = csv.write_byte_record(record).is_ok();
                 let mut line = csv.into_inner().ok().filter(|_| written).unwrap_or_default();

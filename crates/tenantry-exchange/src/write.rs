@@ -67,7 +67,9 @@ impl<W: Write> UserWriter<W> {
     pub fn write(&mut self, user: &User) -> io::Result<()> {
         match &mut self.sink {
             Sink::Csv(csv) => csv
-                .write_record(user.field_texts().iter().map(|value| escape_formula(value).into_owned()))
+                .write_record(
+                    user.field_texts().iter().map(|value| escape_formula(value).into_owned()),
+                )
                 .map_err(csv_io_error),
             Sink::Jsonl(writer) => {
                 serde_json::to_writer(&mut *writer, user)?;

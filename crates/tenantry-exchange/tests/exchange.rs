@@ -7,7 +7,9 @@ use std::fmt::Write as _;
 use pollster::block_on;
 use proptest::prelude::*;
 use tenantry::{Email, ErrorKind, NewUser, OnConflict, Store, Timestamp, User, UserId};
-use tenantry_exchange::{Error, Format, Importer, OnConfusable, RejectsWriter, RowReader, UserWriter, export};
+use tenantry_exchange::{
+    Error, Format, Importer, OnConfusable, RejectsWriter, RowReader, UserWriter, export,
+};
 
 struct World {
     store: Store,
@@ -92,7 +94,10 @@ fn addresses_are_passed_on_in_chains_in_whatever_order_and_across_chunks() {
         moves(&users, &[(7, 5), (3, 20), (8, 8)]),
     ];
     let importer = world.import(OnConflict::Update, &files);
-    assert_eq!((importer.tally().updated, importer.tally().unchanged, importer.tally().rejected), (7, 1, 0));
+    assert_eq!(
+        (importer.tally().updated, importer.tally().unchanged, importer.tally().rejected),
+        (7, 1, 0)
+    );
     for (user, to) in [(0, 1), (1, 2), (2, 3), (3, 20), (5, 6), (6, 7), (7, 5)] {
         assert_eq!(world.email(users[user].id), address(to).as_str());
     }
@@ -105,7 +110,10 @@ fn a_new_user_gets_an_address_that_a_later_row_releases() {
     let new = "3fa2b1c4-0000-4000-8000-000000000001";
     let file = format!("id,email\n{new},0@example.com\n{},9@example.com\n", users[0].id);
     let importer = world.import(OnConflict::Update, &[file]);
-    assert_eq!((importer.tally().created, importer.tally().updated, importer.tally().rejected), (1, 1, 0));
+    assert_eq!(
+        (importer.tally().created, importer.tally().updated, importer.tally().rejected),
+        (1, 1, 0)
+    );
     assert_eq!(world.email(new.parse().unwrap()), "0@example.com");
 }
 
@@ -115,7 +123,8 @@ fn an_address_that_no_row_releases_rejects_the_row_and_those_that_wait_for_it() 
     let users = world.users(4);
     let importer = world.import(OnConflict::Update, &[moves(&users, &[(0, 1), (1, 2), (3, 30)])]);
     assert_eq!((importer.tally().updated, importer.tally().rejected), (1, 2));
-    let mut lines: Vec<_> = importer.rejected().iter().map(|rejection| rejection.row.line).collect();
+    let mut lines: Vec<_> =
+        importer.rejected().iter().map(|rejection| rejection.row.line).collect();
     lines.sort_unstable();
     assert_eq!(lines, [2, 3]);
     assert!(importer.rejected().iter().all(|rejection| rejection.kind == ErrorKind::EmailTaken));
@@ -143,9 +152,13 @@ fn a_cycle_with_a_bad_row_is_rejected_as_a_whole() {
 fn a_failed_exchange_is_rolled_back() {
     let world = World::new();
     let users = world.users(2);
-    let row = |user: usize, to: usize| NewUser { id: Some(users[user].id), ..NewUser::new(address(to)) };
+    let row =
+        |user: usize, to: usize| NewUser { id: Some(users[user].id), ..NewUser::new(address(to)) };
     let rows = [row(0, 1), NewUser { created_at: Some(Timestamp::MIN), ..row(1, 0) }];
-    let error = block_on(world.store.write(move |tx| Ok::<_, Error>(tx.upsert_exchange(&rows).unwrap_err()))).unwrap();
+    let error = block_on(
+        world.store.write(move |tx| Ok::<_, Error>(tx.upsert_exchange(&rows).unwrap_err())),
+    )
+    .unwrap();
     assert_eq!(error.kind(), ErrorKind::Immutable);
     for user in &users {
         assert_eq!(block_on(world.store.get(user.id)).unwrap().as_ref(), Some(user));
@@ -160,7 +173,8 @@ fn rows_about_the_same_user_or_address_keep_their_order() {
     let users = world.users(3);
     // User 0 waits for address 1, then gets address 20; user 2 wants address 1 as well, after user
     // 0.
-    let importer = world.import(OnConflict::Update, &[moves(&users, &[(0, 1), (0, 20), (2, 1), (1, 10)])]);
+    let importer =
+        world.import(OnConflict::Update, &[moves(&users, &[(0, 1), (0, 20), (2, 1), (1, 10)])]);
     assert_eq!(importer.tally().rejected, 0, "{:?}", importer.rejected());
     assert_eq!(world.email(users[0].id), "20@example.com");
     assert_eq!(world.email(users[1].id), "10@example.com");
@@ -172,8 +186,10 @@ fn rows_wait_only_with_the_policy_update() {
     for policy in [OnConflict::Skip, OnConflict::Fail] {
         let world = World::new();
         let users = world.users(2);
-        let chunk =
-            RowReader::new(Format::Csv, moves(&users, &[(0, 1), (1, 0)]).as_bytes()).unwrap().next_chunk().unwrap();
+        let chunk = RowReader::new(Format::Csv, moves(&users, &[(0, 1), (1, 0)]).as_bytes())
+            .unwrap()
+            .next_chunk()
+            .unwrap();
         let written = block_on(world.store.write(move |tx| -> Result<_, Error> {
             let mut importer = Importer::new(policy);
             importer.write(tx, chunk)?;
@@ -181,7 +197,9 @@ fn rows_wait_only_with_the_policy_update() {
             Ok(importer.tally().skipped)
         }));
         match policy {
-            OnConflict::Fail => assert!(matches!(written, Err(Error::Rejected(rejection)) if rejection.row.line == 2)),
+            OnConflict::Fail => assert!(
+                matches!(written, Err(Error::Rejected(rejection)) if rejection.row.line == 2)
+            ),
             _ => assert_eq!(written.unwrap(), 2),
         }
     }
@@ -236,13 +254,16 @@ fn import_with(on_confusable: OnConfusable, file: &str) -> Importer {
 #[test]
 fn a_confusable_address_is_reported_refused_or_ignored_also_within_one_import() {
     // The first address is Cyrillic, the second Latin.
-    let file = "email\n\u{441}\u{43e}\u{441}\u{43e}@example.com\ncoco@example.com\nbob@example.com\n";
+    let file =
+        "email\n\u{441}\u{43e}\u{441}\u{43e}@example.com\ncoco@example.com\nbob@example.com\n";
     let mut importer = import_with(OnConfusable::Warn, file);
     assert_eq!((importer.tally().created, importer.tally().confusables), (3, 1));
     let confusables = importer.take_confusables();
     assert_eq!(confusables.len(), 1);
-    let expected =
-        format!("line 3: coco@example.com: the address looks like that of the user {}", confusables[0].other.id);
+    let expected = format!(
+        "line 3: coco@example.com: the address looks like that of the user {}",
+        confusables[0].other.id
+    );
     assert_eq!(confusables[0].to_string(), expected);
     assert!(importer.take_confusables().is_empty());
 
@@ -250,7 +271,11 @@ fn a_confusable_address_is_reported_refused_or_ignored_also_within_one_import() 
     assert_eq!((importer.tally().created, importer.tally().rejected), (2, 1));
     let rejection = &importer.rejected()[0];
     assert_eq!((rejection.row.line, rejection.kind), (3, ErrorKind::EmailTaken));
-    assert!(rejection.reason.starts_with("the address looks like that of the user "), "{}", rejection.reason);
+    assert!(
+        rejection.reason.starts_with("the address looks like that of the user "),
+        "{}",
+        rejection.reason
+    );
 
     let mut importer = import_with(OnConfusable::Ignore, file);
     assert_eq!((importer.tally().created, importer.tally().confusables), (3, 0));
@@ -261,8 +286,14 @@ fn a_confusable_address_is_reported_refused_or_ignored_also_within_one_import() 
 
 #[test]
 fn a_chunk_with_a_bad_row_fails_the_check_of_an_all_or_nothing_import_alone() {
-    let chunk = || RowReader::new(Format::Csv, &b"email\nada@example.com\nbob\n"[..]).unwrap().next_chunk().unwrap();
-    let Err(Error::Rejected(rejection)) = Importer::new(OnConflict::Fail).check(&mut chunk()) else {
+    let chunk = || {
+        RowReader::new(Format::Csv, &b"email\nada@example.com\nbob\n"[..])
+            .unwrap()
+            .next_chunk()
+            .unwrap()
+    };
+    let Err(Error::Rejected(rejection)) = Importer::new(OnConflict::Fail).check(&mut chunk())
+    else {
         panic!("the bad row passed")
     };
     assert_eq!(rejection.to_string(), "line 3: bob: email: the address has no @");
@@ -270,7 +301,10 @@ fn a_chunk_with_a_bad_row_fails_the_check_of_an_all_or_nothing_import_alone() {
     for policy in [OnConflict::Skip, OnConflict::Update] {
         assert!(Importer::new(policy).check(&mut chunk()).is_ok());
     }
-    let mut good = RowReader::new(Format::Csv, &b"email\nada@example.com\n"[..]).unwrap().next_chunk().unwrap();
+    let mut good = RowReader::new(Format::Csv, &b"email\nada@example.com\n"[..])
+        .unwrap()
+        .next_chunk()
+        .unwrap();
     assert!(Importer::new(OnConflict::Fail).check(&mut good).is_ok());
 }
 
@@ -297,8 +331,10 @@ fn formula_injection_is_escaped_in_rejects_and_reversed_by_an_import() {
     let mut writer = RejectsWriter::new(Vec::new()).unwrap();
     importer.rejected().iter().for_each(|rejection| writer.write(rejection).unwrap());
     let rejects = writer.finish().unwrap();
-    let cells: Vec<String> =
-        csv::Reader::from_reader(rejects.as_slice()).records().map(|record| record.unwrap()[2].to_owned()).collect();
+    let cells: Vec<String> = csv::Reader::from_reader(rejects.as_slice())
+        .records()
+        .map(|record| record.unwrap()[2].to_owned())
+        .collect();
     assert_eq!(cells, ["'=1+1", "'=1+1", "''=1+1", "'\u{ff1d}1+1", "'@sum", "'-1", "'+1", "'x"]);
     // The reader removes the apostrophe, so each row is rejected for the same value again.
     let again = format!("email\n{}\n", cells.join("\n"));
@@ -310,13 +346,23 @@ fn formula_injection_is_escaped_in_rejects_and_reversed_by_an_import() {
 }
 
 fn new_users() -> impl Strategy<Value = Vec<NewUser>> {
-    let start = prop::sample::select(vec!["", "=", "+", "-", "'", "'=", "''+", "\u{ff1d}", "\u{ff0b}"]);
-    let local = prop::sample::select(vec!["ada", "Bob", "o'neil", "\u{7528}\u{6237}", "\u{fc}ser", "a.b+tag"]);
+    let start =
+        prop::sample::select(vec!["", "=", "+", "-", "'", "'=", "''+", "\u{ff1d}", "\u{ff0b}"]);
+    let local = prop::sample::select(vec![
+        "ada",
+        "Bob",
+        "o'neil",
+        "\u{7528}\u{6237}",
+        "\u{fc}ser",
+        "a.b+tag",
+    ]);
     let time = || {
-        (Timestamp::MIN.as_unix_us()..=Timestamp::MAX.as_unix_us()).prop_map(|us| Timestamp::from_unix_us(us).unwrap())
+        (Timestamp::MIN.as_unix_us()..=Timestamp::MAX.as_unix_us())
+            .prop_map(|us| Timestamp::from_unix_us(us).unwrap())
     };
     let path = prop::option::of("[a-z]{1,8}( [a-z=',;\"]{1,8})?");
-    let user = (start, local, path, time(), prop::option::of(time()), 1..=User::MAX_VERSION, profile());
+    let user =
+        (start, local, path, time(), prop::option::of(time()), 1..=User::MAX_VERSION, profile());
     prop::collection::vec(user, 0..8).prop_map(|users| {
         let user = |(n, (start, local, path, time, login, version, profile))| {
             let path: Option<String> = path;
@@ -338,15 +384,20 @@ fn new_users() -> impl Strategy<Value = Vec<NewUser>> {
 fn profile() -> impl Strategy<Value = NewUser> {
     let external_id = prop::option::of("[ =+'\"{a-z\u{e9}]{1,8}");
     let name = prop::option::of("[ =+'\",a-z\u{5d0}]{0,8}x[ a-z]{0,3}");
-    let attributes =
-        prop::option::of(prop::sample::select(vec!["{}", r#"{"b":1.50,"a":"=1"}"#, r#"{"":[{"\u00e9":"\n"}]}"#]));
-    (any::<bool>(), external_id, name, attributes).prop_map(|(is_suspended, external_id, name, attributes)| NewUser {
-        suspended_at: is_suspended.then_some(Timestamp::MAX),
-        external_id: external_id.map(|id| id.parse().unwrap()),
-        name: name.map(|name| name.parse().unwrap()),
-        attributes: attributes.map(|json| json.parse().unwrap()),
-        ..NewUser::new("ada@example.com".parse().unwrap())
-    })
+    let attributes = prop::option::of(prop::sample::select(vec![
+        "{}",
+        r#"{"b":1.50,"a":"=1"}"#,
+        r#"{"":[{"\u00e9":"\n"}]}"#,
+    ]));
+    (any::<bool>(), external_id, name, attributes).prop_map(
+        |(is_suspended, external_id, name, attributes)| NewUser {
+            suspended_at: is_suspended.then_some(Timestamp::MAX),
+            external_id: external_id.map(|id| id.parse().unwrap()),
+            name: name.map(|name| name.parse().unwrap()),
+            attributes: attributes.map(|json| json.parse().unwrap()),
+            ..NewUser::new("ada@example.com".parse().unwrap())
+        },
+    )
 }
 
 proptest! {

@@ -122,7 +122,9 @@ impl Authenticator {
         };
         if !headers.contains_key(AUTHORIZATION) {
             return match peer {
-                Some(Peer::Unix { uid }) if uid == self.owner || uid == 0 => Ok(Caller::operator(uid)),
+                Some(Peer::Unix { uid }) if uid == self.owner || uid == 0 => {
+                    Ok(Caller::operator(uid))
+                }
                 _ => refuse(Refusal::Missing, None, 0),
             };
         }
@@ -206,12 +208,20 @@ impl Required {
 /// Refuses a request of a caller who lacks the scope of the route, or doesn't reach the user. Those
 /// of others wait for their turn, which nobody without a token takes from them, and nobody whose
 /// body is still to come.
-pub(crate) async fn authorize(State(required): State<Required>, request: Request, next: Next) -> Response {
+pub(crate) async fn authorize(
+    State(required): State<Required>,
+    request: Request,
+    next: Next,
+) -> Response {
     let scope = required.scope;
     let user_id = match request.extensions().get::<Caller>() {
         Some(caller) if caller.scopes.has(scope) => caller.user_id,
         _ => {
-            return Problem::new(Type::MissingScope, format!("the scope {} is required", scope.name())).into_response();
+            return Problem::new(
+                Type::MissingScope,
+                format!("the scope {} is required", scope.name()),
+            )
+            .into_response();
         }
     };
     let Some(user_id) = user_id else { return run(required, request, next).await };
@@ -245,7 +255,8 @@ async fn run(required: Required, request: Request, next: Next) -> Response {
     };
     let Ok(response) = timeout(REQUEST_TIMEOUT, next.run(request)).await else {
         let seconds = REQUEST_TIMEOUT.as_secs();
-        let detail = format!("the request took longer than {seconds} seconds; a change may have been made");
+        let detail =
+            format!("the request took longer than {seconds} seconds; a change may have been made");
         return Problem::new(Type::Timeout, detail).into_response();
     };
     drop(turn);
@@ -255,11 +266,17 @@ async fn run(required: Required, request: Request, next: Next) -> Response {
 
 /// Returns whether requests with this scope change nothing.
 fn is_read(scope: Scope) -> bool {
-    matches!(scope, Scope::UsersRead | Scope::FilesRead | Scope::ChangesRead | Scope::Check | Scope::Metrics)
+    matches!(
+        scope,
+        Scope::UsersRead | Scope::FilesRead | Scope::ChangesRead | Scope::Check | Scope::Metrics
+    )
 }
 
 /// Waits for the body of a request, and then for its turn.
-async fn ready(request: Request, turns: &Turns) -> Result<(Request, OwnedSemaphorePermit), Problem> {
+async fn ready(
+    request: Request,
+    turns: &Turns,
+) -> Result<(Request, OwnedSemaphorePermit), Problem> {
     let request = if request.body().is_end_stream() {
         request
     } else {
@@ -304,7 +321,11 @@ mod tests {
             ("/v1/users/{id}:batch", false),
             ("/v1/trash/{id}", false),
         ] {
-            assert_eq!(Required::new(Scope::UsersRead, path, true).is_of_user, is_of_user, "{path}");
+            assert_eq!(
+                Required::new(Scope::UsersRead, path, true).is_of_user,
+                is_of_user,
+                "{path}"
+            );
         }
     }
 
@@ -314,7 +335,9 @@ mod tests {
         let never = async || std::future::pending::<()>().await;
         for takes_turns in [true, false] {
             let required = Required::new(Scope::UsersRead, "/", takes_turns);
-            let router = Router::new().route("/", get(never)).route_layer(from_fn_with_state(required, authorize));
+            let router = Router::new()
+                .route("/", get(never))
+                .route_layer(from_fn_with_state(required, authorize));
             let mut request = Request::new(Body::empty());
             request.extensions_mut().insert(Turns::new());
             request.extensions_mut().insert(Caller::new("test", Scopes::all()));

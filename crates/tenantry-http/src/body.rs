@@ -133,7 +133,9 @@ fn invalid(path: &str, error: &serde_json::Error) -> Problem {
 fn without_value(reason: &str) -> String {
     let quotes = ["invalid type: ", "invalid value: ", "unknown variant "];
     match reason.rsplit_once(", expected ") {
-        Some((_, expected)) if quotes.iter().any(|quote| reason.starts_with(quote)) => format!("expected {expected}"),
+        Some((_, expected)) if quotes.iter().any(|quote| reason.starts_with(quote)) => {
+            format!("expected {expected}")
+        }
         _ => reason.to_owned(),
     }
 }
@@ -171,10 +173,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let parameters = RawPathParams::from_request_parts(parts, state).await.ok();
-        let id = parameters.as_ref().and_then(|parameters| parameters.iter().find(|(name, _)| *name == "id"));
-        id.and_then(|(_, id)| id.parse().ok())
-            .map(Self)
-            .ok_or_else(|| Problem::new(Type::NoRoute, "there is no such resource: the id isn't a UUID of version 4"))
+        let id = parameters
+            .as_ref()
+            .and_then(|parameters| parameters.iter().find(|(name, _)| *name == "id"));
+        id.and_then(|(_, id)| id.parse().ok()).map(Self).ok_or_else(|| {
+            Problem::new(
+                Type::NoRoute,
+                "there is no such resource: the id isn't a UUID of version 4",
+            )
+        })
     }
 }
 
@@ -195,7 +202,8 @@ mod tests {
     }
 
     fn detail(body: &str) -> String {
-        let request = HttpRequest::builder().header(CONTENT_TYPE, "application/json; charset=utf-8");
+        let request =
+            HttpRequest::builder().header(CONTENT_TYPE, "application/json; charset=utf-8");
         let request = request.body(Body::from(body.to_owned())).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         match runtime.block_on(Json::<Value>::from_request(request, &())) {
@@ -211,7 +219,10 @@ mod tests {
             ("", "isn't JSON"),
             (r#" ["ada@example.com", 1]"#, "expected a JSON object"),
             (r#"{"email":"secret@example.com"} x"#, "isn't JSON"),
-            (r#"{"email":"ada@example.com","version":"secret@example.com"}"#, "version: expected u64"),
+            (
+                r#"{"email":"ada@example.com","version":"secret@example.com"}"#,
+                "version: expected u64",
+            ),
             (r#"{"email":"secret@@example.com"}"#, "email: "),
             (r#"{"email":["secret@example.com"]}"#, "email: expected"),
             (r#"{"email":"ada@example.com","vision":1}"#, "unknown field `vision`"),
@@ -225,11 +236,16 @@ mod tests {
 
     #[test]
     fn a_body_nested_deeper_than_the_limit_is_refused() {
-        let nested = |levels: usize| format!(r#"{{"email":{}"["{}}}"#, "[".repeat(levels), "]".repeat(levels));
+        let nested = |levels: usize| {
+            format!(r#"{{"email":{}"["{}}}"#, "[".repeat(levels), "]".repeat(levels))
+        };
         assert!(detail(&nested(JSON_DEPTH_MAX)).contains("nested more than 32"));
         assert!(detail(&nested(JSON_DEPTH_MAX - 1)).contains("email: "));
         // Neither closed brackets nor those in strings count.
-        assert!(detail(&format!(r#"{{"email":"{}\"{}"}}"#, "[".repeat(40), "{".repeat(40))).contains("email: "));
+        assert!(
+            detail(&format!(r#"{{"email":"{}\"{}"}}"#, "[".repeat(40), "{".repeat(40)))
+                .contains("email: ")
+        );
         let flat = format!(r#"{{"x":[{}[]],"email":1}}"#, "[],".repeat(40));
         assert!(detail(&flat).contains("unknown field"));
     }

@@ -114,7 +114,8 @@ enum State {
 
 impl Activity {
     fn new() -> Self {
-        let running = Running { requests: 0, changed: Instant::now(), unread: HashMap::new(), next: 0 };
+        let running =
+            Running { requests: 0, changed: Instant::now(), unread: HashMap::new(), next: 0 };
         Self(Arc::new(Mutex::new(running)))
     }
 
@@ -211,9 +212,9 @@ impl HttpBody for Watched {
             Poll::Pending => self.request.is_read(),
         }
         match &self.room {
-            Some(room) => {
-                frame.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(|data| room.hold(data)))))
-            }
+            Some(room) => frame.map(|frame| {
+                frame.map(|frame| frame.map(|frame| frame.map_data(|data| room.hold(data))))
+            }),
             None => frame,
         }
     }

@@ -49,14 +49,19 @@ impl IfMatch {
     pub(crate) fn of(headers: &HeaderMap, is_required: bool) -> Result<Self, Problem> {
         let Some(tags) = tags(headers, &IF_MATCH)? else {
             if is_required {
-                return Err(Problem::new(Type::PreconditionRequired, "an If-Match with the user's ETag is required"));
+                return Err(Problem::new(
+                    Type::PreconditionRequired,
+                    "an If-Match with the user's ETag is required",
+                ));
             }
             return Ok(Self::Any);
         };
         let Tags::Some(tags) = tags else { return Ok(Self::Any) };
         // A weak tag never matches strongly (RFC 9110, section 13.1.1).
         let strong = tags.iter().filter(|tag| !tag.is_weak);
-        Ok(Self::Versions(strong.filter_map(|tag| tag.opaque.split('.').next()?.parse().ok()).collect()))
+        Ok(Self::Versions(
+            strong.filter_map(|tag| tag.opaque.split('.').next()?.parse().ok()).collect(),
+        ))
     }
 
     pub(crate) fn allows(&self, version: u64) -> bool {
@@ -72,7 +77,9 @@ pub(crate) fn is_known(headers: &HeaderMap, tag: &HeaderValue) -> Result<bool, P
     Ok(match tags(headers, &IF_NONE_MATCH)? {
         None => false,
         Some(Tags::Any) => true,
-        Some(Tags::Some(tags)) => tags.iter().any(|known| tag.as_bytes().trim_ascii() == known.quoted().as_bytes()),
+        Some(Tags::Some(tags)) => {
+            tags.iter().any(|known| tag.as_bytes().trim_ascii() == known.quoted().as_bytes())
+        }
     })
 }
 
@@ -117,7 +124,8 @@ impl Tag {
 
 /// Reads a list of entity tags, or `*`, of one header that may be repeated.
 pub(crate) fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem> {
-    let malformed = || Problem::new(Type::InvalidParameter, format!("{name} isn't a list of entity tags"));
+    let malformed =
+        || Problem::new(Type::InvalidParameter, format!("{name} isn't a list of entity tags"));
     let mut found: Option<Tags> = None;
     for value in headers.get_all(name) {
         let mut rest = value.to_str().map_err(|_| malformed())?.trim();
@@ -125,10 +133,13 @@ pub(crate) fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags
             found = Some(Tags::Any);
             continue;
         }
-        let Tags::Some(list) = found.get_or_insert(Tags::Some(Vec::new())) else { return Err(malformed()) };
+        let Tags::Some(list) = found.get_or_insert(Tags::Some(Vec::new())) else {
+            return Err(malformed());
+        };
         loop {
             let is_weak = rest.starts_with("W/");
-            rest = rest.strip_prefix("W/").unwrap_or(rest).strip_prefix('"').ok_or_else(malformed)?;
+            rest =
+                rest.strip_prefix("W/").unwrap_or(rest).strip_prefix('"').ok_or_else(malformed)?;
             let (opaque, after) = rest.split_once('"').ok_or_else(malformed)?;
             if !opaque.bytes().all(|byte| byte == 0x21 || (0x23..=0x7e).contains(&byte)) {
                 return Err(malformed());
@@ -183,7 +194,10 @@ mod tests {
         let is_known = |values: &[&str]| is_known(&headers(IF_NONE_MATCH, values), &tag).unwrap();
         assert!(!is_known(&[]) && !is_known(&["\"7\""]) && !is_known(&["\"7.b\""]));
         assert!(
-            is_known(&["*"]) && is_known(&["\"7.a\""]) && is_known(&["W/\"7.a\""]) && is_known(&["\"1\", \"7.a\""])
+            is_known(&["*"])
+                && is_known(&["\"7.a\""])
+                && is_known(&["W/\"7.a\""])
+                && is_known(&["\"1\", \"7.a\""])
         );
     }
 }

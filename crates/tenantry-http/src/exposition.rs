@@ -38,7 +38,12 @@ impl Text {
     }
 
     /// Writes a value of the family.
-    pub(crate) fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) -> fmt::Result {
+    pub(crate) fn sample(
+        &mut self,
+        suffix: &str,
+        labels: &[(&str, &str)],
+        value: impl Display,
+    ) -> fmt::Result {
         write!(self.text, "{}{suffix}", self.name)?;
         for (index, (label, value)) in labels.iter().enumerate() {
             let begin = if index == 0 { '{' } else { ',' };

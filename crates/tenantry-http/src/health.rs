@@ -26,7 +26,9 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Returns the routes of health.
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>(store: Store, drain: Drain) -> Router<S> {
     let readiness = Readiness { store, drain, last: Arc::default() };
-    Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(async move || readiness.response().await))
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(async move || readiness.response().await))
 }
 
 /// Returns the route of the figures, for callers with a scope.
@@ -63,7 +65,8 @@ type Answer = Result<(), &'static str>;
 
 impl Readiness {
     async fn response(&self) -> (StatusCode, &'static str) {
-        let answer = if self.drain.has_begun() { Err("the service is ending\n") } else { self.ask().await };
+        let answer =
+            if self.drain.has_begun() { Err("the service is ending\n") } else { self.ask().await };
         match answer {
             Ok(()) => (StatusCode::OK, "ok\n"),
             Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason),

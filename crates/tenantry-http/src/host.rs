@@ -38,7 +38,8 @@ impl FromStr for PublicUrl {
     fn from_str(text: &str) -> Result<Self, InvalidPublicUrl> {
         let uri: Uri = text.parse().map_err(|_| InvalidPublicUrl)?;
         let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
-        let authority = uri.authority().filter(|authority| is_http && !authority.as_str().contains('@'));
+        let authority =
+            uri.authority().filter(|authority| is_http && !authority.as_str().contains('@'));
         let host = bare(authority.ok_or(InvalidPublicUrl)?.host()).to_ascii_lowercase();
         if uri.query().is_some() || text.contains('#') {
             return Err(InvalidPublicUrl);
@@ -74,7 +75,9 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
         let uri: Uri = text.parse().map_err(|_| InvalidOrigin)?;
-        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return Err(InvalidOrigin) };
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            return Err(InvalidOrigin);
+        };
         // As browsers write it (RFC 6454, section 6.2).
         let origin = format!("{scheme}://{}", authority.as_str().to_ascii_lowercase());
         if origin != text || authority.as_str().contains('@') {
@@ -90,7 +93,9 @@ pub struct InvalidOrigin;
 
 impl fmt::Display for InvalidOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected an origin in lower case and without a path, such as https://app.example.com")
+        f.write_str(
+            "expected an origin in lower case and without a path, such as https://app.example.com",
+        )
     }
 }
 
@@ -121,7 +126,10 @@ pub(crate) fn check(request: &Request, public: Option<&PublicUrl>) -> Result<(),
     if host.as_ref().is_none_or(is_own) && authority.is_none_or(is_own) {
         return Ok(());
     }
-    Err(Problem::new(Type::Misdirected, "the service isn't known by this host; --public-url names one"))
+    Err(Problem::new(
+        Type::Misdirected,
+        "the service isn't known by this host; --public-url names one",
+    ))
 }
 
 fn is_own(host: &str, local: Option<IpAddr>, public: Option<&PublicUrl>) -> bool {
@@ -146,7 +154,8 @@ mod tests {
 
     use super::*;
 
-    const PEER: Peer = Peer::Tcp(std::net::SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1));
+    const PEER: Peer =
+        Peer::Tcp(std::net::SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1));
 
     fn checked(hosts: &[&str], uri: &str, ends: Ends) -> Result<(), Type> {
         let mut request = Request::builder().uri(uri).version(Version::HTTP_11);
@@ -186,25 +195,48 @@ mod tests {
             "127.0.0.1.evil.example",
         ] {
             assert_eq!(checked(&[other], "/", tcp), Err(Type::Misdirected), "{other}");
-            assert_eq!(checked(&["localhost"], &format!("http://{other}/"), tcp), Err(Type::Misdirected), "{other}");
-            assert_eq!(checked(&[other], "http://localhost/", tcp), Err(Type::Misdirected), "{other}");
-            assert_eq!(checked(&[], &format!("http://{other}/"), tcp), Err(Type::Misdirected), "{other}");
+            assert_eq!(
+                checked(&["localhost"], &format!("http://{other}/"), tcp),
+                Err(Type::Misdirected),
+                "{other}"
+            );
+            assert_eq!(
+                checked(&[other], "http://localhost/", tcp),
+                Err(Type::Misdirected),
+                "{other}"
+            );
+            assert_eq!(
+                checked(&[], &format!("http://{other}/"), tcp),
+                Err(Type::Misdirected),
+                "{other}"
+            );
         }
         for none in [&[][..], &["localhost", "localhost"], &["a b"], &[""]] {
             assert_eq!(checked(none, "/", tcp), Err(Type::InvalidParameter), "{none:?}");
         }
         // No browser reaches a unix socket.
-        assert_eq!(checked(&["evil.example"], "/", Ends { peer: Peer::Unix { uid: 0 }, local: None }), Ok(()));
+        assert_eq!(
+            checked(&["evil.example"], "/", Ends { peer: Peer::Unix { uid: 0 }, local: None }),
+            Ok(())
+        );
     }
 
     #[test]
     fn a_public_url_has_a_host_and_neither_a_user_nor_a_query() {
         let parse = |text: &str| text.parse::<PublicUrl>();
-        assert_eq!(parse("https://users.example.com/store/").unwrap().as_str(), "https://users.example.com/store");
+        assert_eq!(
+            parse("https://users.example.com/store/").unwrap().as_str(),
+            "https://users.example.com/store"
+        );
         assert_eq!(parse("http://[2001:db8::1]:80").unwrap().host, "2001:db8::1");
-        for text in
-            ["", "users.example.com", "/store", "ftp://example.com", "https://a@example.com", "https://example.com/?a"]
-        {
+        for text in [
+            "",
+            "users.example.com",
+            "/store",
+            "ftp://example.com",
+            "https://a@example.com",
+            "https://example.com/?a",
+        ] {
             assert_eq!(parse(text), Err(InvalidPublicUrl), "{text}");
         }
     }
@@ -214,9 +246,14 @@ mod tests {
         for text in ["https://app.example.com", "http://localhost:3000", "app://local"] {
             assert_eq!(text.parse::<Origin>().unwrap().as_header(), text);
         }
-        for text in
-            ["*", "null", "app.example.com", "https://app.example.com/", "https://App.example.com", "https://a@b"]
-        {
+        for text in [
+            "*",
+            "null",
+            "app.example.com",
+            "https://app.example.com/",
+            "https://App.example.com",
+            "https://a@b",
+        ] {
             assert_eq!(text.parse::<Origin>(), Err(InvalidOrigin), "{text}");
         }
     }

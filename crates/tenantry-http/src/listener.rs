@@ -60,14 +60,18 @@ impl Listener {
             }
             Ok(_) => match StdUnixStream::connect(path) {
                 Ok(_) => {
-                    return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on this socket"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::AddrInUse,
+                        "another process listens on this socket",
+                    ));
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             },
         }
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent =
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let dir = tempfile::Builder::new().prefix(".tenantry-").tempdir_in(parent)?;
         let bound = dir.path().join("s");
         let socket = UnixListener::bind(&bound)?;
@@ -75,7 +79,10 @@ impl Listener {
         let metadata = fs::symlink_metadata(&bound)?;
         fs::rename(&bound, path)?;
         let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
-        Ok(Self { socket: Socket::Unix { socket, path: Some(path.to_owned()), _file: Some(file) }, tls: None })
+        Ok(Self {
+            socket: Socket::Unix { socket, path: Some(path.to_owned()), _file: Some(file) },
+            tls: None,
+        })
     }
 
     /// Listens on a unix socket that another program has opened, such as systemd. Its file isn't
@@ -87,7 +94,10 @@ impl Listener {
     pub fn from_unix(socket: StdUnixListener) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let path = socket.local_addr()?.as_pathname().map(Path::to_owned);
-        Ok(Self { socket: Socket::Unix { socket: UnixListener::from_std(socket)?, path, _file: None }, tls: None })
+        Ok(Self {
+            socket: Socket::Unix { socket: UnixListener::from_std(socket)?, path, _file: None },
+            tls: None,
+        })
     }
 
     /// Listens on a TCP address. With port 0 the system chooses one, which

@@ -14,8 +14,9 @@ use crate::refusal::Refusal;
 
 /// The upper bounds of the histogram of durations, in microseconds. A read takes less than the
 /// first, and a write as long as a disk takes for `fsync`: 0.1 to 20 ms.
-const DURATIONS_US: [u64; 12] =
-    [250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_500_000, 10_000_000];
+const DURATIONS_US: [u64; 12] = [
+    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_500_000, 10_000_000,
+];
 
 /// The label of requests that reach no route. Their paths are as many as clients invent.
 const NO_ROUTE: &str = "none";
@@ -156,12 +157,21 @@ impl Metrics {
             text.sample("", &[("reason", refusal.name())], count)?;
         }
         let routes = figures.by_route.read().unwrap_or_else(PoisonError::into_inner);
-        let routes = || routes.iter().flat_map(|(path, methods)| methods.iter().map(move |method| (path, method)));
-        text.family("tenantry_http_requests_total", Kind::Counter, "Requests by route and status.")?;
+        let routes = || {
+            routes
+                .iter()
+                .flat_map(|(path, methods)| methods.iter().map(move |method| (path, method)))
+        };
+        text.family(
+            "tenantry_http_requests_total",
+            Kind::Counter,
+            "Requests by route and status.",
+        )?;
         for (path, (method, route)) in routes() {
             let statuses = route.statuses.read().unwrap_or_else(PoisonError::into_inner);
             for (status, count) in statuses.iter() {
-                let labels = [("method", *method), ("route", &**path), ("status", &status.to_string())];
+                let labels =
+                    [("method", *method), ("route", &**path), ("status", &status.to_string())];
                 text.sample("", &labels, count.load(Ordering::Relaxed))?;
             }
         }
@@ -205,15 +215,30 @@ fn seconds(us: u64) -> String {
 fn write_store(text: &mut Text, store: &tenantry::Metrics) -> fmt::Result {
     use Kind::{Counter, Gauge};
     for (name, kind, help, value) in [
-        ("queue_depth", Gauge, "Writes that are queued, and callers that wait for a place.", store.queue_depth),
+        (
+            "queue_depth",
+            Gauge,
+            "Writes that are queued, and callers that wait for a place.",
+            store.queue_depth,
+        ),
         ("commits_total", Counter, "Transactions that were committed.", store.commits),
-        ("groups_total", Counter, "Groups of writes that shared a transaction.", store.groups.count),
+        (
+            "groups_total",
+            Counter,
+            "Groups of writes that shared a transaction.",
+            store.groups.count,
+        ),
         ("group_writes_total", Counter, "Writes in these groups.", store.groups.writes),
         ("group_writes_max", Gauge, "The size of the largest group.", store.groups.largest),
         ("readers_in_use", Gauge, "Connections that read.", store.readers_in_use),
         ("followers", Gauge, "Streams that follow the change feed.", store.followers),
         ("wal_bytes", Gauge, "The size of the write-ahead log.", store.wal_bytes),
-        ("checkpoints_total", Counter, "Steps that moved pages from the log to the database.", store.checkpoints),
+        (
+            "checkpoints_total",
+            Counter,
+            "Steps that moved pages from the log to the database.",
+            store.checkpoints,
+        ),
     ] {
         text.single(&format!("tenantry_store_{name}"), kind, help, value)?;
     }
@@ -236,12 +261,22 @@ fn write_store(text: &mut Text, store: &tenantry::Metrics) -> fmt::Result {
         text.family(&format!("tenantry_store_{name}"), Counter, help)?;
         text.sample("", &[], seconds(us))?;
     }
+    write_labelled(text, store)
+}
+
+/// Writes the figures that there are several of.
+fn write_labelled(text: &mut Text, store: &tenantry::Metrics) -> fmt::Result {
+    use Kind::Counter;
     let help = "Groups of writes by their size, up to and including the bound.";
     text.family("tenantry_store_groups_by_size_total", Counter, help)?;
     for (bound, count) in &store.groups.by_size {
         text.sample("", &[("size_max", &bound.to_string())], count)?;
     }
-    text.family("tenantry_store_errors_total", Counter, "Operations that failed, by kind of error.")?;
+    text.family(
+        "tenantry_store_errors_total",
+        Counter,
+        "Operations that failed, by kind of error.",
+    )?;
     for (kind, count) in &store.errors {
         text.sample("", &[("kind", kind)], count)?;
     }
@@ -258,7 +293,9 @@ mod tests {
 
     #[test]
     fn microseconds_are_written_as_seconds_without_rounding() {
-        for (us, expected) in [(0, "0"), (1, "0.000001"), (250, "0.00025"), (2_500_000, "2.5"), (10_000_000, "10")] {
+        for (us, expected) in
+            [(0, "0"), (1, "0.000001"), (250, "0.00025"), (2_500_000, "2.5"), (10_000_000, "10")]
+        {
             assert_eq!(seconds(us), expected);
         }
     }

@@ -39,7 +39,9 @@ impl FromStr for Network {
 
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
         let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(bits.parse::<u32>().map_err(|_| InvalidNetwork)?)),
+            Some((address, bits)) => {
+                (address, Some(bits.parse::<u32>().map_err(|_| InvalidNetwork)?))
+            }
             None => (text, None),
         };
         let address: IpAddr = address.parse().map_err(|_| InvalidNetwork)?;
@@ -108,7 +110,9 @@ mod tests {
             assert!(network.contains(ip(inside)) && !network.contains(ip(outside)), "{network:?}");
         }
         assert!(parse("::/0").contains(ip("203.0.113.9")));
-        for text in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "example.com", "10.0.0.0/-1", "10.0.0.0/"] {
+        for text in
+            ["", "10.0.0.0/33", "::/129", "10.0.0/8", "example.com", "10.0.0.0/-1", "10.0.0.0/"]
+        {
             assert_eq!(text.parse::<Network>(), Err(InvalidNetwork), "{text}");
         }
     }
@@ -126,9 +130,16 @@ mod tests {
             ("::ffff:127.0.0.1", "2001:db8::1", "2001:db8::1"),
         ] {
             let headers = HeaderMap::from_iter([(FORWARDED_FOR, header.parse().unwrap())]);
-            assert_eq!(client(ip(connected), &headers, &trusted), ip(expected), "{connected} {header}");
+            assert_eq!(
+                client(ip(connected), &headers, &trusted),
+                ip(expected),
+                "{connected} {header}"
+            );
             assert_eq!(client(ip(connected), &headers, &[]), ip(connected).to_canonical());
-            assert_eq!(client(ip(connected), &HeaderMap::new(), &trusted), ip(connected).to_canonical());
+            assert_eq!(
+                client(ip(connected), &HeaderMap::new(), &trusted),
+                ip(connected).to_canonical()
+            );
         }
         // Proxies add a line of their own.
         let mut headers = HeaderMap::new();

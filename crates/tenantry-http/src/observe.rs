@@ -36,7 +36,11 @@ pub(crate) struct Observer {
     pub(crate) trusted_proxies: Vec<Network>,
 }
 
-pub(crate) async fn observe(State(observer): State<Arc<Observer>>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn observe(
+    State(observer): State<Arc<Observer>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let begin = Instant::now();
     let running = observer.metrics.begin_request();
     let id = request.headers().get(&REQUEST_ID).filter(|id| is_acceptable(id)).cloned();
@@ -65,9 +69,15 @@ pub(crate) async fn observe(State(observer): State<Arc<Observer>>, mut request: 
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let route = response.extensions_mut().remove::<MatchedPath>().or(outer_route);
     let took = begin.elapsed();
-    let route = observer.metrics.end_request(running, method, route.as_ref(), response.status(), took);
+    let route =
+        observer.metrics.end_request(running, method, route.as_ref(), response.status(), took);
     let _entered = span.entered();
-    tracing::info!(route = &*route, status = response.status().as_u16(), took_us = took.as_micros() as u64, "request");
+    tracing::info!(
+        route = &*route,
+        status = response.status().as_u16(),
+        took_us = took.as_micros() as u64,
+        "request"
+    );
     response
 }
 
@@ -91,14 +101,17 @@ fn trace_context(headers: &HeaderMap) -> Option<(&str, &str)> {
     let mut lines = headers.get_all(&TRACEPARENT).iter();
     let (line, None) = (lines.next()?.to_str().ok()?, lines.next()) else { return None };
     let mut parts = line.split('-');
-    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (version, trace, parent, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let is_hex = |text: &str, length: usize| {
         text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     };
     let is_id = |text: &str, length| is_hex(text, length) && text.bytes().any(|byte| byte != b'0');
     // A later version may have more parts.
-    let is_known = version == "00" && parts.next().is_none() || is_hex(version, 2) && !["00", "ff"].contains(&version);
-    (is_known && is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2)).then_some((trace, parent))
+    let is_known = version == "00" && parts.next().is_none()
+        || is_hex(version, 2) && !["00", "ff"].contains(&version);
+    (is_known && is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2))
+        .then_some((trace, parent))
 }
 
 fn check(request: &Request, public_url: Option<&PublicUrl>) -> Result<(), Problem> {
@@ -143,7 +156,8 @@ fn is_acceptable(id: &HeaderValue) -> bool {
 fn new_id() -> HeaderValue {
     let mut buffer = Uuid::encode_buffer();
     let id = Uuid::new_v4();
-    HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer)).unwrap_or(HeaderValue::from_static("unknown"))
+    HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer))
+        .unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 #[cfg(test)]

@@ -31,7 +31,8 @@ impl<S: Sync> FromRequestParts<S> for Key {
             let detail = "Idempotency-Key isn't one text of visible ASCII characters";
             return Err(Problem::new(Type::InvalidParameter, detail));
         };
-        let caller = parts.extensions.get::<Caller>().map(|caller| caller.name.clone()).unwrap_or_default();
+        let caller =
+            parts.extensions.get::<Caller>().map(|caller| caller.name.clone()).unwrap_or_default();
         Ok(Self(Some(Sent { caller, key: key.to_owned() })))
     }
 }
@@ -42,10 +43,15 @@ impl Key {
     /// # Errors
     ///
     /// `InvalidKey` if the key isn't acceptable.
-    pub(crate) fn of(self, operation: &str, arguments: &impl Serialize) -> Result<Option<RequestKey>, Problem> {
+    pub(crate) fn of(
+        self,
+        operation: &str,
+        arguments: &impl Serialize,
+    ) -> Result<Option<RequestKey>, Problem> {
         let Some(Sent { caller, key }) = self.0 else { return Ok(None) };
-        let arguments = serde_json::to_vec(arguments)
-            .map_err(|_| Problem::new(Type::InvalidBody, "the body can't be compared with another"))?;
+        let arguments = serde_json::to_vec(arguments).map_err(|_| {
+            Problem::new(Type::InvalidBody, "the body can't be compared with another")
+        })?;
         Ok(Some(RequestKey::new(&caller, &key, &[operation.as_bytes(), &arguments])?))
     }
 }

@@ -70,7 +70,9 @@ impl Type {
                 ErrorClass::Precondition => StatusCode::PRECONDITION_FAILED,
                 ErrorClass::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
                 // The service lacks a permission, not the client.
-                ErrorClass::Busy | ErrorClass::Unavailable | ErrorClass::Denied => StatusCode::SERVICE_UNAVAILABLE,
+                ErrorClass::Busy | ErrorClass::Unavailable | ErrorClass::Denied => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             },
             Self::InvalidBody | Self::InvalidParameter => StatusCode::BAD_REQUEST,
@@ -143,7 +145,13 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn new(kind: Type, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), current_version: None, taken_by: None, retry_after: None }
+        Self {
+            kind,
+            detail: detail.into(),
+            current_version: None,
+            taken_by: None,
+            retry_after: None,
+        }
     }
 
     #[cfg(test)]
@@ -167,7 +175,9 @@ impl Problem {
     }
 
     pub(crate) fn too_many_requests(retry_after: u64) -> Self {
-        let detail = format!("the token makes too many requests: the next one is allowed in {retry_after} s");
+        let detail = format!(
+            "the token makes too many requests: the next one is allowed in {retry_after} s"
+        );
         Self { retry_after: Some(retry_after), ..Self::new(Type::TooManyRequests, detail) }
     }
 
@@ -209,11 +219,21 @@ impl From<tenantry::Error> for Problem {
             _ => None,
         };
         let class = error.class();
-        let is_of_service =
-            matches!(class, ErrorClass::Internal | ErrorClass::Corrupt | ErrorClass::Unavailable | ErrorClass::Denied);
+        let is_of_service = matches!(
+            class,
+            ErrorClass::Internal
+                | ErrorClass::Corrupt
+                | ErrorClass::Unavailable
+                | ErrorClass::Denied
+        );
         if is_of_service && kind != ErrorKind::Suspended {
-            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
-            tracing::error!(kind = kind.name(), cause = causes.last().map(tracing::field::display), "{error}");
+            let causes =
+                std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+            tracing::error!(
+                kind = kind.name(),
+                cause = causes.last().map(tracing::field::display),
+                "{error}"
+            );
         }
         let taken_by = error.taken_by();
         Self { current_version, taken_by, ..Self::new(Type::Store(kind), error.to_string()) }

@@ -36,7 +36,9 @@ impl RateLimit {
             return Ok(());
         }
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        if let Some(paid_at) = self.paid_at.read().unwrap_or_else(PoisonError::into_inner).get(&token) {
+        if let Some(paid_at) =
+            self.paid_at.read().unwrap_or_else(PoisonError::into_inner).get(&token)
+        {
             return self.pay(paid_at, now);
         }
         let mut tokens = self.paid_at.write().unwrap_or_else(PoisonError::into_inner);
@@ -54,9 +56,10 @@ impl RateLimit {
         };
         match paid_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update) {
             Ok(_) => Ok(()),
-            Err(paid_at) => {
-                Err((paid_at.saturating_add(self.interval)).saturating_sub(now + NANOS).div_ceil(NANOS).max(1))
-            }
+            Err(paid_at) => Err((paid_at.saturating_add(self.interval))
+                .saturating_sub(now + NANOS)
+                .div_ceil(NANOS)
+                .max(1)),
         }
     }
 }

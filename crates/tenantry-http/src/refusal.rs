@@ -19,8 +19,14 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Missing, Self::Malformed, Self::Unknown, Self::Expired, Self::Revoked, Self::TooMany];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Missing,
+        Self::Malformed,
+        Self::Unknown,
+        Self::Expired,
+        Self::Revoked,
+        Self::TooMany,
+    ];
 
     /// Returns the name of the reason, for logs and figures.
     pub(crate) fn name(self) -> &'static str {

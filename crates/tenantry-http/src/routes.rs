@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::header::{
-    ACCEPT_RANGES, AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH,
-    IF_RANGE, LOCATION, RANGE, RETRY_AFTER,
+    ACCEPT_RANGES, AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH,
+    IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE, RETRY_AFTER,
 };
 use axum::http::{HeaderName, Method, StatusCode};
 use axum::middleware::from_fn_with_state;
@@ -87,11 +87,13 @@ struct Document;
 /// Requests of no known [`Caller`](crate::Caller) are refused, except those for health.
 pub fn router(store: Store, options: &Options) -> Router {
     let (api, mut document) = described().split_for_parts();
-    document.servers = options.public_url.as_ref().map(|url| vec![DocumentServer::new(url.as_str())]);
+    document.servers =
+        options.public_url.as_ref().map(|url| vec![DocumentServer::new(url.as_str())]);
     let document = Bytes::from(document.to_json().unwrap_or_default());
     let owner = geteuid().as_raw();
     let (rate, proxies) = (options.requests_per_token, &options.trusted_proxies);
-    let authenticator = Authenticator::new(store.clone(), owner, rate, options.metrics.clone(), proxies);
+    let authenticator =
+        Authenticator::new(store.clone(), owner, rate, options.metrics.clone(), proxies);
     let api = api
         .route("/v1/openapi.json", get(move || describe(document)))
         .fallback(async || Problem::new(Type::NoRoute, "there is no such resource"))
@@ -186,7 +188,10 @@ fn described() -> OpenApiRouter<Service> {
     let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
     // The document has no sign for a parameter of several segments.
     let paths = &mut routes.get_openapi_mut().paths.paths;
-    *paths = std::mem::take(paths).into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    *paths = std::mem::take(paths)
+        .into_iter()
+        .map(|(path, item)| (path.replace("{*", "{"), item))
+        .collect();
     let components = routes.get_openapi_mut().components.get_or_insert_default();
     components.add_security_scheme(BEARER, scheme);
     describe_responses(routes.get_openapi_mut());
@@ -198,16 +203,21 @@ fn described() -> OpenApiRouter<Service> {
 /// 3.1, "Response Object").
 fn describe_responses(document: &mut utoipa::openapi::OpenApi) {
     for path in document.paths.paths.values_mut() {
-        let methods = [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete];
+        let methods =
+            [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete];
         for operation in methods.into_iter().flatten() {
             for (status, response) in &mut operation.responses.responses {
                 let RefOr::T(response) = response else { continue };
                 if status == "default" {
                     let bodies = std::mem::take(&mut response.content).into_values();
-                    response.content = bodies.map(|body| (problem::MEDIA_TYPE.to_owned(), body)).collect();
+                    response.content =
+                        bodies.map(|body| (problem::MEDIA_TYPE.to_owned(), body)).collect();
                 }
                 if response.description.is_empty() {
-                    let reason = status.parse().ok().and_then(|status: StatusCode| status.canonical_reason());
+                    let reason = status
+                        .parse()
+                        .ok()
+                        .and_then(|status: StatusCode| status.canonical_reason());
                     response.description = reason.unwrap_or("Why the request failed").to_owned();
                 }
             }
@@ -230,7 +240,8 @@ mod tests {
     /// rauthy v0.36.2: a panic that a request could reach ended more than that request.
     #[tokio::test]
     async fn a_panic_is_a_problem_and_nothing_of_it_is_returned() {
-        let routes = Router::new().route("/", get(async || -> () { std::panic::panic_any("ada@example.com") }));
+        let routes = Router::new()
+            .route("/", get(async || -> () { std::panic::panic_any("ada@example.com") }));
         let routes = finished(routes, &Options::default());
         for _ in 0..2 {
             let response = routes.clone().oneshot(Request::new(Body::empty())).await.unwrap();

@@ -144,7 +144,8 @@ async fn accept(listener: &Listener, site: &Site) {
             }
         };
         let counted = site.metrics.count_connection();
-        let (router, drain, running) = (site.router.clone(), site.drain.clone(), site.running.clone());
+        let (router, drain, running) =
+            (site.router.clone(), site.drain.clone(), site.running.clone());
         let tls = listener.tls();
         tokio::spawn(async move {
             match tls {
@@ -157,7 +158,13 @@ async fn accept(listener: &Listener, site: &Site) {
     }
 }
 
-async fn serve_encrypted(tls: Tls, stream: Box<dyn Stream>, ends: Ends, router: Router, drain: Drain) {
+async fn serve_encrypted(
+    tls: Tls,
+    stream: Box<dyn Stream>,
+    ends: Ends,
+    router: Router,
+    drain: Drain,
+) {
     let handshake = tokio::select! {
         handshake = tls.handshake(stream) => handshake,
         () = drain.wait() => return,

@@ -51,17 +51,25 @@ pub(crate) fn scoped(scope: Scope, route: UtoipaMethodRouter<Service>) -> OpenAp
 
 /// Returns a route as [`scoped`], whose requests may take as long as they want and hold up no
 /// others: those that wait for changes, or whose body is a stream.
-pub(crate) fn scoped_stream(scope: Scope, route: UtoipaMethodRouter<Service>) -> OpenApiRouter<Service> {
+pub(crate) fn scoped_stream(
+    scope: Scope,
+    route: UtoipaMethodRouter<Service>,
+) -> OpenApiRouter<Service> {
     with_required(scope, false, route)
 }
 
-fn with_required(scope: Scope, takes_turns: bool, route: UtoipaMethodRouter<Service>) -> OpenApiRouter<Service> {
+fn with_required(
+    scope: Scope,
+    takes_turns: bool,
+    route: UtoipaMethodRouter<Service>,
+) -> OpenApiRouter<Service> {
     let routes = OpenApiRouter::new().routes(route);
     let path = routes.get_openapi().paths.paths.keys().next().cloned().unwrap_or_default();
     let required = Required::new(scope, &path, takes_turns);
     let mut routes = routes.route_layer(from_fn_with_state(required, authorize));
     for path in routes.get_openapi_mut().paths.paths.values_mut() {
-        let methods = [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete];
+        let methods =
+            [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete];
         for operation in methods.into_iter().flatten() {
             operation.security = Some(vec![SecurityRequirement::new(BEARER, [scope.name()])]);
         }

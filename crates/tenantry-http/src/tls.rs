@@ -49,7 +49,11 @@ impl Tls {
     pub fn load(certificate: &Path, key: &Path) -> io::Result<Self> {
         let pem = Pem::read(certificate, key)?;
         let current = RwLock::new(Current { config: pem.config()?, pem });
-        Ok(Self(Arc::new(Inner { certificate: certificate.to_owned(), key: key.to_owned(), current })))
+        Ok(Self(Arc::new(Inner {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            current,
+        })))
     }
 
     /// Reads the files again, and uses them for new connections. Returns whether they have changed.
@@ -75,7 +79,9 @@ impl Tls {
         loop {
             interval.tick().await;
             let tls = self.clone();
-            let Ok(reloaded) = tokio::task::spawn_blocking(move || tls.reload()).await else { continue };
+            let Ok(reloaded) = tokio::task::spawn_blocking(move || tls.reload()).await else {
+                continue;
+            };
             match reloaded {
                 Ok(has_changed) => {
                     reported = None;
@@ -97,7 +103,8 @@ impl Tls {
 
     /// Performs the handshake of a connection.
     pub(crate) async fn handshake<S: Stream>(&self, stream: S) -> io::Result<TlsStream<S>> {
-        let config = Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner).config);
+        let config =
+            Arc::clone(&self.0.current.read().unwrap_or_else(PoisonError::into_inner).config);
         let accepted = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await;
         accepted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
@@ -112,15 +119,19 @@ impl fmt::Debug for Tls {
 impl Pem {
     fn read(certificate: &Path, key: &Path) -> io::Result<Self> {
         let read = |path: &Path| {
-            fs::read(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+            fs::read(path).map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+            })
         };
         Ok(Self { certificate: read(certificate)?, key: read(key)? })
     }
 
     fn config(&self) -> io::Result<Arc<ServerConfig>> {
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-        let chain = CertificateDer::pem_slice_iter(&self.certificate).collect::<Result<Vec<_>, _>>();
-        let chain = chain.map_err(|error| invalid(&format!("the certificate isn't in PEM: {error}")))?;
+        let chain =
+            CertificateDer::pem_slice_iter(&self.certificate).collect::<Result<Vec<_>, _>>();
+        let chain =
+            chain.map_err(|error| invalid(&format!("the certificate isn't in PEM: {error}")))?;
         if chain.is_empty() {
             return Err(invalid("the file of the certificate holds none in PEM"));
         }

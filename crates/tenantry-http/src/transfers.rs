@@ -27,7 +27,9 @@ impl Transfers {
     /// `Overloaded` if so many run already: one that begins ends within seconds or hours.
     pub(crate) fn begin(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let permit = Arc::clone(&self.0).try_acquire_owned();
-        permit.map_err(|_| Problem::new(Type::Overloaded, "too many exports, checks and backups are running"))
+        permit.map_err(|_| {
+            Problem::new(Type::Overloaded, "too many exports, checks and backups are running")
+        })
     }
 }
 

@@ -47,7 +47,10 @@ impl AsRef<[u8]> for Held {
 
 impl Turns {
     pub(crate) fn new() -> Self {
-        Self { working: Arc::new(Semaphore::new(REQUESTS_MAX)), unread: Arc::new(Semaphore::new(UNREAD_KIB_MAX)) }
+        Self {
+            working: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            unread: Arc::new(Semaphore::new(UNREAD_KIB_MAX)),
+        }
     }
 
     /// Waits for a turn.
@@ -71,7 +74,8 @@ impl Turns {
                 response.extensions_mut().insert(Room { _permits: Arc::new(permits) });
                 response
             }
-            Err(_) => Problem::new(Type::Overloaded, "too many large responses wait to be read").into_response(),
+            Err(_) => Problem::new(Type::Overloaded, "too many large responses wait to be read")
+                .into_response(),
         }
     }
 }
@@ -99,7 +103,10 @@ mod tests {
         let turns = Turns::new();
         let response = turns.admit(vec![0_u8; (UNREAD_KIB_MAX + 1) << 10].into_response());
         assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(turns.admit(vec![0_u8; 1 << 20].into_response()).status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            turns.admit(vec![0_u8; 1 << 20].into_response()).status(),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,11 @@
 //! # An input that was found:
 //! cargo run -p tenantry-testkit --example corpus add TARGET NAME FILE
 //! ```
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a tool of the tests, which ends with what was wrong")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a tool of the tests, which ends with what was wrong"
+)]
 
 use std::fs;
 use std::path::Path;

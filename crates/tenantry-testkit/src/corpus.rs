@@ -14,7 +14,10 @@ pub struct Input {
 /// as Rust writes them in a string of bytes, where `\n`, `\r`, `\t` and `\\` are these characters
 /// and `\x80` is a byte by its number. Lines are in the order of their names.
 pub fn file(target: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target).with_extension("txt")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fuzz/corpus")
+        .join(target)
+        .with_extension("txt")
 }
 
 /// Reads the corpus of a target.
@@ -31,7 +34,11 @@ pub fn read(target: &str) -> Vec<Input> {
 pub fn write(target: &str, mut inputs: Vec<Input>) {
     inputs.sort_by(|one, other| one.name.cmp(&other.name));
     let line = |input: &Input| {
-        assert!(!input.name.contains([' ', '\n']), "{:?} can't be the name of an input", input.name);
+        assert!(
+            !input.name.contains([' ', '\n']),
+            "{:?} can't be the name of an input",
+            input.name
+        );
         format!("{} {}", input.name, escaped(&input.octets)).trim_end_matches(' ').to_owned() + "\n"
     };
     fs::write(file(target), inputs.iter().map(line).collect::<String>()).unwrap();

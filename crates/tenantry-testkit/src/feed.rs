@@ -1,7 +1,9 @@
 use std::collections::BTreeMap;
 
 use futures_lite::future::block_on;
-use tenantry::{Change, ChangeKind, ChangePage, ChangesCursor, ListQuery, Store, TrashQuery, UserId};
+use tenantry::{
+    Change, ChangeKind, ChangePage, ChangesCursor, ListQuery, Store, TrashQuery, UserId,
+};
 
 /// All changes behind a place, read in pages of a size that doesn't divide them.
 pub fn changes_after(store: &Store, after: Option<&ChangesCursor>) -> Vec<Change> {
@@ -43,15 +45,22 @@ impl Replay {
         let version = change.version;
         let after = match (change.kind, before) {
             (ChangeKind::Created, None) => State::Living(version),
-            (ChangeKind::Updated | ChangeKind::Adopted | ChangeKind::LoggedIn, Some(State::Living(known)))
+            (
+                ChangeKind::Updated | ChangeKind::Adopted | ChangeKind::LoggedIn,
+                Some(State::Living(known)),
+            )
             | (ChangeKind::Suspended | ChangeKind::Resumed, Some(State::Living(known)))
                 if version >= known =>
             {
                 State::Living(version)
             }
-            (ChangeKind::Deleted, Some(State::Living(known))) if version >= known => State::Trashed(version),
+            (ChangeKind::Deleted, Some(State::Living(known))) if version >= known => {
+                State::Trashed(version)
+            }
             // A living one, if files came back.
-            (ChangeKind::Restored, Some(State::Trashed(known) | State::Living(known))) if version >= known => {
+            (ChangeKind::Restored, Some(State::Trashed(known) | State::Living(known)))
+                if version >= known =>
+            {
                 State::Living(version)
             }
             (ChangeKind::Purged, Some(State::Trashed(known))) if version == known => State::Purged,
@@ -74,15 +83,28 @@ pub fn assert_feed_is_true(store: &Store) {
     let mut query = TrashQuery { limit: ListQuery::MAX_LIMIT, ..TrashQuery::default() };
     loop {
         let page = block_on(store.list_trash(&query)).unwrap();
-        users.extend(page.users.into_iter().map(|trashed| (trashed.user.id, State::Trashed(trashed.user.version))));
+        users.extend(
+            page.users
+                .into_iter()
+                .map(|trashed| (trashed.user.id, State::Trashed(trashed.user.version))),
+        );
         if page.next_cursor.is_none() {
             break;
         }
         query.cursor = page.next_cursor;
     }
-    for (id, state) in replay.users.extract_if(.., |_, state| *state == State::Purged).collect::<Vec<_>>() {
+    for (id, state) in
+        replay.users.extract_if(.., |_, state| *state == State::Purged).collect::<Vec<_>>()
+    {
         assert!(block_on(store.read(move |tx| tx.was_purged(id))).unwrap(), "{id}: {state:?}");
     }
     assert_eq!(replay.users, users);
-    assert_eq!(block_on(store.changes(None, ChangePage::MAX_LIMIT)).unwrap().changes.first().map_or(1, |c| c.seq), 1);
+    assert_eq!(
+        block_on(store.changes(None, ChangePage::MAX_LIMIT))
+            .unwrap()
+            .changes
+            .first()
+            .map_or(1, |c| c.seq),
+        1
+    );
 }

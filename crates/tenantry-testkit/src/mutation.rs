@@ -53,7 +53,8 @@ const OCTETS_MAX: usize = 8 << 10;
 /// all. Returns how many of them were accepted, and makes sure that neither these nor the others
 /// are few.
 pub fn replay(corpus: &str, count: u64, run: impl Fn(&[u8]) -> bool) -> u64 {
-    let seeds: Vec<Vec<u8>> = crate::corpus::read(corpus).into_iter().map(|input| input.octets).collect();
+    let seeds: Vec<Vec<u8>> =
+        crate::corpus::read(corpus).into_iter().map(|input| input.octets).collect();
     assert!(!seeds.is_empty() && seeds.len() as u64 <= count, "{} seeds of {corpus}", seeds.len());
     let mut accepted = 0;
     for number in 0..count {
@@ -62,7 +63,10 @@ pub fn replay(corpus: &str, count: u64, run: impl Fn(&[u8]) -> bool) -> u64 {
         let _told = Case { corpus, number, input: &input };
         accepted += u64::from(run(&input));
     }
-    assert!((count / 200..count - count / 200).contains(&accepted), "{accepted} of {count} were accepted: {corpus}");
+    assert!(
+        (count / 200..count - count / 200).contains(&accepted),
+        "{accepted} of {count} were accepted: {corpus}"
+    );
     accepted
 }
 

@@ -16,7 +16,9 @@ const SAYS: &str = "child says: ";
 /// The role of this process and the directory that comes with it, if it is a child.
 pub fn role() -> Option<(String, PathBuf)> {
     let Ok(role) = std::env::var(ROLE) else {
-        println!("no role is given, so there is nothing to do: this is the entrance for child processes");
+        println!(
+            "no role is given, so there is nothing to do: this is the entrance for child processes"
+        );
         return None;
     };
     Some((role, PathBuf::from(std::env::var_os(DIR).expect("a directory comes with a role"))))
@@ -74,7 +76,10 @@ impl Process {
 
     fn spawn(mut sh: Command, program: &Path, role: &str, dir: &Path, shell: &str) -> Self {
         let mut child = sh
-            .args(["-c", &format!("{shell}\nexec \"$0\" --exact child::child_process_entry --nocapture")])
+            .args([
+                "-c",
+                &format!("{shell}\nexec \"$0\" --exact child::child_process_entry --nocapture"),
+            ])
             .arg(program)
             .env(ROLE, role)
             .env(DIR, dir)
@@ -89,7 +94,10 @@ impl Process {
 
     /// The next thing that the child says.
     pub fn hear(&mut self) -> Option<String> {
-        self.lines.by_ref().map(Result::unwrap).find_map(|line| line.strip_prefix(SAYS).map(str::to_owned))
+        self.lines
+            .by_ref()
+            .map(Result::unwrap)
+            .find_map(|line| line.strip_prefix(SAYS).map(str::to_owned))
     }
 
     /// Waits until the child is prepared.

@@ -11,8 +11,8 @@ use std::path::{Component, Path, PathBuf};
 
 use futures_lite::future::block_on;
 use tenantry::{
-    BackupOptions, Cursor, Email, Error, ErrorKind, ListQuery, NewUser, Order, StoragePath, Store, User, UserId, check,
-    restore_backup, verify_backup,
+    BackupOptions, Cursor, Email, Error, ErrorKind, ListQuery, NewUser, Order, StoragePath, Store,
+    User, UserId, check, restore_backup, verify_backup,
 };
 
 use crate::support::in_memory;
@@ -38,7 +38,10 @@ pub fn address(input: &[u8]) -> bool {
     assert!(!local.is_empty() && local.len() <= Email::MAX_LOCAL_BYTES);
     assert!(!domain.is_empty() && !domain.contains('@') && address.len() <= Email::MAX_BYTES);
     for text in [address, email.key()] {
-        assert!(!text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\u{feff}'), "{text:?}");
+        assert!(
+            !text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\u{feff}'),
+            "{text:?}"
+        );
     }
     assert_eq!(email.to_string(), address);
     assert_eq!(format!("{email:?}"), "Email(…)");
@@ -58,8 +61,13 @@ pub fn address(input: &[u8]) -> bool {
         Ok(key) => assert_eq!(key.key(), email.key()),
         Err(error) => {
             let (local, _) = email.key().split_once('@').unwrap();
-            let is_long = local.len() > Email::MAX_LOCAL_BYTES || email.key().len() > Email::MAX_BYTES;
-            assert!(is_long || local.contains('\u{307}'), "the key {:?} is no address: {error}", email.key());
+            let is_long =
+                local.len() > Email::MAX_LOCAL_BYTES || email.key().len() > Email::MAX_BYTES;
+            assert!(
+                is_long || local.contains('\u{307}'),
+                "the key {:?} is no address: {error}",
+                email.key()
+            );
         }
     }
     true
@@ -100,10 +108,14 @@ pub fn path(store: &Store, input: &[u8]) -> bool {
     assert!(text.len() <= StoragePath::MAX_BYTES && !text.contains(char::is_control));
     assert!(text.split('/').all(|name| name.len() <= StoragePath::MAX_SEGMENT_BYTES));
     let as_path = Path::new(path.as_str());
-    assert!(as_path.components().all(|component| matches!(component, Component::Normal(_))), "{text:?}");
+    assert!(
+        as_path.components().all(|component| matches!(component, Component::Normal(_))),
+        "{text:?}"
+    );
     assert_eq!(as_path.components().collect::<PathBuf>().as_os_str(), as_path.as_os_str());
     assert_eq!(as_path.components().count(), text.split('/').count());
-    let in_json: StoragePath = serde_json::from_str(&serde_json::to_string(&path).unwrap()).unwrap();
+    let in_json: StoragePath =
+        serde_json::from_str(&serde_json::to_string(&path).unwrap()).unwrap();
     assert_eq!(in_json, path);
 
     let user = |name: &str, path| NewUser {
@@ -125,7 +137,8 @@ pub fn path(store: &Store, input: &[u8]) -> bool {
     let above = text.rsplit_once('/').map(|(above, _)| above.to_owned());
     for other in above.into_iter().chain([text.to_string(), format!("{text}/x")]) {
         let Ok(other) = other.parse::<StoragePath>() else { continue };
-        let error = try_to_create(store, vec![user("one", path.clone()), user("two", other)]).unwrap_err();
+        let error =
+            try_to_create(store, vec![user("one", path.clone()), user("two", other)]).unwrap_err();
         assert_told(&error, &[ErrorKind::PathTaken]);
     }
     true
@@ -165,9 +178,12 @@ impl Archives {
         let dir = in_memory();
         block_on(async {
             let store = Store::open(dir.path().join("data")).await.unwrap();
-            for (address, number, path) in
-                [("ada", 1, None), ("bob", 2, Some("customers/bob")), ("eve", 3, None), ("none", 4, None)]
-            {
+            for (address, number, path) in [
+                ("ada", 1, None),
+                ("bob", 2, Some("customers/bob")),
+                ("eve", 3, None),
+                ("none", 4, None),
+            ] {
                 let new = NewUser {
                     id: Some(id(number)),
                     storage_path: path.map(|path| path.parse().unwrap()),
@@ -193,8 +209,10 @@ impl Archives {
         let mut entries = archive.entries().unwrap();
         entries.next().unwrap().unwrap().read_to_end(&mut manifest).unwrap();
         entries.next().unwrap().unwrap().read_to_end(&mut image).unwrap();
-        let manifest = serde_json::Deserializer::from_slice(&manifest).into_iter().next().unwrap().unwrap();
-        block_on(restore_backup(dir.path().join("archive"), dir.path().join("into"), |_| {})).unwrap();
+        let manifest =
+            serde_json::Deserializer::from_slice(&manifest).into_iter().next().unwrap().unwrap();
+        block_on(restore_backup(dir.path().join("archive"), dir.path().join("into"), |_| {}))
+            .unwrap();
         let contents = contents(&tree(dir.path()));
         Self { packed, unpacked, image, manifest, contents }
     }
@@ -214,7 +232,9 @@ impl Archives {
         match input.split_first() {
             Some((b'r', edits)) => edited(&self.packed, edits),
             Some((b't', edits)) => pack(&edited(&self.unpacked, edits)),
-            Some((b'd', edits)) => pack(&self.with_entries(&edited(&self.image, edits), &[], outside)),
+            Some((b'd', edits)) => {
+                pack(&self.with_entries(&edited(&self.image, edits), &[], outside))
+            }
             Some((b'e', entries)) => pack(&self.with_entries(&self.image, entries, outside)),
             _ => input.to_vec(),
         }
@@ -308,7 +328,8 @@ fn edited(octets: &[u8], mut edits: &[u8]) -> Vec<u8> {
                 edits = &rest[written.len()..];
             }
             b'f' => {
-                let found = octets.windows(written.len().max(1)).rposition(|window| window == written);
+                let found =
+                    octets.windows(written.len().max(1)).rposition(|window| window == written);
                 found.into_iter().for_each(|at| octets[at] ^= 1);
                 edits = &rest[written.len()..];
             }
@@ -333,8 +354,11 @@ fn edited(octets: &[u8], mut edits: &[u8]) -> Vec<u8> {
 /// Either way nothing outside is touched.
 pub fn archive(archives: &Archives, input: &[u8]) -> bool {
     let sandbox = in_memory();
-    let (outside, into, file) =
-        (sandbox.path().join("outside"), sandbox.path().join("into"), sandbox.path().join("archive"));
+    let (outside, into, file) = (
+        sandbox.path().join("outside"),
+        sandbox.path().join("into"),
+        sandbox.path().join("archive"),
+    );
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("kept"), "as it was").unwrap();
     fs::write(&file, archives.archive(input, &outside)).unwrap();
@@ -345,13 +369,15 @@ pub fn archive(archives: &Archives, input: &[u8]) -> bool {
     let mut after = tree(sandbox.path());
     if let Ok(restored) = &restored {
         let in_files = contents(&after);
-        let inside: Vec<_> = after.keys().filter(|path| path.starts_with("into")).cloned().collect();
+        let inside: Vec<_> =
+            after.keys().filter(|path| path.starts_with("into")).cloned().collect();
         for path in inside {
             let (mode, content) = after.remove(&path).unwrap();
             let is_private = mode & 0o7077 == 0 && content.is_some();
             // What a user's files were allowed comes back, and so do links; nothing runs as
             // another.
-            let is_of_user = (path.starts_with("into/storage") || path.starts_with("into/trash")) && mode & 0o4000 == 0;
+            let is_of_user = (path.starts_with("into/storage") || path.starts_with("into/trash"))
+                && mode & 0o4000 == 0;
             assert!(is_private || is_of_user, "{path:?} has the mode {mode:o} or is a link");
         }
         assert_eq!(block_on(check(&into)).unwrap(), restored.report);
@@ -373,25 +399,32 @@ pub fn archive(archives: &Archives, input: &[u8]) -> bool {
         // to.
         (Ok(_), Err(error)) if is_long_name(&error) => false,
         (Ok(verified), Err(error)) => {
-            assert!(!verified.findings.is_empty(), "what was verified can't be restored: {error:?}");
+            assert!(
+                !verified.findings.is_empty(),
+                "what was verified can't be restored: {error:?}"
+            );
             assert_told(&error, &[ErrorKind::Corrupt, ErrorKind::Incompatible])
         }
         (Err(error), Ok(_)) => panic!("it was restored though it is damaged: {error:?}"),
         (Err(one), Err(other)) => {
             assert_told(&one, &[ErrorKind::Corrupt, ErrorKind::Incompatible]);
-            !is_long_name(&other) && assert_told(&other, &[ErrorKind::Corrupt, ErrorKind::Incompatible])
+            !is_long_name(&other)
+                && assert_told(&other, &[ErrorKind::Corrupt, ErrorKind::Incompatible])
         }
     }
 }
 
 fn is_long_name(error: &Error) -> bool {
     let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|source| matches!(source.kind(), io::ErrorKind::InvalidFilename | io::ErrorKind::FileTooLarge))
+    source.is_some_and(|source| {
+        matches!(source.kind(), io::ErrorKind::InvalidFilename | io::ErrorKind::FileTooLarge)
+    })
 }
 
 /// The contents of the files of the users in a store that was restored, whatever their names are.
 fn contents(tree: &BTreeMap<PathBuf, (u32, Option<Vec<u8>>)>) -> Vec<Vec<u8>> {
-    let of_users = |path: &PathBuf| path.starts_with("into/storage") || path.starts_with("into/trash");
+    let of_users =
+        |path: &PathBuf| path.starts_with("into/storage") || path.starts_with("into/trash");
     let files = tree.iter().filter(|(path, _)| of_users(path));
     let mut contents: Vec<_> = files.filter_map(|(_, (_, content))| content.clone()).collect();
     contents.sort();

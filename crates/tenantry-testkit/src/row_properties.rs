@@ -45,10 +45,16 @@ fn file(store: &Store, format: Format, input: &[u8]) -> bool {
             }
             Format::Csv => text.strip_suffix(b"\r").unwrap_or(text) == original,
         };
-        assert!(as_it_stood, "line {line} is {:?}, not {:?}", text.escape_ascii(), original.escape_ascii());
+        assert!(
+            as_it_stood,
+            "line {line} is {:?}, not {:?}",
+            text.escape_ascii(),
+            original.escape_ascii()
+        );
     });
     if let Some(failure) = failure {
-        let (FileError::Invalid { line, reason } | FileError::Header { line, reason }) = failure else {
+        let (FileError::Invalid { line, reason } | FileError::Header { line, reason }) = failure
+        else {
             panic!("{failure:?}")
         };
         let line = usize::try_from(line).unwrap();
@@ -60,12 +66,16 @@ fn file(store: &Store, format: Format, input: &[u8]) -> bool {
         let user = match try_to_create(store, new.clone()) {
             Ok(user) => user,
             Err(error) => {
-                assert!(matches!(error.kind(), ErrorKind::InvalidPath | ErrorKind::InvalidUser), "{error:?}");
+                assert!(
+                    matches!(error.kind(), ErrorKind::InvalidPath | ErrorKind::InvalidUser),
+                    "{error:?}"
+                );
                 continue;
             }
         };
         assert!(is_same(&new, &user), "the user isn't what the row says");
-        for (format, text) in [Format::Csv, Format::Jsonl, Format::Json].map(|format| (format, written(format, &user)))
+        for (format, text) in [Format::Csv, Format::Jsonl, Format::Json]
+            .map(|format| (format, written(format, &user)))
         {
             let (users, failure) = read(format, &text, |_, _| {});
             assert!(failure.is_none(), "{failure:?}");
@@ -76,7 +86,11 @@ fn file(store: &Store, format: Format, input: &[u8]) -> bool {
 }
 
 /// Reads a file to its end, or to an error.
-fn read(format: Format, input: &[u8], mut meet: impl FnMut(usize, &[u8])) -> (Vec<NewUser>, Option<FileError>) {
+fn read(
+    format: Format,
+    input: &[u8],
+    mut meet: impl FnMut(usize, &[u8]),
+) -> (Vec<NewUser>, Option<FileError>) {
     let mut users = Vec::new();
     let mut reader = match RowReader::new(format, input) {
         Ok(reader) => reader,
@@ -96,7 +110,11 @@ fn read(format: Format, input: &[u8], mut meet: impl FnMut(usize, &[u8])) -> (Ve
         meet(line, &row.original());
         match row.user {
             Ok(user) => users.push(user),
-            Err(bad) => assert!(!bad.reason.is_empty() && !bad.reason.contains(char::is_control), "{:?}", bad.reason),
+            Err(bad) => assert!(
+                !bad.reason.is_empty() && !bad.reason.contains(char::is_control),
+                "{:?}",
+                bad.reason
+            ),
         }
     }
     assert_eq!(reader.bytes_read(), input.len() as u64);
@@ -141,9 +159,9 @@ impl From<Error> for Attempt {
 
 /// Creates a user in a transaction that leaves nothing.
 fn try_to_create(store: &Store, new: NewUser) -> Result<User, Error> {
-    let attempt = block_on(
-        store.write(move |tx| -> Result<Infallible, Attempt> { Err(Attempt::Created(Box::new(tx.create(&new)?))) }),
-    );
+    let attempt = block_on(store.write(move |tx| -> Result<Infallible, Attempt> {
+        Err(Attempt::Created(Box::new(tx.create(&new)?)))
+    }));
     match attempt.unwrap_err() {
         Attempt::Created(user) => Ok(*user),
         Attempt::Refused(error) => Err(error),

@@ -16,8 +16,8 @@ use std::time::Duration;
 pub use futures_lite::future::block_on;
 use tempfile::TempDir;
 use tenantry::{
-    Ambient, Builder, Email, Error, ErrorKind, Filter, ListQuery, NewUser, Result, Store, Timestamp, User, UserId,
-    UserUpdate,
+    Ambient, Builder, Email, Error, ErrorKind, Filter, ListQuery, NewUser, Result, Store,
+    Timestamp, User, UserId, UserUpdate,
 };
 
 /// A clock that moves only when it is set, and ids that are the same in every run. Clones are
@@ -187,7 +187,8 @@ impl Bench {
     /// Closes the store and opens it again.
     pub async fn reopen(&mut self) {
         self.store.close().await.unwrap();
-        self.store = self.place.builder().ambient(Arc::new(self.clock.clone())).open().await.unwrap();
+        self.store =
+            self.place.builder().ambient(Arc::new(self.clock.clone())).open().await.unwrap();
     }
 }
 
@@ -284,10 +285,16 @@ pub fn skipped(what: &str) {
 
 /// Whether there is `strace`, which has system calls fail or answer something else.
 pub fn has_strace() -> bool {
-    std::process::Command::new("strace").arg("--version").output().is_ok_and(|output| output.status.success())
+    std::process::Command::new("strace")
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success())
 }
 
-#[allow(clippy::explicit_write, reason = "what `eprintln!` says of a test that passes is kept from whoever runs it")]
+#[allow(
+    clippy::explicit_write,
+    reason = "what `eprintln!` says of a test that passes is kept from whoever runs it"
+)]
 pub fn say_loudly(what: &str) {
     let thread = std::thread::current();
     // Which has the name of the test.

@@ -65,7 +65,8 @@ mod with_failpoints {
                 Refusal::Openat2 | Refusal::NoReplace => self == Self::InSteps,
                 // Those stay within one directory, or are of what was just made beside the target.
                 Refusal::Rename => {
-                    let is_near = ["create: ", "open: ", "copy: "].iter().any(|near| point.starts_with(near));
+                    let is_near =
+                        ["create: ", "open: ", "copy: "].iter().any(|near| point.starts_with(near));
                     self == Self::Copied && !is_near
                 }
             }

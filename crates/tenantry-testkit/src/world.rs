@@ -4,7 +4,8 @@ use std::path::Path;
 
 use futures_lite::future::block_on;
 use tenantry::{
-    Builder, Email, Error, Finding, FindingKind, ListQuery, Store, TrashQuery, User, UserId, check, sqlite,
+    Builder, Email, Error, Finding, FindingKind, ListQuery, Store, TrashQuery, User, UserId, check,
+    sqlite,
 };
 
 /// The contents of files by their paths. Directories don't count, and a link is where it leads.
@@ -46,17 +47,23 @@ pub fn address(number: u8) -> String {
 
 fn number_of(email: &Email) -> u8 {
     let number = email.as_str().strip_prefix("user").and_then(|rest| rest.split('@').next());
-    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{} is nobody's", email.as_str()))
+    number
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("{} is nobody's", email.as_str()))
 }
 
 /// The files that are placed at a path past the store.
 pub fn placed(path: &str) -> Files {
-    ["own.txt", "deep/er.txt"].map(|file| (file.to_owned(), format!("{path}/{file}, placed"))).into()
+    ["own.txt", "deep/er.txt"]
+        .map(|file| (file.to_owned(), format!("{path}/{file}, placed")))
+        .into()
 }
 
 /// Takes the files below a path, which become relative to it.
 pub fn take(files: &mut Files, path: &str) -> Files {
-    let below = |file: &str| file.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let below = |file: &str| {
+        file.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
     let name = |file: &str| file[path.len()..].trim_start_matches('/').to_owned();
     files.extract_if(.., |file, _| below(file)).map(|(file, text)| (name(&file), text)).collect()
 }
@@ -118,10 +125,14 @@ pub fn find(
     let rows = block_on(store.read(|tx| {
         let sql = "SELECT count(*) FROM tenantry_intents";
         let intents: u64 = sqlite::connection(tx).query_row(sql, [], |row| row.get(0))?;
-        let users = tx.list(&ListQuery { limit: ListQuery::MAX_LIMIT, ..ListQuery::default() })?.users;
-        let trash = tx.list_trash(&TrashQuery { limit: ListQuery::MAX_LIMIT, ..TrashQuery::default() })?.users;
+        let users =
+            tx.list(&ListQuery { limit: ListQuery::MAX_LIMIT, ..ListQuery::default() })?.users;
+        let trash = tx
+            .list_trash(&TrashQuery { limit: ListQuery::MAX_LIMIT, ..TrashQuery::default() })?
+            .users;
         let users = users.into_iter().map(|user| (user, false));
-        let rows: Vec<_> = users.chain(trash.into_iter().map(|trashed| (trashed.user, true))).collect();
+        let rows: Vec<_> =
+            users.chain(trash.into_iter().map(|trashed| (trashed.user, true))).collect();
         Ok::<_, Error>((intents, rows))
     }));
     let (intents, rows) = rows.map_err(|error| said("its rows can't be read", error))?;
@@ -137,7 +148,11 @@ pub fn find(
 }
 
 impl World {
-    fn of(data: &Path, rows: Vec<(User, bool)>, number: impl Fn(UserId) -> u8) -> Result<Self, String> {
+    fn of(
+        data: &Path,
+        rows: Vec<(User, bool)>,
+        number: impl Fn(UserId) -> u8,
+    ) -> Result<Self, String> {
         let mut world = Self::default();
         for place in ["storage", "trash"] {
             let found = files(&data.join(place)).into_iter();
@@ -156,7 +171,8 @@ impl World {
         }
         for entry in fs::read_dir(data.join("quarantine")).into_iter().flatten() {
             let place = entry.unwrap().path();
-            let note = fs::read(place.join("note.json")).map_err(|error| format!("no note in quarantine: {error}"))?;
+            let note = fs::read(place.join("note.json"))
+                .map_err(|error| format!("no note in quarantine: {error}"))?;
             let note: serde_json::Value =
                 serde_json::from_slice(&note).map_err(|error| format!("the note: {error}"))?;
             let from = note["from"].as_str().unwrap().to_owned();

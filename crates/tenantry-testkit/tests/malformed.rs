@@ -39,7 +39,10 @@ fn malformed_archives_fail_without_panic_or_change() {
     let archives = properties::Archives::new();
     let count = share(ARCHIVES.0, ARCHIVES.1);
     let accepted = replay("archive", count, |input| properties::archive(&archives, input));
-    report("malformed input", format_args!("{count} archives ({accepted} accepted), each verified and restored"));
+    report(
+        "malformed input",
+        format_args!("{count} archives ({accepted} accepted), each verified and restored"),
+    );
 }
 
 #[test]
@@ -50,6 +53,7 @@ fn malformed_files_of_users_fail_without_panic_or_change() {
     let csv = replay("csv", count, |input| row_properties::csv(&store, input));
     let jsonl = replay("jsonl", count, |input| row_properties::jsonl(&store, input));
     assert_eq!(block_on(store.count()).unwrap(), 0, "a case left a user");
-    let figures = format_args!("{count} files of CSV ({csv} with users) and {count} of JSON Lines ({jsonl})");
+    let figures =
+        format_args!("{count} files of CSV ({csv} with users) and {count} of JSON Lines ({jsonl})");
     report("malformed input", figures);
 }

@@ -35,16 +35,24 @@ fn addresses(c: &mut Criterion) {
 fn rows(c: &mut Criterion) {
     let dir = tempfile::tempdir().unwrap();
     let store = block_on(Store::open(dir.path())).unwrap();
-    let users = (0..1_000).map(|number| NewUser::new(format!("u{number}@example.com").parse().unwrap())).collect();
+    let users = (0..1_000)
+        .map(|number| NewUser::new(format!("u{number}@example.com").parse().unwrap()))
+        .collect();
     let created = block_on(store.create_many(users)).unwrap();
     let ada = created[500].as_ref().unwrap();
     c.bench_function("get by id", |b| b.iter(|| block_on(store.get(black_box(ada.id))).unwrap()));
-    c.bench_function("get by email", |b| b.iter(|| block_on(store.get_by_email(black_box(&ada.email))).unwrap()));
+    c.bench_function("get by email", |b| {
+        b.iter(|| block_on(store.get_by_email(black_box(&ada.email))).unwrap())
+    });
     for limit in [1, 1_000] {
         let query = ListQuery { limit, ..ListQuery::default() };
-        c.bench_function(&format!("decode a page of {limit}"), |b| b.iter(|| block_on(store.list(&query)).unwrap()));
+        c.bench_function(&format!("decode a page of {limit}"), |b| {
+            b.iter(|| block_on(store.list(&query)).unwrap())
+        });
     }
-    c.bench_function("derive a storage path", |b| b.iter(|| StoragePath::derived(black_box(ada.id))));
+    c.bench_function("derive a storage path", |b| {
+        b.iter(|| StoragePath::derived(black_box(ada.id)))
+    });
     block_on(store.close()).unwrap();
 }
 

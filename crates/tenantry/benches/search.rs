@@ -17,8 +17,10 @@ use rusqlite::{Connection, params};
 use rustix::time::{ClockId, clock_gettime};
 use tenantry::{Email, Error, Filter, ListQuery, NewUser, Store};
 
-const GIVEN: [&str; 8] = ["ada", "grace", "katherine", "alan", "donald", "barbara", "edsger", "hedy"];
-const FAMILY: [&str; 8] = ["lovelace", "hopper", "johnson", "turing", "knuth", "liskov", "dijkstra", "lamarr"];
+const GIVEN: [&str; 8] =
+    ["ada", "grace", "katherine", "alan", "donald", "barbara", "edsger", "hedy"];
+const FAMILY: [&str; 8] =
+    ["lovelace", "hopper", "johnson", "turing", "knuth", "liskov", "dijkstra", "lamarr"];
 
 /// Fragments that few users or none have, with different first letters: LIKE is fast where the
 /// first letter is rare in the addresses.
@@ -42,7 +44,9 @@ fn main() {
     let store = block_on(Store::open(dir.path())).unwrap();
     let like = Like::open(&dir.path().join("tenantry.db"));
 
-    println!("{users} users, {rounds} rounds, medians in ms; a ratio above 1: the search is faster");
+    println!(
+        "{users} users, {rounds} rounds, medians in ms; a ratio above 1: the search is faster"
+    );
     println!(
         "{:14} {:>5} {:>29} {:>29}",
         "fragment", "found", "elapsed: search, LIKE, ratio", "CPU: search, LIKE, ratio"
@@ -63,7 +67,8 @@ fn main() {
         }
         print!("{fragment:14} {found:5}");
         for clock in 0..2 {
-            let [ours, theirs] = [&ours, &theirs].map(|times| median(times.iter().map(|took| took[clock]).collect()));
+            let [ours, theirs] = [&ours, &theirs]
+                .map(|times| median(times.iter().map(|took| took[clock]).collect()));
             print!(" {ours:12.1} {theirs:8.1} {:7.2}", theirs / ours);
         }
         println!();
@@ -74,7 +79,8 @@ fn main() {
 /// Addresses in no order, as people's are.
 fn address(number: u64) -> Email {
     let scattered = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let [given, family] = [(GIVEN, 61), (FAMILY, 58)].map(|(names, shift)| names[(scattered >> shift) as usize % 8]);
+    let [given, family] =
+        [(GIVEN, 61), (FAMILY, 58)].map(|(names, shift)| names[(scattered >> shift) as usize % 8]);
     format!("{given}.{family}.{number}@example.com").parse().unwrap()
 }
 
@@ -104,7 +110,8 @@ impl Like {
         let pattern = format!("%{fragment}%");
         let (mut found, mut last) = (0, 0);
         loop {
-            let mut rows = statement.query(params![last, pattern, ListQuery::DEFAULT_LIMIT]).unwrap();
+            let mut rows =
+                statement.query(params![last, pattern, ListQuery::DEFAULT_LIMIT]).unwrap();
             let mut on_page = 0;
             while let Some(row) = rows.next().unwrap() {
                 last = row.get(0).unwrap();

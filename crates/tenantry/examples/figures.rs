@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use tenantry::{Error, Filter, ListQuery, NewUser, Purge, Result, Store, User, UserId};
 
 fn main() -> Result<()> {
-    let users: u64 = std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(1_000_000);
+    let users: u64 =
+        std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(1_000_000);
     let dir = std::env::temp_dir().join(format!("tenantry-figures-{}", std::process::id()));
     let measured = futures_lite::future::block_on(measure(&dir, users));
     let _ = std::fs::remove_dir_all(&dir);
@@ -50,8 +51,12 @@ async fn measure(dir: &std::path::Path, users: u64) -> Result<()> {
     .await?;
     println!("a user by email: {:?}", took / 1_000);
     let nobody = Filter { email_contains: Some("nobody".into()), ..Filter::default() };
-    let (_, took) = timed(store.list(&ListQuery { filter: nobody, ..ListQuery::default() })).await?;
-    println!("a filter that nobody meets: {took:?}, {:?} a step of 4,096 rows", took / (users / 4_096 + 1) as u32);
+    let (_, took) =
+        timed(store.list(&ListQuery { filter: nobody, ..ListQuery::default() })).await?;
+    println!(
+        "a filter that nobody meets: {took:?}, {:?} a step of 4,096 rows",
+        took / (users / 4_096 + 1) as u32
+    );
     let some = &page[..200];
     let (_, took) = timed(each(some, async |id| store.directory(id).await.map(drop))).await?;
     println!("opening a user's directory for the first time: {:?}", took / 200);
@@ -59,7 +64,8 @@ async fn measure(dir: &std::path::Path, users: u64) -> Result<()> {
     println!("opening it again: {:?}", took / 200);
     let (_, took) = timed(each(some, async |id| store.delete(id).await.map(drop))).await?;
     println!("deleting a user with a directory: {:?}", took / 200);
-    let (_, took) = timed(each(&some[1..], async |id| store.restore(id, None).await.map(drop))).await?;
+    let (_, took) =
+        timed(each(&some[1..], async |id| store.restore(id, None).await.map(drop))).await?;
     println!("restoring one: {:?}", took / 199);
     let (_, took) = timed(store.purge(Purge::User(some[0].id), |_| {})).await?;
     println!("purging one, with the database rewritten: {took:?}");

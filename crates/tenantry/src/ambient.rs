@@ -28,7 +28,9 @@ pub trait Ambient: Send + Sync {
         match getrandom(&mut bytes, GetRandomFlags::empty()) {
             Ok(length) if length == bytes.len() => Ok(bytes),
             Ok(_) => Err(Error::new(ErrorKind::Io, "the system returned too few random bytes")),
-            Err(error) => Err(Error::new(ErrorKind::Io, "the system has no random bytes").with_source(error)),
+            Err(error) => {
+                Err(Error::new(ErrorKind::Io, "the system has no random bytes").with_source(error))
+            }
         }
     }
 }

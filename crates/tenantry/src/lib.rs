@@ -71,7 +71,9 @@
 //! 4. [`sqlite`], the engine, and `storage`, the directories.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc, clippy::too_many_lines)]
+#![warn(clippy::missing_errors_doc, clippy::missing_panics_doc)]
+// A test may tell a long story.
+#![cfg_attr(not(test), warn(clippy::too_many_lines))]
 #![cfg_attr(
     not(feature = "archives"),
     allow(
@@ -110,14 +112,14 @@ mod transaction;
 pub use ambient::Ambient;
 #[cfg(feature = "archives")]
 pub use archive::{
-    Backup, BackupContents, BackupManifest, BackupOptions, ExportedUser, ImportedUser, RestoreReport,
-    RestoreUserOptions, RestoredUser, UserBefore, UserManifest, VerifyReport, open_backup, read_user_manifest,
-    restore_backup, verify_backup,
+    Backup, BackupContents, BackupManifest, BackupOptions, ExportedUser, ImportedUser,
+    RestoreReport, RestoreUserOptions, RestoredUser, UserBefore, UserManifest, VerifyReport,
+    open_backup, read_user_manifest, restore_backup, verify_backup,
 };
 pub use cap_std;
 pub use check::{
-    CheckReport, Finding, FindingKind, RepairOptions, RepairReport, check, check_with_progress, repair,
-    repair_with_progress,
+    CheckReport, Finding, FindingKind, RepairOptions, RepairReport, check, check_with_progress,
+    repair, repair_with_progress,
 };
 pub use domain::actor::Actor;
 pub use domain::attributes::Attributes;
@@ -132,14 +134,18 @@ pub use domain::set::Set;
 pub use domain::storage_path::StoragePath;
 pub use domain::timestamp::Timestamp;
 pub use domain::token::{Authentication, NewToken, Token, TokenSecret};
-pub use domain::trash::{LeftFile, Purge, Purged, TrashPage, TrashQuery, TrashedUser, Usage, UsageChange};
+pub use domain::trash::{
+    LeftFile, Purge, Purged, TrashPage, TrashQuery, TrashedUser, Usage, UsageChange,
+};
 pub use domain::user::{NewUser, OnConflict, SignIn, Upserted, User, UserUpdate};
 pub use domain::user_id::UserId;
 pub use engine::metrics::{Groups, Metrics};
 pub use error::{Error, ErrorClass, ErrorKind, Result};
 pub use options::Durability;
 pub use progress::{Progress, ProgressReply};
-pub use store::{Builder, BulkOutcome, Follow, OnceStore, Pages, Store, open_dir_beneath, open_file_beneath};
+pub use store::{
+    Builder, BulkOutcome, Follow, OnceStore, Pages, Store, open_dir_beneath, open_file_beneath,
+};
 pub use transaction::{ReadTx, WriteTx};
 
 pub use uuid;

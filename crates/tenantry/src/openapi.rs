@@ -5,7 +5,10 @@ use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, Type}
 use utoipa::openapi::{RefOr, SchemaFormat};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::{Actor, Attributes, ChangesCursor, Cursor, Email, ExternalId, Name, StoragePath, Timestamp, UserId};
+use crate::{
+    Actor, Attributes, ChangesCursor, Cursor, Email, ExternalId, Name, StoragePath, Timestamp,
+    UserId,
+};
 
 macro_rules! text {
     ($type:ty, $format:expr, $example:literal) => {

@@ -10,8 +10,9 @@ use crate::engine::reply::{Ran, Reply};
 use crate::engine::{ReadSession, Tx, WriteSession};
 use crate::ops::{adopt, requests, trash, upsert, users};
 use crate::{
-    ChangePage, ChangesCursor, Email, Error, Filter, Kept, ListQuery, NewUser, OnConflict, Page, RequestKey, Result,
-    SignIn, StoragePath, Timestamp, TrashPage, TrashQuery, TrashedUser, Upserted, User, UserId, UserUpdate,
+    ChangePage, ChangesCursor, Email, Error, Filter, Kept, ListQuery, NewUser, OnConflict, Page,
+    RequestKey, Result, SignIn, StoragePath, Timestamp, TrashPage, TrashQuery, TrashedUser,
+    Upserted, User, UserId, UserUpdate,
 };
 
 /// A consistent view of the store, through which a closure given to
@@ -178,7 +179,10 @@ impl<'c> WriteTx<'c> {
         Self { read: ReadTx::new(session.read_session()), session, fault: None }
     }
 
-    fn run<T, E: Into<Error>>(&mut self, operation: impl FnOnce(&mut Tx<'_>) -> Result<T, E>) -> Result<T> {
+    fn run<T, E: Into<Error>>(
+        &mut self,
+        operation: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T> {
         let fault = &mut self.fault;
         self.session.run(|tx| {
             operation(tx).map_err(Into::into).inspect_err(|error| {

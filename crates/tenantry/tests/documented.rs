@@ -10,7 +10,9 @@ fn without_example(source: &str) -> Vec<&str> {
     for line in source.lines().map(str::trim) {
         if line.starts_with("///") {
             has_example |= line == "/// # Examples";
-        } else if let Some(function) = line.strip_prefix("pub fn ").or_else(|| line.strip_prefix("pub async fn ")) {
+        } else if let Some(function) =
+            line.strip_prefix("pub fn ").or_else(|| line.strip_prefix("pub async fn "))
+        {
             let name = function.split(['(', '<']).next().unwrap_or_default();
             found.extend((!has_example).then_some(name));
             has_example = false;
@@ -28,7 +30,8 @@ fn every_method_of_the_contract_has_an_example() {
     for file in fs::read_dir(store).expect("the sources of the contract") {
         let path = file.expect("a source").path();
         let source = fs::read_to_string(&path).expect("a source");
-        functions += source.matches("    pub fn ").count() + source.matches("    pub async fn ").count();
+        functions +=
+            source.matches("    pub fn ").count() + source.matches("    pub async fn ").count();
         assert_eq!(without_example(&source), [""; 0], "{}", path.display());
     }
     assert!(functions > 30, "only {functions} functions");

@@ -13,11 +13,13 @@ type Edges = BTreeMap<(String, String), String>;
 
 #[test]
 fn no_files_import_each_other_in_a_ring() {
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crates are side by side");
+    let crates =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crates are side by side");
     let mut edges = Edges::new();
     for entry in fs::read_dir(crates).expect("the directory of the crates") {
         let src = entry.expect("an entry").path().join("src");
-        let root = ["lib.rs", "main.rs"].iter().map(|name| src.join(name)).find(|path| path.exists());
+        let root =
+            ["lib.rs", "main.rs"].iter().map(|name| src.join(name)).find(|path| path.exists());
         if let Some(root) = root {
             edges.extend(imports(crates, &root, &|path| fs::read_to_string(path).ok()));
         }
@@ -30,27 +32,52 @@ fn no_files_import_each_other_in_a_ring() {
 #[test]
 fn a_ring_is_named() {
     let files = [
-        ("c/src/lib.rs", "mod a; mod b; mod d; pub use a::A; macro_rules! m { () => { $crate::d::f() } }"),
-        ("c/src/a.rs", "use crate::b::{self, B as Other}; pub struct A; fn f() { b::g('\"', \"crate::d::D\") }"),
-        ("c/src/b.rs", "// use crate::d::D;\nmod inner; use super::d; pub struct B; fn g<'a>() { d::f() }"),
-        ("c/src/b/inner.rs", "#[cfg(test)] mod tests { use crate::a::A; } pub(crate) fn h() -> super::B {}"),
-        ("c/src/d.rs", "/* /* */ */ use crate::A; pub fn f() { let _ = r#\"\"crate::b::inner::h\"#; }"),
+        (
+            "c/src/lib.rs",
+            "mod a; mod b; mod d; pub use a::A; macro_rules! m { () => { $crate::d::f() } }",
+        ),
+        (
+            "c/src/a.rs",
+            "use crate::b::{self, B as Other}; pub struct A; fn f() { b::g('\"', \"crate::d::D\") }",
+        ),
+        (
+            "c/src/b.rs",
+            "// use crate::d::D;\nmod inner; use super::d; pub struct B; fn g<'a>() { d::f() }",
+        ),
+        (
+            "c/src/b/inner.rs",
+            "#[cfg(test)] mod tests { use crate::a::A; } pub(crate) fn h() -> super::B {}",
+        ),
+        (
+            "c/src/d.rs",
+            "/* /* */ */ use crate::A; pub fn f() { let _ = r#\"\"crate::b::inner::h\"#; }",
+        ),
     ];
-    let read = |path: &Path| files.iter().find(|(name, _)| Path::new(name) == path).map(|(_, text)| text.to_string());
+    let read = |path: &Path| {
+        files.iter().find(|(name, _)| Path::new(name) == path).map(|(_, text)| text.to_string())
+    };
     let edges = imports(Path::new(""), Path::new("c/src/lib.rs"), &read);
     let found: Vec<_> = edges.keys().map(|(from, to)| (&from[6..], &to[6..])).collect();
-    let expected = [("a.rs", "b.rs"), ("b.rs", "d.rs"), ("b/inner.rs", "b.rs"), ("d.rs", "a.rs"), ("lib.rs", "d.rs")];
+    let expected = [
+        ("a.rs", "b.rs"),
+        ("b.rs", "d.rs"),
+        ("b/inner.rs", "b.rs"),
+        ("d.rs", "a.rs"),
+        ("lib.rs", "d.rs"),
+    ];
     assert_eq!(found, expected);
     let rings = rings(&edges);
     assert_eq!(rings.len(), 1, "{rings:?}");
-    for edge in ["a.rs → c/src/b.rs (", "b.rs → c/src/d.rs (d::f)", "d.rs → c/src/a.rs (crate::A)"] {
+    for edge in ["a.rs → c/src/b.rs (", "b.rs → c/src/d.rs (d::f)", "d.rs → c/src/a.rs (crate::A)"]
+    {
         assert!(rings[0].contains(edge), "{} lacks {edge}", rings[0]);
     }
 }
 
 /// Returns which file imports which, with a path by which it does.
 fn imports(base: &Path, root: &Path, read: &dyn Fn(&Path) -> Option<String>) -> Edges {
-    let mut modules = vec![Module::new(root.to_owned(), root.parent().unwrap_or(root).to_owned(), None)];
+    let mut modules =
+        vec![Module::new(root.to_owned(), root.parent().unwrap_or(root).to_owned(), None)];
     let text = read(root).unwrap_or_default();
     parse(&mut modules, 0, &tokens(&text), read);
     let mut edges = Edges::new();
@@ -88,7 +115,16 @@ struct Module {
 impl Module {
     fn new(file: PathBuf, dir: PathBuf, parent: Option<usize>) -> Self {
         let (children, uses, exports) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { file, dir, parent, children, uses, exports, paths: Vec::new(), words: BTreeSet::new() }
+        Self {
+            file,
+            dir,
+            parent,
+            children,
+            uses,
+            exports,
+            paths: Vec::new(),
+            words: BTreeSet::new(),
+        }
     }
 }
 
@@ -108,8 +144,11 @@ fn resolve(modules: &[Module], from: usize, path: &[String], depth: usize) -> Op
         "super" => current = modules[from].parent?,
         first => {
             let module = &modules[from];
-            let is_import_of_itself = module.uses.get(first).is_some_and(|path| path[..] == [first]);
-            if !module.children.contains_key(first) && (!module.uses.contains_key(first) || is_import_of_itself) {
+            let is_import_of_itself =
+                module.uses.get(first).is_some_and(|path| path[..] == [first]);
+            if !module.children.contains_key(first)
+                && (!module.uses.contains_key(first) || is_import_of_itself)
+            {
                 return None;
             }
         }
@@ -123,7 +162,9 @@ fn resolve(modules: &[Module], from: usize, path: &[String], depth: usize) -> Op
             current = module.parent?;
         } else if let Some(child) = module.children.get(name) {
             current = *child;
-        } else if let Some(import) = module.uses.get(name).filter(|import| import[..] != path[..] && depth < 16) {
+        } else if let Some(import) =
+            module.uses.get(name).filter(|import| import[..] != path[..] && depth < 16)
+        {
             match resolve(modules, current, import, depth + 1) {
                 Some(Target::Module(index)) => current = index,
                 Some(item) => return Some(item),
@@ -139,7 +180,12 @@ fn resolve(modules: &[Module], from: usize, path: &[String], depth: usize) -> Op
 }
 
 /// Collects the modules and the paths of one module.
-fn parse(modules: &mut Vec<Module>, module: usize, tokens: &[String], read: &dyn Fn(&Path) -> Option<String>) {
+fn parse(
+    modules: &mut Vec<Module>,
+    module: usize,
+    tokens: &[String],
+    read: &dyn Fn(&Path) -> Option<String>,
+) {
     let mut at = 0;
     while at < tokens.len() {
         let token = |ahead: usize| tokens.get(at + ahead).map_or("", String::as_str);
@@ -148,10 +194,18 @@ fn parse(modules: &mut Vec<Module>, module: usize, tokens: &[String], read: &dyn
                 let end = end_of_group(tokens, at + 1);
                 let attribute = &tokens[at + 2..end - 1];
                 let has = |word: &str| attribute.iter().any(|token| token == word);
-                at = if has("cfg") && has("test") && !has("not") { end_of_item(tokens, end) } else { end };
+                at = if has("cfg") && has("test") && !has("not") {
+                    end_of_item(tokens, end)
+                } else {
+                    end
+                };
             }
             "use" => {
-                let end = at + tokens[at..].iter().position(|token| token == ";").unwrap_or(tokens.len() - at);
+                let end = at
+                    + tokens[at..]
+                        .iter()
+                        .position(|token| token == ";")
+                        .unwrap_or(tokens.len() - at);
                 let mut names = BTreeMap::new();
                 use_tree(&mut names, &mut Vec::new(), &tokens[at + 1..end]);
                 // `pub use` or `pub(crate) use`.
@@ -166,8 +220,11 @@ fn parse(modules: &mut Vec<Module>, module: usize, tokens: &[String], read: &dyn
                 let dir = modules[module].dir.join(&name);
                 let beside = modules[module].dir.join(format!("{name}.rs"));
                 let within = dir.join("mod.rs");
-                let found =
-                    if is_inline { None } else { [beside, within].into_iter().find(|path| read(path).is_some()) };
+                let found = if is_inline {
+                    None
+                } else {
+                    [beside, within].into_iter().find(|path| read(path).is_some())
+                };
                 let file = found.clone().unwrap_or_else(|| modules[module].file.clone());
                 let text = found.and_then(|path| read(&path));
                 let child = modules.len();
@@ -199,7 +256,11 @@ fn parse(modules: &mut Vec<Module>, module: usize, tokens: &[String], read: &dyn
 }
 
 /// Collects the names that one `use` brings, from the tokens after the prefix.
-fn use_tree(names: &mut BTreeMap<String, Vec<String>>, prefix: &mut Vec<String>, tokens: &[String]) {
+fn use_tree(
+    names: &mut BTreeMap<String, Vec<String>>,
+    prefix: &mut Vec<String>,
+    tokens: &[String],
+) {
     let depth = prefix.len();
     let mut at = 0;
     while at < tokens.len() {
@@ -298,7 +359,9 @@ fn tokens(text: &str) -> Vec<String> {
             '/' if is(at + 1, '/') => at += chars[at..].iter().take_while(|c| **c != '\n').count(),
             '/' if is(at + 1, '*') => at = end_of_comment(&chars, at),
             '"' => at = end_of_text(&chars, at),
-            '\'' if is(at + 1, '\\') => at += 3 + chars[at + 3..].iter().take_while(|c| **c != '\'').count() + 1,
+            '\'' if is(at + 1, '\\') => {
+                at += 3 + chars[at + 3..].iter().take_while(|c| **c != '\'').count() + 1
+            }
             '\'' if is(at + 2, '\'') => at += 3,
             '\'' => at += 1 + chars[at + 1..].iter().take_while(|c| is_part(c)).count(),
             ':' if is(at + 1, ':') => {
@@ -354,7 +417,9 @@ fn end_of_text(chars: &[char], quote: usize) -> usize {
 
 fn end_of_raw_text(chars: &[char], quote: usize, hashes: usize) -> usize {
     let mut at = quote + 1;
-    while at < chars.len() && !(chars[at] == '"' && chars[at + 1..].iter().take(hashes).all(|c| *c == '#')) {
+    while at < chars.len()
+        && !(chars[at] == '"' && chars[at + 1..].iter().take(hashes).all(|c| *c == '#'))
+    {
         at += 1;
     }
     at + 1 + hashes
@@ -396,7 +461,8 @@ fn rings(edges: &Edges) -> Vec<String> {
             continue;
         }
         let steps = ring.iter().zip(ring.iter().cycle().skip(1));
-        let steps = steps.map(|(from, to)| format!("{from} → {to} ({})", edges[&(from.clone(), to.clone())]));
+        let steps = steps
+            .map(|(from, to)| format!("{from} → {to} ({})", edges[&(from.clone(), to.clone())]));
         rings.push(steps.collect::<Vec<_>>().join(", "));
     }
     rings

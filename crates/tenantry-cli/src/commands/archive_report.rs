@@ -21,12 +21,18 @@ impl Progress {
         Self(output::progress(None, "{spinner} {human_pos} files, {msg}"), Interrupt::listen())
     }
 
-    pub(crate) fn callback(&self) -> impl Fn(tenantry::Progress) -> ControlFlow<()> + Send + 'static {
+    pub(crate) fn callback(
+        &self,
+    ) -> impl Fn(tenantry::Progress) -> ControlFlow<()> + Send + 'static {
         let (bar, interrupt) = (self.0.clone(), self.1.clone());
         move |progress: tenantry::Progress| {
             bar.set_position(progress.files);
             bar.set_message(HumanBytes(progress.bytes).to_string());
-            if interrupt.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if interrupt.is_requested() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         }
     }
 
@@ -48,7 +54,10 @@ pub(crate) fn fail_if_incomplete(incomplete: u64, done: &str) -> Result<(), Fail
         return Ok(());
     }
     let attributes = pluralize(incomplete, "extended attribute");
-    Err(Failure::new(Exit::Failure, format!("{done}, but {attributes} could not be set on this file system")))
+    Err(Failure::new(
+        Exit::Failure,
+        format!("{done}, but {attributes} could not be set on this file system"),
+    ))
 }
 
 /// Converts the failure of an archive, with its name and the outcome.
@@ -58,5 +67,8 @@ pub(crate) fn explain(error: tenantry::Error, file: &Path, outcome: &str) -> Fai
     }
     let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
     let cause = causes.last().map(|root| format!(" ({root})")).unwrap_or_default();
-    Failure::new(Exit::from_kind(error.kind()), format!("{}: {error}{cause}; {outcome}", file.display()))
+    Failure::new(
+        Exit::from_kind(error.kind()),
+        format!("{}: {error}{cause}; {outcome}", file.display()),
+    )
 }

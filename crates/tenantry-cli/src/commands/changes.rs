@@ -35,7 +35,11 @@ pub(super) async fn run(dir: &DataDir, args: Changes) -> Result<(), Failure> {
         }
         let after = if is_from_now { Some(store.changes_cursor().await?) } else { after };
         let left = args.limit.unwrap_or(u64::MAX);
-        if args.follow { follow(store.follow(after), left).await } else { print(&store, after, left).await }
+        if args.follow {
+            follow(store.follow(after), left).await
+        } else {
+            print(&store, after, left).await
+        }
     };
     let done = done.await;
     finish(&store, done).await
@@ -45,7 +49,11 @@ pub(super) async fn run(dir: &DataDir, args: Changes) -> Result<(), Failure> {
 const NOW: &str = "now";
 
 /// Prints the changes that there are.
-async fn print(store: &Store, mut after: Option<ChangesCursor>, mut left: u64) -> Result<(), Failure> {
+async fn print(
+    store: &Store,
+    mut after: Option<ChangesCursor>,
+    mut left: u64,
+) -> Result<(), Failure> {
     let mut lines = Lines::new()?;
     while left > 0 {
         let limit = usize::try_from(left).unwrap_or(usize::MAX).min(ChangePage::MAX_LIMIT);
@@ -73,7 +81,9 @@ async fn follow(mut changes: Follow, mut left: u64) -> Result<(), Failure> {
             Poll::Pending => {
                 // Before waiting, whoever reads gets what there is.
                 lines.flush()?;
-                let Some(change) = reader.or_next(&mut changes).await else { return Err(Failure::BrokenPipe) };
+                let Some(change) = reader.or_next(&mut changes).await else {
+                    return Err(Failure::BrokenPipe);
+                };
                 change
             }
         };
@@ -101,7 +111,9 @@ impl Reader {
         let state = Arc::clone(&reader.0);
         let wait = move || {
             // No event is asked for but the error of a pipe or a socket without a reader.
-            while rustix::event::poll(&mut [PollFd::new(&output, PollFlags::empty())], None) == Err(Errno::INTR) {}
+            while rustix::event::poll(&mut [PollFd::new(&output, PollFlags::empty())], None)
+                == Err(Errno::INTR)
+            {}
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             state.has_gone = true;
             state.waker.take().map(Waker::wake)

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use serde::Serialize;
-use tenantry::{CheckReport, Finding, RepairOptions, RepairReport, check_with_progress, repair_with_progress};
+use tenantry::{
+    CheckReport, Finding, RepairOptions, RepairReport, check_with_progress, repair_with_progress,
+};
 use tenantry_exchange::printable;
 
 use crate::args::Check;
@@ -36,9 +38,12 @@ pub(crate) async fn run(dir: &DataDir, format: Format<'_>, args: Check) -> Resul
         progress.0.finish_and_clear();
         let report = report.map_err(|error| dir.explain(error))?;
         print(format, &report)?;
-        let repairable = report.findings.iter().filter(|finding| finding.kind.repair().is_some()).count();
+        let repairable =
+            report.findings.iter().filter(|finding| finding.kind.repair().is_some()).count();
         let advice = match repairable {
-            0 => "none of them can be repaired: docs/command.md lists the manual remedies".to_owned(),
+            0 => {
+                "none of them can be repaired: docs/command.md lists the manual remedies".to_owned()
+            }
             _ => format!("`tenantry check --repair` can repair {repairable} of them"),
         };
         return conclude(&report, &advice);
@@ -58,12 +63,18 @@ pub(crate) async fn run(dir: &DataDir, format: Format<'_>, args: Check) -> Resul
         if let Some(refusal) = refusal {
             return Err(Failure::from(refusal).with_outcome("this was a dry run"));
         }
-        return conclude(&before, "nothing was changed: the last column shows the actions of a repair");
+        return conclude(
+            &before,
+            "nothing was changed: the last column shows the actions of a repair",
+        );
     };
     print(format, &after)?;
     for (finding, error) in &failures {
         let user = finding.user.map(|user| format!(" of {user}")).unwrap_or_default();
-        let path = finding.path.as_deref().map(|path| format!(" at {}", printable(&path.to_string_lossy())));
+        let path = finding
+            .path
+            .as_deref()
+            .map(|path| format!(" at {}", printable(&path.to_string_lossy())));
         report!("not repaired: {}{user}{}: {error}", finding.kind, path.unwrap_or_default());
     }
     let gone = before.findings.iter().filter(|finding| !after.findings.contains(finding)).count();
@@ -98,8 +109,11 @@ impl Progress {
 }
 
 fn print(format: Format<'_>, report: &CheckReport) -> Result<(), Failure> {
-    let rows: Vec<_> =
-        report.findings.iter().map(|finding| FindingRow { finding, repair: finding.kind.repair() }).collect();
+    let rows: Vec<_> = report
+        .findings
+        .iter()
+        .map(|finding| FindingRow { finding, repair: finding.kind.repair() })
+        .collect();
     let mut list = RecordList::new(format, &FINDINGS)?;
     list.add(&rows)?;
     list.finish(&[
@@ -116,7 +130,11 @@ fn conclude(report: &CheckReport, advice: &str) -> Result<(), Failure> {
         "{}, {} in the trash, {}",
         pluralize(report.users, "user"),
         report.trashed,
-        if report.directories == 1 { "1 directory".to_owned() } else { format!("{} directories", report.directories) }
+        if report.directories == 1 {
+            "1 directory".to_owned()
+        } else {
+            format!("{} directories", report.directories)
+        }
     );
     if report.findings.is_empty() {
         report!("all is well: {scope}");

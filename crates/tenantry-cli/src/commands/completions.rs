@@ -55,9 +55,11 @@ mod tests {
     fn every_shell_has_its_install_location_in_help() {
         for shell in Shell::value_variants() {
             let name = shell.to_possible_value().unwrap().get_name().to_owned();
-            let file = location(*shell).trim_start_matches("at the end of ").split(',').next().unwrap();
+            let file =
+                location(*shell).trim_start_matches("at the end of ").split(',').next().unwrap();
             assert!(
-                COMPLETION_LOCATIONS.contains(&format!("completions {name} ")) && COMPLETION_LOCATIONS.contains(file),
+                COMPLETION_LOCATIONS.contains(&format!("completions {name} "))
+                    && COMPLETION_LOCATIONS.contains(file),
                 "{shell:?}"
             );
         }

@@ -21,7 +21,11 @@ pub(crate) async fn run(dir: &DataDir, store: &Store, args: Export) -> Result<()
     let target = Target::create(&args.file, dir, None)?;
     let (count, target) = write_users(store, format, target, &interrupt).await?;
     target.finish()?;
-    let to = if args.file == Path::new("-") { String::new() } else { format!(" to {}", args.file.display()) };
+    let to = if args.file == Path::new("-") {
+        String::new()
+    } else {
+        format!(" to {}", args.file.display())
+    };
     report!("exported {}{to}", pluralize(count, "user"));
     Ok(())
 }
@@ -35,7 +39,10 @@ async fn write_users(
 ) -> Result<(u64, Target), Failure> {
     let output = BufWriter::with_capacity(1 << 16, target);
     let mut writer = UserWriter::new(format, output).map_err(|error| failure(&error))?;
-    let progress = output::progress(Some(store.count().await?), "{wide_bar} {human_pos}/{human_len} users {eta}");
+    let progress = output::progress(
+        Some(store.count().await?),
+        "{wide_bar} {human_pos}/{human_len} users {eta}",
+    );
     let (shown, asked) = (progress.clone(), Arc::clone(interrupt));
     let exported = store
         .read(move |tx| {
@@ -65,7 +72,8 @@ async fn write_users(
 }
 
 fn interrupted(count: u64) -> Failure {
-    let message = format!("interrupted after {}: the export is incomplete", pluralize(count, "user"));
+    let message =
+        format!("interrupted after {}: the export is incomplete", pluralize(count, "user"));
     Failure::new(Exit::Interrupted, message)
 }
 

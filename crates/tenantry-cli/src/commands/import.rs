@@ -20,7 +20,8 @@ use indicatif::ProgressBar;
 use tempfile::TempDir;
 use tenantry::{NewUser, Store, WriteTx};
 use tenantry_exchange::{
-    Chunk, Columns, Format, Importer, Omissions, Rejection, RejectsWriter, RowReader, Tally, printable,
+    Chunk, Columns, Format, Importer, Omissions, Rejection, RejectsWriter, RowReader, Tally,
+    printable,
 };
 
 use crate::args::{Import, OnConflict};
@@ -49,11 +50,14 @@ pub(crate) async fn run(dir: &DataDir, args: Import) -> Result<(), Failure> {
     let (progress, mut chunks) = read_in_background(&args, is_one_transaction, &interrupt)?;
     // Wait for the first chunk before opening anything: an unusable file must create neither a
     // store nor a file of rejects.
-    let mut first = chunks.receive().map_err(|failure| failure.with_outcome("nothing was imported"))?;
+    let mut first =
+        chunks.receive().map_err(|failure| failure.with_outcome("nothing was imported"))?;
     let importer = Importer::new(args.on_conflict.into()).on_confusable(args.on_lookalike.into());
     importer.check(&mut first)?;
     let rejects = match &args.rejects {
-        Some(path) => Some(Rejects::create(path, Target::create(path, dir, Some(stdio::input(&args.file)))?)?),
+        Some(path) => {
+            Some(Rejects::create(path, Target::create(path, dir, Some(stdio::input(&args.file)))?)?)
+        }
         None => None,
     };
     let job = ImportJob { importer, rejects, shown: 0, confusables_shown: 0, progress };
@@ -68,7 +72,11 @@ pub(crate) async fn run(dir: &DataDir, args: Import) -> Result<(), Failure> {
 }
 
 /// Opens the store of the import, which is a temporary one if a new store would stay empty.
-async fn open_store(dir: &DataDir, args: &Import, first: &Chunk) -> Result<(Store, Option<TempDir>), Failure> {
+async fn open_store(
+    dir: &DataDir,
+    args: &Import,
+    first: &Chunk,
+) -> Result<(Store, Option<TempDir>), Failure> {
     let store = match dir.open().await {
         Err(Failure::Message { exit: Exit::NotFound, .. }) => None,
         opened => Some(opened?),
@@ -77,7 +85,8 @@ async fn open_store(dir: &DataDir, args: &Import, first: &Chunk) -> Result<(Stor
         return Ok((store, None));
     }
     if args.dry_run {
-        let temporary = temporary_dir().map_err(|error| Failure::io("creating a temporary directory", &error))?;
+        let temporary = temporary_dir()
+            .map_err(|error| Failure::io("creating a temporary directory", &error))?;
         return Ok((Store::open(temporary.path()).await?, Some(temporary)));
     }
     match dir.scratch().await? {
@@ -92,7 +101,10 @@ async fn open_store(dir: &DataDir, args: &Import, first: &Chunk) -> Result<(Stor
 /// Reports the outcome, and fails if rows were rejected.
 fn conclude(outcome: &Outcome, args: &Import) -> Result<(), Failure> {
     let Outcome { tally, omissions } = outcome;
-    report!("{}", summary(tally, omissions, if args.dry_run { "would import" } else { "imported" }));
+    report!(
+        "{}",
+        summary(tally, omissions, if args.dry_run { "would import" } else { "imported" })
+    );
     if let Some(ignored) = ignored(omissions) {
         report!("{ignored}");
     }
@@ -105,7 +117,9 @@ fn conclude(outcome: &Outcome, args: &Import) -> Result<(), Failure> {
                     format!("{rejected}: see standard output for lines and reasons")
                 }
                 Some(path) => format!("{rejected}: see {} for lines and reasons", path.display()),
-                None => format!("{rejected}: repeat with --rejects FILE to write all of them to a file"),
+                None => {
+                    format!("{rejected}: repeat with --rejects FILE to write all of them to a file")
+                }
             },
         ));
     }
@@ -113,7 +127,11 @@ fn conclude(outcome: &Outcome, args: &Import) -> Result<(), Failure> {
 }
 
 /// Returns whether the first rows show that an import would leave a new store empty.
-async fn imports_nothing(scratch: &Store, first: &Chunk, on_conflict: OnConflict) -> Result<bool, Failure> {
+async fn imports_nothing(
+    scratch: &Store,
+    first: &Chunk,
+    on_conflict: OnConflict,
+) -> Result<bool, Failure> {
     /// Rolls the rehearsal back.
     enum Rollback {
         Counts { imported: u64, rejected: u64 },
@@ -124,14 +142,20 @@ async fn imports_nothing(scratch: &Store, first: &Chunk, on_conflict: OnConflict
             Self::Failed(error)
         }
     }
-    let users: Vec<NewUser> = first.rows.iter().filter_map(|row| row.user.as_ref().ok().cloned()).collect();
+    let users: Vec<NewUser> =
+        first.rows.iter().filter_map(|row| row.user.as_ref().ok().cloned()).collect();
     let rehearsed: Result<(), Rollback> = scratch
         .write(move |tx| {
             let (mut imported, mut rejected) = (0, 0);
             for user in &users {
                 match tx.upsert(user, on_conflict.into()) {
                     Ok(_) => imported += 1,
-                    Err(error) if matches!(Exit::from_kind(error.kind()), Exit::Conflict | Exit::Invalid) => {
+                    Err(error)
+                        if matches!(
+                            Exit::from_kind(error.kind()),
+                            Exit::Conflict | Exit::Invalid
+                        ) =>
+                    {
                         rejected += 1
                     }
                     Err(error) => return Err(error.into()),
@@ -143,7 +167,9 @@ async fn imports_nothing(scratch: &Store, first: &Chunk, on_conflict: OnConflict
     let is_whole_file = first.end.is_some();
     match rehearsed {
         Ok(()) => Ok(false),
-        Err(Rollback::Counts { rejected, .. }) if on_conflict == OnConflict::Fail => Ok(rejected > 0),
+        Err(Rollback::Counts { rejected, .. }) if on_conflict == OnConflict::Fail => {
+            Ok(rejected > 0)
+        }
         Err(Rollback::Counts { imported, .. }) => Ok(is_whole_file && imported == 0),
         Err(Rollback::Failed(error)) => Err(error.into()),
     }
@@ -171,7 +197,9 @@ async fn in_one_transaction(
             let mut chunk = first;
             loop {
                 let stopped = chunks.interrupt.check();
-                stopped.map_err(|failure| Rollback::Failed(failure.with_outcome("nothing was imported")))?;
+                stopped.map_err(|failure| {
+                    Rollback::Failed(failure.with_outcome("nothing was imported"))
+                })?;
                 let (bytes_read, is_last) = (chunk.bytes_read, chunk.end.is_some());
                 job.importer.write(tx, chunk).map_err(|error| Rollback::Failed(error.into()))?;
                 job.report().map_err(Rollback::Failed)?;
@@ -179,9 +207,9 @@ async fn in_one_transaction(
                 if is_last {
                     break;
                 }
-                chunk = chunks
-                    .receive()
-                    .map_err(|failure| Rollback::Failed(failure.with_outcome("nothing was imported")))?;
+                chunk = chunks.receive().map_err(|failure| {
+                    Rollback::Failed(failure.with_outcome("nothing was imported"))
+                })?;
             }
             job.importer.finish(tx).map_err(|error| Rollback::Failed(error.into()))?;
             job.report().map_err(Rollback::Failed)?;
@@ -196,7 +224,12 @@ async fn in_one_transaction(
     }
 }
 
-async fn chunk_by_chunk(store: &Store, job: ImportJob, first: Chunk, mut chunks: Chunks) -> Result<Outcome, Failure> {
+async fn chunk_by_chunk(
+    store: &Store,
+    job: ImportJob,
+    first: Chunk,
+    mut chunks: Chunks,
+) -> Result<Outcome, Failure> {
     let job = Arc::new(Mutex::new(job));
     let lock = || job.lock().unwrap_or_else(PoisonError::into_inner);
     let mut chunk = first;
@@ -228,16 +261,16 @@ async fn chunk_by_chunk(store: &Store, job: ImportJob, first: Chunk, mut chunks:
     if must_give_up || chunks.interrupt.is_requested() {
         landed.tally.rejected += lock().importer.reject_waiting();
     } else {
-        settled = write(store, &job, |importer, tx| importer.finish(tx)).await.map(|outcome| landed = outcome);
+        settled = write(store, &job, |importer, tx| importer.finish(tx))
+            .await
+            .map(|outcome| landed = outcome);
     }
     // Even after a failure, write the rejects of the rows before it.
     let reported = lock().report();
     let finished = lock().finish();
-    ended
-        .and(settled)
-        .and(reported)
-        .and(finished)
-        .map_err(|failure| failure.with_outcome(&summary(&landed.tally, &landed.omissions, "imported before that")))?;
+    ended.and(settled).and(reported).and(finished).map_err(|failure| {
+        failure.with_outcome(&summary(&landed.tally, &landed.omissions, "imported before that"))
+    })?;
     Ok(landed)
 }
 
@@ -279,7 +312,8 @@ impl Outcome {
 
 fn summary(tally: &Tally, omissions: &Omissions, verb: &str) -> String {
     let Tally { created, updated, unchanged, skipped, rejected, confusables, .. } = tally;
-    let alike = if *confusables > 0 { format!(", {confusables} confusable") } else { String::new() };
+    let alike =
+        if *confusables > 0 { format!(", {confusables} confusable") } else { String::new() };
     let Omissions { empty_rows, empty_columns, .. } = omissions;
     let empty: String = [(*empty_rows, "empty row"), (*empty_columns, "empty column")]
         .into_iter()
@@ -293,7 +327,8 @@ fn summary(tally: &Tally, omissions: &Omissions, verb: &str) -> String {
 
 /// Describes the ignored columns or keys.
 fn ignored(omissions: &Omissions) -> Option<String> {
-    let names: Vec<_> = omissions.ignored_names().iter().map(|name| format!("\"{}\"", printable(name))).collect();
+    let names: Vec<_> =
+        omissions.ignored_names().iter().map(|name| format!("\"{}\"", printable(name))).collect();
     let more = if omissions.ignored > names.len() as u64 { ", and others" } else { "" };
     (!names.is_empty()).then(|| format!("ignored: {}{more}", names.join(", ")))
 }
@@ -352,7 +387,10 @@ impl Chunks {
                 Ok(chunk) => return chunk,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Failure::new(Exit::Failure, "the file could not be read to its end"));
+                    return Err(Failure::new(
+                        Exit::Failure,
+                        "the file could not be read to its end",
+                    ));
                 }
             }
         }
@@ -378,7 +416,11 @@ fn read_in_background(
         let metadata = file.metadata().map_err(|error| Failure::io(&name, &error))?;
         (Box::new(file), metadata.is_file().then_some(metadata.len()))
     };
-    let template = if length.is_some() { "{wide_bar} {bytes}/{total_bytes} {eta}" } else { "{spinner} {bytes}" };
+    let template = if length.is_some() {
+        "{wide_bar} {bytes}/{total_bytes} {eta}"
+    } else {
+        "{spinner} {bytes}"
+    };
     let progress = output::progress(length, template);
 
     let (sender, receiver) = sync_channel(CHUNKS_WAITING_MAX);
@@ -388,7 +430,8 @@ fn read_in_background(
         .name("tenantry-import".to_owned())
         .spawn(move || {
             let read = if must_spool {
-                spool(input).and_then(|file| read_rows(format, columns, file, all_or_nothing, &sender))
+                spool(input)
+                    .and_then(|file| read_rows(format, columns, file, all_or_nothing, &sender))
             } else {
                 read_rows(format, columns, input, all_or_nothing, &sender)
             };

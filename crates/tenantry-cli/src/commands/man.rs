@@ -22,12 +22,18 @@ const EXIT_STATUS: [(&str, &str); 10] = [
         "2",
         "usage: the command line can't be parsed or is refused, such as delete without --yes where nobody can be asked",
     ),
-    ("3", "not found: no such user, token, directory, backup or archive, no store, or nothing measured yet"),
+    (
+        "3",
+        "not found: no such user, token, directory, backup or archive, no store, or nothing measured yet",
+    ),
     (
         "4",
         "conflict: email, id, path or name of a token taken, version mismatch, files in the way of an adoption or a restore, a backup or archive of that name",
     ),
-    ("5", "invalid input: an address, id, path, time, duration, cursor, name of a token or row of a file"),
+    (
+        "5",
+        "invalid input: an address, id, path, time, duration, cursor, name of a token or row of a file",
+    ),
     (
         "6",
         "busy: another process is writing for longer than 5 seconds, or makes a backup, an export of a user or a purge",
@@ -53,7 +59,10 @@ const ENVIRONMENT: [(&str, &str); 5] = [
         "XDG_DATA_HOME, HOME",
         "if none of these is set, the data directory is $XDG_DATA_HOME/tenantry, or else $HOME/.local/share/tenantry",
     ),
-    ("RUNTIME_DIRECTORY", "the directory of the socket of `tenantry serve`: of several, the first. systemd sets it"),
+    (
+        "RUNTIME_DIRECTORY",
+        "the directory of the socket of `tenantry serve`: of several, the first. systemd sets it",
+    ),
     ("NO_COLOR", "if it isn't empty, nothing is coloured but with --color always"),
 ];
 
@@ -65,7 +74,10 @@ const FILES: [(&str, &str); 8] = [
     ("tenantry.lock", "held by all who have the store open"),
     ("tenantry.sock", "the socket of `tenantry serve`"),
     ("storage/", "the users' directories"),
-    ("storage/.tenantry-store", "the id of the store, by which its directories and its database know each other"),
+    (
+        "storage/.tenantry-store",
+        "the id of the store, by which its directories and its database know each other",
+    ),
     ("trash/", "the directories of users who were deleted and not purged yet"),
     ("quarantine/", "what a repair moved out of the way, each with a note of where it came from"),
     ("backups/", "the database as it was before each upgrade"),
@@ -73,7 +85,11 @@ const FILES: [(&str, &str); 8] = [
 
 /// Command without its first word, description, command line. Every command has at least one.
 const EXAMPLES: &[(&str, &str, &str)] = &[
-    ("", "Create a user, and the store in which they are:", "tenantry --data-dir data user create ada@example.com"),
+    (
+        "",
+        "Create a user, and the store in which they are:",
+        "tenantry --data-dir data user create ada@example.com",
+    ),
     ("", "List the users:", "tenantry --data-dir data user list"),
     (
         "",
@@ -86,13 +102,21 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "Give the user the files that are in storage/customers/ada already:",
         "tenantry user create ada@example.com --storage-path customers/ada --adopt",
     ),
-    ("user get", "Show a user in a table, even in a pipe:", "tenantry user get ada@example.com -o table"),
+    (
+        "user get",
+        "Show a user in a table, even in a pipe:",
+        "tenantry user get ada@example.com -o table",
+    ),
     (
         "user list",
         "List the users who haven't logged in for half a year:",
         "tenantry user list --all --inactive-for 180d",
     ),
-    ("user list", "List only the addresses, one a line:", "tenantry user list --all --columns email -o csv"),
+    (
+        "user list",
+        "List only the addresses, one a line:",
+        "tenantry user list --all --columns email -o csv",
+    ),
     (
         "user update",
         "Change an address, unless the user has changed since version 3 was read:",
@@ -124,7 +148,11 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "Restore a user whose address another user has by now:",
         "tenantry user restore 3fa2b1c4-0000-4000-8000-000000000001 --email ada2@example.com",
     ),
-    ("user purge", "List the users who would be destroyed:", "tenantry user purge --older-than 30d --dry-run"),
+    (
+        "user purge",
+        "List the users who would be destroyed:",
+        "tenantry user purge --older-than 30d --dry-run",
+    ),
     (
         "user purge",
         "Destroy the users who were deleted over a month ago:",
@@ -147,11 +175,27 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "tenantry import users.csv --on-conflict skip --rejects rejects.csv",
     ),
     ("export", "Write all users to a file:", "tenantry export users.csv"),
-    ("changes", "Print each change of a user as soon as it is committed:", "tenantry changes --after now --follow"),
-    ("user history", "Show what was done to a user, and by whom:", "tenantry user history ada@example.com"),
+    (
+        "changes",
+        "Print each change of a user as soon as it is committed:",
+        "tenantry changes --after now --follow",
+    ),
+    (
+        "user history",
+        "Show what was done to a user, and by whom:",
+        "tenantry user history ada@example.com",
+    ),
     ("trash list", "List the users in the trash:", "tenantry trash list"),
-    ("storage path", "Change to a user's directory:", "cd \"$(tenantry storage path ada@example.com)\""),
-    ("storage usage", "List the users with the largest directories:", "tenantry storage usage --top 10"),
+    (
+        "storage path",
+        "Change to a user's directory:",
+        "cd \"$(tenantry storage path ada@example.com)\"",
+    ),
+    (
+        "storage usage",
+        "List the users with the largest directories:",
+        "tenantry storage usage --top 10",
+    ),
     (
         "storage adopt",
         "Give a user the directory storage/customers/ada:",
@@ -159,7 +203,11 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     ),
     ("check", "Check a store:", "tenantry check"),
     ("check", "Show what a repair would do:", "tenantry check --repair --dry-run"),
-    ("backup create", "Back up a store while it is in use:", "tenantry backup create backup.tar.zst"),
+    (
+        "backup create",
+        "Back up a store while it is in use:",
+        "tenantry backup create backup.tar.zst",
+    ),
     ("backup verify", "Verify a backup:", "tenantry backup verify backup.tar.zst"),
     ("backup list", "List the users in a backup:", "tenantry backup list backup.tar.zst"),
     (
@@ -167,7 +215,11 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "Restore a deleted user, or the lost files of a user:",
         "tenantry backup restore backup.tar.zst --user ada@example.com",
     ),
-    ("backup restore", "Restore a backup:", "tenantry backup restore backup.tar.zst --into restored"),
+    (
+        "backup restore",
+        "Restore a backup:",
+        "tenantry backup restore backup.tar.zst --into restored",
+    ),
     ("serve", "Serve a store on a unix socket in its directory:", "tenantry serve"),
     ("serve", "Serve it on a port of this machine:", "tenantry serve --listen 127.0.0.1:8080"),
     ("status", "Show the location and the size of the store:", "tenantry status"),
@@ -182,9 +234,17 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "tenantry token create ada-laptop --scope users:read,files:read,files:write --user ada@example.com --expires 30d",
     ),
     ("token list", "List the tokens:", "tenantry token list"),
-    ("token rotate", "Replace a secret, and have an hour for it:", "tenantry token rotate billing --overlap 1h"),
+    (
+        "token rotate",
+        "Replace a secret, and have an hour for it:",
+        "tenantry token rotate billing --overlap 1h",
+    ),
     ("token revoke", "Revoke a token:", "tenantry token revoke billing"),
-    ("token revoke", "Revoke all, after a backup was restored:", "tenantry token revoke --all --yes"),
+    (
+        "token revoke",
+        "Revoke all, after a backup was restored:",
+        "tenantry token revoke --all --yes",
+    ),
     (
         "completions",
         "Let bash complete the command:",
@@ -304,10 +364,14 @@ mod tests {
             assert!(EXAMPLES.iter().any(|(of, ..)| of == name), "{name} has no example");
         }
         for (name, _, line) in EXAMPLES {
-            assert!(name.is_empty() || found.iter().any(|command| command == name), "{name} isn't a command");
+            assert!(
+                name.is_empty() || found.iter().any(|command| command == name),
+                "{name} isn't a command"
+            );
             let (_, line) = line.split_once("tenantry ").unwrap();
             let arguments = line.trim_end_matches(")\"").split(" > ").next().unwrap().split(' ');
-            let matches = Cli::command().try_get_matches_from(std::iter::once("tenantry").chain(arguments));
+            let matches =
+                Cli::command().try_get_matches_from(std::iter::once("tenantry").chain(arguments));
             assert!(matches.is_ok(), "{line}: {}", matches.unwrap_err());
             assert!(line.contains(name), "{line} isn't an example of {name}");
         }
@@ -315,15 +379,22 @@ mod tests {
 
     #[test]
     fn the_exit_codes_are_those_of_the_contract() {
-        let contract = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/command.md")).unwrap();
+        let contract =
+            fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/command.md"))
+                .unwrap();
         let (_, section) = contract.split_once("## Exit codes").unwrap();
         let rows = section.split("\n## ").next().unwrap().lines().filter_map(|line| {
             let mut cells = line.strip_prefix("| ")?.split(" | ");
             let (code, what) = (cells.next()?, cells.next()?);
-            code.split(", ").all(|code| code.parse::<u8>().is_ok()).then(|| (code.to_owned(), what.replace('`', "")))
+            code.split(", ")
+                .all(|code| code.parse::<u8>().is_ok())
+                .then(|| (code.to_owned(), what.replace('`', "")))
         });
         let expected: Vec<_> = rows.collect();
-        let codes: Vec<_> = EXIT_STATUS.iter().map(|(code, what)| ((*code).to_owned(), (*what).to_owned())).collect();
+        let codes: Vec<_> = EXIT_STATUS
+            .iter()
+            .map(|(code, what)| ((*code).to_owned(), (*what).to_owned()))
+            .collect();
         assert_eq!(codes, expected);
     }
 }

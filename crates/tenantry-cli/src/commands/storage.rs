@@ -16,8 +16,25 @@ use crate::user_ref::UserRef;
 
 pub(crate) const USAGES: Columns = Columns {
     name: "usages",
-    fields: &["id", "email", "files", "apparent_bytes", "allocated_bytes", "unreadable", "measured_at", "age_seconds"],
-    in_table: &["id", "email", "files", "apparent_bytes", "allocated_bytes", "unreadable", "measured_at"],
+    fields: &[
+        "id",
+        "email",
+        "files",
+        "apparent_bytes",
+        "allocated_bytes",
+        "unreadable",
+        "measured_at",
+        "age_seconds",
+    ],
+    in_table: &[
+        "id",
+        "email",
+        "files",
+        "apparent_bytes",
+        "allocated_bytes",
+        "unreadable",
+        "measured_at",
+    ],
 };
 
 #[derive(Serialize)]
@@ -49,7 +66,10 @@ pub(crate) async fn run(
     match command {
         StorageCommand::Path { user } => {
             if is_format_given {
-                return Err(Failure::new(Exit::Usage, "the path is printed as it is; --format applies to records"));
+                return Err(Failure::new(
+                    Exit::Usage,
+                    "the path is printed as it is; --format applies to records",
+                ));
             }
             let user = UserRef::parse(&user)?;
             let store = dir.open().await?;
@@ -89,16 +109,25 @@ async fn path(store: &Store, user: &UserRef) -> Result<std::path::PathBuf, Failu
     Ok(store.directory_path(user.id).await?)
 }
 
-async fn usage_of(store: &Store, format: Format<'_>, user: &UserRef, stored: bool) -> Result<(), Failure> {
+async fn usage_of(
+    store: &Store,
+    format: Format<'_>,
+    user: &UserRef,
+    stored: bool,
+) -> Result<(), Failure> {
     let user = user.find_in(store).await?;
     let usage = if stored {
         store.usage(user.id).await?.ok_or_else(|| {
-            Failure::new(Exit::NotFound, "the user's directory was never measured: leave out --stored to measure it")
+            Failure::new(
+                Exit::NotFound,
+                "the user's directory was never measured: leave out --stored to measure it",
+            )
         })?
     } else {
         let progress = output::progress(None, "{spinner} {human_pos} files");
         let shown = progress.clone();
-        let measured = store.measure_usage(user.id, move |progress| shown.set_position(progress.files)).await;
+        let measured =
+            store.measure_usage(user.id, move |progress| shown.set_position(progress.files)).await;
         progress.finish_and_clear();
         measured?
     };
@@ -107,7 +136,12 @@ async fn usage_of(store: &Store, format: Format<'_>, user: &UserRef, stored: boo
     list.finish(&[])
 }
 
-async fn usage_of_all(store: &Store, format: Format<'_>, top: u32, stored: bool) -> Result<(), Failure> {
+async fn usage_of_all(
+    store: &Store,
+    format: Format<'_>,
+    top: u32,
+    stored: bool,
+) -> Result<(), Failure> {
     let failed = if stored { 0 } else { measure_all(store).await? };
     let rows: Vec<UsageRow> = store
         .top_usage(usize::try_from(top).unwrap_or(usize::MAX))
@@ -123,7 +157,10 @@ async fn usage_of_all(store: &Store, format: Format<'_>, top: u32, stored: bool)
     }
     Err(Failure::new(
         Exit::Failure,
-        format!("the directories of {} could not be measured: their figures are older", pluralize(failed, "user")),
+        format!(
+            "the directories of {} could not be measured: their figures are older",
+            pluralize(failed, "user")
+        ),
     ))
 }
 
@@ -131,7 +168,10 @@ async fn usage_of_all(store: &Store, format: Format<'_>, top: u32, stored: bool)
 async fn measure_all(store: &Store) -> Result<u64, Failure> {
     let interrupt = Interrupt::listen();
     let users = store.users_with_directory().await?;
-    let progress = output::progress(Some(users.len() as u64), "{wide_bar} {human_pos}/{human_len} directories {eta}");
+    let progress = output::progress(
+        Some(users.len() as u64),
+        "{wide_bar} {human_pos}/{human_len} directories {eta}",
+    );
     let mut failed = 0;
     for id in users {
         match store.measure_usage(id, |_| {}).await {
@@ -146,7 +186,10 @@ async fn measure_all(store: &Store) -> Result<u64, Failure> {
         }
         progress.inc(1);
         if interrupt.is_requested() {
-            return Err(Failure::new(Exit::Interrupted, "interrupted: the figures of the others are older"));
+            return Err(Failure::new(
+                Exit::Interrupted,
+                "interrupted: the figures of the others are older",
+            ));
         }
     }
     progress.finish_and_clear();

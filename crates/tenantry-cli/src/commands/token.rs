@@ -26,7 +26,10 @@ pub(super) async fn run(
     command: TokenCommand,
 ) -> Result<(), Failure> {
     if is_format_given && !matches!(command, TokenCommand::List) {
-        return Err(Failure::new(Exit::Usage, "a secret is printed as it is; --format applies to records"));
+        return Err(Failure::new(
+            Exit::Usage,
+            "a secret is printed as it is; --format applies to records",
+        ));
     }
     match command {
         TokenCommand::Create(args) => create(dir, args).await,
@@ -38,9 +41,14 @@ pub(super) async fn run(
         TokenCommand::Rotate { name, overlap } => {
             let overlap = duration(&overlap)?;
             let store = dir.open().await?;
-            let rotated = store.rotate_token(&name, overlap, &created_by()).await.map_err(Failure::from);
+            let rotated =
+                store.rotate_token(&name, overlap, &created_by()).await.map_err(Failure::from);
             let (token, secret) = finish(&store, rotated).await?;
-            report!("made another secret of the token {}, valid until {}", token.name, token.expires_at);
+            report!(
+                "made another secret of the token {}, valid until {}",
+                token.name,
+                token.expires_at
+            );
             print(&token, &secret)
         }
         TokenCommand::Revoke(RevokeToken { name: Some(name), .. }) => {
@@ -62,13 +70,15 @@ pub(super) async fn run(
 
 async fn create(dir: &DataDir, args: CreateToken) -> Result<(), Failure> {
     let user = args.user.map(|user| UserRef::parse(&user)).transpose()?;
-    let scopes: Scopes = args.scope.iter().map(|name| name.parse::<Scope>()).collect::<Result<_, _>>()?;
+    let scopes: Scopes =
+        args.scope.iter().map(|name| name.parse::<Scope>()).collect::<Result<_, _>>()?;
     let lifetime = duration(&args.expires)?;
     let new = NewToken { lifetime, created_by: created_by(), ..NewToken::new(args.name, scopes) };
     let store = dir.open().await?;
     let created = create_in(&store, new, user).await;
     let (token, secret) = finish(&store, created).await?;
-    let reach = token.user_id.map_or_else(String::new, |user| format!(", of the user {user} alone"));
+    let reach =
+        token.user_id.map_or_else(String::new, |user| format!(", of the user {user} alone"));
     report!(
         "created the token {} with the scopes {}{reach}, valid until {}; its secret is shown this once",
         token.name,
@@ -78,7 +88,11 @@ async fn create(dir: &DataDir, args: CreateToken) -> Result<(), Failure> {
     print(&token, &secret)
 }
 
-async fn create_in(store: &Store, new: NewToken, user: Option<UserRef>) -> Result<(Token, TokenSecret), Failure> {
+async fn create_in(
+    store: &Store,
+    new: NewToken,
+    user: Option<UserRef>,
+) -> Result<(Token, TokenSecret), Failure> {
     let user_id = match user {
         Some(user) => Some(user.find_in(store).await?.id),
         None => None,
@@ -91,10 +105,13 @@ fn print(token: &Token, secret: &TokenSecret) -> Result<(), Failure> {
     stdio::print(format!("{}\n", secret.as_str())).map_err(|failure| {
         let cause = match failure {
             Failure::Message { message, .. } => message,
-            Failure::Silent(_) | Failure::BrokenPipe => "the reader of standard output has gone".to_owned(),
+            Failure::Silent(_) | Failure::BrokenPipe => {
+                "the reader of standard output has gone".to_owned()
+            }
         };
         let name = &token.name;
-        let message = format!("{cause}; the secret is lost: `tenantry token rotate {name}` makes another");
+        let message =
+            format!("{cause}; the secret is lost: `tenantry token rotate {name}` makes another");
         Failure::new(Exit::Failure, message)
     })
 }
@@ -111,6 +128,8 @@ async fn list(store: &Store, format: Format<'_>) -> Result<(), Failure> {
 }
 
 async fn revoke_all(store: &Store, yes: bool) -> Result<usize, Failure> {
-    confirm(yes, "revoked", || "Revoke all tokens? Every client of the service needs a new one.".to_owned())?;
+    confirm(yes, "revoked", || {
+        "Revoke all tokens? Every client of the service needs a new one.".to_owned()
+    })?;
     Ok(store.revoke_all_tokens().await?)
 }

@@ -14,7 +14,11 @@ pub(crate) const TRASHED_USERS: Columns = Columns {
     in_table: &["id", "email", "deleted_at", "storage_path", "is_being_purged"],
 };
 
-pub(crate) async fn run(dir: &DataDir, format: Format<'_>, command: TrashCommand) -> Result<(), Failure> {
+pub(crate) async fn run(
+    dir: &DataDir,
+    format: Format<'_>,
+    command: TrashCommand,
+) -> Result<(), Failure> {
     let TrashCommand::List = command;
     let store = dir.open().await?;
     let listed = list(&store, format, None).await;
@@ -22,7 +26,11 @@ pub(crate) async fn run(dir: &DataDir, format: Format<'_>, command: TrashCommand
 }
 
 /// Prints the users in the trash, or those who were deleted before a time.
-pub(super) async fn list(store: &Store, format: Format<'_>, deleted_before: Option<Timestamp>) -> Result<(), Failure> {
+pub(super) async fn list(
+    store: &Store,
+    format: Format<'_>,
+    deleted_before: Option<Timestamp>,
+) -> Result<(), Failure> {
     let mut list = RecordList::new(format, &TRASHED_USERS)?;
     each_page(store, deleted_before, |users| list.add(users)).await?;
     list.finish(&[])
@@ -34,7 +42,8 @@ pub(super) async fn each_page(
     deleted_before: Option<Timestamp>,
     mut visit: impl FnMut(&[TrashedUser]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let mut query = TrashQuery { limit: ListQuery::MAX_LIMIT, deleted_before, ..TrashQuery::default() };
+    let mut query =
+        TrashQuery { limit: ListQuery::MAX_LIMIT, deleted_before, ..TrashQuery::default() };
     loop {
         let page = store.list_trash(&query).await?;
         visit(&page.users)?;

@@ -62,7 +62,8 @@ fn every_command_works_whatever_the_clock_says() {
     }
     for (offset, years) in [("-25y", -25), ("+25y", 25)] {
         let session = Session::new();
-        let create = |name: &str| json(&session.output(&["user", "create", &format!("{name}@example.com")]));
+        let create =
+            |name: &str| json(&session.output(&["user", "create", &format!("{name}@example.com")]));
         let users @ [ada, bob, cat] = &["ada", "bob", "cat"].map(create);
         for user in &users[..2] {
             let dir = session.output(&["storage", "path", id(user)]);
@@ -120,9 +121,18 @@ impl Shifted<'_> {
         assert!(self.is_now(&eve["created_at"]) && self.is_now(&eve["updated_at"]), "{eve}");
         assert_eq!(&self.json(&["user", "get", id(bob)]), bob);
         // A recorded time doesn't move back.
-        let is_latest = |time: &Value| if self.is_fast() { self.is_now(time) } else { self.is_then(time) };
+        let is_latest =
+            |time: &Value| if self.is_fast() { self.is_now(time) } else { self.is_then(time) };
         assert!(is_latest(&self.json(&["user", "login", id(ada)])["last_login_at"]));
-        let updated = self.json(&["user", "update", id(ada), "--email", "ada2@example.com", "--expect-version", "1"]);
+        let updated = self.json(&[
+            "user",
+            "update",
+            id(ada),
+            "--email",
+            "ada2@example.com",
+            "--expect-version",
+            "1",
+        ]);
         assert!(is_latest(&updated["updated_at"]), "{updated}");
         assert!(updated["version"] == 2 && self.is_then(&updated["created_at"]), "{updated}");
         let fay = self.json(&["user", "login", "fay@example.com", "--create"]);
@@ -132,7 +142,9 @@ impl Shifted<'_> {
 
     /// Lists users in the order of creation, and by ages that follow the clock.
     fn lists_users(&self) {
-        let list = |more: &[&str]| names(&self.run(&[&["user", "list", "--format", "json"][..], more].concat()));
+        let list = |more: &[&str]| {
+            names(&self.run(&[&["user", "list", "--format", "json"][..], more].concat()))
+        };
         assert_eq!(list(&[]), ["ada2", "bob", "eve", "fay"]);
         let inactive = list(&["--inactive-for", "180d"]);
         assert_eq!(inactive, if self.is_fast() { vec!["bob"] } else { vec![] });
@@ -145,28 +157,46 @@ impl Shifted<'_> {
         let trashed = self.json(&["trash", "list", "--format", "json"]);
         let trashed = trashed["users"].as_array().unwrap();
         assert_eq!(trashed.iter().map(id).collect::<Vec<_>>(), [id(cat), id(bob)]);
-        assert!(self.is_then(&trashed[0]["deleted_at"]) && self.is_now(&trashed[1]["deleted_at"]), "{trashed:?}");
-        let old = self.run(&["user", "purge", "--older-than", "30d", "--dry-run", "--format", "json"]);
+        assert!(
+            self.is_then(&trashed[0]["deleted_at"]) && self.is_now(&trashed[1]["deleted_at"]),
+            "{trashed:?}"
+        );
+        let old =
+            self.run(&["user", "purge", "--older-than", "30d", "--dry-run", "--format", "json"]);
         assert_eq!(names(&old), if self.is_fast() { vec!["cat"] } else { vec![] });
         self.run(&["user", "purge", "--older-than", "30d", "--yes"]);
         let left = if self.is_fast() { 1 } else { 2 };
-        assert_eq!(self.json(&["trash", "list", "--format", "json"])["users"].as_array().unwrap().len(), left);
+        assert_eq!(
+            self.json(&["trash", "list", "--format", "json"])["users"].as_array().unwrap().len(),
+            left
+        );
         assert_eq!(&self.json(&["user", "restore", id(bob)]), bob);
     }
 
     /// No measurement is in the future, even if it was taken there.
     fn measures_directories(&self, ada: &Value) {
-        for arguments in [&["storage", "usage", "--stored"][..], &["storage", "usage"], &["storage", "usage", id(ada)]]
-        {
+        for arguments in [
+            &["storage", "usage", "--stored"][..],
+            &["storage", "usage"],
+            &["storage", "usage", id(ada)],
+        ] {
             let usages = self.json(&[arguments, &["--format", "json"]].concat());
             for usage in usages["usages"].as_array().unwrap() {
                 let age = usage["age_seconds"].as_i64().unwrap();
                 let is_old = arguments.contains(&"--stored") && self.is_fast();
-                assert!(if is_old { age > 24 * YEAR } else { (0..YEAR).contains(&age) }, "{arguments:?}: {usage}");
+                assert!(
+                    if is_old { age > 24 * YEAR } else { (0..YEAR).contains(&age) },
+                    "{arguments:?}: {usage}"
+                );
             }
         }
-        let usages = json(&self.session.output(&["storage", "usage", "--stored", "--format", "json"]));
-        let ages = usages["usages"].as_array().unwrap().iter().map(|usage| usage["age_seconds"].as_i64().unwrap());
+        let usages =
+            json(&self.session.output(&["storage", "usage", "--stored", "--format", "json"]));
+        let ages = usages["usages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|usage| usage["age_seconds"].as_i64().unwrap());
         assert!(ages.clone().all(|age| age >= 0) && ages.count() == 2, "{usages}");
     }
 
@@ -179,7 +209,9 @@ impl Shifted<'_> {
         std::fs::create_dir_all(session.path("data/storage/stray")).unwrap();
         self.run(&["check", "--repair", "--even-if-many"]);
         let quarantined = backups(session, "data/quarantine").pop_first().unwrap();
-        let note = std::fs::read_to_string(session.path("data/quarantine").join(quarantined).join("note.json"));
+        let note = std::fs::read_to_string(
+            session.path("data/quarantine").join(quarantined).join("note.json"),
+        );
         assert!(self.is_now(&json(&note.unwrap())["moved_at"]));
     }
 
@@ -197,7 +229,8 @@ impl Shifted<'_> {
     fn exports_and_imports(&self) {
         self.run(&["export", "users.jsonl"]);
         for offset in ["-25y", "+25y"] {
-            let imported = ["--data-dir", "imported", "import", "users.jsonl", "--on-conflict", "skip"];
+            let imported =
+                ["--data-dir", "imported", "import", "users.jsonl", "--on-conflict", "skip"];
             output_at(self.session, offset, &imported);
         }
         self.run(&["--data-dir", "imported", "export", "again.jsonl"]);
@@ -209,7 +242,10 @@ impl Shifted<'_> {
 /// Returns the part of each address before the `@`.
 fn names(text: &str) -> Vec<String> {
     let users = json(text)["users"].as_array().unwrap().clone();
-    users.iter().map(|user| user["email"].as_str().unwrap().split('@').next().unwrap().to_owned()).collect()
+    users
+        .iter()
+        .map(|user| user["email"].as_str().unwrap().split('@').next().unwrap().to_owned())
+        .collect()
 }
 
 /// Rotation removes neither the backup that was just made nor one of a time that is later by the
@@ -225,21 +261,31 @@ fn a_wrong_clock_makes_rotation_remove_no_newer_backup() {
     // Creates a backup with `--keep 1`, and returns its name and the messages.
     let back_up = |offset: &str| {
         let before = backups(&session, "daily");
-        let (code, stdout, stderr) =
-            run_at(&session, offset, &["backup", "create", "--keep", "1", "daily", "--format", "json"]);
+        let (code, stdout, stderr) = run_at(
+            &session,
+            offset,
+            &["backup", "create", "--keep", "1", "daily", "--format", "json"],
+        );
         assert_eq!(code, 0, "{stderr}");
-        let file = json(&stdout)["file"].as_str().unwrap().strip_prefix("daily/").unwrap().to_owned();
+        let file =
+            json(&stdout)["file"].as_str().unwrap().strip_prefix("daily/").unwrap().to_owned();
         assert!(!before.contains(&file));
         (file, stderr)
     };
     let there = |expected: &[&String]| {
-        assert_eq!(backups(&session, "daily"), expected.iter().map(|name| (*name).clone()).collect());
+        assert_eq!(
+            backups(&session, "daily"),
+            expected.iter().map(|name| (*name).clone()).collect()
+        );
     };
     let (real, messages) = back_up("+0d");
     assert_eq!(messages, "");
     there(&[&real]);
     let (slow, messages) = back_up("-25y");
-    assert!(messages.contains("kept 1 backup dated later than the new one; check the system clock"), "{messages}");
+    assert!(
+        messages.contains("kept 1 backup dated later than the new one; check the system clock"),
+        "{messages}"
+    );
     there(&[&slow, &real]);
     let (slower, _) = back_up("-24y");
     there(&[&slower, &real]);
@@ -251,7 +297,10 @@ fn a_wrong_clock_makes_rotation_remove_no_newer_backup() {
     assert_eq!(messages, "");
     there(&[&fast]);
     let (real, messages) = back_up("+2d");
-    assert!(messages.contains("kept 1 backup dated later than the new one; check the system clock"), "{messages}");
+    assert!(
+        messages.contains("kept 1 backup dated later than the new one; check the system clock"),
+        "{messages}"
+    );
     there(&[&real, &fast]);
     let (real, _) = back_up("+3d");
     there(&[&real, &fast]);

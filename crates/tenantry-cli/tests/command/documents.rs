@@ -9,8 +9,10 @@ fn root() -> PathBuf {
 
 /// Returns the documents for readers, which are in these directories.
 fn documents() -> Vec<PathBuf> {
-    let files =
-        [".", "docs", "bench", "fuzz"].map(|dir| std::fs::read_dir(root().join(dir)).unwrap()).into_iter().flatten();
+    let files = [".", "docs", "bench", "fuzz"]
+        .map(|dir| std::fs::read_dir(root().join(dir)).unwrap())
+        .into_iter()
+        .flatten();
     let paths = files.map(|entry| entry.unwrap().path());
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }
@@ -23,7 +25,8 @@ fn sources(dir: &Path) -> Vec<(String, String)> {
         if path.is_dir() {
             found.extend(sources(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push((path.to_str().unwrap().to_owned(), std::fs::read_to_string(&path).unwrap()));
+            found
+                .push((path.to_str().unwrap().to_owned(), std::fs::read_to_string(&path).unwrap()));
         }
     }
     found
@@ -37,7 +40,9 @@ fn stale_names(document: &str, sources: &[(String, String)]) -> BTreeSet<String>
     let defined = Regex::new(r"\b(?:fn|mod) ([a-z0-9_]+)").unwrap();
     let defined: BTreeSet<&str> = sources
         .iter()
-        .flat_map(|(_, text)| defined.captures_iter(text).map(|found| found.get(1).unwrap().as_str()))
+        .flat_map(|(_, text)| {
+            defined.captures_iter(text).map(|found| found.get(1).unwrap().as_str())
+        })
         .collect();
     // A suite of tests is a directory, or a file, without `mod`.
     let is_suite = |part: &str| {
@@ -66,7 +71,8 @@ fn dead_links(path: &Path) -> Vec<String> {
     let link = Regex::new(r"\]\(([^)\s]+)\)").unwrap();
     let is_dead = |target: &str| {
         let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
-        let file = if file.is_empty() { path.to_owned() } else { path.parent().unwrap().join(file) };
+        let file =
+            if file.is_empty() { path.to_owned() } else { path.parent().unwrap().join(file) };
         match anchor {
             "" => !file.exists(),
             _ => !std::fs::read_to_string(&file).is_ok_and(|text| anchors(&text).contains(anchor)),
@@ -105,13 +111,21 @@ fn every_link_of_a_document_leads_to_a_file_and_a_heading() {
 
 #[test]
 fn a_stale_name_and_a_dead_link_are_noticed() {
-    let sources = [("src/power.rs".to_owned(), "mod power_cut {\n    fn a_cut_loses_nothing() {} }".to_owned())];
-    assert!(stale_names("`power.rs`, `power_cut::a_cut_loses_nothing`, `kill -9`", &sources).is_empty());
+    let sources = [(
+        "src/power.rs".to_owned(),
+        "mod power_cut {\n    fn a_cut_loses_nothing() {} }".to_owned(),
+    )];
+    assert!(
+        stale_names("`power.rs`, `power_cut::a_cut_loses_nothing`, `kill -9`", &sources).is_empty()
+    );
     assert_eq!(stale_names("`cut.rs`, `power_cut::no_such_test`", &sources).len(), 2);
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.md");
-    std::fs::write(&path, "# Two words!\n[a](#two-words) [b](a.md) [c](b.md) [d](a.md#three) [e](https://e.example)")
-        .unwrap();
+    std::fs::write(
+        &path,
+        "# Two words!\n[a](#two-words) [b](a.md) [c](b.md) [d](a.md#three) [e](https://e.example)",
+    )
+    .unwrap();
     assert_eq!(dead_links(&path), ["b.md", "a.md#three"]);
 }

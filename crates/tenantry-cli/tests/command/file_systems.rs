@@ -108,7 +108,8 @@ echo all went well
 "#;
 
 /// The command where openat2 works, and where it doesn't.
-const COMMANDS: [&str; 2] = ["tenantry", "strace -f -qq -o /dev/null -e inject=openat2:error=ENOSYS tenantry"];
+const COMMANDS: [&str; 2] =
+    ["tenantry", "strace -f -qq -o /dev/null -e inject=openat2:error=ENOSYS tenantry"];
 
 /// Returns whether a script works that needs permissions which a container may lack.
 fn works(session: &Session, script: &str) -> bool {
@@ -134,7 +135,8 @@ fn directories_in_a_lower_layer_of_overlayfs_are_copied() {
     for command in COMMANDS {
         let session = Session::new();
         let mount = "mkdir u w m; mount -t overlay o -o lowerdir=l,upperdir=u,workdir=w m; D=m/d";
-        let script = format!("{FUNCTIONS}\nmkdir l; D=l/d\n{STORE}\n{mount}\nT='{command}'\n{LIFE}");
+        let script =
+            format!("{FUNCTIONS}\nmkdir l; D=l/d\n{STORE}\n{mount}\nT='{command}'\n{LIFE}");
         run(&session, command, &script);
     }
 }
@@ -148,21 +150,24 @@ fn directories_of_another_project_quota_of_xfs_are_copied() {
     for command in COMMANDS {
         let session = Session::new();
         let projects = "chattr -p 10 +P m/d m/d/trash; find m/d/storage -type d -exec chattr -p 30 +P {} + ; find m/d/storage -type f -exec chattr -p 30 {} +";
-        let script = format!("{FUNCTIONS}\n{image}; D=m/d\n{STORE}\n{projects}\nT='{command}'\n{LIFE}");
+        let script =
+            format!("{FUNCTIONS}\n{image}; D=m/d\n{STORE}\n{projects}\nT='{command}'\n{LIFE}");
         run(&session, command, &script);
     }
 }
 
 #[test]
 fn directories_of_another_subvolume_of_btrfs_are_copied() {
-    let image = "truncate -s 400M b.img; mkfs.btrfs -q b.img 2>/dev/null; mkdir m; mount -o loop b.img m";
+    let image =
+        "truncate -s 400M b.img; mkfs.btrfs -q b.img 2>/dev/null; mkdir m; mount -o loop b.img m";
     if !works(&Session::new(), image) {
         return missing("btrfs needs `mkfs.btrfs` and permission to mount a loop device");
     }
     for command in COMMANDS {
         let session = Session::new();
         let subvolume = "mv m/d/storage m/d/before; btrfs -q subvolume create m/d/storage; chmod 700 m/d/storage; cp -a m/d/before/. m/d/storage/; rm -r m/d/before";
-        let script = format!("{FUNCTIONS}\n{image}; D=m/d\n{STORE}\n{subvolume}\nT='{command}'\n{LIFE}");
+        let script =
+            format!("{FUNCTIONS}\n{image}; D=m/d\n{STORE}\n{subvolume}\nT='{command}'\n{LIFE}");
         run(&session, command, &script);
     }
 }
@@ -263,7 +268,12 @@ fn a_purge_without_permission_to_move_a_directory_ends_and_reports_it() {
     let dir = session.dir.path().join(session.output(&["storage", "path", user]).trim_end());
     std::fs::create_dir_all(dir.join("letters/old/older")).unwrap();
     std::fs::write(dir.join("letters/old/older/a.txt"), "hello").unwrap();
-    let id = session.output(&["user", "get", user, "--format", "json"]).split('"').nth(3).unwrap().to_owned();
+    let id = session
+        .output(&["user", "get", user, "--format", "json"])
+        .split('"')
+        .nth(3)
+        .unwrap()
+        .to_owned();
     session.output(&["user", "delete", user, "--yes"]);
     let inject = ["-e", "inject=renameat2:error=EACCES"];
     let (code, _, stderr) = injecting(&session, &inject, &["user", "purge", &id, "--yes"]);

@@ -3,7 +3,8 @@ use std::path::Path;
 use std::process::Command;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
 };
 use syscalls::Sysno;
 
@@ -12,7 +13,8 @@ use super::{Session, decode, missing};
 
 /// Where the units and the image are.
 const SYSTEMD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contrib/systemd");
-const CONTAINERFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contrib/docker/Containerfile");
+const CONTAINERFILE: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../contrib/docker/Containerfile");
 
 /// The highest accepted rating of `systemd-analyze security`, in tenths.
 const EXPOSURE_MAX: &str = "19";
@@ -49,7 +51,8 @@ impl Unit {
     fn allowed_calls(&self) -> BTreeSet<i64> {
         let mut allowed = BTreeSet::new();
         for list in self.all("SystemCallFilter") {
-            let (is_taken_away, names) = list.strip_prefix('~').map_or((false, &**list), |names| (true, names));
+            let (is_taken_away, names) =
+                list.strip_prefix('~').map_or((false, &**list), |names| (true, names));
             for call in names.split(' ').flat_map(calls_of) {
                 if is_taken_away {
                     allowed.remove(&call)
@@ -67,12 +70,20 @@ impl Unit {
         if !self.all("SystemCallFilter").is_empty() {
             assert_eq!(self.all("SystemCallErrorNumber"), ["EPERM"]);
             let rules = self.allowed_calls().into_iter().map(|call| (call, Vec::new()));
-            filters.push(filter(rules.collect(), SeccompAction::Errno(EPERM), SeccompAction::Allow));
+            filters.push(filter(
+                rules.collect(),
+                SeccompAction::Errno(EPERM),
+                SeccompAction::Allow,
+            ));
         }
         let mut refuse = |setting: &str, errno: u32, calls: Vec<(Sysno, Vec<SeccompRule>)>| {
             if self.is_set(setting) || self.all(setting) == ["none"] {
                 let rules = calls.into_iter().map(|(call, rules)| (i64::from(call.id()), rules));
-                filters.push(filter(rules.collect(), SeccompAction::Allow, SeccompAction::Errno(errno)));
+                filters.push(filter(
+                    rules.collect(),
+                    SeccompAction::Allow,
+                    SeccompAction::Errno(errno),
+                ));
             }
         };
         // seccomp can't read the structures that openat2 and clone3 get.
@@ -80,7 +91,10 @@ impl Unit {
         refuse("RestrictNamespaces", ENOSYS, vec![(Sysno::clone3, vec![])]);
         let with_bits = |argument, bits: u64| {
             let is_set = |bit: u32| SeccompCmpOp::MaskedEq(1 << bit);
-            (0..64_u32).filter(|bit| bits >> bit & 1 == 1).map(|bit| rule(argument, is_set(bit), 1 << bit)).collect()
+            (0..64_u32)
+                .filter(|bit| bits >> bit & 1 == 1)
+                .map(|bit| rule(argument, is_set(bit), 1 << bit))
+                .collect()
         };
         let setuid_and_setgid = 0o6000;
         refuse(
@@ -98,14 +112,21 @@ impl Unit {
         refuse(
             "RestrictNamespaces",
             EPERM,
-            vec![(Sysno::clone, with_bits(0, namespaces)), (Sysno::unshare, vec![]), (Sysno::setns, vec![])],
+            vec![
+                (Sysno::clone, with_bits(0, namespaces)),
+                (Sysno::unshare, vec![]),
+                (Sysno::setns, vec![]),
+            ],
         );
         let (write_and_execute, execute) = (6, 4);
         refuse(
             "MemoryDenyWriteExecute",
             EPERM,
             vec![
-                (Sysno::mmap, vec![rule(2, SeccompCmpOp::MaskedEq(write_and_execute), write_and_execute)]),
+                (
+                    Sysno::mmap,
+                    vec![rule(2, SeccompCmpOp::MaskedEq(write_and_execute), write_and_execute)],
+                ),
                 (Sysno::mprotect, vec![rule(2, SeccompCmpOp::MaskedEq(execute), execute)]),
                 (Sysno::pkey_mprotect, vec![rule(2, SeccompCmpOp::MaskedEq(execute), execute)]),
             ],
@@ -124,19 +145,31 @@ fn calls_of(name: &str) -> Vec<i64> {
         // Sets name calls of all architectures.
         return name.parse::<Sysno>().ok().map(|call| i64::from(call.id())).into_iter().collect();
     }
-    let output = Command::new("systemd-analyze").args(["syscall-filter", "--no-pager", name]).output().unwrap();
+    let output = Command::new("systemd-analyze")
+        .args(["syscall-filter", "--no-pager", name])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{name}");
     let members = String::from_utf8(output.stdout).unwrap();
-    let members = members.lines().skip(1).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let members = members
+        .lines()
+        .skip(1)
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
     members.flat_map(calls_of).collect()
 }
 
 fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> SeccompRule {
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value).unwrap();
+    let condition =
+        SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value).unwrap();
     SeccompRule::new(vec![condition]).unwrap()
 }
 
-fn filter(rules: BTreeMap<i64, Vec<SeccompRule>>, otherwise: SeccompAction, matched: SeccompAction) -> BpfProgram {
+fn filter(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    otherwise: SeccompAction,
+    matched: SeccompAction,
+) -> BpfProgram {
     let arch = std::env::consts::ARCH.try_into().unwrap();
     SeccompFilter::new(rules, otherwise, matched, arch).unwrap().try_into().unwrap()
 }
@@ -151,7 +184,14 @@ struct Sandbox<'s> {
 
 impl<'s> Sandbox<'s> {
     fn new(session: &'s Session) -> Self {
-        let arguments = ["--die-with-parent", "--unshare-user", "--unshare-net", "--unshare-ipc", "--cap-drop", "ALL"];
+        let arguments = [
+            "--die-with-parent",
+            "--unshare-user",
+            "--unshare-net",
+            "--unshare-ipc",
+            "--cap-drop",
+            "ALL",
+        ];
         let mut sandbox = Self { session, arguments: Vec::new(), filters: 0 };
         sandbox.with(&arguments);
         sandbox.with(&["--clearenv", "--setenv", "PATH", "/usr/bin:/bin"]);
@@ -262,7 +302,9 @@ fn every_command_works_under_the_hardening_of_the_systemd_units() {
     }
     for name in ["tenantry-hook@.service", "tenantry-backup.service", "tenantry.service"] {
         let unit = Unit::read(name);
-        for setting in ["DynamicUser", "PrivateTmp", "PrivateDevices", "NoNewPrivileges", "RestrictSUIDSGID"] {
+        for setting in
+            ["DynamicUser", "PrivateTmp", "PrivateDevices", "NoNewPrivileges", "RestrictSUIDSGID"]
+        {
             assert!(unit.is_set(setting), "{name}: {setting}");
         }
         assert_eq!(unit.all("ProtectSystem"), ["strict"], "{name}");
@@ -272,18 +314,33 @@ fn every_command_works_under_the_hardening_of_the_systemd_units() {
         let mut sandbox = Sandbox::new(&session);
         sandbox.with_user("64999", "64999");
         // ProtectSystem=strict, PrivateTmp=, PrivateDevices=, ProtectHome=.
-        sandbox.with(&["--ro-bind", "/", "/", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/home"]);
+        sandbox.with(&[
+            "--ro-bind",
+            "/",
+            "/",
+            "--dev",
+            "/dev",
+            "--tmpfs",
+            "/tmp",
+            "--tmpfs",
+            "/home",
+        ]);
         sandbox.with(&["--tmpfs", "/root", "--tmpfs", "/run"]);
         sandbox.with(&["--ro-bind", env!("CARGO_BIN_EXE_tenantry"), "/run/tenantry"]);
         // bubblewrap makes the mount points, which it can't do below a root that is read-only.
         sandbox.with_dir("data", "/run/state/tenantry");
         sandbox.with_dir("backups", "/run/state/tenantry-backups");
         sandbox.with(&["--chdir", "/run/state/tenantry-backups"]);
-        sandbox.with(&["--setenv", "STATE_DIRECTORY", "/run/state/tenantry:/run/state/tenantry-backups"]);
+        sandbox.with(&[
+            "--setenv",
+            "STATE_DIRECTORY",
+            "/run/state/tenantry:/run/state/tenantry-backups",
+        ]);
         sandbox.with_filters(&unit.seccomp_filters());
 
         // The filters and the mounts are in place.
-        let (code, _, stderr) = sandbox.run(&["/bin/sh", "-c", "chmod 4755 . || unshare true || touch /var/x"]);
+        let (code, _, stderr) =
+            sandbox.run(&["/bin/sh", "-c", "chmod 4755 . || unshare true || touch /var/x"]);
         assert_eq!(code, 1, "{name}: {stderr}");
         assert_eq!(stderr.lines().count(), 3, "{name}: {stderr}");
 
@@ -295,7 +352,12 @@ fn every_command_works_under_the_hardening_of_the_systemd_units() {
         // The service raises limits and lowers priorities, which it has to do without here.
         let arguments = ["/run/tenantry", "serve", "--listen", "unix:/run/state/tenantry/t.sock"];
         let service = Service::spawn(&session, sandbox.command(&arguments));
-        let created = local(&session.path("data/t.sock"), "POST", "/v1/users", r#"{"email":"eve@example.com"}"#);
+        let created = local(
+            &session.path("data/t.sock"),
+            "POST",
+            "/v1/users",
+            r#"{"email":"eve@example.com"}"#,
+        );
         assert_eq!(created.unwrap().0, 201, "{name}");
         drop(service);
     }
@@ -324,12 +386,20 @@ fn systemd_accepts_the_units_and_rates_them_as_hardened() {
         if name.ends_with(".service") {
             services += 1;
             let mut command = session.in_dir("systemd-analyze");
-            command.args(["security", "--no-pager", "--offline=true", "--threshold", EXPOSURE_MAX]).arg(&path);
+            command
+                .args(["security", "--no-pager", "--offline=true", "--threshold", EXPOSURE_MAX])
+                .arg(&path);
             let (code, stdout, stderr) = decode(command.output().unwrap());
             assert_eq!(code, 0, "{name}: {stdout}{stderr}");
         }
-        let (code, _, stderr) =
-            decode(session.in_dir("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output().unwrap());
+        let (code, _, stderr) = decode(
+            session
+                .in_dir("systemd-analyze")
+                .args(["verify", "--man=no"])
+                .arg(&path)
+                .output()
+                .unwrap(),
+        );
         assert_eq!((code, &*stderr), (0, ""), "{name}");
     }
     assert_eq!(services, 3);
@@ -358,7 +428,14 @@ fn every_command_works_as_the_container_runs_it() {
     for dir in ["/lib", "/lib64", "/usr/lib"].into_iter().filter(|dir| Path::new(dir).exists()) {
         sandbox.with(&["--ro-bind", dir, dir]);
     }
-    sandbox.with(&["--ro-bind", env!("CARGO_BIN_EXE_tenantry"), entry_point, "--ro-bind", "/proc", "/proc"]);
+    sandbox.with(&[
+        "--ro-bind",
+        env!("CARGO_BIN_EXE_tenantry"),
+        entry_point,
+        "--ro-bind",
+        "/proc",
+        "/proc",
+    ]);
     sandbox.with(&["--dev", "/dev"]);
     sandbox.with_dir("volume", volume);
     sandbox.with_dir("backups", "/backups");

@@ -6,7 +6,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use super::{Session, wait_until};
 
 fn send(signal: &str, child: &Child) {
-    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success()
+    );
 }
 
 /// Whether the process would notice the signal with this number.
@@ -19,7 +21,9 @@ fn catches(child: &Child, signal: u32) -> bool {
 fn has_thread(child: &Child, name: &str) -> bool {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
     // A thread may end at any time.
-    tasks.flatten().any(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name))
+    tasks.flatten().any(|task| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
+    })
 }
 
 fn ended(mut child: Child) -> (i32, String) {
@@ -44,7 +48,9 @@ fn an_interrupted_import_reports_the_committed_rows() {
     // More than one chunk, and then nothing: the pipe stays open.
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(rows.as_bytes()).unwrap();
-    wait_until("the first chunk lands", || session.run(&["status"]).1.contains("\"user_count\":5000"));
+    wait_until("the first chunk lands", || {
+        session.run(&["status"]).1.contains("\"user_count\":5000")
+    });
 
     send("-INT", &child);
     let (code, stderr) = ended(child);
@@ -84,7 +90,12 @@ fn with_many_users() -> Session {
 #[test]
 fn an_interrupted_export_reports_that_it_is_incomplete() {
     let session = with_many_users();
-    let mut child = session.tenantry(&["export"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = session
+        .tenantry(&["export"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stdout = child.stdout.take().unwrap();
     let mut first = [0];
     stdout.read_exact(&mut first).unwrap();
@@ -108,7 +119,12 @@ fn a_broken_pipe_on_standard_output_is_not_an_error() {
         &["export", "--to", "csv"],
         &["completions", "zsh"],
     ] {
-        let mut child = session.tenantry(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = session
+            .tenantry(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut first = String::new();
         let mut stdout = BufReader::with_capacity(16, child.stdout.take().unwrap());
         stdout.read_line(&mut first).map(|_| ()).unwrap_or_default();
@@ -144,15 +160,22 @@ fn each_signal_has_its_own_exit_code_in_every_command() {
     for (signal, number, code) in SIGNALS {
         for arguments in waiting {
             let mut command = session.tenantry(arguments);
-            let mut child =
-                command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let mut child = command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
             let held = (child.stdin.take(), child.stdout.take());
             let (found, stderr) = ended_by(signal, number, child);
             assert_eq!(found, code, "{signal} {arguments:?}: {stderr}");
             drop(held);
         }
     }
-    let left: Vec<_> = std::fs::read_dir(session.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> = std::fs::read_dir(session.dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     assert_eq!(left.len(), 2, "only the rows and the store: {left:?}");
 }
 
@@ -177,9 +200,13 @@ fn an_ignored_sighup_stays_ignored() {
     let session = Session::new();
     let mut command = session.in_dir("sh");
     let script = "trap '' HUP; exec tenantry import - --from csv";
-    let mut child = command.args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("it reads the rows, and so listens", || has_thread(&child, "tenantry-import"));
-    assert!(catches(&child, 15) && !catches(&child, 1), "a handler would replace the ignored disposition");
+    assert!(
+        catches(&child, 15) && !catches(&child, 1),
+        "a handler would replace the ignored disposition"
+    );
     send("-HUP", &child);
     child.stdin.take().unwrap().write_all(b"email\nada@example.com\n").unwrap();
     let (code, stderr) = ended(child);
@@ -209,7 +236,12 @@ fn each_signal_ends_a_confirmation_prompt() {
         let pid = std::fs::read_to_string(session.path("pid")).unwrap();
         assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
         stdout.read_to_end(&mut shown).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}: {}", String::from_utf8_lossy(&shown));
+        assert_eq!(
+            child.wait().unwrap().code(),
+            Some(code),
+            "{signal}: {}",
+            String::from_utf8_lossy(&shown)
+        );
     }
     assert!(session.output(&["user", "list"]).contains("ada@example.com"));
 }
@@ -237,7 +269,8 @@ fn with_archives() -> Session {
     let dir = session.output(&["storage", "path", "ada@example.com"]);
     let mut bytes = 1_u64;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
-        bytes = bytes.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes =
+            bytes.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (bytes >> 56) as u8
     })
     .take(1 << 20)
@@ -270,7 +303,8 @@ fn an_interrupted_restore_leaves_the_target_as_it_was() {
     let before = names_below(session.dir.path());
     for (signal, number, code) in SIGNALS {
         for into in ["new", "empty"] {
-            let (child, stdin) = on_half_a_backup(&session, &["backup", "restore", "-", "--into", into]);
+            let (child, stdin) =
+                on_half_a_backup(&session, &["backup", "restore", "-", "--into", into]);
             wait_until("files are unpacked", || {
                 names_below(&session.path(into)).iter().any(|path| path.ends_with("noise"))
             });
@@ -320,10 +354,19 @@ fn a_signal_leaves_no_temporary_files() {
     for (index, (arguments, dir, prefix)) in cases.into_iter().enumerate() {
         let (signal, _, code) = SIGNALS[index % SIGNALS.len()];
         let mut command = session.in_dir("strace");
-        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "inject=fsync,fdatasync,syncfs:delay_enter=700000"]);
+        command.args([
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "inject=fsync,fdatasync,syncfs:delay_enter=700000",
+        ]);
         command.args(["sh", "-c", &format!("echo $$ > tmp/pid; exec tenantry {arguments}")]);
         command.env("TMPDIR", session.path("tmp")).stderr(Stdio::piped());
-        let Ok(child) = command.spawn() else { return super::missing("the test needs the program `strace`") };
+        let Ok(child) = command.spawn() else {
+            return super::missing("the test needs the program `strace`");
+        };
         let dir = session.path(dir);
         wait_until("the command has a temporary file", || match prefix {
             "" => names_below(&dir).len() > 1,
@@ -351,7 +394,8 @@ fn a_file_size_limit_is_a_failure_without_sigxfsz_and_leaves_nothing() {
         "backup restore a.tar.zst --into new",
     ] {
         let script = format!("ulimit -f 512; exec env --default-signal=XFSZ tenantry {arguments}");
-        let (code, _, stderr) = super::decode(session.in_dir("bash").args(["-c", &script]).output().unwrap());
+        let (code, _, stderr) =
+            super::decode(session.in_dir("bash").args(["-c", &script]).output().unwrap());
         assert_eq!(code, 1, "{arguments}: {stderr}");
         assert!(stderr.contains("File too large"), "{arguments}: {stderr}");
         assert_eq!(names_below(session.dir.path()), before, "{arguments}");

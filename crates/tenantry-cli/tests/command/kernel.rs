@@ -98,7 +98,17 @@ fn a_symbolic_link_is_refused_without_openat2() {
     for inject in ["trace=none", "inject=openat2:error=ENOSYS"] {
         let output = session
             .in_dir("strace")
-            .args(["-f", "-qq", "-o", "trace", "-e", inject, env!("CARGO_BIN_EXE_tenantry"), "storage", "path"])
+            .args([
+                "-f",
+                "-qq",
+                "-o",
+                "trace",
+                "-e",
+                inject,
+                env!("CARGO_BIN_EXE_tenantry"),
+                "storage",
+                "path",
+            ])
             .arg("ada@example.com")
             .output()
             .unwrap();

@@ -8,7 +8,9 @@ fn listed(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .map(|path| format!("{} {:?}", path.file_name().unwrap().display(), std::fs::read_link(&path).ok()))
+        .map(|path| {
+            format!("{} {:?}", path.file_name().unwrap().display(), std::fs::read_link(&path).ok())
+        })
         .collect();
     names.sort();
     names
@@ -17,25 +19,42 @@ fn listed(dir: &Path) -> Vec<String> {
 /// A link to a volume that wasn't mounted was replaced by a new store.
 #[test]
 fn no_store_is_created_beside_a_symbolic_link_and_the_message_names_it() {
-    for name in ["tenantry.db", "tenantry.lock", "tenantry.db-wal", "tenantry.db-shm", "storage", "trash", "quarantine"]
-    {
+    for name in [
+        "tenantry.db",
+        "tenantry.lock",
+        "tenantry.db-wal",
+        "tenantry.db-shm",
+        "storage",
+        "trash",
+        "quarantine",
+    ] {
         for target in ["nowhere", "a-file", "a-directory"] {
             let session = Session::new();
             std::fs::create_dir(session.path("data")).unwrap();
             std::fs::create_dir(session.path("a-directory")).unwrap();
             session.write("a-file", "");
             symlink(session.path(target), session.path("data").join(name)).unwrap();
-            let before =
-                (listed(session.dir.path()), listed(&session.path("data")), listed(&session.path("a-directory")));
-            for command in
-                [&["user", "create", "ada@example.com"][..], &["user", "login", "ada@example.com", "--create"]]
-            {
+            let before = (
+                listed(session.dir.path()),
+                listed(&session.path("data")),
+                listed(&session.path("a-directory")),
+            );
+            for command in [
+                &["user", "create", "ada@example.com"][..],
+                &["user", "login", "ada@example.com", "--create"],
+            ] {
                 let (code, _, stderr) = session.run(command);
                 assert_eq!(code, 7, "{name} to {target}: {stderr}");
-                assert!(stderr.contains(&format!("{name} is a symbolic link")), "{name} to {target}: {stderr}");
+                assert!(
+                    stderr.contains(&format!("{name} is a symbolic link")),
+                    "{name} to {target}: {stderr}"
+                );
             }
-            let after =
-                (listed(session.dir.path()), listed(&session.path("data")), listed(&session.path("a-directory")));
+            let after = (
+                listed(session.dir.path()),
+                listed(&session.path("data")),
+                listed(&session.path("a-directory")),
+            );
             assert_eq!(after, before, "{name} to {target}");
             assert_eq!(std::fs::read(session.path("a-file")).unwrap(), b"");
         }
@@ -68,7 +87,11 @@ fn no_store_is_created_where_a_file_or_a_pipe_has_one_of_its_names() {
     }
     // The pipe has no reader.
     let session = Session::new();
-    let made = session.in_dir("sh").args(["-c", "mkdir data; mkfifo data/tenantry.lock"]).output().unwrap();
+    let made = session
+        .in_dir("sh")
+        .args(["-c", "mkdir data; mkfifo data/tenantry.lock"])
+        .output()
+        .unwrap();
     assert!(made.status.success());
     let (code, _, stderr) = session.run(&["user", "create", "ada@example.com"]);
     assert_eq!(code, 7, "{stderr}");
@@ -134,12 +157,17 @@ fn a_mount_on_storage_or_trash_is_a_finding() {
             "cp -a data/{name} copy && mount --bind copy data/{name} || exit 99
              tenantry check; echo $?; tenantry storage path ada@example.com; echo $?"
         );
-        let output = session.in_dir("unshare").args(["-rm", "sh", "-c", &script]).output().map(decode);
+        let output =
+            session.in_dir("unshare").args(["-rm", "sh", "-c", &script]).output().map(decode);
         let Some((0, stdout, stderr)) = output.ok().filter(|(code, ..)| *code != 99) else {
             return missing("a mount needs `unshare` and permission to mount in a namespace");
         };
         let lines: Vec<&str> = stdout.lines().collect();
-        assert!(lines[0].contains("path_blocked") && lines[0].contains("a file system is mounted on it"), "{stdout}");
+        assert!(
+            lines[0].contains("path_blocked")
+                && lines[0].contains("a file system is mounted on it"),
+            "{stdout}"
+        );
         assert!(lines[0].contains(&format!("\"{name}\"")), "{stdout}");
         assert_eq!(lines[1..], ["1", "7"], "{stderr}");
         // Without it nothing is wrong.

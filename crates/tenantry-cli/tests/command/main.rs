@@ -133,7 +133,10 @@ fn wait_until(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Reports a missing requirement of a test: outside CI as `SKIPPED`, in CI as a failure.
-#[allow(clippy::explicit_write, reason = "the test harness captures `eprintln!` of a test that passes")]
+#[allow(
+    clippy::explicit_write,
+    reason = "the test harness captures `eprintln!` of a test that passes"
+)]
 fn missing(what: &str) {
     assert!(std::env::var_os("CI").is_none(), "{what}");
     let thread = std::thread::current();

@@ -6,8 +6,10 @@ fn with_mount(session: &Session, mount: &str, script: &str) -> Option<(i32, Stri
         return None;
     }
     let program = mount.split(' ').next().unwrap();
-    let is_there =
-        std::process::Command::new("which").arg(program).output().is_ok_and(|output| output.status.success());
+    let is_there = std::process::Command::new("which")
+        .arg(program)
+        .output()
+        .is_ok_and(|output| output.status.success());
     if !is_there || !std::path::Path::new("/dev/fuse").exists() {
         missing(&format!("a file system that lacks something needs `{program}` and /dev/fuse"));
         return None;
@@ -18,7 +20,8 @@ fn with_mount(session: &Session, mount: &str, script: &str) -> Option<(i32, Stri
          T='tenantry --data-dir m/data'
          {script}"
     );
-    let output = decode(session.in_dir("unshare").args(["-m", "bash", "-c", &script]).output().unwrap());
+    let output =
+        decode(session.in_dir("unshare").args(["-m", "bash", "-c", &script]).output().unwrap());
     assert_ne!(output.0, 99, "{mount}: {}", output.2);
     Some(output)
 }
@@ -55,8 +58,13 @@ fn a_store_works_on_bindfs_and_mergerfs_and_reports_the_move_method() {
         assert!(stdout.contains(r#""open_method":"openat2""#), "{stdout}");
         assert!(stdout.contains(r#""move_method":"placeholder""#), "{stdout}");
         // The probes left nothing behind.
-        let names = std::fs::read_dir(session.path("real/data")).unwrap().map(|entry| entry.unwrap().file_name());
-        assert!(names.into_iter().all(|name| !name.to_string_lossy().starts_with(".tenantry-")), "{mount}");
+        let names = std::fs::read_dir(session.path("real/data"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        assert!(
+            names.into_iter().all(|name| !name.to_string_lossy().starts_with(".tenantry-")),
+            "{mount}"
+        );
     }
 }
 
@@ -72,7 +80,11 @@ fn no_store_is_created_on_an_unsuitable_file_system_and_the_message_names_it() {
         ),
         ("bindfs -o direct_io real m", "(fuse", "processes can't share memory through a file"),
         // It neither moves without replacing nor keeps the mode by which a placeholder is known.
-        ("bindfs --perms=0700 real m", "(fuse", "directories can't be moved without replacing others"),
+        (
+            "bindfs --perms=0700 real m",
+            "(fuse",
+            "directories can't be moved without replacing others",
+        ),
     ] {
         for dir in ["", "mkdir m/data;"] {
             let session = Session::new();
@@ -114,9 +126,13 @@ fn no_store_is_created_where_a_required_system_call_fails() {
             &format!("inject={inject}"),
             env!("CARGO_BIN_EXE_tenantry"),
         ]);
-        let (code, _, stderr) = decode(strace.args(["user", "create", "ada@example.com"]).output().unwrap());
+        let (code, _, stderr) =
+            decode(strace.args(["user", "create", "ada@example.com"]).output().unwrap());
         assert_eq!(code, 7, "{inject}: {stderr}");
-        assert!(stderr.contains(lack) && stderr.contains("no store was made"), "{inject}: {stderr}");
+        assert!(
+            stderr.contains(lack) && stderr.contains("no store was made"),
+            "{inject}: {stderr}"
+        );
         assert!(!session.path("data").exists(), "{inject}");
         // Nothing is in the way of the next attempt.
         session.output(&["user", "create", "ada@example.com"]);
@@ -141,8 +157,11 @@ fn on_a_case_insensitive_file_system_no_two_users_share_a_directory() {
     assert_eq!(create("cyd@example.com", "Customers/bob", false), 0);
     session.output(&["user", "update", "cyd@example.com", "--email", "dan@example.com"]);
     // Simulates such a file system.
-    std::os::unix::fs::symlink(".tenantry-store", session.path("data/storage/.TENANTRY-STORE")).unwrap();
-    for path in ["Customers/BOB", "customers/Bob", "customers/eve", "CUSTOMERS", "Customers/BOB/within"] {
+    std::os::unix::fs::symlink(".tenantry-store", session.path("data/storage/.TENANTRY-STORE"))
+        .unwrap();
+    for path in
+        ["Customers/BOB", "customers/Bob", "customers/eve", "CUSTOMERS", "Customers/BOB/within"]
+    {
         for adopt in [false, true] {
             assert_eq!(create("eve@example.com", path, adopt), 4, "{path}");
         }
@@ -157,9 +176,13 @@ fn on_a_case_insensitive_file_system_no_two_users_share_a_directory() {
     // Paths from before are found, and no user's directory is moved away.
     let (code, found, _) = session.run(&["check"]);
     assert_eq!((code, found.matches("path_overlaps").count()), (1, 1), "{found}");
-    std::fs::rename(session.path("data/storage/Customers"), session.path("data/storage/customers")).unwrap();
+    std::fs::rename(session.path("data/storage/Customers"), session.path("data/storage/customers"))
+        .unwrap();
     let (_, found, _) = session.run(&["check"]);
-    assert!(!found.contains("\"path\":\"storage/customers\",\"detail\":\"it belongs to no user\""), "{found}");
+    assert!(
+        !found.contains("\"path\":\"storage/customers\",\"detail\":\"it belongs to no user\""),
+        "{found}"
+    );
 }
 
 /// A path is given out once, though only a digest is left of it: also in another spelling, where
@@ -175,12 +198,15 @@ fn on_a_case_insensitive_file_system_a_purged_path_is_retired_in_every_spelling(
     };
     purge(1, "Customers/Bob");
     purge(2, "straße/x");
-    let create = |path: &str| session.run(&["user", "create", "eve@example.com", "--storage-path", path]).0;
+    let create =
+        |path: &str| session.run(&["user", "create", "eve@example.com", "--storage-path", path]).0;
     assert_eq!(create("Customers/Bob"), 4);
     // Where case counts this is another path.
     purge(3, "customers/bob");
-    std::os::unix::fs::symlink(".tenantry-store", session.path("data/storage/.TENANTRY-STORE")).unwrap();
-    for path in ["Customers/BOB", "customers", "CUSTOMERS/bob/within", "STRASSE/X", "Customers/Bob"] {
+    std::os::unix::fs::symlink(".tenantry-store", session.path("data/storage/.TENANTRY-STORE"))
+        .unwrap();
+    for path in ["Customers/BOB", "customers", "CUSTOMERS/bob/within", "STRASSE/X", "Customers/Bob"]
+    {
         assert_eq!(create(path), 4, "{path}");
     }
     assert_eq!(create("Customers/Eve"), 0);
@@ -203,20 +229,25 @@ fn on_fuse_each_restored_or_copied_file_gets_its_own_fsync() {
     let session = Session::new();
     let Some(ended) = with_mount(&session, "bindfs real m", script) else { return };
     assert_eq!(ended.0, 0, "{ended:?}");
-    for (trace, prefix) in [("restored", "m/restored"), ("imported", "m/other"), ("copied", "m/data/trash")] {
+    for (trace, prefix) in
+        [("restored", "m/restored"), ("imported", "m/other"), ("copied", "m/data/trash")]
+    {
         let trace = std::fs::read_to_string(session.path(trace)).unwrap();
         let is_synced = |name: &str| {
-            trace
-                .lines()
-                .any(|line| line.contains("fsync(") && line.contains(prefix) && line.contains(&format!("{name}>")))
+            trace.lines().any(|line| {
+                line.contains("fsync(")
+                    && line.contains(prefix)
+                    && line.contains(&format!("{name}>"))
+            })
         };
         for name in ["/letters/notes", "/letters"] {
             assert!(is_synced(name), "{prefix} {name}\n{trace}");
         }
     }
     let restored = std::fs::read_to_string(session.path("restored")).unwrap();
-    let is_synced =
-        |name: &str| restored.lines().any(|line| line.contains("fsync(") && line.contains(&format!("{name}>")));
+    let is_synced = |name: &str| {
+        restored.lines().any(|line| line.contains("fsync(") && line.contains(&format!("{name}>")))
+    };
     for name in ["tenantry.db", "storage", "storage/3f", "storage/3f/a2"] {
         assert!(is_synced(name), "{name}\n{restored}");
     }

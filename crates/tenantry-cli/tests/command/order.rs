@@ -4,8 +4,17 @@ use std::process::Command;
 use super::{Session, missing};
 
 /// The calls that give a file content.
-const WRITING: [&str; 9] =
-    ["write", "writev", "pwrite64", "pwritev", "pwritev2", "copy_file_range", "sendfile", "splice", "ftruncate"];
+const WRITING: [&str; 9] = [
+    "write",
+    "writev",
+    "pwrite64",
+    "pwritev",
+    "pwritev2",
+    "copy_file_range",
+    "sendfile",
+    "splice",
+    "ftruncate",
+];
 const SYNCING: [&str; 2] = ["fsync", "fdatasync"];
 const NAMING: [&str; 5] = ["rename", "renameat", "renameat2", "link", "linkat"];
 const OPENING: [&str; 3] = ["open", "openat", "openat2"];
@@ -52,7 +61,9 @@ fn faults(session: &Session, arguments: &[&str], target: &str) -> Option<String>
     let output = command.output().unwrap();
     assert!(output.status.code().is_some(), "{arguments:?}: {output:?}");
     assert!(session.path(target).exists(), "{arguments:?}: {output:?}");
-    let traces = std::fs::read_dir(traces.path()).unwrap().map(|file| std::fs::read_to_string(file.unwrap().path()));
+    let traces = std::fs::read_dir(traces.path())
+        .unwrap()
+        .map(|file| std::fs::read_to_string(file.unwrap().path()));
     let traces: Vec<String> = traces.map(Result::unwrap).collect();
     let named = |calls: &[Call<'_>]| calls.iter().rposition(|call| gives_name(call, target));
     let (calls, named) = traces
@@ -78,7 +89,8 @@ fn wrong_order(calls: &[Call<'_>], named: usize, dir: &Path, target: &str) -> Op
     }
     // The first name of the file, which may be a temporary one.
     let temporary = calls[named].paths().next().unwrap();
-    let is_link = |call: &Call<'_>| call.name.starts_with("link") && call.paths().last() == Some(temporary);
+    let is_link =
+        |call: &Call<'_>| call.name.starts_with("link") && call.paths().last() == Some(temporary);
     let first_named = calls[..named].iter().position(is_link).unwrap_or(named);
     let source = calls[first_named].paths().next().unwrap();
     let file = match source.to_str().unwrap().strip_prefix("/proc/self/fd/") {
@@ -89,7 +101,8 @@ fn wrong_order(calls: &[Call<'_>], named: usize, dir: &Path, target: &str) -> Op
         None => dir.join(source.file_name().unwrap()).to_str().unwrap().to_owned(),
     };
     let is_of_file = |call: &Call<'_>| call.files().any(|of_call| of_call == file);
-    let written = calls.iter().rposition(|call| WRITING.contains(&call.name) && is_of_file(call)).unwrap();
+    let written =
+        calls.iter().rposition(|call| WRITING.contains(&call.name) && is_of_file(call)).unwrap();
     let is_sync = |call: &Call<'_>| SYNCING.contains(&call.name) && is_of_file(call);
     if !calls[..first_named].iter().skip(written).any(is_sync) {
         return Some(format!("{target} has its name before its content is on the disk"));
@@ -118,7 +131,10 @@ fn a_file_is_fsynced_before_its_rename_and_its_directory_before_the_exit() {
     let found: Vec<String> = [
         (&["export", "users.jsonl"][..], "users.jsonl"),
         (&["export", "there.csv"], "there.csv"),
-        (&["import", "users.csv", "--on-conflict", "skip", "--rejects", "rejects.csv"], "rejects.csv"),
+        (
+            &["import", "users.csv", "--on-conflict", "skip", "--rejects", "rejects.csv"],
+            "rejects.csv",
+        ),
         (&["user", "export-archive", user, "ada.tar.zst"], "ada.tar.zst"),
         (&["backup", "create", "all.tar.zst"], "all.tar.zst"),
     ]

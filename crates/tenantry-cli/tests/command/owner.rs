@@ -92,7 +92,10 @@ fn a_umask_without_owner_permissions_does_not_break_a_store() {
             run(
                 &session,
                 user,
-                &format!("umask {umask}; export WHO=x\n{}", EVERY_COMMAND.replace("mkdir -p", "mkdir -m 700 -p")),
+                &format!(
+                    "umask {umask}; export WHO=x\n{}",
+                    EVERY_COMMAND.replace("mkdir -p", "mkdir -m 700 -p")
+                ),
             );
             let odd = "find data restored-x other-x \\( -type d ! -perm 0700 \\) -o \\( -type f ! -perm 0600 \\)
                        find *.tar.zst ! -perm 0600";
@@ -190,9 +193,14 @@ fn a_repair_as_root_returns_root_owned_files_to_the_owner() {
     let create = "$T user create a@example.com --id 3fa2b1c4-0000-4000-8000-000000000001 >/dev/null
                   echo hello > $($T storage path a@example.com)/notes";
     run(&session, SERVICE, create);
-    run(&session, 0, "chown 0:0 data/storage/3f data/storage/3f/a2/* data/tenantry.lock data/storage/3f/a2/*/notes");
+    run(
+        &session,
+        0,
+        "chown 0:0 data/storage/3f data/storage/3f/a2/* data/tenantry.lock data/storage/3f/a2/*/notes",
+    );
     run(&session, SERVICE, "! $T storage path a@example.com 2>/dev/null");
-    let (code, found, _) = decode(session.tenantry(&["--data-dir", "home/data", "check"]).output().unwrap());
+    let (code, found, _) =
+        decode(session.tenantry(&["--data-dir", "home/data", "check"]).output().unwrap());
     assert_eq!((code, found.matches("wrong_owner").count()), (1, 3), "{found}");
     // Without root the repair reports that it can't change owners.
     run(&session, 0, "chown 1000 data/tenantry.lock");

@@ -73,9 +73,11 @@ fn lost_extended_attributes_are_reported_with_exit_code_1() {
     for line in ["restore 1", "import 1", "user 1"] {
         assert!(stdout.lines().any(|found| found == line), "{line}: {stdout}{stderr}");
     }
-    let named = stderr.lines().filter(|line| line.starts_with("left out: ") && line.contains("user.color"));
+    let named =
+        stderr.lines().filter(|line| line.starts_with("left out: ") && line.contains("user.color"));
     assert_eq!(named.count(), 3, "{stderr}");
-    let counted = stderr.matches("but 1 extended attribute could not be set on this file system").count();
+    let counted =
+        stderr.matches("but 1 extended attribute could not be set on this file system").count();
     assert_eq!(counted, 3, "{stderr}");
 }
 

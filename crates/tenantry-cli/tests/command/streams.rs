@@ -79,7 +79,8 @@ fn effect(prepared: &Session, line: &str) -> (i32, String) {
         exit $code"
     );
     let session = Session::new();
-    let ran = session.in_dir("sh").args(["-c", &script, "sh"]).arg(prepared.dir.path()).output().unwrap();
+    let ran =
+        session.in_dir("sh").args(["-c", &script, "sh"]).arg(prepared.dir.path()).output().unwrap();
     let (code, stdout, _) = decode(ran);
     assert!(stdout.contains("tenantry.lock"), "{line}: {stdout}");
     (code, stdout)
@@ -125,12 +126,19 @@ fn an_unwritable_standard_output_is_a_failure() {
         "--version",
     ];
     for command in printing {
-        for (output, reason) in [("/dev/full", "No space left on device"), ("&0", "Bad file descriptor")] {
+        for (output, reason) in
+            [("/dev/full", "No space left on device"), ("&0", "Bad file descriptor")]
+        {
             let line = format!("tenantry {command} >{output} < /dev/null");
             // In the order of the shell: standard input, open for reading only, becomes standard
             // output.
-            let line = if output == "&0" { format!("tenantry {command} < /dev/null >{output}") } else { line };
-            let (code, _, stderr) = decode(session.in_dir("sh").args(["-c", &line]).output().unwrap());
+            let line = if output == "&0" {
+                format!("tenantry {command} < /dev/null >{output}")
+            } else {
+                line
+            };
+            let (code, _, stderr) =
+                decode(session.in_dir("sh").args(["-c", &line]).output().unwrap());
             assert_eq!(code, 1, "{line}: {stderr}");
             assert!(stderr.contains(reason), "{line}: {stderr}");
         }
@@ -147,12 +155,16 @@ fn an_unwritable_standard_output_is_a_failure() {
 fn closed_standard_streams_never_corrupt_the_database() {
     let prepared = prepared();
     for command in COMMANDS {
-        let expected = effect(&prepared, &format!("tenantry {command} < /dev/null > /dev/null 2> /dev/null"));
+        let expected =
+            effect(&prepared, &format!("tenantry {command} < /dev/null > /dev/null 2> /dev/null"));
         let found = effect(&prepared, &format!("tenantry -vvv {command} <&- >&- 2>&-"));
         assert_eq!(found, expected, "tenantry {command}");
     }
     let session = Session::new();
-    let made = session.in_dir("sh").args(["-c", "tenantry -vvv user create ada@example.com <&- >&- 2>&-"]).status();
+    let made = session
+        .in_dir("sh")
+        .args(["-c", "tenantry -vvv user create ada@example.com <&- >&- 2>&-"])
+        .status();
     assert!(made.unwrap().success());
     assert_eq!(session.run(&["check"]).0, 0);
 }
@@ -167,7 +179,15 @@ fn sh(session: &Session, script: &str) -> (i32, String, String) {
 #[test]
 fn an_open_descriptor_is_written_in_place_and_never_replaced() {
     let session = prepared();
-    for name in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1", "out", "deep/out", "-"] {
+    for name in [
+        "/dev/stdout",
+        "/dev/fd/1",
+        "/proc/self/fd/1",
+        "/proc/thread-self/fd/1",
+        "out",
+        "deep/out",
+        "-",
+    ] {
         let (code, _, stderr) = sh(
             &session,
             &format!(
@@ -192,7 +212,10 @@ fn an_open_descriptor_is_written_in_place_and_never_replaced() {
             "echo important > log; tenantry import rows.csv --on-conflict skip --rejects {name} 2>> log; cat log"
         );
         let log = sh(&session, &script).1;
-        assert!(log.starts_with("important\nline,reason,row\n") && log.contains("\n21,"), "{name}: {log}");
+        assert!(
+            log.starts_with("important\nline,reason,row\n") && log.contains("\n21,"),
+            "{name}: {log}"
+        );
     }
     let (code, _, stderr) = sh(&session, "tenantry export /dev/fd/99");
     assert_eq!((code, stderr.contains("Bad file descriptor")), (1, true), "{stderr}");
@@ -213,7 +236,10 @@ fn a_dangling_symlink_is_followed_and_kept() {
     let expected = "deep/second\n../elsewhere/third\n2\nthird\n600\n2\n1\n1\n";
     assert_eq!(stdout, expected, "{stderr}");
     assert!(stderr.contains("loop: Too many levels of symbolic links"), "{stderr}");
-    assert!(stderr.contains("nowhere: the temporary file beside it can't be created: "), "{stderr}");
+    assert!(
+        stderr.contains("nowhere: the temporary file beside it can't be created: "),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -235,7 +261,11 @@ fn pipes_sockets_and_devices_are_written_in_place() {
     assert_eq!(sh(&session, script).1, "2\npipe\ndevice\n1\n");
 
     let listener = std::os::unix::net::UnixListener::bind(session.path("socket")).unwrap();
-    let child = session.tenantry(&["export", "socket"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let child = session
+        .tenantry(&["export", "socket"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut got = String::new();
     std::io::Read::read_to_string(&mut listener.accept().unwrap().0, &mut got).unwrap();
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
@@ -289,7 +319,8 @@ fn a_dash_is_a_standard_stream_or_refused_and_never_a_file() {
 #[test]
 fn an_archive_within_the_store_is_refused() {
     let session = prepared();
-    for name in ["data/storage/b", "data/trash/b", "data/tenantry.db", "data/tenantry.new", "link"] {
+    for name in ["data/storage/b", "data/trash/b", "data/tenantry.db", "data/tenantry.new", "link"]
+    {
         let script = format!(
             "ln -sfn data/storage/b link; tenantry backup create {name}; echo $?
             tenantry user export-archive ada@example.com {name}; echo $?; ls data/storage/b"
@@ -360,11 +391,23 @@ fn rejects_never_overwrite_the_file_behind_standard_input() {
     let rows = "email\nada@example.com\nnobody\n";
     let file = session.write("rows.csv", rows);
     for input in ["-", "/dev/stdin", "/dev/fd/0"] {
-        let mut command =
-            session.tenantry(&["import", input, "--from", "csv", "--on-conflict", "skip", "--rejects", "rows.csv"]);
+        let mut command = session.tenantry(&[
+            "import",
+            input,
+            "--from",
+            "csv",
+            "--on-conflict",
+            "skip",
+            "--rejects",
+            "rows.csv",
+        ]);
         let output = command.stdin(std::fs::File::open(&file).unwrap()).output().unwrap();
         let (code, _, stderr) = super::decode(output);
-        assert_eq!((code, stderr.as_str()), (2, "error: rows.csv is the file to read; choose another\n"), "{input}");
+        assert_eq!(
+            (code, stderr.as_str()),
+            (2, "error: rows.csv is the file to read; choose another\n"),
+            "{input}"
+        );
         assert_eq!(std::fs::read_to_string(&file).unwrap(), rows);
         assert!(!session.path("data").exists());
     }
@@ -378,7 +421,8 @@ fn a_backup_is_listed_from_a_pipe_and_a_stream_is_refused_where_it_is_read_twice
     session.output(&["user", "create", "ada@example.com"]);
     session.output(&["backup", "create", "a.tar.zst"]);
     session.output(&["user", "export-archive", "ada@example.com", "ada.tar.zst"]);
-    let piped = |script: &str| super::decode(session.in_dir("bash").args(["-c", script]).output().unwrap());
+    let piped =
+        |script: &str| super::decode(session.in_dir("bash").args(["-c", script]).output().unwrap());
     let (code, stdout, stderr) = piped("cat a.tar.zst | tenantry backup list -");
     assert!(code == 0 && stdout.contains("ada@example.com"), "{code} {stderr}");
     for script in [
@@ -389,7 +433,10 @@ fn a_backup_is_listed_from_a_pipe_and_a_stream_is_refused_where_it_is_read_twice
         "tenantry user import-archive <(cat ada.tar.zst) --data-dir other",
     ] {
         let (code, _, stderr) = piped(script);
-        assert!(code == 2 && stderr.contains("read twice: name a file instead of "), "{script}: {code} {stderr}");
+        assert!(
+            code == 2 && stderr.contains("read twice: name a file instead of "),
+            "{script}: {code} {stderr}"
+        );
     }
     assert!(!session.path("other").exists());
 }

@@ -36,14 +36,19 @@ fn a_terminal_gets_a_table_and_colours_by_default() {
 
     // Also where the arguments are not understood.
     for (color, is_coloured) in [("auto", true), ("never", false)] {
-        let (code, shown) = on_terminal(&session, &format!("tenantry --color {color} nonsense"), "").unwrap();
+        let (code, shown) =
+            on_terminal(&session, &format!("tenantry --color {color} nonsense"), "").unwrap();
         assert_eq!((code, shown.contains('\u{1b}')), (2, is_coloured), "{shown}");
     }
     for plain in ["NO_COLOR=1 tenantry user list", "tenantry user list --color never"] {
         let (_, shown) = on_terminal(&session, plain, "").unwrap();
         assert!(shown.starts_with("id  ") && !shown.contains('\u{1b}'), "{plain}: {shown}");
     }
-    assert!(session.output(&["user", "list", "--format", "table", "--color", "always"]).starts_with("\u{1b}[1mid "));
+    assert!(
+        session
+            .output(&["user", "list", "--format", "table", "--color", "always"])
+            .starts_with("\u{1b}[1mid ")
+    );
     assert!(session.output(&["user", "list", "--format", "table"]).starts_with("id  "));
     assert!(session.output(&["user", "list"]).starts_with('{'));
 }
@@ -90,8 +95,13 @@ fn a_table_fits_the_terminal_and_is_uncut_elsewhere() {
         session.output(&["storage", "path", &format!("3fa2b1c4-0000-4000-8000-00000000000{user}")]);
     }
     for columns in [20, 40, 60, 80, 120] {
-        for command in ["user list", "storage usage", "user list --columns id,email,storage_path,updated_at,version"] {
-            let command = format!("stty cols {columns} rows 24; NO_COLOR=1 tenantry {command} 2>/dev/null");
+        for command in [
+            "user list",
+            "storage usage",
+            "user list --columns id,email,storage_path,updated_at,version",
+        ] {
+            let command =
+                format!("stty cols {columns} rows 24; NO_COLOR=1 tenantry {command} 2>/dev/null");
             let Some((code, shown)) = on_terminal(&session, &command, "") else { return };
             assert_eq!(code, 0, "{shown}");
             assert_eq!(shown.lines().count(), 4, "{shown}");
@@ -100,14 +110,23 @@ fn a_table_fits_the_terminal_and_is_uncut_elsewhere() {
             }
         }
     }
-    let (_, shown) = on_terminal(&session, "stty cols 80 rows 24; NO_COLOR=1 tenantry user list", "").unwrap();
+    let (_, shown) =
+        on_terminal(&session, "stty cols 80 rows 24; NO_COLOR=1 tenantry user list", "").unwrap();
     assert!(shown.contains("  christopher.von-und-zu-…  just now"), "{shown}");
     assert!(shown.contains("  ada@example.com           just now"), "{shown}");
 
     let whole = session.output(&["user", "list", "--format", "table"]);
-    assert!(whole.contains("3fa2b1c4-0000-4000-8000-000000000001  christopher") && !whole.contains('…'), "{whole}");
-    let (_, wide) = on_terminal(&session, "stty cols 40 rows 24; NO_COLOR=1 tenantry user list -o wide", "").unwrap();
-    assert!(wide.contains("  3f/a2/3fa2b1c4-0000-4000-8000-000000000001  2") && !wide.contains('…'), "{wide}");
+    assert!(
+        whole.contains("3fa2b1c4-0000-4000-8000-000000000001  christopher") && !whole.contains('…'),
+        "{whole}"
+    );
+    let (_, wide) =
+        on_terminal(&session, "stty cols 40 rows 24; NO_COLOR=1 tenantry user list -o wide", "")
+            .unwrap();
+    assert!(
+        wide.contains("  3f/a2/3fa2b1c4-0000-4000-8000-000000000001  2") && !wide.contains('…'),
+        "{wide}"
+    );
 }
 
 /// A sentence must not be cut.
@@ -117,10 +136,18 @@ fn findings_that_do_not_fit_the_terminal_are_records() {
     session.output(&["user", "create", "ada@example.com"]);
     std::fs::create_dir(session.path("data/storage/copy")).unwrap();
     let check = |columns: u32| {
-        on_terminal(&session, &format!("stty cols {columns} rows 24; NO_COLOR=1 tenantry check 2>/dev/null"), "")
+        on_terminal(
+            &session,
+            &format!("stty cols {columns} rows 24; NO_COLOR=1 tenantry check 2>/dev/null"),
+            "",
+        )
     };
     let Some((_, shown)) = check(200) else { return };
-    assert!(shown.starts_with("kind                user  path          detail                 repair\n"), "{shown}");
+    assert!(
+        shown
+            .starts_with("kind                user  path          detail                 repair\n"),
+        "{shown}"
+    );
     let (code, shown) = check(60).unwrap();
     assert_eq!(code, 1);
     assert_eq!(
@@ -138,7 +165,11 @@ fn a_check_shows_its_progress_on_a_terminal_only() {
     session.output(&["user", "create", "ada@example.com"]);
     session.output(&["storage", "path", "ada@example.com"]);
     for check in ["tenantry check", "tenantry check --repair"] {
-        let Some((code, shown)) = on_terminal(&session, &format!("stty cols 80 rows 24; {check}"), "") else { return };
+        let Some((code, shown)) =
+            on_terminal(&session, &format!("stty cols 80 rows 24; {check}"), "")
+        else {
+            return;
+        };
         assert_eq!(code, 0, "{shown}");
         assert!(shown.contains("1 users") || shown.contains("1 directories"), "{shown:?}");
         assert!(shown.ends_with("all is well: 1 user, 0 in the trash, 1 directory\n"), "{shown:?}");
@@ -152,13 +183,20 @@ fn deleting_asks_and_only_yes_is_yes() {
     let session = Session::new();
     session.output(&["user", "create", "ada@example.com"]);
     for no in ["n\n", "\n", "yess\n"] {
-        let Some((code, shown)) = on_terminal(&session, "tenantry user delete ada@example.com", no) else { return };
+        let Some((code, shown)) = on_terminal(&session, "tenantry user delete ada@example.com", no)
+        else {
+            return;
+        };
         assert_eq!(code, 1, "{shown}");
-        assert!(shown.contains("Move ada@example.com (") && shown.contains("to the trash? [y/N]"), "{shown}");
+        assert!(
+            shown.contains("Move ada@example.com (") && shown.contains("to the trash? [y/N]"),
+            "{shown}"
+        );
         assert!(shown.contains("nothing was deleted"), "{shown}");
     }
     session.output(&["user", "get", "ada@example.com"]);
-    let (code, shown) = on_terminal(&session, "tenantry user delete ada@example.com", "y\n").unwrap();
+    let (code, shown) =
+        on_terminal(&session, "tenantry user delete ada@example.com", "y\n").unwrap();
     assert_eq!(code, 0, "{shown}");
     assert_eq!(session.run(&["user", "get", "ada@example.com"]).0, 3);
 }
@@ -167,7 +205,8 @@ fn deleting_asks_and_only_yes_is_yes() {
 fn the_log_goes_to_standard_error_and_holds_no_address() {
     let session = Session::new();
     for verbose in ["-v", "-vv", "-vvv"] {
-        let (code, stdout, stderr) = session.run(&["user", "login", "ada-secret@example.com", "--create", verbose]);
+        let (code, stdout, stderr) =
+            session.run(&["user", "login", "ada-secret@example.com", "--create", verbose]);
         assert_eq!(code, 0);
         assert_eq!(stdout.lines().count(), 1);
         assert!(!stderr.contains("ada-secret"), "{stderr}");
@@ -207,8 +246,15 @@ fn verbose_names_the_verb_and_the_id() {
 #[test]
 fn completions_report_their_install_location_on_a_terminal_only() {
     let session = Session::new();
-    let Some((code, shown)) = on_terminal(&session, "tenantry completions fish > file", "") else { return };
-    assert_eq!((code, shown.as_str()), (0, "install location: ~/.config/fish/completions/tenantry.fish\n"));
-    assert!(std::fs::read_to_string(session.path("file")).unwrap().starts_with("# Print an optspec"));
+    let Some((code, shown)) = on_terminal(&session, "tenantry completions fish > file", "") else {
+        return;
+    };
+    assert_eq!(
+        (code, shown.as_str()),
+        (0, "install location: ~/.config/fish/completions/tenantry.fish\n")
+    );
+    assert!(
+        std::fs::read_to_string(session.path("file")).unwrap().starts_with("# Print an optspec")
+    );
     assert_eq!(session.run(&["completions", "fish"]).2, "");
 }

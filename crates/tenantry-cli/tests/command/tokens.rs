@@ -10,7 +10,9 @@ use super::serve::Service;
 fn list_users(service: &Service, secret: &str) -> u16 {
     let mut stream = UnixStream::connect(service.socket()).unwrap();
     let head = "GET /v1/users HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
-    stream.write_all(format!("{head}Authorization: Bearer {}\r\n\r\n", secret.trim_end()).as_bytes()).unwrap();
+    stream
+        .write_all(format!("{head}Authorization: Bearer {}\r\n\r\n", secret.trim_end()).as_bytes())
+        .unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).unwrap();
     reply.split(' ').nth(1).unwrap().parse().unwrap()
@@ -41,7 +43,8 @@ fn a_revocation_by_the_command_holds_at_once_in_a_service_that_runs() {
 fn a_secret_is_alone_on_standard_output_and_in_nothing_else() {
     let session = Session::new();
     session.output(&["user", "create", "ada@example.com"]);
-    let (code, secret, said) = session.run(&["token", "create", "billing", "--scope", "users:read", "-vvv"]);
+    let (code, secret, said) =
+        session.run(&["token", "create", "billing", "--scope", "users:read", "-vvv"]);
     assert_eq!((code, secret.len(), secret.ends_with('\n')), (0, 54, true), "{said}");
     let random = &secret[4..47];
     assert!(!said.contains(random) && said.contains("created the token billing"), "{said}");

@@ -10,12 +10,18 @@ use super::{Session, decode};
 /// differ. Files of trycmd have placeholders in such places, while these show the real output.
 #[track_caller]
 fn check(file: &Path) {
-    let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let text =
+        std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let session = Session::new();
     let mut checked = 0;
     for (line, step) in steps(&text) {
-        let (code, stdout, _) =
-            decode(session.in_dir("sh").args(["-c", &format!("{} 2>&1", grouped(&step.command))]).output().unwrap());
+        let (code, stdout, _) = decode(
+            session
+                .in_dir("sh")
+                .args(["-c", &format!("{} 2>&1", grouped(&step.command))])
+                .output()
+                .unwrap(),
+        );
         assert_eq!(
             redact(&format!("? {code}\n{stdout}")),
             redact(&format!("? {}\n{}", step.code, step.output)),
@@ -48,9 +54,14 @@ fn steps(text: &str) -> Vec<(usize, Step)> {
             _ if !in_session => {}
             _ => match (line.strip_prefix("$ "), line.strip_prefix("? "), steps.last_mut()) {
                 (Some(command), ..) => {
-                    steps.push((number, Step { command: command.to_owned(), code: 0, output: String::new() }));
+                    steps.push((
+                        number,
+                        Step { command: command.to_owned(), code: 0, output: String::new() },
+                    ));
                 }
-                (_, Some(code), Some((_, step))) if step.output.is_empty() => step.code = code.parse().unwrap(),
+                (_, Some(code), Some((_, step))) if step.output.is_empty() => {
+                    step.code = code.parse().unwrap()
+                }
                 (.., Some((_, step))) => {
                     step.output.push_str(line);
                     step.output.push('\n');
@@ -69,7 +80,8 @@ fn has_sessions(text: &str) -> bool {
 /// Replaces random values by words, and longer gaps by two spaces: columns are as wide as the ages
 /// in them.
 fn redact(text: &str) -> String {
-    let uuid = Regex::new("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}").unwrap();
+    let uuid =
+        Regex::new("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}").unwrap();
     let time = Regex::new(r"2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z").unwrap();
     let age = Regex::new("just now|[0-9]+ (minute|hour|day|month|year)s? ago").unwrap();
     let secret = Regex::new("tnt_[A-Za-z0-9_-]{49}").unwrap();
@@ -134,7 +146,12 @@ transcripts! {
 #[test]
 fn a_wrong_output_or_exit_code_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
-    for wrong in ["$ tenantry user get x\n", "$ tenantry user get x\n? 4\nerror: no\n", "$ echo a\nb\n", "$ exit 1\n"] {
+    for wrong in [
+        "$ tenantry user get x\n",
+        "$ tenantry user get x\n? 4\nerror: no\n",
+        "$ echo a\nb\n",
+        "$ exit 1\n",
+    ] {
         let file = dir.path().join("wrong.md");
         std::fs::write(&file, format!("```console\n{wrong}```\n")).unwrap();
         let checked = std::panic::catch_unwind(|| check(&file));

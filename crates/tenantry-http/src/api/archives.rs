@@ -53,7 +53,8 @@ async fn export(Acting(service): Acting, Id(id): Id) -> Result<Response, Problem
     let _permit = service.transfers.begin()?;
     let name = format!("{id}.tar.zst");
     let made = made(&service, move |store, path, flag| {
-        let made = async move { Ok(store.export_user(id, path, move |_| flag.flow()).await?.incomplete) };
+        let made =
+            async move { Ok(store.export_user(id, path, move |_| flag.flow()).await?.incomplete) };
         made.boxed()
     });
     let (archive, left_out) = made.await?;
@@ -101,7 +102,12 @@ where
     .await
 }
 
-fn send(service: &Service, archive: Finished, name: &str, left_out: u64) -> Result<Response, Problem> {
+fn send(
+    service: &Service,
+    archive: Finished,
+    name: &str,
+    left_out: u64,
+) -> Result<Response, Problem> {
     let (length, body) = archive.into_body(&service.files)?;
     let mut response = body.into_response();
     let headers = response.headers_mut();
@@ -137,7 +143,11 @@ struct ImportedArchive {
         (status = "default", body = problem::Body)
     )
 )]
-async fn import(Acting(service): Acting, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+async fn import(
+    Acting(service): Acting,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     if content_type(&headers).as_deref() != Some(MEDIA) {
         return Err(Problem::new(Type::NotJson, "the body must be of the type application/zstd"));
     }

@@ -13,7 +13,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
 use serde::{Deserialize, Serialize};
-use tenantry::{Change, ChangePage, ChangesCursor, Follow, HistoryPage, ListQuery, Scope, Store, User};
+use tenantry::{
+    Change, ChangePage, ChangesCursor, Follow, HistoryPage, ListQuery, Scope, Store, User,
+};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -33,7 +35,8 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 const EVENTS_AT_ONCE: usize = 100;
 
 pub(crate) fn routes() -> OpenApiRouter<Service> {
-    scoped_stream(Scope::ChangesRead, routes!(changes)).merge(scoped(Scope::ChangesRead, routes!(history)))
+    scoped_stream(Scope::ChangesRead, routes!(changes))
+        .merge(scoped(Scope::ChangesRead, routes!(history)))
 }
 
 /// Which changes, and how long to wait for them.
@@ -54,6 +57,7 @@ struct ChangesParameters {
     #[param(default = 0, minimum = 0, maximum = 60)]
     wait: u64,
     /// What to add to each change.
+    #[param(inline)]
     include: Option<Include>,
 }
 
@@ -143,15 +147,23 @@ async fn changes(
 fn last_event_id(headers: &HeaderMap) -> Result<Option<ChangesCursor>, Problem> {
     let Some(id) = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()) else { return Ok(None) };
     let cursor = id.to_str().ok().and_then(|id| id.parse().ok());
-    cursor.map(Some).ok_or_else(|| Problem::new(Type::InvalidParameter, "Last-Event-ID: not a cursor of a change feed"))
+    cursor.map(Some).ok_or_else(|| {
+        Problem::new(Type::InvalidParameter, "Last-Event-ID: not a cursor of a change feed")
+    })
 }
 
 fn wants_events(headers: &HeaderMap) -> bool {
     let mut accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepted.any(|value| value.split(',').any(|range| range.trim_start().starts_with("text/event-stream")))
+    accepted.any(|value| {
+        value.split(',').any(|range| range.trim_start().starts_with("text/event-stream"))
+    })
 }
 
-async fn event(store: &Store, change: Change, include: Option<Include>) -> Result<Event, tenantry::Error> {
+async fn event(
+    store: &Store,
+    change: Change,
+    include: Option<Include>,
+) -> Result<Event, tenantry::Error> {
     let user = match include {
         Some(Include::User) => Some(store.get(change.user_id).await?),
         None => None,
@@ -224,7 +236,8 @@ impl Events {
             text.push_str(&format!("event: change\nid: {cursor}\ndata: {json}\n\n"));
             count += 1;
             if count < EVENTS_AT_ONCE {
-                let ready = poll_fn(|context| Poll::Ready(pin!(self.follow.next()).poll(context))).await;
+                let ready =
+                    poll_fn(|context| Poll::Ready(pin!(self.follow.next()).poll(context))).await;
                 match ready {
                     Poll::Ready(Some(Ok(change))) => next = Some(change),
                     // The next call meets the end of the stream again.
@@ -250,7 +263,8 @@ struct HistoryParameters {
     cursor: Option<ChangesCursor>,
 }
 
-const _: () = assert!(ChangePage::MAX_LIMIT == ListQuery::MAX_LIMIT, "the document names one limit");
+const _: () =
+    assert!(ChangePage::MAX_LIMIT == ListQuery::MAX_LIMIT, "the document names one limit");
 
 /// Return the changes of a user, the newest first
 ///

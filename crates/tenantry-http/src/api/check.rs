@@ -45,7 +45,8 @@ async fn check(State(service): State<Service>) -> Result<Response, Problem> {
     let _permit = service.transfers.begin()?;
     let ended = Ended::when_dropped();
     let flag = ended.flag();
-    let report = tenantry::check_with_progress(service.store.data_dir(), move |_| flag.flow()).await?;
+    let report =
+        tenantry::check_with_progress(service.store.data_dir(), move |_| flag.flow()).await?;
     let summary = Summary {
         findings: report.findings.len(),
         users: report.users,
@@ -55,7 +56,8 @@ async fn check(State(service): State<Service>) -> Result<Response, Problem> {
     };
     let findings = report.findings.into_iter().map(|finding| line(&finding));
     let lines = findings.chain(iter::once_with(move || line(&summary))).map(Ok::<_, Infallible>);
-    Ok(([(CONTENT_TYPE, "application/jsonl")], Body::from_stream(stream::iter(lines))).into_response())
+    Ok(([(CONTENT_TYPE, "application/jsonl")], Body::from_stream(stream::iter(lines)))
+        .into_response())
 }
 
 fn line(value: &impl Serialize) -> Vec<u8> {

@@ -17,7 +17,9 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
 use serde::{Deserialize, Serialize};
 use tenantry::{Scope, Store, UserId, WriteTx};
-use tenantry_exchange::{Chunk, ConfusableUser, Error, Format, Importer, Rejection, RowReader, Tally, UserWriter};
+use tenantry_exchange::{
+    Chunk, ConfusableUser, Error, Format, Importer, Rejection, RowReader, Tally, UserWriter,
+};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use utoipa::{IntoParams, ToSchema};
@@ -39,7 +41,8 @@ const PART_BYTES: usize = 64 << 10;
 const PARTS_MAX: usize = 2;
 
 pub(crate) fn routes() -> OpenApiRouter<Service> {
-    scoped_stream(Scope::Import, routes!(import)).merge(scoped_stream(Scope::Export, routes!(export)))
+    scoped_stream(Scope::Import, routes!(import))
+        .merge(scoped_stream(Scope::Export, routes!(export)))
 }
 
 /// What to do with a row about a user who exists.
@@ -116,7 +119,12 @@ struct Reject {
 impl From<Rejection> for Reject {
     fn from(rejection: Rejection) -> Self {
         let kind = rejection.kind.name().replace('_', "-");
-        Self { line: rejection.row.line, element: rejection.row.element, kind, reason: rejection.reason }
+        Self {
+            line: rejection.row.line,
+            element: rejection.row.element,
+            kind,
+            reason: rejection.reason,
+        }
     }
 }
 
@@ -155,18 +163,23 @@ struct Imported {
 impl Imported {
     /// Takes what an importer has found out since the last time.
     fn take(&mut self, importer: &mut Importer) {
-        let Tally { created, updated, unchanged, skipped, rejected, confusables, .. } = importer.tally();
-        (self.created, self.updated, self.unchanged, self.skipped) = (created, updated, unchanged, skipped);
+        let Tally { created, updated, unchanged, skipped, rejected, confusables, .. } =
+            importer.tally();
+        (self.created, self.updated, self.unchanged, self.skipped) =
+            (created, updated, unchanged, skipped);
         (self.rejected, self.confusable) = (rejected, confusables);
         let room = NAMED_MAX.saturating_sub(self.rejects.len());
         self.rejects.extend(importer.take_rejected().into_iter().take(room).map(Reject::from));
         let room = NAMED_MAX.saturating_sub(self.confusables.len());
-        self.confusables.extend(importer.take_confusables().into_iter().take(room).map(Confusable::from));
+        self.confusables
+            .extend(importer.take_confusables().into_iter().take(room).map(Confusable::from));
     }
 
     fn summary(&self) -> String {
         let Self { created, updated, unchanged, skipped, rejected, .. } = self;
-        format!("{created} created, {updated} updated, {unchanged} unchanged, {skipped} skipped, {rejected} rejected")
+        format!(
+            "{created} created, {updated} updated, {unchanged} unchanged, {skipped} skipped, {rejected} rejected"
+        )
     }
 }
 
@@ -188,9 +201,16 @@ async fn import(
 ) -> Result<Response, Problem> {
     let format = match content_type(&headers).as_deref() {
         Some("text/csv") => Format::Csv,
-        Some("application/jsonl" | "application/x-ndjson" | "application/x-jsonlines") => Format::Jsonl,
+        Some("application/jsonl" | "application/x-ndjson" | "application/x-jsonlines") => {
+            Format::Jsonl
+        }
         Some("application/json") => Format::Json,
-        _ => return Err(Problem::new(Type::NotJson, "the body must be text/csv or application/jsonl")),
+        _ => {
+            return Err(Problem::new(
+                Type::NotJson,
+                "the body must be text/csv or application/jsonl",
+            ));
+        }
     };
     let spooled = spool(&service.files, &service.store, body, IMPORT_BYTES_MAX).await?;
     let importer = parameters.importer();
@@ -237,7 +257,10 @@ impl From<Error> for Problem {
             Error::Rejected(rejection) => {
                 let kind = Type::Store(rejection.kind);
                 let reject = Reject::from(*rejection);
-                Self::new(kind, format!("line {}: {}; nothing was imported", reject.line, reject.reason))
+                Self::new(
+                    kind,
+                    format!("line {}: {}; nothing was imported", reject.line, reject.reason),
+                )
             }
             // A line and a reason, without anything of the file.
             error => Self::new(Type::InvalidBody, error.to_string()),
@@ -311,7 +334,11 @@ fn write_all(
     Ok(imported)
 }
 
-async fn chunk_by_chunk(store: &Store, mut importer: Importer, mut chunks: Chunks) -> Result<Imported, Problem> {
+async fn chunk_by_chunk(
+    store: &Store,
+    mut importer: Importer,
+    mut chunks: Chunks,
+) -> Result<Imported, Problem> {
     let mut imported = Imported::default();
     let end = loop {
         let mut chunk = match chunks.recv().await.ok_or_else(unread).and_then(|chunk| chunk) {
@@ -373,7 +400,9 @@ async fn export(Acting(service): Acting, headers: HeaderMap) -> Result<Response,
     let store = service.store.clone();
     tokio::spawn(async move {
         let failed = sender.clone();
-        if let Err(error) = write_users(&store, format, PartWriter { sender, part: Vec::new() }).await {
+        if let Err(error) =
+            write_users(&store, format, PartWriter { sender, part: Vec::new() }).await
+        {
             let _ = failed.send(Err(error)).await;
         }
     });
@@ -386,7 +415,11 @@ async fn export(Acting(service): Acting, headers: HeaderMap) -> Result<Response,
     Ok(response)
 }
 
-fn body(first: Option<Bytes>, parts: Receiver<Result<Bytes, Error>>, permit: OwnedSemaphorePermit) -> Body {
+fn body(
+    first: Option<Bytes>,
+    parts: Receiver<Result<Bytes, Error>>,
+    permit: OwnedSemaphorePermit,
+) -> Body {
     Body::from_stream(unfold((first, parts, permit), |(first, mut parts, permit)| async move {
         let part = match first {
             Some(first) => Ok(first),
@@ -409,7 +442,10 @@ async fn write_users(store: &Store, format: Format, writer: PartWriter) -> Resul
                 if began.elapsed() < EXPORT_TIMEOUT {
                     return Ok(());
                 }
-                Err(Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the client reads too slowly")))
+                Err(Error::Io(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client reads too slowly",
+                )))
             })?;
             writer.finish()?;
             Ok(())

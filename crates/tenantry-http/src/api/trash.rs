@@ -4,7 +4,9 @@ use axum::Json as JsonBody;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use tenantry::{Cursor, Email, ErrorKind, Purge, Scope, Timestamp, TrashPage, TrashQuery, TrashedUser, User};
+use tenantry::{
+    Cursor, Email, ErrorKind, Purge, Scope, Timestamp, TrashPage, TrashQuery, TrashedUser, User,
+};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -44,8 +46,12 @@ struct TrashParameters {
     get, path = "/v1/trash", tag = "trash", params(TrashParameters),
     responses((status = 200, body = TrashPage), (status = "default", body = problem::Body))
 )]
-async fn list(Acting(service): Acting, Parameters(list): Parameters<TrashParameters>) -> Result<Response, Problem> {
-    let query = TrashQuery { limit: list.limit, cursor: list.cursor, deleted_before: list.deleted_before };
+async fn list(
+    Acting(service): Acting,
+    Parameters(list): Parameters<TrashParameters>,
+) -> Result<Response, Problem> {
+    let query =
+        TrashQuery { limit: list.limit, cursor: list.cursor, deleted_before: list.deleted_before };
     Ok(JsonBody(service.store.list_trash(&query).await?).into_response())
 }
 
@@ -60,7 +66,10 @@ async fn get(Acting(service): Acting, Id(id): Id) -> Result<Response, Problem> {
 }
 
 fn not_in_trash() -> Problem {
-    Problem::new(problem::Type::Store(ErrorKind::NotFound), "there is no user with this id in the trash")
+    Problem::new(
+        problem::Type::Store(ErrorKind::NotFound),
+        "there is no user with this id in the trash",
+    )
 }
 
 /// How to restore a user.

@@ -29,7 +29,10 @@ pub(crate) fn routes() -> OpenApiRouter<Service> {
 async fn get(Acting(service): Acting, Id(id): Id) -> Result<Response, Problem> {
     match service.store.usage(id).await? {
         Some(usage) => Ok(JsonBody(usage).into_response()),
-        None => Err(Problem::new(Type::Store(ErrorKind::NotFound), "the user's directory was never measured")),
+        None => Err(Problem::new(
+            Type::Store(ErrorKind::NotFound),
+            "the user's directory was never measured",
+        )),
     }
 }
 
@@ -74,9 +77,15 @@ struct Largest {
     get, path = "/v1/usage", tag = "usage", params(TopParameters),
     responses((status = 200, body = Largest), (status = "default", body = problem::Body))
 )]
-async fn top(Acting(service): Acting, Parameters(top): Parameters<TopParameters>) -> Result<Response, Problem> {
+async fn top(
+    Acting(service): Acting,
+    Parameters(top): Parameters<TopParameters>,
+) -> Result<Response, Problem> {
     if !(1..=TOP_MAX).contains(&top.top) {
-        return Err(Problem::new(Type::InvalidParameter, format!("top isn't within 1 and {TOP_MAX}")));
+        return Err(Problem::new(
+            Type::InvalidParameter,
+            format!("top isn't within 1 and {TOP_MAX}"),
+        ));
     }
     let usages = service.store.top_usage(top.top).await?;
     let usages = usages.into_iter().map(|(user, usage)| UserUsage { user, usage }).collect();

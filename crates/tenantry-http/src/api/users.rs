@@ -6,8 +6,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tenantry::{
-    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, Filter, ListQuery, Name, NewUser, Order, Page, RequestKey,
-    Scope, Set, SignIn, Timestamp, User, UserId, UserUpdate, WriteTx,
+    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, Filter, ListQuery, Name, NewUser,
+    Order, Page, RequestKey, Scope, Set, SignIn, Timestamp, User, UserId, UserUpdate, WriteTx,
 };
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -78,7 +78,10 @@ struct ListParameters {
     get, path = "/v1/users", tag = "users", params(ListParameters),
     responses((status = 200, body = Page), (status = "default", body = problem::Body))
 )]
-async fn list(Acting(service): Acting, Parameters(list): Parameters<ListParameters>) -> Result<Response, Problem> {
+async fn list(
+    Acting(service): Acting,
+    Parameters(list): Parameters<ListParameters>,
+) -> Result<Response, Problem> {
     let query = ListQuery {
         limit: list.limit,
         cursor: list.cursor,
@@ -103,7 +106,10 @@ async fn list(Acting(service): Acting, Parameters(list): Parameters<ListParamete
     post, path = "/v1/users:search", tag = "users", request_body = ListQuery,
     responses((status = 200, body = Page), (status = "default", body = problem::Body))
 )]
-async fn search(Acting(service): Acting, Json(query): Json<ListQuery>) -> Result<Response, Problem> {
+async fn search(
+    Acting(service): Acting,
+    Json(query): Json<ListQuery>,
+) -> Result<Response, Problem> {
     Ok(JsonBody(service.store.list(&query).await?).into_response())
 }
 
@@ -120,10 +126,16 @@ struct Address {
     post, path = "/v1/users:lookup", tag = "users", request_body = Address,
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
-async fn lookup(Acting(service): Acting, Json(address): Json<Address>) -> Result<Response, Problem> {
+async fn lookup(
+    Acting(service): Acting,
+    Json(address): Json<Address>,
+) -> Result<Response, Problem> {
     match service.store.get_by_email(&address.email).await? {
         Some(user) => Ok(tagged(StatusCode::OK, &user)),
-        None => Err(Problem::new(problem::Type::Store(ErrorKind::NotFound), "there is no user with this address")),
+        None => Err(Problem::new(
+            problem::Type::Store(ErrorKind::NotFound),
+            "there is no user with this address",
+        )),
     }
 }
 
@@ -135,16 +147,21 @@ async fn lookup(Acting(service): Acting, Json(address): Json<Address>) -> Result
         (status = "default", body = problem::Body)
     )
 )]
-async fn create(Acting(service): Acting, key: Key, Json(new): Json<NewUser>) -> Result<Response, Problem> {
+async fn create(
+    Acting(service): Acting,
+    key: Key,
+    Json(new): Json<NewUser>,
+) -> Result<Response, Problem> {
     let user = match key.of("create", &new)? {
         None => service.store.create(new).await?,
         Some(key) => service.store.once(key).create(new).await?,
     };
     let mut response = tagged(StatusCode::CREATED, &user);
     let path = format!("/v1/users/{}", user.id);
-    response
-        .headers_mut()
-        .insert(LOCATION, HeaderValue::from_str(&path).unwrap_or(HeaderValue::from_static("/v1/users")));
+    response.headers_mut().insert(
+        LOCATION,
+        HeaderValue::from_str(&path).unwrap_or(HeaderValue::from_static("/v1/users")),
+    );
     Ok(response)
 }
 
@@ -206,7 +223,9 @@ async fn update(
     let user = match IfMatch::of(&headers, service.require_if_match)? {
         // A verb of the store shares its commit with others; a closure has one of its own.
         IfMatch::Any => service.store.update(id, update).await?,
-        condition => changed(&service, id, condition, None, move |tx| tx.update(id, &update)).await?,
+        condition => {
+            changed(&service, id, condition, None, move |tx| tx.update(id, &update)).await?
+        }
     };
     Ok(tagged(StatusCode::OK, &user))
 }
@@ -218,7 +237,12 @@ async fn update(
     post, path = "/v1/users/{id}/suspend", tag = "users", params(("id" = String, Path, format = "uuid"), ("If-Match" = Option<String>, Header), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
-async fn suspend(Acting(service): Acting, Id(id): Id, headers: HeaderMap, key: Key) -> Result<Response, Problem> {
+async fn suspend(
+    Acting(service): Acting,
+    Id(id): Id,
+    headers: HeaderMap,
+    key: Key,
+) -> Result<Response, Problem> {
     let condition = IfMatch::of(&headers, service.require_if_match)?;
     let key = key.of("suspend", &(id, format!("{condition:?}")))?;
     let user = match (condition, key) {
@@ -234,7 +258,12 @@ async fn suspend(Acting(service): Acting, Id(id): Id, headers: HeaderMap, key: K
     post, path = "/v1/users/{id}/resume", tag = "users", params(("id" = String, Path, format = "uuid"), ("If-Match" = Option<String>, Header), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
-async fn resume(Acting(service): Acting, Id(id): Id, headers: HeaderMap, key: Key) -> Result<Response, Problem> {
+async fn resume(
+    Acting(service): Acting,
+    Id(id): Id,
+    headers: HeaderMap,
+    key: Key,
+) -> Result<Response, Problem> {
     let condition = IfMatch::of(&headers, service.require_if_match)?;
     let key = key.of("resume", &(id, format!("{condition:?}")))?;
     let user = match (condition, key) {
@@ -252,7 +281,11 @@ async fn resume(Acting(service): Acting, Id(id): Id, headers: HeaderMap, key: Ke
     delete, path = "/v1/users/{id}", tag = "users", params(("id" = String, Path, format = "uuid"), ("If-Match" = Option<String>, Header)),
     responses((status = 200, body = User), (status = "default", body = problem::Body))
 )]
-async fn delete(Acting(service): Acting, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
+async fn delete(
+    Acting(service): Acting,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let user = match IfMatch::of(&headers, service.require_if_match)? {
         IfMatch::Any => service.store.delete(id).await?,
         condition => changed(&service, id, condition, None, move |tx| tx.delete(id)).await?,
@@ -319,7 +352,11 @@ async fn record_login(Acting(service): Acting, Id(id): Id, key: Key) -> Result<R
     post, path = "/v1/sign-in", tag = "users", params(("Idempotency-Key" = Option<String>, Header)), request_body = Address,
     responses((status = 200, body = SignIn), (status = 201, body = SignIn, description = "The user was created"), (status = "default", body = problem::Body))
 )]
-async fn sign_in(Acting(service): Acting, key: Key, Json(address): Json<Address>) -> Result<Response, Problem> {
+async fn sign_in(
+    Acting(service): Acting,
+    key: Key,
+    Json(address): Json<Address>,
+) -> Result<Response, Problem> {
     let signed_in = match key.of("sign-in", &address.email)? {
         None => service.store.sign_in(address.email).await?,
         Some(key) => service.store.once(key).sign_in(address.email).await?,

@@ -70,7 +70,8 @@ pub(super) fn open_or_make(dir: &Dir, path: &str) -> io::Result<Dir> {
 /// Syncs the names in a directory. A handle of cap-std's may be one that can't be synced, so it is
 /// opened anew.
 pub(super) fn sync(dir: &Dir) -> io::Result<()> {
-    let dir = openat(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let dir =
+        openat(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     Ok(rustix::fs::fsync(dir)?)
 }
 
@@ -88,16 +89,23 @@ pub(super) fn require_file(stat: &Stat) -> Result<(), Problem> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok(()),
         FileType::Directory => Err(Problem::new(Type::NotAFile, "a directory has this name")),
-        FileType::Symlink => {
-            Err(Problem::new(Type::RefusedFile, "a symbolic link has this name, and none is followed"))
-        }
-        _ => Err(Problem::new(Type::RefusedFile, "what has this name is neither a file nor a directory")),
+        FileType::Symlink => Err(Problem::new(
+            Type::RefusedFile,
+            "a symbolic link has this name, and none is followed",
+        )),
+        _ => Err(Problem::new(
+            Type::RefusedFile,
+            "what has this name is neither a file nor a directory",
+        )),
     }
 }
 
 /// Removes a file.
 pub(super) fn remove(parent: &Dir, name: &str) -> Result<(), Problem> {
-    unlinkat(parent, name, AtFlags::empty()).map_err(io::Error::from).and_then(|()| sync(parent)).map_err(failed)
+    unlinkat(parent, name, AtFlags::empty())
+        .map_err(io::Error::from)
+        .and_then(|()| sync(parent))
+        .map_err(failed)
 }
 
 pub(super) fn no_such_file() -> Problem {
@@ -112,17 +120,29 @@ pub(super) fn is(error: &io::Error, errno: Errno) -> bool {
 pub(super) fn failed(error: io::Error) -> Problem {
     match Errno::from_io_error(&error) {
         Some(Errno::NOENT) => no_such_file(),
-        Some(Errno::NOTDIR) => Problem::new(Type::NotAFile, "a file is on the path where a directory is expected"),
-        Some(Errno::ISDIR | Errno::NOTEMPTY) => Problem::new(Type::NotAFile, "a directory has this name"),
-        Some(Errno::LOOP) => Problem::new(Type::RefusedFile, "a symbolic link is on the path, and none is followed"),
-        Some(Errno::XDEV) => Problem::new(Type::RefusedFile, "another file system is mounted on the path"),
-        Some(Errno::NXIO) => Problem::new(Type::RefusedFile, "what has this name is neither a file nor a directory"),
-        Some(Errno::NAMETOOLONG | Errno::ILSEQ) => {
-            Problem::new(Type::Store(ErrorKind::InvalidPath), "the file system doesn't take this name")
+        Some(Errno::NOTDIR) => {
+            Problem::new(Type::NotAFile, "a file is on the path where a directory is expected")
         }
-        Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {
-            Problem::new(Type::InsufficientStorage, "there is no room on the disk; nothing was written")
+        Some(Errno::ISDIR | Errno::NOTEMPTY) => {
+            Problem::new(Type::NotAFile, "a directory has this name")
         }
+        Some(Errno::LOOP) => {
+            Problem::new(Type::RefusedFile, "a symbolic link is on the path, and none is followed")
+        }
+        Some(Errno::XDEV) => {
+            Problem::new(Type::RefusedFile, "another file system is mounted on the path")
+        }
+        Some(Errno::NXIO) => {
+            Problem::new(Type::RefusedFile, "what has this name is neither a file nor a directory")
+        }
+        Some(Errno::NAMETOOLONG | Errno::ILSEQ) => Problem::new(
+            Type::Store(ErrorKind::InvalidPath),
+            "the file system doesn't take this name",
+        ),
+        Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Problem::new(
+            Type::InsufficientStorage,
+            "there is no room on the disk; nothing was written",
+        ),
         _ => Error::from(error).into(),
     }
 }

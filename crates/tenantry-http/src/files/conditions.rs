@@ -27,7 +27,8 @@ impl State {
     /// and sets the time of the change to the nanosecond (see [`upload`](super::upload)).
     pub(super) fn of(stat: &Stat) -> Self {
         let (size, inode) = (stat.st_size, stat.st_ino);
-        let (mtime, mtime_ns, ctime, ctime_ns) = (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
+        let (mtime, mtime_ns, ctime, ctime_ns) =
+            (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
         let tag = format!("{size:x}-{mtime:x}.{mtime_ns:x}-{inode:x}-{ctime:x}.{ctime_ns:x}");
         let seconds = u64::try_from(stat.st_mtime).ok().filter(|seconds| *seconds < YEAR_10000);
         Self { tag, modified: seconds.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds)) }
@@ -41,7 +42,9 @@ impl State {
         if let Ok(tag) = HeaderValue::from_str(&self.etag()) {
             headers.insert(ETAG, tag);
         }
-        if let Some(Ok(date)) = self.modified.map(|time| HeaderValue::from_str(&httpdate::fmt_http_date(time))) {
+        if let Some(Ok(date)) =
+            self.modified.map(|time| HeaderValue::from_str(&httpdate::fmt_http_date(time)))
+        {
             headers.insert(LAST_MODIFIED, date);
         }
     }
@@ -54,7 +57,8 @@ impl State {
         let Ok(value) = value.to_str() else { return false };
         match httpdate::parse_http_date(value) {
             Ok(date) => {
-                self.modified == Some(date) && now.duration_since(date).is_ok_and(|age| age > Duration::from_secs(1))
+                self.modified == Some(date)
+                    && now.duration_since(date).is_ok_and(|age| age > Duration::from_secs(1))
             }
             Err(_) => value.trim() == self.etag(),
         }
@@ -78,7 +82,8 @@ impl Conditions {
     /// `InvalidParameter` if a header isn't a list of entity tags. Dates that can't be read are
     /// ignored (RFC 9110, section 13.1.3).
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        let date = |name: HeaderName| httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok();
+        let date =
+            |name: HeaderName| httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok();
         Ok(Self {
             if_match: tags(headers, &IF_MATCH)?,
             if_none_match: tags(headers, &IF_NONE_MATCH)?,
@@ -117,7 +122,9 @@ impl Conditions {
     fn check_match(&self, state: Option<&State>) -> Result<(), Problem> {
         let is_met = match (&self.if_match, self.unmodified_since, state) {
             (Some(tags), _, state) => state.is_some_and(|state| tags.matches_strongly(&state.tag)),
-            (None, Some(since), Some(state)) => state.modified.is_some_and(|modified| modified <= since),
+            (None, Some(since), Some(state)) => {
+                state.modified.is_some_and(|modified| modified <= since)
+            }
             _ => true,
         };
         if is_met { Ok(()) } else { Err(failed("the file isn't the one that the condition names")) }
@@ -133,18 +140,26 @@ mod tests {
     use super::*;
 
     fn conditions(name: HeaderName, value: &str) -> Conditions {
-        Conditions::of(&HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])).unwrap()
+        Conditions::of(&HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())]))
+            .unwrap()
     }
 
     fn state() -> State {
-        State { tag: "1-2".to_owned(), modified: Some(UNIX_EPOCH + Duration::from_secs(784_111_777)) }
+        State {
+            tag: "1-2".to_owned(),
+            modified: Some(UNIX_EPOCH + Duration::from_secs(784_111_777)),
+        }
     }
 
     #[test]
     fn if_match_is_compared_strongly_and_fails_without_a_file() {
-        for (value, is_met) in
-            [("*", true), ("\"1-2\"", true), ("\"x\", \"1-2\"", true), ("W/\"1-2\"", false), ("\"x\"", false)]
-        {
+        for (value, is_met) in [
+            ("*", true),
+            ("\"1-2\"", true),
+            ("\"x\", \"1-2\"", true),
+            ("W/\"1-2\"", false),
+            ("\"x\"", false),
+        ] {
             let conditions = conditions(IF_MATCH, value);
             assert_eq!(conditions.check_change(Some(&state())).is_ok(), is_met, "{value}");
             assert_eq!(conditions.check_read(&state()).is_ok(), is_met, "{value}");
@@ -154,7 +169,8 @@ mod tests {
 
     #[test]
     fn if_none_match_is_compared_weakly_and_holds_without_a_file() {
-        for (value, has) in [("*", true), ("\"1-2\"", true), ("W/\"1-2\"", true), ("\"x\"", false)] {
+        for (value, has) in [("*", true), ("\"1-2\"", true), ("W/\"1-2\"", true), ("\"x\"", false)]
+        {
             let conditions = conditions(IF_NONE_MATCH, value);
             assert_eq!(conditions.check_change(Some(&state())).is_err(), has, "{value}");
             assert_eq!(conditions.check_read(&state()).unwrap(), has, "{value}");
@@ -179,9 +195,15 @@ mod tests {
             let headers = HeaderMap::from_iter([(IF_RANGE, HeaderValue::from_str(value).unwrap())]);
             state().is_in_range(&headers, modified + Duration::from_secs(after))
         };
-        assert!(is_in_range("\"1-2\"", 0) && !is_in_range("W/\"1-2\"", 0) && !is_in_range("\"x\"", 0));
+        assert!(
+            is_in_range("\"1-2\"", 0) && !is_in_range("W/\"1-2\"", 0) && !is_in_range("\"x\"", 0)
+        );
         let date = "Sun, 06 Nov 1994 08:49:37 GMT";
-        assert!(is_in_range(date, 2) && !is_in_range(date, 1) && !is_in_range("Sun, 06 Nov 1994 08:49:38 GMT", 9));
+        assert!(
+            is_in_range(date, 2)
+                && !is_in_range(date, 1)
+                && !is_in_range("Sun, 06 Nov 1994 08:49:38 GMT", 9)
+        );
         assert!(state().is_in_range(&HeaderMap::new(), modified));
     }
 }

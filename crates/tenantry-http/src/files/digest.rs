@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256, Sha512};
 use crate::problem::{Problem, Type};
 
 /// Both are the same of an upload, which is a whole representation without a coding.
-const HEADERS: [HeaderName; 2] = [HeaderName::from_static("content-digest"), HeaderName::from_static("repr-digest")];
+const HEADERS: [HeaderName; 2] =
+    [HeaderName::from_static("content-digest"), HeaderName::from_static("repr-digest")];
 
 /// Digests that a client announced, and what is hashed to compare with them.
 #[derive(Debug, Default)]
@@ -27,18 +28,30 @@ impl Expected {
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         let mut expected = Self::default();
         for name in &HEADERS {
-            let malformed = || Problem::new(Type::InvalidParameter, format!("{name} isn't a dictionary of digests"));
+            let malformed = || {
+                Problem::new(
+                    Type::InvalidParameter,
+                    format!("{name} isn't a dictionary of digests"),
+                )
+            };
             for value in headers.get_all(name) {
                 for member in value.to_str().map_err(|_| malformed())?.split(',') {
-                    let (algorithm, digest) = member.trim().split_once('=').ok_or_else(malformed)?;
-                    let digest = digest.strip_prefix(':').and_then(|digest| digest.strip_suffix(':'));
-                    let digest = STANDARD.decode(digest.ok_or_else(malformed)?).map_err(|_| malformed())?;
+                    let (algorithm, digest) =
+                        member.trim().split_once('=').ok_or_else(malformed)?;
+                    let digest =
+                        digest.strip_prefix(':').and_then(|digest| digest.strip_suffix(':'));
+                    let digest =
+                        STANDARD.decode(digest.ok_or_else(malformed)?).map_err(|_| malformed())?;
                     match algorithm {
                         "sha-256" => {
-                            expected.sha256.push((digest.try_into().map_err(|_| malformed())?, Sha256::new()));
+                            expected
+                                .sha256
+                                .push((digest.try_into().map_err(|_| malformed())?, Sha256::new()));
                         }
                         "sha-512" => {
-                            expected.sha512.push((digest.try_into().map_err(|_| malformed())?, Sha512::new()));
+                            expected
+                                .sha512
+                                .push((digest.try_into().map_err(|_| malformed())?, Sha512::new()));
                         }
                         _ => {}
                     }
@@ -55,11 +68,16 @@ impl Expected {
 
     /// Compares the digests of all that was hashed.
     pub(super) fn verify(self) -> Result<(), Problem> {
-        let is_256 = self.sha256.into_iter().all(|(digest, hasher)| hasher.finalize()[..] == digest);
-        let is_512 = self.sha512.into_iter().all(|(digest, hasher)| hasher.finalize()[..] == digest);
+        let is_256 =
+            self.sha256.into_iter().all(|(digest, hasher)| hasher.finalize()[..] == digest);
+        let is_512 =
+            self.sha512.into_iter().all(|(digest, hasher)| hasher.finalize()[..] == digest);
         if is_256 && is_512 {
             return Ok(());
         }
-        Err(Problem::new(Type::DigestMismatch, "the body isn't the one whose digest was sent; nothing was written"))
+        Err(Problem::new(
+            Type::DigestMismatch,
+            "the body isn't the one whose digest was sent; nothing was written",
+        ))
     }
 }

@@ -51,19 +51,29 @@ impl Download {
         // At most the bytes of the room.
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(room.bytes)];
         let offset = self.offset;
-        let read = match preadv2(&*self.file, &mut [IoSliceMut::new(&mut bytes)], offset, ReadWriteFlags::NOWAIT) {
+        let read = match preadv2(
+            &*self.file,
+            &mut [IoSliceMut::new(&mut bytes)],
+            offset,
+            ReadWriteFlags::NOWAIT,
+        ) {
             Ok(read) => read,
             // Not in the cache, or the file system can't tell.
             Err(_) => {
                 let file = Arc::clone(&self.file);
-                let read = files.work.run(move || file.read_at(&mut bytes, offset).map(|read| (read, bytes)));
+                let read = files
+                    .work
+                    .run(move || file.read_at(&mut bytes, offset).map(|read| (read, bytes)));
                 let (read, filled) = read.await.map_err(io::Error::other)??;
                 bytes = filled;
                 read
             }
         };
         if read == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file was cut off while it was sent"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file was cut off while it was sent",
+            ));
         }
         bytes.truncate(read);
         self.offset += read as u64;

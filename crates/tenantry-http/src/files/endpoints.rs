@@ -88,7 +88,8 @@ async fn get(
         return list_dir(service, id, path, parameters).await;
     }
     let (above, name) = path.of_file()?;
-    let (conditions, store, opened_name) = (Conditions::of(&headers)?, service.store.clone(), name.to_owned());
+    let (conditions, store, opened_name) =
+        (Conditions::of(&headers)?, service.store.clone(), name.to_owned());
     let (file, stat) = service
         .files
         .run(move || {
@@ -103,9 +104,12 @@ async fn get(
         return Ok(response);
     }
     let length = u64::try_from(stat.st_size).unwrap_or_default();
-    let part = headers.get(RANGE).filter(|_| method == Method::GET).and_then(|range| range.to_str().ok());
+    let part =
+        headers.get(RANGE).filter(|_| method == Method::GET).and_then(|range| range.to_str().ok());
     let part = match part {
-        Some(value) if state.is_in_range(&headers, SystemTime::from(Timestamp::now())) => range(value, length),
+        Some(value) if state.is_in_range(&headers, SystemTime::from(Timestamp::now())) => {
+            range(value, length)
+        }
         _ => Range::Whole,
     };
     let (status, offset, end) = match part {
@@ -114,7 +118,11 @@ async fn get(
         Range::Unsatisfiable => return Ok(unsatisfiable(length)),
     };
     let download = Download { file: Arc::new(file), stat, offset, end };
-    let body = if method == Method::HEAD { Body::empty() } else { download.into_body(Arc::clone(&service.files)) };
+    let body = if method == Method::HEAD {
+        Body::empty()
+    } else {
+        download.into_body(Arc::clone(&service.files))
+    };
     let mut response = (status, body).into_response();
     let headers = response.headers_mut();
     make_download(headers, name);
@@ -173,7 +181,11 @@ async fn list_dir(
     let listed = service.files.run(move || {
         let Some(dir) = existing_dir(&store, id)? else {
             // The user's own directory is made with its first file.
-            return if path.segments.is_empty() { Ok(FilePage::default()) } else { Err(no_such_file()) };
+            return if path.segments.is_empty() {
+                Ok(FilePage::default())
+            } else {
+                Err(no_such_file())
+            };
         };
         let dir = open_parent(&dir, &path.segments.join("/")).map_err(failed)?;
         list_entries(&dir, parameters.cursor.as_deref(), limit).map_err(failed)
@@ -209,7 +221,10 @@ async fn put(
 ) -> Result<Response, Problem> {
     for coding in [CONTENT_ENCODING, CONTENT_RANGE] {
         if headers.contains_key(&coding) {
-            return Err(Problem::new(Type::InvalidParameter, format!("{coding} isn't supported: send the whole file")));
+            return Err(Problem::new(
+                Type::InvalidParameter,
+                format!("{coding} isn't supported: send the whole file"),
+            ));
         }
     }
     let (above, name) = path.of_file()?;
@@ -282,7 +297,8 @@ async fn commit(
     reservation: Option<Reservation>,
 ) -> Result<Written, Problem> {
     let id = target.id;
-    let complete = service.files.run(move || upload.into_inner().ok_or_else(no_such_file)?.finish()).await?;
+    let complete =
+        service.files.run(move || upload.into_inner().ok_or_else(no_such_file)?.finish()).await?;
     let _changing = service.files.quotas.changing(id).await;
     let files = Arc::clone(&service.files);
     let named = service.files.run(move || {

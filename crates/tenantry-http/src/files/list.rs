@@ -82,7 +82,8 @@ pub(super) fn list(dir: &Dir, after: Option<&str>, limit: usize) -> io::Result<F
             continue;
         };
         let is_after = after.is_none_or(|after| name > after);
-        let is_small = smallest.len() <= limit || smallest.peek().is_some_and(|greatest| name < &**greatest);
+        let is_small =
+            smallest.len() <= limit || smallest.peek().is_some_and(|greatest| name < &**greatest);
         if is_after && is_small {
             smallest.push(name.to_owned());
             if smallest.len() > limit + 1 {
@@ -124,6 +125,10 @@ fn entry(name: String, stat: &Stat) -> Entry {
 fn modified(stat: &Stat) -> SystemTime {
     let nanoseconds = Duration::from_nanos(stat.st_mtime_nsec);
     let seconds = Duration::from_secs(stat.st_mtime.unsigned_abs());
-    let second = if stat.st_mtime < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) };
+    let second = if stat.st_mtime < 0 {
+        UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        UNIX_EPOCH.checked_add(seconds)
+    };
     second.and_then(|second| second.checked_add(nanoseconds)).unwrap_or(UNIX_EPOCH)
 }

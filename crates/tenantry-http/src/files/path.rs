@@ -71,14 +71,18 @@ impl<S: Sync> FromRequestParts<S> for FilePath {
 
 /// Decodes and checks a segment.
 fn segment(raw: &str) -> Result<String, Problem> {
-    let decoded = decode(raw).ok_or_else(|| invalid("a % in the path isn't followed by two hexadecimal digits"))?;
-    let name = String::from_utf8(decoded).map_err(|_| invalid("a segment of the path isn't UTF-8"))?;
+    let decoded = decode(raw)
+        .ok_or_else(|| invalid("a % in the path isn't followed by two hexadecimal digits"))?;
+    let name =
+        String::from_utf8(decoded).map_err(|_| invalid("a segment of the path isn't UTF-8"))?;
     let reason = match &*name {
         "" => "a segment of the path is empty",
         "." | ".." => "a segment of the path is . or ..",
         _ if name.contains(['/', '\0']) => "a segment of the path holds a / or a zero byte",
         _ if name.len() > NAME_BYTES_MAX => "a segment of the path is longer than 255 bytes",
-        _ if is_hidden(name.as_bytes()) => "names that begin with .tenantry-upload- are the service's own",
+        _ if is_hidden(name.as_bytes()) => {
+            "names that begin with .tenantry-upload- are the service's own"
+        }
         _ => return Ok(name),
     };
     Err(invalid(reason))

@@ -76,7 +76,13 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
-    pub(super) fn new(quotas: &Arc<Quotas>, store: &Store, id: UserId, limit: u64, replaced: u64) -> Self {
+    pub(super) fn new(
+        quotas: &Arc<Quotas>,
+        store: &Store,
+        id: UserId,
+        limit: u64,
+        replaced: u64,
+    ) -> Self {
         Self { quotas: Arc::clone(quotas), store: store.clone(), id, limit, replaced, bytes: 0 }
     }
 

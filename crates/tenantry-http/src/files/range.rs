@@ -14,7 +14,9 @@ pub(super) enum Range {
 /// Reads a `Range` for a file of this length. A header of another unit or form is ignored, as is
 /// one of several ranges: they are a way to have much sent many times.
 pub(super) fn range(value: &str, length: u64) -> Range {
-    let Some((first, last)) = value.trim().strip_prefix("bytes=").and_then(|range| range.trim().split_once('-')) else {
+    let Some((first, last)) =
+        value.trim().strip_prefix("bytes=").and_then(|range| range.trim().split_once('-'))
+    else {
         return Range::Whole;
     };
     match (number(first), number(last)) {
@@ -23,7 +25,9 @@ pub(super) fn range(value: &str, length: u64) -> Range {
             suffix => Range::Part(length - suffix, length),
         },
         (Some(first), None) if last.is_empty() => part(first, length, length),
-        (Some(first), Some(last)) if first <= last => part(first, last.saturating_add(1).min(length), length),
+        (Some(first), Some(last)) if first <= last => {
+            part(first, last.saturating_add(1).min(length), length)
+        }
         _ => Range::Whole,
     }
 }

@@ -60,7 +60,8 @@ async fn write<W: Write + Send + 'static>(
 async fn next_data(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     loop {
         let frame = tokio::time::timeout(BODY_IDLE_TIMEOUT, body.frame()).await.map_err(|_| {
-            let detail = format!("nothing of the body came for {} seconds", BODY_IDLE_TIMEOUT.as_secs());
+            let detail =
+                format!("nothing of the body came for {} seconds", BODY_IDLE_TIMEOUT.as_secs());
             Problem::new(Type::BodyTimeout, detail)
         })?;
         match frame.map(|frame| frame.map(|frame| frame.into_data())) {

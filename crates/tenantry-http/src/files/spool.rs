@@ -33,12 +33,18 @@ pub(crate) struct Spool(Elsewhere<File>);
 
 /// Receives a body into a file without a name in the data directory: there is room for what the
 /// store is to take, and nothing of it is left even if the process is killed.
-pub(crate) async fn spool(files: &Files, store: &Store, body: Body, bytes_max: u64) -> Result<Spool, Problem> {
+pub(crate) async fn spool(
+    files: &Files,
+    store: &Store,
+    body: Body,
+    bytes_max: u64,
+) -> Result<Spool, Problem> {
     if http_body::Body::size_hint(&body).exact().is_some_and(|length| length > bytes_max) {
         return Err(too_large(bytes_max));
     }
     let dir = directory(store);
-    let file = files.run(move || Ok(Elsewhere::new(tempfile::tempfile_in(dir).map_err(failed)?))).await?;
+    let file =
+        files.run(move || Ok(Elsewhere::new(tempfile::tempfile_in(dir).map_err(failed)?))).await?;
     Ok(Spool(receive(files, body, file, bytes_max, None).await?))
 }
 
@@ -68,7 +74,10 @@ impl Finished {
         if let Err(error) = remove_leftovers(&dir) {
             tracing::debug!("what a download left can't be removed: {error}");
         }
-        #[allow(clippy::disallowed_methods, reason = "the name of a temporary file is no id of the store")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the name of a temporary file is no id of the store"
+        )]
         let id = Uuid::new_v4();
         dir.join(format!("{PREFIX}{id}"))
     }
@@ -116,7 +125,8 @@ mod tests {
     #[test]
     fn what_a_crash_left_is_removed_and_what_is_being_opened_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let [old, new, other] = ["old", "new", ""].map(|name| dir.path().join(format!("{PREFIX}{name}")));
+        let [old, new, other] =
+            ["old", "new", ""].map(|name| dir.path().join(format!("{PREFIX}{name}")));
         let other = other.with_file_name("other");
         for path in [&old, &new, &other] {
             fs::write(path, "").unwrap();

@@ -15,8 +15,8 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_OMIT, flock, fstat,
-    futimens, linkat, openat, renameat, renameat_with, unlinkat,
+    AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps,
+    UTIME_OMIT, flock, fstat, futimens, linkat, openat, renameat, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use tenantry::cap_std::fs::Dir;
@@ -61,14 +61,21 @@ impl Upload {
         match openat(&dir, c".", WRITE | OFlags::TMPFILE, PRIVATE_FILE) {
             Ok(file) => Self::new(file.into(), dir, None, digests),
             // The file system, or the kernel, has no files without a name.
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => Self::begin_named(dir, digests),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
+                Self::begin_named(dir, digests)
+            }
             Err(error) => Err(error.into()),
         }
     }
 
     fn begin_named(dir: Dir, digests: Expected) -> io::Result<Self> {
         let name = hidden_name();
-        let file = openat(&dir, &name, WRITE | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, PRIVATE_FILE)?;
+        let file = openat(
+            &dir,
+            &name,
+            WRITE | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW,
+            PRIVATE_FILE,
+        )?;
         Self::new(file.into(), dir, Some(name), digests)
     }
 
@@ -85,7 +92,10 @@ impl Upload {
         // By the kernel's clock for files, which advances every few milliseconds, two contents of
         // one length could have the same entity tag.
         let now = Timestamp::now().as_unix_us();
-        let modified = Timespec { tv_sec: now.div_euclid(1_000_000), tv_nsec: now.rem_euclid(1_000_000) * 1_000 };
+        let modified = Timespec {
+            tv_sec: now.div_euclid(1_000_000),
+            tv_nsec: now.rem_euclid(1_000_000) * 1_000,
+        };
         let unchanged = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         let times = Timestamps { last_access: unchanged, last_modification: modified };
         futimens(&self.file, &times).map_err(|error| failed(error.into()))?;
@@ -98,7 +108,9 @@ impl Upload {
             let Some(hidden) = &self.name else { return self.link(parent, name) };
             return match renameat_with(&self.dir, hidden, parent, name, RenameFlags::NOREPLACE) {
                 // A file system without the flag: another process may make the file in between.
-                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(renameat(&self.dir, hidden, parent, name)?),
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    Ok(renameat(&self.dir, hidden, parent, name)?)
+                }
                 renamed => Ok(renamed?),
             };
         }
@@ -140,7 +152,10 @@ impl Drop for Upload {
 }
 
 fn hidden_name() -> String {
-    #[allow(clippy::disallowed_methods, reason = "the name of a temporary file is no id of the store")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the name of a temporary file is no id of the store"
+    )]
     let id = Uuid::new_v4();
     format!("{HIDDEN}{id}")
 }
@@ -179,7 +194,11 @@ impl Complete {
         self.0.name = None;
         sync(&parent).map_err(failed)?;
         let new = fstat(&self.0.file).map_err(|error| failed(error.into()))?;
-        Ok(Written { state: State::of(&new), is_new: old.is_none(), change: change(Some(&new), old.as_ref()) })
+        Ok(Written {
+            state: State::of(&new),
+            is_new: old.is_none(),
+            change: change(Some(&new), old.as_ref()),
+        })
     }
 }
 
@@ -200,7 +219,8 @@ pub(super) fn change(new: Option<&Stat>, old: Option<&Stat>) -> UsageChange {
 
 /// Removes a hidden file, unless an upload holds it.
 pub(super) fn remove_leftover(dir: &Dir, name: &std::ffi::CStr) -> io::Result<bool> {
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags =
+        OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = openat(dir, name, flags, Mode::empty())?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => unlinkat(dir, name, AtFlags::empty())?,
@@ -246,20 +266,26 @@ mod tests {
                 .collect()
         };
         let begin = |content: &str| {
-            let mut upload = Upload::begin_named(dir.try_clone().unwrap(), Expected::default()).unwrap();
+            let mut upload =
+                Upload::begin_named(dir.try_clone().unwrap(), Expected::default()).unwrap();
             upload.write_all(content.as_bytes()).unwrap();
             assert!(names().iter().any(|name| name.starts_with(HIDDEN)));
             upload
         };
         let none = HeaderMap::new();
         for (content, is_new) in [("one", true), ("two", false)] {
-            let written = begin(content).finish().unwrap().name(&dir, "made/deep", "file", &conditions(&none)).unwrap();
+            let written = begin(content)
+                .finish()
+                .unwrap()
+                .name(&dir, "made/deep", "file", &conditions(&none))
+                .unwrap();
             assert_eq!(written.is_new, is_new);
             assert_eq!(dir.read_to_string("made/deep/file").unwrap(), content);
         }
         drop(begin("broken off"));
         let absent = HeaderMap::from_iter([(IF_NONE_MATCH, "*".parse().unwrap())]);
-        let refused = begin("three").finish().unwrap().name(&dir, "made/deep", "file", &conditions(&absent));
+        let refused =
+            begin("three").finish().unwrap().name(&dir, "made/deep", "file", &conditions(&absent));
         assert!(refused.is_err());
         assert_eq!(
             (names(), dir.read_to_string("made/deep/file").unwrap()),
@@ -273,7 +299,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = Dir::open_ambient_dir(root.path(), ambient_authority()).unwrap();
         let begin = || Upload::begin(&dir, "", Expected::default()).unwrap();
-        for mut upload in [begin(), Upload::begin_named(dir.try_clone().unwrap(), Expected::default()).unwrap()] {
+        for mut upload in
+            [begin(), Upload::begin_named(dir.try_clone().unwrap(), Expected::default()).unwrap()]
+        {
             std::fs::write(root.path().join("file"), "of another process").unwrap();
             let error = upload.try_name(&dir, "file", false).unwrap_err();
             assert!(is(&error, Errno::EXIST), "{error}");

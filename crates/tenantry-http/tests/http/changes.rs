@@ -11,7 +11,12 @@ use tower::ServiceExt;
 use crate::support::Api;
 
 fn kinds(page: &Value) -> Vec<&str> {
-    page["changes"].as_array().unwrap().iter().map(|change| change["kind"].as_str().unwrap()).collect()
+    page["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| change["kind"].as_str().unwrap())
+        .collect()
 }
 
 async fn create(api: &Api, name: &str) {
@@ -51,7 +56,9 @@ async fn a_cursor_that_has_expired_is_410_also_for_a_stream() {
         let reply = api.call(Method::GET, &path, &[("accept", accept)], "").await;
         assert_eq!((reply.status, reply.problem()), (StatusCode::GONE, "cursor-expired"));
     }
-    for path in ["/v1/changes?after=1-0000000000000001", "/v1/changes?limit=0", "/v1/changes?wait=61"] {
+    for path in
+        ["/v1/changes?after=1-0000000000000001", "/v1/changes?limit=0", "/v1/changes?wait=61"]
+    {
         assert_eq!(api.get(path).await.status, StatusCode::BAD_REQUEST, "{path}");
     }
     let scopes: Scopes = [Scope::UsersRead].into_iter().collect();
@@ -74,7 +81,9 @@ async fn a_long_poll_returns_with_the_change_and_at_the_end_of_the_service() {
 }
 
 async fn stream(api: &Api, path: &str, last_event_id: &str) -> BodyDataStream {
-    let request = Request::get(path).header("accept", "text/event-stream").header("last-event-id", last_event_id);
+    let request = Request::get(path)
+        .header("accept", "text/event-stream")
+        .header("last-event-id", last_event_id);
     let mut request = request.body(Body::empty()).unwrap();
     request.extensions_mut().insert(Caller::new("test", Scopes::all()));
     let response = api.router().oneshot(request).await.unwrap();
@@ -100,7 +109,11 @@ async fn a_stream_has_an_event_for_each_change_and_bookmarks_and_ends_with_the_s
     assert_eq!(next(&mut events).await.unwrap(), "retry: 2000\n\n");
     let event = next(&mut events).await.unwrap();
     let bob = api.store.changes_cursor().await.unwrap();
-    assert!(event.starts_with(&format!("event: change\nid: {bob}\ndata: {{")) && event.ends_with("}\n\n"), "{event}");
+    assert!(
+        event.starts_with(&format!("event: change\nid: {bob}\ndata: {{"))
+            && event.ends_with("}\n\n"),
+        "{event}"
+    );
     assert!(event.contains("\"user\":{") && event.matches("data: ").count() == 1, "{event}");
     // Time passes at once while nothing else is to be done.
     let bookmark = next(&mut events).await.unwrap();

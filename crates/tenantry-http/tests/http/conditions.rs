@@ -28,11 +28,19 @@ async fn a_login_fails_no_condition_on_the_version() {
     let patch = r#"{"email":"ada@example.org"}"#;
     let changed = api.call(Method::PATCH, &path, &[("if-match", &tag)], patch).await;
     assert_eq!(changed.status, StatusCode::OK, "{changed:?}");
-    let again = api.call(Method::PATCH, &path, &[("if-match", &tag)], r#"{"email":"ada@example.net"}"#).await;
-    assert_eq!((again.status, again.problem()), (StatusCode::PRECONDITION_FAILED, "version-mismatch"));
+    let again = api
+        .call(Method::PATCH, &path, &[("if-match", &tag)], r#"{"email":"ada@example.net"}"#)
+        .await;
+    assert_eq!(
+        (again.status, again.problem()),
+        (StatusCode::PRECONDITION_FAILED, "version-mismatch")
+    );
     assert_eq!(again.json["current_version"], 2);
     let delete = api.call(Method::DELETE, &path, &[("if-match", &tag)], "").await;
-    assert_eq!((delete.status, &delete.json["current_version"]), (StatusCode::PRECONDITION_FAILED, &2.into()));
+    assert_eq!(
+        (delete.status, &delete.json["current_version"]),
+        (StatusCode::PRECONDITION_FAILED, &2.into())
+    );
     let one_of = api.call(Method::DELETE, &path, &[("if-match", "\"1\", \"2.abc\"")], "").await;
     assert_eq!(one_of.status, StatusCode::OK);
 }
@@ -49,8 +57,10 @@ async fn of_racing_changes_of_one_version_exactly_one_succeeds() {
             async move { api.call(Method::PATCH, path, &[("if-match", tag)], &patch).await }
         });
         let replies = join_all(changes).await;
-        let winners: Vec<_> = replies.iter().filter(|reply| reply.status == StatusCode::OK).collect();
-        let losers = replies.iter().filter(|reply| reply.status == StatusCode::PRECONDITION_FAILED).count();
+        let winners: Vec<_> =
+            replies.iter().filter(|reply| reply.status == StatusCode::OK).collect();
+        let losers =
+            replies.iter().filter(|reply| reply.status == StatusCode::PRECONDITION_FAILED).count();
         assert_eq!((winners.len(), losers), (1, 63));
         tag = winners[0].header("etag").unwrap().to_owned();
     }
@@ -65,7 +75,10 @@ async fn a_service_may_require_conditions() {
     for method in [Method::PATCH, Method::DELETE] {
         let body = if method == Method::PATCH { "{}" } else { "" };
         let without = api.call(method.clone(), &path, &[], body).await;
-        assert_eq!((without.status, without.problem()), (StatusCode::PRECONDITION_REQUIRED, "precondition-required"));
+        assert_eq!(
+            (without.status, without.problem()),
+            (StatusCode::PRECONDITION_REQUIRED, "precondition-required")
+        );
         let with = api.call(method, &path, &[("if-match", "*")], body).await;
         assert_eq!(with.status, StatusCode::OK);
     }

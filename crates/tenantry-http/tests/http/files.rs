@@ -72,7 +72,8 @@ impl Ada {
         headers: &[(&str, &str)],
         body: impl Into<Body>,
     ) -> axum::response::Response {
-        let mut request = Request::builder().method(method).uri(format!("{}/files/{file}", self.path));
+        let mut request =
+            Request::builder().method(method).uri(format!("{}/files/{file}", self.path));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -132,8 +133,10 @@ fn broken_off() -> Body {
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -145,9 +148,15 @@ async fn a_file_is_written_replaced_read_and_removed() {
     assert_eq!(created.status, StatusCode::CREATED, "{created:?}");
     let read = ada.get("letters/2026/notes.txt").await;
     assert_eq!((read.status, read.text(), read.tag()), (StatusCode::OK, "hello", created.tag()));
-    assert_eq!((read.header("content-length"), read.header("accept-ranges")), (Some("5"), Some("bytes")));
+    assert_eq!(
+        (read.header("content-length"), read.header("accept-ranges")),
+        (Some("5"), Some("bytes"))
+    );
     let head = ada.call(Method::HEAD, "letters/2026/notes.txt", &[], "").await;
-    assert_eq!((head.status, head.header("content-length"), head.text()), (StatusCode::OK, Some("5"), ""));
+    assert_eq!(
+        (head.status, head.header("content-length"), head.text()),
+        (StatusCode::OK, Some("5"), "")
+    );
     let replaced = ada.put("letters/2026/notes.txt", "hallo").await;
     assert_eq!(replaced.status, StatusCode::NO_CONTENT);
     assert_ne!(replaced.tag(), created.tag());
@@ -164,7 +173,8 @@ async fn a_file_is_written_replaced_read_and_removed() {
 #[tokio::test]
 async fn a_large_file_comes_back_as_it_was_sent() {
     let ada = Ada::new().await;
-    let content: Vec<u8> = (0..1_000_003_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let content: Vec<u8> =
+        (0..1_000_003_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let chunks: Vec<Vec<u8>> = content.chunks(7_919).map(<[u8]>::to_vec).collect();
     assert_eq!(ada.put("large", parts(chunks)).await.status, StatusCode::CREATED);
     assert!(ada.get("large").await.body.unwrap() == content);
@@ -172,7 +182,10 @@ async fn a_large_file_comes_back_as_it_was_sent() {
     assert!(range.body.unwrap() == content[100_000..=900_000]);
     assert_eq!(ada.put("empty", "").await.status, StatusCode::CREATED);
     let empty = ada.get("empty").await;
-    assert_eq!((empty.status, empty.text(), empty.header("content-length")), (StatusCode::OK, "", Some("0")));
+    assert_eq!(
+        (empty.status, empty.text(), empty.header("content-length")),
+        (StatusCode::OK, "", Some("0"))
+    );
 }
 
 /// CVE-2021-37794, CVE-2026-30948, CVE-2026-105694, GHSA-hr5w-cwwq-2v4m, GHSA-954h-jrpm-72pm: what
@@ -183,9 +196,13 @@ async fn a_file_is_always_an_attachment_in_a_sandbox() {
     for name in ["page.html", "image.svg", "script.js"] {
         ada.put(name, "<script>alert(1)</script>").await;
         for (range, status) in [("", StatusCode::OK), ("bytes=0-7", StatusCode::PARTIAL_CONTENT)] {
-            let read = ada.call(Method::GET, name, &[("range", range), ("accept", "text/html")], "").await;
+            let read =
+                ada.call(Method::GET, name, &[("range", range), ("accept", "text/html")], "").await;
             assert_eq!(read.status, status);
-            assert_eq!(read.header("content-disposition"), Some(&*format!("attachment; filename=\"{name}\"")));
+            assert_eq!(
+                read.header("content-disposition"),
+                Some(&*format!("attachment; filename=\"{name}\""))
+            );
             for (header, value) in [
                 ("content-type", "application/octet-stream"),
                 ("x-content-type-options", "nosniff"),
@@ -231,7 +248,10 @@ async fn one_range_is_sent_and_several_are_ignored() {
         ("lines=1-2", 200, None, "0123456789"),
     ] {
         let read = ada.call(Method::GET, "digits", &[("range", range)], "").await;
-        assert_eq!((read.status.as_u16(), read.header("content-range"), read.text()), (status, content, text));
+        assert_eq!(
+            (read.status.as_u16(), read.header("content-range"), read.text()),
+            (status, content, text)
+        );
         assert_eq!(read.header("content-length").unwrap(), text.len().to_string());
     }
     let beyond = ada.call(Method::GET, "digits", &[("range", "bytes=10-")], "").await;
@@ -241,7 +261,9 @@ async fn one_range_is_sent_and_several_are_ignored() {
     );
     assert_eq!(beyond.header("content-range"), Some("bytes */10"));
     for (condition, status) in [(&*tag, 206), ("\"other\"", 200), (&*format!("W/{tag}"), 200)] {
-        let read = ada.call(Method::GET, "digits", &[("range", "bytes=2-4"), ("if-range", condition)], "").await;
+        let read = ada
+            .call(Method::GET, "digits", &[("range", "bytes=2-4"), ("if-range", condition)], "")
+            .await;
         assert_eq!(read.status.as_u16(), status, "{condition}");
     }
     let head = ada.call(Method::HEAD, "digits", &[("range", "bytes=2-4")], "").await;
@@ -253,13 +275,22 @@ async fn a_client_that_has_the_file_gets_304_until_it_changes() {
     let ada = Ada::new().await;
     let tag = ada.put("notes.txt", "one").await.tag();
     let modified = ada.get("notes.txt").await.header("last-modified").unwrap().to_owned();
-    for header in [("if-none-match", &*tag), ("if-none-match", &*format!("W/{tag}")), ("if-modified-since", &*modified)]
-    {
+    for header in [
+        ("if-none-match", &*tag),
+        ("if-none-match", &*format!("W/{tag}")),
+        ("if-modified-since", &*modified),
+    ] {
         let known = ada.call(Method::GET, "notes.txt", &[header], "").await;
-        assert_eq!((known.status, known.tag(), known.text()), (StatusCode::NOT_MODIFIED, tag.clone(), ""));
+        assert_eq!(
+            (known.status, known.tag(), known.text()),
+            (StatusCode::NOT_MODIFIED, tag.clone(), "")
+        );
     }
     let other = ada.call(Method::GET, "notes.txt", &[("if-match", "\"other\"")], "").await;
-    assert_eq!((other.status, other.problem().as_str()), (StatusCode::PRECONDITION_FAILED, "precondition-failed"));
+    assert_eq!(
+        (other.status, other.problem().as_str()),
+        (StatusCode::PRECONDITION_FAILED, "precondition-failed")
+    );
     ada.put("notes.txt", "two").await;
     let changed = ada.call(Method::GET, "notes.txt", &[("if-none-match", &tag)], "").await;
     assert_eq!((changed.status, changed.text()), (StatusCode::OK, "two"));
@@ -285,8 +316,12 @@ async fn a_condition_that_fails_leaves_the_file() {
     assert_eq!(created.status, StatusCode::CREATED);
     let old = created.tag();
     let exists = ada.call(Method::PUT, "notes.txt", &[("if-none-match", "*")], "two").await;
-    assert_eq!((exists.status, exists.problem().as_str()), (StatusCode::PRECONDITION_FAILED, "precondition-failed"));
-    let weak = ada.call(Method::PUT, "notes.txt", &[("if-match", &format!("W/{old}"))], "two").await;
+    assert_eq!(
+        (exists.status, exists.problem().as_str()),
+        (StatusCode::PRECONDITION_FAILED, "precondition-failed")
+    );
+    let weak =
+        ada.call(Method::PUT, "notes.txt", &[("if-match", &format!("W/{old}"))], "two").await;
     assert_eq!(weak.problem(), "precondition-failed");
     assert_eq!(ada.get("notes.txt").await.text(), "one");
     let replaced = ada.call(Method::PUT, "notes.txt", &[("if-match", &old)], "two").await;
@@ -296,7 +331,10 @@ async fn a_condition_that_fails_leaves_the_file() {
     let removed = ada.call(Method::DELETE, "notes.txt", &[("if-match", &replaced.tag())], "").await;
     assert_eq!(removed.status, StatusCode::NO_CONTENT);
     let malformed = ada.call(Method::PUT, "notes.txt", &[("if-match", "one")], "x").await;
-    assert_eq!((malformed.status, malformed.problem().as_str()), (StatusCode::BAD_REQUEST, "invalid-parameter"));
+    assert_eq!(
+        (malformed.status, malformed.problem().as_str()),
+        (StatusCode::BAD_REQUEST, "invalid-parameter")
+    );
 }
 
 #[tokio::test]
@@ -308,13 +346,15 @@ async fn of_racing_uploads_with_one_condition_exactly_one_succeeds() {
             let (ada, condition) = (&ada, &condition);
             let headers = [(condition.0, condition.1.clone())];
             async move {
-                let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                let headers: Vec<_> =
+                    headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
                 ada.call(Method::PUT, "raced.txt", &headers, format!("{round} {racer}")).await
             }
         });
         let replies = join_all(uploads).await;
         let winners: Vec<_> = (0..16).filter(|racer| replies[*racer].status.is_success()).collect();
-        let losers = replies.iter().filter(|reply| reply.status == StatusCode::PRECONDITION_FAILED).count();
+        let losers =
+            replies.iter().filter(|reply| reply.status == StatusCode::PRECONDITION_FAILED).count();
         assert_eq!((winners.len(), losers), (1, 15), "{replies:?}");
         let read = ada.get("raced.txt").await;
         assert_eq!(read.text(), format!("{round} {}", winners[0]));
@@ -329,7 +369,10 @@ async fn a_body_that_breaks_off_leaves_the_old_file_and_nothing_else() {
     ada.put("notes.txt", "old").await;
     for file in ["notes.txt", "new/file.txt"] {
         let broken = ada.put(file, broken_off()).await;
-        assert_eq!((broken.status, broken.problem().as_str()), (StatusCode::BAD_REQUEST, "invalid-body"));
+        assert_eq!(
+            (broken.status, broken.problem().as_str()),
+            (StatusCode::BAD_REQUEST, "invalid-body")
+        );
     }
     assert_eq!(ada.get("notes.txt").await.text(), "old");
     assert_eq!(names(&ada.dir().await), ["notes.txt"]);
@@ -341,8 +384,10 @@ async fn a_client_that_disconnects_leaves_the_old_file_and_nothing_else() {
     let ada = Ada::new().await;
     ada.put("notes.txt", "old").await;
     let running = crate::support::serve(&ada.api);
-    let head =
-        format!("PUT {}/files/notes.txt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf", ada.path);
+    let head = format!(
+        "PUT {}/files/notes.txt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf",
+        ada.path
+    );
     let mut stream = tokio::net::UnixStream::connect(&running.socket).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.unwrap();
     tokio::io::AsyncWriteExt::shutdown(&mut stream).await.unwrap();
@@ -364,7 +409,10 @@ async fn a_digest_that_differs_leaves_the_old_file() {
     let sha512 = "sha-512=:m3HSJL1i83hdltRq0+o9czGb+8KJDKra4t/3JRlnPKcjI8PZm6XBHXx6zG4UuMXaDEZjR1wuXDre9G9zvN7AQw==:";
     for header in [("content-digest", sha256), ("repr-digest", sha512)] {
         let differs = ada.call(Method::PUT, "notes.txt", &[header], "other").await;
-        assert_eq!((differs.status, differs.problem().as_str()), (StatusCode::BAD_REQUEST, "digest-mismatch"));
+        assert_eq!(
+            (differs.status, differs.problem().as_str()),
+            (StatusCode::BAD_REQUEST, "digest-mismatch")
+        );
     }
     assert_eq!((ada.get("notes.txt").await.text(), names(&ada.dir().await).len()), ("old", 1));
     let unknown = format!("md5=:AAAA:, {sha256}, {sha512}");
@@ -381,7 +429,10 @@ async fn a_coded_or_partial_upload_is_refused() {
     let ada = Ada::new().await;
     for header in [("content-encoding", "gzip"), ("content-range", "bytes 0-1/2")] {
         let reply = ada.call(Method::PUT, "notes.txt", &[header], "x").await;
-        assert_eq!((reply.status, reply.problem().as_str()), (StatusCode::BAD_REQUEST, "invalid-parameter"));
+        assert_eq!(
+            (reply.status, reply.problem().as_str()),
+            (StatusCode::BAD_REQUEST, "invalid-parameter")
+        );
     }
 }
 
@@ -391,7 +442,10 @@ async fn a_file_beyond_the_limit_is_refused_whether_its_length_is_announced_or_n
     options.max_file = 1_000_000;
     let ada = Ada::with(options).await;
     let announced = ada.put("file", vec![b'x'; 1_000_001]).await;
-    assert_eq!((announced.status, announced.problem().as_str()), (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"));
+    assert_eq!(
+        (announced.status, announced.problem().as_str()),
+        (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large")
+    );
     // A body that never ends.
     let endless = ada.put("file", parts(std::iter::repeat(vec![b'x'; 60_000]))).await;
     assert_eq!(endless.problem(), "body-too-large");
@@ -410,7 +464,10 @@ async fn a_user_has_no_more_than_their_limit() {
     assert_eq!(ada.usage().await, 1_000);
     for body in [Body::from("x"), parts([b"x".to_vec()])] {
         let full = ada.put("two", body).await;
-        assert_eq!((full.status, full.problem().as_str()), (StatusCode::INSUFFICIENT_STORAGE, "user-full"));
+        assert_eq!(
+            (full.status, full.problem().as_str()),
+            (StatusCode::INSUFFICIENT_STORAGE, "user-full")
+        );
     }
     // What is replaced doesn't count.
     assert_eq!(ada.put("one", vec![2; 500]).await.status, StatusCode::NO_CONTENT);
@@ -431,7 +488,11 @@ async fn racing_uploads_together_stay_within_the_limit() {
     for round in 0..5 {
         let uploads = (0..20).map(|racer| {
             let ada = &ada;
-            let body = if racer % 2 == 0 { Body::from(vec![1; 10_000]) } else { parts(vec![vec![1; 1_000]; 10]) };
+            let body = if racer % 2 == 0 {
+                Body::from(vec![1; 10_000])
+            } else {
+                parts(vec![vec![1; 1_000]; 10])
+            };
             async move { ada.put(&format!("{round}-{racer}"), body).await.status }
         });
         let statuses = join_all(uploads).await;
@@ -459,7 +520,8 @@ async fn usage_is_kept_up_to_date_once_it_was_measured() {
     ada.delete("two").await;
     let kept = ada.api.store.usage(ada.id()).await.unwrap().unwrap();
     let measured = ada.api.store.measure_usage(ada.id(), |_| {}).await.unwrap();
-    let figures = |usage: tenantry::Usage| (usage.files, usage.apparent_bytes, usage.allocated_bytes);
+    let figures =
+        |usage: tenantry::Usage| (usage.files, usage.apparent_bytes, usage.allocated_bytes);
     assert_eq!(figures(kept), figures(measured));
 }
 
@@ -477,7 +539,11 @@ async fn a_directory_is_not_a_file_and_a_file_is_not_a_directory() {
         (Method::GET, "dir/file/"),
     ] {
         let reply = ada.call(method.clone(), path, &[], "").await;
-        assert_eq!((reply.status, reply.problem().as_str()), (StatusCode::CONFLICT, "not-a-file"), "{method} {path}");
+        assert_eq!(
+            (reply.status, reply.problem().as_str()),
+            (StatusCode::CONFLICT, "not-a-file"),
+            "{method} {path}"
+        );
     }
     for (method, path) in [(Method::PUT, "dir/"), (Method::DELETE, "dir/"), (Method::PUT, "new/")] {
         let reply = ada.call(method.clone(), path, &[], "").await;
@@ -503,7 +569,9 @@ async fn no_link_is_followed_not_even_one_that_stays_within() {
     symlink(outside.path().join("secret"), dir.join("secret")).unwrap();
     symlink(outside.path().join("new"), dir.join("dangling")).unwrap();
     symlink("/proc/self/root", dir.join("magic")).unwrap();
-    for path in ["within/file", "alias", "out/secret", "secret", "dangling", "out/new", "magic/etc/passwd"] {
+    for path in
+        ["within/file", "alias", "out/secret", "secret", "dangling", "out/new", "magic/etc/passwd"]
+    {
         for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE] {
             let reply = ada.call(method.clone(), path, &[], "").await;
             assert_eq!(
@@ -524,8 +592,14 @@ async fn no_link_is_followed_not_even_one_that_stays_within() {
 async fn a_special_file_is_refused_and_holds_nobody_up() {
     let ada = Ada::new().await;
     let dir = ada.dir().await;
-    rustix::fs::mknodat(rustix::fs::CWD, dir.join("fifo"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
-        .unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        dir.join("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(dir.join("socket")).unwrap();
     for path in ["fifo", "socket"] {
         for method in [Method::GET, Method::PUT, Method::DELETE] {
@@ -601,7 +675,10 @@ async fn an_unknown_user_and_one_in_the_trash_have_no_files() {
     let ada = Ada::new().await;
     ada.put("notes.txt", "x").await;
     ada.api.store.delete(ada.id()).await.unwrap();
-    let unknown = Ada { path: "/v1/users/3fa2b1c4-0000-4000-8000-000000000001".to_owned(), ..Ada::new().await };
+    let unknown = Ada {
+        path: "/v1/users/3fa2b1c4-0000-4000-8000-000000000001".to_owned(),
+        ..Ada::new().await
+    };
     for ada in [&ada, &unknown] {
         for method in [Method::GET, Method::PUT, Method::DELETE] {
             assert_eq!(ada.call(method, "notes.txt", &[], "y").await.problem(), "not-found");
@@ -660,7 +737,8 @@ async fn a_listing_is_followed_to_its_end_in_the_order_of_names() {
     fs::create_dir(dir.join("a dir")).unwrap();
     expected.push("a dir".to_owned());
     expected.sort();
-    fs::write(dir.join(std::os::unix::ffi::OsStrExt::from_bytes(b"\xff") as &std::ffi::OsStr), "").unwrap();
+    fs::write(dir.join(std::os::unix::ffi::OsStrExt::from_bytes(b"\xff") as &std::ffi::OsStr), "")
+        .unwrap();
     for limit in [1, 7, 25, 26, 27] {
         let mut found = Vec::new();
         let mut cursor = String::new();
@@ -677,9 +755,15 @@ async fn a_listing_is_followed_to_its_end_in_the_order_of_names() {
         assert_eq!(found, expected, "{limit}");
     }
     let entries = ada.get("?limit=2").await.json()["entries"].clone();
-    assert_eq!((&entries[0]["type"], &entries[0]["bytes"]), (&"directory".into(), &serde_json::Value::Null));
+    assert_eq!(
+        (&entries[0]["type"], &entries[0]["bytes"]),
+        (&"directory".into(), &serde_json::Value::Null)
+    );
     let file = ada.get("f0&=%C3%A9").await;
-    assert_eq!((&entries[1]["type"], entries[1]["etag"].as_str()), (&"file".into(), file.header("etag")));
+    assert_eq!(
+        (&entries[1]["type"], entries[1]["etag"].as_str()),
+        (&"file".into(), file.header("etag"))
+    );
     for limit in ["0", "1001", "x"] {
         assert_eq!(ada.get(&format!("?limit={limit}")).await.problem(), "invalid-parameter");
     }
@@ -722,7 +806,11 @@ async fn a_file_that_is_cut_off_or_changed_while_it_is_sent_ends_with_an_error()
         let rest = body.collect().await.map(|rest| rest.to_bytes());
         match rest {
             Ok(rest) => {
-                assert!(is_whole && first.len() + rest.len() == 1_000_000 && rest.iter().all(|byte| *byte == 1))
+                assert!(
+                    is_whole
+                        && first.len() + rest.len() == 1_000_000
+                        && rest.iter().all(|byte| *byte == 1)
+                )
             }
             Err(error) => assert!(!is_whole, "{error}"),
         }

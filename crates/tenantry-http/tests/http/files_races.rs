@@ -41,7 +41,10 @@ impl Outside {
         outside.before = outside.now();
         for path in outside.before.keys() {
             // So long ago that any access is recorded, also with the mount option relatime.
-            File::open(path).unwrap().set_times(FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH)).unwrap();
+            File::open(path)
+                .unwrap()
+                .set_times(FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH))
+                .unwrap();
         }
         outside.before = outside.stat(outside.before.keys());
         outside
@@ -66,9 +69,20 @@ impl Outside {
     fn stat<'p>(&self, paths: impl Iterator<Item = &'p PathBuf>) -> BTreeMap<PathBuf, [i64; 9]> {
         let stat = |path: &PathBuf| {
             let found = fs::symlink_metadata(path).unwrap();
-            let [inode, mode, size] = [found.ino(), found.mode().into(), found.size()].map(u64::cast_signed);
+            let [inode, mode, size] =
+                [found.ino(), found.mode().into(), found.size()].map(u64::cast_signed);
             let (mtime, ctime) = (found.mtime(), found.ctime());
-            [inode, mode, size, found.atime(), found.atime_nsec(), mtime, found.mtime_nsec(), ctime, found.ctime_nsec()]
+            [
+                inode,
+                mode,
+                size,
+                found.atime(),
+                found.atime_nsec(),
+                mtime,
+                found.mtime_nsec(),
+                ctime,
+                found.ctime_nsec(),
+            ]
         };
         paths.map(|path| (path.clone(), stat(path))).collect()
     }
@@ -78,7 +92,11 @@ impl Outside {
     fn assert_untouched(&self) {
         assert_eq!(self.stat(self.before.keys()), self.before);
         let names: Vec<_> = self.now().into_keys().collect();
-        assert_eq!(names, self.before.keys().cloned().collect::<Vec<_>>(), "something was created outside");
+        assert_eq!(
+            names,
+            self.before.keys().cloned().collect::<Vec<_>>(),
+            "something was created outside"
+        );
     }
 
     fn aside(&self) -> PathBuf {
@@ -157,7 +175,10 @@ async fn no_request_reads_writes_lists_or_removes_anything_outside() {
         let swapper = Swapper::start(place(&ada.dir().await, target), outside.aside());
         let (start, mut done, mut refused) = (Instant::now(), [0; 4], 0);
         while start.elapsed() < RACE || done.iter().any(|done| *done < ENOUGH) || refused < ENOUGH {
-            assert!(start.elapsed() < LOST_SOON, "there was no race to speak of: {done:?} {refused}");
+            assert!(
+                start.elapsed() < LOST_SOON,
+                "there was no race to speak of: {done:?} {refused}"
+            );
             for (number, (method, path)) in [
                 (Method::PUT, "nested/new/file.txt"),
                 (Method::GET, "nested/inner/notes.txt"),
@@ -175,8 +196,10 @@ async fn no_request_reads_writes_lists_or_removes_anything_outside() {
                 } else {
                     refused += 1;
                     // The directory, the link, or what a moment before wasn't there.
-                    let expected = [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND, StatusCode::CONFLICT];
-                    let is_expected = expected.contains(&reply.status) || reply.problem() == "storage-blocked";
+                    let expected =
+                        [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND, StatusCode::CONFLICT];
+                    let is_expected =
+                        expected.contains(&reply.status) || reply.problem() == "storage-blocked";
                     assert!(is_expected, "{method} {path}: {reply:?}");
                 }
             }
@@ -206,7 +229,10 @@ async fn a_service_that_checks_paths_is_deceived() {
         fs::read_to_string(path).ok()
     };
     while checked_read().is_none_or(|text| text != CANARY) {
-        assert!(start.elapsed() < LOST_SOON, "a check of paths was never deceived: so there is no race here");
+        assert!(
+            start.elapsed() < LOST_SOON,
+            "a check of paths was never deceived: so there is no race here"
+        );
     }
     swapper.stop();
     assert_ne!(outside.stat(outside.before.keys()), outside.before, "the test sees it too");

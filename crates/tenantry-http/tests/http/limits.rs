@@ -45,10 +45,12 @@ async fn a_connection_without_a_byte_is_closed() {
 async fn a_body_that_never_ends_is_cut_off() {
     let api = Api::new().await;
     let running = serve(&api);
-    let head =
-        "POST /v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = "POST /v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     let reply = exchange(&running.socket, &format!("{head}1\r\n{{\r\n")).await;
-    assert!(reply.starts_with("HTTP/1.1 408 ") && reply.contains("/problems/body-timeout"), "{reply}");
+    assert!(
+        reply.starts_with("HTTP/1.1 408 ") && reply.contains("/problems/body-timeout"),
+        "{reply}"
+    );
 }
 
 #[tokio::test]
@@ -56,7 +58,10 @@ async fn a_client_that_does_not_read_is_cut_off() {
     let api = Api::new().await;
     // More than a socket holds.
     for number in 0..1_000 {
-        api.store.create(tenantry::NewUser::new(format!("user{number}@example.com").parse().unwrap())).await.unwrap();
+        api.store
+            .create(tenantry::NewUser::new(format!("user{number}@example.com").parse().unwrap()))
+            .await
+            .unwrap();
     }
     let running = serve(&api);
     let mut stream = UnixStream::connect(&running.socket).await.unwrap();

@@ -56,7 +56,11 @@ async fn each_request_has_a_line_without_addresses_and_without_its_url() {
          X-Request-Id: mine\r\nTraceparent: 00-{trace}-00f067aa0ba902b7-01\r\n\r\n"
     );
     exchange(&running.socket, &head).await;
-    exchange(&running.socket, "PURGE /secret/path HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    exchange(
+        &running.socket,
+        "PURGE /secret/path HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    )
+    .await;
     let lines = log.lines();
     assert_eq!(lines.len(), 2, "{lines:?}");
     let uid = rustix::process::geteuid().as_raw();
@@ -68,7 +72,10 @@ async fn each_request_has_a_line_without_addresses_and_without_its_url() {
     ] {
         assert!(lines[0].contains(part), "{part}: {lines:?}");
     }
-    assert!(lines[1].contains("method=\"other\"") && lines[1].contains("route=\"none\" status=404"), "{lines:?}");
+    assert!(
+        lines[1].contains("method=\"other\"") && lines[1].contains("route=\"none\" status=404"),
+        "{lines:?}"
+    );
     let whole = lines.concat();
     assert!(!whole.contains("secret") && !whole.contains('@') && !whole.contains(&user), "{whole}");
 }
@@ -77,7 +84,9 @@ async fn each_request_has_a_line_without_addresses_and_without_its_url() {
 async fn serve_tcp(api: &Api) -> SocketAddr {
     let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.address().unwrap();
-    tokio::spawn(Server::new(api.router(), &api.options).serve(vec![listener], std::future::pending()));
+    tokio::spawn(
+        Server::new(api.router(), &api.options).serve(vec![listener], std::future::pending()),
+    );
     address
 }
 
@@ -91,13 +100,19 @@ async fn get(address: SocketAddr, path: &str, headers: &str) -> String {
 async fn the_client_behind_a_trusted_proxy_is_the_one_in_the_log() {
     for (trusted, expected) in [(None, "127.0.0.1"), (Some("127.0.0.0/8"), "198.51.100.1")] {
         let mut options = Options::default();
-        options.trusted_proxies = trusted.into_iter().map(|network| network.parse().unwrap()).collect();
+        options.trusted_proxies =
+            trusted.into_iter().map(|network| network.parse().unwrap()).collect();
         let api = Api::with(options).await;
         let address = serve_tcp(&api).await;
         let (log, _guard) = Log::collect();
-        get(address, "/livez", "Host: localhost\r\nX-Forwarded-For: 192.0.2.66, 198.51.100.1\r\n").await;
-        get(address, "/v1/users", "Host: localhost\r\nX-Forwarded-For: 198.51.100.1\r\nAuthorization: Bearer x\r\n")
+        get(address, "/livez", "Host: localhost\r\nX-Forwarded-For: 192.0.2.66, 198.51.100.1\r\n")
             .await;
+        get(
+            address,
+            "/v1/users",
+            "Host: localhost\r\nX-Forwarded-For: 198.51.100.1\r\nAuthorization: Bearer x\r\n",
+        )
+        .await;
         let lines = log.lines();
         let refused = lines.iter().find(|line| line.contains("request refused")).unwrap();
         for line in [&lines[0], refused] {
@@ -113,7 +128,10 @@ async fn every_route_on_tcp_is_refused_to_other_hosts() {
     let address = serve_tcp(&api).await;
     for path in ["/livez", "/readyz", "/metrics", "/v1/users", "/nothing"] {
         let reply = get(address, path, "Host: evil.example\r\n").await;
-        assert!(reply.starts_with("HTTP/1.1 421 ") && reply.contains("/problems/misdirected-request"), "{reply}");
+        assert!(
+            reply.starts_with("HTTP/1.1 421 ") && reply.contains("/problems/misdirected-request"),
+            "{reply}"
+        );
         let reply = get(address, path, &format!("Host: {address}\r\n")).await;
         assert!(!reply.starts_with("HTTP/1.1 421 "), "{reply}");
     }
@@ -143,11 +161,14 @@ async fn urls_are_made_of_the_configured_one_alone() {
         ("x-forwarded-proto", "http"),
         ("forwarded", "host=evil.example;proto=http"),
     ];
-    for (public, expected) in [(None, "/v1/users/"), (Some("https://a.example/t"), "https://a.example/t/v1/users/")] {
+    for (public, expected) in
+        [(None, "/v1/users/"), (Some("https://a.example/t"), "https://a.example/t/v1/users/")]
+    {
         let mut options = Options::default();
         options.public_url = public.map(|url| url.parse().unwrap());
         let api = Api::with(options).await;
-        let reply = api.call(Method::POST, "/v1/users", &forged, r#"{"email":"ada@example.com"}"#).await;
+        let reply =
+            api.call(Method::POST, "/v1/users", &forged, r#"{"email":"ada@example.com"}"#).await;
         assert!(reply.header("location").unwrap().starts_with(expected), "{reply:?}");
         let document = api.call(Method::GET, "/v1/openapi.json", &forged, "").await;
         assert_eq!(document.json["servers"][0]["url"].as_str(), public);
@@ -157,12 +178,17 @@ async fn urls_are_made_of_the_configured_one_alone() {
 #[tokio::test]
 async fn pages_of_other_origins_are_allowed_only_by_name() {
     let origin = "https://app.example.com";
-    let preflight = [("access-control-request-method", "PATCH"), ("access-control-request-headers", "if-match")];
+    let preflight = [
+        ("access-control-request-method", "PATCH"),
+        ("access-control-request-headers", "if-match"),
+    ];
     let mut options = Options::default();
     options.allowed_origins = vec![origin.parse().unwrap()];
-    for (options, named, is_allowed) in
-        [(Options::default(), origin, false), (options.clone(), origin, true), (options, "https://evil.example", false)]
-    {
+    for (options, named, is_allowed) in [
+        (Options::default(), origin, false),
+        (options.clone(), origin, true),
+        (options, "https://evil.example", false),
+    ] {
         let api = Api::with(options).await;
         let reply = api.call(Method::GET, "/v1/users", &[("origin", named)], "").await;
         let allowed = is_allowed.then_some(origin);
@@ -191,7 +217,8 @@ async fn figures_name_routes_and_never_paths() {
     for number in 0..3 {
         api.get(&format!("/{number}")).await;
     }
-    let request = axum::http::Request::builder().uri("/metrics").body(axum::body::Body::empty()).unwrap();
+    let request =
+        axum::http::Request::builder().uri("/metrics").body(axum::body::Body::empty()).unwrap();
     let reply = operations(api.store.clone(), &api.options).oneshot(request).await.unwrap();
     assert_eq!(reply.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
     let text = axum::body::to_bytes(reply.into_body(), usize::MAX).await.unwrap();
@@ -221,7 +248,9 @@ async fn every_figure_of_the_store_is_exported() {
     assert_eq!(reply.status, StatusCode::OK);
     for (name, value) in figures.as_object().unwrap() {
         let names: Vec<String> = match (name.as_str(), value) {
-            ("groups", groups) => groups.as_object().unwrap().keys().map(|key| format!("groups.{key}")).collect(),
+            ("groups", groups) => {
+                groups.as_object().unwrap().keys().map(|key| format!("groups.{key}")).collect()
+            }
             _ => vec![name.clone()],
         };
         for name in names {
@@ -238,7 +267,11 @@ async fn every_figure_of_the_store_is_exported() {
                 "changes" => "changes_total",
                 gauge => gauge,
             };
-            assert!(reply.text.contains(&format!("# TYPE tenantry_store_{exported} ")), "{name}: {}", reply.text);
+            assert!(
+                reply.text.contains(&format!("# TYPE tenantry_store_{exported} ")),
+                "{name}: {}",
+                reply.text
+            );
         }
     }
 }

@@ -18,7 +18,10 @@ async fn post(api: &Api, key: &str, path: &str, body: &str) -> Reply {
 fn assert_same(first: &Reply, again: &Reply) {
     assert!(first.status.is_success(), "{first:?}");
     assert_eq!((first.status, &first.json), (again.status, &again.json));
-    assert_eq!((first.header("etag"), first.header("location")), (again.header("etag"), again.header("location")));
+    assert_eq!(
+        (first.header("etag"), first.header("location")),
+        (again.header("etag"), again.header("location"))
+    );
 }
 
 #[tokio::test]
@@ -28,7 +31,10 @@ async fn a_request_that_is_sent_again_gets_the_same_response() {
     assert_eq!(first.status, StatusCode::CREATED);
     assert_same(&first, &post(&api, "k1", "/v1/users", ADA).await);
     // However the body is written.
-    assert_same(&first, &post(&api, "k1", "/v1/users", r#" { "email" : "ada@example.com" } "#).await);
+    assert_same(
+        &first,
+        &post(&api, "k1", "/v1/users", r#" { "email" : "ada@example.com" } "#).await,
+    );
     assert_eq!(api.store.count().await.unwrap(), 1);
     let without = api.post("/v1/users", ADA).await;
     assert_eq!(without.problem(), "email-taken");
@@ -69,7 +75,11 @@ async fn another_request_with_the_key_is_422() {
     let login = format!("{path}/login");
     for (path, body) in [("/v1/users", BOB), ("/v1/sign-in", ADA), (&*login, "")] {
         let refused = post(&api, "k1", path, body).await;
-        assert_eq!((refused.status, refused.problem()), (StatusCode::UNPROCESSABLE_ENTITY, "key-reused"), "{path}");
+        assert_eq!(
+            (refused.status, refused.problem()),
+            (StatusCode::UNPROCESSABLE_ENTITY, "key-reused"),
+            "{path}"
+        );
     }
     assert_eq!(api.store.count().await.unwrap(), 2);
 }
@@ -113,7 +123,11 @@ async fn a_key_is_of_its_caller_even_after_a_rotation_and_of_nobody_else() {
         api.call_as(None::<Caller>, Method::POST, "/v1/users", &headers, ADA).await
     };
     let created = send(&first).await;
-    let (_, second) = api.store.rotate_token("billing", tenantry::Token::DEFAULT_OVERLAP, "library").await.unwrap();
+    let (_, second) = api
+        .store
+        .rotate_token("billing", tenantry::Token::DEFAULT_OVERLAP, "library")
+        .await
+        .unwrap();
     assert_same(&created, &send(&format!("Bearer {}", second.as_str())).await);
     let other = api.token(NewToken::new("backup", Scopes::all())).await;
     assert_eq!(send(&other).await.problem(), "email-taken");

@@ -9,14 +9,18 @@ async fn what_the_router_refuses_is_a_problem_too() {
     let api = Api::new().await;
     assert_eq!(api.get("/v1/nothing").await.problem(), "no-route");
     let method = api.call(Method::PUT, "/v1/users", &[], "").await;
-    assert_eq!((method.status, method.problem()), (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed"));
+    assert_eq!(
+        (method.status, method.problem()),
+        (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed")
+    );
     assert!(method.header("allow").unwrap().contains("POST"));
 }
 
 #[tokio::test]
 async fn an_id_of_another_form_is_the_name_of_no_resource() {
     let api = Api::new().await;
-    for id in ["1", "..%2Fstatus", "ada@example.com", "3FA2B1C4-0000-1000-8000-000000000001", "%00"] {
+    for id in ["1", "..%2Fstatus", "ada@example.com", "3FA2B1C4-0000-1000-8000-000000000001", "%00"]
+    {
         let reply = api.get(&format!("/v1/users/{id}")).await;
         assert_eq!((reply.status, reply.problem()), (StatusCode::NOT_FOUND, "no-route"), "{id}");
     }
@@ -37,12 +41,21 @@ async fn no_problem_quotes_an_address() {
     ] {
         let reply = api.post(path, body).await;
         assert!(reply.status.is_client_error(), "{body}: {reply:?}");
-        assert!(!reply.problem().is_empty() && !reply.json.to_string().contains("secret"), "{reply:?}");
+        assert!(
+            !reply.problem().is_empty() && !reply.json.to_string().contains("secret"),
+            "{reply:?}"
+        );
     }
     let reply = api.get("/v1/users?cursor=secret@example.com").await;
-    assert!(reply.status == StatusCode::BAD_REQUEST && !reply.json.to_string().contains("secret"), "{reply:?}");
+    assert!(
+        reply.status == StatusCode::BAD_REQUEST && !reply.json.to_string().contains("secret"),
+        "{reply:?}"
+    );
     let reply = api.get("/v1/users?limit=secret@example.com").await;
-    assert!(reply.status == StatusCode::BAD_REQUEST && !reply.json.to_string().contains("secret"), "{reply:?}");
+    assert!(
+        reply.status == StatusCode::BAD_REQUEST && !reply.json.to_string().contains("secret"),
+        "{reply:?}"
+    );
 }
 
 #[tokio::test]

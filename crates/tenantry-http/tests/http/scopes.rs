@@ -31,11 +31,17 @@ pub(crate) fn routes() -> Vec<(Method, String, Vec<String>)> {
 #[test]
 fn the_document_describes_each_response_and_says_that_errors_are_problems() {
     let document = serde_json::to_value(openapi()).unwrap();
-    let operations = document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
+    let operations =
+        document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
     let mut responses = 0;
-    for operation in operations.map(|(_, operation)| operation).filter(|operation| operation.is_object()) {
+    for operation in
+        operations.map(|(_, operation)| operation).filter(|operation| operation.is_object())
+    {
         for (status, response) in operation["responses"].as_object().unwrap() {
-            assert!(response["description"].as_str().is_some_and(|text| !text.is_empty()), "{operation}");
+            assert!(
+                response["description"].as_str().is_some_and(|text| !text.is_empty()),
+                "{operation}"
+            );
             if status == "default" {
                 let types: Vec<_> = response["content"].as_object().unwrap().keys().collect();
                 assert_eq!(types, ["application/problem+json"], "{operation}");
@@ -70,9 +76,15 @@ async fn every_route_declares_one_scope() {
 async fn no_route_is_reached_without_valid_credentials() {
     let api = Api::new().await;
     for (method, path, _) in routes() {
-        for header in [&[][..], &[("authorization", "Bearer x")], &[("authorization", "Basic eDp4")]] {
+        for header in
+            [&[][..], &[("authorization", "Bearer x")], &[("authorization", "Basic eDp4")]]
+        {
             let reply = call(&api, None, &method, &path, header).await;
-            assert_eq!((reply.status, reply.problem()), (StatusCode::UNAUTHORIZED, "unauthorized"), "{method} {path}");
+            assert_eq!(
+                (reply.status, reply.problem()),
+                (StatusCode::UNAUTHORIZED, "unauthorized"),
+                "{method} {path}"
+            );
             assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
         }
     }
@@ -97,10 +109,15 @@ async fn every_route_is_refused_without_its_scope_and_reached_with_it() {
             Some(Caller::new("test", scopes))
         };
         let refused = call(&api, with(false), &method, &path, &[]).await;
-        assert_eq!((refused.status, refused.problem()), (StatusCode::FORBIDDEN, "missing-scope"), "{method} {path}");
+        assert_eq!(
+            (refused.status, refused.problem()),
+            (StatusCode::FORBIDDEN, "missing-scope"),
+            "{method} {path}"
+        );
         assert!(refused.json["detail"].as_str().unwrap().contains(needed));
         let reached = call(&api, with(true), &method, &path, &[]).await;
-        let statuses = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::METHOD_NOT_ALLOWED];
+        let statuses =
+            [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::METHOD_NOT_ALLOWED];
         assert!(!statuses.contains(&reached.status), "{method} {path}: {reached:?}");
     }
 }
@@ -114,7 +131,9 @@ async fn health_needs_no_credentials() {
     api.store.close().await.unwrap();
     assert_eq!(call(&api, None, &Method::GET, "/livez", &[]).await.status, StatusCode::OK);
     // An answer about the store is good for a moment.
-    while call(&api, None, &Method::GET, "/readyz", &[]).await.status != StatusCode::SERVICE_UNAVAILABLE {
+    while call(&api, None, &Method::GET, "/readyz", &[]).await.status
+        != StatusCode::SERVICE_UNAVAILABLE
+    {
         tokio::task::yield_now().await;
     }
 }

@@ -16,7 +16,9 @@ async fn the_owner_of_the_process_needs_no_token_on_the_socket() {
     let api = Api::new().await;
     let running = serve(&api);
     assert_eq!(std::fs::metadata(&running.socket).unwrap().permissions().mode() & 0o777, 0o600);
-    let reply = exchange(&running.socket, "GET /v1/users HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    let reply =
+        exchange(&running.socket, "GET /v1/users HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await;
     assert!(
         reply.starts_with("HTTP/1.1 200 OK\r\n")
             && reply.contains(r#"{"users":[],"next_cursor":null,"changes_cursor":"c1-"#),
@@ -60,7 +62,8 @@ async fn a_head_that_never_ends_is_cut_off() {
 async fn a_head_beyond_the_limits_is_refused() {
     let api = Api::new().await;
     let running = serve(&api);
-    let long = format!("GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n", "x".repeat(17 << 10));
+    let long =
+        format!("GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n", "x".repeat(17 << 10));
     let many = format!("GET /livez HTTP/1.1\r\nHost: x\r\n{}\r\n", "X-Many: x\r\n".repeat(64));
     for text in [long, many] {
         let reply = exchange(&running.socket, &text).await;
@@ -76,8 +79,9 @@ async fn requests_that_run_are_ended_before_the_service_is() {
     let body = r#"{"email":"ada@example.com"}"#;
     let mut stream = UnixStream::connect(&running.socket).unwrap();
     let length = body.len();
-    let head =
-        format!("POST /v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n");
+    let head = format!(
+        "POST /v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
+    );
     stream.write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).unwrap();
     let mut stream = tokio::task::spawn_blocking(move || {
         let mut reply = [0; 25];

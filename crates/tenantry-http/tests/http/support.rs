@@ -91,7 +91,13 @@ impl Api {
     }
 
     /// Makes a request as a caller with every scope.
-    pub(crate) async fn call(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Reply {
         let caller = Caller::new("test", Scopes::all());
         self.call_as(Some(caller), method, path, headers, body).await
     }
@@ -131,7 +137,13 @@ impl Api {
     }
 
     /// Makes a request with a token.
-    pub(crate) async fn call_with(&self, bearer: &str, method: Method, path: &str, body: &str) -> Reply {
+    pub(crate) async fn call_with(
+        &self,
+        bearer: &str,
+        method: Method,
+        path: &str,
+        body: &str,
+    ) -> Reply {
         self.call_as(None, method, path, &[("authorization", bearer)], body).await
     }
 
@@ -173,7 +185,10 @@ pub(crate) async fn exchange(socket: &Path, text: &str) -> String {
 }
 
 /// As [`exchange`], on a connection.
-pub(crate) async fn exchange_on(mut stream: impl AsyncRead + AsyncWrite + Unpin, text: &str) -> String {
+pub(crate) async fn exchange_on(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    text: &str,
+) -> String {
     stream.write_all(text.as_bytes()).await.unwrap();
     let mut reply = Vec::new();
     // A connection that is cut off is over as well; what came before counts.

@@ -14,7 +14,8 @@ use crate::support::Api;
 
 /// Makes a certificate of its own for `localhost`, and writes it and its key.
 fn write_certificate(dir: &Path) {
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(dir.join("cert.pem"), cert.pem()).unwrap();
     fs::write(dir.join("key.pem"), signing_key.serialize_pem()).unwrap();
 }
@@ -33,7 +34,9 @@ async fn serve() -> Served {
     let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap().with_tls(tls.clone());
     let port = listener.address().unwrap().port();
     assert_eq!(listener.to_string(), format!("https://127.0.0.1:{port}"));
-    tokio::spawn(Server::new(api.router(), &api.options).serve(vec![listener], std::future::pending()));
+    tokio::spawn(
+        Server::new(api.router(), &api.options).serve(vec![listener], std::future::pending()),
+    );
     Served { api, tls, port }
 }
 
@@ -42,7 +45,14 @@ impl Served {
     /// the status, or curl's exit code.
     async fn get(&self, trusted: &Path, option: &'static str) -> Result<String, i32> {
         let mut curl = Command::new("curl");
-        curl.args(["--silent", option, "--output", "/dev/null", "--write-out", "%{http_version} %{response_code}"]);
+        curl.args([
+            "--silent",
+            option,
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_version} %{response_code}",
+        ]);
         curl.arg("--cacert").arg(trusted).arg(format!("https://localhost:{}/livez", self.port));
         let output = tokio::task::spawn_blocking(move || curl.output().unwrap()).await.unwrap();
         if output.status.success() {
@@ -88,7 +98,9 @@ async fn a_broken_certificate_leaves_the_one_in_use() {
     // The new certificate without its key, as between two files that are written one by one.
     write_certificate(dir);
     let new_key = fs::read(dir.join("key.pem")).unwrap();
-    for (name, content) in [("key.pem", &key[..]), ("key.pem", b""), ("cert.pem", b"no certificate")] {
+    for (name, content) in
+        [("key.pem", &key[..]), ("key.pem", b""), ("cert.pem", b"no certificate")]
+    {
         fs::write(dir.join(name), content).unwrap();
         let error = served.tls.reload().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");

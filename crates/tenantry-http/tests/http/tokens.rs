@@ -16,7 +16,11 @@ fn only(scope: Scope) -> Scopes {
 }
 
 fn any_but(name: &str) -> Scopes {
-    Scope::ALL.iter().copied().filter(|scope| *scope != Scope::Admin && scope.name() != name).collect()
+    Scope::ALL
+        .iter()
+        .copied()
+        .filter(|scope| *scope != Scope::Admin && scope.name() != name)
+        .collect()
 }
 
 /// CVE-2026-121454 (Padloc): any bearer that wasn't empty passed. CVE-2025-4210 (Casdoor): a route
@@ -34,15 +38,30 @@ async fn no_route_is_reached_with_a_token_that_is_not_valid() {
     // Of the form of a secret, and of another store.
     let unknown = Api::new().await.token(new("other", Scopes::all())).await;
     let mistyped = format!("{}A", &valid[..valid.len() - 1]);
-    let mistyped = if mistyped == valid { format!("{}B", &valid[..valid.len() - 1]) } else { mistyped };
+    let mistyped =
+        if mistyped == valid { format!("{}B", &valid[..valid.len() - 1]) } else { mistyped };
     let cut_off = &valid[..valid.len() - 1];
     let twice = format!("{valid}, {valid}");
-    for bearer in
-        [&*short, &revoked, &unknown, &mistyped, cut_off, &twice, "Bearer ", "Bearer", "Bearer x", "Basic eDp4", ""]
-    {
+    for bearer in [
+        &*short,
+        &revoked,
+        &unknown,
+        &mistyped,
+        cut_off,
+        &twice,
+        "Bearer ",
+        "Bearer",
+        "Bearer x",
+        "Basic eDp4",
+        "",
+    ] {
         for (method, path, _) in routes() {
             let reply = call(&api, None, &method, &path, &[("authorization", bearer)]).await;
-            assert_eq!((reply.status, reply.problem()), (StatusCode::UNAUTHORIZED, "unauthorized"), "{method} {path}");
+            assert_eq!(
+                (reply.status, reply.problem()),
+                (StatusCode::UNAUTHORIZED, "unauthorized"),
+                "{method} {path}"
+            );
             assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
         }
     }
@@ -63,11 +82,19 @@ async fn a_token_without_the_scope_of_a_route_is_refused_with_the_name_of_the_sc
     for (number, (method, path, scopes)) in routes().into_iter().enumerate() {
         let bearer = api.token(new(&format!("without-{number}"), any_but(&scopes[0]))).await;
         let refused = call(&api, None, &method, &path, &[("authorization", &bearer)]).await;
-        assert_eq!((refused.status, refused.problem()), (StatusCode::FORBIDDEN, "missing-scope"), "{method} {path}");
+        assert_eq!(
+            (refused.status, refused.problem()),
+            (StatusCode::FORBIDDEN, "missing-scope"),
+            "{method} {path}"
+        );
         assert!(refused.json["detail"].as_str().unwrap().contains(&scopes[0]));
-        let bearer = api.token(new(&format!("with-{number}"), only(scopes[0].parse().unwrap()))).await;
+        let bearer =
+            api.token(new(&format!("with-{number}"), only(scopes[0].parse().unwrap()))).await;
         let reached = call(&api, None, &method, &path, &[("authorization", &bearer)]).await;
-        assert!(![401, 403, 405].contains(&reached.status.as_u16()), "{method} {path}: {reached:?}");
+        assert!(
+            ![401, 403, 405].contains(&reached.status.as_u16()),
+            "{method} {path}: {reached:?}"
+        );
     }
 }
 
@@ -83,23 +110,31 @@ async fn a_token_of_one_user_reaches_them_and_nothing_else() {
     let user_id = Some(id.parse().unwrap());
     let bearer = api.token(NewToken { user_id, ..new(name, Scopes::all()) }).await;
     for (method, template, _) in routes() {
-        let is_of_user = template.strip_prefix("/v1/users/").is_some_and(|rest| rest.starts_with(ID));
+        let is_of_user =
+            template.strip_prefix("/v1/users/").is_some_and(|rest| rest.starts_with(ID));
         let reply = call(&api, None, &method, &template, &[("authorization", &bearer)]).await;
         let expected = if is_of_user { (404, "not-found") } else { (403, "beyond-reach") };
         assert_eq!((reply.status.as_u16(), reply.problem()), expected, "{method} {template}");
         // One who exists is refused with the same words as one who doesn't.
         let of_other = template.replace(ID, other.json["id"].as_str().unwrap());
         let refused = call(&api, None, &method, &of_other, &[("authorization", &bearer)]).await;
-        assert_eq!((refused.status, &refused.json["detail"]), (reply.status, &reply.json["detail"]));
+        assert_eq!(
+            (refused.status, &refused.json["detail"]),
+            (reply.status, &reply.json["detail"])
+        );
         if is_of_user && method != Method::DELETE {
             let own = template.replace(ID, id);
             let reached = call(&api, None, &method, &own, &[("authorization", &bearer)]).await;
             let is_told_apart = reached.json["detail"] != reply.json["detail"];
-            assert!(![401, 403].contains(&reached.status.as_u16()) && is_told_apart, "{method} {own}: {reached:?}");
+            assert!(
+                ![401, 403].contains(&reached.status.as_u16()) && is_told_apart,
+                "{method} {own}: {reached:?}"
+            );
         }
     }
     assert_eq!(api.get(&other_path).await.json, other.json);
-    let changed = api.call_with(&bearer, Method::PATCH, &path, r#"{"email":"ada@example.org"}"#).await;
+    let changed =
+        api.call_with(&bearer, Method::PATCH, &path, r#"{"email":"ada@example.org"}"#).await;
     assert_eq!(changed.status, StatusCode::OK, "{changed:?}");
 }
 
@@ -109,7 +144,8 @@ async fn a_token_of_one_user_is_not_told_who_has_an_address() {
     let (path, created) = api.create("ada@example.com").await;
     let (_, other) = api.create("bob@example.com").await;
     let user_id = created.json["id"].as_str().unwrap().parse().unwrap();
-    let bearer = api.token(NewToken { user_id: Some(user_id), ..new("ada", only(Scope::UsersWrite)) }).await;
+    let bearer =
+        api.token(NewToken { user_id: Some(user_id), ..new("ada", only(Scope::UsersWrite)) }).await;
     let patch = r#"{"email":"bob@example.com"}"#;
     let refused = api.call_with(&bearer, Method::PATCH, &path, patch).await;
     assert_eq!((refused.status, refused.problem()), (StatusCode::CONFLICT, "email-taken"));
@@ -120,7 +156,10 @@ async fn a_token_of_one_user_is_not_told_who_has_an_address() {
     // The same for a caller of an application's own.
     let caller = Caller::new("ada", Scopes::all()).with_user(user_id);
     let refused = api.call_as(Some(caller), Method::PATCH, &path, &[], patch).await;
-    assert!(refused.status == StatusCode::CONFLICT && refused.json.get("taken_by").is_none(), "{refused:?}");
+    assert!(
+        refused.status == StatusCode::CONFLICT && refused.json.get("taken_by").is_none(),
+        "{refused:?}"
+    );
 }
 
 /// CVE-2026-15630 (Casdoor): authorized on the id of the query, acted on that of the body.
@@ -136,7 +175,8 @@ async fn the_one_id_that_counts_is_that_of_the_path() {
     let refused = api.call_with(&bearer, Method::PATCH, &path, &body).await;
     assert_eq!((refused.status, refused.problem()), (StatusCode::BAD_REQUEST, "invalid-body"));
     let with_query = format!("/v1/users/{other_id}?id={id}");
-    let refused = api.call_with(&bearer, Method::PATCH, &with_query, r#"{"email":"eve@example.com"}"#).await;
+    let refused =
+        api.call_with(&bearer, Method::PATCH, &with_query, r#"{"email":"eve@example.com"}"#).await;
     assert_eq!((refused.status, refused.problem()), (StatusCode::NOT_FOUND, "not-found"));
     assert_eq!(api.get(&format!("/v1/users/{other_id}")).await.json, other.json);
 }
@@ -167,12 +207,21 @@ async fn a_secret_is_shown_once_and_never_logged() {
     let bearer = format!("Bearer {}", secret.as_str());
     assert_eq!(api.call_with(&bearer, Method::GET, "/v1/status", "").await.status, StatusCode::OK);
     api.store.revoke_token("billing").await.unwrap();
-    assert_eq!(api.call_with(&bearer, Method::GET, "/v1/status", "").await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        api.call_with(&bearer, Method::GET, "/v1/status", "").await.status,
+        StatusCode::UNAUTHORIZED
+    );
     let mistyped = bearer.replace("tnt_", "tnt-");
-    assert_eq!(api.call_with(&mistyped, Method::GET, "/v1/status", "").await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        api.call_with(&mistyped, Method::GET, "/v1/status", "").await.status,
+        StatusCode::UNAUTHORIZED
+    );
     let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
     assert!(log.contains("request refused") && log.contains(r#"reason="revoked""#), "{log}");
-    assert!(log.contains(&format!("token=\"{}\"", token.number)) && log.contains("token=\"unknown\""), "{log}");
+    assert!(
+        log.contains(&format!("token=\"{}\"", token.number)) && log.contains("token=\"unknown\""),
+        "{log}"
+    );
     let random = &secret.as_str()[4..47];
     let list = serde_json::to_string(&api.store.tokens().await.unwrap()).unwrap();
     for shown in [&log, &list, &format!("{token:?} {secret:?}")] {
@@ -184,14 +233,19 @@ async fn a_secret_is_shown_once_and_never_logged() {
 async fn a_revocation_and_a_rotation_hold_at_once() {
     let api = Api::new().await;
     let before = api.token(new("billing", only(Scope::Check))).await;
-    let status = async |bearer: &str| api.call_with(bearer, Method::GET, "/v1/status", "").await.status;
+    let status =
+        async |bearer: &str| api.call_with(bearer, Method::GET, "/v1/status", "").await.status;
     assert_eq!(status(&before).await, StatusCode::OK);
-    let (_, after) = api.store.rotate_token("billing", Duration::from_secs(60), "library").await.unwrap();
+    let (_, after) =
+        api.store.rotate_token("billing", Duration::from_secs(60), "library").await.unwrap();
     let after = format!("Bearer {}", after.as_str());
     assert_eq!((status(&before).await, status(&after).await), (StatusCode::OK, StatusCode::OK));
     let (_, last) = api.store.rotate_token("billing", Duration::ZERO, "library").await.unwrap();
     let last = format!("Bearer {}", last.as_str());
-    assert_eq!((status(&before).await, status(&after).await), (StatusCode::UNAUTHORIZED, StatusCode::UNAUTHORIZED));
+    assert_eq!(
+        (status(&before).await, status(&after).await),
+        (StatusCode::UNAUTHORIZED, StatusCode::UNAUTHORIZED)
+    );
     assert_eq!(status(&last).await, StatusCode::OK);
     api.store.revoke_token("billing").await.unwrap();
     assert_eq!(status(&last).await, StatusCode::UNAUTHORIZED);
@@ -213,7 +267,10 @@ async fn a_token_that_makes_too_many_requests_has_to_wait_whole_seconds() {
         }
     }
     let refused = refused.unwrap();
-    assert_eq!((refused.status, refused.problem()), (StatusCode::TOO_MANY_REQUESTS, "too-many-requests"));
+    assert_eq!(
+        (refused.status, refused.problem()),
+        (StatusCode::TOO_MANY_REQUESTS, "too-many-requests")
+    );
     assert!(refused.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
     let figures = api.get("/metrics").await.text;
     assert!(figures.contains("tenantry_http_refusals_total{reason=\"too_many\"} 1\n"), "{figures}");
@@ -227,7 +284,8 @@ async fn a_token_that_makes_too_many_requests_has_to_wait_whole_seconds() {
 async fn a_change_is_attributed_to_the_token_that_made_it() {
     let api = Api::new().await;
     let bearer = api.token(new("billing", Scopes::all())).await;
-    let created = api.call_with(&bearer, Method::POST, "/v1/users", r#"{"email":"ada@example.com"}"#).await;
+    let created =
+        api.call_with(&bearer, Method::POST, "/v1/users", r#"{"email":"ada@example.com"}"#).await;
     let user = created.header("location").unwrap().to_owned();
     let trashed = user.replace("/v1/users/", "/v1/trash/");
     for (method, path, body) in [

@@ -16,7 +16,13 @@ use tower::ServiceExt;
 use crate::files::Ada;
 use crate::support::{Api, Reply};
 
-async fn response(api: &Api, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Response {
+async fn response(
+    api: &Api,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Body>,
+) -> Response {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -27,7 +33,8 @@ async fn response(api: &Api, method: Method, path: &str, headers: &[(&str, &str)
 }
 
 async fn import(api: &Api, parameters: &str, kind: &str, body: &str) -> Reply {
-    api.call(Method::POST, &format!("/v1/import{parameters}"), &[("content-type", kind)], body).await
+    api.call(Method::POST, &format!("/v1/import{parameters}"), &[("content-type", kind)], body)
+        .await
 }
 
 async fn bytes(response: Response) -> Vec<u8> {
@@ -36,8 +43,10 @@ async fn bytes(response: Response) -> Vec<u8> {
 
 /// The names in the data directory, where nothing of a transfer may be left.
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -52,18 +61,31 @@ async fn users_are_imported_from_csv_json_lines_and_json() {
     let names_before = names(api.dir.path());
     for (kind, body) in [
         ("text/csv; charset=utf-8", "email,name\nada@example.com,Ada\nbob@example.com,\n"),
-        ("application/jsonl", "{\"email\":\"carol@example.com\"}\n{\"email\":\"dave@example.com\"}\n"),
+        (
+            "application/jsonl",
+            "{\"email\":\"carol@example.com\"}\n{\"email\":\"dave@example.com\"}\n",
+        ),
         ("application/json", r#"[{"email":"eve@example.com"},{"email":"frank@example.com"}]"#),
     ] {
         let reply = import(&api, "", kind, body).await;
-        assert_eq!((reply.status, &reply.json["created"]), (StatusCode::OK, &2.into()), "{reply:?}");
-        assert_eq!((&reply.json["rejects"], &reply.json["dry_run"]), (&serde_json::json!([]), &false.into()));
+        assert_eq!(
+            (reply.status, &reply.json["created"]),
+            (StatusCode::OK, &2.into()),
+            "{reply:?}"
+        );
+        assert_eq!(
+            (&reply.json["rejects"], &reply.json["dry_run"]),
+            (&serde_json::json!([]), &false.into())
+        );
     }
     assert_eq!((count(&api).await, names(api.dir.path())), (6, names_before));
     let found = api.post("/v1/users:lookup", r#"{"email":"ada@example.com"}"#).await;
     assert_eq!(found.json["name"], "Ada");
     let kind = import(&api, "", "application/pdf", "x").await;
-    assert_eq!((kind.status, kind.problem()), (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type"));
+    assert_eq!(
+        (kind.status, kind.problem()),
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type")
+    );
     let unknown = import(&api, "?on_conflict=replace", "text/csv", "email\n").await;
     assert_eq!(unknown.problem(), "invalid-parameter");
 }
@@ -84,9 +106,13 @@ async fn a_rejected_row_fails_the_import_unless_conflicts_are_skipped() {
         (skipped.status, &skipped.json["created"], &skipped.json["skipped"]),
         (StatusCode::OK, &1.into(), &1.into())
     );
-    assert_eq!((&skipped.json["rejected"], &skipped.json["rejects"][0]["line"]), (&1.into(), &3.into()));
+    assert_eq!(
+        (&skipped.json["rejected"], &skipped.json["rejects"][0]["line"]),
+        (&1.into(), &3.into())
+    );
     assert_eq!(skipped.json["rejects"][0]["kind"], "invalid-user");
-    let updated = import(&api, "?on_conflict=update", "text/csv", "email,name\nada@example.com,Ada\n").await;
+    let updated =
+        import(&api, "?on_conflict=update", "text/csv", "email,name\nada@example.com,Ada\n").await;
     assert_eq!((&updated.json["updated"], count(&api).await), (&1.into(), 2));
 }
 
@@ -110,7 +136,10 @@ async fn many_rejected_rows_are_all_counted_and_the_first_are_named() {
         let reply = import(&api, parameters, "text/csv", &file).await;
         assert_eq!((&reply.json["rejected"], &reply.json["created"]), (&2_500.into(), &1.into()));
         let rejects = reply.json["rejects"].as_array().unwrap();
-        assert_eq!((rejects.len(), &rejects[0]["line"], &rejects[99]["line"]), (100, &2.into(), &101.into()));
+        assert_eq!(
+            (rejects.len(), &rejects[0]["line"], &rejects[99]["line"]),
+            (100, &2.into(), &101.into())
+        );
         assert!(!reply.text.contains("secret"));
     }
 }
@@ -125,7 +154,10 @@ async fn a_user_whose_address_looks_like_another_is_named_or_refused() {
     assert_eq!(refused.json["rejected"], 1);
     let warned = import(&api, "", "text/csv", file).await;
     assert_eq!((&warned.json["created"], &warned.json["confusable"]), (&1.into(), &1.into()));
-    assert_eq!(warned.json["confusables"], serde_json::json!([{"line": 2, "other": copy.json["id"]}]));
+    assert_eq!(
+        warned.json["confusables"],
+        serde_json::json!([{"line": 2, "other": copy.json["id"]}])
+    );
 }
 
 #[tokio::test]
@@ -137,7 +169,8 @@ async fn a_body_that_breaks_off_imports_nothing_and_leaves_nothing() {
         let parts = [Ok(rows), Err(io::Error::from(io::ErrorKind::ConnectionReset))];
         let body = Body::from_stream(stream::iter(parts));
         let path = format!("/v1/import{parameters}");
-        let reply = response(&api, Method::POST, &path, &[("content-type", "text/csv")], body).await;
+        let reply =
+            response(&api, Method::POST, &path, &[("content-type", "text/csv")], body).await;
         assert_eq!(reply.status(), StatusCode::BAD_REQUEST);
     }
     assert_eq!((count(&api).await, names(api.dir.path())), (0, names_before));
@@ -146,13 +179,23 @@ async fn a_body_that_breaks_off_imports_nothing_and_leaves_nothing() {
 #[tokio::test]
 async fn a_file_that_is_malformed_in_the_middle_reports_what_was_imported_before() {
     let api = Api::new().await;
-    let good: String = (0..1_500).map(|number| format!("{{\"email\":\"u{number}@example.com\"}}\n")).collect();
+    let good: String =
+        (0..1_500).map(|number| format!("{{\"email\":\"u{number}@example.com\"}}\n")).collect();
     let file = format!("[{}, nothing", good.trim_end().replace('\n', ","));
     let failed = import(&api, "", "application/json", &file).await;
-    assert_eq!((failed.status, failed.problem(), count(&api).await), (StatusCode::BAD_REQUEST, "invalid-body", 0));
+    assert_eq!(
+        (failed.status, failed.problem(), count(&api).await),
+        (StatusCode::BAD_REQUEST, "invalid-body", 0)
+    );
     let failed = import(&api, "?on_conflict=skip", "application/json", &file).await;
-    assert_eq!((failed.status, failed.problem(), count(&api).await), (StatusCode::BAD_REQUEST, "invalid-body", 1_500));
-    assert!(failed.json["detail"].as_str().unwrap().contains("before that: 1500 created"), "{failed:?}");
+    assert_eq!(
+        (failed.status, failed.problem(), count(&api).await),
+        (StatusCode::BAD_REQUEST, "invalid-body", 1_500)
+    );
+    assert!(
+        failed.json["detail"].as_str().unwrap().contains("before that: 1500 created"),
+        "{failed:?}"
+    );
     let header = import(&api, "?on_conflict=skip", "text/csv", "nothing\n").await;
     assert_eq!(header.problem(), "invalid-body");
 }
@@ -160,8 +203,13 @@ async fn a_file_that_is_malformed_in_the_middle_reports_what_was_imported_before
 #[tokio::test]
 async fn an_export_is_imported_as_it_was() {
     let (api, other) = (Api::new().await, Api::new().await);
-    import(&api, "", "text/csv", "email,name,external_id\nada@example.com,Ada,1\n=bob@example.com,\"B,\"\"ob\"\"\",\n")
-        .await;
+    import(
+        &api,
+        "",
+        "text/csv",
+        "email,name,external_id\nada@example.com,Ada,1\n=bob@example.com,\"B,\"\"ob\"\"\",\n",
+    )
+    .await;
     for (accept, kind) in [
         ("text/csv", "text/csv; charset=utf-8"),
         ("application/jsonl", "application/jsonl"),
@@ -169,27 +217,40 @@ async fn an_export_is_imported_as_it_was() {
     ] {
         let export = response(&api, Method::GET, "/v1/export", &[("accept", accept)], "").await;
         assert_eq!(export.headers()["content-type"], kind);
-        assert!(export.headers()["content-disposition"].to_str().unwrap().starts_with("attachment; "));
+        assert!(
+            export.headers()["content-disposition"].to_str().unwrap().starts_with("attachment; ")
+        );
         let text = String::from_utf8(bytes(export).await).unwrap();
         let imported = import(&other, "?on_conflict=update", kind, &text).await;
-        assert_eq!((imported.status, &imported.json["rejected"]), (StatusCode::OK, &0.into()), "{imported:?}");
+        assert_eq!(
+            (imported.status, &imported.json["rejected"]),
+            (StatusCode::OK, &0.into()),
+            "{imported:?}"
+        );
         let all = async |api: &Api| api.get("/v1/users").await.json["users"].clone();
         assert_eq!(all(&api).await, all(&other).await);
     }
-    assert_eq!(bytes(response(&Api::new().await, Method::GET, "/v1/export", &[], "").await).await, b"");
+    assert_eq!(
+        bytes(response(&Api::new().await, Method::GET, "/v1/export", &[], "").await).await,
+        b""
+    );
 }
 
 async fn with_many_users() -> Api {
     let api = Api::new().await;
     let rows: String = (0..5_000).map(|number| format!("u{number}@example.com\n")).collect();
-    assert_eq!(import(&api, "", "text/csv", &format!("email\n{rows}")).await.json["created"], 5_000);
+    assert_eq!(
+        import(&api, "", "text/csv", &format!("email\n{rows}")).await.json["created"],
+        5_000
+    );
     api
 }
 
 #[tokio::test]
 async fn an_export_is_of_one_moment_however_slowly_it_is_read() {
     let api = with_many_users().await;
-    let mut body = response(&api, Method::GET, "/v1/export", &[("accept", "text/csv")], "").await.into_body();
+    let mut body =
+        response(&api, Method::GET, "/v1/export", &[("accept", "text/csv")], "").await.into_body();
     let mut text = body.frame().await.unwrap().unwrap().into_data().unwrap().to_vec();
     api.create("late@example.com").await;
     text.extend(body.collect().await.unwrap().to_bytes());
@@ -208,7 +269,11 @@ async fn exports_beyond_the_limit_are_refused_until_one_is_over() {
     }
     for path in ["/v1/export", "/v1/check", "/v1/backup"] {
         let refused = api.get(path).await;
-        assert_eq!((refused.status, refused.problem()), (StatusCode::SERVICE_UNAVAILABLE, "overloaded"), "{path}");
+        assert_eq!(
+            (refused.status, refused.problem()),
+            (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            "{path}"
+        );
     }
     // A client that goes away ends its export.
     unread.pop();
@@ -226,14 +291,20 @@ async fn a_user_moves_with_their_files_to_another_store() {
     let names_before = (names(ada.api.dir.path()), names(other.dir.path()));
     let path = format!("{}/archive", ada.path);
     let export = response(&ada.api, Method::GET, &path, &[], "").await;
-    assert_eq!((export.status(), &export.headers()["tenantry-left-out"]), (StatusCode::OK, &"0".parse().unwrap()));
+    assert_eq!(
+        (export.status(), &export.headers()["tenantry-left-out"]),
+        (StatusCode::OK, &"0".parse().unwrap())
+    );
     assert_eq!(export.headers()["content-type"], "application/zstd");
     let length: usize = export.headers()["content-length"].to_str().unwrap().parse().unwrap();
     let archive = bytes(export).await;
     assert_eq!(archive.len(), length);
     let kind = [("content-type", "application/zstd")];
     let imported = response(&other, Method::POST, "/v1/archives", &kind, archive.clone()).await;
-    assert_eq!((imported.status(), &imported.headers()["location"]), (StatusCode::CREATED, &ada.path.parse().unwrap()));
+    assert_eq!(
+        (imported.status(), &imported.headers()["location"]),
+        (StatusCode::CREATED, &ada.path.parse().unwrap())
+    );
     let json: serde_json::Value = serde_json::from_slice(&bytes(imported).await).unwrap();
     assert_eq!(
         (&json["files"], &json["bytes"], &json["user"]["email"]),
@@ -256,7 +327,10 @@ async fn a_user_moves_with_their_files_to_another_store() {
     }
     let other_kind = response(&empty, Method::POST, "/v1/archives", &[], archive).await;
     assert_eq!(other_kind.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
-    assert_eq!((count(&empty).await, names(empty.dir.path()).len()), (0, names(Api::new().await.dir.path()).len()));
+    assert_eq!(
+        (count(&empty).await, names(empty.dir.path()).len()),
+        (0, names(Api::new().await.dir.path()).len())
+    );
 }
 
 #[tokio::test]
@@ -265,7 +339,10 @@ async fn a_backup_is_restored_with_users_and_files() {
     ada.put("notes.txt", "hello").await;
     let names_before = names(ada.api.dir.path());
     let backup = response(&ada.api, Method::GET, "/v1/backup", &[], "").await;
-    assert_eq!((backup.status(), &backup.headers()["tenantry-left-out"]), (StatusCode::OK, &"0".parse().unwrap()));
+    assert_eq!(
+        (backup.status(), &backup.headers()["tenantry-left-out"]),
+        (StatusCode::OK, &"0".parse().unwrap())
+    );
     assert_eq!(names(ada.api.dir.path()), names_before);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("backup.tar.zst");
@@ -273,7 +350,10 @@ async fn a_backup_is_restored_with_users_and_files() {
     let restored = tenantry::restore_backup(&file, dir.path().join("data"), |_| {}).await.unwrap();
     assert_eq!(restored.report.findings, []);
     let store = tenantry::Store::open(dir.path().join("data")).await.unwrap();
-    assert_eq!(store.directory(ada.id()).await.unwrap().read_to_string("notes.txt").unwrap(), "hello");
+    assert_eq!(
+        store.directory(ada.id()).await.unwrap().read_to_string("notes.txt").unwrap(),
+        "hello"
+    );
 }
 
 #[tokio::test]
@@ -286,7 +366,8 @@ async fn a_client_that_goes_away_ends_its_archive_and_nothing_is_left() {
             let mut request = std::pin::pin!(response(&ada.api, Method::GET, &path, &[], ""));
             // Until the archive is being written.
             while names(ada.api.dir.path()) == names_before {
-                let poll = poll_fn(|context| Poll::Ready(request.as_mut().poll(context).is_pending()));
+                let poll =
+                    poll_fn(|context| Poll::Ready(request.as_mut().poll(context).is_pending()));
                 assert!(poll.await, "it was too fast");
                 tokio::task::yield_now().await;
             }
@@ -308,7 +389,9 @@ async fn a_check_reports_findings_and_then_the_counts() {
             (StatusCode::OK, &"application/jsonl".parse().unwrap())
         );
         let text = String::from_utf8(bytes(response).await).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<serde_json::Value>>()
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect::<Vec<serde_json::Value>>()
     };
     let counts = |findings: u64, directories: u64, orphaned: u64| serde_json::json!({"findings": findings, "users": 1, "trashed": 0, "directories": directories, "orphaned": orphaned});
     assert_eq!(check().await, [counts(0, 1, 0)]);

@@ -31,8 +31,12 @@ async fn a_restore_asks_for_another_address_if_the_old_one_is_taken() {
     let taken = api.post(&format!("/v1/trash/{id}/restore"), "{}").await;
     assert_eq!((taken.status, taken.problem()), (StatusCode::CONFLICT, "email-taken"));
     assert_eq!(taken.json["taken_by"], other.json["id"]);
-    let restored = api.post(&format!("/v1/trash/{id}/restore"), r#"{"email":"ada@example.org"}"#).await;
-    assert_eq!((restored.status, &restored.json["email"]), (StatusCode::OK, &"ada@example.org".into()));
+    let restored =
+        api.post(&format!("/v1/trash/{id}/restore"), r#"{"email":"ada@example.org"}"#).await;
+    assert_eq!(
+        (restored.status, &restored.json["email"]),
+        (StatusCode::OK, &"ada@example.org".into())
+    );
 }
 
 #[tokio::test]

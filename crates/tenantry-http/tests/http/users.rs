@@ -66,9 +66,14 @@ async fn a_patch_changes_what_it_names_and_keeps_the_rest() {
     let api = Api::new().await;
     let (path, created) = api.create("ada@example.com").await;
     let patch = r#"{"email":"ada@example.org"}"#;
-    let changed = api.call(Method::PATCH, &path, &[("content-type", "application/merge-patch+json")], patch).await;
+    let changed = api
+        .call(Method::PATCH, &path, &[("content-type", "application/merge-patch+json")], patch)
+        .await;
     assert_eq!(changed.status, StatusCode::OK, "{changed:?}");
-    assert_eq!((&changed.json["email"], &changed.json["version"]), (&"ada@example.org".into(), &2.into()));
+    assert_eq!(
+        (&changed.json["email"], &changed.json["version"]),
+        (&"ada@example.org".into(), &2.into())
+    );
     assert_eq!(changed.json["created_at"], created.json["created_at"]);
     let nothing = api.call(Method::PATCH, &path, &[], "{}").await;
     assert_eq!((nothing.status, &nothing.json), (StatusCode::OK, &changed.json));
@@ -94,9 +99,18 @@ async fn a_patch_distinguishes_what_is_missing_from_null() {
     assert_eq!(changed.json["version"], 2);
     let found = api.post("/v1/users:search", r#"{"filter":{"external_id":"00u1"}}"#).await;
     assert_eq!(found.json["users"][0], changed.json);
-    for patch in [r#"{"name":""}"#, r#"{"attributes":[]}"#, r#"{"attributes":{"a":1,"a":2}}"#, r#"{"external_id":7}"#] {
+    for patch in [
+        r#"{"name":""}"#,
+        r#"{"attributes":[]}"#,
+        r#"{"attributes":{"a":1,"a":2}}"#,
+        r#"{"external_id":7}"#,
+    ] {
         let refused = api.call(Method::PATCH, &path, &[], patch).await;
-        assert_eq!((refused.status, refused.problem()), (StatusCode::BAD_REQUEST, "invalid-body"), "{patch}");
+        assert_eq!(
+            (refused.status, refused.problem()),
+            (StatusCode::BAD_REQUEST, "invalid-body"),
+            "{patch}"
+        );
     }
     assert_eq!(api.get(&path).await.json, changed.json);
 }
@@ -106,7 +120,8 @@ async fn a_suspended_user_is_forbidden_to_sign_in_and_listed_as_suspended() {
     let api = Api::new().await;
     let (path, _) = api.create("ada@example.com").await;
     api.create("bob@example.com").await;
-    let suspended = api.call(Method::POST, &format!("{path}/suspend"), &[("if-match", "\"1\"")], "").await;
+    let suspended =
+        api.call(Method::POST, &format!("{path}/suspend"), &[("if-match", "\"1\"")], "").await;
     assert_eq!((suspended.status, suspended.header("etag")), (StatusCode::OK, Some("\"2\"")));
     let again = api.call(Method::POST, &format!("{path}/suspend"), &[], "").await;
     assert_eq!(again.json, suspended.json);
@@ -119,10 +134,17 @@ async fn a_suspended_user_is_forbidden_to_sign_in_and_listed_as_suspended() {
         let users = page.json["users"].as_array().unwrap();
         assert_eq!((users.len(), &users[0]["email"]), (1, &expected.into()));
     }
-    let stale = api.call(Method::POST, &format!("{path}/resume"), &[("if-match", "\"1\"")], "").await;
-    assert_eq!((stale.status, stale.problem()), (StatusCode::PRECONDITION_FAILED, "version-mismatch"));
+    let stale =
+        api.call(Method::POST, &format!("{path}/resume"), &[("if-match", "\"1\"")], "").await;
+    assert_eq!(
+        (stale.status, stale.problem()),
+        (StatusCode::PRECONDITION_FAILED, "version-mismatch")
+    );
     let resumed = api.call(Method::POST, &format!("{path}/resume"), &[], "").await;
-    assert_eq!((&resumed.json["suspended_at"], &resumed.json["version"]), (&serde_json::Value::Null, &3.into()));
+    assert_eq!(
+        (&resumed.json["suspended_at"], &resumed.json["version"]),
+        (&serde_json::Value::Null, &3.into())
+    );
     let sign_in = api.post("/v1/sign-in", r#"{"email":"ada@example.com"}"#).await;
     assert_eq!(sign_in.status, StatusCode::OK);
 }

@@ -76,7 +76,11 @@ impl format::Manifest for BackupManifest {
     /// Allows the database, and everything below `storage/` or `trash/`.
     fn is_place(path: &Path, is_dir: bool) -> bool {
         let is_below = |root| path.starts_with(root) && path != Path::new(root);
-        if path == Path::new(ENGINE_FILES.database) { !is_dir } else { is_below("storage") || is_below("trash") }
+        if path == Path::new(ENGINE_FILES.database) {
+            !is_dir
+        } else {
+            is_below("storage") || is_below("trash")
+        }
     }
 }
 
@@ -182,7 +186,8 @@ impl Store {
         options: BackupOptions,
         progress: impl Fn(Progress) -> R + Send + 'static,
     ) -> Result<Backup> {
-        let (engine, file, monitor) = (Arc::clone(self.engine()), file.into(), Monitor::new(progress));
+        let (engine, file, monitor) =
+            (Arc::clone(self.engine()), file.into(), Monitor::new(progress));
         on_thread(move || monitor.explain(create(&engine, &file, options, &monitor))).await?
     }
 }
@@ -253,16 +258,25 @@ pub async fn restore_backup<R: ProgressReply>(
     Ok(RestoreReport { manifest, report, left_out: unset.named, incomplete: unset.count })
 }
 
-fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, monitor: &Monitor) -> Result<Backup> {
+fn create(
+    engine: &Arc<Engine>,
+    file: &Path,
+    options: BackupOptions,
+    monitor: &Monitor,
+) -> Result<Backup> {
     prepare(file, TEMPORARY)?;
     // Locked before the image is made: a user who is in it and was purged since would have no
     // files.
     let storage = if options.database_only { None } else { Some(engine.storage()?) };
-    let _no_purges = storage.map(|storage| storage.lock_out_purges(engine.busy_timeout())).transpose()?;
+    let _no_purges =
+        storage.map(|storage| storage.lock_out_purges(engine.busy_timeout())).transpose()?;
     let temp = PrivateDir::new(TEMPORARY, parent(file)).map_err(unwritable)?;
     let created_at = engine.now();
     let asked = monitor.clone();
-    engine.write_image(&temp.path().join(ENGINE_FILES.database), (STEPS_BETWEEN, move || asked.is_ended()))?;
+    engine.write_image(
+        &temp.path().join(ENGINE_FILES.database),
+        (STEPS_BETWEEN, move || asked.is_ended()),
+    )?;
     let inspection = Inspection::open(&Options::existing(temp.path().to_owned()))?;
 
     let mut writer = ArchiveWriter::new(temp.path(), monitor)?;
@@ -272,8 +286,11 @@ fn create(engine: &Arc<Engine>, file: &Path, options: BackupOptions, monitor: &M
     let (mut users, mut trashed) = (0, 0);
     inspection.each_row(|Row { id, path, has_directory, is_trashed, .. }| {
         *if is_trashed { &mut trashed } else { &mut users } += 1;
-        let (Some(storage), Some(path), true) = (storage, path, has_directory) else { return Ok(()) };
-        let goes_to = if is_trashed { Storage::relative_trash(id) } else { Storage::relative(&path) };
+        let (Some(storage), Some(path), true) = (storage, path, has_directory) else {
+            return Ok(());
+        };
+        let goes_to =
+            if is_trashed { Storage::relative_trash(id) } else { Storage::relative(&path) };
         if !storage.read_user(id, &path, &goes_to, |item| writer.take(item))? {
             writer.leave_out(goes_to, "the directory is missing".to_owned());
         }
@@ -306,19 +323,20 @@ fn verify(file: &Path, monitor: &Monitor) -> Result<VerifyReport> {
 fn verify_in(temp_dir: &Path, archive: Input, monitor: &Monitor) -> Result<VerifyReport> {
     let mut contents = Contents::default();
     let mut reader = EntryReader::new(monitor);
-    let manifest = container::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, input| {
-        match entry.plain() {
-            Some(content) if path == Path::new(ENGINE_FILES.database) => {
-                return contents.take_database(monitor, || {
-                    let mut image = Image::new(temp_dir)?;
-                    reader.copy(content, input, &mut image)?;
-                    image.open()
-                });
+    let manifest =
+        container::read(archive, temp_dir, |_: &BackupManifest, path, entry, details, input| {
+            match entry.plain() {
+                Some(content) if path == Path::new(ENGINE_FILES.database) => {
+                    return contents.take_database(monitor, || {
+                        let mut image = Image::new(temp_dir)?;
+                        reader.copy(content, input, &mut image)?;
+                        image.open()
+                    });
+                }
+                _ => contents.admit(path, &details.what)?,
             }
-            _ => contents.admit(path, &details.what)?,
-        }
-        reader.check(entry, input)
-    })?;
+            reader.check(entry, input)
+        })?;
     let inspection = contents.image()?;
     check_against(&manifest, inspection)?;
     let report = check_database(inspection).map_err(image_failure)?;
@@ -327,8 +345,11 @@ fn verify_in(temp_dir: &Path, archive: Input, monitor: &Monitor) -> Result<Verif
         expected += u64::from(row.has_directory);
         Ok(())
     })?;
-    let missing_directories =
-        if manifest.database_only { expected } else { expected.saturating_sub(contents.directories) };
+    let missing_directories = if manifest.database_only {
+        expected
+    } else {
+        expected.saturating_sub(contents.directories)
+    };
     Ok(VerifyReport { manifest, findings: report.findings, missing_directories })
 }
 
@@ -348,7 +369,11 @@ impl Contents {
     }
 
     /// Reading the database fails as soon as the caller has ended the operation.
-    fn take_database(&mut self, monitor: &Monitor, take: impl FnOnce() -> Result<Inspection>) -> Result<()> {
+    fn take_database(
+        &mut self,
+        monitor: &Monitor,
+        take: impl FnOnce() -> Result<Inspection>,
+    ) -> Result<()> {
         if self.image.is_some() {
             return Err(damaged("there is more than one database in the archive"));
         }
@@ -363,7 +388,9 @@ impl Contents {
     /// entries, and nothing twice.
     fn admit(&mut self, path: &Path, what: &What) -> Result<()> {
         if !self.seen.is_in_directory(path) {
-            if !(*what == What::Directory && self.image()?.is_user_directory(path).map_err(image_failure)?) {
+            if !(*what == What::Directory
+                && self.image()?.is_user_directory(path).map_err(image_failure)?)
+            {
                 return Err(damaged("the archive holds something that is in no user's directory"));
             }
             self.directories += 1;
@@ -389,7 +416,9 @@ pub(super) fn image_failure(error: Error) -> Error {
 pub(super) fn check_against(manifest: &BackupManifest, image: &Inspection) -> Result<()> {
     let store_id = image.identity().map_err(image_failure)?.map(|(id, _)| id);
     if store_id != Some(manifest.store_id) || image.schema_version()? != manifest.schema_version {
-        return Err(damaged("the manifest and the database in the archive belong to different stores"));
+        return Err(damaged(
+            "the manifest and the database in the archive belong to different stores",
+        ));
     }
     // The intents that the opening of the store would execute.
     image.intents().map_err(image_failure)?;
@@ -400,45 +429,56 @@ pub(super) fn check_against(manifest: &BackupManifest, image: &Inspection) -> Re
     });
     counted.map_err(image_failure)?;
     if (users, trashed) != (manifest.users, manifest.trashed) {
-        return Err(damaged("the manifest announces another number of users than the database holds"));
+        return Err(damaged(
+            "the manifest announces another number of users than the database holds",
+        ));
     }
     Ok(())
 }
 
 /// Unpacks a backup in its target directory.
-fn extract(file: &Path, into: &Path, monitor: &Monitor) -> Result<(Target, BackupManifest, LostAttributes)> {
+fn extract(
+    file: &Path,
+    into: &Path,
+    monitor: &Monitor,
+) -> Result<(Target, BackupManifest, LostAttributes)> {
     let archive = open(file, MISSING, monitor)?;
     let target = Target::open(into, ENGINE_FILES)?;
     let data_dir = target.data_dir();
     let mut reader = EntryReader::new(monitor);
     let mut contents = Contents::default();
     let (mut storage, mut former) = (None, None);
-    let manifest = container::read(archive, &data_dir, |manifest: &BackupManifest, path, entry, details, input| {
-        match entry.plain() {
-            Some(content) if path == Path::new(ENGINE_FILES.database) => {
-                former = Some((details.attributes.owner, details.attributes.group));
-                let database = data_dir.join(ENGINE_FILES.database);
-                return contents.take_database(monitor, || {
-                    let owner =
-                        Ownership::for_store(&data_dir, ENGINE_FILES).map_err(|error| target.unusable(error))?;
-                    let mut output = owner.make_file(&database).map_err(|error| target.unusable(error))?;
-                    reader.copy(content, input, &mut output)?;
-                    wait_for_file(&output).map_err(|error| target.unusable(error))?;
-                    Inspection::open_image(&database)
-                });
+    let manifest = container::read(
+        archive,
+        &data_dir,
+        |manifest: &BackupManifest, path, entry, details, input| {
+            match entry.plain() {
+                Some(content) if path == Path::new(ENGINE_FILES.database) => {
+                    former = Some((details.attributes.owner, details.attributes.group));
+                    let database = data_dir.join(ENGINE_FILES.database);
+                    return contents.take_database(monitor, || {
+                        let owner = Ownership::for_store(&data_dir, ENGINE_FILES)
+                            .map_err(|error| target.unusable(error))?;
+                        let mut output =
+                            owner.make_file(&database).map_err(|error| target.unusable(error))?;
+                        reader.copy(content, input, &mut output)?;
+                        wait_for_file(&output).map_err(|error| target.unusable(error))?;
+                        Inspection::open_image(&database)
+                    });
+                }
+                _ => contents.admit(path, &details.what)?,
             }
-            _ => contents.admit(path, &details.what)?,
-        }
-        let (_, unpacking) = match &mut storage {
-            Some(storage) => storage,
-            none => {
-                let storage = make_storage(&target, manifest)?;
-                let unpacking = storage.unpack(former)?;
-                none.insert((storage, unpacking))
-            }
-        };
-        reader.unpack(unpacking, path, entry, details, input)
-    })?;
+            let (_, unpacking) = match &mut storage {
+                Some(storage) => storage,
+                none => {
+                    let storage = make_storage(&target, manifest)?;
+                    let unpacking = storage.unpack(former)?;
+                    none.insert((storage, unpacking))
+                }
+            };
+            reader.unpack(unpacking, path, entry, details, input)
+        },
+    )?;
     let (storage, unset) = match storage {
         Some((storage, unpacking)) => (storage, unpacking.finish()?),
         None => (make_storage(&target, &manifest)?, LostAttributes::default()),
@@ -461,7 +501,8 @@ fn extract(file: &Path, into: &Path, monitor: &Monitor) -> Result<(Target, Backu
 /// them, so it reports the cause.
 fn make_storage(target: &Target, manifest: &BackupManifest) -> Result<Storage> {
     Storage::open(&target.data_dir(), ENGINE_FILES, manifest.store_id, false).map_err(|error| {
-        let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+        let source =
+            std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
         match source.and_then(io::Error::raw_os_error) {
             Some(code) => target.unusable(io::Error::from_raw_os_error(code)),
             None => error,

@@ -16,7 +16,10 @@ use crate::engine::{ENGINE_FILES, Inspection};
 use crate::progress::Monitor;
 use crate::storage::Storage;
 use crate::thread::on_thread;
-use crate::{Email, Error, ErrorKind, ListQuery, Page, Result, TrashPage, TrashQuery, TrashedUser, User, UserId};
+use crate::{
+    Email, Error, ErrorKind, ListQuery, Page, Result, TrashPage, TrashQuery, TrashedUser, User,
+    UserId,
+};
 
 /// The users in a backup, as they were when it was made. They are read without a store.
 ///
@@ -51,21 +54,27 @@ pub async fn open_backup(file: impl Into<PathBuf>) -> Result<BackupContents> {
 }
 
 /// Reads an archive up to the end of the database, which comes first.
-fn read_image(temp_dir: &Path, archive: Input, monitor: &Monitor) -> Result<(BackupManifest, Content, Inspection)> {
+fn read_image(
+    temp_dir: &Path,
+    archive: Input,
+    monitor: &Monitor,
+) -> Result<(BackupManifest, Content, Inspection)> {
     let no_database = || damaged("the backup does not begin with the database");
     let mut found = None;
-    let read = container::read(archive, temp_dir, |manifest: &BackupManifest, path, entry, _, input| {
-        let Some(content) = entry.plain().filter(|_| path == Path::new(ENGINE_FILES.database)) else {
-            return Err(no_database());
-        };
-        let mut image = Image::new(temp_dir)?;
-        EntryReader::new(monitor).copy(content, input, &mut image)?;
-        let image = image.open().map_err(image_failure)?;
-        check_against(manifest, &image)?;
-        found = Some((manifest.clone(), content.clone(), image));
-        // The rest isn't read.
-        Err(Error::new(ErrorKind::Internal, "the database was read"))
-    });
+    let read =
+        container::read(archive, temp_dir, |manifest: &BackupManifest, path, entry, _, input| {
+            let Some(content) = entry.plain().filter(|_| path == Path::new(ENGINE_FILES.database))
+            else {
+                return Err(no_database());
+            };
+            let mut image = Image::new(temp_dir)?;
+            EntryReader::new(monitor).copy(content, input, &mut image)?;
+            let image = image.open().map_err(image_failure)?;
+            check_against(manifest, &image)?;
+            found = Some((manifest.clone(), content.clone(), image));
+            // The rest isn't read.
+            Err(Error::new(ErrorKind::Internal, "the database was read"))
+        });
     match (found, read) {
         (Some(found), _) => Ok(found),
         (None, Err(error)) => Err(error),

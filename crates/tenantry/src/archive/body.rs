@@ -81,7 +81,12 @@ impl Body {
     }
 
     /// Adds an entry without content.
-    pub(super) fn add(&mut self, path: &Path, what: &What, attributes: &Attributes) -> io::Result<()> {
+    pub(super) fn add(
+        &mut self,
+        path: &Path,
+        what: &What,
+        attributes: &Attributes,
+    ) -> io::Result<()> {
         let (kind, target) = match what {
             What::Directory => (EntryType::Directory, Path::new("")),
             What::Pipe => (EntryType::Fifo, Path::new("")),
@@ -94,7 +99,12 @@ impl Body {
     }
 
     /// Adds a private file, which no other process changes.
-    pub(super) fn image(&mut self, path: &Path, attributes: &Attributes, image: &File) -> io::Result<()> {
+    pub(super) fn image(
+        &mut self,
+        path: &Path,
+        attributes: &Attributes,
+        image: &File,
+    ) -> io::Result<()> {
         let stored = image.metadata()?.len();
         self.head(&Head { stored, ..Head::new(EntryType::Regular, path, attributes) })?;
         let content = self.write_content(stored, image)?;
@@ -121,7 +131,8 @@ impl Body {
         let map = if is_sparse { sparse::map(&segments, length) } else { Vec::new() };
         let stored = map.len() as u64 + segments.iter().map(|segment| segment.length).sum::<u64>();
         let sparse = is_sparse.then_some(length);
-        let head = Head { stored, sparse, ..Head::new(EntryType::Regular, path, &source.attributes) };
+        let head =
+            Head { stored, sparse, ..Head::new(EntryType::Regular, path, &source.attributes) };
         let input = map.chain(source.data(segments));
         if stored <= IN_MEMORY_BYTES_MAX {
             self.small_file(&head, input, is_unchanged)
@@ -139,7 +150,9 @@ impl Body {
         let mut bytes = Vec::new();
         match input.read_to_end(&mut bytes).and_then(|_| is_unchanged()) {
             Err(error) => return Ok(Attempt::Unreadable(error)),
-            Ok(is_unchanged) if !is_unchanged || bytes.len() as u64 != head.stored => return Ok(Attempt::Changed),
+            Ok(is_unchanged) if !is_unchanged || bytes.len() as u64 != head.stored => {
+                return Ok(Attempt::Changed);
+            }
             Ok(_) => {}
         }
         self.head(head)?;
@@ -193,11 +206,16 @@ impl Body {
     fn head(&mut self, head: &Head<'_>) -> io::Result<()> {
         let Attributes { mode, owner, group, modified, extended } = head.attributes;
         let records = Records {
-            modified: Some(*modified).filter(|modified| modified.seconds < 0 || modified.nanoseconds > 0),
+            modified: Some(*modified)
+                .filter(|modified| modified.seconds < 0 || modified.nanoseconds > 0),
             extended: extended.clone(),
             sparse: head.sparse.map(|length| Sparse::new(head.path, length)),
         };
-        let path: PathBuf = if head.sparse.is_some() { sparse::placeholder(head.path) } else { head.path.to_owned() };
+        let path: PathBuf = if head.sparse.is_some() {
+            sparse::placeholder(head.path)
+        } else {
+            head.path.to_owned()
+        };
         let mut header = header(head.kind, head.stored);
         header.set_mode(*mode);
         header.set_uid((*owner).into());

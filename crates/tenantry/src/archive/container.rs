@@ -64,9 +64,14 @@ fn open(archive: Input) -> Result<tar::Archive<Decoder>> {
 
 /// Returns the first entry of an archive, which has to be a manifest.
 fn first<'a>(entries: &mut tar::Entries<'a, Decoder>) -> Result<tar::Entry<'a, Decoder>> {
-    let manifest = entries.next().ok_or_else(|| damaged("the archive is empty"))?.map_err(unreadable)?;
-    if manifest.path_bytes() != MANIFEST.as_bytes() || manifest.header().entry_type() != EntryType::Regular {
-        return Err(damaged("the archive does not begin with a manifest, so it isn't one of Tenantry's"));
+    let manifest =
+        entries.next().ok_or_else(|| damaged("the archive is empty"))?.map_err(unreadable)?;
+    if manifest.path_bytes() != MANIFEST.as_bytes()
+        || manifest.header().entry_type() != EntryType::Regular
+    {
+        return Err(damaged(
+            "the archive does not begin with a manifest, so it isn't one of Tenantry's",
+        ));
     }
     if manifest.header().entry_size().map_err(unreadable)? > MANIFEST_BYTES_MAX {
         return Err(damaged("the manifest is larger than any that Tenantry makes"));
@@ -81,16 +86,25 @@ fn parse<M: Manifest>(line: &[u8]) -> Result<M> {
     let kind = match kind.as_deref() {
         None => Kind::Backup,
         Some(USER) => Kind::User,
-        Some(_) => return incompatible("the archive is of a kind that this version does not know".to_owned()),
+        Some(_) => {
+            return incompatible(
+                "the archive is of a kind that this version does not know".to_owned(),
+            );
+        }
     };
     if kind != M::KIND {
         return incompatible(match kind {
             Kind::User => "the file is the archive of one user, and not a backup".to_owned(),
-            Kind::Backup => "the file is a backup of a whole store, and not the archive of one user".to_owned(),
+            Kind::Backup => {
+                "the file is a backup of a whole store, and not the archive of one user".to_owned()
+            }
         });
     }
     if !(1..=M::FORMAT).contains(&format) {
-        return incompatible(format!("the archive has the format {format}, and this version knows 1 to {}", M::FORMAT));
+        return incompatible(format!(
+            "the archive has the format {format}, and this version knows 1 to {}",
+            M::FORMAT
+        ));
     }
     M::parse(line)
 }
@@ -132,12 +146,12 @@ pub(super) fn read<M: Manifest>(
     let (announced, format) = (manifest.totals(), manifest.format());
     let (mut files, mut bytes) = (0, 0_u64);
     while let Some(entry) = lines.next::<Entry>()? {
-        let path = entry
-            .path::<M>()
-            .ok_or_else(|| damaged("the manifest announces a path that isn't valid in such an archive"))?;
-        let what = entry
-            .what(format)
-            .ok_or_else(|| damaged("the manifest announces an entry that isn't valid in such an archive"))?;
+        let path = entry.path::<M>().ok_or_else(|| {
+            damaged("the manifest announces a path that isn't valid in such an archive")
+        })?;
+        let what = entry.what(format).ok_or_else(|| {
+            damaged("the manifest announces an entry that isn't valid in such an archive")
+        })?;
         let mut found = next(&mut entries, format)?;
         if !found.is_announced(&path, &entry, &what) {
             return Err(damaged("the archive holds something else than its manifest announces"));
@@ -153,7 +167,9 @@ pub(super) fn read<M: Manifest>(
         let details = Details { what, attributes: found.attributes(&entry) };
         let mut input = RecordingReader::new(&mut found.entry);
         match visit(&manifest, &path, &entry, &details, &mut input) {
-            Err(error) if input.failure().is_some() => return Err(damaged(UNREADABLE).with_source(error)),
+            Err(error) if input.failure().is_some() => {
+                return Err(damaged(UNREADABLE).with_source(error));
+            }
             visited => visited?,
         }
     }
@@ -193,7 +209,10 @@ fn next<'a, R: Read>(
 ) -> Result<Found<'a, R>> {
     let (mut name, mut target, mut records) = (None, None, None);
     loop {
-        let mut entry = entries.next().ok_or_else(|| damaged("the archive ends too early"))?.map_err(unreadable)?;
+        let mut entry = entries
+            .next()
+            .ok_or_else(|| damaged("the archive ends too early"))?
+            .map_err(unreadable)?;
         let is_twice = match entry.header().entry_type() {
             EntryType::GNULongName => name.replace(text(&mut entry)?).is_some(),
             EntryType::GNULongLink if format >= 2 => target.replace(text(&mut entry)?).is_some(),
@@ -231,7 +250,8 @@ impl<R: Read> Found<'_, R> {
     fn is_announced(&self, path: &Path, entry: &Entry, what: &What) -> bool {
         let header = self.entry.header();
         let sparse = entry.content.as_ref().filter(|_| entry.stored.is_some());
-        let path_in_header = if sparse.is_some() { sparse::placeholder(path) } else { path.to_owned() };
+        let path_in_header =
+            if sparse.is_some() { sparse::placeholder(path) } else { path.to_owned() };
         let name = self.name.clone().unwrap_or_else(|| self.entry.path_bytes().into_owned());
         let in_header = header.link_name_bytes().unwrap_or_default();
         let target = self.target.as_deref().unwrap_or(&in_header);
@@ -242,7 +262,8 @@ impl<R: Read> Found<'_, R> {
             What::Symlink(target) => (EntryType::Symlink, Some(target)),
             What::HardLink(target) => (EntryType::Link, Some(target)),
         };
-        let size = entry.stored.or(entry.content.as_ref().map(|content| content.size)).unwrap_or_default();
+        let size =
+            entry.stored.or(entry.content.as_ref().map(|content| content.size)).unwrap_or_default();
         let is_target = match target_announced {
             Some(announced) => target == announced.as_os_str().as_bytes(),
             None => self.target.is_none(),
@@ -260,10 +281,15 @@ impl<R: Read> Found<'_, R> {
         let records = self.records.take().unwrap_or_default();
         let header = self.entry.header();
         let in_header = || Modified {
-            seconds: header.mtime().ok().and_then(|time| i64::try_from(time).ok()).unwrap_or_default(),
+            seconds: header
+                .mtime()
+                .ok()
+                .and_then(|time| i64::try_from(time).ok())
+                .unwrap_or_default(),
             nanoseconds: 0,
         };
-        let id = |id: io::Result<u64>| id.ok().and_then(|id| u32::try_from(id).ok()).unwrap_or_default();
+        let id =
+            |id: io::Result<u64>| id.ok().and_then(|id| u32::try_from(id).ok()).unwrap_or_default();
         Attributes {
             mode: entry.mode,
             owner: id(header.uid()),

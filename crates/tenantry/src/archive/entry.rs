@@ -71,7 +71,10 @@ impl Entry {
 
     /// Returns its type, unless the line is contradictory, or unknown in this format.
     pub(super) fn what(&self, format: u32) -> Option<What> {
-        let is_old = self.kind.is_none() && self.stored.is_none() && self.target.is_none() && self.target_hex.is_none();
+        let is_old = self.kind.is_none()
+            && self.stored.is_none()
+            && self.target.is_none()
+            && self.target_hex.is_none();
         if format < 2 && !is_old {
             return None;
         }
@@ -83,8 +86,12 @@ impl Entry {
             (None, None, None, None) => What::Directory,
             (None, Some(_), _, None) => What::File,
             (Some(Special::Pipe), None, None, None) => What::Pipe,
-            (Some(Special::Symlink), None, None, Some(target)) if is_target(&target) => What::Symlink(target),
-            (Some(Special::HardLink), None, None, Some(target)) if is_plain(&target) => What::HardLink(target),
+            (Some(Special::Symlink), None, None, Some(target)) if is_target(&target) => {
+                What::Symlink(target)
+            }
+            (Some(Special::HardLink), None, None, Some(target)) if is_plain(&target) => {
+                What::HardLink(target)
+            }
             _ => return None,
         })
     }
@@ -109,7 +116,10 @@ impl Entry {
 fn named(path: &Path) -> (Option<String>, Option<String>) {
     match path.to_str() {
         Some(text) => (Some(text.to_owned()), None),
-        None => (None, Some(path.as_os_str().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect())),
+        None => (
+            None,
+            Some(path.as_os_str().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()),
+        ),
     }
 }
 
@@ -144,5 +154,8 @@ fn unhex(hex: &str) -> Option<Vec<u8>> {
     if !hex.len().is_multiple_of(2) || !hex.is_ascii() {
         return None;
     }
-    (0..hex.len()).step_by(2).map(|start| u8::from_str_radix(&hex[start..start + 2], 16).ok()).collect()
+    (0..hex.len())
+        .step_by(2)
+        .map(|start| u8::from_str_radix(&hex[start..start + 2], 16).ok())
+        .collect()
 }

@@ -29,7 +29,10 @@ impl Input {
     pub(super) fn open(path: &Path, monitor: &Monitor) -> io::Result<Self> {
         let non_blocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
         let file = match OpenOptions::new().read(true).custom_flags(non_blocking).open(path) {
-            Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) && path == Path::new(STDIN) => {
+            Err(error)
+                if error.raw_os_error() == Some(Errno::NXIO.raw_os_error())
+                    && path == Path::new(STDIN) =>
+            {
                 File::from(io::stdin().as_fd().try_clone_to_owned()?)
             }
             file => file?,

@@ -17,7 +17,10 @@ mod temporary;
 mod user;
 mod writer;
 
-pub use backup::{Backup, BackupManifest, BackupOptions, RestoreReport, VerifyReport, restore_backup, verify_backup};
+pub use backup::{
+    Backup, BackupManifest, BackupOptions, RestoreReport, VerifyReport, restore_backup,
+    verify_backup,
+};
 pub use backup_contents::{BackupContents, open_backup};
 pub use restore_user::{RestoreUserOptions, RestoredUser, UserBefore};
 pub use user::{ExportedUser, ImportedUser, UserManifest, read_user_manifest};

@@ -52,7 +52,11 @@ impl Sparse {
 impl Records {
     /// Returns the largest records of an entry with these attributes, except for a path.
     pub(super) fn for_attributes(attributes: &Attributes) -> Self {
-        Self { modified: Some(attributes.modified), extended: attributes.extended.clone(), sparse: None }
+        Self {
+            modified: Some(attributes.modified),
+            extended: attributes.extended.clone(),
+            sparse: None,
+        }
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
@@ -86,7 +90,8 @@ impl Records {
             let (key, value, rest) = split(bytes).ok_or_else(refused)?;
             bytes = rest;
             if let Some(name) = key.strip_prefix(EXTENDED) {
-                let name = unescaped(name).and_then(|name| CString::new(name).ok()).ok_or_else(refused)?;
+                let name =
+                    unescaped(name).and_then(|name| CString::new(name).ok()).ok_or_else(refused)?;
                 let is_new = records.extended.iter().all(|extended| extended.name != name);
                 if !is_new || !Extended::is_taken(&name) {
                     return Err(refused());
@@ -186,7 +191,11 @@ fn decimal(modified: Modified) -> String {
         (true, 0) => ("-", seconds.unsigned_abs(), 0),
         (true, _) => ("-", seconds.unsigned_abs() - 1, NANOSECONDS - nanoseconds),
     };
-    if nanoseconds == 0 { format!("{sign}{seconds}") } else { format!("{sign}{seconds}.{nanoseconds:09}") }
+    if nanoseconds == 0 {
+        format!("{sign}{seconds}")
+    } else {
+        format!("{sign}{seconds}.{nanoseconds:09}")
+    }
 }
 
 fn parse_decimal(text: &[u8]) -> Option<Modified> {
@@ -202,7 +211,9 @@ fn parse_decimal(text: &[u8]) -> Option<Modified> {
     Some(match (is_before, nanoseconds) {
         (false, _) => Modified { seconds, nanoseconds },
         (true, 0) => Modified { seconds: -seconds, nanoseconds },
-        (true, _) => Modified { seconds: -seconds - 1, nanoseconds: NANOSECONDS as u32 - nanoseconds },
+        (true, _) => {
+            Modified { seconds: -seconds - 1, nanoseconds: NANOSECONDS as u32 - nanoseconds }
+        }
     })
 }
 
@@ -212,8 +223,10 @@ mod tests {
 
     #[test]
     fn records_are_read_as_they_were_written() {
-        let extended =
-            |name: &str, value: &[u8]| Extended { name: CString::new(name).unwrap(), value: value.to_owned() };
+        let extended = |name: &str, value: &[u8]| Extended {
+            name: CString::new(name).unwrap(),
+            value: value.to_owned(),
+        };
         for (seconds, nanoseconds, text) in [
             (0, 0, "0"),
             (1_700_000_000, 1, "1700000000.000000001"),
@@ -238,7 +251,10 @@ mod tests {
         }
         // At these lengths another digit makes the record longer.
         for length in [1, 80, 88, 89, 90, 91, 92, 987, 988, 989, 990] {
-            let records = Records { extended: vec![extended("user.a", &vec![b'x'; length])], ..Records::default() };
+            let records = Records {
+                extended: vec![extended("user.a", &vec![b'x'; length])],
+                ..Records::default()
+            };
             assert_eq!(Records::parse(&records.to_bytes()).unwrap(), records, "{length}");
         }
     }

@@ -29,7 +29,12 @@ impl EntryReader {
     }
 
     /// Copies a file.
-    pub(super) fn copy(&mut self, announced: &Content, input: &mut dyn Read, output: &mut dyn Write) -> Result<()> {
+    pub(super) fn copy(
+        &mut self,
+        announced: &Content,
+        input: &mut dyn Read,
+        output: &mut dyn Write,
+    ) -> Result<()> {
         let mut hashing = HashingReader::new(self.monitor.reader(input));
         io::copy(&mut hashing, output)
             .map_err(|error| file_error(error, "what is read from the archive can't be written"))?;
@@ -79,7 +84,11 @@ impl EntryReader {
         }
         self.files += 1;
         self.bytes = self.bytes.saturating_add(announced.size);
-        self.monitor.report(Progress { files: self.files, bytes: self.bytes, ..Progress::default() })
+        self.monitor.report(Progress {
+            files: self.files,
+            bytes: self.bytes,
+            ..Progress::default()
+        })
     }
 }
 
@@ -127,7 +136,11 @@ impl SeenPaths {
         if kind == Kind::Directory && !self.is_in_directory(path) {
             self.top = path.to_owned();
         }
-        if self.insert(path, kind) { Ok(()) } else { Err(damaged("the archive holds something twice")) }
+        if self.insert(path, kind) {
+            Ok(())
+        } else {
+            Err(damaged("the archive holds something twice"))
+        }
     }
 
     /// Adds a path, unless it is known. Returns whether it was new.

@@ -138,7 +138,8 @@ impl Store {
         let (engine, monitor) = (Arc::clone(self.engine()), Monitor::new(progress));
         let (mut restored, stage) = {
             let engine = Arc::clone(&engine);
-            on_thread(move || monitor.explain(prepare(&engine, &backup, id, options, &monitor))).await??
+            on_thread(move || monitor.explain(prepare(&engine, &backup, id, options, &monitor)))
+                .await??
         };
         if options.dry_run {
             return Ok(restored);
@@ -149,7 +150,9 @@ impl Store {
             UserBefore::Living => self.apply(BringBack(row.id, false, stage.clone())).await,
             UserBefore::Trashed => self.apply(BringBack(row.id, true, stage.clone())).await,
             UserBefore::Purged => self.apply(CreateWithFiles(anew(row), stage.clone())).await,
-            UserBefore::Missing => self.apply(CreateWithFiles(NewUser::as_it_was(row), stage.clone())).await,
+            UserBefore::Missing => {
+                self.apply(CreateWithFiles(NewUser::as_it_was(row), stage.clone())).await
+            }
         };
         if let Some(stage) = stage {
             stage.settle(done.as_ref().err()).await?;
@@ -161,7 +164,13 @@ impl Store {
 
 /// Returns a purged user with a new id, and so with a new storage path.
 fn anew(row: &User) -> NewUser {
-    NewUser { id: None, storage_path: None, updated_at: None, version: None, ..NewUser::as_it_was(row) }
+    NewUser {
+        id: None,
+        storage_path: None,
+        updated_at: None,
+        version: None,
+        ..NewUser::as_it_was(row)
+    }
 }
 
 /// Determines what is to be done, and stages the missing files.
@@ -225,18 +234,25 @@ fn find(engine: &Engine, row: User, options: RestoreUserOptions) -> Result<(User
         }
         let (before, user) = match tx.trashed(row.id)? {
             Some(trashed) if trashed.is_being_purged => {
-                return refuse(ErrorKind::NotFound, "the user is being purged: there is no way back");
+                return refuse(
+                    ErrorKind::NotFound,
+                    "the user is being purged: there is no way back",
+                );
             }
             Some(trashed) => (UserBefore::Trashed, trashed.user),
             None if tx.was_purged(row.id)? && !options.even_if_purged => {
-                return refuse(ErrorKind::IdTaken, "the user was purged, and their id is never given out again");
+                return refuse(
+                    ErrorKind::IdTaken,
+                    "the user was purged, and their id is never given out again",
+                );
             }
             None if tx.was_purged(row.id)? => (UserBefore::Purged, row),
             None => (UserBefore::Missing, row),
         };
         match tx.user_by_email(&user.email)? {
             Some(other) => {
-                Err(Error::new(ErrorKind::EmailTaken, "another user has the email address").with_taken_by(other.id))
+                Err(Error::new(ErrorKind::EmailTaken, "another user has the email address")
+                    .with_taken_by(other.id))
             }
             None => Ok((before, user)),
         }
@@ -247,7 +263,10 @@ fn make_stage(engine: &Engine, before: UserBefore) -> Result<Stage> {
     let storage = engine.storage()?;
     let is_needed = |stage: &str| engine.needs_stage(stage);
     if let Err(error) = storage.clear_stages(&is_needed) {
-        tracing::warn!(error = &error as &dyn std::error::Error, "what an import has left could not be removed");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "what an import has left could not be removed"
+        );
     }
     let purpose = match before {
         UserBefore::Living => Purpose::Beside,
@@ -298,7 +317,13 @@ impl UserRestore<'_> {
     }
 
     /// Stages an entry that the user lacks.
-    fn take(&mut self, below: &Path, entry: &Entry, details: &Details, input: &mut dyn Read) -> Result<()> {
+    fn take(
+        &mut self,
+        below: &Path,
+        entry: &Entry,
+        details: &Details,
+        input: &mut dyn Read,
+    ) -> Result<()> {
         if let What::HardLink(target) = &details.what {
             return self.take_hard_link(below, target.strip_prefix(&self.place).unwrap_or(target));
         }
@@ -335,16 +360,26 @@ impl UserRestore<'_> {
     fn take_hard_link(&mut self, below: &Path, target: &Path) -> Result<()> {
         let (is_staged, is_same) = (self.staged.contains(target), self.same.contains(target));
         match (self.present.at(below)?, self.present.at(target)?) {
-            (PathEntry::Missing, _) if self.present.other_part(below)?.is_some() => self.keep(below),
+            (PathEntry::Missing, _) if self.present.other_part(below)?.is_some() => {
+                self.keep(below)
+            }
             (PathEntry::Missing, _) if is_staged => {
                 self.stage(below, 0);
-                return self.unpacking.as_mut().map_or(Ok(()), |unpacking| unpacking.hard_link(below, target));
+                return self
+                    .unpacking
+                    .as_mut()
+                    .map_or(Ok(()), |unpacking| unpacking.hard_link(below, target));
             }
             (PathEntry::Missing, PathEntry::File(file)) if is_same => {
                 self.stage(below, 0);
-                return self.unpacking.as_mut().map_or(Ok(()), |unpacking| unpacking.name_again(below, file));
+                return self
+                    .unpacking
+                    .as_mut()
+                    .map_or(Ok(()), |unpacking| unpacking.name_again(below, file));
             }
-            (PathEntry::File(file), PathEntry::File(other)) if is_same && is_one_file(&file, &other)? => {
+            (PathEntry::File(file), PathEntry::File(other))
+                if is_same && is_one_file(&file, &other)? =>
+            {
                 self.restored.same += 1;
             }
             // The file may have been replaced.

@@ -39,8 +39,11 @@ pub(super) fn map(segments: &[Segment], length: u64) -> Vec<u8> {
 /// Reads the map of a file of this length that has `stored` bytes in the archive, the map included.
 pub(super) fn read_map(input: &mut dyn Read, length: u64, stored: u64) -> Result<Vec<Segment>> {
     let mut numbers = Numbers { input, bytes: 0 };
-    let count = usize::try_from(numbers.next()?).ok().filter(|count| (1..=SEGMENTS_MAX + 1).contains(count));
-    let count = count.ok_or_else(|| damaged("the map of a sparse file has too many pieces or none"))?;
+    let count = usize::try_from(numbers.next()?)
+        .ok()
+        .filter(|count| (1..=SEGMENTS_MAX + 1).contains(count));
+    let count =
+        count.ok_or_else(|| damaged("the map of a sparse file has too many pieces or none"))?;
     let mut segments: Vec<Segment> = Vec::new();
     let (mut end, mut data) = (0_u64, 0_u64);
     for _ in 0..count {
@@ -48,7 +51,11 @@ pub(super) fn read_map(input: &mut dyn Read, length: u64, stored: u64) -> Result
         let next = segment.offset.checked_add(segment.length);
         match next {
             Some(next) if segment.offset >= end && next <= length => end = next,
-            _ => return Err(damaged("the map of a sparse file has pieces that overlap or lie beyond its end")),
+            _ => {
+                return Err(damaged(
+                    "the map of a sparse file has pieces that overlap or lie beyond its end",
+                ));
+            }
         }
         data += segment.length;
         segments.push(segment);
@@ -82,16 +89,24 @@ impl Numbers<'_> {
             match self.byte()? {
                 b'\n' => break,
                 digit @ b'0'..=b'9' if digits.len() < DIGITS_MAX => digits.push(char::from(digit)),
-                _ => return Err(damaged("the map of a sparse file holds something else than numbers")),
+                _ => {
+                    return Err(damaged(
+                        "the map of a sparse file holds something else than numbers",
+                    ));
+                }
             }
         }
-        digits.parse().map_err(|_| damaged("the map of a sparse file holds something else than numbers"))
+        digits
+            .parse()
+            .map_err(|_| damaged("the map of a sparse file holds something else than numbers"))
     }
 
     fn skip_padding(&mut self) -> Result<()> {
         while !self.bytes.is_multiple_of(BLOCK) {
             if self.byte()? != 0 {
-                return Err(damaged("the map of a sparse file is followed by something else than its data"));
+                return Err(damaged(
+                    "the map of a sparse file is followed by something else than its data",
+                ));
             }
         }
         Ok(())
@@ -107,7 +122,10 @@ mod tests {
     use super::*;
 
     fn segments(numbers: &[(u64, u64)]) -> Vec<Segment> {
-        numbers.iter().map(|(offset, length)| Segment { offset: *offset, length: *length }).collect()
+        numbers
+            .iter()
+            .map(|(offset, length)| Segment { offset: *offset, length: *length })
+            .collect()
     }
 
     #[test]

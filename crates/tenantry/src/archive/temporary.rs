@@ -37,7 +37,9 @@ pub(super) fn clear(dir: &Path, prefix: &str) -> io::Result<()> {
             continue;
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Ok(file) = sys::open(entry.path(), flags, Mode::empty()).map(File::from) else { continue };
+        let Ok(file) = sys::open(entry.path(), flags, Mode::empty()).map(File::from) else {
+            continue;
+        };
         if sys::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }
@@ -52,7 +54,10 @@ pub(super) fn clear(dir: &Path, prefix: &str) -> io::Result<()> {
 }
 
 /// Makes and locks something, again if another process removes it before it is locked.
-fn locked<T>(make: impl Fn() -> io::Result<(T, File)>, path: impl Fn(&T) -> &Path) -> io::Result<(T, File)> {
+fn locked<T>(
+    make: impl Fn() -> io::Result<(T, File)>,
+    path: impl Fn(&T) -> &Path,
+) -> io::Result<(T, File)> {
     for _ in 0..ATTEMPTS_MAX {
         let (made, file) = make()?;
         // Where the file system has no locks, no process takes it for a leftover, either.
@@ -126,7 +131,10 @@ pub(super) fn with_dir<T>(archive: &Path, mut run: impl FnMut(&Path) -> Result<T
             Err(error)
                 if matches!(
                     error.kind(),
-                    ErrorKind::Full | ErrorKind::ReadOnly | ErrorKind::PermissionDenied | ErrorKind::Io
+                    ErrorKind::Full
+                        | ErrorKind::ReadOnly
+                        | ErrorKind::PermissionDenied
+                        | ErrorKind::Io
                 ) =>
             {
                 unusable.push((dir, error));
@@ -135,7 +143,8 @@ pub(super) fn with_dir<T>(archive: &Path, mut run: impl FnMut(&Path) -> Result<T
         }
     }
     let dirs: Vec<String> = unusable.iter().map(|(dir, _)| dir.display().to_string()).collect();
-    let message = format!("no directory can be used for temporary files, neither {}", dirs.join(" nor "));
+    let message =
+        format!("no directory can be used for temporary files, neither {}", dirs.join(" nor "));
     match unusable.into_iter().next() {
         Some((_, error)) => Err(Error::new(error.kind(), message).with_source(error)),
         None => Err(Error::new(ErrorKind::Io, message)),
@@ -168,7 +177,8 @@ impl Image {
         // SQLite opens it again, for which the umask may have left no right.
         Ownership::default().give_file(&file, PRIVATE_FILE).map_err(failed)?;
         // It is locked before it has a name.
-        sys::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| failed(error.into()))?;
+        sys::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|error| failed(error.into()))?;
         Ok(Self { dir: dir.to_owned(), file, named })
     }
 
@@ -179,9 +189,12 @@ impl Image {
             Some(named) => Inspection::open_image(named.path()),
             None => {
                 let itself = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                let link = |path: &Path| Ok(sys::linkat(CWD, &*itself, CWD, path, AtFlags::SYMLINK_FOLLOW)?);
+                let link = |path: &Path| {
+                    Ok(sys::linkat(CWD, &*itself, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+                };
                 // Its name is removed when it is dropped.
-                let named = builder(IMAGE, PRIVATE_FILE.bits()).make_in(&self.dir, link).map_err(failed)?;
+                let named =
+                    builder(IMAGE, PRIVATE_FILE.bits()).make_in(&self.dir, link).map_err(failed)?;
                 Inspection::open_image(named.path())
             }
         }

@@ -21,7 +21,8 @@ use crate::progress::{Monitor, Progress, ProgressReply};
 use crate::storage::{LostAttributes, Purpose, Stage};
 use crate::thread::on_thread;
 use crate::{
-    Attributes, Email, Error, ErrorKind, ExternalId, Name, NewUser, Result, StoragePath, Store, Timestamp, User, UserId,
+    Attributes, Email, Error, ErrorKind, ExternalId, Name, NewUser, Result, StoragePath, Store,
+    Timestamp, User, UserId,
 };
 
 /// The version of the format.
@@ -169,7 +170,8 @@ impl Store {
         file: impl Into<PathBuf>,
         progress: impl Fn(Progress) -> R + Send + 'static,
     ) -> Result<ExportedUser> {
-        let (engine, file, monitor) = (Arc::clone(self.engine()), file.into(), Monitor::new(progress));
+        let (engine, file, monitor) =
+            (Arc::clone(self.engine()), file.into(), Monitor::new(progress));
         on_thread(move || monitor.explain(export(&engine, id, &file, &monitor))).await?
     }
 
@@ -214,7 +216,8 @@ impl Store {
         file: impl Into<PathBuf>,
         progress: impl Fn(Progress) -> R + Send + 'static,
     ) -> Result<ImportedUser> {
-        let (engine, file, monitor) = (Arc::clone(self.engine()), file.into(), Monitor::new(progress));
+        let (engine, file, monitor) =
+            (Arc::clone(self.engine()), file.into(), Monitor::new(progress));
         let (mut manifest, stage, unset) = {
             let engine = Arc::clone(&engine);
             on_thread(move || monitor.explain(extract(&engine, &file, &monitor))).await??
@@ -265,7 +268,8 @@ fn export(engine: &Engine, id: UserId, file: &Path, monitor: &Monitor) -> Result
     // The directory at the derived path is theirs even if the row doesn't say so, as after a
     // restore of an older database.
     if directory.has_directory || user.storage_path == StoragePath::derived(id) {
-        let is_found = storage.read_user(id, &user.storage_path, Path::new(FILES), |item| writer.take(item))?;
+        let is_found = storage
+            .read_user(id, &user.storage_path, Path::new(FILES), |item| writer.take(item))?;
         if directory.has_directory && !is_found {
             writer.leave_out(FILES.into(), "the directory is missing".to_owned());
         }
@@ -281,17 +285,29 @@ fn export(engine: &Engine, id: UserId, file: &Path, monitor: &Monitor) -> Result
         left_out: writer.count,
     };
     let archive_bytes = finish(writer.body, &manifest, file, TEMPORARY)?;
-    Ok(ExportedUser { manifest, archive_bytes, left_out: writer.left_out, incomplete: writer.count })
+    Ok(ExportedUser {
+        manifest,
+        archive_bytes,
+        left_out: writer.left_out,
+        incomplete: writer.count,
+    })
 }
 
 /// Unpacks the files of an archive into a stage, and syncs them. Returns no stage if the user had
 /// no directory.
-fn extract(engine: &Engine, file: &Path, monitor: &Monitor) -> Result<(UserManifest, Option<Stage>, LostAttributes)> {
+fn extract(
+    engine: &Engine,
+    file: &Path,
+    monitor: &Monitor,
+) -> Result<(UserManifest, Option<Stage>, LostAttributes)> {
     let archive = open(file, MISSING, monitor)?;
     let storage = engine.storage()?;
     let is_needed = |stage: &str| engine.needs_stage(stage);
     if let Err(error) = storage.clear_stages(&is_needed) {
-        tracing::warn!(error = &error as &dyn std::error::Error, "what an import has left could not be removed");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "what an import has left could not be removed"
+        );
     }
     let stage = storage.stage(Purpose::New, || engine.new_id().to_string())?;
     let mut unpacking = stage.unpack()?;
@@ -299,22 +315,23 @@ fn extract(engine: &Engine, file: &Path, monitor: &Monitor) -> Result<(UserManif
     let mut seen = SeenPaths::default();
     let mut has_directory = false;
     let stage_dir = engine.data_dir().join(stage.name());
-    let manifest = container::read(archive, &stage_dir, |_: &UserManifest, path, entry, details, input| {
-        let below = below(path)?;
-        // The directory itself comes first, and each other one before its entries.
-        if !(below.as_os_str().is_empty() || seen.is_in_directory(path)) {
-            return Err(damaged("the archive holds something that is in no directory"));
-        }
-        seen.add(path, &details.what)?;
-        has_directory = true;
-        let Details { what, attributes } = details;
-        let what = match what {
-            What::HardLink(target) => What::HardLink(self::below(target)?.to_owned()),
-            what => what.clone(),
-        };
-        let details = Details { what, attributes: attributes.clone() };
-        reader.unpack(&mut unpacking, below, entry, &details, input)
-    })?;
+    let manifest =
+        container::read(archive, &stage_dir, |_: &UserManifest, path, entry, details, input| {
+            let below = below(path)?;
+            // The directory itself comes first, and each other one before its entries.
+            if !(below.as_os_str().is_empty() || seen.is_in_directory(path)) {
+                return Err(damaged("the archive holds something that is in no directory"));
+            }
+            seen.add(path, &details.what)?;
+            has_directory = true;
+            let Details { what, attributes } = details;
+            let what = match what {
+                What::HardLink(target) => What::HardLink(self::below(target)?.to_owned()),
+                what => what.clone(),
+            };
+            let details = Details { what, attributes: attributes.clone() };
+            reader.unpack(&mut unpacking, below, entry, &details, input)
+        })?;
     let unset = unpacking.finish()?;
     if !has_directory {
         monitor.check()?;
@@ -327,7 +344,8 @@ fn extract(engine: &Engine, file: &Path, monitor: &Monitor) -> Result<(UserManif
 
 /// Returns the path in the user's directory.
 fn below(path: &Path) -> Result<&Path> {
-    path.strip_prefix(FILES).map_err(|_| damaged("the archive holds something that isn't a file of the user"))
+    path.strip_prefix(FILES)
+        .map_err(|_| damaged("the archive holds something that isn't a file of the user"))
 }
 
 impl Manifest for UserManifest {
@@ -362,7 +380,8 @@ impl Manifest for UserManifest {
             name: Option<String>,
             attributes: Option<Box<RawValue>>,
         }
-        let Line { store_id, exported_at, user, format, files, bytes, left_out } = container::understand(line)?;
+        let Line { store_id, exported_at, user, format, files, bytes, left_out } =
+            container::understand(line)?;
         let user = User {
             id: user.id.parse()?,
             // The address was accepted by the store that it comes from.

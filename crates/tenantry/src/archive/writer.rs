@@ -44,7 +44,8 @@ impl ArchiveWriter {
     /// Writes into temporary files in this directory.
     pub(super) fn new(dir: &Path, monitor: &Monitor) -> Result<Self> {
         let body = Body::new(dir, monitor).map_err(unwritable)?;
-        let (seen, linked, dir, monitor) = (SeenPaths::default(), HashMap::new(), dir.to_owned(), monitor.clone());
+        let (seen, linked, dir, monitor) =
+            (SeenPaths::default(), HashMap::new(), dir.to_owned(), monitor.clone());
         Ok(Self { body, left_out: Vec::new(), count: 0, seen, linked, dir, copies: None, monitor })
     }
 
@@ -56,7 +57,10 @@ impl ArchiveWriter {
             && !self.seen.is_in_directory(path)
         {
             // The archive has another entry there, and no reader accepts entries below that.
-            self.leave_out(path.clone(), "its directory was something else when it was archived".to_owned());
+            self.leave_out(
+                path.clone(),
+                "its directory was something else when it was archived".to_owned(),
+            );
             return Ok(());
         }
         match item {
@@ -68,7 +72,9 @@ impl ArchiveWriter {
                 }
                 self.add(&path, &What::Directory, attributes)?;
             }
-            Item::Link { path, target, attributes } => self.add(&path, &What::Symlink(target), attributes)?,
+            Item::Link { path, target, attributes } => {
+                self.add(&path, &What::Symlink(target), attributes)?
+            }
             Item::Pipe { path, attributes } => self.add(&path, &What::Pipe, attributes)?,
             Item::File { path, source } => {
                 if self.is_taken(&path, Kind::File) {
@@ -80,10 +86,20 @@ impl ArchiveWriter {
     }
 
     /// Adds a private file, which belongs to the owner of the store.
-    pub(super) fn take_image(&mut self, path: &Path, owner: (u32, u32), image: &File) -> Result<()> {
-        let attributes = Attributes { mode: 0o600, owner: owner.0, group: owner.1, ..Attributes::default() };
+    pub(super) fn take_image(
+        &mut self,
+        path: &Path,
+        owner: (u32, u32),
+        image: &File,
+    ) -> Result<()> {
+        let attributes =
+            Attributes { mode: 0o600, owner: owner.0, group: owner.1, ..Attributes::default() };
         self.body.image(path, &attributes, image).map_err(unwritable)?;
-        self.monitor.report(Progress { files: self.body.files, bytes: self.body.bytes, ..Progress::default() })
+        self.monitor.report(Progress {
+            files: self.body.files,
+            bytes: self.body.bytes,
+            ..Progress::default()
+        })
     }
 
     fn add(&mut self, path: &Path, what: &What, mut attributes: Attributes) -> Result<()> {
@@ -113,7 +129,10 @@ impl ArchiveWriter {
     fn limit(&mut self, path: &Path, attributes: &mut Attributes) {
         if Records::for_attributes(attributes).to_bytes().len() as u64 > PAX_BYTES_MAX / 2 {
             attributes.extended.clear();
-            self.leave_out(path.to_owned(), "its extended attributes are too large for an archive".to_owned());
+            self.leave_out(
+                path.to_owned(),
+                "its extended attributes are too large for an archive".to_owned(),
+            );
         }
     }
 
@@ -143,7 +162,12 @@ impl ArchiveWriter {
         Ok(())
     }
 
-    fn attempt(&mut self, path: &Path, source: Source<'_>, mut opened: OpenFile) -> Result<Attempt> {
+    fn attempt(
+        &mut self,
+        path: &Path,
+        source: Source<'_>,
+        mut opened: OpenFile,
+    ) -> Result<Attempt> {
         let identity = match opened.identity() {
             Ok(identity) => identity,
             Err(error) => return Ok(Attempt::Unreadable(error)),
@@ -157,22 +181,36 @@ impl ArchiveWriter {
         self.limit(path, &mut opened.attributes);
         let attempt = match opened.log() {
             Some(suffix) => self.take_database(path, source, opened, suffix)?,
-            None => self.body.file(path, &opened, &|| source.is_unchanged(&opened)).map_err(unwritable)?,
+            None => self
+                .body
+                .file(path, &opened, &|| source.is_unchanged(&opened))
+                .map_err(unwritable)?,
         };
         if let (Attempt::Taken, Some(identity)) = (&attempt, identity) {
             self.linked.insert(identity, path.to_owned());
         }
         if let (Attempt::Taken, Some(error)) = (&attempt, unread) {
-            self.leave_out(path.to_owned(), format!("its extended attributes can't be read: {error}"));
+            self.leave_out(
+                path.to_owned(),
+                format!("its extended attributes can't be read: {error}"),
+            );
         }
         Ok(attempt)
     }
 
     /// Adds a database with a WAL or journal: SQLite recovers a copy, and that is archived.
-    fn take_database(&mut self, path: &Path, source: Source<'_>, opened: OpenFile, suffix: &str) -> Result<Attempt> {
+    fn take_database(
+        &mut self,
+        path: &Path,
+        source: Source<'_>,
+        opened: OpenFile,
+        suffix: &str,
+    ) -> Result<Attempt> {
         let dir = match &self.copies {
             Some(dir) => dir.path(),
-            None => self.copies.insert(PrivateDir::new(COPIES, &self.dir).map_err(unwritable)?).path(),
+            None => {
+                self.copies.insert(PrivateDir::new(COPIES, &self.dir).map_err(unwritable)?).path()
+            }
         };
         let (copy, log) = (dir.join(COPY), dir.join(format!("{COPY}{suffix}")));
         let copied = copy_database(&opened, &copy, &log, &self.monitor)?;
@@ -180,11 +218,15 @@ impl ArchiveWriter {
         let attempt = if !is_whole {
             Attempt::Changed
         } else if opened.may_be_settled() && settle(&copy, &log).is_ok() {
-            let file = File::open(&copy).and_then(|file| opened.with_copy(file)).map_err(unwritable)?;
+            let file =
+                File::open(&copy).and_then(|file| opened.with_copy(file)).map_err(unwritable)?;
             self.body.file(path, &file, &|| Ok(true)).map_err(unwritable)?
         } else {
             // SQLite can't recover it, so it is archived as it is, with its WAL or journal.
-            let attempt = self.body.file(path, &opened, &|| source.is_unchanged(&opened)).map_err(unwritable)?;
+            let attempt = self
+                .body
+                .file(path, &opened, &|| source.is_unchanged(&opened))
+                .map_err(unwritable)?;
             if matches!(attempt, Attempt::Taken) {
                 self.take_beside(path, source, suffix)?;
                 if !opened.may_be_settled() {
@@ -198,7 +240,9 @@ impl ArchiveWriter {
         };
         for left in [copy, log] {
             match std::fs::remove_file(left) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unwritable(error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(unwritable(error));
+                }
                 _ => {}
             }
         }
@@ -242,7 +286,12 @@ fn copy_database(opened: &OpenFile, copy: &Path, log: &Path, monitor: &Monitor) 
 }
 
 /// Writes the archive under a temporary name, and renames it once it is synced. Returns its size.
-pub(super) fn finish<M: Manifest>(body: Body, manifest: &M, file: &Path, prefix: &str) -> Result<u64> {
+pub(super) fn finish<M: Manifest>(
+    body: Body,
+    manifest: &M,
+    file: &Path,
+    prefix: &str,
+) -> Result<u64> {
     let (dir, monitor) = (parent(file), body.monitor.clone());
     let mut output = temporary::private_file(prefix, dir).map_err(unwritable)?;
     body.finish(manifest, output.as_file_mut()).map_err(unwritable)?;
@@ -272,7 +321,10 @@ pub(super) fn prepare(file: &Path, prefix: &str) -> Result<()> {
     }
     if let Err(error) = temporary::clear(parent(file), prefix) {
         // The directory may be writable and not readable.
-        tracing::debug!(error = &error as &dyn std::error::Error, "leftovers of other processes can't be looked for");
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "leftovers of other processes can't be looked for"
+        );
     }
     Ok(())
 }
@@ -296,7 +348,9 @@ mod tests {
         let mut writer = ArchiveWriter::new(dir.path(), &Monitor::silent()).unwrap();
         for _ in 0..2 {
             let attributes = Attributes::default();
-            writer.take(Item::Directory { path: "files".into(), attributes, is_top: true }).unwrap();
+            writer
+                .take(Item::Directory { path: "files".into(), attributes, is_top: true })
+                .unwrap();
             let source = Source::new(&at, c"lock");
             writer.take(Item::File { path: "files/lock".into(), source }).unwrap();
         }
@@ -313,12 +367,25 @@ mod tests {
         }
         let at = OwnedFd::from(File::open(dir.path()).unwrap());
         let mut writer = ArchiveWriter::new(dir.path(), &Monitor::silent()).unwrap();
-        let directory =
-            |path: &str, is_top| Item::Directory { path: path.into(), attributes: Attributes::default(), is_top };
+        let directory = |path: &str, is_top| Item::Directory {
+            path: path.into(),
+            attributes: Attributes::default(),
+            is_top,
+        };
         writer.take(directory("files", true)).unwrap();
-        writer.take(Item::File { path: "files/changing".into(), source: Source::new(&at, c"changing") }).unwrap();
+        writer
+            .take(Item::File {
+                path: "files/changing".into(),
+                source: Source::new(&at, c"changing"),
+            })
+            .unwrap();
         writer.take(directory("files/changing", false)).unwrap();
-        writer.take(Item::File { path: "files/changing/in it".into(), source: Source::new(&at, c"in it") }).unwrap();
+        writer
+            .take(Item::File {
+                path: "files/changing/in it".into(),
+                source: Source::new(&at, c"in it"),
+            })
+            .unwrap();
         assert_eq!((writer.body.files, writer.count), (1, 1));
         assert_eq!(writer.left_out[0].0, Path::new("files/changing/in it"));
     }

@@ -92,7 +92,9 @@ pub async fn check_with_progress<R: ProgressReply>(
 
 /// Checks on a thread of its own.
 async fn run(data_dir: PathBuf, monitor: Monitor) -> Result<CheckReport> {
-    on_thread(move || monitor.explain(check_in_passes(data_dir, &monitor))).await?.map_err(schema_failure)
+    on_thread(move || monitor.explain(check_in_passes(data_dir, &monitor)))
+        .await?
+        .map_err(schema_failure)
 }
 
 fn check_in_passes(data_dir: PathBuf, monitor: &Monitor) -> Result<CheckReport> {
@@ -115,10 +117,15 @@ fn check_in_passes(data_dir: PathBuf, monitor: &Monitor) -> Result<CheckReport> 
         let again;
         (again, intents) = check_once(&inspection, &options.data_dir, holding, monitor)?;
         let seen_again = |finding: &Finding| again.findings.contains(finding);
-        report = CheckReport { findings: report.findings.into_iter().filter(seen_again).collect(), ..again };
+        report = CheckReport {
+            findings: report.findings.into_iter().filter(seen_again).collect(),
+            ..again
+        };
     }
     confirm(&inspection, &options.data_dir, &mut report)?;
-    report.findings.sort_by(|one, other| (one.kind, &one.path, one.user).cmp(&(other.kind, &other.path, other.user)));
+    report.findings.sort_by(|one, other| {
+        (one.kind, &one.path, one.user).cmp(&(other.kind, &other.path, other.user))
+    });
     Ok(report)
 }
 
@@ -140,7 +147,8 @@ fn check_once(
     if report.has(FindingKind::IdentityDiffers) {
         return Ok((report, Vec::new()));
     }
-    let owner = storage.as_ref().map(Storage::owner).transpose().map_err(unreadable)?.unwrap_or_default();
+    let owner =
+        storage.as_ref().map(Storage::owner).transpose().map_err(unreadable)?.unwrap_or_default();
     let mut survey = Survey::new(inspection, owner, report, monitor);
     let intents = survey.intents(storage.as_ref())?;
     survey.rows(storage.as_ref())?;
@@ -164,7 +172,9 @@ fn confirm(inspection: &Inspection, data_dir: &Path, report: &mut CheckReport) -
         return Ok(());
     }
     inspection.begin_pass(true)?;
-    let Some(storage) = Storage::open_existing(data_dir, ENGINE_FILES).map_err(unreadable)? else { return Ok(()) };
+    let Some(storage) = Storage::open_existing(data_dir, ENGINE_FILES).map_err(unreadable)? else {
+        return Ok(());
+    };
     let began = Instant::now();
     report.findings.retain(|finding| {
         use FindingKind::{DirectoryLost, DirectoryUnrecorded, TrashLost};

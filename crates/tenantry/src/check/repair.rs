@@ -110,7 +110,9 @@ pub async fn repair_with_progress<R: ProgressReply>(
         return Err(refusal);
     }
     // Opening the store finishes the intents.
-    let opening = Store::builder(&data_dir).create_if_missing(false).allow_network_fs(options.allow_network_fs);
+    let opening = Store::builder(&data_dir)
+        .create_if_missing(false)
+        .allow_network_fs(options.allow_network_fs);
     let store = opening.open().await?;
     let mut failures = Vec::new();
     for finding in &before.findings {
@@ -125,13 +127,21 @@ pub async fn repair_with_progress<R: ProgressReply>(
 
 /// Refuses a repair that would rest on a wrong or damaged database.
 fn refuse_if_unsafe(report: &CheckReport, options: RepairOptions) -> Result<()> {
-    let refuse = |kind, message: String| Err(Error::new(kind, format!("{message}; nothing was repaired")));
+    let refuse =
+        |kind, message: String| Err(Error::new(kind, format!("{message}; nothing was repaired")));
     for finding in &report.findings {
         match finding.kind {
-            FindingKind::IdentityDiffers => return refuse(ErrorKind::Incompatible, finding.detail.clone()),
-            FindingKind::IdentityMissing => return refuse(ErrorKind::StorageUnavailable, finding.detail.clone()),
+            FindingKind::IdentityDiffers => {
+                return refuse(ErrorKind::Incompatible, finding.detail.clone());
+            }
+            FindingKind::IdentityMissing => {
+                return refuse(ErrorKind::StorageUnavailable, finding.detail.clone());
+            }
             FindingKind::DatabaseDamaged => {
-                return refuse(ErrorKind::Corrupt, "the database is damaged: restore a backup".to_owned());
+                return refuse(
+                    ErrorKind::Corrupt,
+                    "the database is damaged: restore a backup".to_owned(),
+                );
             }
             _ => {}
         }

@@ -92,8 +92,13 @@ impl fmt::Display for FindingKind {
 impl Finding {
     /// Whether a directory that another process moves during the check could explain it.
     pub(super) fn may_be_a_move(&self) -> bool {
-        use FindingKind::{DirectoryLost, DirectoryOrphaned, DirectoryUnrecorded, TrashLost, TrashOrphaned};
-        matches!(self.kind, DirectoryLost | TrashLost | DirectoryUnrecorded | DirectoryOrphaned | TrashOrphaned)
+        use FindingKind::{
+            DirectoryLost, DirectoryOrphaned, DirectoryUnrecorded, TrashLost, TrashOrphaned,
+        };
+        matches!(
+            self.kind,
+            DirectoryLost | TrashLost | DirectoryUnrecorded | DirectoryOrphaned | TrashOrphaned
+        )
     }
 }
 
@@ -130,11 +135,15 @@ impl CheckReport {
     }
 }
 
-fn serialize_path<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+fn serialize_path<S: Serializer>(
+    path: &Option<PathBuf>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
     path.as_deref().map(shown).serialize(serializer)
 }
 
 /// Formats a path as text, with escapes for bytes that aren't UTF-8.
 fn shown(path: &Path) -> String {
-    path.to_str().map_or_else(|| path.as_os_str().as_bytes().escape_ascii().to_string(), ToOwned::to_owned)
+    path.to_str()
+        .map_or_else(|| path.as_os_str().as_bytes().escape_ascii().to_string(), ToOwned::to_owned)
 }

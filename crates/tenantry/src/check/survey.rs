@@ -12,7 +12,8 @@ use crate::engine::{ENGINE_FILES, Inspection, Row};
 use crate::ops::intents::path_about;
 use crate::progress::{Monitor, Progress};
 use crate::storage::{
-    DirectoryState, EntryKind, Marker, Orphan, Storage, blocked_root, file_error, is_own_file, user_of_copy,
+    DirectoryState, EntryKind, Marker, Orphan, Storage, blocked_root, file_error, is_own_file,
+    user_of_copy,
 };
 use crate::{Error, Result, StoragePath, UserId};
 
@@ -38,7 +39,8 @@ pub(super) fn inspect_identity(
 ) -> Result<Option<Storage>> {
     let storage = Storage::open_existing(data_dir, ENGINE_FILES).map_err(unreadable)?;
     let marker = storage.as_ref().map(Storage::marker).transpose().map_err(unreadable)?;
-    if let (Some((id, _)), Some((name, detail))) = (inspection.identity()?, blocked_root(data_dir)) {
+    if let (Some((id, _)), Some((name, detail))) = (inspection.identity()?, blocked_root(data_dir))
+    {
         let detail = format!("{detail} (the store's is {id})");
         report.add(FindingKind::IdentityMissing, None, Some(name.into()), detail);
         return Ok(None);
@@ -91,7 +93,12 @@ pub(super) struct Survey<'s> {
 }
 
 impl<'s> Survey<'s> {
-    pub(super) fn new(inspection: &'s Inspection, owner: u32, report: CheckReport, monitor: &'s Monitor) -> Self {
+    pub(super) fn new(
+        inspection: &'s Inspection,
+        owner: u32,
+        report: CheckReport,
+        monitor: &'s Monitor,
+    ) -> Self {
         Self {
             inspection,
             owner,
@@ -122,11 +129,18 @@ impl<'s> Survey<'s> {
                 self.purging.insert(user);
             }
             self.reported.extend(path_about(&intent.action));
-            if matches!(intent.action, Action::Purge(_) | Action::Erase) && matches!(no_purge, Some(None)) {
+            if matches!(intent.action, Action::Purge(_) | Action::Erase)
+                && matches!(no_purge, Some(None))
+            {
                 continue;
             }
             let detail = format!("{}, recorded at {}", intent.action.name(), intent.recorded_at);
-            self.report.add(FindingKind::IntentUnfinished, user, path_about(&intent.action), detail);
+            self.report.add(
+                FindingKind::IntentUnfinished,
+                user,
+                path_about(&intent.action),
+                detail,
+            );
         }
         Ok(intents.iter().map(|intent| intent.seq).collect())
     }
@@ -140,13 +154,23 @@ impl<'s> Survey<'s> {
             let above = path.match_indices('/').find_map(|(end, _)| chosen.get(&path[..end]));
             if let Some(other) = above {
                 let detail = format!("it lies within that of {other}");
-                self.report.add(FindingKind::PathOverlaps, Some(*id), Some(Storage::relative_text(path)), detail);
+                self.report.add(
+                    FindingKind::PathOverlaps,
+                    Some(*id),
+                    Some(Storage::relative_text(path)),
+                    detail,
+                );
             }
         }
         Ok(())
     }
 
-    fn row(&mut self, row: Row, storage: Option<&Storage>, chosen: &mut HashMap<String, UserId>) -> Result<()> {
+    fn row(
+        &mut self,
+        row: Row,
+        storage: Option<&Storage>,
+        chosen: &mut HashMap<String, UserId>,
+    ) -> Result<()> {
         let Row { id, key_fits, path, has_directory, is_trashed } = row;
         *if is_trashed { &mut self.report.trashed } else { &mut self.report.users } += 1;
         self.progress.users += 1;
@@ -156,7 +180,12 @@ impl<'s> Survey<'s> {
             self.report.add(FindingKind::KeyDiffers, Some(id), None, detail);
         }
         let Some(path) = path else {
-            self.report.add(FindingKind::PathOverlaps, Some(id), None, "the storage path isn't valid");
+            self.report.add(
+                FindingKind::PathOverlaps,
+                Some(id),
+                None,
+                "the storage path isn't valid",
+            );
             return Ok(());
         };
         if path != StoragePath::derived(id) {
@@ -186,19 +215,34 @@ impl<'s> Survey<'s> {
         }
         let other = chosen.insert(path.as_str().to_owned(), id);
         if path.is_reserved() || other.is_some() {
-            let detail = other.map_or("the path is reserved".to_owned(), |other| format!("it is also that of {other}"));
-            self.report.add(FindingKind::PathOverlaps, Some(id), Some(Storage::relative(path)), detail);
+            let detail = other.map_or("the path is reserved".to_owned(), |other| {
+                format!("it is also that of {other}")
+            });
+            self.report.add(
+                FindingKind::PathOverlaps,
+                Some(id),
+                Some(Storage::relative(path)),
+                detail,
+            );
         }
     }
 
     /// Reports a path if another user's path, or a path above one, differs from it only in case.
     fn spelling(&mut self, id: UserId, path: &StoragePath) {
         for ancestor in path.lineage() {
-            let known = self.spelled.entry(StoragePath::folded(ancestor)).or_insert_with(|| ancestor.to_owned());
+            let known = self
+                .spelled
+                .entry(StoragePath::folded(ancestor))
+                .or_insert_with(|| ancestor.to_owned());
             if known != ancestor {
                 let detail = "the file system doesn't distinguish it, or a directory above it, from the path of another \
                               user that is spelled differently";
-                return self.report.add(FindingKind::PathOverlaps, Some(id), Some(Storage::relative(path)), detail);
+                return self.report.add(
+                    FindingKind::PathOverlaps,
+                    Some(id),
+                    Some(Storage::relative(path)),
+                    detail,
+                );
             }
         }
     }
@@ -211,7 +255,12 @@ impl<'s> Survey<'s> {
             }
             DirectoryState::Missing => {
                 let detail = "the user's directory was made and is missing: a backup may have it";
-                self.report.add(FindingKind::DirectoryLost, Some(id), Some(Storage::relative(path)), detail);
+                self.report.add(
+                    FindingKind::DirectoryLost,
+                    Some(id),
+                    Some(Storage::relative(path)),
+                    detail,
+                );
             }
             DirectoryState::Blocked { segments, is_link } => {
                 let blocked: Vec<&str> = path.as_str().split('/').take(segments).collect();
@@ -268,9 +317,16 @@ impl<'s> Survey<'s> {
     }
 
     /// Checks one entry. Returns its path if users' directories may be below it.
-    fn entry(&mut self, storage: &Storage, in_storage: PathBuf, kind: EntryKind) -> Result<Option<String>> {
+    fn entry(
+        &mut self,
+        storage: &Storage,
+        in_storage: PathBuf,
+        kind: EntryKind,
+    ) -> Result<Option<String>> {
         let path = Storage::relative_orphan(&Orphan::InStorage(in_storage.clone()));
-        if self.reported.contains(&path) || in_storage.file_name().is_some_and(|name| self.is_being_copied(name)) {
+        if self.reported.contains(&path)
+            || in_storage.file_name().is_some_and(|name| self.is_being_copied(name))
+        {
             return Ok(None);
         }
         let text = in_storage.to_str();
@@ -278,12 +334,19 @@ impl<'s> Survey<'s> {
         match (state, kind) {
             // Checked with the row.
             (PathState::Owned { has_directory: true, .. }, _) => {}
-            (PathState::Owned { id, .. } | PathState::Trashed(id), _) if self.is_being_moved(id) => {}
+            (PathState::Owned { id, .. } | PathState::Trashed(id), _)
+                if self.is_being_moved(id) => {}
             (PathState::Owned { id, .. }, EntryKind::Directory(_)) => {
                 let (finding, detail) = if text == Some(StoragePath::derived(id).as_str()) {
-                    (FindingKind::DirectoryUnrecorded, "the directory exists, but the user's row says that it doesn't")
+                    (
+                        FindingKind::DirectoryUnrecorded,
+                        "the directory exists, but the user's row says that it doesn't",
+                    )
                 } else {
-                    (FindingKind::DirectoryUnadopted, "the store did not make it: adopt it, or move it away")
+                    (
+                        FindingKind::DirectoryUnadopted,
+                        "the store did not make it: adopt it, or move it away",
+                    )
                 };
                 // A repair that records the directory would find this next.
                 self.rights(kind, Some(id), || path.clone());
@@ -295,7 +358,8 @@ impl<'s> Survey<'s> {
             }
             // Moving it to quarantine would move the directory of that user.
             (PathState::Orphan, _)
-                if text.is_some_and(|text| self.spelled.contains_key(&StoragePath::folded(text))) =>
+                if text
+                    .is_some_and(|text| self.spelled.contains_key(&StoragePath::folded(text))) =>
             {
                 let detail = "it is spelled differently from the path of a user, but the file system doesn't \
                               distinguish the two";
@@ -303,8 +367,12 @@ impl<'s> Survey<'s> {
             }
             (state, _) => {
                 let (user, detail) = match state {
-                    PathState::Trashed(id) => (Some(id), "the user is in the trash, and their directory with them"),
-                    PathState::Owned { id, .. } => (Some(id), "it isn't a directory, and not the user's"),
+                    PathState::Trashed(id) => {
+                        (Some(id), "the user is in the trash, and their directory with them")
+                    }
+                    PathState::Owned { id, .. } => {
+                        (Some(id), "it isn't a directory, and not the user's")
+                    }
                     PathState::Above | PathState::Orphan => (None, "it belongs to no user"),
                 };
                 self.count_orphan(storage.weight(&path));
@@ -320,12 +388,15 @@ impl<'s> Survey<'s> {
             self.count_entry()?;
             let path = || Storage::relative_orphan(&Orphan::InTrash(entry.name.clone()));
             let id: Option<UserId> = entry.name.to_str().and_then(|name| name.parse().ok());
-            let is_unfinished = id.is_some_and(|id| self.unfinished.contains(&id)) || self.is_being_copied(&entry.name);
+            let is_unfinished = id.is_some_and(|id| self.unfinished.contains(&id))
+                || self.is_being_copied(&entry.name);
             if is_unfinished || self.reported.contains(&path()) {
                 continue;
             }
             match self.inspection.is_trashed_directory(&entry.name)? {
-                true if matches!(entry.kind, EntryKind::Directory(_)) => self.rights(entry.kind, id, path),
+                true if matches!(entry.kind, EntryKind::Directory(_)) => {
+                    self.rights(entry.kind, id, path)
+                }
                 _ => {
                     self.count_orphan(1);
                     let detail = "it belongs to no user in the trash";
@@ -356,7 +427,8 @@ impl<'s> Survey<'s> {
     /// directory.
     fn rights(&mut self, kind: EntryKind, user: Option<UserId>, path: impl Fn() -> PathBuf) {
         let EntryKind::Directory(rights) = kind else {
-            let detail = if kind == EntryKind::Link { "a symbolic link" } else { "not a directory" };
+            let detail =
+                if kind == EntryKind::Link { "a symbolic link" } else { "not a directory" };
             return self.report.add(FindingKind::PathBlocked, user, Some(path()), detail);
         };
         if !rights.are_private() {
@@ -364,7 +436,12 @@ impl<'s> Survey<'s> {
             self.report.add(FindingKind::WrongMode, user, Some(path()), detail);
         }
         if rights.owner != self.owner {
-            self.report.add(FindingKind::WrongOwner, user, Some(path()), differing_owner(rights.owner, self.owner));
+            self.report.add(
+                FindingKind::WrongOwner,
+                user,
+                Some(path()),
+                differing_owner(rights.owner, self.owner),
+            );
         }
     }
 }

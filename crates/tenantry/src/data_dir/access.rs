@@ -33,9 +33,12 @@ pub(crate) fn access(file: &Path, no_dir: &'static str, no_file: &'static str) -
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::ROFS) => return Ok(Access::Read),
             Err(error @ (Errno::ACCESS | Errno::PERM)) => {
-                return Err(Error::new(ErrorKind::PermissionDenied, message).with_source(std::io::Error::from(error)));
+                return Err(Error::new(ErrorKind::PermissionDenied, message)
+                    .with_source(std::io::Error::from(error)));
             }
-            Err(error) => return Err(file_error(error.into(), "the data directory can't be reached")),
+            Err(error) => {
+                return Err(file_error(error.into(), "the data directory can't be reached"));
+            }
         }
     }
     Ok(Access::Write)
@@ -63,6 +66,7 @@ pub(crate) fn refuse_links(data_dir: &Path, names: &[&str]) -> Result<()> {
             _ => {}
         }
     }
-    let is_dangling = std::fs::symlink_metadata(data_dir).is_ok_and(|found| found.is_symlink()) && !data_dir.exists();
+    let is_dangling = std::fs::symlink_metadata(data_dir).is_ok_and(|found| found.is_symlink())
+        && !data_dir.exists();
     if is_dangling { refuse("the data directory") } else { Ok(()) }
 }

@@ -35,7 +35,12 @@ pub(crate) enum Taken {
 impl Lock {
     /// Takes the lock without waiting, after making its file in the data directory if there is
     /// none.
-    pub(crate) fn try_take(data_dir: &Path, files: EngineFiles, is_exclusive: bool, access: Access) -> Result<Taken> {
+    pub(crate) fn try_take(
+        data_dir: &Path,
+        files: EngineFiles,
+        is_exclusive: bool,
+        access: Access,
+    ) -> Result<Taken> {
         if access == Access::Read {
             return Ok(Taken::NotNeeded);
         }
@@ -48,8 +53,10 @@ impl Lock {
             Ok(()) => {
                 // A process that fails to create a store removes the file, as the last to have the
                 // lock.
-                let named = std::fs::symlink_metadata(&path).map(|found| (found.dev(), found.ino()));
-                let locked = file.metadata().map(|found| (found.dev(), found.ino())).map_err(failed)?;
+                let named =
+                    std::fs::symlink_metadata(&path).map(|found| (found.dev(), found.ino()));
+                let locked =
+                    file.metadata().map(|found| (found.dev(), found.ino())).map_err(failed)?;
                 Ok(match named {
                     Ok(named) if named == locked => Taken::Locked(Self { file, path, is_new }),
                     _ => Taken::Blocked,
@@ -71,13 +78,19 @@ impl Lock {
     /// ([flock](https://man7.org/linux/man-pages/man2/flock.2.html) gives up one kind of lock
     /// before it takes the other).
     pub(crate) fn share(&self) -> Result<()> {
-        self.file.lock_shared().map_err(|error| file_error(error, "the lock file of the store can't be used"))
+        self.file
+            .lock_shared()
+            .map_err(|error| file_error(error, "the lock file of the store can't be used"))
     }
 }
 
 /// Opens the lock file, and returns whether it was made for that. `None` if the data directory has
 /// gone.
-fn open_lock(path: &Path, data_dir: &Path, files: EngineFiles) -> std::io::Result<Option<(File, bool)>> {
+fn open_lock(
+    path: &Path,
+    data_dir: &Path,
+    files: EngineFiles,
+) -> std::io::Result<Option<(File, bool)>> {
     use std::io::ErrorKind::{AlreadyExists, NotFound, PermissionDenied};
 
     let mut options = OpenOptions::new();

@@ -32,15 +32,30 @@ const NETWORK: [(u32, &str); 15] = [
 /// The number of all file systems that run as a program. The table of mounts names them.
 const FUSE: u32 = 0x6573_5546;
 /// Those of them that use a network.
-const NETWORK_OF_FUSE: [&str; 10] =
-    ["sshfs", "glusterfs", "s3fs", "rclone", "davfs", "ceph-fuse", "curlftpfs", "gcsfuse", "juicefs", "mount.davfs"];
+const NETWORK_OF_FUSE: [&str; 10] = [
+    "sshfs",
+    "glusterfs",
+    "s3fs",
+    "rclone",
+    "davfs",
+    "ceph-fuse",
+    "curlftpfs",
+    "gcsfuse",
+    "juicefs",
+    "mount.davfs",
+];
 
 /// Returns the name of the network file system on which the directory lies, or the last one above
 /// it that exists. `None` on any other file system.
 pub(crate) fn network_fs(data_dir: &Path) -> Result<Option<String>> {
     let is_there = |dir: &&Path| dir.as_os_str().is_empty() || dir.exists();
-    let dir = data_dir.ancestors().find(is_there).filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |error| file_error(error, "the file system of the data directory can't be identified");
+    let dir = data_dir
+        .ancestors()
+        .find(is_there)
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let failed =
+        |error| file_error(error, "the file system of the data directory can't be identified");
     let found = fs::statfs(dir).map_err(|error| failed(error.into()))?;
     // The number has 32 bits, whatever the type it comes in.
     Ok(match found.f_type as u32 {
@@ -49,7 +64,10 @@ pub(crate) fn network_fs(data_dir: &Path) -> Result<Option<String>> {
             let program = kind.as_deref().and_then(|kind| kind.strip_prefix("fuse."));
             program.filter(|name| NETWORK_OF_FUSE.contains(name)).map(str::to_owned)
         }
-        number => NETWORK.iter().find(|(network, _)| *network == number).map(|(_, name)| (*name).to_owned()),
+        number => NETWORK
+            .iter()
+            .find(|(network, _)| *network == number)
+            .map(|(_, name)| (*name).to_owned()),
     })
 }
 
@@ -71,14 +89,17 @@ fn file_system(dir: &Path) -> std::io::Result<Option<String>> {
 
 /// Returns the error for a file system that lacks something. It names the kind of the file system.
 pub(crate) fn unfit(data_dir: &Path, lack: &Error) -> Error {
-    let kind = file_system(data_dir).ok().flatten().map(|kind| format!(" ({kind})")).unwrap_or_default();
-    let message =
-        format!("the file system of the data directory{kind} lacks what a store needs: {lack}; no store was made");
+    let kind =
+        file_system(data_dir).ok().flatten().map(|kind| format!(" ({kind})")).unwrap_or_default();
+    let message = format!(
+        "the file system of the data directory{kind} lacks what a store needs: {lack}; no store was made"
+    );
     let error = Error::new(ErrorKind::Incompatible, message);
-    match std::error::Error::source(lack).and_then(|source| source.downcast_ref::<std::io::Error>()) {
-        Some(source) if source.raw_os_error().is_some() => {
-            error.with_source(std::io::Error::from_raw_os_error(source.raw_os_error().unwrap_or_default()))
-        }
+    match std::error::Error::source(lack).and_then(|source| source.downcast_ref::<std::io::Error>())
+    {
+        Some(source) if source.raw_os_error().is_some() => error.with_source(
+            std::io::Error::from_raw_os_error(source.raw_os_error().unwrap_or_default()),
+        ),
         _ => error,
     }
 }

@@ -100,8 +100,14 @@ mod tests {
         for name in ["a", "command:1000", "token:web/7", &"x".repeat(64)] {
             assert_eq!(name.parse::<Actor>().unwrap().to_string(), name);
         }
-        for bad in ["", " ", "a b", "ada@example.com", "a\n", "b\u{fc}ro", "\u{202e}", &"x".repeat(65)] {
-            assert_eq!(bad.parse::<Actor>().unwrap_err().kind(), ErrorKind::InvalidActor, "{bad:?}");
+        for bad in
+            ["", " ", "a b", "ada@example.com", "a\n", "b\u{fc}ro", "\u{202e}", &"x".repeat(65)]
+        {
+            assert_eq!(
+                bad.parse::<Actor>().unwrap_err().kind(),
+                ErrorKind::InvalidActor,
+                "{bad:?}"
+            );
         }
     }
 

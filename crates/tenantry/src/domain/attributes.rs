@@ -222,7 +222,10 @@ mod tests {
             ("{}", "{}"),
             (" { } ", "{}"),
             (r#"{"b":1,"a":2}"#, r#"{"b":1,"a":2}"#),
-            ("{ \"a\" :\r\n[ 1.50 , 1e400,\t-0, true , null ] }", r#"{"a":[1.50,1e400,-0,true,null]}"#),
+            (
+                "{ \"a\" :\r\n[ 1.50 , 1e400,\t-0, true , null ] }",
+                r#"{"a":[1.50,1e400,-0,true,null]}"#,
+            ),
             (r#"{"a":" \u00e9 \" , \\","\\":"b\/c"}"#, r#"{"a":" \u00e9 \" , \\","\\":"b\/c"}"#),
             (r#"{"é":"\ud83d\ude00 : { "}"#, r#"{"é":"\ud83d\ude00 : { "}"#),
             (r#"{"a":{"a":["a","a"]},"b":{"a":1}}"#, r#"{"a":{"a":["a","a"]},"b":{"a":1}}"#),
@@ -252,22 +255,34 @@ mod tests {
         ] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidUser, "{text}");
-            assert!(error.to_string().contains(said) && !error.to_string().contains("secret"), "{text}: {error}");
+            assert!(
+                error.to_string().contains(said) && !error.to_string().contains("secret"),
+                "{text}: {error}"
+            );
         }
     }
 
     #[test]
     fn the_length_and_the_depth_have_limits() {
-        let nested =
-            |depth: usize| format!("{}{{}}{}", "{\"a\":[".repeat((depth - 1) / 2), "]}".repeat((depth - 1) / 2));
+        let nested = |depth: usize| {
+            format!("{}{{}}{}", "{\"a\":[".repeat((depth - 1) / 2), "]}".repeat((depth - 1) / 2))
+        };
         assert!(parse(&nested(7)).is_ok());
         assert!(parse(&format!("{{\"a\":{}}}", nested(7))).is_ok());
         assert!(parse(&nested(9)).unwrap_err().to_string().contains("nested"));
         let long = |bytes: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
-        assert_eq!(parse(&long(Attributes::MAX_BYTES)).unwrap().as_str().len(), Attributes::MAX_BYTES);
-        assert!(parse(&long(Attributes::MAX_BYTES + 1)).unwrap_err().to_string().contains("16 KiB"));
+        assert_eq!(
+            parse(&long(Attributes::MAX_BYTES)).unwrap().as_str().len(),
+            Attributes::MAX_BYTES
+        );
+        assert!(
+            parse(&long(Attributes::MAX_BYTES + 1)).unwrap_err().to_string().contains("16 KiB")
+        );
         // Only what is kept counts.
-        assert!(parse(&format!("{}{}", " ".repeat(Attributes::MAX_BYTES), long(Attributes::MAX_BYTES))).is_ok());
+        assert!(
+            parse(&format!("{}{}", " ".repeat(Attributes::MAX_BYTES), long(Attributes::MAX_BYTES)))
+                .is_ok()
+        );
         let deep = format!("{{\"a\":{}", "[".repeat(100_000));
         assert!(parse(&deep).is_err());
     }

@@ -135,7 +135,10 @@ impl ChangePage {
 
     pub(crate) fn check_limit(limit: usize) -> Result<()> {
         if !(1..=Self::MAX_LIMIT).contains(&limit) {
-            return Err(Error::new(ErrorKind::InvalidQuery, "the limit of a page is 1 to 1000 changes"));
+            return Err(Error::new(
+                ErrorKind::InvalidQuery,
+                "the limit of a page is 1 to 1000 changes",
+            ));
         }
         Ok(())
     }
@@ -196,13 +199,19 @@ impl FromStr for ChangesCursor {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let digits = text.strip_prefix(CURSOR_PREFIX).filter(|digits| digits.len() == CURSOR_DIGITS);
-        let digits = digits.filter(|digits| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
+        let digits =
+            text.strip_prefix(CURSOR_PREFIX).filter(|digits| digits.len() == CURSOR_DIGITS);
+        let digits =
+            digits.filter(|digits| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
         let parsed = digits.and_then(|digits| {
             let (store, rest) = digits.split_at(8);
             let (check, seq) = rest.split_at(8);
             let half = |digits| u32::from_str_radix(digits, 16).ok();
-            Some(Self { store: half(store)?, check: half(check)?, seq: i64::from_str_radix(seq, 16).ok()? })
+            Some(Self {
+                store: half(store)?,
+                check: half(check)?,
+                seq: i64::from_str_radix(seq, 16).ok()?,
+            })
         });
         parsed.ok_or_else(|| Error::new(ErrorKind::InvalidCursor, "not a cursor of a change feed"))
     }
@@ -254,7 +263,15 @@ impl FeedId {
     pub(crate) fn number(self, seq: i64, change: NewChange, actor: Actor) -> Change {
         let cursor = self.after(seq, &change);
         let NewChange { at, kind, user_id, version } = change;
-        Change { cursor, seq: u64::try_from(seq).unwrap_or_default(), at, kind, user_id, version, actor }
+        Change {
+            cursor,
+            seq: u64::try_from(seq).unwrap_or_default(),
+            at,
+            kind,
+            user_id,
+            version,
+            actor,
+        }
     }
 }
 
@@ -296,12 +313,25 @@ mod tests {
     #[test]
     fn a_changes_cursor_is_read_back_and_nothing_else_is_read_as_one() {
         let feed = FeedId { store: 0xffff_ffff, epoch: 7 };
-        for cursor in [feed.beginning(), feed.after(1, &new_change()), feed.after(i64::MAX, &new_change())] {
+        for cursor in
+            [feed.beginning(), feed.after(1, &new_change()), feed.after(i64::MAX, &new_change())]
+        {
             assert_eq!(cursor.to_string().parse::<ChangesCursor>().unwrap(), cursor);
         }
         let text = feed.beginning().to_string();
-        for bad in ["", "c1-", "1-000000000000002a", &text[1..], &text.to_uppercase(), &text.replace("-f", "-+")] {
-            assert_eq!(bad.parse::<ChangesCursor>().unwrap_err().kind(), ErrorKind::InvalidCursor, "{bad}");
+        for bad in [
+            "",
+            "c1-",
+            "1-000000000000002a",
+            &text[1..],
+            &text.to_uppercase(),
+            &text.replace("-f", "-+"),
+        ] {
+            assert_eq!(
+                bad.parse::<ChangesCursor>().unwrap_err().kind(),
+                ErrorKind::InvalidCursor,
+                "{bad}"
+            );
         }
         let negative = format!("c1-{}8000000000000000", "0".repeat(16));
         assert_eq!(negative.parse::<ChangesCursor>().unwrap_err().kind(), ErrorKind::InvalidCursor);
@@ -319,7 +349,10 @@ mod tests {
             feed.after(3, &NewChange { version: 2, ..new_change() }),
             feed.after(
                 3,
-                &NewChange { user_id: "3fa2b1c4-0000-4000-8000-000000000002".parse().unwrap(), ..new_change() },
+                &NewChange {
+                    user_id: "3fa2b1c4-0000-4000-8000-000000000002".parse().unwrap(),
+                    ..new_change()
+                },
             ),
         ];
         for other in others {

@@ -5,7 +5,9 @@ use std::borrow::Cow;
 
 use icu_normalizer::DecomposingNormalizerBorrowed;
 use icu_properties::CodePointMapData;
-use icu_properties::props::{CanonicalCombiningClass, GeneralCategory, HangulSyllableType, JoiningType, Script};
+use icu_properties::props::{
+    CanonicalCombiningClass, GeneralCategory, HangulSyllableType, JoiningType, Script,
+};
 use idna::uts46::{AsciiDenyList, Hyphens, Uts46};
 use unicode_security::{RestrictionLevel, RestrictionLevelDetection};
 
@@ -19,7 +21,8 @@ const MARKS_MAX: usize = 4;
 const STROKES: &str = "ノンソゾー一丶丨丿";
 
 /// Texts of ASCII that look alike, by their skeleton, as far as a key in lower case can hold them.
-const FORMS: [(&str, &[&str]); 4] = [("rn", &["rn", "m"]), ("l", &["l", "1", "|"]), ("O", &["0"]), ("'", &["'", "`"])];
+const FORMS: [(&str, &[&str]); 4] =
+    [("rn", &["rn", "m"]), ("l", &["l", "1", "|"]), ("O", &["0"]), ("'", &["'", "`"])];
 /// How many addresses of ASCII one of other characters is compared with. Each is a lookup, and
 /// nearly always there is one.
 const ASCII_TWINS_MAX: usize = 64;
@@ -67,8 +70,10 @@ fn ascii_twins(text: &str) -> Vec<String> {
         while !left.is_empty() {
             let itself = [&left[..1]];
             let form = FORMS.iter().find(|(prototype, _)| left.starts_with(prototype));
-            let (prototype, forms) = form.map_or((itself[0], &itself[..]), |(prototype, forms)| (*prototype, *forms));
-            let longer = |twin: &String| forms.iter().map(|form| [twin, *form].concat()).collect::<Vec<_>>();
+            let (prototype, forms) =
+                form.map_or((itself[0], &itself[..]), |(prototype, forms)| (*prototype, *forms));
+            let longer =
+                |twin: &String| forms.iter().map(|form| [twin, *form].concat()).collect::<Vec<_>>();
             twins = twins.iter().flat_map(longer).take(ASCII_TWINS_MAX).collect();
             left = &left[prototype.len()..];
         }
@@ -82,7 +87,8 @@ fn ascii_twins(text: &str) -> Vec<String> {
 /// ASCII's punctuation has no place in an identifier, for which the levels are made, but has in an
 /// address.
 pub(crate) fn is_highly_restrictive(text: &str) -> bool {
-    let letters: String = text.chars().filter(|c| !c.is_ascii_punctuation() && !is_joiner(*c)).collect();
+    let letters: String =
+        text.chars().filter(|c| !c.is_ascii_punctuation() && !is_joiner(*c)).collect();
     letters.as_str().check_restriction_level(RestrictionLevel::HighlyRestrictive)
 }
 
@@ -94,7 +100,8 @@ pub(crate) fn deceptive_part(text: &str) -> Option<Cow<'static, str>> {
     if has_mixed_digits(text) {
         return Some("digits of more than one number system".into());
     }
-    stroke_in_ascii(text).map(|c| format!("a stroke among letters of ASCII (U+{:04X})", u32::from(c)).into())
+    stroke_in_ascii(text)
+        .map(|c| format!("a stroke among letters of ASCII (U+{:04X})", u32::from(c)).into())
 }
 
 /// Returns the first combining mark that can't be seen: a dot above a letter that has one anyway, a
@@ -163,7 +170,11 @@ pub(crate) fn joins(text: &str, index: usize) -> bool {
     let (before, after) = text.split_at(index);
     let mut after = after.chars();
     let joiner = after.next();
-    if before.chars().next_back().is_some_and(|c| combining_class(c) == CanonicalCombiningClass::Virama) {
+    if before
+        .chars()
+        .next_back()
+        .is_some_and(|c| combining_class(c) == CanonicalCombiningClass::Virama)
+    {
         return true;
     }
     let types = CodePointMapData::<JoiningType>::new();
@@ -212,9 +223,16 @@ fn invalid_in_idna(label: &str) -> Option<char> {
             '\u{B7}' => previous == Some('l') && next == Some('l'),
             '\u{375}' => next.is_some_and(|c| script(c) == Script::Greek),
             '\u{5F3}' | '\u{5F4}' => previous.is_some_and(|c| script(c) == Script::Hebrew),
-            '\u{30FB}' => chars.iter().any(|c| matches!(script(*c), Script::Hiragana | Script::Katakana | Script::Han)),
+            '\u{30FB}' => chars
+                .iter()
+                .any(|c| matches!(script(*c), Script::Hiragana | Script::Katakana | Script::Han)),
             '\u{6FD}' | '\u{6FE}' | '\u{F0B}' | '\u{3007}' => true,
-            '\u{640}' | '\u{7FA}' | '\u{302E}' | '\u{302F}' | '\u{3031}'..='\u{3035}' | '\u{303B}' => false,
+            '\u{640}'
+            | '\u{7FA}'
+            | '\u{302E}'
+            | '\u{302F}'
+            | '\u{3031}'..='\u{3035}'
+            | '\u{303B}' => false,
             _ => is_letter_or_digit(*c) && !is_old_jamo(*c),
         };
         (!is_valid).then_some(*c)
@@ -239,7 +257,9 @@ fn is_letter_or_digit(c: char) -> bool {
 fn is_old_jamo(c: char) -> bool {
     matches!(
         CodePointMapData::<HangulSyllableType>::new().get(c),
-        HangulSyllableType::LeadingJamo | HangulSyllableType::VowelJamo | HangulSyllableType::TrailingJamo
+        HangulSyllableType::LeadingJamo
+            | HangulSyllableType::VowelJamo
+            | HangulSyllableType::TrailingJamo
     )
 }
 
@@ -253,7 +273,9 @@ fn passes_for_ascii(label: &str) -> bool {
 /// the top-level label is of the same script, and some label of it has letters that no one takes
 /// for ASCII, as in `хор.рф` and `почта.рус`.
 fn shows_its_script(label: &str, labels: &[&str]) -> bool {
-    let script_of = |label: &str| label.chars().map(script).find(|s| !matches!(*s, Script::Common | Script::Inherited));
+    let script_of = |label: &str| {
+        label.chars().map(script).find(|s| !matches!(*s, Script::Common | Script::Inherited))
+    };
     let own = script_of(label);
     let is_akin = |other: &str| own.is_some() && script_of(other) == own;
     own != Some(Script::Latin)
@@ -330,10 +352,14 @@ mod tests {
     /// Whatever a key in lower case can hold of ASCII.
     #[test]
     fn the_forms_are_all_that_ascii_has() {
-        for c in (b'!'..=b'~').map(char::from).filter(|c| !c.is_ascii_uppercase() && !"\"%(),:;<>@[\\]".contains(*c)) {
+        for c in (b'!'..=b'~')
+            .map(char::from)
+            .filter(|c| !c.is_ascii_uppercase() && !"\"%(),:;<>@[\\]".contains(*c))
+        {
             let text = c.to_string();
             let prototype = skeleton(&text);
-            let forms = FORMS.iter().find(|(of, _)| *of == prototype).map_or(&[][..], |(_, forms)| forms);
+            let forms =
+                FORMS.iter().find(|(of, _)| *of == prototype).map_or(&[][..], |(_, forms)| forms);
             assert!(prototype == text || forms.contains(&&*text), "{text} is like {prototype}");
         }
         // One that is ASCII itself, and like none of them.

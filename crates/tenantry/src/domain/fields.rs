@@ -123,10 +123,14 @@ impl NewUser {
             name,
             attributes,
         ] = *texts;
-        let missing = || InvalidField { field: "email", error: Error::new(ErrorKind::InvalidEmail, "missing") };
+        let missing = || InvalidField {
+            field: "email",
+            error: Error::new(ErrorKind::InvalidEmail, "missing"),
+        };
         let email: Email = parse("email", Some(email.ok_or_else(missing)?))?.ok_or_else(missing)?;
-        let number =
-            version.map(|text| text.parse().map_err(|_| Error::new(ErrorKind::InvalidUser, "not a whole number")));
+        let number = version.map(|text| {
+            text.parse().map_err(|_| Error::new(ErrorKind::InvalidUser, "not a whole number"))
+        });
         Ok(Self {
             email,
             id: parse("id", id)?,
@@ -134,7 +138,9 @@ impl NewUser {
             created_at: parse("created_at", created_at)?,
             last_login_at: parse("last_login_at", last_login_at)?,
             updated_at: parse("updated_at", updated_at)?,
-            version: number.transpose().map_err(|error| InvalidField { field: "version", error })?,
+            version: number
+                .transpose()
+                .map_err(|error| InvalidField { field: "version", error })?,
             suspended_at: parse("suspended_at", suspended_at)?,
             external_id: parse("external_id", external_id)?,
             name: parse("name", name)?,
@@ -203,13 +209,16 @@ mod tests {
         let json = serde_json::to_string(&user).unwrap();
         let mut end = 0;
         for name in User::FIELDS {
-            let found = json[end..].find(&format!("\"{name}\":")).unwrap_or_else(|| panic!("{name} in order: {json}"));
+            let found = json[end..]
+                .find(&format!("\"{name}\":"))
+                .unwrap_or_else(|| panic!("{name} in order: {json}"));
             end += found + 1;
         }
         let Value::Object(object) = serde_json::from_str(&json).unwrap() else { panic!("{json}") };
         assert_eq!(object.len(), User::FIELDS.len());
         for (name, text) in User::FIELDS.into_iter().zip(user.field_texts()) {
-            let value = object[name].as_str().map_or_else(|| object[name].to_string(), ToOwned::to_owned);
+            let value =
+                object[name].as_str().map_or_else(|| object[name].to_string(), ToOwned::to_owned);
             assert_eq!(text, value, "{name}");
         }
         let user = User { last_login_at: None, external_id: None, ..user };
@@ -225,7 +234,8 @@ mod tests {
         for (index, name) in User::FIELDS.into_iter().enumerate() {
             let mut texts = texts;
             // Two dots are a name too.
-            texts[index] = Some(if matches!(name, "external_id" | "name") { "\u{9b}" } else { ".." });
+            texts[index] =
+                Some(if matches!(name, "external_id" | "name") { "\u{9b}" } else { ".." });
             let invalid = NewUser::from_field_texts(&texts).unwrap_err();
             assert_eq!(invalid.field, name);
             assert!(invalid.to_string().starts_with(&format!("{name}: ")), "{invalid}");

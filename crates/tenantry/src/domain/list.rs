@@ -72,7 +72,10 @@ impl ListQuery {
 
     pub(crate) fn check(&self) -> Result<()> {
         if !(1..=Self::MAX_LIMIT).contains(&self.limit) {
-            return Err(Error::new(ErrorKind::InvalidQuery, "the limit of a page is 1 to 1000 users"));
+            return Err(Error::new(
+                ErrorKind::InvalidQuery,
+                "the limit of a page is 1 to 1000 users",
+            ));
         }
         self.cursor.map_or(Ok(()), |cursor| cursor.check(self.order))
     }
@@ -80,7 +83,12 @@ impl ListQuery {
 
 impl Default for ListQuery {
     fn default() -> Self {
-        Self { limit: Self::DEFAULT_LIMIT, cursor: None, filter: Filter::default(), order: Order::default() }
+        Self {
+            limit: Self::DEFAULT_LIMIT,
+            cursor: None,
+            filter: Filter::default(),
+            order: Order::default(),
+        }
     }
 }
 
@@ -251,7 +259,8 @@ fn number(digits: &str) -> Option<i64> {
 }
 
 fn bits(digits: &str) -> Option<u64> {
-    let is_hex = digits.len() == 16 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_hex =
+        digits.len() == 16 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     is_hex.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
 }
 
@@ -273,7 +282,8 @@ mod tests {
 
     #[test]
     fn a_filter_is_read_from_an_object_and_never_from_a_list() {
-        let query: ListQuery = serde_json::from_str(r#"{"filter":{"never_logged_in":true}}"#).unwrap();
+        let query: ListQuery =
+            serde_json::from_str(r#"{"filter":{"never_logged_in":true}}"#).unwrap();
         assert!(query.filter.never_logged_in);
         assert!(serde_json::from_str::<ListQuery>(r#"{"filter":[null,null]}"#).is_err());
         assert!(serde_json::from_str::<ListQuery>(r#"{"filter":{"nothing":true}}"#).is_err());
@@ -307,18 +317,33 @@ mod tests {
             "2-2a-2a",
             "1-000000000000002a-000000000000002a",
         ] {
-            assert_eq!(text.parse::<Cursor>().unwrap_err().kind(), ErrorKind::InvalidCursor, "{text}");
+            assert_eq!(
+                text.parse::<Cursor>().unwrap_err().kind(),
+                ErrorKind::InvalidCursor,
+                "{text}"
+            );
         }
-        for text in
-            ["", "1-", "42", "1-000000000000002A", "2-000000000000002a", "1-8000000000000000", "1-+00000000000002a"]
-        {
-            assert_eq!(text.parse::<Cursor>().unwrap_err().kind(), ErrorKind::InvalidCursor, "{text}");
+        for text in [
+            "",
+            "1-",
+            "42",
+            "1-000000000000002A",
+            "2-000000000000002a",
+            "1-8000000000000000",
+            "1-+00000000000002a",
+        ] {
+            assert_eq!(
+                text.parse::<Cursor>().unwrap_err().kind(),
+                ErrorKind::InvalidCursor,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn a_cursor_of_another_order_is_refused() {
-        let query = |cursor, order| ListQuery { cursor: Some(cursor), order, ..ListQuery::default() };
+        let query =
+            |cursor, order| ListQuery { cursor: Some(cursor), order, ..ListQuery::default() };
         let (created, login) = (Cursor::after(1), Cursor::after_login(1, 1));
         query(created, Order::Creation).check().unwrap();
         query(login, Order::LastLogin).check().unwrap();

@@ -214,9 +214,15 @@ mod tests {
 
     #[test]
     fn a_name_is_kept_as_given_without_the_spaces_around_it() {
-        for text in
-            ["Ada", "ada  lovelace", "O'Neil-Smith, Jr.", "\u{5e9}\u{5dc}\u{200f}", "e\u{301}", "=1+1", "\u{1f600}"]
-        {
+        for text in [
+            "Ada",
+            "ada  lovelace",
+            "O'Neil-Smith, Jr.",
+            "\u{5e9}\u{5dc}\u{200f}",
+            "e\u{301}",
+            "=1+1",
+            "\u{1f600}",
+        ] {
             assert_eq!(name(text).unwrap().as_str(), text);
             assert_eq!(name(&format!("\u{a0} {text}\u{3000}")).unwrap().as_str(), text);
         }
@@ -246,23 +252,33 @@ mod tests {
 
     #[test]
     fn an_external_id_is_kept_byte_for_byte() {
-        for text in ["1", " 1 ", "\u{202e}", "00u1-\u{e9}", &"\u{e9}".repeat(ExternalId::MAX_CHARACTERS)] {
+        for text in
+            ["1", " 1 ", "\u{202e}", "00u1-\u{e9}", &"\u{e9}".repeat(ExternalId::MAX_CHARACTERS)]
+        {
             assert_eq!(external_id(text).unwrap().as_str(), text);
         }
-        for text in ["", "a\tb", "a\n", "\0", "\u{9f}", &"x".repeat(ExternalId::MAX_CHARACTERS + 1)] {
+        for text in ["", "a\tb", "a\n", "\0", "\u{9f}", &"x".repeat(ExternalId::MAX_CHARACTERS + 1)]
+        {
             assert_eq!(external_id(text).unwrap_err().kind(), ErrorKind::InvalidUser, "{text:?}");
         }
     }
 
     #[test]
     fn what_people_are_called_is_not_in_debug_output() {
-        assert_eq!(format!("{:?} {:?}", name("Ada").unwrap(), external_id("1").unwrap()), "Name(…) ExternalId(…)");
+        assert_eq!(
+            format!("{:?} {:?}", name("Ada").unwrap(), external_id("1").unwrap()),
+            "Name(…) ExternalId(…)"
+        );
     }
 
     #[test]
     fn a_stored_text_that_no_program_of_ours_wrote_is_noticed() {
         for text in ["", "a\nb", "\u{9b}2J"] {
-            assert_eq!((Name::from_stored(text), ExternalId::from_stored(text)), (None, None), "{text:?}");
+            assert_eq!(
+                (Name::from_stored(text), ExternalId::from_stored(text)),
+                (None, None),
+                "{text:?}"
+            );
         }
         // Rules may become stricter.
         assert!(Name::from_stored("\u{202e}").is_some());

@@ -40,7 +40,10 @@ impl RequestKey {
     /// # Ok::<(), tenantry::Error>(())
     /// ```
     pub fn new(caller: &str, key: &str, request: &[&[u8]]) -> Result<Self> {
-        if key.is_empty() || key.len() > Self::LENGTH_MAX || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if key.is_empty()
+            || key.len() > Self::LENGTH_MAX
+            || !key.bytes().all(|byte| byte.is_ascii_graphic())
+        {
             let message = "the key of a request has 1 to 255 visible ASCII characters";
             return Err(Error::new(ErrorKind::InvalidKey, message));
         }
@@ -107,7 +110,8 @@ pub(crate) struct Once<R> {
 
 impl<R: Kept> Once<R> {
     pub(crate) fn new(key: RequestKey) -> Self {
-        let (write, read) = (|reply: &R| serde_json::to_string(reply), |json: &str| serde_json::from_str(json));
+        let (write, read) =
+            (|reply: &R| serde_json::to_string(reply), |json: &str| serde_json::from_str(json));
         Self { key, write, read, user_id: R::user_id }
     }
 }
@@ -134,7 +138,11 @@ mod tests {
             assert!(RequestKey::new("a", good, &[]).is_ok(), "{good}");
         }
         for bad in ["", " ", "a b", "é", "a\n", "\0", &format!("{long}x")] {
-            assert_eq!(RequestKey::new("a", bad, &[]).unwrap_err().kind(), ErrorKind::InvalidKey, "{bad}");
+            assert_eq!(
+                RequestKey::new("a", bad, &[]).unwrap_err().kind(),
+                ErrorKind::InvalidKey,
+                "{bad}"
+            );
         }
     }
 }

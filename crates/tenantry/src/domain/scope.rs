@@ -78,7 +78,10 @@ impl FromStr for Scope {
     fn from_str(name: &str) -> Result<Self> {
         Self::ALL.iter().copied().find(|scope| scope.name() == name).ok_or_else(|| {
             let names: Vec<&str> = Self::ALL.iter().map(|scope| scope.name()).collect();
-            Error::new(ErrorKind::InvalidToken, format!("there is no such scope: the scopes are {}", names.join(", ")))
+            Error::new(
+                ErrorKind::InvalidToken,
+                format!("there is no such scope: the scopes are {}", names.join(", ")),
+            )
         })
     }
 }
@@ -185,7 +188,10 @@ mod tests {
     fn a_set_is_read_from_what_it_is_written_as() {
         let set: Scopes = Scope::ALL.iter().copied().collect();
         assert_eq!(set.to_string().parse::<Scopes>().unwrap(), set);
-        assert_eq!(serde_json::from_str::<Scopes>(&serde_json::to_string(&set).unwrap()).unwrap(), set);
+        assert_eq!(
+            serde_json::from_str::<Scopes>(&serde_json::to_string(&set).unwrap()).unwrap(),
+            set
+        );
         let one: Scopes = [Scope::UsersRead, Scope::Export].into_iter().collect();
         assert_eq!(one.to_string(), "users:read export");
         assert_eq!(serde_json::to_value(one).unwrap(), serde_json::json!(["users:read", "export"]));

@@ -36,7 +36,8 @@ impl KeyPrefix {
         if is_unreadable(prefix) {
             return Err(refuse("the email prefix holds a character that no address can hold"));
         }
-        let Some((local, domain)) = prefix.split_once('@').filter(|(_, domain)| !domain.is_empty()) else {
+        let Some((local, domain)) = prefix.split_once('@').filter(|(_, domain)| !domain.is_empty())
+        else {
             return Ok(Self::Key(fold(prefix)));
         };
         let local = fold(local);
@@ -45,7 +46,8 @@ impl KeyPrefix {
         let last = labels[labels.len() - 1];
         if last.starts_with(ACE) {
             let in_key = labels.iter().map(|label| to_ascii(label).unwrap_or(Cow::Borrowed(label)));
-            let in_key: Vec<_> = in_key.take(labels.len() - 1).chain([Cow::Borrowed(last)]).collect();
+            let in_key: Vec<_> =
+                in_key.take(labels.len() - 1).chain([Cow::Borrowed(last)]).collect();
             return Ok(Self::Key(format!("{local}@{}", in_key.join("."))));
         }
         let shown: Vec<String> = labels.iter().map(|label| fold(&shown_domain(label))).collect();
@@ -80,7 +82,8 @@ impl Fragment {
             ));
         }
         let lower = nfc(text).to_lowercase();
-        let (local, domain) = lower.rsplit_once('@').map_or(("", &*lower), |(local, domain)| (local, domain));
+        let (local, domain) =
+            lower.rsplit_once('@').map_or(("", &*lower), |(local, domain)| (local, domain));
         // A label that is there in part isn't one of Punycode, and stays as it is.
         let as_shown = |label: &str| match to_ascii(label) {
             Ok(ascii) => fold(&shown_domain(&ascii)),
@@ -113,7 +116,9 @@ pub(crate) struct Needle {
 impl Needle {
     fn new(in_key: &[u8]) -> Self {
         let rare = match (Pair::new(in_key), in_key.first()) {
-            (Some(pair), _) => [pair.index1(), pair.index2()].map(|index| in_key[usize::from(index)]),
+            (Some(pair), _) => {
+                [pair.index1(), pair.index2()].map(|index| in_key[usize::from(index)])
+            }
             (None, Some(only)) => [*only; 2],
             // Each address has it.
             (None, None) => [b'@'; 2],
@@ -191,7 +196,9 @@ impl Inspected {
 /// Returns a key as people read it, folded as the texts are that it is searched for.
 pub(crate) fn shown(key: &str) -> Cow<'_, str> {
     match key.split_once('@') {
-        Some((local, domain)) if domain.contains(ACE) => Cow::Owned(format!("{local}@{}", fold(&shown_domain(domain)))),
+        Some((local, domain)) if domain.contains(ACE) => {
+            Cow::Owned(format!("{local}@{}", fold(&shown_domain(domain))))
+        }
         _ => Cow::Borrowed(key),
     }
 }
@@ -215,17 +222,35 @@ mod tests {
         match KeyPrefix::new(prefix).unwrap() {
             KeyPrefix::Key(prefix) => email.key().starts_with(&prefix),
             KeyPrefix::Shown { near, shown: prefix } => {
-                near.iter().any(|near| email.key().starts_with(near)) && shown(email.key()).starts_with(&prefix)
+                near.iter().any(|near| email.key().starts_with(near))
+                    && shown(email.key()).starts_with(&prefix)
             }
         }
     }
 
     #[test]
     fn a_prefix_is_folded_as_the_key_is() {
-        for prefix in ["ADA", "ada@", "Ada@b", "ada@B\u{dc}C", "ada@b\u{fc}cher", "ada@XN--", "ada@xn--bcher-kva.ex"] {
+        for prefix in [
+            "ADA",
+            "ada@",
+            "Ada@b",
+            "ada@B\u{dc}C",
+            "ada@b\u{fc}cher",
+            "ada@XN--",
+            "ada@xn--bcher-kva.ex",
+        ] {
             assert!(begins(prefix, "ada@B\u{fc}cher.Example"), "{prefix}");
         }
-        for prefix in ["ada@x", "ada@xn", "ada@xn-", "ada@bu", "ada@b\u{fc}-", "ada@b.", "ada@xn--b\u{fc}", "ad@"] {
+        for prefix in [
+            "ada@x",
+            "ada@xn",
+            "ada@xn-",
+            "ada@bu",
+            "ada@b\u{fc}-",
+            "ada@b.",
+            "ada@xn--b\u{fc}",
+            "ad@",
+        ] {
             assert!(!begins(prefix, "ada@b\u{fc}cher.example"), "{prefix}");
         }
         for prefix in ["ada@mail.xn--bcher", "ada@Mail.b\u{fc}", "ada@mail\u{3002}b", "ada@m"] {
@@ -234,7 +259,8 @@ mod tests {
         assert!(begins("ada@b\u{fc}cher.xn--", "ada@b\u{fc}cher.\u{440}\u{444}"));
         assert!(begins("ada@x", "ada@x.example") && begins("ada@xn", "ada@xn.example"));
         assert!(
-            begins("ada@stra\u{df}e.e", "ada@strasse.example") && begins("ada@strasse.e", "ada@stra\u{df}e.example")
+            begins("ada@stra\u{df}e.e", "ada@strasse.example")
+                && begins("ada@strasse.e", "ada@stra\u{df}e.example")
         );
         assert_eq!(KeyPrefix::new("a b").unwrap_err().kind(), ErrorKind::InvalidQuery);
         assert_eq!(KeyPrefix::new(&"a".repeat(255)).unwrap_err().kind(), ErrorKind::InvalidQuery);
@@ -245,7 +271,9 @@ mod tests {
         let holds = |text: &str, address: &str| {
             let email: Email = address.parse().unwrap();
             let Fragment { in_key, in_address, in_shown } = Fragment::new(text).unwrap();
-            email.key().contains(&in_key) || address.contains(&in_address) || shown(email.key()).contains(&in_shown)
+            email.key().contains(&in_key)
+                || address.contains(&in_address)
+                || shown(email.key()).contains(&in_shown)
         };
         let address = "Ada@B\u{fc}cher.\u{440}\u{444}";
         for text in [
@@ -305,7 +333,11 @@ mod tests {
                     let mut address = vec![b'a'; length];
                     address[at] = byte;
                     let inspected = Inspected::new(&address, [b'a'; 2]);
-                    assert_eq!(inspected.is_unusual(), is_unusual_byte, "{byte:#x} at {at} of {length}");
+                    assert_eq!(
+                        inspected.is_unusual(),
+                        is_unusual_byte,
+                        "{byte:#x} at {at} of {length}"
+                    );
                 }
             }
         }
@@ -315,13 +347,21 @@ mod tests {
     #[test]
     fn rare_bytes_are_found_wherever_they_are_and_only_both_count() {
         for length in 2..3 * LANES {
-            for (at, other) in (0..length).flat_map(|at| (0..length).map(move |other| (at, other))) {
+            for (at, other) in (0..length).flat_map(|at| (0..length).map(move |other| (at, other)))
+            {
                 let mut address = vec![b'a'; length];
                 address[at] = b'z';
                 address[other] = b'q';
                 let has_both = at != other;
-                assert_eq!(Inspected::new(&address, *b"zq").has_rare(), has_both, "{at} and {other} of {length}");
-                assert!(!Inspected::new(&address, *b"xq").has_rare() && !Inspected::new(&address, *b"zx").has_rare());
+                assert_eq!(
+                    Inspected::new(&address, *b"zq").has_rare(),
+                    has_both,
+                    "{at} and {other} of {length}"
+                );
+                assert!(
+                    !Inspected::new(&address, *b"xq").has_rare()
+                        && !Inspected::new(&address, *b"zx").has_rare()
+                );
             }
         }
     }

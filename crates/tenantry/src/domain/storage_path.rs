@@ -91,8 +91,9 @@ impl StoragePath {
 
     /// Returns whether derived paths lie below this path: `3f` or `3f/a2`.
     pub(crate) fn is_above_derived(path: &str) -> bool {
-        let is_shard =
-            |name: &str| name.len() == 2 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let is_shard = |name: &str| {
+            name.len() == 2 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
         match path.split_once('/') {
             None => is_shard(path),
             Some((first, second)) => is_shard(first) && is_shard(second),
@@ -157,7 +158,11 @@ impl FromStr for StoragePath {
         }
         for segment in path.split('/') {
             match segment {
-                "" => return refuse("the storage path has an empty segment: two slashes in a row or one at the end"),
+                "" => {
+                    return refuse(
+                        "the storage path has an empty segment: two slashes in a row or one at the end",
+                    );
+                }
                 "." | ".." => return refuse("the storage path has a segment that is . or .."),
                 _ if segment.len() > Self::MAX_SEGMENT_BYTES => {
                     return refuse("a segment of the storage path is longer than 255 bytes");
@@ -279,7 +284,11 @@ mod tests {
             &long_segment,
             &long_path,
         ] {
-            assert_eq!(path.parse::<StoragePath>().unwrap_err().kind(), ErrorKind::InvalidPath, "{path:?}");
+            assert_eq!(
+                path.parse::<StoragePath>().unwrap_err().kind(),
+                ErrorKind::InvalidPath,
+                "{path:?}"
+            );
         }
     }
 
@@ -299,9 +308,15 @@ mod tests {
         assert_eq!(path.as_str(), "3f/a2/3fa2b1c4-0000-4000-8000-000000000001");
         assert_eq!(path.as_str().parse::<StoragePath>().unwrap(), path);
         assert!(path.is_reserved());
-        for path in
-            ["3f", "3F/x", "00/a", ".tenantry-store", ".Tenantry/x", "a/.tenantry-copy-x", "a/.Tenantry-Copy-x/b"]
-        {
+        for path in [
+            "3f",
+            "3F/x",
+            "00/a",
+            ".tenantry-store",
+            ".Tenantry/x",
+            "a/.tenantry-copy-x",
+            "a/.Tenantry-Copy-x/b",
+        ] {
             assert!(path.parse::<StoragePath>().unwrap().is_reserved(), "{path}");
         }
         for path in ["3", "3f0/a", "3g/a", "a/3f", "tenantry", ".tenant", "a/.tenantry"] {
@@ -326,7 +341,9 @@ mod tests {
             assert!(StoragePath::is_spelled_otherwise(one, other), "{one} {other}");
             assert!(StoragePath::is_spelled_otherwise(other, one), "{other} {one}");
         }
-        for (one, other) in [("a", "b"), ("a/b", "a/c"), ("a", "a"), ("a", "a/b"), ("a/B", "c/b"), ("é", "e")] {
+        for (one, other) in
+            [("a", "b"), ("a/b", "a/c"), ("a", "a"), ("a", "a/b"), ("a/B", "c/b"), ("é", "e")]
+        {
             assert!(!StoragePath::is_spelled_otherwise(one, other), "{one} {other}");
         }
     }

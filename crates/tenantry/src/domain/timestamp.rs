@@ -56,7 +56,10 @@ impl Timestamp {
 
     /// Returns the time of the system's clock, cut to microseconds.
     #[must_use]
-    #[allow(clippy::disallowed_methods, reason = "it is for embedders: the store itself takes the time from `Ambient`")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "it is for embedders: the store itself takes the time from `Ambient`"
+    )]
     pub fn now() -> Self {
         SystemTime::now().into()
     }
@@ -104,7 +107,11 @@ impl From<SystemTime> for Timestamp {
 impl From<Timestamp> for SystemTime {
     fn from(moment: Timestamp) -> Self {
         let from_epoch = Duration::from_micros(moment.unix_us.unsigned_abs());
-        if moment.unix_us < 0 { Self::UNIX_EPOCH - from_epoch } else { Self::UNIX_EPOCH + from_epoch }
+        if moment.unix_us < 0 {
+            Self::UNIX_EPOCH - from_epoch
+        } else {
+            Self::UNIX_EPOCH + from_epoch
+        }
     }
 }
 
@@ -152,7 +159,8 @@ impl From<time::OffsetDateTime> for Timestamp {
 impl From<Timestamp> for time::OffsetDateTime {
     fn from(moment: Timestamp) -> Self {
         // The range of this type is within that of the crate.
-        Self::from_unix_timestamp_nanos(i128::from(moment.unix_us) * 1_000).unwrap_or(Self::UNIX_EPOCH)
+        Self::from_unix_timestamp_nanos(i128::from(moment.unix_us) * 1_000)
+            .unwrap_or(Self::UNIX_EPOCH)
     }
 }
 
@@ -186,12 +194,21 @@ impl FromStr for Timestamp {
         let moment: jiff::Timestamp = text.parse().map_err(|error| {
             // The last day of 9999 is beyond what can be parsed. A year before, the same days
             // exist.
-            let year_before = text.strip_prefix("9999-").map(|rest| format!("9998-{rest}").parse::<jiff::Timestamp>());
-            let message = if matches!(year_before, Some(Ok(_))) { OUT_OF_RANGE } else { "there is no such time" };
+            let year_before = text
+                .strip_prefix("9999-")
+                .map(|rest| format!("9998-{rest}").parse::<jiff::Timestamp>());
+            let message = if matches!(year_before, Some(Ok(_))) {
+                OUT_OF_RANGE
+            } else {
+                "there is no such time"
+            };
             refuse(message).with_source(error)
         })?;
         if moment.subsec_nanosecond() % 1_000 != 0 {
-            return Err(Error::new(ErrorKind::InvalidTimestamp, "the time is finer than a microsecond"));
+            return Err(Error::new(
+                ErrorKind::InvalidTimestamp,
+                "the time is finer than a microsecond",
+            ));
         }
         Self::from_unix_us(moment.as_microsecond())
     }
@@ -224,7 +241,9 @@ fn has_rfc3339_form(text: &str) -> bool {
                 _ => byte.eq_ignore_ascii_case(&form),
             })
     };
-    let Some((date_time, rest)) = text.split_at_checked("0000-00-00T00:00:00".len()) else { return false };
+    let Some((date_time, rest)) = text.split_at_checked("0000-00-00T00:00:00".len()) else {
+        return false;
+    };
     let offset = match rest.strip_prefix('.') {
         Some(fraction) => fraction.trim_start_matches(|c: char| c.is_ascii_digit()),
         None => rest,
@@ -275,7 +294,8 @@ mod tests {
 
     #[test]
     fn a_text_is_read_back_as_the_same_moment() {
-        for us in [Timestamp::MIN.unix_us, -1, 0, 1, 1_700_000_000_123_456, Timestamp::MAX.unix_us] {
+        for us in [Timestamp::MIN.unix_us, -1, 0, 1, 1_700_000_000_123_456, Timestamp::MAX.unix_us]
+        {
             let moment = Timestamp::from_unix_us(us).unwrap();
             assert_eq!(moment.to_string().parse::<Timestamp>().unwrap(), moment);
         }
@@ -301,9 +321,17 @@ mod tests {
             "",
             "\u{fc}",
         ] {
-            assert_eq!(text.parse::<Timestamp>().unwrap_err().kind(), ErrorKind::InvalidTimestamp, "{text}");
+            assert_eq!(
+                text.parse::<Timestamp>().unwrap_err().kind(),
+                ErrorKind::InvalidTimestamp,
+                "{text}"
+            );
         }
-        for text in ["2026-01-01T00:00:00.123456000Z", "2026-01-01t00:00:00.1z", "2026-01-01T00:00:00-23:59"] {
+        for text in [
+            "2026-01-01T00:00:00.123456000Z",
+            "2026-01-01t00:00:00.1z",
+            "2026-01-01T00:00:00-23:59",
+        ] {
             assert!(text.parse::<Timestamp>().is_ok(), "{text}");
         }
         assert!(Timestamp::from_unix_us(i64::MAX).is_err());
@@ -311,14 +339,19 @@ mod tests {
 
     #[test]
     fn a_moment_is_the_same_in_the_standard_library() {
-        for us in [Timestamp::MIN.unix_us, -1, 0, 1, 1_700_000_000_123_456, Timestamp::MAX.unix_us] {
+        for us in [Timestamp::MIN.unix_us, -1, 0, 1, 1_700_000_000_123_456, Timestamp::MAX.unix_us]
+        {
             let moment = Timestamp::from_unix_us(us).unwrap();
             assert_eq!(Timestamp::from(SystemTime::from(moment)), moment);
         }
-        let later = Timestamp::from_unix_us(7).unwrap().checked_add(Duration::from_micros(5)).unwrap();
+        let later =
+            Timestamp::from_unix_us(7).unwrap().checked_add(Duration::from_micros(5)).unwrap();
         assert_eq!(later.as_unix_us(), 12);
         assert_eq!(later.checked_sub(Duration::from_micros(13)).unwrap().as_unix_us(), -1);
-        assert_eq!(later.duration_since(Timestamp::from_unix_us(10).unwrap()), Some(Duration::from_micros(2)));
+        assert_eq!(
+            later.duration_since(Timestamp::from_unix_us(10).unwrap()),
+            Some(Duration::from_micros(2))
+        );
         assert_eq!(later.duration_since(Timestamp::from_unix_us(13).unwrap()), None);
         assert_eq!(Timestamp::MAX.checked_add(Duration::from_micros(1)), None);
         assert_eq!(Timestamp::MIN.checked_sub(Duration::from_micros(1)), None);
@@ -329,7 +362,8 @@ mod tests {
     #[cfg(all(feature = "jiff", feature = "chrono", feature = "time"))]
     #[test]
     fn a_moment_is_the_same_in_other_crates() {
-        for us in [Timestamp::MIN.unix_us, -1, 0, 1, 1_700_000_000_123_456, Timestamp::MAX.unix_us] {
+        for us in [Timestamp::MIN.unix_us, -1, 0, 1, 1_700_000_000_123_456, Timestamp::MAX.unix_us]
+        {
             let moment = Timestamp::from_unix_us(us).unwrap();
             let in_jiff = jiff::Timestamp::from(moment);
             let in_chrono = chrono::DateTime::from(moment);
@@ -342,7 +376,10 @@ mod tests {
             assert_eq!(Timestamp::from(in_time), moment);
         }
         assert_eq!(Timestamp::from(jiff::Timestamp::from_nanosecond(-1).unwrap()).unix_us, -1);
-        assert_eq!(Timestamp::from(time::OffsetDateTime::from_unix_timestamp_nanos(-1).unwrap()).unix_us, -1);
+        assert_eq!(
+            Timestamp::from(time::OffsetDateTime::from_unix_timestamp_nanos(-1).unwrap()).unix_us,
+            -1
+        );
         assert_eq!(Timestamp::from(chrono::DateTime::from_timestamp_nanos(-1)).unix_us, -1);
         assert_eq!(Timestamp::from(jiff::Timestamp::MAX), Timestamp::MAX);
         assert_eq!(Timestamp::from(chrono::DateTime::<chrono::Utc>::MIN_UTC), Timestamp::MIN);

@@ -46,8 +46,17 @@ impl Token {
     /// new one everywhere.
     pub const DEFAULT_OVERLAP: Duration = Duration::from_secs(24 * 3_600);
     /// The names of the fields, in their order.
-    pub const FIELDS: [&'static str; 9] =
-        ["number", "name", "scopes", "user_id", "created_at", "expires_at", "last_used_at", "revoked_at", "created_by"];
+    pub const FIELDS: [&'static str; 9] = [
+        "number",
+        "name",
+        "scopes",
+        "user_id",
+        "created_at",
+        "expires_at",
+        "last_used_at",
+        "revoked_at",
+        "created_by",
+    ];
 
     /// Returns how long the token is valid from its creation.
     pub(crate) fn lifetime(&self) -> Duration {
@@ -92,13 +101,18 @@ impl NewToken {
         let invalid = |message| Err(Error::new(ErrorKind::InvalidToken, message));
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let begins_well = self.name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-        if !begins_well || self.name.len() > Token::NAME_LENGTH_MAX || !self.name.bytes().all(is_plain) {
+        if !begins_well
+            || self.name.len() > Token::NAME_LENGTH_MAX
+            || !self.name.bytes().all(is_plain)
+        {
             return invalid(
                 "the name of a token has 1 to 64 letters, digits, \".\", \"_\" and \"-\", and begins with a letter or digit",
             );
         }
         if RESERVED_NAMES.contains(&self.name.to_ascii_lowercase().as_str()) {
-            return invalid("the names \"library\" and \"command\" stand for what is done without a token");
+            return invalid(
+                "the names \"library\" and \"command\" stand for what is done without a token",
+            );
         }
         if self.scopes.is_empty() {
             return invalid("the token has no scope");
@@ -178,7 +192,8 @@ fn base64url(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().fold(0, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let bits = chunk.iter().fold(0, |bits, byte| bits << 8 | u32::from(*byte))
+            << (8 * (3 - chunk.len()));
         for place in 0..=chunk.len() {
             text.push(char::from(DIGITS[(bits >> (18 - 6 * place) & 63) as usize]));
         }
@@ -255,7 +270,9 @@ mod tests {
     fn the_checksum_and_the_encoding_are_the_usual_ones() {
         // The check value of the catalogue of CRCs, and test vectors of RFC 4648.
         assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
-        for (bytes, text) in [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (bytes, text) in
+            [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
             assert_eq!(base64url(bytes.as_bytes()), text);
         }
         assert_eq!(base64url(&[0xFB, 0xFF]), "-_8");
@@ -270,10 +287,15 @@ mod tests {
         for at in 0..text.len() {
             for other in ["A", "b", "_", "0", "é", "\0"] {
                 let mistyped = text[..at].to_owned() + other + &text[at + 1..];
-                assert!(mistyped == text || TokenSecret::digest_of(&mistyped).is_none(), "{mistyped}");
+                assert!(
+                    mistyped == text || TokenSecret::digest_of(&mistyped).is_none(),
+                    "{mistyped}"
+                );
             }
         }
-        for malformed in ["", "tnt_", &text[1..], &text[..52], &format!("{text} "), &text.to_uppercase()] {
+        for malformed in
+            ["", "tnt_", &text[1..], &text[..52], &format!("{text} "), &text.to_uppercase()]
+        {
             assert_eq!(TokenSecret::digest_of(malformed), None);
         }
     }
@@ -292,11 +314,31 @@ mod tests {
             assert!(NewToken::new(name, scopes).check().is_ok(), "{name}");
         }
         let long = "x".repeat(65);
-        for name in ["", "-a", ".a", "a b", "a:b", "ada@example.com", "é", "a\n", "library", "Command", &long] {
-            assert_eq!(NewToken::new(name, scopes).check().unwrap_err().kind(), ErrorKind::InvalidToken, "{name}");
+        for name in [
+            "",
+            "-a",
+            ".a",
+            "a b",
+            "a:b",
+            "ada@example.com",
+            "é",
+            "a\n",
+            "library",
+            "Command",
+            &long,
+        ] {
+            assert_eq!(
+                NewToken::new(name, scopes).check().unwrap_err().kind(),
+                ErrorKind::InvalidToken,
+                "{name}"
+            );
         }
         assert!(NewToken::new("a", Scopes::default()).check().is_err());
-        assert!(NewToken { lifetime: Duration::ZERO, ..NewToken::new("a", scopes) }.check().is_err());
-        assert!(NewToken { created_by: "x".repeat(129), ..NewToken::new("a", scopes) }.check().is_err());
+        assert!(
+            NewToken { lifetime: Duration::ZERO, ..NewToken::new("a", scopes) }.check().is_err()
+        );
+        assert!(
+            NewToken { created_by: "x".repeat(129), ..NewToken::new("a", scopes) }.check().is_err()
+        );
     }
 }

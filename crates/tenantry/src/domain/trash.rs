@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, ListQuery, Name, Order, Result, StoragePath, Timestamp,
-    User, UserId,
+    Attributes, Cursor, Email, Error, ErrorKind, ExternalId, ListQuery, Name, Order, Result,
+    StoragePath, Timestamp, User, UserId,
 };
 
 /// A deleted user, who can be restored until they are purged.
@@ -85,7 +85,10 @@ pub struct TrashQuery {
 impl TrashQuery {
     pub(crate) fn check(&self) -> Result<()> {
         if !(1..=ListQuery::MAX_LIMIT).contains(&self.limit) {
-            return Err(Error::new(ErrorKind::InvalidQuery, "the limit of a page is 1 to 1000 users"));
+            return Err(Error::new(
+                ErrorKind::InvalidQuery,
+                "the limit of a page is 1 to 1000 users",
+            ));
         }
         self.cursor.map_or(Ok(()), |cursor| cursor.check(Order::Creation))
     }
@@ -158,7 +161,10 @@ pub struct LeftFile {
 
 impl fmt::Debug for LeftFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LeftFile").field("user", &self.user).field("error", &self.error).finish_non_exhaustive()
+        f.debug_struct("LeftFile")
+            .field("user", &self.user)
+            .field("error", &self.error)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,9 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Attributes, Email, Error, ErrorKind, ExternalId, Name, Result, Set, StoragePath, Timestamp, UserId};
+use crate::{
+    Attributes, Email, Error, ErrorKind, ExternalId, Name, Result, Set, StoragePath, Timestamp,
+    UserId,
+};
 
 /// One account of the application, which is one tenant of it.
 ///
@@ -49,7 +52,10 @@ impl User {
 
     pub(crate) fn check_version(version: u64) -> Result<()> {
         if !(1..=Self::MAX_VERSION).contains(&version) {
-            return Err(Error::new(ErrorKind::InvalidUser, "the version is not within 1 and 9007199254740991"));
+            return Err(Error::new(
+                ErrorKind::InvalidUser,
+                "the version is not within 1 and 9007199254740991",
+            ));
         }
         Ok(())
     }
@@ -287,8 +293,12 @@ mod tests {
         );
         let user: User = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string(&user).unwrap(), json);
-        let new: NewUser = serde_json::from_str(r#"{"email":"ada@example.com","version":3}"#).unwrap();
-        assert_eq!(new, NewUser { version: Some(3), ..NewUser::new("ada@example.com".parse().unwrap()) });
+        let new: NewUser =
+            serde_json::from_str(r#"{"email":"ada@example.com","version":3}"#).unwrap();
+        assert_eq!(
+            new,
+            NewUser { version: Some(3), ..NewUser::new("ada@example.com".parse().unwrap()) }
+        );
         assert!(serde_json::from_str::<UserUpdate>(r#"{"mail":"ada@example.com"}"#).is_err());
         assert!(serde_json::from_str::<User>(&json.replace("ada\"", "../ada\"")).is_err());
         // What an earlier version has written.
@@ -298,8 +308,12 @@ mod tests {
 
     #[test]
     fn an_update_distinguishes_what_it_leaves_from_what_it_clears() {
-        let new = NewUser { name: Some("Ada".parse().unwrap()), ..NewUser::new("ada@example.com".parse().unwrap()) };
-        let user = new.to_user("3fa2b1c4-0000-4000-8000-000000000001".parse().unwrap(), Timestamp::MIN);
+        let new = NewUser {
+            name: Some("Ada".parse().unwrap()),
+            ..NewUser::new("ada@example.com".parse().unwrap())
+        };
+        let user =
+            new.to_user("3fa2b1c4-0000-4000-8000-000000000001".parse().unwrap(), Timestamp::MIN);
         let apply = |json: &str| {
             let mut user = user.clone();
             let update: UserUpdate = serde_json::from_str(json).unwrap();
@@ -310,7 +324,10 @@ mod tests {
         };
         let ada = Some("Ada".to_owned());
         assert_eq!(apply("{}"), (false, ada.clone(), None));
-        assert_eq!(apply(r#"{"name":"Ada","attributes":null,"email":"ada@example.com"}"#), (false, ada.clone(), None));
+        assert_eq!(
+            apply(r#"{"name":"Ada","attributes":null,"email":"ada@example.com"}"#),
+            (false, ada.clone(), None)
+        );
         assert_eq!(apply(r#"{"name":null}"#), (true, None, None));
         assert_eq!(apply(r#"{"attributes":{"a":1}}"#), (true, ada, Some(r#"{"a":1}"#.into())));
         assert_eq!(apply(r#"{"name":"Bob","external_id":"1"}"#), (true, Some("Bob".into()), None));

@@ -69,8 +69,9 @@ impl FromStr for UserId {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let uuid = Uuid::try_parse(text)
-            .map_err(|error| Error::new(ErrorKind::InvalidId, "the id is not a UUID").with_source(error))?;
+        let uuid = Uuid::try_parse(text).map_err(|error| {
+            Error::new(ErrorKind::InvalidId, "the id is not a UUID").with_source(error)
+        })?;
         Self::from_uuid(uuid)
     }
 }
@@ -115,7 +116,12 @@ mod tests {
     #[test]
     fn only_random_uuids_are_ids() {
         let text = "3fa2b1c4-0000-4000-8000-000000000001";
-        for form in [text.to_owned(), text.to_uppercase(), text.replace('-', ""), format!("urn:uuid:{text}")] {
+        for form in [
+            text.to_owned(),
+            text.to_uppercase(),
+            text.replace('-', ""),
+            format!("urn:uuid:{text}"),
+        ] {
             assert_eq!(form.parse::<UserId>().unwrap().to_string(), text);
         }
         for bad in [

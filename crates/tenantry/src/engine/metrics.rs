@@ -132,9 +132,17 @@ impl Counters {
     /// Returns what was counted. The rest is the present state, which the engine knows.
     pub(crate) fn snapshot(&self) -> Metrics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let by_size = self.groups.iter().enumerate().map(|(bucket, count)| ((2_u64 << bucket) - 1, read(count)));
+        let by_size = self
+            .groups
+            .iter()
+            .enumerate()
+            .map(|(bucket, count)| ((2_u64 << bucket) - 1, read(count)));
         let by_size: Vec<_> = by_size.filter(|(_, count)| *count > 0).collect();
-        let errors = self.errors.iter().enumerate().map(|(index, count)| (ErrorKind::NAMES[index], read(count)));
+        let errors = self
+            .errors
+            .iter()
+            .enumerate()
+            .map(|(index, count)| (ErrorKind::NAMES[index], read(count)));
         let names = ChangeKind::ALL.into_iter().map(ChangeKind::name).chain(["brought_back"]);
         let changes = names.zip(self.changes.iter().map(read));
         Metrics {
@@ -179,11 +187,16 @@ mod tests {
     #[test]
     fn errors_are_counted_by_kind_whatever_they_carry() {
         let counters = Counters::default();
-        for kind in
-            [ErrorKind::VersionMismatch { current: 7 }, ErrorKind::VersionMismatch { current: 8 }, ErrorKind::Internal]
-        {
+        for kind in [
+            ErrorKind::VersionMismatch { current: 7 },
+            ErrorKind::VersionMismatch { current: 8 },
+            ErrorKind::Internal,
+        ] {
             counters.count_error(kind);
         }
-        assert_eq!(counters.snapshot().errors, BTreeMap::from([("version_mismatch", 2), ("internal", 1)]));
+        assert_eq!(
+            counters.snapshot().errors,
+            BTreeMap::from([("version_mismatch", 2), ("internal", 1)])
+        );
     }
 }

@@ -8,6 +8,6 @@ pub(crate) mod token_cache;
 pub(crate) mod verbs;
 
 pub(crate) use crate::sqlite::{
-    ENGINE_FILES, Engine, Follower, Inspection, ReadSession, Row, Snapshot, Status, Tx, Upgrade, WriteSession, Written,
-    schema_failure, settle,
+    ENGINE_FILES, Engine, Follower, Inspection, ReadSession, Row, Snapshot, Status, Tx, Upgrade,
+    WriteSession, Written, schema_failure, settle,
 };

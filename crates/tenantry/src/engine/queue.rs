@@ -160,7 +160,14 @@ mod tests {
     #[test]
     fn whatever_is_queued_is_one_group_and_a_job_that_must_be_alone_is_one_by_itself() {
         let (queue, mut jobs) = queue();
-        for job in [Job::Grouped(1), Job::Grouped(2), Job::Alone(3), Job::Grouped(4), Job::Alone(5), Job::Alone(6)] {
+        for job in [
+            Job::Grouped(1),
+            Job::Grouped(2),
+            Job::Alone(3),
+            Job::Grouped(4),
+            Job::Alone(5),
+            Job::Alone(6),
+        ] {
             block_on(queue.put(job)).unwrap();
         }
         queue.close();
@@ -196,7 +203,8 @@ mod tests {
             block_on(queue.put(Job::Grouped(number))).unwrap();
         }
         let mut context = Context::from_waker(Waker::noop());
-        let mut waiting: Vec<_> = (0..WAITING_MAX).map(|number| Box::pin(queue.put(Job::Alone(number)))).collect();
+        let mut waiting: Vec<_> =
+            (0..WAITING_MAX).map(|number| Box::pin(queue.put(Job::Alone(number)))).collect();
         assert!(waiting.iter_mut().all(|put| put.as_mut().poll(&mut context).is_pending()));
         assert_eq!(queue.depth(), QUEUE_MAX + WAITING_MAX);
         assert_eq!(block_on(queue.put(Job::Grouped(0))).unwrap_err().kind(), ErrorKind::Busy);

@@ -77,5 +77,8 @@ impl<T, E: From<Error>> Awaited<T, E> {
 
 /// Returns the error of a write whose thread panicked.
 pub(crate) fn cut_off() -> Error {
-    Error::new(ErrorKind::OutcomeUnknown, "the write was cut off by a panic: look whether it happened")
+    Error::new(
+        ErrorKind::OutcomeUnknown,
+        "the write was cut off by a panic: look whether it happened",
+    )
 }

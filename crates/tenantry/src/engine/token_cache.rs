@@ -45,12 +45,21 @@ impl TokenCache {
     /// Returns the token of a digest, if it was looked up within the lease.
     pub(crate) fn get(&self, digest: &TokenDigest, now: Instant) -> Option<Arc<Token>> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.get(digest).filter(|entry| entry.is_valid(now)).map(|entry| Arc::clone(&entry.token))
+        entries
+            .get(digest)
+            .filter(|entry| entry.is_valid(now))
+            .map(|entry| Arc::clone(&entry.token))
     }
 
     /// Keeps a token whose look-up began at `looked_up_at`. Returns whether its use is to be
     /// recorded.
-    pub(crate) fn keep(&self, digest: TokenDigest, token: Arc<Token>, looked_up_at: Instant, now: Timestamp) -> bool {
+    pub(crate) fn keep(
+        &self,
+        digest: TokenDigest,
+        token: Arc<Token>,
+        looked_up_at: Instant,
+        now: Timestamp,
+    ) -> bool {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         if entries.len() >= TOKENS_MAX && !entries.contains_key(&digest) {
             entries.retain(|_, entry| entry.is_valid(looked_up_at));
@@ -60,7 +69,8 @@ impl TokenCache {
         }
         let before = entries.get(&digest).and_then(|entry| entry.used_at).max(token.last_used_at);
         // The clock may have been set back, and the time of the last use isn't.
-        let is_due = before.is_none_or(|before| now.duration_since(before) >= Some(USE_RECORDED_EVERY));
+        let is_due =
+            before.is_none_or(|before| now.duration_since(before) >= Some(USE_RECORDED_EVERY));
         let used_at = if is_due { Some(now) } else { before };
         entries.insert(digest, Entry { token, looked_up_at, used_at });
         is_due

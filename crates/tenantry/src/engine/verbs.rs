@@ -10,7 +10,8 @@ use crate::domain::request::Once;
 use crate::domain::token::TokenDigest;
 use crate::storage::{Orphan, Stage};
 use crate::{
-    Email, Filter, NewToken, NewUser, Result, StoragePath, Token, Usage, UsageChange, User, UserId, UserUpdate,
+    Email, Filter, NewToken, NewUser, Result, StoragePath, Token, Usage, UsageChange, User, UserId,
+    UserUpdate,
 };
 
 /// A user whose purge has begun, or why it hasn't. The storage path if there are files to be

@@ -25,7 +25,10 @@ pub(super) fn record_brought_back(tx: &mut Tx<'_>, user: &User) -> Result<()> {
 /// Gives a user, who is about to be changed, the version and the time of the change.
 pub(super) fn next_version(user: &mut User, now: Timestamp) -> Result<()> {
     if user.version >= User::MAX_VERSION {
-        return Err(Error::new(ErrorKind::InvalidUser, "the user has the highest version there is"));
+        return Err(Error::new(
+            ErrorKind::InvalidUser,
+            "the user has the highest version there is",
+        ));
     }
     // The clock may have been set back; the time of the last change isn't.
     user.updated_at = user.updated_at.max(now);

@@ -13,7 +13,10 @@ use crate::{Error, ErrorKind, Result, StoragePath, Usage, UsageChange, UserId};
 pub(crate) fn make_directory(tx: &mut Tx<'_>, id: UserId) -> Result<(), Stop> {
     if let Settled::Later = settle(tx, id)? {
         // An intent to make it is what is wanted here, and its failure would be this caller's.
-        let making = tx.intent_of(id)?.filter(|intent| intent.action == Action::Make(id)).ok_or(Stop::Later)?;
+        let making = tx
+            .intent_of(id)?
+            .filter(|intent| intent.action == Action::Make(id))
+            .ok_or(Stop::Later)?;
         tx.await_intent(Pending::Intent(making.seq));
         return Ok(());
     }
@@ -46,7 +49,11 @@ pub(crate) fn record_directory(tx: &mut Tx<'_>, id: UserId) -> Result<(), Stop> 
 
 /// Adds to what a user's directory held when it was measured. Returns the sum, or `None` if it was
 /// never measured.
-pub(crate) fn adjust_usage(tx: &mut Tx<'_>, id: UserId, change: UsageChange) -> Result<Option<Usage>> {
+pub(crate) fn adjust_usage(
+    tx: &mut Tx<'_>,
+    id: UserId,
+    change: UsageChange,
+) -> Result<Option<Usage>> {
     let Some(measured) = tx.usage(id)? else { return Ok(None) };
     let usage = Usage {
         files: measured.files.saturating_add_signed(change.files),
@@ -78,10 +85,14 @@ pub(crate) fn quarantine(tx: &mut Tx<'_>, orphan: &Orphan) -> Result<bool, Stop>
 /// the two.
 pub(crate) fn user_of_orphan(tx: &Snapshot<'_>, orphan: &Orphan) -> Result<Option<UserId>> {
     Ok(match orphan {
-        Orphan::InTrash(name) => name.to_str().and_then(|name| name.parse().ok()).or(user_of_copy(name)),
-        Orphan::InStorage(path) => match path.to_str().map(|path| path_state(tx, path)).transpose()? {
-            Some(PathState::Trashed(id)) => Some(id),
-            _ => path.file_name().and_then(user_of_copy),
-        },
+        Orphan::InTrash(name) => {
+            name.to_str().and_then(|name| name.parse().ok()).or(user_of_copy(name))
+        }
+        Orphan::InStorage(path) => {
+            match path.to_str().map(|path| path_state(tx, path)).transpose()? {
+                Some(PathState::Trashed(id)) => Some(id),
+                _ => path.file_name().and_then(user_of_copy),
+            }
+        }
     })
 }

@@ -83,13 +83,21 @@ pub(crate) fn execute(tx: &mut Tx<'_>, intent: &Intent) -> Result<()> {
         Action::Discard { path, name, .. } => {
             if !storage.discard(path)? {
                 let path = Storage::relative(path);
-                storage.quarantine(&path, name, &note(&path, "left behind by an adoption", intent.recorded_at))?;
+                storage.quarantine(
+                    &path,
+                    name,
+                    &note(&path, "left behind by an adoption", intent.recorded_at),
+                )?;
             }
         }
         // It may have found an owner since.
         Action::Quarantine { path, .. } if !is_orphan(tx, storage, path)? => {}
         Action::Quarantine { path, name } => {
-            storage.quarantine(path, name, &note(path, "belonged to no user", intent.recorded_at))?;
+            storage.quarantine(
+                path,
+                name,
+                &note(path, "belonged to no user", intent.recorded_at),
+            )?;
         }
         Action::Purge(_) | Action::Erase => return Ok(()),
     }
@@ -115,7 +123,8 @@ pub(crate) fn path_about(action: &Action) -> Option<PathBuf> {
 /// Returns the text of `note.json`, which goes into quarantine with a directory.
 fn note(path: &Path, why: &str, at: Timestamp) -> String {
     let bytes = path.as_os_str().as_bytes();
-    let from = std::str::from_utf8(bytes).map_or_else(|_| bytes.escape_ascii().to_string(), ToOwned::to_owned);
+    let from = std::str::from_utf8(bytes)
+        .map_or_else(|_| bytes.escape_ascii().to_string(), ToOwned::to_owned);
     format!("{}\n", json!({ "from": from, "why": why, "moved_at": at }))
 }
 
@@ -131,15 +140,24 @@ pub(crate) fn unfinished(action: &Action, error: Error) -> Error {
     let message = match action {
         // Without a directory nothing is half done.
         Action::Make(_) => return error,
-        Action::Trash(_) => "the user is in the trash, but their directory could not be moved there yet",
-        Action::Restore { stage: None, .. } => "the user is restored, but their directory could not be moved back yet",
+        Action::Trash(_) => {
+            "the user is in the trash, but their directory could not be moved there yet"
+        }
+        Action::Restore { stage: None, .. } => {
+            "the user is restored, but their directory could not be moved back yet"
+        }
         Action::Restore { stage: Some(_), .. } => {
             "the user is imported, but their files could not be moved in place yet"
         }
-        Action::Discard { .. } => "the directory was adopted, but the one before could not be removed yet",
+        Action::Discard { .. } => {
+            "the directory was adopted, but the one before could not be removed yet"
+        }
         Action::Quarantine { .. } => "it could not be moved to quarantine yet",
         Action::Purge(_) => "not all files could be removed yet",
-        Action::Erase => "the users are purged, but traces may be left in the database until it could be rewritten",
+        Action::Erase => {
+            "the users are purged, but traces may be left in the database until it could be rewritten"
+        }
     };
-    Error::new(ErrorKind::Unfinished, format!("{message}: {error}; the next opening tries again")).with_source(error)
+    Error::new(ErrorKind::Unfinished, format!("{message}: {error}; the next opening tries again"))
+        .with_source(error)
 }

@@ -50,7 +50,8 @@ pub(super) fn check_spelling_of_new(tx: &Tx<'_>, new: &NewUser) -> Result<()> {
 /// who spells it otherwise.
 pub(super) fn check_spelling(tx: &Tx<'_>, path: &StoragePath) -> Result<()> {
     let is_taken = ignores_case(tx)
-        && (tx.is_path_chosen_in_other_spelling(path)? || tx.is_path_retired_in_other_spelling(path)?);
+        && (tx.is_path_chosen_in_other_spelling(path)?
+            || tx.is_path_retired_in_other_spelling(path)?);
     if is_taken { Err(path_taken()) } else { Ok(()) }
 }
 
@@ -66,8 +67,9 @@ pub(crate) fn path_state(tx: &Snapshot<'_>, path: &str) -> Result<PathState> {
     if let Some(state) = tx.path_state(path, id)? {
         return Ok(state);
     }
-    let is_above =
-        StoragePath::is_above_derived(path) || tx.is_above_chosen_path(path)? || tx.is_above_retired_path(path)?;
+    let is_above = StoragePath::is_above_derived(path)
+        || tx.is_above_chosen_path(path)?
+        || tx.is_above_retired_path(path)?;
     Ok(if is_above { PathState::Above } else { PathState::Orphan })
 }
 

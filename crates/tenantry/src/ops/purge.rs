@@ -14,7 +14,8 @@ use crate::{Error, ErrorKind, Result, StoragePath, UserId};
 pub(crate) fn begin_purge(tx: &mut Tx<'_>, id: UserId) -> Result<Option<StoragePath>, Stop> {
     tx.whole(|tx| {
         let begun = settle_or_stop(tx, id)?;
-        let Directory { path, has_directory } = tx.trashed_directory(id)?.ok_or_else(not_in_trash)?;
+        let Directory { path, has_directory } =
+            tx.trashed_directory(id)?.ok_or_else(not_in_trash)?;
         if !has_directory {
             end_purge(tx, id)?;
             return Ok(None);
@@ -50,7 +51,10 @@ pub(crate) fn begin_purges(tx: &mut Tx<'_>, ids: &[UserId]) -> Result<Vec<BegunP
 }
 
 fn is_single_user_error(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageBlocked | ErrorKind::Unfinished | ErrorKind::Constraint)
+    matches!(
+        error.kind(),
+        ErrorKind::StorageBlocked | ErrorKind::Unfinished | ErrorKind::Constraint
+    )
 }
 
 /// Removes a user whose files are gone, but for the id and a digest of the path. Returns whether

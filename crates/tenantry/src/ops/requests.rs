@@ -45,8 +45,9 @@ pub(crate) fn kept<R>(tx: &Tx<'_>, once: &Once<R>) -> Result<Option<R>> {
 
 /// Keeps what a request came to.
 pub(crate) fn keep<R>(tx: &mut Tx<'_>, once: &Once<R>, reply: &R) -> Result<()> {
-    let json = (once.write)(reply)
-        .map_err(|error| Error::new(ErrorKind::Internal, "the result can't be kept").with_source(error))?;
+    let json = (once.write)(reply).map_err(|error| {
+        Error::new(ErrorKind::Internal, "the result can't be kept").with_source(error)
+    })?;
     tx.keep_request(&once.key, &json, (once.user_id)(reply))?;
     trim(tx, TRIMMED_BY_A_REQUEST)
 }

@@ -17,7 +17,10 @@ pub(crate) fn create(tx: &mut Tx<'_>, new: &NewToken, digest: &TokenDigest) -> R
 
 fn insert(tx: &mut Tx<'_>, new: &NewToken, digest: &TokenDigest) -> Result<Token> {
     let expires_at = tx.now().checked_add(new.lifetime).ok_or_else(|| {
-        Error::new(ErrorKind::InvalidToken, "the token would expire after the last time that can be stored")
+        Error::new(
+            ErrorKind::InvalidToken,
+            "the token would expire after the last time that can be stored",
+        )
     })?;
     match tx.insert_token(new, digest, expires_at)? {
         Written::Done => tx.token_by_name(&new.name)?.ok_or_else(no_token),
@@ -37,7 +40,10 @@ pub(crate) fn rotate(
 ) -> Result<Token> {
     let before = tx.token_by_name(name)?.ok_or_else(no_token)?;
     if before.revoked_at.is_some() {
-        return Err(Error::new(ErrorKind::NotFound, "the token was revoked: create one of another name"));
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            "the token was revoked: create one of another name",
+        ));
     }
     let new = NewToken {
         name: before.name.clone(),

@@ -13,8 +13,8 @@ pub(crate) fn delete(tx: &mut Tx<'_>, id: UserId) -> Result<User, Stop> {
         take_back_make(tx, id)?;
         settle_or_stop(tx, id)?;
         let user = tx.user(id)?.ok_or_else(not_found)?;
-        let has_directory =
-            tx.directory(id)?.is_some_and(|directory| directory.has_directory) || has_unrecorded_directory(tx, &user);
+        let has_directory = tx.directory(id)?.is_some_and(|directory| directory.has_directory)
+            || has_unrecorded_directory(tx, &user);
         if has_directory {
             tx.storage()?.check_can_trash(id, &user.storage_path)?;
         }
@@ -29,7 +29,11 @@ pub(crate) fn delete(tx: &mut Tx<'_>, id: UserId) -> Result<User, Stop> {
 }
 
 /// Deletes a user if they meet the filter now.
-pub(crate) fn delete_if(tx: &mut Tx<'_>, id: UserId, filter: &Filter) -> Result<Option<User>, Stop> {
+pub(crate) fn delete_if(
+    tx: &mut Tx<'_>,
+    id: UserId,
+    filter: &Filter,
+) -> Result<Option<User>, Stop> {
     if tx.is_met_by(filter, id)? { delete(tx, id).map(Some) } else { Ok(None) }
 }
 
@@ -64,7 +68,11 @@ pub(crate) fn restore(tx: &mut Tx<'_>, id: UserId, email: Option<&Email>) -> Res
 /// Restores a user without recording the change.
 pub(super) fn take_out(tx: &mut Tx<'_>, id: UserId, email: Option<&Email>) -> Result<User, Stop> {
     if settle_or_stop(tx, id)?.is_some() {
-        return Err(Error::new(ErrorKind::NotFound, "the user is being purged: there is no way back").into());
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            "the user is being purged: there is no way back",
+        )
+        .into());
     }
     let (trashed, has_directory) = tx.trashed_with_directory(id)?.ok_or_else(not_in_trash)?;
     if let Some(other) = tx.user_by_email(email.unwrap_or(&trashed.email))? {

@@ -43,7 +43,8 @@ fn bring_to(tx: &mut Tx<'_>, mut user: User, row: &NewUser) -> Result<Upserted> 
     if row.storage_path.as_ref().is_some_and(|path| *path != user.storage_path) {
         return fixed("the user exists with another storage_path, which is fixed");
     }
-    let later_login = row.last_login_at.filter(|login| user.last_login_at.is_none_or(|known| known < *login));
+    let later_login =
+        row.last_login_at.filter(|login| user.last_login_at.is_none_or(|known| known < *login));
     let is_suspension = user.suspended_at.is_none() && row.suspended_at.is_some();
     let is_change = row.to_update().apply(&mut user) || is_suspension;
     if !is_change && later_login.is_none() {
@@ -56,7 +57,11 @@ fn bring_to(tx: &mut Tx<'_>, mut user: User, row: &NewUser) -> Result<Upserted> 
     // Of a suspended user too: it is a fact of another store, and not a sign-in.
     user.last_login_at = later_login.or(user.last_login_at);
     let user = tx.whole(|tx| save(tx, user))?;
-    record_change(tx, &user, if is_suspension { ChangeKind::Suspended } else { ChangeKind::Updated })?;
+    record_change(
+        tx,
+        &user,
+        if is_suspension { ChangeKind::Suspended } else { ChangeKind::Updated },
+    )?;
     Ok(Upserted::Updated)
 }
 

@@ -7,8 +7,8 @@ use crate::domain::confusable::ConfusableForms;
 use crate::domain::search_text::shown;
 use crate::engine::{Snapshot, Tx, Written};
 use crate::{
-    ChangeKind, Email, Error, ErrorKind, Filter, NewUser, Result, SignIn, StoragePath, Timestamp, User, UserId,
-    UserUpdate,
+    ChangeKind, Email, Error, ErrorKind, Filter, NewUser, Result, SignIn, StoragePath, Timestamp,
+    User, UserId, UserUpdate,
 };
 
 pub(crate) fn create(tx: &mut Tx<'_>, new: &NewUser) -> Result<User> {
@@ -32,7 +32,10 @@ pub(crate) fn create_many(tx: &mut Tx<'_>, users: &[NewUser]) -> Result<Vec<Resu
 }
 
 /// Updates each of these users. One that fails leaves the others alone.
-pub(crate) fn update_many(tx: &mut Tx<'_>, updates: &[(UserId, UserUpdate)]) -> Result<Vec<Result<User>>> {
+pub(crate) fn update_many(
+    tx: &mut Tx<'_>,
+    updates: &[(UserId, UserUpdate)],
+) -> Result<Vec<Result<User>>> {
     let mut outcomes = Vec::with_capacity(updates.len());
     for (id, changes) in updates {
         let outcome = update(tx, *id, changes);
@@ -138,7 +141,12 @@ pub(crate) fn resume(tx: &mut Tx<'_>, id: UserId) -> Result<User> {
     }
 }
 
-fn set_suspended_at(tx: &mut Tx<'_>, mut user: User, at: Option<Timestamp>, kind: ChangeKind) -> Result<User> {
+fn set_suspended_at(
+    tx: &mut Tx<'_>,
+    mut user: User,
+    at: Option<Timestamp>,
+    kind: ChangeKind,
+) -> Result<User> {
     next_version(&mut user, tx.now())?;
     user.suspended_at = at;
     let user = tx.whole(|tx| save(tx, user))?;

@@ -119,7 +119,12 @@ impl Checkpoints {
     pub(super) fn truncate_wal(&mut self, writer: &GuardedConnection) -> Result<()> {
         self.end_round()?;
         let truncated = checkpoint(writer, "TRUNCATE", &self.counters).and_then(|is_complete| {
-            let busy = || Error::new(ErrorKind::Busy, "a read in progress prevents the log from being truncated");
+            let busy = || {
+                Error::new(
+                    ErrorKind::Busy,
+                    "a read in progress prevents the log from being truncated",
+                )
+            };
             if is_complete { Ok(()) } else { Err(Failed::ToMove(busy())) }
         });
         self.judge(truncated)
@@ -160,7 +165,8 @@ impl Checkpoints {
             let moved = checkpoint(&conn, "PASSIVE", &counters).map(drop);
             (conn, moved)
         };
-        self.round = thread::Builder::new().name("tenantry-checkpoint".to_owned()).spawn(round).ok();
+        self.round =
+            thread::Builder::new().name("tenantry-checkpoint".to_owned()).spawn(round).ok();
         self.round.is_some()
     }
 
@@ -178,7 +184,9 @@ impl Checkpoints {
                 // transaction prevents that.
                 self.conn = self.take_connection();
                 if let Some(conn) = &self.conn {
-                    let _ = conn.unguarded().execute_batch("BEGIN; SELECT count(*) FROM tenantry_store");
+                    let _ = conn
+                        .unguarded()
+                        .execute_batch("BEGIN; SELECT count(*) FROM tenantry_store");
                 }
                 Err(error)
             }
@@ -203,8 +211,9 @@ fn checkpoint(conn: &GuardedConnection, how: &str, counters: &Counters) -> Resul
 fn move_pages(conn: &GuardedConnection, how: &str) -> Result<bool, Failed> {
     let conn = conn.unguarded();
     let moved = conn.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| row.get(0));
-    let is_busy: bool =
-        moved.map_err(|error: rusqlite::Error| Failed::ToMove(with_quota_as_full(&conn, error.into())))?;
+    let is_busy: bool = moved.map_err(|error: rusqlite::Error| {
+        Failed::ToMove(with_quota_as_full(&conn, error.into()))
+    })?;
     // Some pages may have been moved even so.
     sync_database(&conn).map_err(Failed::ToSync)?;
     Ok(!is_busy)

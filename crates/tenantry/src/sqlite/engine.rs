@@ -30,8 +30,9 @@ use crate::ops::users::confusables;
 use crate::options::Options;
 use crate::storage::Storage;
 use crate::{
-    Actor, Ambient, Authentication, ChangePage, ChangesCursor, Email, Error, Filter, HistoryPage, ListQuery, Order,
-    Page, ReadTx, Result, Timestamp, Token, TrashPage, TrashQuery, TrashedUser, Usage, User, UserId, WriteTx,
+    Actor, Ambient, Authentication, ChangePage, ChangesCursor, Email, Error, Filter, HistoryPage,
+    ListQuery, Order, Page, ReadTx, Result, Timestamp, Token, TrashPage, TrashQuery, TrashedUser,
+    Usage, User, UserId, WriteTx,
 };
 
 /// The description of a store's database.
@@ -90,7 +91,8 @@ impl Engine {
             followers: Arc::clone(&followers),
             counters: Arc::clone(&counters),
         };
-        let (writer, storage, report) = Writer::start(options.clone(), Arc::clone(&ambient), shared).await?;
+        let (writer, storage, report) =
+            Writer::start(options.clone(), Arc::clone(&ambient), shared).await?;
         let searches = Searches::new(Arc::clone(&readers));
         Ok(Self {
             options,
@@ -144,7 +146,12 @@ impl Engine {
     }
 
     /// Performs a verb once, however often it is sent.
-    pub(crate) async fn apply_once<V: Verb>(&self, actor: Actor, verb: V, once: Once<V::Reply>) -> Result<V::Reply> {
+    pub(crate) async fn apply_once<V: Verb>(
+        &self,
+        actor: Actor,
+        verb: V,
+        once: Once<V::Reply>,
+    ) -> Result<V::Reply> {
         self.count(self.writer.apply(actor, verb, Some(once)).await)
     }
 
@@ -201,7 +208,9 @@ impl Engine {
 
     /// Identifies the token whose secret a text is.
     pub(crate) fn authenticate(&self, secret: &str) -> Result<Authentication> {
-        let Some(digest) = TokenSecret::digest_of(secret) else { return Ok(Authentication::Malformed) };
+        let Some(digest) = TokenSecret::digest_of(secret) else {
+            return Ok(Authentication::Malformed);
+        };
         // Before the look-up, so that the lease isn't longer than whoever revokes it waits.
         let (began, now) = (Instant::now(), self.now());
         if let Some(token) = self.tokens.get(&digest, began) {
@@ -250,7 +259,11 @@ impl Engine {
         self.count(listed.await)
     }
 
-    pub(crate) async fn changes(&self, after: Option<&ChangesCursor>, limit: usize) -> Result<ChangePage> {
+    pub(crate) async fn changes(
+        &self,
+        after: Option<&ChangesCursor>,
+        limit: usize,
+    ) -> Result<ChangePage> {
         // Two statements, of one state.
         self.snapshot(|tx| tx.changes(after, limit))
     }
@@ -373,9 +386,11 @@ impl Engine {
 
     pub(crate) fn metrics(&self) -> Metrics {
         let number = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        let counted =
-            self.readers.read(|session| session.run(|tx| Ok::<_, Error>((tx.intent_count()?, tx.change_seqs()?))));
-        let (open_intents, seqs) = counted.map_or((None, None), |(intents, seqs)| (Some(intents), seqs));
+        let counted = self.readers.read(|session| {
+            session.run(|tx| Ok::<_, Error>((tx.intent_count()?, tx.change_seqs()?)))
+        });
+        let (open_intents, seqs) =
+            counted.map_or((None, None), |(intents, seqs)| (Some(intents), seqs));
         Metrics {
             queue_depth: number(self.writer.queue_depth()),
             readers_in_use: number(self.readers.in_use()),
@@ -399,7 +414,8 @@ impl Engine {
         let read_only = self.report.read_only;
         // It takes a directory to be found out.
         let movable = storage.filter(|_| !read_only);
-        let move_method = movable.and_then(|storage| storage.ways().ok()).map(|ways| ways.move_method);
+        let move_method =
+            movable.and_then(|storage| storage.ways().ok()).map(|ways| ways.move_method);
         let open_method = storage.map(Storage::open_method);
         let path = database_in(&self.options.data_dir);
         let read = move |tx: Snapshot<'_>| {

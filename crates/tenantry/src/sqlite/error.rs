@@ -34,12 +34,17 @@ fn said(error: &rusqlite::Error) -> Option<String> {
         rusqlite::Error::SqliteFailure(failure, Some(said)) => {
             // The text of a trigger is the application's, and may hold values. That of a foreign
             // key adds nothing.
-            let is_told =
-                !matches!(failure.extended_code, ffi::SQLITE_CONSTRAINT_TRIGGER | ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
-            let is_statement_error = matches!(failure.code, ErrorCode::ConstraintViolation | ErrorCode::Unknown);
+            let is_told = !matches!(
+                failure.extended_code,
+                ffi::SQLITE_CONSTRAINT_TRIGGER | ffi::SQLITE_CONSTRAINT_FOREIGNKEY
+            );
+            let is_statement_error =
+                matches!(failure.code, ErrorCode::ConstraintViolation | ErrorCode::Unknown);
             (is_told && is_statement_error).then(|| said.clone())
         }
-        rusqlite::Error::SqlInputError { error, msg, .. } if error.code == ErrorCode::Unknown => Some(msg.clone()),
+        rusqlite::Error::SqlInputError { error, msg, .. } if error.code == ErrorCode::Unknown => {
+            Some(msg.clone())
+        }
         rusqlite::Error::InvalidColumnType(..)
         | rusqlite::Error::InvalidColumnIndex(..)
         | rusqlite::Error::InvalidColumnName(..)
@@ -62,26 +67,38 @@ fn describe(error: &rusqlite::Error) -> (ErrorKind, &'static str) {
         rusqlite::Error::FromSqlConversionFailure(..)
         | rusqlite::Error::InvalidColumnType(..)
         | rusqlite::Error::IntegralValueOutOfRange(..)
-        | rusqlite::Error::Utf8Error(..) => return (ErrorKind::Corrupt, "a row of the database is damaged"),
-        _ => return (ErrorKind::Internal, "a statement was used in a way that the database doesn't allow"),
+        | rusqlite::Error::Utf8Error(..) => {
+            return (ErrorKind::Corrupt, "a row of the database is damaged");
+        }
+        _ => {
+            return (
+                ErrorKind::Internal,
+                "a statement was used in a way that the database doesn't allow",
+            );
+        }
     };
     match code.code {
         // The file beside the database that readers need can't be extended: a file system tells so
         // in no other way.
-        ErrorCode::SystemIoFailure if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
-            (ErrorKind::Full, "the disk is full: there is no room for the file beside the database that readers need")
-        }
+        ErrorCode::SystemIoFailure if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => (
+            ErrorKind::Full,
+            "the disk is full: there is no room for the file beside the database that readers need",
+        ),
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
             (ErrorKind::Busy, "another process is writing to the store: try again")
         }
         ErrorCode::DiskFull => (ErrorKind::Full, "the disk is full: nothing was written"),
         ErrorCode::ReadOnly => (ErrorKind::ReadOnly, "the store can't be written: it is read-only"),
-        ErrorCode::PermissionDenied => (ErrorKind::PermissionDenied, "no permission to use the store's files"),
+        ErrorCode::PermissionDenied => {
+            (ErrorKind::PermissionDenied, "no permission to use the store's files")
+        }
         ErrorCode::CannotOpen => (ErrorKind::Io, "the database file can't be opened"),
         ErrorCode::SystemIoFailure => (ErrorKind::Io, "an operation on the store's files failed"),
         ErrorCode::OutOfMemory => (ErrorKind::Io, "the database ran out of memory"),
         ErrorCode::DatabaseCorrupt => (ErrorKind::Corrupt, "the database is damaged"),
-        ErrorCode::NotADatabase => (ErrorKind::Corrupt, "the file is not a database, or its first page is damaged"),
+        ErrorCode::NotADatabase => {
+            (ErrorKind::Corrupt, "the file is not a database, or its first page is damaged")
+        }
         ErrorCode::ConstraintViolation => (
             ErrorKind::Constraint,
             "a constraint refused the change: another table refers to the row, or a value is out of range",
@@ -111,7 +128,9 @@ pub(super) fn with_quota_as_full(conn: &Connection, error: Error) -> Error {
             }
         }
         // The number is by then that of a second attempt, to open what could not be made.
-        Some(ffi::SQLITE_CANTOPEN) if conn.path().is_some_and(|path| has_no_room(Path::new(path))) => {
+        Some(ffi::SQLITE_CANTOPEN)
+            if conn.path().is_some_and(|path| has_no_room(Path::new(path))) =>
+        {
             "the disk is full: there is no room for another file"
         }
         _ => return error,
@@ -146,7 +165,8 @@ fn extended_code(error: &Error) -> Option<i32> {
 
 /// The failure of SQLite's that is behind an error, if there is one.
 fn failure_behind(error: &Error) -> Option<&ffi::Error> {
-    let mut sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
+    let mut sources =
+        std::iter::successors(std::error::Error::source(error), |source| source.source());
     let source = sources.find_map(|source| source.downcast_ref::<rusqlite::Error>());
     source.and_then(rusqlite::Error::sqlite_error)
 }
@@ -168,7 +188,9 @@ pub(super) fn is_unique_violation(error: &rusqlite::Error) -> bool {
 
 /// Whether a read-only connection can't read because the database has to be rolled back first.
 pub(super) fn is_left_in_transaction(error: &rusqlite::Error) -> bool {
-    error.sqlite_error().is_some_and(|failure| failure.extended_code == ffi::SQLITE_READONLY_ROLLBACK)
+    error
+        .sqlite_error()
+        .is_some_and(|failure| failure.extended_code == ffi::SQLITE_READONLY_ROLLBACK)
 }
 
 /// How far the failure of an operation reaches.
@@ -192,7 +214,9 @@ impl Fault {
             // A directory can't be made without space. This isn't SQLite's error, and the
             // transaction goes on.
             Some(_) if error.kind() == ErrorKind::Full => Self::Transaction,
-            Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Files,
+            Some(
+                ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase,
+            ) => Self::Files,
             Some(ErrorCode::OutOfMemory | ErrorCode::CannotOpen) => Self::Transaction,
             _ => Self::Local,
         }
@@ -204,7 +228,8 @@ impl Fault {
 pub(crate) fn schema_failure(error: impl Into<Error>) -> Error {
     match error.into() {
         error if error.kind() == ErrorKind::Internal => {
-            Error::new(ErrorKind::Corrupt, "the schema of the database is damaged").with_source(error)
+            Error::new(ErrorKind::Corrupt, "the schema of the database is damaged")
+                .with_source(error)
         }
         error => error,
     }

@@ -13,10 +13,14 @@ pub(super) const DATABASE: &str = "tenantry.db";
 /// The lock of the store, beside it.
 pub(super) const LOCK: &str = "tenantry.lock";
 /// The same for the layers below the engine.
-pub(crate) const ENGINE_FILES: EngineFiles =
-    EngineFiles { database: DATABASE, lock: LOCK, shared: &[DATABASE, "tenantry.db-shm", "tenantry.db-wal", LOCK] };
+pub(crate) const ENGINE_FILES: EngineFiles = EngineFiles {
+    database: DATABASE,
+    lock: LOCK,
+    shared: &[DATABASE, "tenantry.db-shm", "tenantry.db-wal", LOCK],
+};
 /// The store's own files in the data directory, of which none may be a symbolic link.
-pub(super) const FILES: [&str; 5] = [DATABASE, LOCK, "tenantry.db-wal", "tenantry.db-shm", "tenantry.db-journal"];
+pub(super) const FILES: [&str; 5] =
+    [DATABASE, LOCK, "tenantry.db-wal", "tenantry.db-shm", "tenantry.db-journal"];
 
 /// Returns the path of the database in a data directory.
 pub(super) fn database_in(data_dir: &Path) -> PathBuf {

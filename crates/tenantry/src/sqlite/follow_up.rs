@@ -15,7 +15,11 @@ const EXECUTED_MAX: usize = 64;
 
 /// Executes committed intents, and removes them. Returns those that failed, with the errors for
 /// their callers. They stay for the next opening. With `sync`, some may not be durable yet.
-pub(super) fn execute_all(transactions: &mut Transactions, pending: &[Pending], sync: bool) -> Vec<(Pending, Error)> {
+pub(super) fn execute_all(
+    transactions: &mut Transactions,
+    pending: &[Pending],
+    sync: bool,
+) -> Vec<(Pending, Error)> {
     let mut failures = Vec::new();
     if pending.is_empty() {
         return failures;
@@ -31,15 +35,17 @@ pub(super) fn execute_all(transactions: &mut Transactions, pending: &[Pending], 
     executed = executed.map_err(|error| transactions.with_errno(error));
     if let Err(error) = &executed {
         transactions.fail(error);
-        let message =
-            "the change was made, but its part in the file system may be unfinished: the next opening tries again";
+        let message = "the change was made, but its part in the file system may be unfinished: the next opening tries again";
         let error = Error::new(ErrorKind::Unfinished, message).with_source(error.clone());
         failures.extend(pending[done..].iter().map(|pending| (*pending, error.clone())));
     }
     if let Some(intent) = erasing {
         let erased = executed.and_then(|()| transactions.erase(intent.seq));
         if let Err(error) = erased {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the database could not be rewritten");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the database could not be rewritten"
+            );
             transactions.fail(&error);
             failures.push((Pending::Erase, unfinished(&intent.action, error)));
         }

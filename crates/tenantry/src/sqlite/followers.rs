@@ -117,7 +117,9 @@ impl Followers {
                     let _alive = alive;
                     followers.run();
                 })
-                .map_err(|error| Error::new(ErrorKind::Io, "a thread can't be started").with_source(error))?;
+                .map_err(|error| {
+                    Error::new(ErrorKind::Io, "a thread can't be started").with_source(error)
+                })?;
             state.is_running = true;
         }
         state.count += 1;
@@ -136,10 +138,12 @@ impl Followers {
                 return;
             }
             if !state.has_committed {
-                state = self.signal.wait_timeout(state, POLL).unwrap_or_else(PoisonError::into_inner).0;
+                state =
+                    self.signal.wait_timeout(state, POLL).unwrap_or_else(PoisonError::into_inner).0;
             }
             let has_committed = std::mem::take(&mut state.has_committed);
-            let pause = PAUSE_FOR_EACH.saturating_mul(u32::try_from(state.count).unwrap_or(u32::MAX));
+            let pause =
+                PAUSE_FOR_EACH.saturating_mul(u32::try_from(state.count).unwrap_or(u32::MAX));
             drop(state);
             let has_changed = watch.has_changed(&self.readers);
             if has_committed || has_changed {
@@ -181,7 +185,9 @@ impl Followers {
             drop(recent);
             None
         };
-        let page = self.readers.read(|session| session.run(|tx| tx.changes(Some(after), ChangePage::DEFAULT_LIMIT)))?;
+        let page = self
+            .readers
+            .read(|session| session.run(|tx| tx.changes(Some(after), ChangePage::DEFAULT_LIMIT)))?;
         let changes: Arc<[Change]> = page.changes.into();
         if changes.is_empty() {
             return Ok((changes, 0));
@@ -314,11 +320,12 @@ impl Recent {
         let behind = self.batches.partition_point(|batch| batch.before.seq() <= after.seq());
         let batch = self.batches.get(behind.checked_sub(1)?)?;
         let first = usize::try_from(after.seq() - batch.before.seq()).ok()?;
-        let known = first
-            .checked_sub(1)
-            .map_or(Some(&batch.before), |last| batch.changes.get(last).map(|change| &change.cursor));
+        let known = first.checked_sub(1).map_or(Some(&batch.before), |last| {
+            batch.changes.get(last).map(|change| &change.cursor)
+        });
         // One that differs is no place of this feed, which reading it reports.
-        (known == Some(after) && first < batch.changes.len()).then(|| (Arc::clone(&batch.changes), first))
+        (known == Some(after) && first < batch.changes.len())
+            .then(|| (Arc::clone(&batch.changes), first))
     }
 
     fn push(&mut self, batch: Batch) {
@@ -366,7 +373,10 @@ impl DataVersion {
             Some(conn) => conn,
             none => none.insert(readers.open()?),
         };
-        Ok(conn.unguarded().prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?)
+        Ok(conn
+            .unguarded()
+            .prepare_cached("PRAGMA data_version")?
+            .query_row([], |row| row.get(0))?)
     }
 }
 
@@ -431,8 +441,10 @@ impl Follower {
         // Before reading: a commit that isn't seen by it ends a later round.
         place.begin()?;
         let Some(after) = self.after else {
-            let page =
-                self.followers.readers.read(|session| session.run(|tx| tx.changes(None, ChangePage::DEFAULT_LIMIT)))?;
+            let page = self
+                .followers
+                .readers
+                .read(|session| session.run(|tx| tx.changes(None, ChangePage::DEFAULT_LIMIT)))?;
             self.after = Some(page.cursor).filter(|_| page.changes.is_empty());
             (self.batch, self.next) = (page.changes.into(), 0);
             return Ok(!self.batch.is_empty());
@@ -453,7 +465,8 @@ mod tests {
     use crate::{NewUser, Store};
 
     fn create(store: &Store, number: usize) {
-        block_on(store.create(NewUser::new(format!("u{number}@example.com").parse().unwrap()))).unwrap();
+        block_on(store.create(NewUser::new(format!("u{number}@example.com").parse().unwrap())))
+            .unwrap();
     }
 
     fn is_running(followers: &Followers) -> bool {
@@ -529,7 +542,10 @@ mod tests {
         let followers = store.engine().followers();
         followers.read(&beginning).unwrap();
         for change in block_on(other.changes(None, 10)).unwrap().changes {
-            assert_eq!(followers.read(&change.cursor).unwrap_err().kind(), ErrorKind::CursorExpired);
+            assert_eq!(
+                followers.read(&change.cursor).unwrap_err().kind(),
+                ErrorKind::CursorExpired
+            );
         }
     }
 

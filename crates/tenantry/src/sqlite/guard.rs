@@ -41,12 +41,18 @@ impl GuardedConnection {
         let authorizer_flags = Arc::clone(&flags);
         conn.authorizer(Some(move |context: AuthContext<'_>| {
             let is_lowered = authorizer_flags.is_lowered.load(Ordering::Relaxed);
-            if is_allowed(&context, is_lowered) { Authorization::Allow } else { Authorization::Deny }
+            if is_allowed(&context, is_lowered) {
+                Authorization::Allow
+            } else {
+                Authorization::Deny
+            }
         }))?;
         let commit_flags = Arc::clone(&flags);
         conn.commit_hook(Some(move || !commit_flags.may_commit.load(Ordering::Relaxed)))?;
         let rollback_flags = Arc::clone(&flags);
-        conn.rollback_hook(Some(move || rollback_flags.was_rolled_back.store(true, Ordering::Relaxed)))?;
+        conn.rollback_hook(Some(move || {
+            rollback_flags.was_rolled_back.store(true, Ordering::Relaxed)
+        }))?;
         Ok(Self { conn, flags })
     }
 
@@ -58,7 +64,10 @@ impl GuardedConnection {
     /// Returns the connection with the guard lowered until the returned value is dropped, for the
     /// store's own statements.
     pub(super) fn unguarded(&self) -> Unguarded<'_> {
-        Unguarded { guarded: self, was_lowered: self.flags.is_lowered.swap(true, Ordering::Relaxed) }
+        Unguarded {
+            guarded: self,
+            was_lowered: self.flags.is_lowered.swap(true, Ordering::Relaxed),
+        }
     }
 
     /// Begins a write transaction.
@@ -155,8 +164,14 @@ impl TablesBefore {
                     (SELECT max(seq) FROM sqlite_sequence WHERE name = 'tenantry_intents')",
         )?;
         let tables = statement.query_row([], |row| {
-            let last = |column| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.unwrap_or_default());
-            Ok(Self { schema_version: row.get(0)?, objects: row.get(1)?, last_seqs: [last(2)?, last(3)?] })
+            let last = |column| {
+                Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.unwrap_or_default())
+            };
+            Ok(Self {
+                schema_version: row.get(0)?,
+                objects: row.get(1)?,
+                last_seqs: [last(2)?, last(3)?],
+            })
         })?;
         Ok(tables)
     }
@@ -165,25 +180,35 @@ impl TablesBefore {
     pub(super) fn check(&self, conn: &GuardedConnection) -> Result<()> {
         let refuse = |message| Error::new(ErrorKind::Constraint, message);
         let now = Self::of(conn)?;
-        let steps = now.last_seqs.iter().zip(self.last_seqs).map(|(now, before)| now.wrapping_sub(before));
+        let steps =
+            now.last_seqs.iter().zip(self.last_seqs).map(|(now, before)| now.wrapping_sub(before));
         if !steps.into_iter().all(|step| (0..=SEQ_STEP_MAX).contains(&step)) {
-            return Err(refuse("the order of creation was changed in sqlite_sequence: it would skip users, or end"));
+            return Err(refuse(
+                "the order of creation was changed in sqlite_sequence: it would skip users, or end",
+            ));
         }
         if now.schema_version == self.schema_version {
             return Ok(());
         }
         if now.objects != self.objects {
-            return Err(refuse("a table was given a name that is reserved: users, or one that begins with tenantry_"));
+            return Err(refuse(
+                "a table was given a name that is reserved: users, or one that begins with tenantry_",
+            ));
         }
         // With a foreign key to a column that isn't unique, every statement fails that has to check
         // the key.
-        for sql in ["DELETE FROM users", "UPDATE users SET id = id, email = email, deleted_at = deleted_at"] {
+        for sql in [
+            "DELETE FROM users",
+            "UPDATE users SET id = id, email = email, deleted_at = deleted_at",
+        ] {
             if let Err(error) = conn.unguarded().prepare(sql) {
                 let message = match error.sqlite_error_code() {
                     Some(ErrorCode::AuthorizationForStatementDenied) => {
                         "a trigger of the application's would change users"
                     }
-                    _ => "users could no longer be changed: a foreign key refers to another column than users (id)",
+                    _ => {
+                        "users could no longer be changed: a foreign key refers to another column than users (id)"
+                    }
                 };
                 return Err(refuse(message).with_source(error));
             }
@@ -199,14 +224,18 @@ fn is_allowed(context: &AuthContext<'_>, is_lowered: bool) -> bool {
         return context.accessor.is_none() || !changes_reserved_schema_or_rows(&context.action);
     }
     match context.action {
-        AuthAction::Transaction { .. } | AuthAction::Attach { .. } | AuthAction::Detach { .. } => false,
+        AuthAction::Transaction { .. } | AuthAction::Attach { .. } | AuthAction::Detach { .. } => {
+            false
+        }
         // They would outlive the closure on a shared connection, and hide tables of the same name.
         AuthAction::CreateTempTable { .. }
         | AuthAction::CreateTempView { .. }
         | AuthAction::CreateTempIndex { .. }
         | AuthAction::CreateTempTrigger { .. } => false,
         AuthAction::Savepoint { savepoint_name, .. } => !is_reserved_name(savepoint_name),
-        AuthAction::Pragma { pragma_name, pragma_value } => is_harmless_pragma(pragma_name, pragma_value),
+        AuthAction::Pragma { pragma_name, pragma_value } => {
+            is_harmless_pragma(pragma_name, pragma_value)
+        }
         ref action => !changes_reserved_schema_or_rows(action),
     }
 }
@@ -232,7 +261,9 @@ fn changes_reserved_schema_or_rows(action: &AuthAction<'_>) -> bool {
 
 /// Returns whether a name in the schema is reserved for Tenantry.
 fn is_reserved_name(name: &str) -> bool {
-    let is_prefix = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    let is_prefix = |prefix: &str| {
+        name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
     name.eq_ignore_ascii_case("users") || is_prefix("tenantry_")
 }
 

@@ -60,8 +60,8 @@ impl Inspection {
     /// Those of opening a store; `Incompatible` if it has to be upgraded first.
     pub(crate) fn open(options: &Options) -> Result<Self> {
         check_current(options)?;
-        let leaves_log =
-            std::fs::metadata(with_suffix(&database_in(&options.data_dir), "-wal")).is_ok_and(|log| log.len() > 0);
+        let leaves_log = std::fs::metadata(with_suffix(&database_in(&options.data_dir), "-wal"))
+            .is_ok_and(|log| log.len() > 0);
         let conn = open_reader(options)?;
         if leaves_log {
             // A checkpoint would be a change.
@@ -88,7 +88,10 @@ impl Inspection {
         let locked = match begun {
             // No process writes a store that can't be written.
             Err(error)
-                if matches!(error.kind(), ErrorKind::Busy | ErrorKind::ReadOnly | ErrorKind::PermissionDenied) =>
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Busy | ErrorKind::ReadOnly | ErrorKind::PermissionDenied
+                ) =>
             {
                 Ok(false)
             }
@@ -142,7 +145,9 @@ impl Inspection {
     /// not.
     pub(crate) fn is_user_directory(&self, path: &Path) -> Result<bool> {
         let state = match Storage::orphan(path) {
-            Some(Orphan::InStorage(path)) => path.to_str().map(|path| self.path_state(path)).transpose()?,
+            Some(Orphan::InStorage(path)) => {
+                path.to_str().map(|path| self.path_state(path)).transpose()?
+            }
             Some(Orphan::InTrash(name)) => return is_trashed_directory(&self.snapshot(), &name),
             None => None,
         };
@@ -152,7 +157,8 @@ impl Inspection {
     /// Returns the findings of SQLite's own integrity check.
     pub(crate) fn damages(&self) -> Result<Vec<String>> {
         let mut statement = self.conn.prepare("PRAGMA integrity_check")?;
-        let lines: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        let lines: Vec<String> =
+            statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         let mut damages: Vec<String> = lines.into_iter().filter(|line| line != "ok").collect();
         if damages.is_empty() {
             for (table, index, condition) in PARTIAL_INDEXES {
@@ -176,7 +182,8 @@ impl Inspection {
         let found = statement.query_map([], |row| {
             let (table, row_id, parent) =
                 (row.get::<_, String>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, String>(2)?);
-            let row_id = row_id.map_or_else(|| "a row".to_owned(), |row_id| format!("row {row_id}"));
+            let row_id =
+                row_id.map_or_else(|| "a row".to_owned(), |row_id| format!("row {row_id}"));
             Ok(format!("{row_id} of {table} refers to a row of {parent} that isn't there"))
         })?;
         Ok(found.collect::<rusqlite::Result<_>>()?)
@@ -194,7 +201,8 @@ impl Inspection {
             let email = email.as_str().ok().and_then(|email| Email::parse_accepted(email).ok());
             visit(Row {
                 id,
-                key_fits: email.is_some_and(|email| key.as_str().is_ok_and(|key| key == email.key())),
+                key_fits: email
+                    .is_some_and(|email| key.as_str().is_ok_and(|key| key == email.key())),
                 path: storage_path(id, row.get_ref(3)?, 3).ok(),
                 has_directory: row.get(4)?,
                 is_trashed: row.get(5)?,
@@ -216,10 +224,14 @@ impl Inspection {
         let living = self.snapshot().directory(id)?;
         let is_trashed = living.is_none();
         let directory = if is_trashed { self.snapshot().trashed_directory(id)? } else { living };
-        let Some(directory) = directory.filter(|directory| directory.has_directory) else { return Ok(false) };
+        let Some(directory) = directory.filter(|directory| directory.has_directory) else {
+            return Ok(false);
+        };
         let is_on_its_way = self.snapshot().intent_of(id)?.is_some();
         let is_in_place = matches!(storage.exists(&directory.path), Ok(true));
-        let is_in_trash = storage.is_in_trash(id).map_err(|error| file_error(error, "the trash can't be read"))?;
+        let is_in_trash = storage
+            .is_in_trash(id)
+            .map_err(|error| file_error(error, "the trash can't be read"))?;
         Ok(!match (is_on_its_way, is_trashed) {
             (true, _) => is_in_place || is_in_trash,
             (false, true) => is_in_trash,
@@ -231,7 +243,8 @@ impl Inspection {
     /// move it.
     pub(crate) fn is_orphaned(&self, storage: &Storage, path: &Path) -> Result<bool> {
         let tx = self.snapshot();
-        let user = Storage::orphan(path).map(|orphan| user_of_orphan(&tx, &orphan)).transpose()?.flatten();
+        let user =
+            Storage::orphan(path).map(|orphan| user_of_orphan(&tx, &orphan)).transpose()?.flatten();
         let is_on_its_way = user.map(|user| tx.intent_of(user)).transpose()?.flatten().is_some();
         Ok(!is_on_its_way && is_orphan(&tx, storage, path)?)
     }

@@ -61,7 +61,8 @@ pub fn migrate(tx: &mut WriteTx<'_>, name: &str, migrations: &[&str]) -> Result<
     for (version, sql) in (1_i64..).zip(migrations) {
         let digest = blake3::hash(sql.as_bytes());
         let find = format!("SELECT digest FROM {table} WHERE version = ?1");
-        let recorded = conn.query_row(&find, [version], |row| row.get::<_, Vec<u8>>(0)).optional()?;
+        let recorded =
+            conn.query_row(&find, [version], |row| row.get::<_, Vec<u8>>(0)).optional()?;
         match recorded {
             Some(recorded) if recorded == digest.as_bytes() => continue,
             Some(_) => return Err(refused(name, version, "has changed since it was executed")),
@@ -98,7 +99,9 @@ fn refuse_newer(conn: &Connection, table: &str, known: usize) -> Result<()> {
     let newest = format!("SELECT coalesce(max(version), 0) FROM {table}");
     let newest: i64 = conn.query_row(&newest, [], |row| row.get(0))?;
     if u64::try_from(newest).is_ok_and(|newest| newest > known as u64) {
-        let message = format!("the tables of the application are at version {newest}, and the program knows {known}");
+        let message = format!(
+            "the tables of the application are at version {newest}, and the program knows {known}"
+        );
         return Err(Error::new(ErrorKind::Incompatible, message));
     }
     Ok(())

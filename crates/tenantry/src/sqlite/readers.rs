@@ -65,7 +65,10 @@ impl Readers {
     }
 
     /// Runs a closure that may read more than once, in one snapshot.
-    pub(super) fn read<T, E: From<Error>>(&self, f: impl FnOnce(ReadSession<'_>) -> Result<T, E>) -> Result<T, E> {
+    pub(super) fn read<T, E: From<Error>>(
+        &self,
+        f: impl FnOnce(ReadSession<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         let conn = self.take()?;
         if let Err(error) = conn.unguarded().execute_batch("BEGIN") {
             self.give_back(None);
@@ -107,13 +110,15 @@ impl Readers {
                 drop(state);
                 return self.open().inspect_err(|_| self.give_back(None));
             }
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.options.busy_timeout);
+            let deadline =
+                *deadline.get_or_insert_with(|| Instant::now() + self.options.busy_timeout);
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Error::new(ErrorKind::Busy, "too many reads are under way: try again"));
             }
             state.waiting += 1;
-            state = self.returned.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state =
+                self.returned.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             state.waiting -= 1;
         }
     }

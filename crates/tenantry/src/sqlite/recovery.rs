@@ -19,7 +19,12 @@ const CHECK_MAX: Duration = Duration::from_millis(100);
 pub(super) fn recover(transactions: &mut Transactions) {
     let left = match intents::all(&transactions.own()) {
         Ok(left) => left,
-        Err(error) => return tracing::warn!(error = &error as &dyn std::error::Error, "the intents can't be read"),
+        Err(error) => {
+            return tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the intents can't be read"
+            );
+        }
     };
     if left.is_empty() {
         return;
@@ -35,14 +40,20 @@ pub(super) fn recover(transactions: &mut Transactions) {
         return;
     }
     if let Err(error) = transactions.sync_wal(Instant::now()) {
-        return tracing::warn!(error = &error as &dyn std::error::Error, "purges could not be finished");
+        return tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "purges could not be finished"
+        );
     }
     for intent in &left {
         if let (Action::Purge(user), Ok(_)) = (&intent.action, &no_purge)
             && let Err(error) = finish_purge(transactions, *user)
         {
             transactions.fail(&error);
-            tracing::warn!(error = &error as &dyn std::error::Error, "a purge could not be finished");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a purge could not be finished"
+            );
         }
     }
     execute_all(transactions, &[Pending::Erase], false);

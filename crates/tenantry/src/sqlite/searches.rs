@@ -102,7 +102,9 @@ impl Searches {
         let (sender, receiver) = oneshot::channel();
         let search: Search = Box::new(move |searcher| search(searcher, sender));
         self.queue.try_send(search).map_err(|error| match error {
-            TrySendError::Full(_) => Error::new(ErrorKind::Busy, "too many searches are waiting: try again"),
+            TrySendError::Full(_) => {
+                Error::new(ErrorKind::Busy, "too many searches are waiting: try again")
+            }
             TrySendError::Closed(_) => closed(),
         })?;
         receiver.await.unwrap_or_else(|_| Err(panicked()))
@@ -126,16 +128,19 @@ impl Searches {
         while threads.started < THREADS {
             let alive = threads.alive.clone().ok_or_else(closed)?;
             let searcher = self.searcher.clone();
-            let thread = thread::Builder::new().name("tenantry-search".to_owned()).spawn(move || {
-                let _alive: Sender<()> = alive;
-                lower_priority();
-                searcher.run();
-            });
+            let thread =
+                thread::Builder::new().name("tenantry-search".to_owned()).spawn(move || {
+                    let _alive: Sender<()> = alive;
+                    lower_priority();
+                    searcher.run();
+                });
             match thread {
                 Ok(_) => threads.started += 1,
                 Err(_) if threads.started > 0 => break,
                 Err(error) => {
-                    return Err(Error::new(ErrorKind::Io, "a thread can't be started").with_source(error));
+                    return Err(
+                        Error::new(ErrorKind::Io, "a thread can't be started").with_source(error)
+                    );
                 }
             }
         }
@@ -179,9 +184,17 @@ impl Searcher {
         }
     }
 
-    fn search<T>(&self, mut step: impl FnMut(Snapshot<'_>) -> Result<Option<T>>, result: oneshot::Sender<Result<T>>) {
+    fn search<T>(
+        &self,
+        mut step: impl FnMut(Snapshot<'_>) -> Result<Option<T>>,
+        result: oneshot::Sender<Result<T>>,
+    ) {
         while !result.is_canceled() {
-            let found = if self.queue.is_closed() { Err(closed()) } else { self.readers.read_one(&mut step) };
+            let found = if self.queue.is_closed() {
+                Err(closed())
+            } else {
+                self.readers.read_one(&mut step)
+            };
             if let Some(found) = found.transpose() {
                 // A caller that no longer waits doesn't want to know.
                 let _ = result.send(found);
@@ -309,7 +322,9 @@ mod tests {
     fn new_store(users: usize) -> (TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
         let store = block_on(Store::open(dir.path())).unwrap();
-        let users = (0..users).map(|n| NewUser::new(format!("u{n}@example.com").parse().unwrap())).collect();
+        let users = (0..users)
+            .map(|n| NewUser::new(format!("u{n}@example.com").parse().unwrap()))
+            .collect();
         assert!(block_on(store.create_many(users)).unwrap().iter().all(Result::is_ok));
         (dir, store)
     }
@@ -338,7 +353,10 @@ mod tests {
         }
 
         fn assert_not_by_poller(&self) {
-            assert!(!self.by.lock().unwrap().contains(&self.poller.id()), "woken by the thread that polls");
+            assert!(
+                !self.by.lock().unwrap().contains(&self.poller.id()),
+                "woken by the thread that polls"
+            );
         }
     }
 
@@ -397,8 +415,13 @@ mod tests {
         assert!(poll(count.as_mut(), &wakes).is_pending());
         assert!(poll(with_directory.as_mut(), &wakes).is_pending());
         // These need no thread that searches.
-        assert_eq!(block_on(store.list(&ListQuery::default())).unwrap().users.len(), ListQuery::DEFAULT_LIMIT);
-        assert!(block_on(store.get_by_email(&"u7@example.com".parse().unwrap())).unwrap().is_some());
+        assert_eq!(
+            block_on(store.list(&ListQuery::default())).unwrap().users.len(),
+            ListQuery::DEFAULT_LIMIT
+        );
+        assert!(
+            block_on(store.get_by_email(&"u7@example.com".parse().unwrap())).unwrap().is_some()
+        );
         assert!(wakes.by.lock().unwrap().is_empty());
 
         drop(occupied);
@@ -420,7 +443,9 @@ mod tests {
     }
 
     /// Reports each step on a channel and never finds anything. The channel ends with the search.
-    fn endless(steps: mpsc::Sender<()>) -> impl FnMut(Snapshot<'_>) -> Result<Option<()>> + Send + 'static {
+    fn endless(
+        steps: mpsc::Sender<()>,
+    ) -> impl FnMut(Snapshot<'_>) -> Result<Option<()>> + Send + 'static {
         move |_| {
             let _ = steps.send(());
             Ok(None)
@@ -486,7 +511,10 @@ mod tests {
 
         let mut close = pin!(store.close());
         assert!(poll(close.as_mut(), &wakes).is_pending());
-        assert_eq!(block_on(store.write(|_| Ok::<_, Error>(()))).unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(
+            block_on(store.write(|_| Ok::<_, Error>(()))).unwrap_err().kind(),
+            ErrorKind::Closed
+        );
         assert_eq!(wait_for(search, &wakes).unwrap_err().kind(), ErrorKind::Closed);
         assert!(poll(write.as_mut(), &wakes).is_pending());
         drop(release);
@@ -572,7 +600,8 @@ mod tests {
         let (dir, store) = new_store(6);
         block_on(store.close()).unwrap();
         let conn = Connection::open(dir.path().join("tenantry.db")).unwrap();
-        for (seq, place) in [(6, i64::MAX), (5, i64::MAX - 1), (4, 1 << 40), (3, 4_097), (2, 4_096)] {
+        for (seq, place) in [(6, i64::MAX), (5, i64::MAX - 1), (4, 1 << 40), (3, 4_097), (2, 4_096)]
+        {
             conn.execute("UPDATE users SET seq = ?2 WHERE seq = ?1", (seq, place)).unwrap();
         }
         drop(conn);
@@ -583,7 +612,11 @@ mod tests {
             while let Some(users) = block_on(pages.next()).unwrap() {
                 found.extend(users.into_iter().map(|user| user.email.to_string()));
             }
-            assert_eq!(found, (0..6).map(|n| format!("u{n}@example.com")).collect::<Vec<_>>(), "{limit}");
+            assert_eq!(
+                found,
+                (0..6).map(|n| format!("u{n}@example.com")).collect::<Vec<_>>(),
+                "{limit}"
+            );
         }
     }
 }

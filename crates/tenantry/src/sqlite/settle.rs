@@ -11,14 +11,19 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// No schema is read, so nothing in the database is executed.
 pub(crate) fn settle(database: &Path, log: &Path) -> Result<()> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let conn = Connection::open_with_flags(database, flags)?;
     // The first read rolls back a journal or recovers a WAL. The last connection that is closed
     // runs the checkpoint.
     conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))?;
     conn.close().map_err(|(_, error)| error)?;
     if std::fs::symlink_metadata(log).is_ok() {
-        return Err(Error::new(ErrorKind::Corrupt, "the log of a database could not be moved into it"));
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "the log of a database could not be moved into it",
+        ));
     }
     Ok(())
 }

@@ -25,8 +25,8 @@ use crate::ops::{adopt, directories, intents, purge};
 use crate::options::Options;
 use crate::storage::Storage;
 use crate::{
-    Ambient, Durability, Email, Error, ErrorKind, Filter, ListQuery, NewUser, OnConflict, Result, Store, TrashQuery,
-    Upserted, Usage, UserUpdate, WriteTx,
+    Ambient, Durability, Email, Error, ErrorKind, Filter, ListQuery, NewUser, OnConflict, Result,
+    Store, TrashQuery, Upserted, Usage, UserUpdate, WriteTx,
 };
 
 fn options(data_dir: &Path, durability: Durability) -> Options {
@@ -46,7 +46,9 @@ fn new_user(text: &str) -> NewUser {
 }
 
 fn pragma(conn: &Connection, name: &str) -> String {
-    let value = conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, rusqlite::types::Value>(0)).unwrap();
+    let value = conn
+        .query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, rusqlite::types::Value>(0))
+        .unwrap();
     match value {
         rusqlite::types::Value::Integer(number) => number.to_string(),
         rusqlite::types::Value::Text(text) => text,
@@ -77,10 +79,16 @@ fn the_migrations_make_the_schema_that_is_documented() {
     let opened = open_writer(&options(dir.path(), Durability::Full));
     let conn = opened.conn;
     assert!(opened.created);
-    let mut statement =
-        conn.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name <> 'sqlite_sequence'").unwrap();
-    let made: BTreeSet<String> =
-        statement.query_map([], |row| row.get::<_, String>(0)).unwrap().map(|sql| normalized(&sql.unwrap())).collect();
+    let mut statement = conn
+        .prepare(
+            "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name <> 'sqlite_sequence'",
+        )
+        .unwrap();
+    let made: BTreeSet<String> = statement
+        .query_map([], |row| row.get::<_, String>(0))
+        .unwrap()
+        .map(|sql| normalized(&sql.unwrap()))
+        .collect();
     assert_eq!(made, documented_schema());
 }
 
@@ -115,7 +123,10 @@ pub(crate) fn of_version_1(path: &Path) -> Connection {
 fn of_version(version: i32, path: &Path) -> Connection {
     let mut conn = Connection::open(path).unwrap();
     super::functions::register(&conn).unwrap();
-    conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = ON").unwrap();
+    conn.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = ON",
+    )
+    .unwrap();
     let mut runner = embedded::migrations::runner().set_target(refinery::Target::Version(version));
     runner.set_migration_table_name("tenantry_migrations").run(&mut conn).unwrap();
     conn
@@ -141,11 +152,15 @@ fn a_store_of_schema_version_1_is_upgraded_with_all_that_is_in_it() {
     let upgrade = store.upgrade().unwrap().clone();
     assert_eq!((upgrade.from, i32::try_from(upgrade.to).unwrap()), (1, SCHEMA_VERSION));
     let ada = block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap();
-    assert_eq!((ada.email.as_str(), ada.version, ada.updated_at.as_unix_us()), ("Ada@example.com", 3, 2));
+    assert_eq!(
+        (ada.email.as_str(), ada.version, ada.updated_at.as_unix_us()),
+        ("Ada@example.com", 3, 2)
+    );
     block_on(store.directory(ada.id)).unwrap();
     // What a deleted user had is given to nobody else, nor what lies around it.
     for path in ["customers/eve", "customers/eve/x", "customers", "customers/bob/x"] {
-        let new = NewUser { storage_path: Some(path.parse().unwrap()), ..new_user("eve@example.com") };
+        let new =
+            NewUser { storage_path: Some(path.parse().unwrap()), ..new_user("eve@example.com") };
         assert_eq!(block_on(store.create(new)).unwrap_err().kind(), ErrorKind::PathTaken, "{path}");
     }
     let id = Some("5fa2b1c4-0000-4000-8000-000000000003".parse().unwrap());
@@ -161,21 +176,34 @@ fn a_store_of_schema_version_1_is_upgraded_with_all_that_is_in_it() {
     // But the snapshot is the database as it was, for nobody else, and is itself a store.
     let snapshot = upgrade.snapshot.unwrap();
     let name = snapshot.file_name().unwrap().to_str().unwrap().to_owned();
-    assert!(name.starts_with(&format!("before-v{SCHEMA_VERSION}-2")) && name.ends_with("Z.db"), "{name}");
+    assert!(
+        name.starts_with(&format!("before-v{SCHEMA_VERSION}-2")) && name.ends_with("Z.db"),
+        "{name}"
+    );
     assert_eq!(std::fs::metadata(&snapshot).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(std::fs::metadata(dir.path().join("backups")).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(
+        std::fs::metadata(dir.path().join("backups")).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
     let elsewhere = tempfile::tempdir().unwrap();
     std::fs::copy(&snapshot, elsewhere.path().join("tenantry.db")).unwrap();
     let conn = Connection::open(&snapshot).unwrap();
     assert_eq!(
-        conn.query_row("SELECT count(*) FROM tenantry_retired_users WHERE storage_path IS NOT NULL", [], |row| row
-            .get::<_, i64>(0))
-            .unwrap(),
+        conn.query_row(
+            "SELECT count(*) FROM tenantry_retired_users WHERE storage_path IS NOT NULL",
+            [],
+            |row| row.get::<_, i64>(0)
+        )
+        .unwrap(),
         1
     );
     assert_eq!(pragma(&conn, "user_version"), "1");
-    let store = block_on(Store::builder(elsewhere.path()).snapshot_before_upgrade(false).open()).unwrap();
-    assert_eq!(block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap().version, 3);
+    let store =
+        block_on(Store::builder(elsewhere.path()).snapshot_before_upgrade(false).open()).unwrap();
+    assert_eq!(
+        block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap().version,
+        3
+    );
     assert_eq!(store.upgrade().unwrap().snapshot, None);
     assert!(!elsewhere.path().join("backups").exists());
     block_on(store.close()).unwrap();
@@ -220,45 +248,69 @@ fn a_store_of_schema_version_2_is_upgraded_with_its_trash_and_the_tables_of_the_
     assert_eq!((upgrade.from, i32::try_from(upgrade.to).unwrap()), (2, SCHEMA_VERSION));
     let list = |query: ListQuery| {
         let page = block_on(store.list(&query)).unwrap();
-        page.users.into_iter().map(|user| (user.email.to_string(), user.version)).collect::<Vec<_>>()
+        page.users
+            .into_iter()
+            .map(|user| (user.email.to_string(), user.version))
+            .collect::<Vec<_>>()
     };
-    assert_eq!(list(ListQuery::default()), [("Ada@example.com".to_owned(), 3), ("Сосо@example.com".to_owned(), 1)]);
+    assert_eq!(
+        list(ListQuery::default()),
+        [("Ada@example.com".to_owned(), 3), ("Сосо@example.com".to_owned(), 1)]
+    );
     let trash = block_on(store.list_trash(&TrashQuery::default())).unwrap().users;
-    let trash: Vec<_> = trash.iter().map(|it| (it.user.email.as_str(), it.deleted_at.as_unix_us())).collect();
+    let trash: Vec<_> =
+        trash.iter().map(|it| (it.user.email.as_str(), it.deleted_at.as_unix_us())).collect();
     assert_eq!(trash, [("ADA@example.com", 500), ("eve@example.com", 400)]);
     let coco = block_on(store.confusables(&email("coco@example.com"))).unwrap();
-    assert_eq!(coco.iter().map(|user| user.email.as_str()).collect::<Vec<_>>(), ["Сосо@example.com"]);
+    assert_eq!(
+        coco.iter().map(|user| user.email.as_str()).collect::<Vec<_>>(),
+        ["Сосо@example.com"]
+    );
     let ada = block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap();
     assert_eq!(block_on(store.usage(ada.id)).unwrap().unwrap().files, 2);
 
     // No number of the one order or the other is given out again, though the last users are purged.
-    let page =
-        block_on(store.list(&ListQuery { cursor: Some("1-0000000000000008".parse().unwrap()), ..Default::default() }));
+    let page = block_on(store.list(&ListQuery {
+        cursor: Some("1-0000000000000008".parse().unwrap()),
+        ..Default::default()
+    }));
     assert_eq!(page.unwrap().users, []);
     let new = block_on(store.create(new_user("new@example.com"))).unwrap();
-    let after_9 = ListQuery { cursor: Some("1-0000000000000009".parse().unwrap()), ..ListQuery::default() };
+    let after_9 =
+        ListQuery { cursor: Some("1-0000000000000009".parse().unwrap()), ..ListQuery::default() };
     assert_eq!(block_on(store.list(&after_9)).unwrap().users, std::slice::from_ref(&new));
     block_on(store.delete(new.id)).unwrap();
-    let after_6 = TrashQuery { cursor: Some("1-0000000000000006".parse().unwrap()), ..TrashQuery::default() };
+    let after_6 =
+        TrashQuery { cursor: Some("1-0000000000000006".parse().unwrap()), ..TrashQuery::default() };
     assert_eq!(block_on(store.list_trash(&after_6)).unwrap().users[0].user, new);
 
     let eve = block_on(store.find_in_trash(&email("eve@example.com"))).unwrap().remove(0).user;
-    let taken = NewUser { storage_path: Some("x/eve/inner".parse().unwrap()), ..new_user("x@example.com") };
+    let taken =
+        NewUser { storage_path: Some("x/eve/inner".parse().unwrap()), ..new_user("x@example.com") };
     assert_eq!(block_on(store.create(taken)).unwrap_err().kind(), ErrorKind::PathTaken);
     assert_eq!(block_on(store.restore(eve.id, None)).unwrap(), eve);
     // Back at the place where she was created.
     assert_eq!(list(ListQuery::default())[1].0, "eve@example.com");
-    let trashed_ada = block_on(store.find_in_trash(&email("ada@example.com"))).unwrap().remove(0).user;
+    let trashed_ada =
+        block_on(store.find_in_trash(&email("ada@example.com"))).unwrap().remove(0).user;
     let refused = block_on(store.restore(trashed_ada.id, None)).unwrap_err();
     assert_eq!((refused.kind(), refused.taken_by()), (ErrorKind::EmailTaken, Some(ada.id)));
 
     // The references of the application's tables, views and triggers are to the table that is there
     // now.
     let note = move |tx: &mut WriteTx<'_>| {
-        connection(tx).execute("INSERT INTO notes VALUES (?1, 'another')", [eve.id.as_uuid().as_bytes()])?;
-        assert!(connection(tx).execute("INSERT INTO notes VALUES (zeroblob(16), 'of nobody')", []).is_err());
+        connection(tx)
+            .execute("INSERT INTO notes VALUES (?1, 'another')", [eve.id.as_uuid().as_bytes()])?;
+        assert!(
+            connection(tx)
+                .execute("INSERT INTO notes VALUES (zeroblob(16), 'of nobody')", [])
+                .is_err()
+        );
         let one = |sql| connection(tx).query_row(sql, [], |row| row.get::<_, String>(0));
-        assert_eq!(one("SELECT group_concat(email, ' ') FROM authors")?, "Ada@example.com eve@example.com");
+        assert_eq!(
+            one("SELECT group_concat(email, ' ') FROM authors")?,
+            "Ada@example.com eve@example.com"
+        );
         assert_eq!(one("SELECT group_concat(text, ' ') FROM log")?, "eve@example.com");
         Ok::<_, Error>(())
     };
@@ -268,10 +320,15 @@ fn a_store_of_schema_version_2_is_upgraded_with_its_trash_and_the_tables_of_the_
     block_on(store.close()).unwrap();
     let conn = Connection::open(&path).unwrap();
     assert_eq!(
-        conn.query_row("SELECT group_concat(text) FROM notes", [], |row| row.get::<_, String>(0)).unwrap(),
+        conn.query_row("SELECT group_concat(text) FROM notes", [], |row| row.get::<_, String>(0))
+            .unwrap(),
         "another"
     );
-    assert_eq!(conn.query_row("SELECT count(*) FROM tenantry_usage", [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+    assert_eq!(
+        conn.query_row("SELECT count(*) FROM tenantry_usage", [], |row| row.get::<_, i64>(0))
+            .unwrap(),
+        0
+    );
     drop(conn);
     assert_eq!(block_on(crate::check(dir.path())).unwrap().findings, []);
 }
@@ -295,8 +352,12 @@ fn a_store_of_schema_version_3_is_upgraded_and_its_users_have_what_is_new() {
     assert_eq!((upgrade.from, i32::try_from(upgrade.to).unwrap()), (3, SCHEMA_VERSION));
     let ada = block_on(store.get_by_email(&email("ada@example.com"))).unwrap().unwrap();
     assert_eq!((ada.version, ada.storage_path.as_str()), (3, "customers/ada"));
-    assert_eq!((&ada.suspended_at, &ada.external_id, &ada.name, &ada.attributes), (&None, &None, &None, &None));
-    let update = UserUpdate { name: crate::Set::To("Ada".parse().unwrap()), ..UserUpdate::default() };
+    assert_eq!(
+        (&ada.suspended_at, &ada.external_id, &ada.name, &ada.attributes),
+        (&None, &None, &None, &None)
+    );
+    let update =
+        UserUpdate { name: crate::Set::To("Ada".parse().unwrap()), ..UserUpdate::default() };
     assert_eq!(block_on(store.update(ada.id, update)).unwrap().version, 4);
     let bob = block_on(store.find_in_trash(&email("bob@example.com"))).unwrap().remove(0).user;
     assert_eq!(block_on(store.restore(bob.id, None)).unwrap(), bob);
@@ -319,7 +380,9 @@ fn the_database_refuses_what_a_user_may_not_have() {
     let conn = open_writer(&options(dir.path(), Durability::Full)).conn;
     let insert = "INSERT INTO users (id, email, created_at, updated_at, version) VALUES (zeroblob(16), 'a@b', 0, 0, 1)";
     conn.execute(insert, []).unwrap();
-    let set = |column: &str, value: &str| conn.execute(&format!("UPDATE users SET {column} = ?1"), [value]);
+    let set = |column: &str, value: &str| {
+        conn.execute(&format!("UPDATE users SET {column} = ?1"), [value])
+    };
     let character = "\u{1f600}";
     for column in ["external_id", "name"] {
         set(column, &character.repeat(256)).unwrap();
@@ -345,9 +408,15 @@ fn a_value_that_the_store_never_wrote_is_damage() {
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
     let conn = Connection::open(dir.path().join("tenantry.db")).unwrap();
     conn.execute_batch("PRAGMA ignore_check_constraints = ON").unwrap();
-    for (column, value) in [("attributes", "{\n}"), ("attributes", "x"), ("name", "a\u{1b}[2J"), ("external_id", "")] {
+    for (column, value) in
+        [("attributes", "{\n}"), ("attributes", "x"), ("name", "a\u{1b}[2J"), ("external_id", "")]
+    {
         conn.execute(&format!("UPDATE users SET {column} = ?1"), [value]).unwrap();
-        assert_eq!(block_on(store.get(ada.id)).unwrap_err().kind(), ErrorKind::Corrupt, "{column} {value:?}");
+        assert_eq!(
+            block_on(store.get(ada.id)).unwrap_err().kind(),
+            ErrorKind::Corrupt,
+            "{column} {value:?}"
+        );
         conn.execute(&format!("UPDATE users SET {column} = NULL"), []).unwrap();
     }
     assert_eq!(block_on(store.get(ada.id)).unwrap(), Some(ada));
@@ -370,7 +439,8 @@ fn a_store_whose_application_refers_to_addresses_is_not_upgraded() {
     assert_eq!(std::fs::read(&path).unwrap(), before);
     // The number of a user stays unique.
     let conn = Connection::open(&path).unwrap();
-    conn.execute_batch("DROP TABLE mails; CREATE TABLE places (of INTEGER REFERENCES users)").unwrap();
+    conn.execute_batch("DROP TABLE mails; CREATE TABLE places (of INTEGER REFERENCES users)")
+        .unwrap();
     conn.close().unwrap();
     block_on(block_on(Store::open(dir.path())).unwrap().close()).unwrap();
 }
@@ -381,7 +451,8 @@ fn a_store_whose_rows_contradict_each_other_is_not_upgraded() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tenantry.db");
     let conn = of_version_2(&path);
-    conn.execute("UPDATE tenantry_trash SET storage_path = 'living/coco' WHERE seq = 5", []).unwrap();
+    conn.execute("UPDATE tenantry_trash SET storage_path = 'living/coco' WHERE seq = 5", [])
+        .unwrap();
     conn.close().unwrap();
     let error = block_on(Store::open(dir.path())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
@@ -431,7 +502,8 @@ fn a_store_that_another_program_has_open_is_not_upgraded() {
     // What an older version that knows of the lock holds while it has the store open.
     let lock = std::fs::File::create(dir.path().join("tenantry.lock")).unwrap();
     lock.lock_shared().unwrap();
-    let impatient = || Store::builder(dir.path()).busy_timeout(std::time::Duration::from_millis(20));
+    let impatient =
+        || Store::builder(dir.path()).busy_timeout(std::time::Duration::from_millis(20));
     let error = block_on(impatient().open()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
     assert!(error.to_string().contains("upgraded"), "{error}");
@@ -503,11 +575,21 @@ fn the_file_bears_the_number_of_the_newest_migration() {
     let dir = tempfile::tempdir().unwrap();
     let conn = open_writer(&options(dir.path(), Durability::Full)).conn;
     let runner = embedded::migrations::runner();
-    let newest = runner.get_migrations().iter().map(|migration| i64::from(migration.version())).max().unwrap();
+    let newest = runner
+        .get_migrations()
+        .iter()
+        .map(|migration| i64::from(migration.version()))
+        .max()
+        .unwrap();
     assert_eq!(pragma(&conn, "user_version"), newest.to_string());
     assert_eq!(i64::from(SCHEMA_VERSION), newest);
-    assert_eq!(pragma(&conn, "application_id"), i64::from(u32::from_be_bytes(*b"Tnry")).to_string());
-    let recorded: i64 = conn.query_row("SELECT max(version) FROM tenantry_migrations", [], |row| row.get(0)).unwrap();
+    assert_eq!(
+        pragma(&conn, "application_id"),
+        i64::from(u32::from_be_bytes(*b"Tnry")).to_string()
+    );
+    let recorded: i64 = conn
+        .query_row("SELECT max(version) FROM tenantry_migrations", [], |row| row.get(0))
+        .unwrap();
     assert_eq!(recorded, newest);
 }
 
@@ -533,7 +615,8 @@ fn every_connection_has_the_settings_that_it_needs() {
         assert_eq!(pragma(&writer, "secure_delete"), "1");
         assert_eq!(pragma(&writer, "journal_size_limit"), (64 << 20).to_string());
         for conn in [&writer, &reader] {
-            let defensive = conn.db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE).unwrap();
+            let defensive =
+                conn.db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE).unwrap();
             assert!(defensive);
             assert!(conn.execute_batch("ATTACH ':memory:' AS other").is_err());
             // A string in double quotes is a mistake, and not a string.
@@ -565,13 +648,20 @@ fn run_every_operation(conn: &GuardedConnection, storage: &Result<Storage>) -> R
     let new_id = || ambient.new_id();
     let mut state = TxState::new(i64::MAX);
     let mut tx = WriteTx::new(WriteSession::new(conn, storage, ambient.now(), &new_id, &mut state));
-    let chosen = |address, path: &str| NewUser { storage_path: Some(path.parse().unwrap()), ..new_user(address) };
+    let chosen = |address, path: &str| NewUser {
+        storage_path: Some(path.parse().unwrap()),
+        ..new_user(address)
+    };
     let ada = tx.create(&chosen("ada@example.com", "files/ada"))?;
     assert!(tx.create(&chosen("bob@example.com", "files/ada/x")).is_err());
     assert!(tx.create(&NewUser { id: Some(ada.id), ..new_user("bob@example.com") }).is_err());
     assert!(tx.sign_in(&email("bob@example.com"))?.is_new);
     assert!(!tx.sign_in(&email("bob@example.com"))?.is_new);
-    let update = UserUpdate { email: Some(email("ada2@example.com")), expected_version: Some(1), ..Default::default() };
+    let update = UserUpdate {
+        email: Some(email("ada2@example.com")),
+        expected_version: Some(1),
+        ..Default::default()
+    };
     tx.update(ada.id, &update)?;
     tx.suspend(ada.id)?;
     tx.resume(ada.id)?;
@@ -588,7 +678,8 @@ fn run_every_operation(conn: &GuardedConnection, storage: &Result<Storage>) -> R
     drop(tx);
     WriteSession::new(conn, storage, ambient.now(), &new_id, &mut state).run(|tx| {
         let measured_at = tx.now();
-        let usage = Usage { files: 1, apparent_bytes: 1, allocated_bytes: 1, unreadable: 0, measured_at };
+        let usage =
+            Usage { files: 1, apparent_bytes: 1, allocated_bytes: 1, unreadable: 0, measured_at };
         tx.set_usage(ada.id, &usage)?;
         directories::make_directory(tx, ada.id)?;
         assert!(matches!(intents::settle(tx, ada.id)?, intents::Settled::Later));
@@ -608,7 +699,11 @@ fn every_read(tx: &Snapshot<'_>) -> Result<()> {
     tx.changes_cursor()?;
     tx.change_seqs()?;
     tx.advance_history(&mut History::new(page.changes[0].user_id, Some(page.cursor), 1))?;
-    changes::trim(tx.conn(), SystemAmbient.now(), &Retention { age: Duration::ZERO, count: 1, step: 1 })?;
+    changes::trim(
+        tx.conn(),
+        SystemAmbient.now(),
+        &Retention { age: Duration::ZERO, count: 1, step: 1 },
+    )?;
     tx.user(crate::UserId::from_random(uuid::Uuid::from_u128(7)))?;
     tx.user_by_email(&email("bob@example.com"))?;
     tx.users_with_ids(&[crate::UserId::from_random(uuid::Uuid::from_u128(7))])?;
@@ -633,10 +728,22 @@ fn every_read(tx: &Snapshot<'_>) -> Result<()> {
     let with_prefix = Filter { email_prefix: Some("bob".into()), ..all_conditions.clone() };
     let prefix_alone = Filter { email_prefix: Some("bob".into()), ..Filter::default() };
     let with_domain = Filter { email_prefix: Some("bob@ex".into()), ..Filter::default() };
-    for filter in [Filter::default(), all_conditions, with_prefix, prefix_alone, with_domain, with_id, id_alone] {
+    for filter in [
+        Filter::default(),
+        all_conditions,
+        with_prefix,
+        prefix_alone,
+        with_domain,
+        with_id,
+        id_alone,
+    ] {
         tx.count_where(&filter)?;
         tx.is_met_by(&filter, crate::UserId::from_random(uuid::Uuid::from_u128(7)))?;
-        tx.page(&ListQuery { filter: filter.clone(), order: crate::Order::LastLogin, ..ListQuery::default() })?;
+        tx.page(&ListQuery {
+            filter: filter.clone(),
+            order: crate::Order::LastLogin,
+            ..ListQuery::default()
+        })?;
         tx.page(&ListQuery { filter, ..ListQuery::default() })?;
     }
     Ok(())
@@ -652,7 +759,10 @@ fn no_statement_but_the_count_goes_through_a_whole_table() {
 
     let own = conn.unguarded();
     let statements = statements(&own);
-    assert!(statements.contains(Listing::new(&ListQuery::default()).unwrap().sql()), "{statements:#?}");
+    assert!(
+        statements.contains(Listing::new(&ListQuery::default()).unwrap().sql()),
+        "{statements:#?}"
+    );
     let mut with_plan = 0;
     for sql in &statements {
         let mut explain = own.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
@@ -666,18 +776,33 @@ fn no_statement_but_the_count_goes_through_a_whole_table() {
             continue;
         }
         // Those that hold a row, and what is just being done.
-        let is_small = |step: &String| step.ends_with("SCAN tenantry_store") || step.ends_with("SCAN tenantry_intents");
-        let scans = |step: &String| step.contains("SCAN") && !is_small(step) && step != "SCAN CONSTANT ROW";
+        let is_small = |step: &String| {
+            step.ends_with("SCAN tenantry_store") || step.ends_with("SCAN tenantry_intents")
+        };
+        let scans =
+            |step: &String| step.contains("SCAN") && !is_small(step) && step != "SCAN CONSTANT ROW";
         assert!(!plan.iter().any(scans), "{sql}\n{plan:#?}");
         // A prefix is looked for among the keys: never among all users in the order of creation.
         if sql.contains("+seq > ?1") {
-            assert!(plan.iter().any(|step| step.contains("(email_key>? AND email_key<?)")), "{sql}\n{plan:#?}");
+            assert!(
+                plan.iter().any(|step| step.contains("(email_key>? AND email_key<?)")),
+                "{sql}\n{plan:#?}"
+            );
         } else if sql.contains("seq > ?1 AND external_id = ?") {
-            assert_eq!(plan, ["SEARCH users USING INDEX users_external_id (external_id=? AND rowid>?)"], "{sql}");
+            assert_eq!(
+                plan,
+                ["SEARCH users USING INDEX users_external_id (external_id=? AND rowid>?)"],
+                "{sql}"
+            );
         } else if sql.contains("FROM users") && !sql.contains("UNION") {
             // Pages come from the table in its own order; nothing is sorted.
-            let searches = |step: &String| step.contains("SEARCH") || step.starts_with("CORRELATED SCALAR SUBQUERY");
-            assert!(plan.iter().all(|step| searches(step) && !step.contains("B-TREE")), "{sql}\n{plan:#?}");
+            let searches = |step: &String| {
+                step.contains("SEARCH") || step.starts_with("CORRELATED SCALAR SUBQUERY")
+            };
+            assert!(
+                plan.iter().all(|step| searches(step) && !step.contains("B-TREE")),
+                "{sql}\n{plan:#?}"
+            );
         }
     }
     // So many kinds of statements that look for something: if there are fewer, they weren't found.
@@ -689,7 +814,8 @@ fn no_statement_but_the_count_goes_through_a_whole_table() {
 #[test]
 fn a_connection_can_be_had_only_with_the_guard_up() {
     let dir = tempfile::tempdir().unwrap();
-    let store = block_on(Store::builder(dir.path()).ambient(Arc::new(SystemAmbient)).open()).unwrap();
+    let store =
+        block_on(Store::builder(dir.path()).ambient(Arc::new(SystemAmbient)).open()).unwrap();
     block_on(store.write(|tx| {
         // The store's own statements lower it for as long as they run.
         assert!(connection(tx).execute_batch("DELETE FROM users").is_err());

@@ -29,7 +29,8 @@ use crate::{Ambient, Durability, Error, ErrorKind, Result, failpoint};
 /// Which changes the feed keeps: those of 30 days, so that a consumer that is switched off over a
 /// holiday goes on where it was; and a million, which is 40 MB, so that a consumer of a quiet store
 /// never has to list its users again, and the history of a user goes back far.
-const RETENTION: Retention = Retention { age: Duration::from_secs(30 * 24 * 3_600), count: 1_000_000, step: 2_048 };
+const RETENTION: Retention =
+    Retention { age: Duration::from_secs(30 * 24 * 3_600), count: 1_000_000, step: 2_048 };
 /// After so many changes the oldest are removed: half as many as may be removed then, so that the
 /// feed doesn't grow beyond the retention. To remove them with each group would cost each a page.
 const CHANGES_BETWEEN_TRIMS: usize = 1_024;
@@ -51,8 +52,12 @@ impl Ended {
     pub(super) fn result(&self) -> Result<()> {
         match self {
             Self::Committed => Ok(()),
-            Self::Undone(Some(error)) | Self::Refused(error) | Self::Unknown(error) => Err(error.clone()),
-            Self::Undone(None) => Err(Error::new(ErrorKind::Internal, "the transaction was rolled back")),
+            Self::Undone(Some(error)) | Self::Refused(error) | Self::Unknown(error) => {
+                Err(error.clone())
+            }
+            Self::Undone(None) => {
+                Err(Error::new(ErrorKind::Internal, "the transaction was rolled back"))
+            }
         }
     }
 }
@@ -122,7 +127,11 @@ impl Transactions {
     }
 
     /// Runs an operation of the store's own in the transaction that has begun.
-    pub(super) fn with_tx<T>(&self, state: &mut TxState, operation: impl FnOnce(&mut Tx<'_>) -> T) -> T {
+    pub(super) fn with_tx<T>(
+        &self,
+        state: &mut TxState,
+        operation: impl FnOnce(&mut Tx<'_>) -> T,
+    ) -> T {
         let new_id = || self.ambient.new_id();
         operation(&mut Tx::new(&self.own(), &self.storage, self.ambient.now(), &new_id, state))
     }
@@ -155,7 +164,11 @@ impl Transactions {
         Ok(durable_intents)
     }
 
-    fn wait_while_busy(&self, waiting_since: Instant, attempt: impl Fn() -> Result<()>) -> Result<()> {
+    fn wait_while_busy(
+        &self,
+        waiting_since: Instant,
+        attempt: impl Fn() -> Result<()>,
+    ) -> Result<()> {
         wait_while_busy(waiting_since + self.options.busy_timeout, attempt)
     }
 
@@ -229,7 +242,9 @@ impl Transactions {
             return;
         }
         self.followers.committed();
-        state.changes.iter().for_each(|(kind, is_brought_back)| self.counters.count_change(*kind, *is_brought_back));
+        state.changes.iter().for_each(|(kind, is_brought_back)| {
+            self.counters.count_change(*kind, *is_brought_back)
+        });
     }
 
     pub(super) fn undo(&mut self, ended: Ended) -> Ended {
@@ -339,9 +354,13 @@ impl Transactions {
     }
 
     fn refuse_writes(&mut self, error: &Error) {
-        tracing::error!(error = error as &dyn std::error::Error, "no further writes after this failure");
+        tracing::error!(
+            error = error as &dyn std::error::Error,
+            "no further writes after this failure"
+        );
         let message = "the store accepts no writes since an operation on its files failed: close it and open it again";
-        self.refusal.get_or_insert_with(|| Error::new(error.kind(), message).with_source(error.clone()));
+        self.refusal
+            .get_or_insert_with(|| Error::new(error.kind(), message).with_source(error.clone()));
     }
 
     /// Runs the last checkpoint, if that is safe, before the connection is closed.

@@ -22,8 +22,9 @@ use crate::domain::request::{KeptRequest, RequestKey};
 use crate::domain::token::TokenDigest;
 use crate::storage::Storage;
 use crate::{
-    Actor, ChangeKind, ChangePage, ChangesCursor, Email, Error, Filter, HistoryPage, ListQuery, NewToken, Order, Page,
-    Result, StoragePath, Timestamp, Token, TrashPage, TrashQuery, TrashedUser, Usage, User, UserId,
+    Actor, ChangeKind, ChangePage, ChangesCursor, Email, Error, Filter, HistoryPage, ListQuery,
+    NewToken, Order, Page, Result, StoragePath, Timestamp, Token, TrashPage, TrashQuery,
+    TrashedUser, Usage, User, UserId,
 };
 
 /// A connection to read by. All reads within one transaction see the same state.
@@ -50,7 +51,8 @@ impl<'c> Snapshot<'c> {
     pub(crate) fn users_with_ids(&self, ids: &[UserId]) -> Result<Vec<Option<User>>> {
         let mut found = HashMap::with_capacity(ids.len());
         for chunk in ids.chunks(users::MANY) {
-            found.extend(users::get_many(self.conn, chunk)?.into_iter().map(|user| (user.id, user)));
+            found
+                .extend(users::get_many(self.conn, chunk)?.into_iter().map(|user| (user.id, user)));
         }
         Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
     }
@@ -98,7 +100,12 @@ impl<'c> Snapshot<'c> {
 
     /// Returns at most `limit` living users whose addresses have this skeleton, but for the one
     /// with this key.
-    pub(crate) fn users_with_skeleton(&self, skeleton: &str, key: &str, limit: usize) -> Result<Vec<User>> {
+    pub(crate) fn users_with_skeleton(
+        &self,
+        skeleton: &str,
+        key: &str,
+        limit: usize,
+    ) -> Result<Vec<User>> {
         users::with_skeleton(self.conn, skeleton, key, limit)
     }
 
@@ -213,7 +220,11 @@ impl<'c> Snapshot<'c> {
     }
 
     /// Returns at most `limit` changes behind a place, or from the oldest one that is kept.
-    pub(crate) fn changes(&self, after: Option<&ChangesCursor>, limit: usize) -> Result<ChangePage> {
+    pub(crate) fn changes(
+        &self,
+        after: Option<&ChangesCursor>,
+        limit: usize,
+    ) -> Result<ChangePage> {
         ChangePage::check_limit(limit)?;
         changes::page(self.conn, after, limit)
     }
@@ -268,12 +279,20 @@ impl<'c> Snapshot<'c> {
 
     /// Returns the ids of users with a directory behind this place in the order of creation, and
     /// the next place.
-    pub(crate) fn users_with_directory(&self, after: i64, limit: usize) -> Result<(Vec<UserId>, Option<i64>)> {
+    pub(crate) fn users_with_directory(
+        &self,
+        after: i64,
+        limit: usize,
+    ) -> Result<(Vec<UserId>, Option<i64>)> {
         usage::with_directory(self.conn, after, limit)
     }
 
     /// Returns what is kept of the request with this key since a time.
-    pub(crate) fn kept_request(&self, key: &RequestKey, since: Timestamp) -> Result<Option<KeptRequest>> {
+    pub(crate) fn kept_request(
+        &self,
+        key: &RequestKey,
+        since: Timestamp,
+    ) -> Result<Option<KeptRequest>> {
         requests::get(self.conn, key, since)
     }
 
@@ -523,7 +542,12 @@ impl<'c> Tx<'c> {
     }
 
     /// Keeps the result of a request, which is about this user.
-    pub(crate) fn keep_request(&mut self, key: &RequestKey, reply: &str, user: UserId) -> Result<()> {
+    pub(crate) fn keep_request(
+        &mut self,
+        key: &RequestKey,
+        reply: &str,
+        user: UserId,
+    ) -> Result<()> {
         requests::insert(self.conn, key, reply, user, self.now)
     }
 
@@ -568,7 +592,11 @@ impl<'c> Tx<'c> {
         if kind == ChangeKind::LoggedIn && !self.has_logins_in_changes()? {
             return Ok(());
         }
-        changes::insert(self.conn, &NewChange { at: self.now, kind, user_id, version }, &self.state.actor)
+        changes::insert(
+            self.conn,
+            &NewChange { at: self.now, kind, user_id, version },
+            &self.state.actor,
+        )
     }
 
     fn has_logins_in_changes(&mut self) -> Result<bool> {

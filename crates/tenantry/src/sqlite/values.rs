@@ -67,14 +67,20 @@ mod tests {
     #[test]
     fn values_are_read_back_from_a_strict_table_as_they_were_written() {
         let conn = Connection::open_in_memory().unwrap();
-        conn.execute_batch("CREATE TABLE t (id BLOB, at INTEGER, email TEXT, path TEXT) STRICT").unwrap();
+        conn.execute_batch("CREATE TABLE t (id BLOB, at INTEGER, email TEXT, path TEXT) STRICT")
+            .unwrap();
         let id: UserId = "3fa2b1c4-0000-4000-8000-000000000001".parse().unwrap();
         let at = Timestamp::from_unix_us(-1_700_000_000_123_456).unwrap();
         let email: Email = "Ada@B\u{fc}cher.example".parse().unwrap();
         let path: StoragePath = "customers/ada".parse().unwrap();
         conn.execute("INSERT INTO t VALUES (?1, ?2, ?3, ?4)", (id, at, &email, &path)).unwrap();
         let row = conn.query_row("SELECT * FROM t", [], |row| {
-            Ok((row.get::<_, UserId>(0)?, row.get::<_, Timestamp>(1)?, row.get::<_, Email>(2)?, row.get(3)?))
+            Ok((
+                row.get::<_, UserId>(0)?,
+                row.get::<_, Timestamp>(1)?,
+                row.get::<_, Email>(2)?,
+                row.get(3)?,
+            ))
         });
         assert_eq!(row.unwrap(), (id, at, email, path));
         let same = "SELECT id = x'3fa2b1c4000040008000000000000001' FROM t";
@@ -85,9 +91,12 @@ mod tests {
     fn a_value_that_is_not_one_is_an_error() {
         let conn = Connection::open_in_memory().unwrap();
         let id = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, UserId>(0));
-        for sql in
-            ["SELECT x'00'", "SELECT zeroblob(16)", "SELECT NULL", "SELECT '3fa2b1c4-0000-4000-8000-000000000001'"]
-        {
+        for sql in [
+            "SELECT x'00'",
+            "SELECT zeroblob(16)",
+            "SELECT NULL",
+            "SELECT '3fa2b1c4-0000-4000-8000-000000000001'",
+        ] {
             assert!(id(sql).is_err(), "{sql}");
         }
         assert!(conn.query_row("SELECT 1 << 62", [], |row| row.get::<_, Timestamp>(0)).is_err());

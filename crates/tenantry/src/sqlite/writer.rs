@@ -143,13 +143,20 @@ impl Writer {
                     Err(error) => drop(sender.send(Err(error))),
                 }
             })
-            .map_err(|error| Error::new(ErrorKind::Io, "the writer's thread can't be started").with_source(error))?;
+            .map_err(|error| {
+                Error::new(ErrorKind::Io, "the writer's thread can't be started").with_source(error)
+            })?;
         let (storage, report) = opened.await.unwrap_or_else(|_| Err(cut_off()))?;
         Ok((Self { queue, ended }, storage, report))
     }
 
     /// Performs a verb. It may be performed more than once; the last run counts.
-    pub(super) async fn apply<V: Verb>(&self, actor: Actor, verb: V, once: Option<Once<V::Reply>>) -> Result<V::Reply> {
+    pub(super) async fn apply<V: Verb>(
+        &self,
+        actor: Actor,
+        verb: V,
+        once: Option<Once<V::Reply>>,
+    ) -> Result<V::Reply> {
         let (reply, awaited) = reply();
         self.queue.put(Job::new(actor, Work::Verb(Box::new(verb.request(reply, once))))).await?;
         awaited.result().await
@@ -158,7 +165,8 @@ impl Writer {
     /// Performs a verb, whose result nobody needs, if the queue isn't full.
     pub(super) fn offer<V: Verb>(&self, verb: V) {
         let (reply, _) = reply();
-        self.queue.offer(Job::new(Actor::default(), Work::Verb(Box::new(verb.request(reply, None)))));
+        self.queue
+            .offer(Job::new(Actor::default(), Work::Verb(Box::new(verb.request(reply, None)))));
     }
 
     /// Runs a closure of the application's, once, in a transaction of its own.
@@ -192,15 +200,28 @@ impl Writer {
 }
 
 /// Opens the store and finishes what a crash left.
-fn open(options: Options, ambient: Arc<dyn Ambient>, shared: Shared) -> Result<(Transactions, OpenReport)> {
+fn open(
+    options: Options,
+    ambient: Arc<dyn Ambient>,
+    shared: Shared,
+) -> Result<(Transactions, OpenReport)> {
     let Shared { readers, watch, followers, counters } = shared;
     let opened = open_writer(&options, &*ambient, &watch)?;
     let read_only = opened.access == Access::Read;
     let report = OpenReport { created: opened.created, upgraded: opened.upgraded, read_only };
     let checkpoints = Checkpoints::new(readers, Arc::clone(&counters));
     let (conn, storage, lock) = (opened.conn, opened.storage, opened.lock);
-    let mut transactions =
-        Transactions::new(conn, options, ambient, watch, storage, checkpoints, followers, counters, lock)?;
+    let mut transactions = Transactions::new(
+        conn,
+        options,
+        ambient,
+        watch,
+        storage,
+        checkpoints,
+        followers,
+        counters,
+        lock,
+    )?;
     if read_only {
         transactions.refuse_as_read_only();
     } else {
@@ -307,8 +328,9 @@ impl WriterThread {
         if matches!(ended, Ended::Committed) {
             self.transactions.counters.count_group(group.len());
             let encountered = state.encountered.iter().map(|seq| Pending::Intent(*seq));
-            let pending: Vec<_> =
-                encountered.chain(group.iter().flat_map(|member| member.pending.iter().copied())).collect();
+            let pending: Vec<_> = encountered
+                .chain(group.iter().flat_map(|member| member.pending.iter().copied()))
+                .collect();
             failures = execute_all(&mut self.transactions, &pending, !state.encountered.is_empty());
         }
         let mut deferred = Vec::new();
@@ -359,11 +381,15 @@ impl WriterThread {
                 state.go_back_to(mark);
                 member.is_deferred = matches!(ran, Ran::Later);
                 // A trigger's changes may not be counted.
-                let is_in_trigger = matches!(&ran, Ran::Failed(Some(error)) if is_trigger_failure(error));
+                let is_in_trigger =
+                    matches!(&ran, Ran::Failed(Some(error)) if is_trigger_failure(error));
                 if conn.total_changes() == changes_before && !is_in_trigger {
                     return Ok(());
                 }
-                Err(Ended::Refused(Error::new(ErrorKind::Internal, "an operation failed halfway: nothing was written")))
+                Err(Ended::Refused(Error::new(
+                    ErrorKind::Internal,
+                    "an operation failed halfway: nothing was written",
+                )))
             }
             Ran::Done => {
                 member.pending = state.pending_since(mark).to_vec();
@@ -376,6 +402,12 @@ impl WriterThread {
         let transactions = &self.transactions;
         let new_id = || transactions.ambient.new_id();
         let now = transactions.ambient.now();
-        closure.run(WriteSession::new(&transactions.conn, &transactions.storage, now, &new_id, state))
+        closure.run(WriteSession::new(
+            &transactions.conn,
+            &transactions.storage,
+            now,
+            &new_id,
+            state,
+        ))
     }
 }

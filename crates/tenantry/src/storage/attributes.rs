@@ -13,7 +13,9 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 use rustix::ioctl;
 use rustix::path::Arg;
@@ -112,7 +114,12 @@ impl fmt::Display for LostAttribute {
             Attribute::Group => write!(f, "the group: {}", self.error),
             Attribute::SetId => write!(f, "the set-user-ID and set-group-ID bits: {}", self.error),
             Attribute::Extended(name) => {
-                write!(f, "the extended attribute {}: {}", name.to_bytes().escape_ascii(), self.error)
+                write!(
+                    f,
+                    "the extended attribute {}: {}",
+                    name.to_bytes().escape_ascii(),
+                    self.error
+                )
             }
         }
     }
@@ -129,7 +136,11 @@ pub(crate) fn read_at(dir: impl AsFd, name: impl Arg) -> io::Result<Attributes> 
 }
 
 /// Sets the attributes of an open file or directory, and returns those that can't be set.
-pub(crate) fn apply(file: impl AsFd, attributes: &Attributes, point: &'static str) -> io::Result<Vec<LostAttribute>> {
+pub(crate) fn apply(
+    file: impl AsFd,
+    attributes: &Attributes,
+    point: &'static str,
+) -> io::Result<Vec<LostAttribute>> {
     set(&Target::Open(file.as_fd()), attributes, point)
 }
 
@@ -171,7 +182,9 @@ pub(super) fn may_need_copy(dir: &OwnedFd, to: &OwnedFd) -> io::Result<bool> {
     if fs::fstat(dir)?.st_dev != fs::fstat(to)?.st_dev {
         return Ok(true);
     }
-    let (Some(project), Some(target)) = (Project::of(dir), Project::of(to)) else { return Ok(false) };
+    let (Some(project), Some(target)) = (Project::of(dir), Project::of(to)) else {
+        return Ok(false);
+    };
     Ok(target.flags & Project::INHERITED != 0 && target.id != project.id)
 }
 
@@ -214,7 +227,12 @@ enum Target<'f> {
 
 impl Target<'_> {
     fn named(dir: impl AsFd, name: impl Arg) -> io::Result<Self> {
-        let at = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let at = fs::openat(
+            dir,
+            name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         let is_link = FileType::from_raw_mode(fs::fstat(&at)?.st_mode) == FileType::Symlink;
         let path = CString::new(format!("/proc/self/fd/{}", at.as_raw_fd()))?;
         Ok(Self::Named { path, at, is_link })
@@ -254,7 +272,12 @@ impl Target<'_> {
         }
     }
 
-    fn give_to(&self, owner: Option<u32>, group: Option<u32>, point: &'static str) -> rustix::io::Result<()> {
+    fn give_to(
+        &self,
+        owner: Option<u32>,
+        group: Option<u32>,
+        point: &'static str,
+    ) -> rustix::io::Result<()> {
         let (owner, group) = (owner.map(Uid::from_raw), group.map(Gid::from_raw));
         failpoint::reach(point);
         match self {
@@ -280,7 +303,10 @@ impl Target<'_> {
                 tv_sec: found.st_atime,
                 tv_nsec: i64::try_from(found.st_atime_nsec).unwrap_or_default(),
             },
-            last_modification: Timespec { tv_sec: modified.seconds, tv_nsec: modified.nanoseconds.into() },
+            last_modification: Timespec {
+                tv_sec: modified.seconds,
+                tv_nsec: modified.nanoseconds.into(),
+            },
         };
         match self {
             Self::Open(file) => fs::futimens(file, &times),
@@ -331,7 +357,11 @@ fn filled(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::
     Ok(buffer)
 }
 
-fn set(target: &Target<'_>, attributes: &Attributes, point: &'static str) -> io::Result<Vec<LostAttribute>> {
+fn set(
+    target: &Target<'_>,
+    attributes: &Attributes,
+    point: &'static str,
+) -> io::Result<Vec<LostAttribute>> {
     let mut unset = Vec::new();
     if target.is_link() {
         give(target, attributes, point, &mut unset)?;
@@ -393,7 +423,11 @@ fn give(
     Ok(false)
 }
 
-fn set_extended(target: &Target<'_>, extended: &[&Extended], unset: &mut Vec<LostAttribute>) -> io::Result<()> {
+fn set_extended(
+    target: &Target<'_>,
+    extended: &[&Extended],
+    unset: &mut Vec<LostAttribute>,
+) -> io::Result<()> {
     for extended in extended {
         match target.set(extended) {
             // ext4 and btrfs report `ENOSPC` for one that is too large for them.
@@ -406,8 +440,10 @@ fn set_extended(target: &Target<'_>, extended: &[&Extended], unset: &mut Vec<Los
                 | Errno::TOOBIG
                 | Errno::NOSPC),
             ) => {
-                unset
-                    .push(LostAttribute { attribute: Attribute::Extended(extended.name.clone()), error: error.into() });
+                unset.push(LostAttribute {
+                    attribute: Attribute::Extended(extended.name.clone()),
+                    error: error.into(),
+                });
             }
             result => result?,
         }
@@ -429,7 +465,8 @@ mod tests {
     fn acl_for(user: u32) -> Vec<u8> {
         let mut acl = 2_u32.to_le_bytes().to_vec();
         let anybody = u32::MAX;
-        let entries = [(1, 7, anybody), (2, 4, user), (4, 0, anybody), (16, 4, anybody), (32, 0, anybody)];
+        let entries =
+            [(1, 7, anybody), (2, 4, user), (4, 0, anybody), (16, 4, anybody), (32, 0, anybody)];
         for (tag, permissions, id) in entries {
             acl.extend(u16::to_le_bytes(tag));
             acl.extend(u16::to_le_bytes(permissions));
@@ -439,7 +476,9 @@ mod tests {
     }
 
     fn attributes(extended: &[(&CStr, &[u8])]) -> Attributes {
-        let extended = extended.iter().map(|(name, value)| Extended { name: (*name).into(), value: value.to_vec() });
+        let extended = extended
+            .iter()
+            .map(|(name, value)| Extended { name: (*name).into(), value: value.to_vec() });
         let uid = rustix::process::geteuid().as_raw();
         let gid = rustix::process::getegid().as_raw();
         Attributes {
@@ -464,10 +503,17 @@ mod tests {
         fs::mknodat(&at_dir, "pipe", FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         let acl = acl_for(1234);
         let large = vec![b'x'; 2_000];
-        let of_file = attributes(&[(ACL, &acl), (c"user.a", b""), (c"user.b", b"\0\xff"), (c"user.long", &large)]);
+        let of_file = attributes(&[
+            (ACL, &acl),
+            (c"user.a", b""),
+            (c"user.b", b"\0\xff"),
+            (c"user.long", &large),
+        ]);
         let of_dir = attributes(&[(ACL, &acl), (DEFAULT_ACL, &acl), (c"user.a", b"1")]);
         let of_pipe = attributes(&[(ACL, &acl)]);
-        for (name, kind, wanted) in [("file", FileType::RegularFile, &of_file), ("pipe", FileType::Fifo, &of_pipe)] {
+        for (name, kind, wanted) in
+            [("file", FileType::RegularFile, &of_file), ("pipe", FileType::Fifo, &of_pipe)]
+        {
             let unset = apply_to_new(&at_dir, name, kind, wanted, POINT).unwrap();
             assert!(unset.is_empty(), "{name}: {unset:?}");
             assert_eq!(&read_at(&at_dir, name).unwrap(), wanted, "{name}");
@@ -479,14 +525,19 @@ mod tests {
             let mut wanted = read(open(&path)).unwrap();
             wanted.extended.retain(|extended| extended.name.as_c_str() != c"user.a");
             wanted.mode = 0o1750;
-            wanted.extended.iter_mut().filter(|extended| extended.name.as_c_str() == ACL).for_each(|acl| {
-                // The mask, which the group's permissions are.
-                acl.value[4 + 3 * 8 + 2] = 5;
-            });
+            wanted.extended.iter_mut().filter(|extended| extended.name.as_c_str() == ACL).for_each(
+                |acl| {
+                    // The mask, which the group's permissions are.
+                    acl.value[4 + 3 * 8 + 2] = 5;
+                },
+            );
             assert!(apply(open(&path), &wanted, POINT).unwrap().is_empty());
             let found = read(open(&path)).unwrap();
             assert_eq!((found.mode, found.modified), (wanted.mode, wanted.modified));
-            assert!(wanted.extended.iter().all(|extended| found.extended.contains(extended)), "{found:?}");
+            assert!(
+                wanted.extended.iter().all(|extended| found.extended.contains(extended)),
+                "{found:?}"
+            );
         }
     }
 
@@ -512,7 +563,9 @@ mod tests {
         let mut wanted = attributes(&[(c"user.b", b"2")]);
         wanted.modified.seconds += 1;
         for link in ["link", "dangling"] {
-            assert!(apply_to_new(&at_dir, link, FileType::Symlink, &wanted, POINT).unwrap().is_empty());
+            assert!(
+                apply_to_new(&at_dir, link, FileType::Symlink, &wanted, POINT).unwrap().is_empty()
+            );
             let found = read_at(&at_dir, link).unwrap();
             assert_eq!((found.modified, found.extended), (wanted.modified, Vec::new()), "{link}");
         }
@@ -532,7 +585,8 @@ mod tests {
         for name in ["pipe", "pipe of another"] {
             fs::mknodat(&at_dir, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         }
-        std::fs::hard_link(dir.path().join("pipe of another"), dir.path().join("its name")).unwrap();
+        std::fs::hard_link(dir.path().join("pipe of another"), dir.path().join("its name"))
+            .unwrap();
         for (name, kind) in [
             ("other name", FileType::Fifo),
             ("other name", FileType::RegularFile),
@@ -548,7 +602,13 @@ mod tests {
 
     #[test]
     fn attributes_of_the_system_are_not_taken() {
-        for name in [c"security.capability", c"trusted.overlay.opaque", c"system.nfs4_acl", c"username", c"user"] {
+        for name in [
+            c"security.capability",
+            c"trusted.overlay.opaque",
+            c"system.nfs4_acl",
+            c"username",
+            c"user",
+        ] {
             assert!(!Extended::is_taken(name), "{name:?}");
         }
     }

@@ -15,7 +15,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags};
+use rustix::fs::{
+    self, AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags,
+};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
@@ -45,7 +47,11 @@ pub(super) enum Mounts {
 }
 
 /// Opens the directory at `path` beneath `at`.
-pub(super) fn open_dir(at: impl AsFd, path: impl Arg + Copy, mounts: Mounts) -> io::Result<OwnedFd> {
+pub(super) fn open_dir(
+    at: impl AsFd,
+    path: impl Arg + Copy,
+    mounts: Mounts,
+) -> io::Result<OwnedFd> {
     open(at, path, DIRECTORY, mounts)
 }
 
@@ -60,7 +66,12 @@ pub(crate) fn open_file_within(at: impl AsFd, path: &Path) -> io::Result<OwnedFd
     open(at, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mounts::Refuse)
 }
 
-fn open(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mounts) -> io::Result<OwnedFd> {
+fn open(
+    at: impl AsFd,
+    path: impl Arg + Copy,
+    flags: OFlags,
+    mounts: Mounts,
+) -> io::Result<OwnedFd> {
     let flags = flags | OFlags::CLOEXEC;
     if !HAS_NO_OPENAT2.load(Ordering::Relaxed) {
         match open_at_once(&at, path, flags, mounts) {
@@ -74,11 +85,17 @@ fn open(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mounts) -> 
     Ok(path.into_with_c_str(|path| walk(&at, path, flags, mounts))?)
 }
 
-fn open_at_once(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mounts) -> rustix::io::Result<OwnedFd> {
+fn open_at_once(
+    at: impl AsFd,
+    path: impl Arg + Copy,
+    flags: OFlags,
+    mounts: Mounts,
+) -> rustix::io::Result<OwnedFd> {
     if failpoint::is_refused(Refusal::Openat2, "") {
         return Err(Errno::NOSYS);
     }
-    let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let mut resolve =
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     if mounts == Mounts::Refuse {
         resolve |= ResolveFlags::NO_XDEV;
     }
@@ -93,8 +110,12 @@ fn open_at_once(at: impl AsFd, path: impl Arg + Copy, flags: OFlags, mounts: Mou
 
 /// Returns how directories are opened here: `openat2` or `walk`.
 pub(super) fn open_method(at: impl AsFd) -> &'static str {
-    let is_refused =
-        || matches!(open_at_once(at, c".", DIRECTORY, Mounts::Refuse), Err(Errno::NOSYS | Errno::PERM | Errno::INVAL));
+    let is_refused = || {
+        matches!(
+            open_at_once(at, c".", DIRECTORY, Mounts::Refuse),
+            Err(Errno::NOSYS | Errno::PERM | Errno::INVAL)
+        )
+    };
     if HAS_NO_OPENAT2.load(Ordering::Relaxed) || is_refused() { "walk" } else { "openat2" }
 }
 
@@ -122,7 +143,12 @@ fn walk(at: impl AsFd, path: &CStr, flags: OFlags, mounts: Mounts) -> rustix::io
 }
 
 /// Opens an entry of a directory.
-fn step(at: impl AsFd, name: &[u8], flags: OFlags, mount: Option<Mount>) -> rustix::io::Result<OwnedFd> {
+fn step(
+    at: impl AsFd,
+    name: &[u8],
+    flags: OFlags,
+    mount: Option<Mount>,
+) -> rustix::io::Result<OwnedFd> {
     let opened = loop {
         match fs::openat(&at, name, flags | OFlags::NOFOLLOW, Mode::empty()) {
             Err(Errno::INTR) => {}
@@ -171,7 +197,8 @@ fn mount_of(dir: impl AsFd) -> rustix::io::Result<Mount> {
 }
 
 fn mount_id_in_proc(dir: impl AsFd) -> Option<u64> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", dir.as_fd().as_raw_fd())).ok()?;
+    let info =
+        std::fs::read_to_string(format!("/proc/self/fdinfo/{}", dir.as_fd().as_raw_fd())).ok()?;
     info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
 }
 
@@ -182,7 +209,9 @@ pub(super) fn are_in_one_mount(one: impl AsFd, other: impl AsFd) -> io::Result<b
 }
 
 /// Lists the names in a directory, with their types as far as the file system reports them at once.
-pub(super) fn entries(dir: &OwnedFd) -> io::Result<impl Iterator<Item = io::Result<(CString, FileType)>> + use<>> {
+pub(super) fn entries(
+    dir: &OwnedFd,
+) -> io::Result<impl Iterator<Item = io::Result<(CString, FileType)>> + use<>> {
     let entries = fs::Dir::read_from(dir)?;
     Ok(entries.filter_map(|entry| match entry {
         Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => None,
@@ -210,7 +239,9 @@ pub(super) fn make_dir(
         Err(error) => return Err(error.into()),
     };
     // The umask may have removed the owner's permissions, now or before a crash.
-    if stat(&at, name)?.is_some_and(|made| is_dir(&made) && !Mode::from_raw_mode(made.st_mode).contains(PRIVATE)) {
+    if stat(&at, name)?
+        .is_some_and(|made| is_dir(&made) && !Mode::from_raw_mode(made.st_mode).contains(PRIVATE))
+    {
         make_private(&at, name, "make: change a mode")?;
     }
     let dir = open_dir(&at, name, Mounts::Enter)?;
@@ -225,7 +256,11 @@ pub(super) fn make_dir(
 }
 
 /// Gives a directory the mode 0700.
-pub(super) fn make_private(at: impl AsFd, name: impl Arg + Copy, point: &'static str) -> io::Result<()> {
+pub(super) fn make_private(
+    at: impl AsFd,
+    name: impl Arg + Copy,
+    point: &'static str,
+) -> io::Result<()> {
     failpoint::reach(point);
     // `O_PATH` opens a directory that can't be opened otherwise.
     change_mode(open_path(at, name)?, PRIVATE)
@@ -332,7 +367,8 @@ fn rename_in_steps(
 /// Returns whether an entry is a placeholder. bindfs drops the sticky bit, so the permissions alone
 /// count.
 pub(super) fn is_placeholder(found: &Stat) -> bool {
-    is_dir(found) && !Mode::from_raw_mode(found.st_mode).intersects(Mode::RWXU | Mode::RWXG | Mode::RWXO)
+    is_dir(found)
+        && !Mode::from_raw_mode(found.st_mode).intersects(Mode::RWXU | Mode::RWXG | Mode::RWXO)
 }
 
 /// Removes an empty directory.
@@ -436,7 +472,8 @@ mod tests {
         ];
         for mounts in [Mounts::Enter, Mounts::Refuse] {
             for (path, refusal) in cases {
-                let ways = [open_at_once(&at, *path, FLAGS, mounts), walk(&at, path, FLAGS, mounts)];
+                let ways =
+                    [open_at_once(&at, *path, FLAGS, mounts), walk(&at, path, FLAGS, mounts)];
                 let inodes = ways.map(|opened| opened.map(|dir| fs::fstat(dir).unwrap().st_ino));
                 assert_eq!(inodes[0], inodes[1], "{path:?}");
                 assert_eq!(inodes[1].err(), *refusal, "{path:?}");
@@ -466,7 +503,10 @@ mod tests {
     fn both_ways_of_opening_see_another_mount() {
         let root = fs::open("/", FLAGS, Mode::empty()).unwrap();
         for path in [c"proc", c"proc/self/fd"] {
-            let errors = [open_at_once(&root, path, FLAGS, Mounts::Refuse), walk(&root, path, FLAGS, Mounts::Refuse)];
+            let errors = [
+                open_at_once(&root, path, FLAGS, Mounts::Refuse),
+                walk(&root, path, FLAGS, Mounts::Refuse),
+            ];
             // `self` is a link, behind the mount.
             assert_eq!(errors.map(|opened| opened.unwrap_err()), [Errno::XDEV; 2], "{path:?}");
         }
@@ -481,7 +521,8 @@ mod tests {
             std_fs::create_dir(path(name)).unwrap();
             std_fs::write(path(name).join("notes.txt"), name).unwrap();
         };
-        let moved = |from: &str, to: &str| rename_in_steps(&at, from, &at, to, "move: change a mode");
+        let moved =
+            |from: &str, to: &str| rename_in_steps(&at, from, &at, to, "move: change a mode");
         filled("one");
         moved("one", "two").unwrap();
         assert_eq!(
@@ -503,14 +544,20 @@ mod tests {
         // A crash after the first step: either way continues.
         for (from, to, at_once) in [("two", "four", false), ("three", "five", true)] {
             fs::mkdirat(&at, to, PLACEHOLDER).unwrap();
-            if at_once { rename(&at, from, &at, to, "move: change a mode") } else { moved(from, to) }.unwrap();
+            if at_once {
+                rename(&at, from, &at, to, "move: change a mode")
+            } else {
+                moved(from, to)
+            }
+            .unwrap();
             assert!(path(to).join("notes.txt").exists() && !path(from).exists());
             assert_ne!(std_fs::metadata(path(to)).unwrap().permissions().mode() & 0o7777, 0o1000);
         }
         // A failure of the last step undoes the first.
         std_fs::create_dir(path("four/within")).unwrap();
         let within = fs::open(path("four/within"), FLAGS, Mode::empty()).unwrap();
-        let error = rename_in_steps(&at, "four", &within, "new", "move: change a mode").unwrap_err();
+        let error =
+            rename_in_steps(&at, "four", &within, "new", "move: change a mode").unwrap_err();
         assert_eq!(errno(&error), Some(Errno::INVAL));
         assert!(!path("four/within/new").exists());
         // A file replaces nothing.

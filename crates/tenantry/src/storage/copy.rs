@@ -52,9 +52,17 @@ impl Failure {
 /// directory of the same file system for files with several names. `owner` owns the directories
 /// until they get their own owner, so that a crash leaves nothing that the store's owner can't
 /// remove.
-pub(super) fn copy(source: OwnedFd, copy: OwnedFd, links: &OwnedFd, owner: Ownership) -> Result<(), Failure> {
+pub(super) fn copy(
+    source: OwnedFd,
+    copy: OwnedFd,
+    links: &OwnedFd,
+    owner: Ownership,
+) -> Result<(), Failure> {
     let sync = BulkSync::detect(links).map_err(Failure::at(Path::new("")))?;
-    walk(Pair { source, copy }, &mut Copier { links, owner, files: FileCopier { sync, buffer: vec![0; CHUNK_BYTES] } })
+    walk(
+        Pair { source, copy },
+        &mut Copier { links, owner, files: FileCopier { sync, buffer: vec![0; CHUNK_BYTES] } },
+    )
 }
 
 /// An entry of a directory.
@@ -102,10 +110,18 @@ pub(super) enum Comparison {
 }
 
 /// Compares two directories, files by their content, and returns the path of the first difference.
-pub(super) fn compare(source: OwnedFd, copy: OwnedFd, how: Comparison) -> Result<Option<PathBuf>, Failure> {
+pub(super) fn compare(
+    source: OwnedFd,
+    copy: OwnedFd,
+    how: Comparison,
+) -> Result<Option<PathBuf>, Failure> {
     match walk(Pair { source, copy }, &mut Comparer::new(how)) {
         Ok(()) => Ok(None),
-        Err(Failure { path, error }) if error.get_ref().is_some_and(|error| error.is::<Difference>()) => Ok(Some(path)),
+        Err(Failure { path, error })
+            if error.get_ref().is_some_and(|error| error.is::<Difference>()) =>
+        {
+            Ok(Some(path))
+        }
         Err(failure) => Err(failure),
     }
 }
@@ -140,7 +156,8 @@ trait Visitor {
 impl Level {
     fn visit(pair: &Pair, above: &Path, visitor: &mut dyn Visitor) -> Result<Self, Failure> {
         let here = || {
-            let identities = (identity(&fs::fstat(&pair.source)?), identity(&fs::fstat(&pair.copy)?));
+            let identities =
+                (identity(&fs::fstat(&pair.source)?), identity(&fs::fstat(&pair.copy)?));
             Ok((identities, attributes::read(&pair.source)?, entries(&pair.source)?))
         };
         let ((source, copy), attributes, entries) = here().map_err(Failure::at(above))?;
@@ -200,7 +217,9 @@ fn walk(top: Pair, visitor: &mut dyn Visitor) -> Result<(), Failure> {
 /// Opens a directory and its copy. Returns `None` if it was removed or replaced.
 fn enter(here: &Pair, name: &CStr, visitor: &mut dyn Visitor) -> io::Result<Option<Pair>> {
     let source = match open_dir(&here.source, name, Mounts::Refuse) {
-        Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => return Ok(None),
+        Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => {
+            return Ok(None);
+        }
         source => source?,
     };
     Ok(Some(Pair { source, copy: visitor.open(&here.copy, name)? }))
@@ -279,7 +298,8 @@ impl FileCopier {
     fn copy_file(&mut self, from: Entry<'_>, to: Entry<'_>) -> io::Result<()> {
         let Some(mut source) = open_file(from.dir, from.name)? else { return Ok(()) };
         failpoint::reach(MAKE_FILE);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let copy = File::from(fs::openat(to.dir, to.name, flags, Mode::RUSR | Mode::WUSR)?);
         for _ in 0..ATTEMPTS_MAX {
             let before = fs::fstat(&source)?;
@@ -325,7 +345,9 @@ impl FileCopier {
 fn all_set(unset: Vec<LostAttribute>) -> io::Result<()> {
     for unset in unset {
         match unset.attribute {
-            Attribute::Extended(_) => return Err(io::Error::new(unset.error.kind(), unset.to_string())),
+            Attribute::Extended(_) => {
+                return Err(io::Error::new(unset.error.kind(), unset.to_string()));
+            }
             _ => tracing::debug!(%unset, "an attribute is lost while a directory is copied"),
         }
     }
@@ -335,7 +357,8 @@ fn all_set(unset: Vec<LostAttribute>) -> io::Result<()> {
 /// Opens a file for reading. Returns `None` if it doesn't exist.
 fn open_file(dir: &OwnedFd, name: &CStr) -> io::Result<Option<File>> {
     // A file that was replaced by a pipe is opened without waiting for its writer.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match fs::openat(dir, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(None),
         file => File::from(file?),
@@ -360,8 +383,13 @@ fn size(stat: &Stat) -> u64 {
 }
 
 fn moments(stat: &Stat) -> (u64, i128, i128) {
-    let nanoseconds = |seconds, nanoseconds| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
-    (size(stat), nanoseconds(stat.st_mtime, stat.st_mtime_nsec), nanoseconds(stat.st_ctime, stat.st_ctime_nsec))
+    let nanoseconds =
+        |seconds, nanoseconds| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    (
+        size(stat),
+        nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+        nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
+    )
 }
 
 /// The difference of two directories, as an error.
@@ -388,7 +416,11 @@ impl Visitor for Comparer {
 
     fn open(&mut self, copy: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
         match open_dir(copy, name, Mounts::Refuse) {
-            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => different(),
+            Err(error)
+                if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) =>
+            {
+                different()
+            }
             opened => opened,
         }
     }
@@ -429,12 +461,14 @@ impl Comparer {
             FileType::RegularFile => {
                 let both = (open_file(source.dir, source.name)?, open_file(copy.dir, copy.name)?);
                 let (Some(source), Some(copy)) = both else { return different() };
-                identity(&fs::fstat(&source)?) == identity(stat) && self.hold_the_same(&source, &copy)?
+                identity(&fs::fstat(&source)?) == identity(stat)
+                    && self.hold_the_same(&source, &copy)?
             }
             FileType::Symlink => {
                 let (source, copy) = (open_link(source)?, open_link(copy)?);
                 let target = |link| fs::readlinkat(link, c"", Vec::new());
-                identity(&fs::fstat(&source)?) == identity(stat) && target(&source)? == target(&copy)?
+                identity(&fs::fstat(&source)?) == identity(stat)
+                    && target(&source)? == target(&copy)?
             }
             _ => stat.st_rdev == found.st_rdev,
         };
@@ -452,7 +486,9 @@ impl Comparer {
         loop {
             // Holes at the same place are equal.
             let starts = [data_from(source, at, size)?, data_from(copy, at, size)?];
-            let Some(start) = starts.into_iter().flatten().map(|(start, _)| start).min() else { return Ok(true) };
+            let Some(start) = starts.into_iter().flatten().map(|(start, _)| start).min() else {
+                return Ok(true);
+            };
             let wanted = usize::try_from(size - start).unwrap_or(usize::MAX).min(CHUNK_BYTES);
             let cut = |error: io::Error| match error.kind() {
                 io::ErrorKind::UnexpectedEof => io::Error::other(Difference),
@@ -506,7 +542,8 @@ mod tests {
         }
 
         fn copy(&self) {
-            copy(self.open("source"), self.open("copy"), &self.open("links"), Ownership::default()).unwrap();
+            copy(self.open("source"), self.open("copy"), &self.open("links"), Ownership::default())
+                .unwrap();
         }
 
         fn compare(&self, how: Comparison) -> Option<PathBuf> {
@@ -536,7 +573,10 @@ mod tests {
         assert_eq!(place.compare(Comparison::Same), None);
         let of = |path: &str| std_fs::symlink_metadata(place.path("copy").join(path)).unwrap();
         assert_eq!(of("a/file").ino(), of("other name").ino());
-        assert_eq!(std_fs::read_link(place.path("copy/a/link")).unwrap(), Path::new("../../outside"));
+        assert_eq!(
+            std_fs::read_link(place.path("copy/a/link")).unwrap(),
+            Path::new("../../outside")
+        );
         let from = std_fs::metadata(place.path("source/sparse")).unwrap();
         assert_eq!(of("sparse").size(), from.size());
         assert!(of("sparse").blocks() < 1_000, "{} blocks", of("sparse").blocks());
@@ -557,20 +597,35 @@ mod tests {
             (|copy| std_fs::remove_file(copy.join("a/b/small")), "a/b/small", Some("a/b/small")),
             (|copy| std_fs::remove_dir(copy.join("empty")), "", Some("empty")),
             (
-                |copy| std_fs::remove_dir(copy.join("empty")).and_then(|()| std_fs::write(copy.join("empty"), "")),
+                |copy| {
+                    std_fs::remove_dir(copy.join("empty"))
+                        .and_then(|()| std_fs::write(copy.join("empty"), ""))
+                },
                 "empty",
                 Some("empty"),
             ),
             (|copy| std_fs::write(copy.join("a/b/small"), "SMALL"), "a/b/small", Some("a/b/small")),
             (|copy| std_fs::write(copy.join("a/b/small"), "smal"), "a/b/small", Some("a/b/small")),
             (
-                |copy| File::options().write(true).open(copy.join("sparse"))?.write_all_at(b"x", 1 << 20),
+                |copy| {
+                    File::options()
+                        .write(true)
+                        .open(copy.join("sparse"))?
+                        .write_all_at(b"x", 1 << 20)
+                },
                 "sparse",
                 Some("sparse"),
             ),
-            (|copy| File::options().write(true).open(copy.join("sparse"))?.set_len(59 << 20), "sparse", Some("sparse")),
             (
-                |copy| std_fs::remove_file(copy.join("a/link")).and_then(|()| symlink("inside", copy.join("a/link"))),
+                |copy| File::options().write(true).open(copy.join("sparse"))?.set_len(59 << 20),
+                "sparse",
+                Some("sparse"),
+            ),
+            (
+                |copy| {
+                    std_fs::remove_file(copy.join("a/link"))
+                        .and_then(|()| symlink("inside", copy.join("a/link")))
+                },
                 "a/link",
                 Some("a/link"),
             ),
@@ -581,12 +636,17 @@ mod tests {
             change(&place.path("copy")).unwrap();
             // The content counts even if the time of modification is equal.
             for name in ["a/b/small", "sparse"] {
-                let time = std_fs::metadata(place.path("source").join(name)).unwrap().modified().unwrap();
+                let time =
+                    std_fs::metadata(place.path("source").join(name)).unwrap().modified().unwrap();
                 if let Ok(file) = File::options().write(true).open(place.path("copy").join(name)) {
                     file.set_modified(time).unwrap();
                 }
             }
-            assert_eq!(place.compare(Comparison::Same).as_deref(), Some(Path::new(path)), "change {number}");
+            assert_eq!(
+                place.compare(Comparison::Same).as_deref(),
+                Some(Path::new(path)),
+                "change {number}"
+            );
             let rest = place.compare(Comparison::Contained);
             assert_eq!(rest.as_deref(), in_contained.map(Path::new), "change {number}");
         }
@@ -626,6 +686,11 @@ mod tests {
             }
             assert_eq!((removal.files, removal.left.len()), (2, 0));
         };
-        std::thread::Builder::new().stack_size(SMALL_STACK_BYTES).spawn(deep).unwrap().join().unwrap();
+        std::thread::Builder::new()
+            .stack_size(SMALL_STACK_BYTES)
+            .spawn(deep)
+            .unwrap()
+            .join()
+            .unwrap();
     }
 }

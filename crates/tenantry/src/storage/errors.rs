@@ -38,20 +38,29 @@ pub(super) fn refused(error: io::Error) -> Error {
         Err(error) => error,
     };
     let (kind, message) = match errno(&error) {
-        Some(Errno::NOENT) => (ErrorKind::StorageLost, "the user's directory is missing, though it was made"),
-        Some(Errno::LOOP) => (ErrorKind::StorageBlocked, "a symbolic link is on the way to the user's directory"),
-        Some(Errno::NOTDIR) => {
-            (ErrorKind::StorageBlocked, "something that isn't a directory is on the way to the user's directory")
+        Some(Errno::NOENT) => {
+            (ErrorKind::StorageLost, "the user's directory is missing, though it was made")
         }
-        Some(Errno::XDEV | Errno::BUSY) => {
-            (ErrorKind::StorageBlocked, "a file system is mounted on the user's directory or on the way to it")
+        Some(Errno::LOOP) => {
+            (ErrorKind::StorageBlocked, "a symbolic link is on the way to the user's directory")
         }
-        Some(Errno::EXIST | Errno::NOTEMPTY) => {
-            (ErrorKind::StorageBlocked, "something exists where the user's directory is to be moved")
-        }
+        Some(Errno::NOTDIR) => (
+            ErrorKind::StorageBlocked,
+            "something that isn't a directory is on the way to the user's directory",
+        ),
+        Some(Errno::XDEV | Errno::BUSY) => (
+            ErrorKind::StorageBlocked,
+            "a file system is mounted on the user's directory or on the way to it",
+        ),
+        Some(Errno::EXIST | Errno::NOTEMPTY) => (
+            ErrorKind::StorageBlocked,
+            "something exists where the user's directory is to be moved",
+        ),
         Some(Errno::NOSPC | Errno::DQUOT) => (ErrorKind::Full, "the disk is full"),
         Some(Errno::ROFS) => (ErrorKind::ReadOnly, "the storage directory is read-only"),
-        Some(Errno::ACCESS | Errno::PERM) => (ErrorKind::PermissionDenied, "no permission to use the user's directory"),
+        Some(Errno::ACCESS | Errno::PERM) => {
+            (ErrorKind::PermissionDenied, "no permission to use the user's directory")
+        }
         _ => (ErrorKind::Io, "an operation on the user's directory failed"),
     };
     Error::new(kind, message).with_source(error)

@@ -96,7 +96,12 @@ impl Storage {
         match self.above(path) {
             Ok(dir) => list(&dir),
             // It was removed, or can't be read, which the check of its mode reports.
-            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::ACCESS)) => {
+            Err(error)
+                if matches!(
+                    errno(&error),
+                    Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::ACCESS)
+                ) =>
+            {
                 Ok(Vec::new())
             }
             Err(error) => Err(error),
@@ -119,7 +124,11 @@ impl Storage {
     pub(crate) fn is_dir_at(&self, path: &Path) -> Result<Option<bool>> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
         match open_dir(&self.data, parent, Mounts::Enter) {
-            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => Ok(None),
+            Err(error)
+                if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) =>
+            {
+                Ok(None)
+            }
             parent => {
                 let found = parent.and_then(|parent| stat(&parent, name)).map_err(refused)?;
                 Ok(found.map(|found| is_dir(&found)))
@@ -179,14 +188,17 @@ impl Storage {
     pub(crate) fn give_to_owner(&self, path: &Path) -> Result<()> {
         let give = || -> io::Result<()> {
             let owner = ownership::owner(&self.data, self.files)?;
-            let (user, group) = (Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)));
+            let (user, group) =
+                (Some(Uid::from_raw(owner.st_uid)), Some(Gid::from_raw(owner.st_gid)));
             if self.files.shared.iter().any(|name| Path::new(name) == path) {
                 // Opened with `O_PATH`, since closing another descriptor would release SQLite's
                 // locks.
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = fs::openat(&self.data, path, flags, Mode::empty())?;
                 let found = fs::fstat(&file)?;
-                if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile || found.st_nlink > 1 {
+                if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile
+                    || found.st_nlink > 1
+                {
                     // Another user who may write in the data directory could have made a hard link
                     // to a foreign file.
                     return Err(io::Error::other(blocked(
@@ -200,7 +212,8 @@ impl Storage {
         };
         give().map_err(|error| match errno(&error) {
             Some(Errno::PERM) => {
-                Error::new(ErrorKind::PermissionDenied, "only root can change the owner").with_source(error)
+                Error::new(ErrorKind::PermissionDenied, "only root can change the owner")
+                    .with_source(error)
             }
             _ => refused(error),
         })
@@ -228,8 +241,14 @@ fn list(dir: &OwnedFd) -> io::Result<Vec<Entry>> {
 /// The name that a path of the store has for an entry, where the file system lists another one:
 /// HFS+ stores names decomposed. Where normalization counts, that name is of another entry or of
 /// none.
-fn composed(dir: &OwnedFd, name: &CStr, names: &[(CString, FileType)]) -> io::Result<Option<Vec<u8>>> {
-    let Some(composed) = name.to_str().ok().and_then(StoragePath::normalized) else { return Ok(None) };
+fn composed(
+    dir: &OwnedFd,
+    name: &CStr,
+    names: &[(CString, FileType)],
+) -> io::Result<Option<Vec<u8>>> {
+    let Some(composed) = name.to_str().ok().and_then(StoragePath::normalized) else {
+        return Ok(None);
+    };
     let is_listed = names.iter().any(|(other, _)| other.to_bytes() == composed.as_bytes());
     let is_taken_for_it = !is_listed && stat(dir, &*composed)?.is_some();
     Ok(is_taken_for_it.then(|| composed.into_bytes()))

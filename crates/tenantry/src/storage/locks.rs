@@ -74,7 +74,9 @@ impl DatabaseLock {
             }
             unlock(file)?;
             if Instant::now() >= deadline {
-                return Err(io::Error::other("the database is locked by a transaction that takes too long"));
+                return Err(io::Error::other(
+                    "the database is locked by a transaction that takes too long",
+                ));
             }
             // The release of another process's lock can't be waited for.
             thread::sleep(POLL);
@@ -139,7 +141,8 @@ pub(super) fn is_log(file: &File) -> io::Result<bool> {
 pub(super) fn is_database_file(dir: &OwnedFd, name: &CStr) -> io::Result<bool> {
     let bytes = name.to_bytes();
     let suffixes = [WAL, JOURNAL, SHM].into_iter();
-    let Some(base) = suffixes.filter_map(|suffix| bytes.strip_suffix(suffix.as_bytes())).next() else {
+    let Some(base) = suffixes.filter_map(|suffix| bytes.strip_suffix(suffix.as_bytes())).next()
+    else {
         return Ok(false);
     };
     Ok(match open(dir, &CString::new(base)?) {
@@ -156,7 +159,8 @@ pub(super) fn beside(name: &CStr, suffix: &str) -> io::Result<CString> {
 
 /// Opens a regular file, if there is one.
 fn open(dir: &OwnedFd, name: &CStr) -> io::Result<Option<File>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match fs::openat(dir, name, flags, Mode::empty()) {
         Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
         file => File::from(file?),
@@ -185,7 +189,9 @@ fn unlock(file: &File) -> io::Result<()> {
 fn set(file: &File, kind: libc::c_int, range: Range) -> io::Result<bool> {
     match control(file, libc::F_OFD_SETLK, kind, range) {
         Ok(_) => Ok(true),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }
@@ -195,7 +201,12 @@ fn is_free(file: &File, range: Range) -> io::Result<bool> {
     Ok(control(file, libc::F_OFD_GETLK, libc::F_WRLCK, range)? == libc::F_UNLCK)
 }
 
-fn control(file: &File, command: libc::c_int, kind: libc::c_int, range: Range) -> io::Result<libc::c_int> {
+fn control(
+    file: &File,
+    command: libc::c_int,
+    kind: libc::c_int,
+    range: Range,
+) -> io::Result<libc::c_int> {
     let mut lock = libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,

@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use super::beneath::{Mounts, open_dir, rename, sync, write_file};
 use super::errors::errno;
-use super::layout::{MARKER, MARKER_IN_CAPITALS, NEW_MARKER, QUARANTINE, STORAGE, TRASH, open_data_dir};
+use super::layout::{
+    MARKER, MARKER_IN_CAPITALS, NEW_MARKER, QUARANTINE, STORAGE, TRASH, open_data_dir,
+};
 use super::ownership::Ownership;
 use super::stat::stat;
 use crate::{Error, ErrorKind, Result};
@@ -30,7 +32,9 @@ impl Marker {
     pub(crate) fn in_data_dir(data_dir: &Path) -> io::Result<Self> {
         match open_dir(open_data_dir(data_dir)?, STORAGE, Mounts::Enter) {
             Ok(storage) => Self::read(&storage),
-            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => {
+            Err(error)
+                if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) =>
+            {
                 Ok(Self::Missing)
             }
             Err(error) => Err(error),
@@ -60,7 +64,13 @@ impl Marker {
 
     /// Writes the marker. The caller has locked out other processes.
     pub(super) fn write(storage: &OwnedFd, store_id: Uuid, owner: Ownership) -> io::Result<()> {
-        write_file(storage, NEW_MARKER, format!("{store_id}\n").as_bytes(), owner, "open: write the marker")?;
+        write_file(
+            storage,
+            NEW_MARKER,
+            format!("{store_id}\n").as_bytes(),
+            owner,
+            "open: write the marker",
+        )?;
         rename(storage, NEW_MARKER, storage, MARKER, "open: name the marker")?;
         sync(storage, "open: sync the marker")
     }
@@ -78,7 +88,9 @@ pub(super) fn ignores_case(storage: &OwnedFd) -> bool {
 pub(crate) fn refuse_other_than_directories(data_dir: &Path) -> Result<()> {
     match other_than_directory(data_dir, &[STORAGE, TRASH, QUARANTINE]) {
         None => Ok(()),
-        Some((_, what)) => Err(Error::new(ErrorKind::Incompatible, format!("{what}; nothing was changed"))),
+        Some((_, what)) => {
+            Err(Error::new(ErrorKind::Incompatible, format!("{what}; nothing was changed")))
+        }
     }
 }
 

@@ -73,11 +73,15 @@ impl UserDirectory {
 
     fn look(&self, path: &Path) -> io::Result<PathEntry> {
         let Some(top) = &self.0 else { return Ok(PathEntry::Missing) };
-        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(PathEntry::Directory) };
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(PathEntry::Directory);
+        };
         let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
         let dir = match open_dir(top, above, Mounts::Refuse) {
             Err(error) if errno(&error) == Some(Errno::NOENT) => return Ok(PathEntry::Missing),
-            Err(error) if matches!(errno(&error), Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV)) => {
+            Err(error)
+                if matches!(errno(&error), Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV)) =>
+            {
                 return Ok(PathEntry::Other);
             }
             dir => dir?,
@@ -86,7 +90,11 @@ impl UserDirectory {
         match FileType::from_raw_mode(found.st_mode) {
             FileType::Directory => Ok(PathEntry::Directory),
             FileType::RegularFile => {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+                let flags = OFlags::RDONLY
+                    | OFlags::NOFOLLOW
+                    | OFlags::NONBLOCK
+                    | OFlags::NOCTTY
+                    | OFlags::CLOEXEC;
                 match fs::openat(&dir, name, flags, Mode::empty()) {
                     Ok(file) => Ok(PathEntry::File(file.into())),
                     Err(Errno::NOENT) => Ok(PathEntry::Missing),
@@ -164,10 +172,19 @@ impl Storage {
             let source = open_dir(from, &*here, Mounts::Refuse)?;
             let target = match open_dir(to, &*here, Mounts::Refuse) {
                 // Another program has put something else there since.
-                Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => continue,
+                Err(error)
+                    if matches!(
+                        errno(&error),
+                        Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)
+                    ) =>
+                {
+                    continue;
+                }
                 target => target?,
             };
-            self.merge_entries(id, &source, &target, &mut |name| dirs.push(here.join(shown(name))))?;
+            self.merge_entries(id, &source, &target, &mut |name| {
+                dirs.push(here.join(shown(name)))
+            })?;
             sync(&target, "restore: sync a directory")?;
             sync(&source, "restore: sync a directory")?;
         }
@@ -189,7 +206,8 @@ impl Storage {
         descend: &mut dyn FnMut(&CStr),
     ) -> io::Result<()> {
         let to = |name: &CStr| -> io::Result<Move<'_>> {
-            let (name, new_name, work) = (name.to_owned(), name.to_owned(), rename_or_copy::copy_name(id)?);
+            let (name, new_name, work) =
+                (name.to_owned(), name.to_owned(), rename_or_copy::copy_name(id)?);
             Ok(Move { from: Some(source), name, to: target, new_name, work, point: MOVE })
         };
         // The copy that a crash has interrupted is made again: its original is still in the stage,

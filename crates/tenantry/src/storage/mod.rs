@@ -94,6 +94,37 @@ pub(crate) enum Orphan {
     InTrash(OsString),
 }
 
+/// Opens `storage/` or `trash/`.
+///
+/// # Errors
+///
+/// `StorageUnavailable`, with what is there instead.
+fn open_part(data: &OwnedFd, name: &'static str, files: EngineFiles) -> Result<OwnedFd> {
+    open_dir(data, name, Mounts::Refuse).map_err(|error| {
+        let message = match errno(&error) {
+            Some(Errno::ACCESS) => {
+                let owner = files.database;
+                let message = format!(
+                    "no permission to use storage/ or trash/: run it as the owner of {owner}"
+                );
+                return unavailable(message).with_source(error);
+            }
+            Some(Errno::XDEV) => {
+                "a file system is mounted on storage/ or trash/: mount one for the whole data \
+                 directory"
+            }
+            Some(Errno::LOOP) if name == STORAGE => {
+                "storage is a symbolic link: put the directory itself there"
+            }
+            Some(Errno::LOOP) => "trash is a symbolic link: put the directory itself there",
+            Some(Errno::NOTDIR) if name == STORAGE => "storage isn't a directory",
+            Some(Errno::NOTDIR) => "trash isn't a directory",
+            _ => "storage/ or trash/ can't be opened",
+        };
+        unavailable(message).with_source(error)
+    })
+}
+
 impl Storage {
     /// Opens the directories of the store with this id, and makes missing ones. The first opening
     /// (`is_marked` isn't set yet) writes the marker into `storage/`; every later one requires it.
@@ -102,7 +133,12 @@ impl Storage {
     ///
     /// `Incompatible` if the marker holds the id of another store; `StorageUnavailable` if
     /// `storage/` or the marker is missing.
-    pub(crate) fn open(data_dir: &Path, files: EngineFiles, store_id: Uuid, is_marked: bool) -> Result<Self> {
+    pub(crate) fn open(
+        data_dir: &Path,
+        files: EngineFiles,
+        store_id: Uuid,
+        is_marked: bool,
+    ) -> Result<Self> {
         let failed = |error| match errno(&error) {
             // A full disk matters only until the directories exist.
             Some(Errno::NOSPC | Errno::DQUOT) => refused(error),
@@ -115,36 +151,25 @@ impl Storage {
                 Some(_) => {}
                 None if is_marked => return Err(unavailable("storage/ or trash/ is missing")),
                 None => {
-                    make_dir(&data, name, owner, "open: make a directory of the store").map_err(failed)?;
+                    make_dir(&data, name, owner, "open: make a directory of the store")
+                        .map_err(failed)?;
                     sync(&data, "open: sync the data directory").map_err(failed)?;
                 }
             }
         }
-        let open = |name: &'static str| {
-            open_dir(&data, name, Mounts::Refuse).map_err(|error| {
-                let no_permission =
-                    || format!("no permission to use storage/ or trash/: run it as the owner of {}", files.database);
-                let message = match errno(&error) {
-                    Some(Errno::ACCESS) => return unavailable(no_permission()).with_source(error),
-                    Some(Errno::XDEV) => {
-                        "a file system is mounted on storage/ or trash/: mount one for the whole data directory"
-                    }
-                    Some(Errno::LOOP) if name == STORAGE => {
-                        "storage is a symbolic link: put the directory itself there"
-                    }
-                    Some(Errno::LOOP) => "trash is a symbolic link: put the directory itself there",
-                    Some(Errno::NOTDIR) if name == STORAGE => "storage isn't a directory",
-                    Some(Errno::NOTDIR) => "trash isn't a directory",
-                    _ => "storage/ or trash/ can't be opened",
-                };
-                unavailable(message).with_source(error)
-            })
+        let storage = Self {
+            data_dir: data_dir.to_owned(),
+            storage: open_part(&data, STORAGE, files)?,
+            trash: open_part(&data, TRASH, files)?,
+            owner,
+            data,
+            files,
         };
-        let storage =
-            Self { data_dir: data_dir.to_owned(), storage: open(STORAGE)?, trash: open(TRASH)?, owner, data, files };
         match storage.marker().map_err(failed)? {
             Marker::Id(id) if id == store_id => {}
-            Marker::Missing if !is_marked => Marker::write(&storage.storage, store_id, owner).map_err(failed)?,
+            Marker::Missing if !is_marked => {
+                Marker::write(&storage.storage, store_id, owner).map_err(failed)?
+            }
             Marker::Missing => return Err(unavailable("storage/ has no marker of a store")),
             Marker::Id(_) => {
                 return Err(Error::new(
@@ -152,7 +177,9 @@ impl Storage {
                     "the database and storage/ belong to different stores: bring back the one that fits; nothing was changed",
                 ));
             }
-            Marker::Damaged => return Err(unavailable("the marker of the store in storage/ is damaged")),
+            Marker::Damaged => {
+                return Err(unavailable("the marker of the store in storage/ is damaged"));
+            }
         }
         Ok(storage)
     }
@@ -163,7 +190,11 @@ impl Storage {
         let data = open_data_dir(data_dir)?;
         let open = |name| match open_dir(&data, name, Mounts::Enter) {
             Ok(dir) => Ok(Some(dir)),
-            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => Ok(None),
+            Err(error)
+                if matches!(errno(&error), Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error),
         };
         let (Some(storage), Some(trash)) = (open(STORAGE)?, open(TRASH)?) else { return Ok(None) };
@@ -221,7 +252,9 @@ impl Storage {
     fn check_roots(&self) -> Result<()> {
         for root in [&self.storage, &self.trash] {
             if fs::fstat(root).map_err(|error| refused(error.into()))?.st_nlink == 0 {
-                return Err(unavailable("storage/ or trash/ was removed while the store was open: open it again"));
+                return Err(unavailable(
+                    "storage/ or trash/ was removed while the store was open: open it again",
+                ));
             }
         }
         Ok(())
@@ -240,7 +273,12 @@ impl Storage {
         open_dir(&self.storage, if path.is_empty() { "." } else { path }, Mounts::Enter)
     }
 
-    fn sync_both(&self, new: &OwnedFd, old: Option<&OwnedFd>, point: &'static str) -> io::Result<()> {
+    fn sync_both(
+        &self,
+        new: &OwnedFd,
+        old: Option<&OwnedFd>,
+        point: &'static str,
+    ) -> io::Result<()> {
         sync(new, point)?;
         old.map_or(Ok(()), |old| sync(old, point))
     }

@@ -104,7 +104,9 @@ impl Storage {
         }
         if stat(&self.trash, &*name).map_err(refused)?.is_none() {
             if self.exists(path)? {
-                return Err(unavailable("trash/ was removed while the store was open: open it again"));
+                return Err(unavailable(
+                    "trash/ was removed while the store was open: open it again",
+                ));
             }
             tracing::warn!(user = %id, "the directory of a deleted user is missing");
         }
@@ -121,7 +123,12 @@ impl Storage {
 
     /// Checks that a directory can be moved from the trash, or from the [stage] of an import, to a
     /// user's storage path.
-    pub(crate) fn check_can_restore(&self, id: UserId, path: &StoragePath, stage: Option<&str>) -> Result<()> {
+    pub(crate) fn check_can_restore(
+        &self,
+        id: UserId,
+        path: &StoragePath,
+        stage: Option<&str>,
+    ) -> Result<()> {
         self.check_is_free(path)?;
         let in_trash = id.to_string();
         let (from, name) = stage.map_or((&self.trash, &*in_trash), |stage| (&self.data, stage));
@@ -141,8 +148,14 @@ impl Storage {
 
     /// Moves a user's directory back from the trash, or to its place from the [stage] of an import,
     /// unless that was done. A lost one stays lost.
-    pub(crate) fn restore(&self, id: UserId, path: &StoragePath, stage: Option<&str>) -> Result<()> {
-        let Some((stage, purpose)) = stage.and_then(|stage| Some((stage, stage::purpose(stage)?))) else {
+    pub(crate) fn restore(
+        &self,
+        id: UserId,
+        path: &StoragePath,
+        stage: Option<&str>,
+    ) -> Result<()> {
+        let Some((stage, purpose)) = stage.and_then(|stage| Some((stage, stage::purpose(stage)?)))
+        else {
             return self.move_to_place(id, path, None);
         };
         match purpose {
@@ -189,7 +202,12 @@ impl Storage {
 
     /// Removes the directory of a user in the trash. The caller [locks out
     /// backups](Self::lock_out_backups). `path` is where it was before the delete.
-    pub(crate) fn remove(&self, id: UserId, path: &StoragePath, progress: OnRemoved<'_>) -> Result<Removal> {
+    pub(crate) fn remove(
+        &self,
+        id: UserId,
+        path: &StoragePath,
+        progress: OnRemoved<'_>,
+    ) -> Result<Removal> {
         self.check_roots()?;
         let name = text(&id.to_string())?;
         let mut removal = remove::remove(&self.trash, &name, progress).map_err(refused)?;
@@ -211,10 +229,13 @@ impl Storage {
         let mut dirs = vec![self.storage.as_fd().try_clone_to_owned().map_err(refused)?];
         for name in path.as_str().split('/') {
             let Some(parent) = dirs.last() else { continue };
-            let dir = open_dir(parent, name, Mounts::Refuse).map_err(|error| match errno(&error) {
-                Some(Errno::NOENT) => Error::new(ErrorKind::NotFound, "there is no such directory under storage/"),
-                _ => refused(error),
-            })?;
+            let dir =
+                open_dir(parent, name, Mounts::Refuse).map_err(|error| match errno(&error) {
+                    Some(Errno::NOENT) => {
+                        Error::new(ErrorKind::NotFound, "there is no such directory under storage/")
+                    }
+                    _ => refused(error),
+                })?;
             // Where the file system ignores case, it may be listed by a name that isn't
             // its own. Normalization makes no such difference: a path has one form.
             let is_spelled_so = entries(parent).and_then(|entries| {
@@ -255,7 +276,12 @@ impl Storage {
             parent => parent.map_err(refused)?,
         };
         match beneath::remove_dir(&parent, last, "adopt: remove the empty directory") {
-            Err(error) if matches!(errno(&error), Some(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR)) => {
+            Err(error)
+                if matches!(
+                    errno(&error),
+                    Some(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR)
+                ) =>
+            {
                 return Ok(false);
             }
             Err(error) if errno(&error) == Some(Errno::NOENT) => {}
@@ -272,9 +298,16 @@ impl Storage {
             return Err(blocked("there is no such path"));
         };
         let run = || {
-            let quarantine = make_dir(&self.data, QUARANTINE, self.owner, "quarantine: make its directory")?;
+            let quarantine =
+                make_dir(&self.data, QUARANTINE, self.owner, "quarantine: make its directory")?;
             let place = make_dir(&quarantine, name, self.owner, "quarantine: make a place")?;
-            write_file(&place, "note.json", note.as_bytes(), self.owner, "quarantine: write the note")?;
+            write_file(
+                &place,
+                "note.json",
+                note.as_bytes(),
+                self.owner,
+                "quarantine: write the note",
+            )?;
             for dir in [place.as_fd(), quarantine.as_fd(), self.data.as_fd()] {
                 sync(dir, "quarantine: sync the note")?;
             }
@@ -291,7 +324,8 @@ impl Storage {
                 point: "quarantine: move",
             };
             match self.move_entry(&moved) {
-                Err(error) if errno(&error) == Some(Errno::NOENT) && stat(&parent, last)?.is_none() => {}
+                Err(error)
+                    if errno(&error) == Some(Errno::NOENT) && stat(&parent, last)?.is_none() => {}
                 done => done?,
             }
             self.sync_both(&place, Some(&parent), "quarantine: sync")
@@ -304,7 +338,9 @@ impl Storage {
 /// names.
 fn is_spelled(listed: &CStr, name: &str) -> bool {
     let listed = listed.to_str().ok();
-    listed.is_some_and(|listed| listed == name || StoragePath::normalized(listed).is_some_and(|form| form == name))
+    listed.is_some_and(|listed| {
+        listed == name || StoragePath::normalized(listed).is_some_and(|form| form == name)
+    })
 }
 
 /// Gives a directory the mode 0700, unless it has that.

@@ -33,7 +33,11 @@ impl Ownership {
 
     /// Returns the same from a descriptor of the data directory.
     pub(super) fn for_store_at(data: impl AsFd, files: EngineFiles) -> io::Result<Self> {
-        Ok(if geteuid().is_root() { Self::from_stat(&owner(data, files)?) } else { Self::default() })
+        Ok(if geteuid().is_root() {
+            Self::from_stat(&owner(data, files)?)
+        } else {
+            Self::default()
+        })
     }
 
     /// Returns the owner and the group, if root has to give files away.
@@ -42,7 +46,9 @@ impl Ownership {
     }
 
     fn from_stat(found: &Stat) -> Self {
-        Self((found.st_uid != 0).then(|| (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid))))
+        Self(
+            (found.st_uid != 0).then(|| (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid))),
+        )
     }
 
     /// Gives a new file of root's to the owner, unless that was done. After a crash the next
@@ -66,7 +72,8 @@ impl Ownership {
 
     /// Makes a private file that doesn't exist.
     pub(crate) fn make_file(self, path: &Path) -> io::Result<File> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE.bits()).open(path)?;
+        let file =
+            OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE.bits()).open(path)?;
         if let Err(error) = self.give_file(&file, PRIVATE_FILE) {
             let _ = std::fs::remove_file(path);
             return Err(error);
@@ -76,7 +83,8 @@ impl Ownership {
 
     /// Gives a file the mode [`PRIVATE_FILE`], even if it can't be opened without.
     pub(crate) fn make_usable(self, path: &Path) -> io::Result<()> {
-        let file = fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let file =
+            fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         change_mode(&file, PRIVATE_FILE)?;
         self.give(file)
     }
@@ -91,7 +99,11 @@ impl Ownership {
     /// above.
     pub(crate) fn make_dir_like_parent(path: &Path) -> io::Result<()> {
         let (above, name) = open_above(path)?;
-        let owner = if geteuid().is_root() { Self::from_stat(&fs::fstat(&above)?) } else { Self::default() };
+        let owner = if geteuid().is_root() {
+            Self::from_stat(&fs::fstat(&above)?)
+        } else {
+            Self::default()
+        };
         owner.make_private_dir_in(&above, name)
     }
 
@@ -127,7 +139,8 @@ impl Ownership {
 fn open_above(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
     // The directory at a path that ends in `..` exists.
     let name = path.file_name().ok_or(Errno::EXIST)?;
-    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let above =
+        path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok((fs::open(above, flags, Mode::empty())?, name))
 }
@@ -171,8 +184,10 @@ mod tests {
     #[test]
     fn what_is_anothers_than_roots_stays_whose_it_is() {
         if !geteuid().is_root() {
-            let _ =
-                std::io::Write::write_all(&mut std::io::stderr(), b"SKIPPED: only root can give away a directory\n");
+            let _ = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                b"SKIPPED: only root can give away a directory\n",
+            );
             return;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -190,8 +205,10 @@ mod tests {
     fn a_directory_of_roots_is_not_given_away_in_a_race_with_who_controls_the_one_above() {
         if !geteuid().is_root() {
             // Past the test harness, which keeps what a test that succeeds prints.
-            let _ =
-                std::io::Write::write_all(&mut std::io::stderr(), b"SKIPPED: only root can give away a directory\n");
+            let _ = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                b"SKIPPED: only root can give away a directory\n",
+            );
             return;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -206,7 +223,8 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
-                    fs::renameat_with(CWD, at("theirs"), CWD, at("link"), RenameFlags::EXCHANGE).unwrap();
+                    fs::renameat_with(CWD, at("theirs"), CWD, at("link"), RenameFlags::EXCHANGE)
+                        .unwrap();
                 }
             });
             let theirs_is_given = (0..ROUNDS).filter(|_| {

@@ -37,11 +37,14 @@ impl AccessMethods {
     pub(crate) fn probe(data_dir: &Path, files: EngineFiles) -> Result<Self> {
         let lacking = |what: &'static str| move |error: io::Error| lacking(what, error);
         let data = open_data_dir(data_dir).map_err(lacking("directories can't be opened"))?;
-        let owner = Ownership::for_store_at(&data, files).map_err(lacking("directories have no owner"))?;
-        let place = place(&data, owner).map_err(lacking("directories can't be made, opened and locked"))?;
-        let top = open_dir(&data, place.name(), Mounts::Refuse).map_err(lacking("directories can't be opened"))?;
-        let move_method =
-            try_move(&top, owner).map_err(lacking("directories can't be moved without replacing others"))?;
+        let owner =
+            Ownership::for_store_at(&data, files).map_err(lacking("directories have no owner"))?;
+        let place =
+            place(&data, owner).map_err(lacking("directories can't be made, opened and locked"))?;
+        let top = open_dir(&data, place.name(), Mounts::Refuse)
+            .map_err(lacking("directories can't be opened"))?;
+        let move_method = try_move(&top, owner)
+            .map_err(lacking("directories can't be moved without replacing others"))?;
         sync(&top, POINT).map_err(lacking("directories can't be synchronised with the disk"))?;
         Ok(Self { open_method: beneath::open_method(&data), move_method })
     }
@@ -68,9 +71,11 @@ impl Storage {
 fn place(data: &OwnedFd, owner: Ownership) -> io::Result<Stage> {
     static MADE: AtomicU64 = AtomicU64::new(0);
     stage::clear(data, &|name| name.starts_with(PREFIX), &|_, _| Ok(true))?;
-    let new_name = || format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-    Stage::make(data, owner, new_name, POINT)?
-        .ok_or_else(|| io::Error::other("another process keeps removing the directory of the probe"))
+    let new_name =
+        || format!("{PREFIX}{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+    Stage::make(data, owner, new_name, POINT)?.ok_or_else(|| {
+        io::Error::other("another process keeps removing the directory of the probe")
+    })
 }
 
 /// Moves an empty directory as users' directories are moved. Everything is empty, so that it can be
@@ -94,9 +99,15 @@ fn try_move(top: &OwnedFd, owner: Ownership) -> io::Result<&'static str> {
 fn lacking(what: &'static str, error: io::Error) -> Error {
     match errno(&error) {
         Some(Errno::NOSPC | Errno::DQUOT) => refused(error),
-        Some(Errno::ROFS | Errno::ACCESS | Errno::IO | Errno::NOENT | Errno::NOMEM | Errno::MFILE | Errno::NFILE) => {
-            file_error(error, "the data directory can't be used")
-        }
+        Some(
+            Errno::ROFS
+            | Errno::ACCESS
+            | Errno::IO
+            | Errno::NOENT
+            | Errno::NOMEM
+            | Errno::MFILE
+            | Errno::NFILE,
+        ) => file_error(error, "the data directory can't be used"),
         _ => Error::new(ErrorKind::Incompatible, what).with_source(error),
     }
 }
@@ -113,7 +124,10 @@ mod tests {
         let files = EngineFiles { database: "database", lock: "lock", shared: &[] };
         let ways = AccessMethods::probe(dir.path(), files).unwrap();
         assert_eq!(ways.move_method, "renameat2");
-        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(left, ["another's"]);
     }
 }

@@ -186,7 +186,9 @@ impl Emptier<'_> {
             Err(error) => {
                 return Ok(match errno(&error) {
                     Some(Errno::NOENT) => true,
-                    Some(Errno::LOOP | Errno::NOTDIR) => self.remove_file(None, name, || origin.to_owned()),
+                    Some(Errno::LOOP | Errno::NOTDIR) => {
+                        self.remove_file(None, name, || origin.to_owned())
+                    }
                     _ => self.leave(origin.to_owned(), error),
                 });
             }
@@ -204,7 +206,9 @@ impl Emptier<'_> {
                 met_new = true;
                 let of_child = || origin.join(shown(&child));
                 let is_gone = match kind {
-                    FileType::Directory | FileType::Unknown => self.move_up(&dir, &child, &of_child)?,
+                    FileType::Directory | FileType::Unknown => {
+                        self.move_up(&dir, &child, &of_child)?
+                    }
                     _ => self.remove_file(Some(&dir), &child, of_child),
                 };
                 if !is_gone {
@@ -229,7 +233,12 @@ impl Emptier<'_> {
     }
 
     /// Moves a nested directory to the top. Returns whether it isn't in its place any more.
-    fn move_up(&mut self, dir: &OwnedFd, name: &CStr, origin: &dyn Fn() -> PathBuf) -> io::Result<bool> {
+    fn move_up(
+        &mut self,
+        dir: &OwnedFd,
+        name: &CStr,
+        origin: &dyn Fn() -> PathBuf,
+    ) -> io::Result<bool> {
         if beneath::remove_dir(dir, name, REMOVE_DIR).is_ok() {
             return Ok(true);
         }
@@ -238,7 +247,9 @@ impl Emptier<'_> {
             self.moved += 1;
             // An application's file, or an interrupted removal, may have the same name.
             let new_name = CString::new(format!("moved-{}", self.moved))?;
-            let Err(error) = beneath::rename(dir, name, &self.top, &*new_name, "remove: move a directory up") else {
+            let Err(error) =
+                beneath::rename(dir, name, &self.top, &*new_name, "remove: move a directory up")
+            else {
                 self.origins.insert(new_name, origin());
                 return Ok(true);
             };
@@ -252,7 +263,8 @@ impl Emptier<'_> {
                 }
                 // Moving a directory writes its `..`.
                 Some(Errno::ACCESS)
-                    if !was_made_accessible && beneath::make_private(dir, name, MAKE_ACCESSIBLE).is_ok() =>
+                    if !was_made_accessible
+                        && beneath::make_private(dir, name, MAKE_ACCESSIBLE).is_ok() =>
                 {
                     was_made_accessible = true;
                 }
@@ -262,7 +274,12 @@ impl Emptier<'_> {
     }
 
     /// Removes an entry that isn't a directory. Returns whether it doesn't exist any more.
-    fn remove_file(&mut self, dir: Option<&OwnedFd>, name: &CStr, origin: impl Fn() -> PathBuf) -> bool {
+    fn remove_file(
+        &mut self,
+        dir: Option<&OwnedFd>,
+        name: &CStr,
+        origin: impl Fn() -> PathBuf,
+    ) -> bool {
         match beneath::remove_file(dir.unwrap_or(&self.top), name, REMOVE_FILE) {
             Ok(()) => {
                 self.removal.count(self.progress);
@@ -326,11 +343,26 @@ pub(super) fn remove_in_place(
 
 /// Removes a directory that is open. What is at its name by then is removed only if it is an empty
 /// directory.
-pub(super) fn remove_opened(at: &OwnedFd, name: &CStr, top: OwnedFd, removal: &mut Removal) -> io::Result<bool> {
-    remove_from(at, name, top, InPlaceRemoval { removal, progress: &never_ends, path: PathBuf::new() })
+pub(super) fn remove_opened(
+    at: &OwnedFd,
+    name: &CStr,
+    top: OwnedFd,
+    removal: &mut Removal,
+) -> io::Result<bool> {
+    remove_from(
+        at,
+        name,
+        top,
+        InPlaceRemoval { removal, progress: &never_ends, path: PathBuf::new() },
+    )
 }
 
-fn remove_from(at: &OwnedFd, name: &CStr, top: OwnedFd, mut removing: InPlaceRemoval<'_>) -> io::Result<bool> {
+fn remove_from(
+    at: &OwnedFd,
+    name: &CStr,
+    top: OwnedFd,
+    mut removing: InPlaceRemoval<'_>,
+) -> io::Result<bool> {
     let mut levels = vec![removing.empty(&top, name)?];
     let mut here = top;
     while let Some(level) = levels.last_mut() {
@@ -353,7 +385,8 @@ fn remove_from(at: &OwnedFd, name: &CStr, top: OwnedFd, mut removing: InPlaceRem
         }
         let Some(left) = levels.pop() else { break };
         let parent = levels.last().map(|parent| up(&here, parent.identity)).transpose()?;
-        let is_gone = !left.is_stuck && removing.remove_dir(parent.as_ref().unwrap_or(at), &left.name);
+        let is_gone =
+            !left.is_stuck && removing.remove_dir(parent.as_ref().unwrap_or(at), &left.name);
         let (Some(above), Some(parent)) = (levels.last_mut(), parent) else { return Ok(is_gone) };
         above.is_stuck |= !is_gone;
         here = parent;
@@ -377,7 +410,9 @@ impl InPlaceRemoval<'_> {
             Err(error) => {
                 match errno(&error) {
                     Some(Errno::NOENT) => {}
-                    Some(Errno::LOOP | Errno::NOTDIR) => drop(self.remove_file(at, name, self.path.clone())),
+                    Some(Errno::LOOP | Errno::NOTDIR) => {
+                        self.remove_file(at, name, self.path.clone());
+                    }
                     _ => self.removal.leave(self.path.clone(), error),
                 }
                 None
@@ -391,8 +426,12 @@ impl InPlaceRemoval<'_> {
 
     /// Removes every entry that isn't a directory.
     fn empty(&mut self, dir: &OwnedFd, name: &CStr) -> io::Result<Level> {
-        let mut level =
-            Level { identity: identity(&fs::fstat(dir)?), name: name.to_owned(), dirs: Vec::new(), is_stuck: false };
+        let mut level = Level {
+            identity: identity(&fs::fstat(dir)?),
+            name: name.to_owned(),
+            dirs: Vec::new(),
+            is_stuck: false,
+        };
         let mut stuck: HashSet<CString> = HashSet::new();
         // A removal during the reading may hide another entry.
         let mut has_removed = true;
@@ -471,7 +510,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let top = std::fs::File::open(dir.path()).unwrap().into();
         let removal = Removal::default();
-        let mut emptier = Emptier { top, origins: HashMap::new(), moved: 0, removal, progress: &never_ends };
+        let mut emptier =
+            Emptier { top, origins: HashMap::new(), moved: 0, removal, progress: &never_ends };
         assert!(emptier.remove_dir(c"gone", Path::new("gone")).unwrap());
         assert!(emptier.remove_file(None, c"gone", || PathBuf::from("gone")));
         assert!(emptier.removal.is_complete() && emptier.removal.files == 0);

@@ -45,10 +45,14 @@ use std::time::Duration;
 use rustix::fs::{self, Access, AtFlags, FileType, Stat};
 use rustix::io::Errno;
 
-use super::beneath::{self, Mounts, are_in_one_mount, make_dir, open_dir, rename, shown, sync, write_file};
+use super::beneath::{
+    self, Mounts, are_in_one_mount, make_dir, open_dir, rename, shown, sync, write_file,
+};
 use super::copy::{self, Comparison, Entry, Failure, compare};
 use super::errors::{blocked, errno, refused};
-use super::remove::{REMOVE_FILE, Removal, never_ends, open_accessible, remove_in_place, remove_opened};
+use super::remove::{
+    REMOVE_FILE, Removal, never_ends, open_accessible, remove_in_place, remove_opened,
+};
 use super::stat::{Identity, identity, is_dir, stat};
 use super::walk::{Visit, walk};
 use super::{Storage, attributes};
@@ -96,7 +100,8 @@ impl Storage {
         }
         let from = moved.from.ok_or(Errno::NOENT)?;
         match rename_dir(from, moved) {
-            Err(error) if errno(&error) == Some(Errno::XDEV) && are_in_one_mount(from, moved.to)? => {}
+            Err(error)
+                if errno(&error) == Some(Errno::XDEV) && are_in_one_mount(from, moved.to)? => {}
             renamed => return renamed,
         }
         // File systems check this before they refuse the rename, but that isn't promised.
@@ -110,7 +115,10 @@ impl Storage {
             Err(error) => {
                 // The leftover takes space, which may be what is missing.
                 if let Err(error) = clear(moved) {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "an unfinished copy could not be removed");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "an unfinished copy could not be removed"
+                    );
                 }
                 Err(error)
             }
@@ -151,7 +159,8 @@ impl Storage {
             return clear(moved).map(|()| false);
         };
         if let Some(original) = &original
-            && let Some(path) = moved.difference(original, moved.target(), &target, Comparison::Contained)?
+            && let Some(path) =
+                moved.difference(original, moved.target(), &target, Comparison::Contained)?
         {
             let message = format!(
                 "{path:?} was written where the user's directory was after it was copied to its new place: compare the two, and move the first one away"
@@ -173,8 +182,10 @@ impl Storage {
             let original = moved.original()?.ok_or(Errno::NOENT)?;
             match &original {
                 Held::Directory(original) => self.copy_dir(original, &work)?,
-                Held::File(_) => copy::copy_file(Entry { dir: from, name: &moved.name }, content)
-                    .map_err(|error| failed(Failure { path: PathBuf::new(), error }))?,
+                Held::File(_) => {
+                    copy::copy_file(Entry { dir: from, name: &moved.name }, content)
+                        .map_err(|error| failed(Failure { path: PathBuf::new(), error }))?
+                }
             }
             crate::failpoint::reach(copy::SYNC);
             fs::syncfs(&work)?;
@@ -225,7 +236,9 @@ impl Storage {
     pub(super) fn check_movable(&self, from: &OwnedFd, name: &CStr, to: &OwnedFd) -> Result<()> {
         let source = match open_dir(from, name, Mounts::Refuse) {
             // It is lost, or its mode has to be changed first.
-            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::ACCESS)) => return Ok(()),
+            Err(error) if matches!(errno(&error), Some(Errno::NOENT | Errno::ACCESS)) => {
+                return Ok(());
+            }
             source => source.map_err(refused)?,
         };
         if !are_in_one_mount(from, to).map_err(refused)? {
@@ -238,8 +251,9 @@ impl Storage {
         let mut obstacle = None;
         let walked = walk(source, &mut |visit| {
             let Some((path, why)) = obstacle_of(visit) else { return Ok(()) };
-            let message =
-                format!("the user's directory can't be renamed to its place (EXDEV), and {path:?} in it {why}");
+            let message = format!(
+                "the user's directory can't be renamed to its place (EXDEV), and {path:?} in it {why}"
+            );
             obstacle = Some(blocked(message));
             Err(io::Error::other("given up"))
         });
@@ -310,7 +324,9 @@ impl Move<'_> {
         how: Comparison,
     ) -> io::Result<Option<PathBuf>> {
         if original.identity()? == copy.identity()? {
-            return Err(io::Error::other(blocked("the user's directory was moved by hand while the store moved it")));
+            return Err(io::Error::other(blocked(
+                "the user's directory was moved by hand while the store moved it",
+            )));
         }
         let top = || PathBuf::from(".");
         match (original, copy, self.from) {
@@ -318,7 +334,12 @@ impl Move<'_> {
                 compare(again(original)?, again(copy)?, how).map_err(failed)
             }
             (Held::File(original), Held::File(_), Some(from)) => {
-                let is_same = copy::is_same_file(Entry { dir: from, name: &self.name }, *original, entry, how);
+                let is_same = copy::is_same_file(
+                    Entry { dir: from, name: &self.name },
+                    *original,
+                    entry,
+                    how,
+                );
                 let is_same = is_same.map_err(|error| failed(Failure { path: top(), error }))?;
                 Ok((!is_same).then(top))
             }
@@ -331,11 +352,14 @@ impl Move<'_> {
     fn remove(&self, from: &OwnedFd, original: Held, copy: &Held) -> io::Result<()> {
         let source = Entry { dir: from, name: &self.name };
         if !copy.is_at(self.target())? || !original.is_at(source)? {
-            let message = "another program moved the user's directory, or its copy, while the store moved it";
+            let message =
+                "another program moved the user's directory, or its copy, while the store moved it";
             return Err(io::Error::other(blocked(message)));
         }
         match original {
-            Held::Directory(dir) => removed(|removal| remove_opened(from, &self.name, dir, removal)),
+            Held::Directory(dir) => {
+                removed(|removal| remove_opened(from, &self.name, dir, removal))
+            }
             // Unlike a removal by its name, this fails if a directory was put there.
             Held::File(_) => match beneath::remove_file(from, &*self.name, REMOVE_FILE) {
                 Err(error) if errno(&error) == Some(Errno::NOENT) => Ok(()),
@@ -388,9 +412,10 @@ fn removed(remove: impl FnOnce(&mut Removal) -> io::Result<bool>) -> io::Result<
     remove(&mut removal)?;
     match removal.left.into_iter().next() {
         None => Ok(()),
-        Some((path, error)) => {
-            Err(failed_to("is copied to its place, but the original can't be removed", Failure { path, error }))
-        }
+        Some((path, error)) => Err(failed_to(
+            "is copied to its place, but the original can't be removed",
+            Failure { path, error },
+        )),
     }
 }
 
@@ -413,7 +438,10 @@ fn obstacle_of(visit: Visit<'_>) -> Option<(PathBuf, &'static str)> {
     let is_root = rustix::process::geteuid().is_root();
     let (dir, above, name, stat) = match visit {
         Visit::Unreadable { above, name } => {
-            return Some((above.join(shown(name)), "can't be read, or a file system is mounted there"));
+            return Some((
+                above.join(shown(name)),
+                "can't be read, or a file system is mounted there",
+            ));
         }
         Visit::Entry { .. } if is_root => return None,
         Visit::Entry { dir, above, name, stat } => (dir, above, name, stat),
@@ -422,7 +450,9 @@ fn obstacle_of(visit: Visit<'_>) -> Option<(PathBuf, &'static str)> {
     let is_own = |stat: &Stat| stat.st_uid == rustix::process::geteuid().as_raw();
     let why = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile if !may(Access::READ_OK) => "can't be read",
-        FileType::CharacterDevice | FileType::BlockDevice => "is a device, which takes root to copy",
+        FileType::CharacterDevice | FileType::BlockDevice => {
+            "is a device, which takes root to copy"
+        }
         _ if is_dir(stat) && !is_own(stat) && !may(Access::WRITE_OK) => "can't be emptied",
         _ => return None,
     };
@@ -502,22 +532,31 @@ mod tests {
                 for put_in_place in kinds {
                     let place = Place::new(make);
                     let moved = place.moved();
-                    let (original, copy) = (moved.original().unwrap().unwrap(), Held::find(moved.target()).unwrap());
+                    let (original, copy) =
+                        (moved.original().unwrap().unwrap(), Held::find(moved.target()).unwrap());
                     let aside = place.path("aside/ada");
                     let _ = std_fs::remove_dir_all(&aside).or_else(|_| std_fs::remove_file(&aside));
                     put_in_place(&aside);
                     place.swap(swapped);
                     let error = moved.remove(&place.from, original, &copy.unwrap()).unwrap_err();
-                    assert_eq!(refused(error).kind(), ErrorKind::StorageBlocked, "{kind} {swapped}");
+                    assert_eq!(
+                        refused(error).kind(),
+                        ErrorKind::StorageBlocked,
+                        "{kind} {swapped}"
+                    );
                     for path in ["from/ada", "to/ada", "aside/ada"] {
                         let found = std_fs::symlink_metadata(place.path(path)).unwrap();
-                        assert!(!found.is_dir() || is_filled(&place.path(path)), "{kind} {swapped} {path}");
+                        assert!(
+                            !found.is_dir() || is_filled(&place.path(path)),
+                            "{kind} {swapped} {path}"
+                        );
                     }
                 }
             }
             let place = Place::new(make);
             let moved = place.moved();
-            let (original, copy) = (moved.original().unwrap().unwrap(), Held::find(moved.target()).unwrap().unwrap());
+            let (original, copy) =
+                (moved.original().unwrap().unwrap(), Held::find(moved.target()).unwrap().unwrap());
             moved.remove(&place.from, original, &copy).unwrap();
             assert_eq!(std_fs::read_dir(place.path("from")).unwrap().count(), 0);
             assert!(place.path("to/ada").symlink_metadata().is_ok());
@@ -531,15 +570,23 @@ mod tests {
         let moved = place.moved();
         let original = moved.original().unwrap().unwrap();
         let target = Held::find(moved.target()).unwrap().unwrap();
-        assert!(moved.difference(&original, moved.target(), &target, Comparison::Contained).unwrap().is_none());
+        assert!(
+            moved
+                .difference(&original, moved.target(), &target, Comparison::Contained)
+                .unwrap()
+                .is_none()
+        );
         std_fs::write(place.path("from/ada/more.txt"), "").unwrap();
         std_fs::rename(place.path("to/ada"), place.path("to/other")).unwrap();
         std_fs::rename(place.path("from/ada"), place.path("to/ada")).unwrap();
         // Held by their descriptors, both are what they were.
-        let difference = moved.difference(&original, moved.target(), &target, Comparison::Contained).unwrap();
+        let difference =
+            moved.difference(&original, moved.target(), &target, Comparison::Contained).unwrap();
         assert_eq!(difference.as_deref(), Some(Path::new("more.txt")));
         let itself = Held::find(moved.target()).unwrap().unwrap();
-        let error = moved.difference(&original, moved.target(), &itself, Comparison::Contained).unwrap_err();
+        let error = moved
+            .difference(&original, moved.target(), &itself, Comparison::Contained)
+            .unwrap_err();
         assert_eq!(refused(error).kind(), ErrorKind::StorageBlocked);
     }
 
@@ -548,13 +595,15 @@ mod tests {
         let place = Place::new(|path| std_fs::write(path, "of ada").unwrap());
         let time = std::time::UNIX_EPOCH;
         for parent in ["from", "to", "aside"] {
-            let file = std_fs::File::options().write(true).open(place.path(parent).join("ada")).unwrap();
+            let file =
+                std_fs::File::options().write(true).open(place.path(parent).join("ada")).unwrap();
             file.set_modified(time).unwrap();
         }
         let moved = place.moved();
         let original = moved.original().unwrap().unwrap();
         let copy = Held::find(moved.target()).unwrap().unwrap();
-        let difference = || moved.difference(&original, moved.target(), &copy, Comparison::Same).unwrap();
+        let difference =
+            || moved.difference(&original, moved.target(), &copy, Comparison::Same).unwrap();
         assert_eq!(difference(), None);
         place.swap("from/ada");
         assert_eq!(difference().as_deref(), Some(Path::new(".")));

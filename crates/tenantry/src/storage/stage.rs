@@ -81,7 +81,10 @@ impl Stage {
         // The removal takes the lock itself.
         self.unlock();
         if let Err(error) = remove(&self.data, &self.name, &|_| Ok(true)) {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the files of an import could not be removed");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the files of an import could not be removed"
+            );
         }
     }
 
@@ -163,7 +166,13 @@ impl Stage {
             }
             let data = data.try_clone()?;
             let dir = Mutex::new(Some(dir));
-            return Ok(Some(Self { name, data, owner, dir, is_handed_over: AtomicBool::new(false) }));
+            return Ok(Some(Self {
+                name,
+                data,
+                owner,
+                dir,
+                is_handed_over: AtomicBool::new(false),
+            }));
         }
         Ok(None)
     }
@@ -179,7 +188,8 @@ impl Storage {
             Purpose::Return => RETURN,
         };
         let new_name = || format!("{PREFIX}{purpose}{}", new_name());
-        let stage = Stage::make(&self.data, self.owner, new_name, "import: make a stage").map_err(refused)?;
+        let stage = Stage::make(&self.data, self.owner, new_name, "import: make a stage")
+            .map_err(refused)?;
         stage.ok_or_else(|| blocked("another process keeps removing the stage of the import"))
     }
 
@@ -215,7 +225,11 @@ pub(super) fn clear(
 }
 
 /// Removes a stage, unless it is locked.
-pub(super) fn remove(data: &OwnedFd, name: &str, may_go: &dyn Fn(&OwnedFd) -> io::Result<bool>) -> io::Result<()> {
+pub(super) fn remove(
+    data: &OwnedFd,
+    name: &str,
+    may_go: &dyn Fn(&OwnedFd) -> io::Result<bool>,
+) -> io::Result<()> {
     let name = std::ffi::CString::new(name)?;
     let removal = remove_if(data, &name, may_go, &never_ends)?;
     removal.left.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))

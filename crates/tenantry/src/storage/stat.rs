@@ -23,7 +23,8 @@ pub(super) fn is_dir(stat: &Stat) -> bool {
 /// Returns whether an entry is this directory.
 pub(super) fn is_at(at: impl AsFd, name: impl Arg, dir: &OwnedFd) -> io::Result<bool> {
     let found = stat(at, name)?;
-    Ok(found.is_some_and(|found| fs::fstat(dir).is_ok_and(|dir| identity(&dir) == identity(&found))))
+    Ok(found
+        .is_some_and(|found| fs::fstat(dir).is_ok_and(|dir| identity(&dir) == identity(&found))))
 }
 
 /// The device and inode of a file or directory.

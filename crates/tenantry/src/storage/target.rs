@@ -70,13 +70,18 @@ impl Target {
         let failed = |error| unusable(&path, error);
         let (dir, is_new) = match open_top(&path) {
             Ok(dir) => (dir, false),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (make(&path).map_err(failed)?, true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                (make(&path).map_err(failed)?, true)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(not_empty()),
             Err(error) => return Err(failed(error)),
         };
-        let staged = clear(&dir, &path, files).and_then(|()| make_stage(&dir, &path, files).map_err(failed));
+        let staged =
+            clear(&dir, &path, files).and_then(|()| make_stage(&dir, &path, files).map_err(failed));
         match staged {
-            Ok((stage, staged, data)) => Ok(Self { path, files, dir, is_new, stage, staged, data, is_kept: false }),
+            Ok((stage, staged, data)) => {
+                Ok(Self { path, files, dir, is_new, stage, staged, data, is_kept: false })
+            }
             Err(error) => {
                 if is_new {
                     let _ = remove_made(&path);
@@ -110,9 +115,9 @@ impl Target {
         // Keeps other processes from creating a store here.
         let _lock = self.lock().map_err(|error| self.move_failure(error))?;
         let mut moved = 0;
-        let placed = self
-            .refuse_others()
-            .and_then(|()| self.move_up(&parts, &mut moved).map_err(|error| self.move_failure(error)));
+        let placed = self.refuse_others().and_then(|()| {
+            self.move_up(&parts, &mut moved).map_err(|error| self.move_failure(error))
+        });
         // If that fails as well, the next restore continues.
         self.is_kept = placed.is_ok() || self.take_back(&parts[..moved]).is_err();
         if placed.is_ok() {
@@ -157,7 +162,8 @@ impl Target {
 
     fn write_note(&self, store_id: Uuid, parts: &[CString]) -> io::Result<()> {
         reach("restore a backup: write the note");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut note = File::from(fs::openat(&self.staged, NOTE, flags, PRIVATE_FILE)?);
         writeln!(note, "{store_id}")?;
         for part in parts {
@@ -174,10 +180,11 @@ impl Target {
     /// Makes the lock file of the store, and locks it against a creation.
     fn lock(&self) -> io::Result<File> {
         reach("restore a backup: make the lock file");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let lock = File::from(fs::openat(&self.dir, self.files.lock, flags, PRIVATE_FILE)?);
-        let given =
-            Ownership::for_store_at(&self.dir, self.files).and_then(|owner| owner.give_file(&lock, PRIVATE_FILE));
+        let given = Ownership::for_store_at(&self.dir, self.files)
+            .and_then(|owner| owner.give_file(&lock, PRIVATE_FILE));
         match given.and_then(|()| Ok(fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?)) {
             // Another process is creating a store.
             Err(error) if errno(&error) == Some(Errno::WOULDBLOCK) => Err(Errno::EXIST.into()),
@@ -232,7 +239,10 @@ impl Target {
         if !removed.is_ok_and(|removal| removal.is_complete()) {
             reach("restore a backup: remove the stage");
             if let Err(error) = std::fs::remove_dir_all(self.stage_dir()) {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the stage of a restore could not be removed");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the stage of a restore could not be removed"
+                );
             }
         }
     }
@@ -258,7 +268,10 @@ fn open_top(path: &Path) -> io::Result<OwnedFd> {
 fn make(path: &Path) -> io::Result<OwnedFd> {
     reach("restore a backup: make the directory");
     if path.is_symlink() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "a symbolic link that leads to nothing"));
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "a symbolic link that leads to nothing",
+        ));
     }
     Ownership::make_dir_like_parent(path)?;
     let made = sync_above(path).and_then(|()| open_top(path));
@@ -279,9 +292,14 @@ fn remove_made(path: &Path) -> io::Result<()> {
 }
 
 /// Makes and locks a stage, and makes the data directory in it.
-fn make_stage(dir: &OwnedFd, path: &Path, files: EngineFiles) -> io::Result<(CString, OwnedFd, OwnedFd)> {
+fn make_stage(
+    dir: &OwnedFd,
+    path: &Path,
+    files: EngineFiles,
+) -> io::Result<(CString, OwnedFd, OwnedFd)> {
     let mut builder = tempfile::Builder::new();
-    let made = builder.prefix(PREFIX).permissions(Permissions::from_mode(0o700)).tempdir_in(path)?;
+    let made =
+        builder.prefix(PREFIX).permissions(Permissions::from_mode(0o700)).tempdir_in(path)?;
     Ownership::default().give_private_dir(made.path())?;
     let name = made.path().file_name().unwrap_or_default();
     let stage = CString::new(name.as_encoded_bytes())?;
@@ -300,8 +318,8 @@ fn names(dir: &OwnedFd, path: &Path) -> Result<Vec<CString>> {
         let mut names = Vec::new();
         for entry in entries(dir)? {
             let (name, _) = entry?;
-            let is_superfluous =
-                name.to_bytes() == LOST_AND_FOUND && stat(dir, &*name)?.is_some_and(|found| is_dir(&found));
+            let is_superfluous = name.to_bytes() == LOST_AND_FOUND
+                && stat(dir, &*name)?.is_some_and(|found| is_dir(&found));
             if !is_superfluous {
                 names.push(name);
             }
@@ -315,8 +333,9 @@ fn names(dir: &OwnedFd, path: &Path) -> Result<Vec<CString>> {
 /// has other entries.
 fn clear(dir: &OwnedFd, path: &Path, files: EngineFiles) -> Result<()> {
     let failed = |error| unusable(path, error);
-    let (stages, others): (Vec<_>, Vec<_>) =
-        names(dir, path)?.into_iter().partition(|name| name.to_bytes().starts_with(PREFIX.as_bytes()));
+    let (stages, others): (Vec<_>, Vec<_>) = names(dir, path)?
+        .into_iter()
+        .partition(|name| name.to_bytes().starts_with(PREFIX.as_bytes()));
     let mut explained: Vec<CString> = Vec::new();
     for stage in &stages {
         let staged = open_dir(dir, &**stage, Mounts::Refuse).map_err(failed)?;
@@ -326,10 +345,14 @@ fn clear(dir: &OwnedFd, path: &Path, files: EngineFiles) -> Result<()> {
         return Err(not_empty());
     }
     for stage in &stages {
-        let removal = remove_if(dir, stage, &|staged| undo(dir, staged, files).map(|()| true), &never_ends);
+        let removal =
+            remove_if(dir, stage, &|staged| undo(dir, staged, files).map(|()| true), &never_ends);
         let removal = removal.map_err(failed)?;
         if removal.is_elsewhere {
-            return Err(Error::new(ErrorKind::Busy, "another restore into the directory is under way"));
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "another restore into the directory is under way",
+            ));
         }
         if let Some((_, error)) = removal.left.into_iter().next() {
             return Err(failed(error));
@@ -356,7 +379,8 @@ fn moved_up(dir: &OwnedFd, staged: &OwnedFd, files: EngineFiles) -> io::Result<V
     let mut found = Vec::new();
     for part in lines.filter(|part| !part.is_empty() && !part.contains('/')) {
         let has_moved = stat(&data, part)?.is_none() && stat(dir, part)?.is_some();
-        let is_ours = part != STORAGE || store_id.is_some_and(|id| Some(Marker::Id(id)) == marker_of(dir).ok());
+        let is_ours = part != STORAGE
+            || store_id.is_some_and(|id| Some(Marker::Id(id)) == marker_of(dir).ok());
         if has_moved && is_ours {
             found.push(CString::new(part)?);
         }
@@ -390,7 +414,10 @@ fn undo(dir: &OwnedFd, staged: &OwnedFd, files: EngineFiles) -> io::Result<()> {
 }
 
 fn not_empty() -> Error {
-    Error::new(ErrorKind::NotEmpty, "a backup is restored into a directory that is new or empty, and this one isn't")
+    Error::new(
+        ErrorKind::NotEmpty,
+        "a backup is restored into a directory that is new or empty, and this one isn't",
+    )
 }
 
 fn unusable(path: &Path, error: io::Error) -> Error {

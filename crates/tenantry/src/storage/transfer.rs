@@ -76,7 +76,8 @@ impl<'s> Source<'s> {
     /// is open.
     pub(crate) fn open(&self) -> io::Result<Option<OpenFile>> {
         // A file that was replaced by a pipe is opened without waiting for its writer.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = match fs::openat(self.dir, self.name, flags, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(None),
             file => File::from(file?),
@@ -84,7 +85,11 @@ impl<'s> Source<'s> {
         if FileType::from_raw_mode(fs::fstat(&file)?.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("the file was replaced while it was read"));
         }
-        let held = if locks::is_database(&file)? { Some(DatabaseLock::of(self.dir, self.name, &file)?) } else { None };
+        let held = if locks::is_database(&file)? {
+            Some(DatabaseLock::of(self.dir, self.name, &file)?)
+        } else {
+            None
+        };
         let stat = fs::fstat(&file)?;
         let (attributes, unread) = attributes_or(&stat, attributes::read(&file));
         Ok(Some(OpenFile { file, stat, attributes, unread, held }))
@@ -92,8 +97,9 @@ impl<'s> Source<'s> {
 
     /// Returns whether the file hasn't changed since it was opened.
     pub(crate) fn is_unchanged(&self, opened: &OpenFile) -> io::Result<bool> {
-        let moments =
-            |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
+        let moments = |stat: &Stat| {
+            (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
+        };
         if moments(&fs::fstat(&opened.file)?) != moments(&opened.stat) {
             return Ok(false);
         }
@@ -202,7 +208,10 @@ impl Read for Data<'_> {
 
 /// Returns the attributes that were read or, with the failure, those of `stat`.
 fn attributes_or(stat: &Stat, read: io::Result<Attributes>) -> (Attributes, Option<io::Error>) {
-    read.map_or_else(|error| (Attributes::from_stat(stat), Some(error)), |attributes| (attributes, None))
+    read.map_or_else(
+        |error| (Attributes::from_stat(stat), Some(error)),
+        |attributes| (attributes, None),
+    )
 }
 
 /// Locks out purges or backups of every process, as long as it lives.
@@ -214,15 +223,24 @@ pub(crate) struct TrashLock {
 impl Storage {
     /// Locks out purges and other backups. Fails with `Busy` if one lasts longer than `timeout`.
     pub(crate) fn lock_out_purges(&self, timeout: Duration) -> Result<TrashLock> {
-        let busy =
-            || Error::new(ErrorKind::Busy, "a purge, or another backup or export, is under way: try again later");
+        let busy = || {
+            Error::new(
+                ErrorKind::Busy,
+                "a purge, or another backup or export, is under way: try again later",
+            )
+        };
         self.lock_trash(FlockOperation::NonBlockingLockExclusive, timeout)?.ok_or_else(busy)
     }
 
     /// Locks out backups, but not purges. Fails with `Busy` if a backup lasts longer than
     /// `timeout`.
     pub(crate) fn lock_out_backups(&self, timeout: Duration) -> Result<TrashLock> {
-        let busy = || Error::new(ErrorKind::Busy, "a backup or the export of a user is under way: try again later");
+        let busy = || {
+            Error::new(
+                ErrorKind::Busy,
+                "a backup or the export of a user is under way: try again later",
+            )
+        };
         self.lock_trash(FlockOperation::NonBlockingLockShared, timeout)?.ok_or_else(busy)
     }
 
@@ -257,13 +275,19 @@ impl Storage {
         mut take: impl FnMut(Item<'_>) -> Result<()>,
     ) -> Result<bool> {
         let in_trash = id.to_string();
-        let places: [(&OwnedFd, &str); 3] =
-            [(&self.storage, path.as_str()), (&self.trash, &in_trash), (&self.storage, path.as_str())];
+        let places: [(&OwnedFd, &str); 3] = [
+            (&self.storage, path.as_str()),
+            (&self.trash, &in_trash),
+            (&self.storage, path.as_str()),
+        ];
         for (root, name) in places {
             match open_dir(root, name, Mounts::Enter) {
                 Err(error) if errno(&error) == Some(Errno::NOENT) => {}
                 Err(error) => {
-                    take(Item::LeftOut { path: goes_to.to_owned(), why: refused(error).to_string() })?;
+                    take(Item::LeftOut {
+                        path: goes_to.to_owned(),
+                        why: refused(error).to_string(),
+                    })?;
                     return Ok(true);
                 }
                 Ok(dir) => {
@@ -290,7 +314,11 @@ impl Storage {
 }
 
 /// Reads everything in a directory, each directory before its entries.
-fn read_tree(dir: OwnedFd, goes_to: &Path, take: &mut dyn FnMut(Item<'_>) -> Result<()>) -> Result<()> {
+fn read_tree(
+    dir: OwnedFd,
+    goes_to: &Path,
+    take: &mut dyn FnMut(Item<'_>) -> Result<()>,
+) -> Result<()> {
     let stat = fs::fstat(&dir).map_err(|error| refused(error.into()))?;
     let (attributes, unread) = attributes_or(&stat, attributes::read(&dir));
     take(Item::Directory { path: goes_to.to_owned(), attributes, is_top: true })?;
@@ -318,9 +346,10 @@ fn read_tree(dir: OwnedFd, goes_to: &Path, take: &mut dyn FnMut(Item<'_>) -> Res
         (None, Ok(())) => Ok(()),
         // One user who moves directories, or whose can't be read, doesn't keep all others out of
         // the backup.
-        (None, Err(error)) => {
-            take(Item::LeftOut { path: goes_to.to_owned(), why: format!("not all of it could be read: {error}") })
-        }
+        (None, Err(error)) => take(Item::LeftOut {
+            path: goes_to.to_owned(),
+            why: format!("not all of it could be read: {error}"),
+        }),
     }
 }
 
@@ -339,7 +368,9 @@ fn read_entry(
         return Ok(if is_taken { Ok(()) } else { take(Item::File { path, source }) });
     }
     let (attributes, unread) = attributes_or(stat, attributes::read_at(dir, name));
-    if unread.as_ref().is_some_and(|error| errno(error) == Some(Errno::NOENT)) && kind != FileType::Directory {
+    if unread.as_ref().is_some_and(|error| errno(error) == Some(Errno::NOENT))
+        && kind != FileType::Directory
+    {
         return Ok(Ok(()));
     }
     let named = path.clone();
@@ -353,14 +384,20 @@ fn read_entry(
             }
         },
         FileType::Fifo => take(Item::Pipe { path, attributes }),
-        FileType::Socket => take(Item::LeftOut { path, why: "no archive can hold a socket".to_owned() }),
+        FileType::Socket => {
+            take(Item::LeftOut { path, why: "no archive can hold a socket".to_owned() })
+        }
         _ => take(Item::LeftOut { path, why: "no archive of a user's holds a device".to_owned() }),
     };
     Ok(taken.and_then(|()| report_unread(&named, unread, take)))
 }
 
 /// Reports that extended attributes are missing. A file that was removed has none.
-fn report_unread(path: &Path, unread: Option<io::Error>, take: &mut dyn FnMut(Item<'_>) -> Result<()>) -> Result<()> {
+fn report_unread(
+    path: &Path,
+    unread: Option<io::Error>,
+    take: &mut dyn FnMut(Item<'_>) -> Result<()>,
+) -> Result<()> {
     match unread {
         Some(error) if errno(&error) != Some(Errno::NOENT) => {
             let why = format!("its extended attributes can't be read: {error}");

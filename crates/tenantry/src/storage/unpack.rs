@@ -59,7 +59,12 @@ pub(crate) struct Unpacker {
 }
 
 impl Unpacker {
-    pub(super) fn new(top: OwnedFd, owner: Ownership, former: Option<(u32, u32)>, point: &'static str) -> Result<Self> {
+    pub(super) fn new(
+        top: OwnedFd,
+        owner: Ownership,
+        former: Option<(u32, u32)>,
+        point: &'static str,
+    ) -> Result<Self> {
         let stat = fs::fstat(&top).map_err(|error| refused(error.into()))?;
         let ids = owner.ids().unwrap_or((stat.st_uid, stat.st_gid));
         let sync = BulkSync::detect(&top).map_err(refused)?;
@@ -95,7 +100,8 @@ impl Unpacker {
         for (path, attributes) in std::mem::take(&mut self.directories).into_iter().rev() {
             let name = if path.as_os_str().is_empty() { Path::new(".") } else { &*path };
             let dir = open_dir(&self.top, name, Mounts::Enter).map_err(refused)?;
-            let unset = attributes::apply(&dir, &self.adjusted(&attributes), self.point).map_err(unwritable)?;
+            let unset = attributes::apply(&dir, &self.adjusted(&attributes), self.point)
+                .map_err(unwritable)?;
             self.note(&path, unset);
             self.sync(&dir)?;
         }
@@ -145,7 +151,8 @@ impl Unpacker {
         let (point, sync, dir) = (self.point, self.sync, self.open(above)?);
         crate::failpoint::reach(point);
         let mut write = || -> io::Result<Vec<LostAttribute>> {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let flags =
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(fs::openat(dir, &*name, flags, Mode::RUSR | Mode::WUSR)?);
             match sparse {
                 None => drop(io::copy(input, &mut file)?),
@@ -163,7 +170,8 @@ impl Unpacker {
     /// Makes a hard link to a file that was written.
     pub(crate) fn hard_link(&mut self, path: &Path, target: &Path) -> Result<()> {
         let ((above, name), (target_above, target_name)) = (split(path)?, split(target)?);
-        let target_above = if target_above.as_os_str().is_empty() { Path::new(".") } else { target_above };
+        let target_above =
+            if target_above.as_os_str().is_empty() { Path::new(".") } else { target_above };
         let target_dir = open_dir(&self.top, target_above, Mounts::Enter).map_err(refused)?;
         let (point, dir) = (self.point, self.open(above)?);
         crate::failpoint::reach(point);
@@ -199,14 +207,21 @@ impl Unpacker {
     }
 
     /// Makes a symbolic link, whatever its target is.
-    pub(crate) fn link(&mut self, path: &Path, target: &Path, attributes: &Attributes) -> Result<()> {
+    pub(crate) fn link(
+        &mut self,
+        path: &Path,
+        target: &Path,
+        attributes: &Attributes,
+    ) -> Result<()> {
         let (above, name) = split(path)?;
         let attributes = self.adjusted(attributes);
         let (point, dir) = (self.point, self.open(above)?);
         crate::failpoint::reach(point);
         let made = fs::symlinkat(target, dir, &*name).map_err(io::Error::from);
         let unset = made
-            .and_then(|()| attributes::apply_to_new(dir, &*name, FileType::Symlink, &attributes, point))
+            .and_then(|()| {
+                attributes::apply_to_new(dir, &*name, FileType::Symlink, &attributes, point)
+            })
             .map_err(unwritable)?;
         self.note(path, unset);
         Ok(())
@@ -219,9 +234,12 @@ impl Unpacker {
         attributes.mode &= FILE_MODE;
         let (point, dir) = (self.point, self.open(above)?);
         crate::failpoint::reach(point);
-        let made = fs::mknodat(dir, &*name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).map_err(io::Error::from);
+        let made = fs::mknodat(dir, &*name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .map_err(io::Error::from);
         let unset = made
-            .and_then(|()| attributes::apply_to_new(dir, &*name, FileType::Fifo, &attributes, point))
+            .and_then(|()| {
+                attributes::apply_to_new(dir, &*name, FileType::Fifo, &attributes, point)
+            })
             .map_err(unwritable)?;
         self.note(path, unset);
         Ok(())
@@ -229,17 +247,24 @@ impl Unpacker {
 
     /// Returns the attributes with the owner that they get here.
     fn adjusted(&self, attributes: &Attributes) -> Attributes {
-        let of = |former: u32, archived: u32, now: u32| if archived == former { now } else { archived };
+        let of =
+            |former: u32, archived: u32, now: u32| if archived == former { now } else { archived };
         let (owner, group) = match self.former {
             None => self.ids,
-            Some(former) => (of(former.0, attributes.owner, self.ids.0), of(former.1, attributes.group, self.ids.1)),
+            Some(former) => (
+                of(former.0, attributes.owner, self.ids.0),
+                of(former.1, attributes.group, self.ids.1),
+            ),
         };
         Attributes { owner, group, ..attributes.clone() }
     }
 
     fn note(&mut self, path: &Path, unset: Vec<LostAttribute>) {
         // Only a restore by root restores owners.
-        for unset in unset.into_iter().filter(|unset| !matches!(unset.attribute, Attribute::Owner | Attribute::Group)) {
+        for unset in unset
+            .into_iter()
+            .filter(|unset| !matches!(unset.attribute, Attribute::Owner | Attribute::Group))
+        {
             self.lost.count += 1;
             if self.lost.named.len() < LOST_NAMED_MAX {
                 let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
@@ -249,7 +274,12 @@ impl Unpacker {
     }
 }
 
-fn write_segments(segments: &[Segment], length: u64, input: &mut dyn Read, file: &mut File) -> io::Result<()> {
+fn write_segments(
+    segments: &[Segment],
+    length: u64,
+    input: &mut dyn Read,
+    file: &mut File,
+) -> io::Result<()> {
     for segment in segments {
         file.seek(SeekFrom::Start(segment.offset))?;
         let count = io::copy(&mut Read::take(&mut *input, segment.length), file)?;
@@ -261,7 +291,9 @@ fn write_segments(segments: &[Segment], length: u64, input: &mut dyn Read, file:
 }
 
 fn split(path: &Path) -> Result<(&Path, CString)> {
-    let name = path.file_name().and_then(|name| CString::new(std::os::unix::ffi::OsStrExt::as_bytes(name)).ok());
+    let name = path
+        .file_name()
+        .and_then(|name| CString::new(std::os::unix::ffi::OsStrExt::as_bytes(name)).ok());
     let (Some(above), Some(name)) = (path.parent(), name) else {
         return Err(Error::new(ErrorKind::Corrupt, "a file in the archive has no name"));
     };

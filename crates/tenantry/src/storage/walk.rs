@@ -64,7 +64,10 @@ impl Level {
 
 /// Visits everything below a directory, each directory before its entries. Skips entries that are
 /// removed meanwhile.
-pub(super) fn walk(top: OwnedFd, visit: &mut dyn FnMut(Visit<'_>) -> io::Result<()>) -> io::Result<()> {
+pub(super) fn walk(
+    top: OwnedFd,
+    visit: &mut dyn FnMut(Visit<'_>) -> io::Result<()>,
+) -> io::Result<()> {
     let mut above = PathBuf::new();
     let mut levels = Vec::new();
     match Level::visit(&top, &above, visit)? {
@@ -118,12 +121,15 @@ pub(super) fn measure(
     measured_at: Timestamp,
     progress: &dyn Fn(&Usage) -> io::Result<()>,
 ) -> io::Result<Usage> {
-    let mut measured = Usage { allocated_bytes: allocated(&fs::fstat(&top)?), ..Usage::empty(measured_at) };
+    let mut measured =
+        Usage { allocated_bytes: allocated(&fs::fstat(&top)?), ..Usage::empty(measured_at) };
     let mut linked = HashSet::new();
     walk(top, &mut |visit| {
         match visit {
             Visit::Unreadable { .. } => measured.unreadable += 1,
-            Visit::Entry { stat, .. } if is_dir(stat) => measured.allocated_bytes += allocated(stat),
+            Visit::Entry { stat, .. } if is_dir(stat) => {
+                measured.allocated_bytes += allocated(stat)
+            }
             // A file with several names counts once.
             Visit::Entry { stat, .. } if stat.st_nlink > 1 && !linked.insert(identity(stat)) => {}
             Visit::Entry { stat, .. } => {

@@ -11,7 +11,8 @@ use super::Store;
 use crate::engine::verbs::{DeleteIf, SuspendIf, UpdateMany};
 use crate::progress::Monitor;
 use crate::{
-    Error, ErrorClass, ErrorKind, Filter, ListQuery, Progress, ProgressReply, Result, User, UserId, UserUpdate,
+    Error, ErrorClass, ErrorKind, Filter, ListQuery, Progress, ProgressReply, Result, User, UserId,
+    UserUpdate,
 };
 
 /// How many users an operation on many changes at once, which share a transaction. Other writers
@@ -61,7 +62,10 @@ impl BulkOutcome {
 /// Returns whether a failure concerns one user, so that the next ones may succeed.
 fn is_of_user(kind: ErrorKind) -> bool {
     matches!(kind.class(), ErrorClass::Conflict | ErrorClass::Invalid | ErrorClass::NotFound)
-        || matches!(kind, ErrorKind::StorageLost | ErrorKind::StorageBlocked | ErrorKind::Unfinished)
+        || matches!(
+            kind,
+            ErrorKind::StorageLost | ErrorKind::StorageBlocked | ErrorKind::Unfinished
+        )
 }
 
 impl Store {
@@ -122,7 +126,10 @@ impl Store {
     /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
     /// ```
     #[instrument(level = "debug", skip_all, fields(users = updates.len()))]
-    pub async fn update_many(&self, updates: Vec<(UserId, UserUpdate)>) -> Result<Vec<Result<User>>> {
+    pub async fn update_many(
+        &self,
+        updates: Vec<(UserId, UserUpdate)>,
+    ) -> Result<Vec<Result<User>>> {
         self.apply(UpdateMany(updates)).await
     }
 
@@ -203,7 +210,8 @@ impl Store {
         monitor: Monitor,
     ) -> Result<BulkOutcome> {
         refuse_empty(filter)?;
-        let mut query = ListQuery { limit: GROUP_USERS, filter: filter.clone(), ..ListQuery::default() };
+        let mut query =
+            ListQuery { limit: GROUP_USERS, filter: filter.clone(), ..ListQuery::default() };
         let mut outcome = BulkOutcome::default();
         loop {
             let page = match self.engine.list(&query).await {
@@ -232,7 +240,10 @@ impl Store {
 
 fn refuse_empty(filter: &Filter) -> Result<()> {
     if filter.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidQuery, "the filter has no condition, and would mean all users"));
+        return Err(Error::new(
+            ErrorKind::InvalidQuery,
+            "the filter has no condition, and would mean all users",
+        ));
     }
     Ok(())
 }

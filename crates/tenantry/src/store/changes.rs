@@ -113,7 +113,12 @@ impl Store {
     /// # Ok::<_, Box<dyn std::error::Error>>(()) }).unwrap();
     /// ```
     #[instrument(level = "debug", skip_all, fields(user = %user))]
-    pub async fn history(&self, user: UserId, after: Option<&ChangesCursor>, limit: usize) -> Result<HistoryPage> {
+    pub async fn history(
+        &self,
+        user: UserId,
+        after: Option<&ChangesCursor>,
+        limit: usize,
+    ) -> Result<HistoryPage> {
         self.engine.history(user, after.copied(), limit).await
     }
 

@@ -12,7 +12,8 @@ use crate::progress::Monitor;
 use crate::storage::Storage;
 use crate::thread::on_thread;
 use crate::{
-    Error, ErrorKind, Progress, ProgressReply, Result, StoragePath, Timestamp, Usage, UsageChange, User, UserId,
+    Error, ErrorKind, Progress, ProgressReply, Result, StoragePath, Timestamp, Usage, UsageChange,
+    User, UserId,
 };
 
 impl Store {
@@ -290,7 +291,8 @@ impl Store {
 
 fn measure(dir: Dir, measured_at: Timestamp, monitor: &Monitor) -> Result<Usage> {
     Storage::measure(dir.into_std_file().into(), measured_at, &|usage| {
-        let progress = Progress { files: usage.files, bytes: usage.apparent_bytes, ..Progress::default() };
+        let progress =
+            Progress { files: usage.files, bytes: usage.apparent_bytes, ..Progress::default() };
         monitor.report(progress).map_err(io::Error::other)
     })
 }

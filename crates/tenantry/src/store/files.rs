@@ -111,15 +111,25 @@ impl Store {
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         let (kind, message) = match error.kind() {
-            io::ErrorKind::NotFound => (ErrorKind::NotFound, "there is no such file in the user's directory"),
-            io::ErrorKind::AlreadyExists => (ErrorKind::Exists, "the user's directory has a file of this name already"),
+            io::ErrorKind::NotFound => {
+                (ErrorKind::NotFound, "there is no such file in the user's directory")
+            }
+            io::ErrorKind::AlreadyExists => {
+                (ErrorKind::Exists, "the user's directory has a file of this name already")
+            }
             // cap-std makes this one itself, so it has no code of the system's.
             io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => {
                 (ErrorKind::InvalidPath, "the path leads out of the user's directory")
             }
-            io::ErrorKind::PermissionDenied => (ErrorKind::PermissionDenied, "no permission to use the user's file"),
-            io::ErrorKind::ReadOnlyFilesystem => (ErrorKind::ReadOnly, "the user's files can only be read"),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            io::ErrorKind::PermissionDenied => {
+                (ErrorKind::PermissionDenied, "no permission to use the user's file")
+            }
+            io::ErrorKind::ReadOnlyFilesystem => {
+                (ErrorKind::ReadOnly, "the user's files can only be read")
+            }
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => {
                 (ErrorKind::Full, "there is no room for the user's file")
             }
             _ => (ErrorKind::Io, "an operation on the user's file failed"),

@@ -141,8 +141,10 @@ impl Pages {
     pub async fn next(&mut self) -> Result<Option<Vec<User>>> {
         let Some(query) = &self.query else { return Ok(None) };
         let page = self.store.list(query).await?;
-        self.query =
-            page.next_cursor.map(|cursor| ListQuery { cursor: Some(cursor), ..self.query.take().unwrap_or_default() });
+        self.query = page.next_cursor.map(|cursor| ListQuery {
+            cursor: Some(cursor),
+            ..self.query.take().unwrap_or_default()
+        });
         Ok((!page.users.is_empty()).then_some(page.users))
     }
 }

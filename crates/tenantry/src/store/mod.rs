@@ -18,9 +18,14 @@ use std::sync::Arc;
 use tracing::instrument;
 
 use crate::engine::metrics::Metrics;
-use crate::engine::verbs::{self, Create, CreateMany, Delete, RecordLogin, Restore, Resume, Suspend, Update, Verb};
+use crate::engine::verbs::{
+    self, Create, CreateMany, Delete, RecordLogin, Restore, Resume, Suspend, Update, Verb,
+};
 use crate::engine::{Engine, Status, Upgrade};
-use crate::{Actor, Email, Error, NewUser, ReadTx, Result, SignIn, TrashedUser, User, UserId, UserUpdate, WriteTx};
+use crate::{
+    Actor, Email, Error, NewUser, ReadTx, Result, SignIn, TrashedUser, User, UserId, UserUpdate,
+    WriteTx,
+};
 pub use builder::Builder;
 pub use bulk::BulkOutcome;
 pub use files::{open_dir_beneath, open_file_beneath};

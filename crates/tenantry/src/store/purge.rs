@@ -13,7 +13,8 @@ use crate::progress::Monitor;
 use crate::storage::{Removal, TrashLock};
 use crate::thread::on_thread;
 use crate::{
-    Error, ErrorKind, ListQuery, Progress, ProgressReply, Purge, Purged, Result, StoragePath, TrashQuery, UserId,
+    Error, ErrorKind, ListQuery, Progress, ProgressReply, Purge, Purged, Result, StoragePath,
+    TrashQuery, UserId,
 };
 
 /// The state of a purge: its results so far, and the lock that it holds.
@@ -72,18 +73,23 @@ impl Store {
             Ok(storage) => Some(Arc::new(storage.lock_out_backups(self.engine.busy_timeout())?)),
             Err(_) => None,
         };
-        let mut run = Run { monitor: Monitor::new(progress), purged: Purged::default(), no_backups };
+        let mut run =
+            Run { monitor: Monitor::new(progress), purged: Purged::default(), no_backups };
         match selection {
             Purge::User(id) => {
                 let path = self.apply(BeginPurge(id)).await?;
                 self.end_purge(vec![(id, Ok(path))], &mut run).await?;
             }
             Purge::DeletedBefore(moment) => {
-                let mut query =
-                    TrashQuery { limit: ListQuery::MAX_LIMIT, deleted_before: Some(moment), ..TrashQuery::default() };
+                let mut query = TrashQuery {
+                    limit: ListQuery::MAX_LIMIT,
+                    deleted_before: Some(moment),
+                    ..TrashQuery::default()
+                };
                 loop {
                     let page = self.engine.list_trash(query.clone()).await?;
-                    let ids: Vec<UserId> = page.users.into_iter().map(|trashed| trashed.user.id).collect();
+                    let ids: Vec<UserId> =
+                        page.users.into_iter().map(|trashed| trashed.user.id).collect();
                     let begun = self.apply(BeginPurges(ids)).await?;
                     self.end_purge(begun, &mut run).await?;
                     if page.next_cursor.is_none() {
@@ -118,7 +124,10 @@ impl Store {
                     if removal.is_complete() {
                         ended.push(user);
                     }
-                    removal.left.into_iter().for_each(|(path, error)| run.purged.leave(user, path, error));
+                    removal
+                        .left
+                        .into_iter()
+                        .for_each(|(path, error)| run.purged.leave(user, path, error));
                     run.purged.files += removal.files;
                     run.purged.elsewhere += u64::from(removal.is_elsewhere);
                 }
@@ -142,7 +151,8 @@ impl Store {
         users: Vec<(UserId, StoragePath)>,
         run: &Run,
     ) -> Result<Vec<(UserId, Result<Removal>)>> {
-        let (engine, monitor, no_backups) = (Arc::clone(&self.engine), run.monitor.clone(), run.no_backups.clone());
+        let (engine, monitor, no_backups) =
+            (Arc::clone(&self.engine), run.monitor.clone(), run.no_backups.clone());
         let mut files = run.purged.files;
         on_thread(move || {
             let _no_backups = no_backups;
@@ -150,9 +160,14 @@ impl Store {
             for (id, path) in users {
                 let on_removed = |removed| {
                     let progress = Progress { files: files + removed, ..Progress::default() };
-                    if monitor.report(progress).is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                    if monitor.report(progress).is_err() {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
                 };
-                let removal = engine.storage().and_then(|storage| storage.remove(id, &path, &on_removed));
+                let removal =
+                    engine.storage().and_then(|storage| storage.remove(id, &path, &on_removed));
                 files += removal.as_ref().map_or(0, |removal| removal.files);
                 removals.push((id, removal));
                 if monitor.is_ended() {

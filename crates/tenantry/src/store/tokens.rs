@@ -86,7 +86,12 @@ impl Store {
     /// # Ok(()) }
     /// ```
     #[instrument(level = "debug", skip_all)]
-    pub async fn rotate_token(&self, name: &str, overlap: Duration, created_by: &str) -> Result<(Token, TokenSecret)> {
+    pub async fn rotate_token(
+        &self,
+        name: &str,
+        overlap: Duration,
+        created_by: &str,
+    ) -> Result<(Token, TokenSecret)> {
         let secret = TokenSecret::new(self.engine.random()?);
         let verb = RotateToken(name.to_owned(), overlap, secret.digest(), created_by.to_owned());
         let token = self.apply(verb).await?;

@@ -50,14 +50,17 @@ impl Disk {
                 counting.pNext = std::ptr::null_mut();
                 counting.pAppData = usual.cast();
                 counting.xOpen = Some(open);
-                assert_eq!(ffi::sqlite3_vfs_register(Box::leak(Box::new(counting)), 1), ffi::SQLITE_OK);
+                assert_eq!(
+                    ffi::sqlite3_vfs_register(Box::leak(Box::new(counting)), 1),
+                    ffi::SQLITE_OK
+                );
             }
         });
     }
 
     pub(crate) fn now() -> Self {
-        let [of_database, of_log] =
-            [DATABASE, LOG].map(|kind| [&WRITES[kind], &SYNCS[kind]].map(|count| count.load(Ordering::SeqCst)));
+        let [of_database, of_log] = [DATABASE, LOG]
+            .map(|kind| [&WRITES[kind], &SYNCS[kind]].map(|count| count.load(Ordering::SeqCst)));
         Self {
             writes_of_database: of_database[0],
             syncs_of_database: of_database[1],
@@ -106,7 +109,11 @@ unsafe fn count<const KIND: usize>(file: *mut ffi::sqlite3_file) {
     // SAFETY: the usual VFS has pointed it to methods that never change.
     unsafe {
         let usual = &*(*file).pMethods;
-        let counting = ffi::sqlite3_io_methods { xWrite: Some(write::<KIND>), xSync: Some(sync::<KIND>), ..*usual };
+        let counting = ffi::sqlite3_io_methods {
+            xWrite: Some(write::<KIND>),
+            xSync: Some(sync::<KIND>),
+            ..*usual
+        };
         let methods = METHODS[KIND].get_or_init(|| Methods { usual, counting });
         assert!(std::ptr::eq(methods.usual, usual), "two files of one kind have different methods");
         (*file).pMethods = &raw const methods.counting;

@@ -35,9 +35,15 @@ impl Statements {
     }
 }
 
-unsafe extern "C" fn record(_: c_uint, list: *mut c_void, _: *mut c_void, sql: *mut c_void) -> c_int {
+unsafe extern "C" fn record(
+    _: c_uint,
+    list: *mut c_void,
+    _: *mut c_void,
+    sql: *mut c_void,
+) -> c_int {
     // SAFETY: the list is the leaked one, and SQLite says that the text of a statement is text.
-    let (list, sql) = unsafe { (&*list.cast::<Mutex<Vec<String>>>(), CStr::from_ptr(sql.cast::<c_char>())) };
+    let (list, sql) =
+        unsafe { (&*list.cast::<Mutex<Vec<String>>>(), CStr::from_ptr(sql.cast::<c_char>())) };
     list.lock().unwrap().push(sql.to_string_lossy().into_owned());
     0
 }

@@ -84,7 +84,8 @@ fn child_process_entry() {
     if orders.is_opening_armed {
         arm();
     }
-    let durability = if orders.is_durability_normal { Durability::Normal } else { Durability::Full };
+    let durability =
+        if orders.is_durability_normal { Durability::Normal } else { Durability::Full };
     let store = block_on(Store::builder(&data).durability(durability).open()).unwrap();
     if let Some(mask) = orders.umask {
         umask(Mode::from_raw_mode(mask));

@@ -40,8 +40,14 @@ pub(crate) const POINTS: &[(&str, &str)] = &[
     ("erase: cut the log", "purge* recover_purge"),
     ("erase: rewrite the database", "purge* recover_purge"),
     ("import: make a stage", "import* bring_back* return_copied"),
-    ("import: sync the files", "import import_twice import_late import_copied bring_back* return_copied"),
-    ("import: write the files", "import import_twice import_late import_copied bring_back* return_copied"),
+    (
+        "import: sync the files",
+        "import import_twice import_late import_copied bring_back* return_copied",
+    ),
+    (
+        "import: write the files",
+        "import import_twice import_late import_copied bring_back* return_copied",
+    ),
     (
         "make: a directory",
         "make_* restore* import import_twice import_late recover_make recover_restore recover_import repair import_copied recover_restore_copied bring_back* recover_bring_back return_copied",
@@ -59,12 +65,24 @@ pub(crate) const POINTS: &[(&str, &str)] = &[
     ("open: sync the marker", "open_* upgrade"),
     ("open: write the marker", "open_* upgrade"),
     ("quarantine: make a place", "adopt_late repair adopt_copied repair_copied repair_file_copied"),
-    ("quarantine: make its directory", "adopt_late repair adopt_copied repair_copied repair_file_copied"),
+    (
+        "quarantine: make its directory",
+        "adopt_late repair adopt_copied repair_copied repair_file_copied",
+    ),
     ("quarantine: move", "adopt_late repair adopt_copied repair_copied repair_file_copied"),
     ("quarantine: sync", "adopt_late repair adopt_copied repair_copied repair_file_copied"),
-    ("quarantine: sync the note", "adopt_late repair adopt_copied repair_copied repair_file_copied"),
-    ("quarantine: write the note", "adopt_late repair adopt_copied repair_copied repair_file_copied"),
-    ("remove: a directory", "purge* import_bare import_twice import_late open_* recover_purge *_copied"),
+    (
+        "quarantine: sync the note",
+        "adopt_late repair adopt_copied repair_copied repair_file_copied",
+    ),
+    (
+        "quarantine: write the note",
+        "adopt_late repair adopt_copied repair_copied repair_file_copied",
+    ),
+    (
+        "remove: a directory",
+        "purge* import_bare import_twice import_late open_* recover_purge *_copied",
+    ),
     ("remove: a file", "purge* import_twice import_late recover_purge *_copied"),
     ("remove: change a mode", "purge purge_copied"),
     ("remove: move a directory up", "purge* import_late recover_purge"),

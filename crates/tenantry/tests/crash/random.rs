@@ -81,7 +81,8 @@ fn choose(random: &mut Random, given: &mut Given, model: &Model) -> Vec<Op> {
 #[test]
 fn random_operations_with_crashes_do_what_the_model_does() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let seed = number("TENANTRY_SEED").unwrap_or_else(|| RandomState::new().build_hasher().finish());
+    let seed =
+        number("TENANTRY_SEED").unwrap_or_else(|| RandomState::new().build_hasher().finish());
     let stores = share(STORES.0, STORES.1);
     println!("to repeat it: TENANTRY_SEED={seed}");
     for store in 0..stores {
@@ -100,15 +101,28 @@ fn random_operations_with_crashes_do_what_the_model_does() {
             // Each process finds what one on another way has left.
             let way = *random.one_of(&Way::ALL);
             let points = if way == Way::Copied { POINTS_OF_COPIES } else { POINTS };
-            let crash = if random.is_one_in(4) { Crash::Never } else { Crash::At(1 + random.below(points)) };
+            let crash = if random.is_one_in(4) {
+                Crash::Never
+            } else {
+                Crash::At(1 + random.below(points))
+            };
             println!("{way:?}, {crash:?} in {ops:?}");
-            let ran = Orders { ops: ops.clone(), crash, way, ..Orders::default() }.run(&place.data());
-            println!("did {:?}, crashed at {:?}", ran.did, ran.points.last().filter(|_| ran.has_crashed));
+            let ran =
+                Orders { ops: ops.clone(), crash, way, ..Orders::default() }.run(&place.data());
+            println!(
+                "did {:?}, crashed at {:?}",
+                ran.did,
+                ran.points.last().filter(|_| ran.has_crashed)
+            );
             while ran.has_crashed && random.is_one_in(2) {
                 let crash = Crash::At(1 + random.below(OPENING_POINTS));
                 let way = *random.one_of(&Way::ALL);
-                let opening = Orders { crash, is_opening_armed: true, way, ..Orders::default() }.run(&place.data());
-                println!("opening, {way:?}, crashed at {:?}", opening.points.last().filter(|_| opening.has_crashed));
+                let opening = Orders { crash, is_opening_armed: true, way, ..Orders::default() }
+                    .run(&place.data());
+                println!(
+                    "opening, {way:?}, crashed at {:?}",
+                    opening.points.last().filter(|_| opening.has_crashed)
+                );
             }
             let judge = Judge::new(model, &ops);
             let happened = judge.happened(&ran, &place.data());

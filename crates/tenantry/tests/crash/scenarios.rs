@@ -40,7 +40,8 @@ pub(crate) struct Judge {
 
 impl Judge {
     pub(crate) fn new(mut model: Model, ops: &[Op]) -> Self {
-        let mut judge = Self { ops: ops.to_vec(), states: vec![model.clone()], outcomes: Vec::new() };
+        let mut judge =
+            Self { ops: ops.to_vec(), states: vec![model.clone()], outcomes: Vec::new() };
         for op in ops {
             judge.outcomes.push(outcome(model.apply(op)));
             judge.states.push(model.clone());
@@ -58,7 +59,9 @@ impl Judge {
             .find(|so_many| self.states.get(*so_many).is_some_and(|model| model.world == found));
         let happened = happened.unwrap_or_else(|| {
             let (before, after) = (&self.states[answered], self.states.get(answered + 1));
-            panic!("neither as before nor as after: {found:#?}\nbefore: {before:#?}\nafter: {after:#?}")
+            panic!(
+                "neither as before nor as after: {found:#?}\nbefore: {before:#?}\nafter: {after:#?}"
+            )
         });
         self.states[happened].check_erased(data);
         happened
@@ -78,7 +81,11 @@ impl Judge {
         }
         let happened = self.happened(ran, data);
         if happened < self.ops.len() {
-            assert_eq!(find_sound(data, &self.ops[happened..]), last.world, "it can't be gone on with");
+            assert_eq!(
+                find_sound(data, &self.ops[happened..]),
+                last.world,
+                "it can't be gone on with"
+            );
             last.check_erased(data);
         }
         assert_eq!(stages(data), [""; 0], "what an import has left");
@@ -110,9 +117,14 @@ fn crash_everywhere(name: &str, scenario: Scenario) {
         if !ran.has_crashed {
             assert_eq!(ran.did, judge.outcomes);
             assert!(at > 1, "there is no point");
-            let expected =
-                POINTS.iter().filter(|(_, scenarios)| scenarios.split(' ').any(|pattern| fits(name, pattern)));
-            assert_eq!(passed, expected.map(|(point, _)| (*point).to_owned()).collect(), "see POINTS");
+            let expected = POINTS
+                .iter()
+                .filter(|(_, scenarios)| scenarios.split(' ').any(|pattern| fits(name, pattern)));
+            assert_eq!(
+                passed,
+                expected.map(|(point, _)| (*point).to_owned()).collect(),
+                "see POINTS"
+            );
             return;
         }
     }
@@ -120,10 +132,17 @@ fn crash_everywhere(name: &str, scenario: Scenario) {
 }
 
 /// Aborts the opening after a crash at each of its points in turn.
-fn crash_in_recovery(place: &Place, judge: &Judge, ran: &Ran, way: Way, passed: &mut BTreeSet<String>) {
+fn crash_in_recovery(
+    place: &Place,
+    judge: &Judge,
+    ran: &Ran,
+    way: Way,
+    passed: &mut BTreeSet<String>,
+) {
     for at in 1..POINTS_MAX {
         let place = place.copy();
-        let opening = Orders { crash: Crash::At(at), is_opening_armed: true, way, ..Orders::default() };
+        let opening =
+            Orders { crash: Crash::At(at), is_opening_armed: true, way, ..Orders::default() };
         let reopened = opening.run(&place.data());
         println!("  then {at} at {:?}", reopened.points.last());
         passed.extend(reopened.points.iter().cloned());
@@ -137,7 +156,8 @@ fn crash_in_recovery(place: &Place, judge: &Judge, ran: &Ran, way: Way, passed: 
 
 /// A user with these files.
 fn person(user: u8, path: Option<&str>, files: &[&str]) -> Vec<Op> {
-    let mut ops = vec![Op::Create { user, email: user, path: path.map(str::to_owned) }, Op::Open { user }];
+    let mut ops =
+        vec![Op::Create { user, email: user, path: path.map(str::to_owned) }, Op::Open { user }];
     ops.extend(files.iter().map(|file| Op::Write { user, file: (*file).to_owned() }));
     ops
 }
@@ -223,7 +243,10 @@ fn write_into_what_is_discarded(place: &Place, model: &mut Model) {
     assert!(ran.has_crashed);
     model.apply(&adopt()).unwrap();
     std::fs::write(place.data().join(derived(ADA)).join("late.txt"), "late").unwrap();
-    model.world.quarantine.insert(derived(ADA), [("late.txt".to_owned(), "late".to_owned())].into());
+    model
+        .world
+        .quarantine
+        .insert(derived(ADA), [("late.txt".to_owned(), "late".to_owned())].into());
 }
 
 /// A file in `storage/` that belongs to no user.
@@ -514,7 +537,10 @@ fn every_point_in_the_table_is_passed_in_a_scenario_that_there_is() {
         assert!(known.insert(point), "{point} is there twice");
         for pattern in scenarios.split(' ') {
             // That it is passed there is seen in that scenario.
-            assert!(SCENARIOS.iter().any(|name| fits(name, pattern)), "{point}: there is no scenario {pattern:?}");
+            assert!(
+                SCENARIOS.iter().any(|name| fits(name, pattern)),
+                "{point}: there is no scenario {pattern:?}"
+            );
         }
     }
 }

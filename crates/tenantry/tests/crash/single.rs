@@ -24,7 +24,8 @@ fn a_stage_with_an_intent_is_kept_by_other_imports() {
     std::fs::write(&blocked, "in the way").unwrap();
     let store = block_on(Store::open(place.data())).unwrap();
     assert_eq!(import_chosen().run(&store, &place.data()), Err(ErrorKind::EmailTaken));
-    let other = Op::Import { user: CYD, email: CYD, path: None, files: Some(vec!["x.txt".to_owned()]) };
+    let other =
+        Op::Import { user: CYD, email: CYD, path: None, files: Some(vec!["x.txt".to_owned()]) };
     std::fs::remove_file(place.data().join(ARCHIVE)).unwrap();
     place.put_archive(&other);
     assert_eq!(other.run(&store, &place.data()), Ok(()));
@@ -32,7 +33,10 @@ fn a_stage_with_an_intent_is_kept_by_other_imports() {
     assert_eq!(block_on(store.directory(id(ADA))).unwrap_err().kind(), ErrorKind::StorageBlocked);
     block_on(store.close()).unwrap();
     let findings = block_on(check(place.data())).unwrap().findings;
-    assert!(findings.iter().any(|finding| finding.kind == FindingKind::IntentUnfinished), "{findings:?}");
+    assert!(
+        findings.iter().any(|finding| finding.kind == FindingKind::IntentUnfinished),
+        "{findings:?}"
+    );
 
     std::fs::remove_file(&blocked).unwrap();
     [import_chosen(), other].iter().for_each(|op| model.apply(op).unwrap());
@@ -45,7 +49,8 @@ fn crash_in_a_copy(place: &Place, model: &mut Model, point: &str) -> std::path::
     let delete = Op::Delete { user: ADA };
     place.prepare(model, &nested(ADA));
     let ran =
-        Orders { crash: Crash::Point(point.to_owned()), ..on_way(Way::Copied, [delete.clone()]) }.run(&place.data());
+        Orders { crash: Crash::Point(point.to_owned()), ..on_way(Way::Copied, [delete.clone()]) }
+            .run(&place.data());
     assert!(ran.has_crashed);
     model.apply(&delete).unwrap();
     place.data().join(derived(ADA))
@@ -64,7 +69,10 @@ fn what_is_written_at_the_old_place_after_it_was_copied_is_not_removed() {
     block_on(store.close()).unwrap();
     assert_eq!(std::fs::read_to_string(&late).unwrap(), "late");
     let findings = block_on(check(place.data())).unwrap().findings;
-    assert_eq!(findings.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::IntentUnfinished]);
+    assert_eq!(
+        findings.iter().map(|finding| finding.kind).collect::<Vec<_>>(),
+        [FindingKind::IntentUnfinished]
+    );
     std::fs::remove_file(&late).unwrap();
     assert_eq!(find_sound(&place.data(), &[]), model.world);
     assert!(!old.exists());

@@ -75,14 +75,18 @@ fn functions(text: &str) -> Vec<(String, String)> {
     let mut functions: Vec<(String, String)> = Vec::new();
     for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
         let is_head = |words: &str| {
-            words.split(' ').all(|word| matches!(word, "" | "async" | "const") || word.starts_with("pub"))
+            words
+                .split(' ')
+                .all(|word| matches!(word, "" | "async" | "const") || word.starts_with("pub"))
         };
         match line.trim_start().split_once("fn ").filter(|(words, _)| is_head(words)) {
             Some((_, rest)) => {
                 let name = rest.split(['(', '<']).next().unwrap();
                 functions.push((name.to_owned(), String::new()));
             }
-            None => functions.last_mut().into_iter().for_each(|(_, body)| *body += &format!("{line}\n")),
+            None => {
+                functions.last_mut().into_iter().for_each(|(_, body)| *body += &format!("{line}\n"))
+            }
         }
     }
     functions
@@ -129,12 +133,15 @@ fn every_call_that_changes_a_directory_or_commits_comes_after_a_point_in_its_fun
 #[test]
 fn the_points_in_the_source_are_those_in_the_table() {
     let table: BTreeSet<&str> = POINTS.iter().map(|(point, _)| *point).collect();
-    let operations: BTreeSet<&str> = table.iter().map(|point| point.split(':').next().unwrap()).collect();
+    let operations: BTreeSet<&str> =
+        table.iter().map(|point| point.split(':').next().unwrap()).collect();
     let sources: Vec<_> = sources().into_iter().filter(|(file, _)| file.contains('/')).collect();
     let strings = sources.iter().flat_map(|(_, text)| text.split('"').skip(1).step_by(2));
     let points = strings.filter(|text| {
-        let is_plain = text.chars().all(|char| char.is_ascii_lowercase() || matches!(char, ' ' | ':' | '\''));
-        is_plain && text.split_once(": ").is_some_and(|(operation, _)| operations.contains(operation))
+        let is_plain =
+            text.chars().all(|char| char.is_ascii_lowercase() || matches!(char, ' ' | ':' | '\''));
+        is_plain
+            && text.split_once(": ").is_some_and(|(operation, _)| operations.contains(operation))
     });
     assert_eq!(points.collect::<BTreeSet<_>>(), table);
 }

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use futures_lite::future::block_on;
 use serde::{Deserialize, Serialize};
 use tenantry::{
-    BackupOptions, Email, ErrorKind, FindingKind, NewUser, Purge, RepairOptions, RequestKey, RestoreUserOptions,
-    Result, StoragePath, Store, Timestamp, UserId, UserUpdate, check, open_backup, repair,
+    BackupOptions, Email, ErrorKind, FindingKind, NewUser, Purge, RepairOptions, RequestKey,
+    RestoreUserOptions, Result, StoragePath, Store, Timestamp, UserId, UserUpdate, check,
+    open_backup, repair,
 };
 use tenantry_testkit::world::{self, Found, Person, World, address, copy, placed, take};
 
@@ -178,14 +179,21 @@ impl Op {
                 created.await?;
             }
             Self::Update { user, email: number } => {
-                store.update(id(*user), UserUpdate { email: Some(email(*number)), ..UserUpdate::default() }).await?;
+                store
+                    .update(
+                        id(*user),
+                        UserUpdate { email: Some(email(*number)), ..UserUpdate::default() },
+                    )
+                    .await?;
             }
             Self::Import { .. } => {
                 store.import_user(data.join(ARCHIVE), |_| {}).await?;
             }
             Self::BringBack { user, .. } => {
                 let backup = open_backup(data.join(BACKUP)).await?;
-                store.restore_user(backup, id(*user), RestoreUserOptions::default(), |_| {}).await?;
+                store
+                    .restore_user(backup, id(*user), RestoreUserOptions::default(), |_| {})
+                    .await?;
             }
             Self::Once(op) => {
                 let request = serde_json::to_string(op).unwrap();
@@ -202,16 +210,25 @@ impl Op {
             }
             Self::Check => {
                 let report = check(data).await?;
-                assert!(report.findings.iter().all(|f| f.kind == FindingKind::DirectoryOrphaned), "{report:?}");
+                assert!(
+                    report.findings.iter().all(|f| f.kind == FindingKind::DirectoryOrphaned),
+                    "{report:?}"
+                );
             }
             Self::Repair => {
-                let repaired = repair(data, RepairOptions { even_if_many: true, ..RepairOptions::default() }).await?;
+                let repaired =
+                    repair(data, RepairOptions { even_if_many: true, ..RepairOptions::default() })
+                        .await?;
                 assert!(repaired.failures.is_empty(), "{repaired:?}");
             }
             Self::Place { path } => {
                 for (file, text) in placed(path) {
                     let file = data.join(path).join(file);
-                    fs::DirBuilder::new().recursive(true).mode(0o700).create(file.parent().unwrap()).unwrap();
+                    fs::DirBuilder::new()
+                        .recursive(true)
+                        .mode(0o700)
+                        .create(file.parent().unwrap())
+                        .unwrap();
                     fs::write(file, text).unwrap();
                 }
                 loosen(data, path);
@@ -248,11 +265,16 @@ pub(crate) struct Model {
 impl Model {
     pub(crate) fn apply(&mut self, op: &Op) -> Result<(), ErrorKind> {
         let people = &mut self.world.people;
-        let has = |people: &BTreeMap<u8, Person>, email| people.values().any(|p| !p.is_trashed && p.email == email);
-        let is_trashed = |people: &BTreeMap<u8, Person>, user| people.get(user).map(|person| person.is_trashed);
+        let has = |people: &BTreeMap<u8, Person>, email| {
+            people.values().any(|p| !p.is_trashed && p.email == email)
+        };
+        let is_trashed =
+            |people: &BTreeMap<u8, Person>, user| people.get(user).map(|person| person.is_trashed);
         // Of whom each is about, and who that must be.
         let wanted = match op {
-            Op::Open { user } | Op::Delete { user } | Op::DeleteWithin { user } => Some((user, false)),
+            Op::Open { user } | Op::Delete { user } | Op::DeleteWithin { user } => {
+                Some((user, false))
+            }
             Op::Update { user, .. } | Op::Adopt { user, .. } => Some((user, false)),
             Op::Restore { user, .. } | Op::Purge { user } => Some((user, true)),
             _ => None,
@@ -265,8 +287,10 @@ impl Model {
                 if has(people, *email) {
                     return Err(ErrorKind::EmailTaken);
                 }
-                let path = path.as_ref().map_or_else(|| derived(*user), |path| format!("storage/{path}"));
-                people.insert(*user, Person { email: *email, path, is_trashed: false, files: None });
+                let path =
+                    path.as_ref().map_or_else(|| derived(*user), |path| format!("storage/{path}"));
+                people
+                    .insert(*user, Person { email: *email, path, is_trashed: false, files: None });
             }
             Op::Open { user } => {
                 people.get_mut(user).unwrap().files.get_or_insert_default();
@@ -275,7 +299,9 @@ impl Model {
                 let files = people.get_mut(user).unwrap().files.as_mut().unwrap();
                 files.insert(file.clone(), written(*user, file));
             }
-            Op::Delete { user } | Op::DeleteWithin { user } => people.get_mut(user).unwrap().is_trashed = true,
+            Op::Delete { user } | Op::DeleteWithin { user } => {
+                people.get_mut(user).unwrap().is_trashed = true
+            }
             Op::Restore { user, email } => {
                 let email = email.unwrap_or(people[user].email);
                 if has(people, email) {
@@ -289,8 +315,11 @@ impl Model {
                 self.erased.insert(people.remove(user).unwrap().email);
             }
             Op::PurgeAll => {
-                self.erased
-                    .extend(people.extract_if(.., |_, person| person.is_trashed).map(|(_, person)| person.email));
+                self.erased.extend(
+                    people
+                        .extract_if(.., |_, person| person.is_trashed)
+                        .map(|(_, person)| person.email),
+                );
             }
             Op::Adopt { user, path } => {
                 let person = people.get_mut(user).unwrap();
@@ -340,7 +369,9 @@ impl Model {
                     Some(owner) => owner.files = Some(placed(path)),
                     None => {
                         let files = placed(path).into_iter();
-                        self.world.loose.extend(files.map(|(file, text)| (format!("{path}/{file}"), text)));
+                        self.world
+                            .loose
+                            .extend(files.map(|(file, text)| (format!("{path}/{file}"), text)));
                         self.placed.insert(path.clone());
                     }
                 }
@@ -367,7 +398,10 @@ impl Model {
             let bytes = fs::read(data.join(file)).unwrap_or_default();
             for number in &self.erased {
                 let text = email(*number).as_str().as_bytes().to_vec();
-                assert!(!bytes.windows(text.len()).any(|window| window == text), "user{number} is in {file}");
+                assert!(
+                    !bytes.windows(text.len()).any(|window| window == text),
+                    "user{number} is in {file}"
+                );
             }
         }
     }
@@ -389,7 +423,9 @@ pub(crate) fn find(data: &Path, ops: &[Op]) -> Found {
 pub(crate) fn find_sound(data: &Path, ops: &[Op]) -> World {
     let Found { world, mut findings, orphans, .. } = find(data, ops);
     findings.extend(orphans.into_iter().filter(|orphan| {
-        let is_above = |file: &String| orphan.path.as_ref().is_some_and(|path| Path::new(file).starts_with(path));
+        let is_above = |file: &String| {
+            orphan.path.as_ref().is_some_and(|path| Path::new(file).starts_with(path))
+        };
         !world.loose.keys().any(is_above)
     }));
     assert!(findings.is_empty(), "{findings:#?}\nin {world:#?}");
@@ -398,7 +434,8 @@ pub(crate) fn find_sound(data: &Path, ops: &[Op]) -> World {
 
 /// The stages of imports that are in a data directory.
 pub(crate) fn stages(data: &Path) -> Vec<String> {
-    let names = fs::read_dir(data).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names =
+        fs::read_dir(data).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with(".tenantry-import-")).collect()
 }
 
@@ -428,11 +465,15 @@ impl Place {
 
     /// Puts the archive there that this import takes: of a user of another store.
     pub(crate) fn put_archive(&self, import: &Op) {
-        let Op::Import { user, email, path, files } = import else { panic!("{import:?} is no import") };
+        let Op::Import { user, email, path, files } = import else {
+            panic!("{import:?} is no import")
+        };
         let other = Self::new();
         let mut ops = vec![Op::Create { user: *user, email: *email, path: path.clone() }];
         ops.extend(files.iter().map(|_| Op::Open { user: *user }));
-        ops.extend(files.iter().flatten().map(|file| Op::Write { user: *user, file: file.clone() }));
+        ops.extend(
+            files.iter().flatten().map(|file| Op::Write { user: *user, file: file.clone() }),
+        );
         other.prepare(&mut Model::default(), &ops);
         let store = block_on(Store::open(other.data())).unwrap();
         block_on(store.export_user(id(*user), self.data().join(ARCHIVE), |_| {})).unwrap();
@@ -453,8 +494,7 @@ impl Place {
     pub(crate) fn make_version_1(&self, model: &mut Model) {
         fs::create_dir(self.data()).unwrap();
         let conn = tenantry_testkit::schema::of_version(1, &self.data().join("tenantry.db"));
-        let insert =
-            "INSERT INTO users (id, email_key, email, created_at, updated_at, version) VALUES (?1, ?2, ?2, 1, 1, 1)";
+        let insert = "INSERT INTO users (id, email_key, email, created_at, updated_at, version) VALUES (?1, ?2, ?2, 1, 1, 1)";
         conn.execute(insert, (id(0).as_uuid().as_bytes(), email(0).as_str())).unwrap();
         model.apply(&Op::Create { user: 0, email: 0, path: None }).unwrap();
     }

@@ -36,7 +36,8 @@ const FRAME_OCTETS: u64 = 24 + 4_096;
 /// More transactions than whatever is waited for can take.
 const TRANSACTIONS_MAX: u64 = 400;
 /// What becomes of each place in the record.
-const VARIANTS: [Variant; 4] = [Variant::Synced, Variant::Everything, Variant::Subset, Variant::Torn];
+const VARIANTS: [Variant; 4] =
+    [Variant::Synced, Variant::Everything, Variant::Subset, Variant::Torn];
 
 /// Who writes one transaction after the other, and what they were told.
 #[derive(Clone)]
@@ -76,13 +77,20 @@ impl Caller {
     }
 
     /// One transaction: of those who are there, some log in, and there are some more then.
-    fn transact(&mut self, store: &Store, disk: &Disk, logins: Vec<UserId>, imports: u64) -> Result<()> {
+    fn transact(
+        &mut self,
+        store: &Store,
+        disk: &Disk,
+        logins: Vec<UserId>,
+        imports: u64,
+    ) -> Result<()> {
         // So each transaction leaves something else of everybody.
         self.clock.forward(1);
         let news: Vec<NewUser> = (0..imports).map(|_| self.new_user()).collect();
         let ids: Vec<UserId> = news.iter().map(|new| new.id.unwrap()).collect();
         let written = block_on(store.write(move |tx| {
-            let mut users: Vec<User> = logins.into_iter().map(|id| tx.record_login(id)).collect::<Result<_>>()?;
+            let mut users: Vec<User> =
+                logins.into_iter().map(|id| tx.record_login(id)).collect::<Result<_>>()?;
             for new in &news {
                 tx.upsert(new, OnConflict::Fail)?;
                 users.push(tx.get(new.id.unwrap())?.unwrap());
@@ -106,7 +114,13 @@ impl Caller {
             Pages::Few => 50 + self.rng.below(150),
         };
         let first = usize::try_from(self.rng.below(apart)).unwrap();
-        let logins = self.live.iter().skip(first).step_by(usize::try_from(apart).unwrap()).copied().collect();
+        let logins = self
+            .live
+            .iter()
+            .skip(first)
+            .step_by(usize::try_from(apart).unwrap())
+            .copied()
+            .collect();
         self.transact(store, disk, logins, 3)
     }
 
@@ -183,7 +197,17 @@ impl Moved {
         let log = disk.number_of("tenantry.db-wal").unwrap();
         let pages = disk.base["tenantry.db-wal"].len() as u64 / FRAME_OCTETS;
         let database = disk.number_of("tenantry.db").unwrap();
-        Self { database, log, seen: 0, pages, begun_anew: 0, rounds: 0, syncs: 0, beside: 0, beside_so_far: None }
+        Self {
+            database,
+            log,
+            seen: 0,
+            pages,
+            begun_anew: 0,
+            rounds: 0,
+            syncs: 0,
+            beside: 0,
+            beside_so_far: None,
+        }
     }
 
     /// Looks at what came since.
@@ -252,7 +276,16 @@ impl Session {
         let disk = Disk::watch(&data, true);
         let store = caller.open(&data);
         let moved = Moved::new(&disk);
-        Self { scratch, disk, store, caller: caller.clone(), moved, transactions: 0, held_up_in: None, held_up_at: 1 }
+        Self {
+            scratch,
+            disk,
+            store,
+            caller: caller.clone(),
+            moved,
+            transactions: 0,
+            held_up_in: None,
+            held_up_at: 1,
+        }
     }
 
     fn data(&self) -> PathBuf {
@@ -269,7 +302,11 @@ impl Session {
 
     fn write(&mut self) -> Result<()> {
         self.transactions += 1;
-        assert!(self.transactions < TRANSACTIONS_MAX, "what is waited for doesn't come: {:?}", self.moved);
+        assert!(
+            self.transactions < TRANSACTIONS_MAX,
+            "what is waited for doesn't come: {:?}",
+            self.moved
+        );
         let pages = if self.moved.pages < CHECKPOINT_PAGES { Pages::Many } else { Pages::Few };
         let written = self.caller.write(&self.store, &self.disk, pages);
         self.moved.look(&self.disk);
@@ -350,11 +387,15 @@ fn places(record: &[Event], moved: &Moved, one_write_of: u64) -> BTreeSet<usize>
                 let synced = number + synced.unwrap_or(0);
                 places.extend([number, number + 1, number + 3, synced, synced + 1]);
             }
-            Event::Sync { file, .. } | Event::SyncFailed { file, .. } if *file == moved.database => {
+            Event::Sync { file, .. } | Event::SyncFailed { file, .. }
+                if *file == moved.database =>
+            {
                 places.extend([number, number + 1]);
             }
             Event::Truncate { .. } | Event::Remove { .. } => places.extend([number, number + 1]),
-            Event::Write { file, .. } if *file == moved.database && rng.below(one_write_of) == 0 => {
+            Event::Write { file, .. }
+                if *file == moved.database && rng.below(one_write_of) == 0 =>
+            {
                 places.insert(number);
             }
             _ => {}
@@ -395,8 +436,11 @@ impl Recorded {
 fn a_power_cut_during_a_checkpoint_loses_no_write_that_has_returned() {
     let recorded = record(2);
     let moved = &recorded.moved;
-    let octets: usize =
-        recorded.record.iter().map(|event| if let Event::Write { data, .. } = event { data.len() } else { 0 }).sum();
+    let octets: usize = recorded
+        .record
+        .iter()
+        .map(|event| if let Event::Write { data, .. } = event { data.len() } else { 0 })
+        .sum();
     assert!(moved.begun_anew >= 2 && moved.rounds >= 2 && moved.beside >= 4, "{moved:?}");
     let places = places(&recorded.record, moved, share(400, 10));
     let cuts = recorded.cut(rebuilt::Disk::Honest, &places);
@@ -473,7 +517,10 @@ fn fail(left: &Left, caller: &Caller, fault: Fault, places_max: usize, cuts: &mu
         // What is counted as moved may have been lost, so the log is still there to the next
         // opening.
         let log = fs::metadata(session.data().join("tenantry.db-wal")).unwrap();
-        assert!(log.len() > CHECKPOINT_PAGES * FRAME_OCTETS, "the log was cut at closing, though a sync failed");
+        assert!(
+            log.len() > CHECKPOINT_PAGES * FRAME_OCTETS,
+            "the log was cut at closing, though a sync failed"
+        );
     }
     session.disk.plan(None);
     let closed_at = session.disk.note(Event::Answered);
@@ -486,11 +533,13 @@ fn fail(left: &Left, caller: &Caller, fault: Fault, places_max: usize, cuts: &mu
     block_on(session.store.close()).unwrap();
     let mut rng = Random::new(cuts.syncs);
     let recorded = session.recorded();
-    let failed_at = recorded.record.iter().position(|event| matches!(event, Event::SyncFailed { .. }));
+    let failed_at =
+        recorded.record.iter().position(|event| matches!(event, Event::SyncFailed { .. }));
     // A write that failed isn't recorded: then all places count.
     let from = failed_at.unwrap_or(0);
     let all = places(&recorded.record, &recorded.moved, 400);
-    let mut places = some_of(all.into_iter().filter(|place| *place > from).collect(), places_max, &mut rng);
+    let mut places =
+        some_of(all.into_iter().filter(|place| *place > from).collect(), places_max, &mut rng);
     places.insert(closed_at);
     cuts.syncs += 1;
     let disks: &[rebuilt::Disk] = match failed_at {
@@ -518,14 +567,24 @@ fn fail_each(what: &str, faults: impl IntoIterator<Item = Fault>, places_max: u6
 
 #[test]
 fn a_failed_sync_of_a_checkpoint_is_noticed_and_loses_no_write_that_has_returned() {
-    let fault = |nth, for_good| Fault { kind: Kind::SyncOfDatabase, nth, for_good, code: ffi::SQLITE_IOERR_FSYNC };
+    let fault = |nth, for_good| Fault {
+        kind: Kind::SyncOfDatabase,
+        nth,
+        for_good,
+        code: ffi::SQLITE_IOERR_FSYNC,
+    };
     let faults = (0..share(3, 8)).flat_map(|nth| [fault(nth, false), fault(nth, true)]);
     fail_each("a sync of the database", faults, share(2, 30));
 }
 
 #[test]
 fn a_failed_write_of_a_checkpoint_is_noticed_and_loses_no_write_that_has_returned() {
-    let fault = |nth, for_good| Fault { kind: Kind::WriteOfDatabase, nth, for_good, code: ffi::SQLITE_IOERR_WRITE };
+    let fault = |nth, for_good| Fault {
+        kind: Kind::WriteOfDatabase,
+        nth,
+        for_good,
+        code: ffi::SQLITE_IOERR_WRITE,
+    };
     let faults = [fault(0, false), fault(0, true), fault(300, false), fault(300, true)];
     fail_each("a write to the database", faults, share(1, 30));
 }
@@ -546,7 +605,10 @@ fn a_disk_that_is_full_for_the_database_in_a_round_refuses_no_write() {
             session.write_beside_rounds().unwrap();
             since += u64::from(session.disk.fired() > 0);
         }
-        assert!(!for_good || session.moved.begun_anew == 0, "it was begun anew but can't have been moved");
+        assert!(
+            !for_good || session.moved.begun_anew == 0,
+            "it was begun anew but can't have been moved"
+        );
         // There is space again: the log is moved, and begun anew.
         session.disk.plan(None);
         session.disk.release();
@@ -581,7 +643,11 @@ fn no_log_is_left_after_closing_a_store_whose_log_was_moved_in_rounds() {
         if let Some((kind, nth)) = held_up {
             session.disk.hold_up(kind, nth);
         }
-        while if held_up.is_some() { session.moved.pages < CHECKPOINT_PAGES } else { session.moved.begun_anew == 0 } {
+        while if held_up.is_some() {
+            session.moved.pages < CHECKPOINT_PAGES
+        } else {
+            session.moved.begun_anew == 0
+        } {
             session.write().unwrap();
         }
         let data = session.data();
@@ -604,7 +670,10 @@ fn no_log_is_left_after_closing_a_store_whose_log_was_moved_in_rounds() {
                 matches!(event, Event::Truncate { file, .. } if *file == moved.log)
                     || matches!(event, Event::Remove { .. })
             });
-            assert!(cut.is_some_and(|cut| cut > synced), "the log was cut before the round had ended");
+            assert!(
+                cut.is_some_and(|cut| cut > synced),
+                "the log was cut before the round had ended"
+            );
         }
         let again = caller.open(&data);
         let id = caller.live[caller.live.len() / 2];
@@ -618,7 +687,12 @@ fn no_log_is_left_after_closing_a_store_whose_log_was_moved_in_rounds() {
 /// Has the first round's sync of the database fail, and returns when that is noticed.
 fn with_failed_round(left: &Left, caller: &Caller) -> Session {
     let mut session = Session::begin(left, caller);
-    session.plan(Fault { kind: Kind::SyncOfDatabase, nth: 0, for_good: false, code: ffi::SQLITE_IOERR_FSYNC });
+    session.plan(Fault {
+        kind: Kind::SyncOfDatabase,
+        nth: 0,
+        for_good: false,
+        code: ffi::SQLITE_IOERR_FSYNC,
+    });
     while session.write_beside_rounds().is_ok() {}
     session.disk.release();
     assert_eq!(session.disk.fired(), 1);
@@ -640,8 +714,10 @@ fn nothing_is_moved_any_more_after_a_failed_round() {
     block_on(session.store.close()).unwrap();
     let database = session.moved.database;
     let record = session.disk.take_record();
-    let moved =
-        record[before..].iter().filter(|event| matches!(event, Event::Write { file, .. } if *file == database)).count();
+    let moved = record[before..]
+        .iter()
+        .filter(|event| matches!(event, Event::Write { file, .. } if *file == database))
+        .count();
     assert_eq!(moved, 0, "so many pages were moved after the failure");
 }
 

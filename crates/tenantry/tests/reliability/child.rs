@@ -15,7 +15,9 @@ fn child_process_entry() {
         "writes once" => owner::child_writes_once(&dir),
         "fills disks" => full_disk::child_fills_disks(&dir),
         "meets a quota" => full_disk::child_meets_a_quota(&dir),
-        "meets a quota when the log is moved" => full_disk::child_meets_a_quota_when_the_log_is_moved(&dir),
+        "meets a quota when the log is moved" => {
+            full_disk::child_meets_a_quota_when_the_log_is_moved(&dir)
+        }
         "has its system calls recorded" => system_calls::child(&dir),
         "runs out of descriptors" => shortage::child_runs_out_of_descriptors(&dir),
         "runs out of memory" => shortage::child_runs_out_of_memory(&dir),

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::thread;
 
 use tenantry::{
-    BackupOptions, Filter, ListQuery, NewUser, OnConflict, Purge, RepairOptions, Store, Timestamp, TrashQuery, User,
-    check, repair, restore_backup, verify_backup,
+    BackupOptions, Filter, ListQuery, NewUser, OnConflict, Purge, RepairOptions, Store, Timestamp,
+    TrashQuery, User, check, repair, restore_backup, verify_backup,
 };
 
 use crate::owner::of_version_1;
 use crate::share::report;
 use crate::support::{
-    Place as _, SqlitePlace, TestClock, addresses, all, block_on, email, new_user, only, page_of, to_email, tree,
+    Place as _, SqlitePlace, TestClock, addresses, all, block_on, email, new_user, only, page_of,
+    to_email, tree,
 };
 
 const DAY: i64 = 86_400;
@@ -44,7 +45,8 @@ impl Jump {
         match self {
             Self::By(seconds) => clock.forward(seconds),
             Self::To(moment) => {
-                let seconds = (moment.as_unix_us() - tenantry::Ambient::now(clock).as_unix_us()) / 1_000_000;
+                let seconds =
+                    (moment.as_unix_us() - tenantry::Ambient::now(clock).as_unix_us()) / 1_000_000;
                 clock.forward(seconds)
             }
         }
@@ -106,7 +108,8 @@ fn users(jump: Jump) {
     let fay = block_on(store.sign_in(email("fay@example.com"))).unwrap();
     assert!(fay.is_new);
     assert_eq!((fay.user.created_at, fay.user.last_login_at), (now, Some(now)));
-    let gus = block_on(store.create_many(vec![new_user("gus@example.com")])).unwrap().remove(0).unwrap();
+    let gus =
+        block_on(store.create_many(vec![new_user("gus@example.com")])).unwrap().remove(0).unwrap();
     assert_eq!(gus.created_at, now);
     let seen = block_on(store.write(|tx| Ok::<_, tenantry::Error>(tx.now()))).unwrap();
     assert_eq!(seen, now);
@@ -124,15 +127,19 @@ fn users(jump: Jump) {
     expected.version += 1;
     assert_eq!(updated, expected);
     // An import moves a login to a later one alone.
-    for (login, is_later) in [(Timestamp::MIN, false), (later, false), (Timestamp::MAX, later < Timestamp::MAX)] {
+    for (login, is_later) in
+        [(Timestamp::MIN, false), (later, false), (Timestamp::MAX, later < Timestamp::MAX)]
+    {
         let row = NewUser { last_login_at: Some(login), ..new_user("ada2@example.com") };
-        let imported = block_on(store.write(move |tx| tx.upsert(&row, OnConflict::Update))).unwrap();
+        let imported =
+            block_on(store.write(move |tx| tx.upsert(&row, OnConflict::Update))).unwrap();
         assert_eq!(imported == tenantry::Upserted::Updated, is_later, "{login}");
     }
 
     // The order is that of creation, and a cursor from before leads to all who are new.
     let expected = ["ada2@example.com", "bob@example.com", "dan@example.com", "eve@example.com"];
-    let expected: Vec<&str> = expected.into_iter().chain(["fay@example.com", "gus@example.com"]).collect();
+    let expected: Vec<&str> =
+        expected.into_iter().chain(["fay@example.com", "gus@example.com"]).collect();
     assert_eq!(addresses(&block_on(all(&store, ListQuery::default()))), expected);
     assert_eq!(addresses(&first.users), ["ada@example.com", "bob@example.com"]);
     let rest = block_on(all(&store, ListQuery { cursor: first.next_cursor, ..page_of(1) }));
@@ -142,13 +149,18 @@ fn users(jump: Jump) {
     let users = block_on(all(&store, ListQuery::default()));
     for moment in [Timestamp::MIN, then, now, later, Timestamp::MAX] {
         let found = |filter| block_on(all(&store, only(filter)));
-        let expected = |is: &dyn Fn(&User) -> bool| users.iter().filter(|user| is(user)).cloned().collect::<Vec<_>>();
+        let expected = |is: &dyn Fn(&User) -> bool| {
+            users.iter().filter(|user| is(user)).cloned().collect::<Vec<_>>()
+        };
         let filter = Filter { created_after: Some(moment), ..Filter::default() };
         assert_eq!(found(filter), expected(&|user| user.created_at >= moment));
         let filter = Filter { created_before: Some(moment), ..Filter::default() };
         assert_eq!(found(filter), expected(&|user| user.created_at < moment));
         let filter = Filter { inactive_since: Some(moment), ..Filter::default() };
-        assert_eq!(found(filter), expected(&|user| user.last_login_at.unwrap_or(user.created_at) < moment));
+        assert_eq!(
+            found(filter),
+            expected(&|user| user.last_login_at.unwrap_or(user.created_at) < moment)
+        );
     }
     assert_eq!(block_on(store.get(bob.id)).unwrap(), Some(bob));
     assert_eq!(block_on(store.get(dan.id)).unwrap(), Some(dan));
@@ -164,25 +176,33 @@ fn trash(jump: Jump) {
         assert_eq!(block_on(store.delete(bob.id)).unwrap(), bob);
         assert_eq!(block_on(store.delete(dan.id)).unwrap(), dan);
         assert_eq!(block_on(store.restore(dan.id, None)).unwrap(), dan);
-        assert_eq!(block_on(store.directory(dan.id)).unwrap().read_to_string("note.txt").unwrap(), "hello");
+        assert_eq!(
+            block_on(store.directory(dan.id)).unwrap().read_to_string("note.txt").unwrap(),
+            "hello"
+        );
         block_on(store.delete(dan.id)).unwrap();
 
         // In the order of deletion, whatever the times say.
         let trash = block_on(store.list_trash(&TrashQuery::default())).unwrap().users;
-        let found: Vec<_> = trash.iter().map(|trashed| (trashed.user.clone(), trashed.deleted_at)).collect();
+        let found: Vec<_> =
+            trash.iter().map(|trashed| (trashed.user.clone(), trashed.deleted_at)).collect();
         assert_eq!(found, [(cat.clone(), then), (bob.clone(), now), (dan.clone(), now)]);
 
         let moment = now.saturating_sub(std::time::Duration::from_secs(age.unsigned_abs()));
         let is_old = |deleted_at: Timestamp| deleted_at < moment;
         let query = TrashQuery { deleted_before: Some(moment), ..TrashQuery::default() };
         let listed = block_on(store.list_trash(&query)).unwrap().users.len();
-        let expected = [then, now, now].into_iter().filter(|deleted_at| is_old(*deleted_at)).count();
+        let expected =
+            [then, now, now].into_iter().filter(|deleted_at| is_old(*deleted_at)).count();
         assert_eq!(listed, expected);
         let purged = block_on(store.purge(Purge::DeletedBefore(moment), |_| {})).unwrap();
         assert_eq!(purged.users, expected as u64);
         // Who was deleted just now isn't old on any clock, and a clock that was set back makes
         // nobody old.
-        assert!(block_on(store.restore(bob.id, None)).is_ok() && block_on(store.restore(dan.id, None)).is_ok());
+        assert!(
+            block_on(store.restore(bob.id, None)).is_ok()
+                && block_on(store.restore(dan.id, None)).is_ok()
+        );
         assert_eq!(block_on(store.restore(cat.id, None)).is_ok(), !is_old(then));
         assert!(now > then || !is_old(then));
         close(&place, store);
@@ -191,8 +211,13 @@ fn trash(jump: Jump) {
     let Before { place, clock, store, then, cat, .. } = Before::new();
     jump.make(&clock);
     assert_eq!(block_on(store.purge(Purge::DeletedBefore(then), |_| {})).unwrap().users, 0);
-    let just_after = Timestamp::from_unix_us(then.as_unix_us() + i64::try_from(MICROSECOND.as_micros()).unwrap());
-    assert_eq!(block_on(store.purge(Purge::DeletedBefore(just_after.unwrap()), |_| {})).unwrap().users, 1);
+    let just_after = Timestamp::from_unix_us(
+        then.as_unix_us() + i64::try_from(MICROSECOND.as_micros()).unwrap(),
+    );
+    assert_eq!(
+        block_on(store.purge(Purge::DeletedBefore(just_after.unwrap()), |_| {})).unwrap().users,
+        1
+    );
     assert!(block_on(store.read(move |tx| tx.was_purged(cat.id))).unwrap());
     close(&place, store);
 }
@@ -212,7 +237,10 @@ fn directories(jump: Jump) {
 
     fs::create_dir_all(place.data_dir().join("storage/customers/bob")).unwrap();
     let adopted = block_on(store.adopt(bob.id, "customers/bob".parse().unwrap())).unwrap();
-    assert_eq!((adopted.updated_at, adopted.created_at, adopted.version), (then.max(now), then, bob.version + 1));
+    assert_eq!(
+        (adopted.updated_at, adopted.created_at, adopted.version),
+        (then.max(now), then, bob.version + 1)
+    );
 
     for name in ["stray-1", "stray-2"] {
         fs::create_dir_all(place.data_dir().join("storage").join(name)).unwrap();
@@ -236,7 +264,10 @@ fn backups(jump: Jump) {
     assert_eq!((made.manifest.created_at, made.incomplete), (now, 0));
     close(&place, store);
     let verified = block_on(verify_backup(&file, |_| {})).unwrap();
-    assert_eq!((verified.manifest, verified.findings, verified.missing_directories), (made.manifest, Vec::new(), 0));
+    assert_eq!(
+        (verified.manifest, verified.findings, verified.missing_directories),
+        (made.manifest, Vec::new(), 0)
+    );
     let into = place.as_ref().join("restored");
     assert_eq!(block_on(restore_backup(&file, &into, |_| {})).unwrap().report.findings, []);
     let store = block_on(Store::builder(&into).ambient(Arc::new(clock)).open()).unwrap();
@@ -256,10 +287,13 @@ fn copies(jump: Jump) {
     let (there, back) = (TestClock::new(), TestClock::new());
     back.back(YEARS_25);
     for clock in [there, back] {
-        let store = block_on(Store::builder(other.data_dir()).ambient(Arc::new(clock)).open()).unwrap();
+        let store =
+            block_on(Store::builder(other.data_dir()).ambient(Arc::new(clock)).open()).unwrap();
         let rows: Vec<NewUser> = users.iter().map(as_row).collect();
-        block_on(store.write(move |tx| rows.iter().try_for_each(|row| tx.upsert(row, OnConflict::Skip).map(drop))))
-            .unwrap();
+        block_on(store.write(move |tx| {
+            rows.iter().try_for_each(|row| tx.upsert(row, OnConflict::Skip).map(drop))
+        }))
+        .unwrap();
         assert_eq!(block_on(all(&store, ListQuery::default())), users);
         assert!(users.iter().any(|user| user.created_at == now));
         block_on(store.close()).unwrap();
@@ -290,7 +324,10 @@ fn upgrade(jump: Jump) {
     let snapshot = store.upgrade().unwrap().snapshot.clone().unwrap();
     let time = now.to_string().replace([':', '-'], "");
     let version = block_on(store.status()).unwrap().schema_version;
-    assert_eq!(snapshot.file_name().unwrap().to_str(), Some(format!("before-v{version}-{time}.db").as_str()));
+    assert_eq!(
+        snapshot.file_name().unwrap().to_str(),
+        Some(format!("before-v{version}-{time}.db").as_str())
+    );
     assert_eq!(tree(&place.data_dir().join("backups")).len(), 1);
     close(&place, store);
 }

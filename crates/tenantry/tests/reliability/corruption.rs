@@ -20,7 +20,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tenantry::sqlite::rusqlite::{Connection, OpenFlags};
-use tenantry::{Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, Store, TrashQuery, TrashedUser, User, check};
+use tenantry::{
+    Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, Store, TrashQuery, TrashedUser, User,
+    check,
+};
 use tenantry_testkit::random::Random;
 
 use crate::process::Process;
@@ -101,7 +104,8 @@ impl Stores {
         for copy in ["crashed", "replayed"] {
             copy_store(&dir.path().join("closed"), &dir.path().join(copy));
         }
-        let child = Process::start("writes and ends without closing", &dir.path().join("crashed"), "");
+        let child =
+            Process::start("writes and ends without closing", &dir.path().join("crashed"), "");
         child.end();
         assert!(fs::metadata(dir.path().join("crashed/tenantry.db-wal")).unwrap().len() > 0);
         let mut history = vec![closed.clone()];
@@ -128,8 +132,11 @@ async fn open_with_clock(data_dir: &Path) -> (Store, TestClock) {
 }
 
 fn user_number(number: u64) -> NewUser {
-    let address =
-        format!("User{number}.{:x}@Example{}.com", numbered_id(number).as_uuid().as_u128() >> 112, number % 3);
+    let address = format!(
+        "User{number}.{:x}@Example{}.com",
+        numbered_id(number).as_uuid().as_u128() >> 112,
+        number % 3
+    );
     let new = if number.is_multiple_of(10) {
         new_user_at(&address, &format!("customers/{number}"))
     } else {
@@ -169,7 +176,9 @@ async fn write_step(store: &Store, clock: &TestClock, step: u64) {
     let id = |number: u64| numbered_id(1_000 + number);
     match step % 4 {
         0 => drop(store.create(user_number(USERS + step)).await.unwrap()),
-        1 => drop(store.update(id(step), to_email(&format!("other{step}@example.com"))).await.unwrap()),
+        1 => drop(
+            store.update(id(step), to_email(&format!("other{step}@example.com"))).await.unwrap(),
+        ),
         2 => drop(store.record_login(id(step)).await.unwrap()),
         _ => drop(store.delete(id(223 + step)).await.unwrap()),
     }
@@ -192,9 +201,11 @@ async fn see(store: &Store) -> Result<Seen, Error> {
     while let Some(page) = pages.next().await? {
         users.extend(page);
     }
-    let trashed = store.list_trash(&TrashQuery { limit: 1_000, ..TrashQuery::default() }).await?.users;
-    let purged =
-        store.read(|tx| PURGED.map(|number| tx.was_purged(numbered_id(1_000 + number))).collect::<Result<_, _>>());
+    let trashed =
+        store.list_trash(&TrashQuery { limit: 1_000, ..TrashQuery::default() }).await?.users;
+    let purged = store.read(|tx| {
+        PURGED.map(|number| tx.was_purged(numbered_id(1_000 + number))).collect::<Result<_, _>>()
+    });
     Ok(Seen { users, trashed, purged: purged.await? })
 }
 
@@ -366,14 +377,22 @@ enum Verdict {
 
 /// What is to be said of a case. Without the findings it is what it would be if nobody ever
 /// checked.
-fn judge(kind: Kind, is_crashed: bool, stores: &Stores, told: &Told, with_findings: bool) -> Verdict {
+fn judge(
+    kind: Kind,
+    is_crashed: bool,
+    stores: &Stores,
+    told: &Told,
+    with_findings: bool,
+) -> Verdict {
     if told.tells_damage() {
         return Verdict::Error;
     }
     if with_findings && !told.findings.is_empty() {
         return Verdict::Finding;
     }
-    let (Some(seen), None) = (&told.seen, &told.contradiction) else { return Verdict::SilentlyWrong };
+    let (Some(seen), None) = (&told.seen, &told.contradiction) else {
+        return Verdict::SilentlyWrong;
+    };
     let now = stores.now(is_crashed);
     if seen == now {
         Verdict::Unharmed
@@ -391,7 +410,9 @@ fn judge(kind: Kind, is_crashed: bool, stores: &Stores, told: &Told, with_findin
 fn differs_in_values(seen: &Seen, now: &Seen) -> bool {
     let identity = |user: &User| (user.id, user.email.key().to_owned(), user.storage_path.clone());
     let users = |seen: &Seen| seen.users.iter().map(identity).collect::<Vec<_>>();
-    let trashed = |seen: &Seen| seen.trashed.iter().map(|trashed| identity(&trashed.user)).collect::<Vec<_>>();
+    let trashed = |seen: &Seen| {
+        seen.trashed.iter().map(|trashed| identity(&trashed.user)).collect::<Vec<_>>()
+    };
     let differing = seen.users.iter().zip(&now.users).filter(|(seen, now)| seen != now).count()
         + seen.trashed.iter().zip(&now.trashed).filter(|(seen, now)| seen != now).count()
         + seen.purged.iter().zip(&now.purged).filter(|(seen, now)| seen != now).count();
@@ -413,7 +434,10 @@ fn run_case(stores: &Stores, number: u64) -> (Verdict, Verdict) {
         // write.
         let is_told = told.tells_damage() || !told.findings.is_empty();
         let is_of_schema = matches!(*what, "create" | "login" | "update") && is_told;
-        assert!(*error != ErrorKind::Internal || is_of_schema, "{kind:?}, crashed: {is_crashed}: {what}: {message}");
+        assert!(
+            *error != ErrorKind::Internal || is_of_schema,
+            "{kind:?}, crashed: {is_crashed}: {what}: {message}"
+        );
     }
     let verdict = judge(kind, is_crashed, stores, &told, true);
     if verdict == Verdict::SilentlyWrong {
@@ -434,7 +458,9 @@ fn damage_is_reported_or_harmless() {
     for _ in 0..WORKERS {
         let (stores, next, send) = (Arc::clone(&stores), Arc::clone(&next), send.clone());
         thread::spawn(move || {
-            while let Some(number) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|number| *number < count) {
+            while let Some(number) =
+                Some(next.fetch_add(1, Ordering::Relaxed)).filter(|number| *number < count)
+            {
                 let ended = catch_unwind(AssertUnwindSafe(|| run_case(&stores, number)));
                 if send.send((number, ended.ok())).is_err() {
                     break;
@@ -450,7 +476,10 @@ fn damage_is_reported_or_harmless() {
     for _ in 0..count {
         // They are begun in their order, so those that hang are the first that are left.
         let (number, ended) = receive.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-            panic!("of these cases one hangs: {:?}", left.iter().take(WORKERS as usize).collect::<Vec<_>>())
+            panic!(
+                "of these cases one hangs: {:?}",
+                left.iter().take(WORKERS as usize).collect::<Vec<_>>()
+            )
         });
         left.remove(&number);
         let Some((verdict, unchecked)) = ended else {
@@ -458,17 +487,25 @@ fn damage_is_reported_or_harmless() {
             continue;
         };
         *verdicts.entry((KINDS[(number % KINDS.len() as u64) as usize], verdict)).or_default() += 1;
-        missed_without_check += u64::from(unchecked == Verdict::SilentlyWrong && verdict == Verdict::Finding);
+        missed_without_check +=
+            u64::from(unchecked == Verdict::SilentlyWrong && verdict == Verdict::Finding);
     }
     for kind in KINDS {
         let of_kind = verdicts.iter().filter(|((of, _), _)| *of == kind);
-        let figures: Vec<_> = of_kind.map(|((_, verdict), count)| format!("{count} {verdict:?}")).collect();
+        let figures: Vec<_> =
+            of_kind.map(|((_, verdict), count)| format!("{count} {verdict:?}")).collect();
         report("damaged files", format_args!("{kind:?}: {}", figures.join(", ")));
     }
-    report("damaged files", format_args!("{missed_without_check} would be silently wrong if nobody ever checked"));
+    report(
+        "damaged files",
+        format_args!("{missed_without_check} would be silently wrong if nobody ever checked"),
+    );
     assert!(panicked.is_empty(), "cases that panicked: {panicked:?}");
-    let wrong: u64 =
-        verdicts.iter().filter(|((_, verdict), _)| *verdict == Verdict::SilentlyWrong).map(|(_, n)| n).sum();
+    let wrong: u64 = verdicts
+        .iter()
+        .filter(|((_, verdict), _)| *verdict == Verdict::SilentlyWrong)
+        .map(|(_, n)| n)
+        .sum();
     assert_eq!(wrong, 0, "cases that are silently wrong");
     // The harness can fail: a check that looks at nothing, planted in the verdict, lets wrong rows
     // pass.
@@ -507,9 +544,11 @@ fn findings(place: &TempDir) -> Vec<FindingKind> {
 fn a_walk_ends_though_the_rows_are_not_in_their_order() {
     let stores = Stores::new();
     let (conn, mut leaves) = (read_only(&stores), Vec::new());
-    let mut statement =
-        conn.prepare("SELECT pageno - 1 FROM dbstat WHERE name = 'users' AND pagetype = 'leaf'").unwrap();
-    leaves.extend(statement.query_map([], |row| row.get::<_, usize>(0)).unwrap().map(Result::unwrap));
+    let mut statement = conn
+        .prepare("SELECT pageno - 1 FROM dbstat WHERE name = 'users' AND pagetype = 'leaf'")
+        .unwrap();
+    leaves
+        .extend(statement.query_map([], |row| row.get::<_, usize>(0)).unwrap().map(Result::unwrap));
     assert!(leaves.len() > 5);
     let mut told = 0;
     for (index, one) in leaves.iter().enumerate() {
@@ -527,7 +566,10 @@ fn a_walk_ends_though_the_rows_are_not_in_their_order() {
                 store.close().await
             });
             told += u64::from(walked.is_err_and(|error| error.kind() == ErrorKind::Corrupt));
-            assert!(findings(&place).contains(&FindingKind::DatabaseDamaged), "pages {one} and {other}");
+            assert!(
+                findings(&place).contains(&FindingKind::DatabaseDamaged),
+                "pages {one} and {other}"
+            );
         }
     }
     assert!(told > 0);
@@ -539,9 +581,13 @@ fn rows_that_stand_in_a_partial_index_alone_are_found() {
     let stores = Stores::new();
     let conn = read_only(&stores);
     let root = |name: &str| -> usize {
-        conn.query_row("SELECT rootpage - 1 FROM sqlite_schema WHERE name = ?1", [name], |row| row.get(0)).unwrap()
+        conn.query_row("SELECT rootpage - 1 FROM sqlite_schema WHERE name = ?1", [name], |row| {
+            row.get(0)
+        })
+        .unwrap()
     };
-    let (table, index) = (root("tenantry_retired_users"), root("tenantry_retired_users_storage_path"));
+    let (table, index) =
+        (root("tenantry_retired_users"), root("tenantry_retired_users_storage_path"));
     let place = damaged_by(&stores, |octets| swap_pages(octets, table, index));
     assert_eq!(findings(&place), [FindingKind::DatabaseDamaged]);
     assert_eq!(findings(&damaged_by(&stores, |_| {})), []);
@@ -566,5 +612,8 @@ fn a_schema_that_can_be_read_and_is_another_is_damage() {
     assert_eq!(errors(&|octets| octets[47] = 9), corrupt);
     assert_eq!(errors(&|octets| replace(octets, "log_syncs", "log_sinks")), corrupt);
     // A function in a constraint, which is looked for only when a row is written or checked.
-    assert_eq!(errors(&|octets| replace(octets, "length(id)", "lenght(id)")), (None, ErrorKind::Corrupt));
+    assert_eq!(
+        errors(&|octets| replace(octets, "length(id)", "lenght(id)")),
+        (None, ErrorKind::Corrupt)
+    );
 }

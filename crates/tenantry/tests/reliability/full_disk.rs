@@ -13,8 +13,8 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tenantry::{
-    BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, Timestamp, TrashQuery, User, UserId, check,
-    verify_backup,
+    BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, Timestamp, TrashQuery, User,
+    UserId, check, verify_backup,
 };
 use tenantry_testkit::random::Random;
 
@@ -34,8 +34,11 @@ fn size_of(number: u64, count: u64) -> (u64, Option<u64>) {
     const LARGEST_KIB: u64 = 2_000;
     // The first hold a few pages each, since it is there that a store doesn't come into being.
     let small = count * 2 / 5;
-    let kib =
-        if number < small { 4 * (number + 1) } else { 4 * small + (number - small) * LARGEST_KIB / (count - small) };
+    let kib = if number < small {
+        4 * (number + 1)
+    } else {
+        4 * small + (number - small) * LARGEST_KIB / (count - small)
+    };
     let few_inodes = number % 3 == 2;
     (kib, few_inodes.then_some(12 + number % 29))
 }
@@ -106,7 +109,17 @@ impl Disk {
         let path = dir.join("disk");
         fs::create_dir_all(&path).unwrap();
         let inodes = inodes.map_or(String::new(), |inodes| format!(",nr_inodes={}", inodes + 2));
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={kib}k{inodes}"), "tenantry-test", path.to_str().unwrap()]);
+        run(
+            "mount",
+            &[
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={kib}k{inodes}"),
+                "tenantry-test",
+                path.to_str().unwrap(),
+            ],
+        );
         fs::write(path.join("ballast"), vec![7; usize::try_from(kib / 4 * 1024).unwrap()]).unwrap();
         Self { path, beside: dir.to_owned() }
     }
@@ -122,7 +135,8 @@ impl Disk {
 
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.path).unwrap();
-        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -146,13 +160,18 @@ struct Model {
 
 impl Model {
     fn compare(&self, store: &Store) {
-        let found: BTreeMap<UserId, User> =
-            block_on(all(store, ListQuery::default())).into_iter().map(|user| (user.id, user)).collect();
+        let found: BTreeMap<UserId, User> = block_on(all(store, ListQuery::default()))
+            .into_iter()
+            .map(|user| (user.id, user))
+            .collect();
         assert_eq!(found, self.live);
         let query = TrashQuery { limit: ListQuery::MAX_LIMIT, ..TrashQuery::default() };
         let trashed = block_on(store.list_trash(&query)).unwrap().users;
         for (id, user) in &self.trashed {
-            assert!(trashed.iter().any(|trashed| trashed.user == *user), "{id} is not in the trash");
+            assert!(
+                trashed.iter().any(|trashed| trashed.user == *user),
+                "{id} is not in the trash"
+            );
         }
         for trashed in trashed {
             let id = trashed.user.id;
@@ -160,14 +179,21 @@ impl Model {
         }
         for (id, content) in &self.files {
             if self.live.contains_key(id) {
-                assert_eq!(block_on(store.directory(*id)).unwrap().read_to_string(FILE).unwrap(), *content);
+                assert_eq!(
+                    block_on(store.directory(*id)).unwrap().read_to_string(FILE).unwrap(),
+                    *content
+                );
             }
         }
     }
 }
 
 /// What an operation that may meet a full disk came to. Other failures are none that it may have.
-fn or_full<T>(result: tenantry::Result<T>, what: &str, figures: &mut Figures) -> Result<T, ErrorKind> {
+fn or_full<T>(
+    result: tenantry::Result<T>,
+    what: &str,
+    figures: &mut Figures,
+) -> Result<T, ErrorKind> {
     match result {
         Ok(value) => {
             figures.answered += 1;
@@ -186,7 +212,8 @@ fn or_full<T>(result: tenantry::Result<T>, what: &str, figures: &mut Figures) ->
 
 /// Whether the row was changed, and what is to follow in the file system met a full disk.
 fn is_unfinished_by_a_full_disk(error: &Error) -> bool {
-    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let mut causes =
+        std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     let is_full = |cause: &(dyn std::error::Error + 'static)| {
         cause.downcast_ref::<Error>().is_some_and(|cause| cause.kind() == ErrorKind::Full)
     };
@@ -270,11 +297,21 @@ fn read(store: &Store, model: &Model, random: &mut Random) {
     assert_eq!(block_on(store.count()).unwrap(), users.len() as u64);
     if let Some(index) = random.index(users.len()) {
         assert_eq!(block_on(store.get(users[index].id)).unwrap().as_ref(), Some(users[index]));
-        assert_eq!(block_on(store.get_by_email(&users[index].email)).unwrap().as_ref(), Some(users[index]));
+        assert_eq!(
+            block_on(store.get_by_email(&users[index].email)).unwrap().as_ref(),
+            Some(users[index])
+        );
     }
 }
 
-fn step(store: &Store, disk: &Disk, number: u64, model: &mut Model, random: &mut Random, figures: &mut Figures) {
+fn step(
+    store: &Store,
+    disk: &Disk,
+    number: u64,
+    model: &mut Model,
+    random: &mut Random,
+    figures: &mut Figures,
+) {
     let address = format!("u{number}@example.com");
     let (live, trashed) = (random.index(model.live.len()), random.index(model.trashed.len()));
     let live = live.and_then(|index| model.live.keys().nth(index).copied());
@@ -287,13 +324,18 @@ fn step(store: &Store, disk: &Disk, number: u64, model: &mut Model, random: &mut
             assert_eq!(found, user);
             model.live.insert(id, user);
         } else {
-            assert_eq!(block_on(store.read(move |tx| tx.get_trashed(id))).unwrap().unwrap().user, user);
+            assert_eq!(
+                block_on(store.read(move |tx| tx.get_trashed(id))).unwrap().unwrap().user,
+                user
+            );
             model.trashed.insert(id, user);
         }
     };
     match (random.below(100), live, trashed) {
         (0..10, Some(id), _) => {
-            if let Ok(user) = or_full(block_on(store.update(id, to_email(&address))), "update", figures) {
+            if let Ok(user) =
+                or_full(block_on(store.update(id, to_email(&address))), "update", figures)
+            {
                 model.live.insert(id, user);
             }
         }
@@ -335,7 +377,10 @@ fn step(store: &Store, disk: &Disk, number: u64, model: &mut Model, random: &mut
                     assert!(purged.left.is_empty() && left.is_none(), "{purged:?}");
                     if let Some(error) = &purged.not_erased {
                         // It is told, and done later.
-                        assert!(error.kind() == ErrorKind::Full || is_unfinished_by_a_full_disk(error), "{error:?}");
+                        assert!(
+                            error.kind() == ErrorKind::Full || is_unfinished_by_a_full_disk(error),
+                            "{error:?}"
+                        );
                         figures.put_off += 1;
                     }
                 }
@@ -362,7 +407,9 @@ fn step(store: &Store, disk: &Disk, number: u64, model: &mut Model, random: &mut
         (60..75, ..) => {
             let rows: Vec<NewUser> =
                 (0..BATCH).map(|row| new_user(&format!("row{number}-{row}@example.com"))).collect();
-            let write = move |tx: &mut tenantry::WriteTx<'_>| rows.iter().map(|row| tx.create(row)).collect();
+            let write = move |tx: &mut tenantry::WriteTx<'_>| {
+                rows.iter().map(|row| tx.create(row)).collect()
+            };
             let written: tenantry::Result<Vec<User>> = block_on(store.write(write));
             if let Ok(users) = or_full(written, "transaction", figures) {
                 model.live.extend(users.into_iter().map(|user| (user.id, user)));
@@ -375,7 +422,8 @@ fn step(store: &Store, disk: &Disk, number: u64, model: &mut Model, random: &mut
             }
         }
         _ => {
-            if let Ok(user) = or_full(block_on(store.create(new_user(&address))), "create", figures) {
+            if let Ok(user) = or_full(block_on(store.create(new_user(&address))), "create", figures)
+            {
                 model.live.insert(user.id, user);
             }
         }
@@ -427,7 +475,10 @@ pub(crate) fn child_meets_a_quota(dir: &Path) {
     };
     let mut refused = 0;
     let mut is_full = |error: Error| {
-        assert!(error.kind() == ErrorKind::Full || is_unfinished_by_a_full_disk(&error), "{error:?}");
+        assert!(
+            error.kind() == ErrorKind::Full || is_unfinished_by_a_full_disk(&error),
+            "{error:?}"
+        );
         refused += 1;
         // It was one write.
         assert_eq!(refused, 1);
@@ -472,7 +523,10 @@ fn a_quota_that_is_met_when_the_log_is_moved_refuses_no_write() {
             data_dir.join("tenantry.db").display(),
         );
         let there = Process::start("meets a quota when the log is moved", dir.path(), &shell).end();
-        assert!(fs::read_to_string(&failures).unwrap().contains("INJECTED"), "no write of the database failed");
+        assert!(
+            fs::read_to_string(&failures).unwrap().contains("INJECTED"),
+            "no write of the database failed"
+        );
         let there: Value = serde_json::from_str(&there[0]).unwrap();
         // `strace` counts by thread. So each round fails at its first write, and the writer's own
         // attempt, but not its second: all was moved long before closing, unless every write
@@ -493,13 +547,16 @@ pub(crate) fn child_meets_a_quota_when_the_log_is_moved(dir: &Path) {
     let label = "x".repeat(60);
     let address = |number: u32| format!("u{number}@{label}.{label}.{label}.example.com");
     let news: Vec<NewUser> = (0..2_000).map(|number| new_user(&address(number))).collect();
-    let create = move |tx: &mut tenantry::WriteTx<'_>| news.iter().map(|new| tx.create(new)).collect();
+    let create =
+        move |tx: &mut tenantry::WriteTx<'_>| news.iter().map(|new| tx.create(new)).collect();
     let users: tenantry::Result<Vec<User>> = block_on(store.write(create));
     let ids: Vec<UserId> = users.unwrap().iter().map(|user| user.id).collect();
     // Twice as many pages as the log has when it is moved.
     for _ in 0..80 {
         let ids = ids.clone();
-        let log_in = move |tx: &mut tenantry::WriteTx<'_>| ids.iter().try_for_each(|id| tx.record_login(*id).map(drop));
+        let log_in = move |tx: &mut tenantry::WriteTx<'_>| {
+            ids.iter().try_for_each(|id| tx.record_login(*id).map(drop))
+        };
         block_on(store.write(log_in)).unwrap();
     }
     block_on(store.create(new_user("ada@example.com"))).unwrap();

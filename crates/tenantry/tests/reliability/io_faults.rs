@@ -15,7 +15,10 @@ use std::thread;
 use std::time::Duration;
 
 use tenantry::sqlite::rusqlite::{Connection, ffi};
-use tenantry::{Error, ErrorKind, ListQuery, NewUser, OnConflict, Purge, Result, Store, User, UserId, UserUpdate};
+use tenantry::{
+    Error, ErrorKind, ListQuery, NewUser, OnConflict, Purge, Result, Store, User, UserId,
+    UserUpdate,
+};
 
 use crate::power_cut::{Case, Known, Row, Wrong, check, make_version_1, rows, values_of};
 use crate::rebuilt::{self, Files, Replay, Variant};
@@ -69,9 +72,14 @@ impl Op {
         match self {
             Self::Create(new) => Box::pin(store.create(*new)),
             Self::Update(address) => {
-                Box::pin(store.update(id, UserUpdate { email: Some(email(&address)), ..UserUpdate::default() }))
+                Box::pin(store.update(
+                    id,
+                    UserUpdate { email: Some(email(&address)), ..UserUpdate::default() },
+                ))
             }
-            Self::SignIn(address) => Box::pin(async move { Ok(store.sign_in(email(&address)).await?.user) }),
+            Self::SignIn(address) => {
+                Box::pin(async move { Ok(store.sign_in(email(&address)).await?.user) })
+            }
             Self::RecordLogin => Box::pin(store.record_login(id)),
             Self::Delete => Box::pin(store.delete(id)),
             Self::Purge => unreachable!("it answers no user"),
@@ -86,9 +94,13 @@ impl Op {
     /// Whether this is what the database says after it.
     pub(crate) fn is_done(&self, row: &Row) -> bool {
         match (self, row) {
-            (Self::Create(new), Row::Live(values)) => values.0 == new.email.as_str() && values.4 == 1,
+            (Self::Create(new), Row::Live(values)) => {
+                values.0 == new.email.as_str() && values.4 == 1
+            }
             (Self::Update(address), Row::Live(values)) => values.0 == *address && values.4 == 2,
-            (Self::SignIn(_) | Self::RecordLogin, Row::Live(values)) => values.2.is_some() && values.4 == 1,
+            (Self::SignIn(_) | Self::RecordLogin, Row::Live(values)) => {
+                values.2.is_some() && values.4 == 1
+            }
             (Self::Delete, Row::Trashed(_)) | (Self::Purge, Row::Purged) => true,
             _ => false,
         }
@@ -126,7 +138,13 @@ impl Callers {
     fn new_user(&mut self) -> (UserId, Op) {
         self.made += 1;
         let id = numbered_id(self.made);
-        (id, Op::Create(Box::new(NewUser { id: Some(id), ..new_user(&format!("User{}@example.com", self.made)) })))
+        (
+            id,
+            Op::Create(Box::new(NewUser {
+                id: Some(id),
+                ..new_user(&format!("User{}@example.com", self.made))
+            })),
+        )
     }
 
     fn new_users(&mut self, count: u64) -> Vec<(UserId, Op)> {
@@ -175,7 +193,11 @@ impl Callers {
         let ops = self.new_users(count);
         let news: Vec<NewUser> = ops
             .iter()
-            .map(|(_, op)| if let Op::Create(new) = op { NewUser::clone(new) } else { unreachable!() })
+            .map(
+                |(_, op)| {
+                    if let Op::Create(new) = op { NewUser::clone(new) } else { unreachable!() }
+                },
+            )
             .collect();
         let written = block_on(store.write(move |tx| {
             let mut users = Vec::new();
@@ -232,7 +254,9 @@ impl Callers {
     /// More than one transaction, and a rewrite of the whole database. Of somebody who was deleted.
     fn purge(&mut self, store: &Store, disk: Option<&Disk>, id: UserId) {
         let deleted = |told: &&Told| told.id == id && matches!(told.op, Op::Delete);
-        let Some(Ok(user)) = self.told.iter().find(deleted).map(|told| told.answer.clone()) else { return };
+        let Some(Ok(user)) = self.told.iter().find(deleted).map(|told| told.answer.clone()) else {
+            return;
+        };
         self.groups += 1;
         let answer = block_on(store.purge(Purge::User(id), |_| {})).map(|purged| {
             if let Some(error) = purged.not_erased {
@@ -255,7 +279,12 @@ impl Callers {
                 (Ok(user), Op::Delete) => entry.0 = Row::Trashed(values_of(user)),
                 (Ok(_), Op::Purge) => entry.0 = Row::Purged,
                 (Ok(user), _) => entry.0 = Row::Live(values_of(user)),
-                (Err(error), op) if matches!(error.kind(), ErrorKind::OutcomeUnknown | ErrorKind::Unfinished) => {
+                (Err(error), op)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::OutcomeUnknown | ErrorKind::Unfinished
+                    ) =>
+                {
                     entry.1 = Some(op);
                 }
                 (Err(_), _) => {}
@@ -276,41 +305,59 @@ impl Callers {
             }
         }
         let of_its_own = |told: &&Told| matches!(&told.answer, Err(error) if told.op.is_in_steps() || error.kind() == ErrorKind::Unfinished);
-        let first_of = |of: &dyn Fn(&&Told) -> bool| self.told.iter().find(of).map(|told| told.group);
+        let first_of =
+            |of: &dyn Fn(&&Told) -> bool| self.told.iter().find(of).map(|told| told.group);
         let failed = first_of(&|told| told.answer.is_err() && !of_its_own(told));
-        let beside = self.beside.as_ref().map(|(group, _)| *group).into_iter().chain(first_of(&of_its_own)).min();
+        let beside = self
+            .beside
+            .as_ref()
+            .map(|(group, _)| *group)
+            .into_iter()
+            .chain(first_of(&of_its_own))
+            .min();
         let Some(first) = failed.into_iter().chain(beside).min() else { return };
         assert!(fired > 0, "nothing failed");
-        for error in self
-            .beside
-            .iter()
-            .map(|(_, error)| error)
-            .chain(self.told.iter().filter(of_its_own).filter_map(|told| told.answer.as_ref().err()))
-        {
+        for error in self.beside.iter().map(|(_, error)| error).chain(
+            self.told.iter().filter(of_its_own).filter_map(|told| told.answer.as_ref().err()),
+        ) {
             assert!(
                 matches!(
                     error.kind(),
-                    ErrorKind::Full | ErrorKind::Io | ErrorKind::Unfinished | ErrorKind::OutcomeUnknown
+                    ErrorKind::Full
+                        | ErrorKind::Io
+                        | ErrorKind::Unfinished
+                        | ErrorKind::OutcomeUnknown
                 ),
                 "{error:?}"
             );
         }
         for told in self.told.iter().filter(|told| told.group == first && beside != Some(first)) {
-            let Err(error) = &told.answer else { panic!("a part of a transaction is done: {:?}", told.answer) };
+            let Err(error) = &told.answer else {
+                panic!("a part of a transaction is done: {:?}", told.answer)
+            };
             match fault.code {
                 ffi::SQLITE_FULL => assert_eq!(error.kind(), ErrorKind::Full, "{error:?}"),
                 // They come in the commit: what is written fits into the cache until then.
                 ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_FSYNC => {
                     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error:?}");
                 }
-                _ => assert!(matches!(error.kind(), ErrorKind::Io | ErrorKind::OutcomeUnknown), "{error:?}"),
+                _ => assert!(
+                    matches!(error.kind(), ErrorKind::Io | ErrorKind::OutcomeUnknown),
+                    "{error:?}"
+                ),
             }
         }
         // What a reader can't read is no affair of the writer's.
         let is_of_the_files = !matches!(fault.code, ffi::SQLITE_FULL | ffi::SQLITE_CANTOPEN)
             && (fault.kind != Kind::Read || beside != Some(first));
-        for told in self.told.iter().filter(|told| told.group > first && is_of_the_files && !told.op.is_in_steps()) {
-            let Err(error) = &told.answer else { panic!("a write after a failure of the files: {:?}", told.answer) };
+        for told in self
+            .told
+            .iter()
+            .filter(|told| told.group > first && is_of_the_files && !told.op.is_in_steps())
+        {
+            let Err(error) = &told.answer else {
+                panic!("a write after a failure of the files: {:?}", told.answer)
+            };
             assert_eq!(error.kind(), ErrorKind::Io, "{error:?}");
             assert!(error.to_string().contains("accepts no writes"), "{error}");
         }
@@ -319,7 +366,8 @@ impl Callers {
     /// Opens the store on whatever is there, and compares. `unknown` is what an unknown outcome is
     /// taken for.
     pub(crate) fn verify(&mut self, data: &Path, unknown: Unknown) -> Result<(), String> {
-        let store = block_on(Store::open(data)).map_err(|error| format!("it isn't opened: {error:?}"))?;
+        let store =
+            block_on(Store::open(data)).map_err(|error| format!("it isn't opened: {error:?}"))?;
         let conn = Connection::open(data.join("tenantry.db")).unwrap();
         let health = conn.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
         let found = rows(&conn);
@@ -359,7 +407,8 @@ impl Callers {
         if !found.is_empty() {
             return Err(format!("nobody was told of these: {found:?}"));
         }
-        match outcomes.iter().find(|(_, outcomes)| outcomes.iter().any(|done| *done != outcomes[0])) {
+        match outcomes.iter().find(|(_, outcomes)| outcomes.iter().any(|done| *done != outcomes[0]))
+        {
             Some((group, outcomes)) => Err(format!("a part of transaction {group}: {outcomes:?}")),
             None => Ok(()),
         }
@@ -371,10 +420,17 @@ impl Callers {
         for told in &self.told {
             let states = known.users.entry(told.id).or_insert_with(|| vec![(0, Row::Absent)]);
             match &told.answer {
-                Ok(user) if matches!(told.op, Op::Delete) => states.push((told.at, Row::Trashed(values_of(user)))),
+                Ok(user) if matches!(told.op, Op::Delete) => {
+                    states.push((told.at, Row::Trashed(values_of(user))))
+                }
                 Ok(_) if matches!(told.op, Op::Purge) => states.push((told.at, Row::Purged)),
                 Ok(user) => states.push((told.at, Row::Live(values_of(user)))),
-                Err(error) if matches!(error.kind(), ErrorKind::OutcomeUnknown | ErrorKind::Unfinished) => {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::OutcomeUnknown | ErrorKind::Unfinished
+                    ) =>
+                {
                     known.maybe.insert(told.id, told.op.clone());
                 }
                 Err(_) => {}
@@ -497,11 +553,17 @@ fn meet(left: Option<&Left>, fault: Fault, unknown: Unknown) -> (Became, Result<
             if !matches!(fault.kind, Kind::Read | Kind::Open) {
                 for (id, (row, maybe)) in callers.expected() {
                     let user = block_on(store.get(id)).unwrap();
-                    assert!(user.is_some() == matches!(row, Row::Live(_)) || maybe.is_some(), "{id}: {user:?}");
+                    assert!(
+                        user.is_some() == matches!(row, Row::Live(_)) || maybe.is_some(),
+                        "{id}: {user:?}"
+                    );
                 }
             }
-            let kinds: Vec<ErrorKind> =
-                callers.told.iter().filter_map(|told| told.answer.as_ref().err().map(Error::kind)).collect();
+            let kinds: Vec<ErrorKind> = callers
+                .told
+                .iter()
+                .filter_map(|told| told.answer.as_ref().err().map(Error::kind))
+                .collect();
             if kinds.contains(&ErrorKind::OutcomeUnknown) {
                 became = Became::Unknown;
             } else if !kinds.is_empty() {
@@ -513,8 +575,12 @@ fn meet(left: Option<&Left>, fault: Fault, unknown: Unknown) -> (Became, Result<
                 let new = callers.new_users(3);
                 let first = callers.told.len();
                 callers.group(&store, None, new);
-                let answers: Vec<_> = callers.told[first..].iter().map(|told| &told.answer).collect();
-                assert!(answers.iter().all(|answer| answer.is_ok()), "the disk has space again: {answers:?}");
+                let answers: Vec<_> =
+                    callers.told[first..].iter().map(|told| &told.answer).collect();
+                assert!(
+                    answers.iter().all(|answer| answer.is_ok()),
+                    "the disk has space again: {answers:?}"
+                );
             } else if disk.fired() == 0 {
                 block_on(store.close()).unwrap();
                 if disk.fired() == 0 {
@@ -541,7 +607,8 @@ fn whatever_fails_whenever_every_caller_gets_the_right_result() {
     let watchdog = Watchdog::new();
     let mut became: BTreeMap<Became, u64> = BTreeMap::new();
     let mut points = 0;
-    for (begin, left) in [("nothing", None), ("a crash", Some(&crashed)), ("version 1", Some(&old))] {
+    for (begin, left) in [("nothing", None), ("a crash", Some(&crashed)), ("version 1", Some(&old))]
+    {
         for (kind, code) in FAULTS {
             for for_good in [false, true] {
                 for nth in 0.. {
@@ -559,7 +626,10 @@ fn whatever_fails_whenever_every_caller_gets_the_right_result() {
             }
         }
     }
-    report("a read, write, sync, truncation or opening that fails", format!("{points} points; {became:?}"));
+    report(
+        "a read, write, sync, truncation or opening that fails",
+        format!("{points} points; {became:?}"),
+    );
     for what in [Became::NotOpened, Became::NotDone, Became::Unknown, Became::Unnoticed] {
         assert!(became.contains_key(&what), "no fault became {what:?}, so that was not tried");
     }
@@ -577,10 +647,13 @@ fn an_unknown_outcome_that_is_reported_as_a_known_one_is_caught() {
     let crashed = Left::by_crash();
     for unknown in [Unknown::TakenForNotDone, Unknown::TakenForDone] {
         let (mut points, mut caught) = (0, 0);
-        for (kind, code) in [(Kind::Write, ffi::SQLITE_IOERR_WRITE), (Kind::Sync, ffi::SQLITE_IOERR_FSYNC)] {
+        for (kind, code) in
+            [(Kind::Write, ffi::SQLITE_IOERR_WRITE), (Kind::Sync, ffi::SQLITE_IOERR_FSYNC)]
+        {
             for for_good in [false, true] {
                 for nth in 0.. {
-                    let (became, verified) = meet(Some(&crashed), Fault { kind, nth, for_good, code }, unknown);
+                    let (became, verified) =
+                        meet(Some(&crashed), Fault { kind, nth, for_good, code }, unknown);
                     if became == Became::NotMet {
                         break;
                     }
@@ -589,7 +662,10 @@ fn an_unknown_outcome_that_is_reported_as_a_known_one_is_caught() {
                 }
             }
         }
-        report("a failed commit", format!("unknown {unknown:?}: wrong at {caught} of {points} points"));
+        report(
+            "a failed commit",
+            format!("unknown {unknown:?}: wrong at {caught} of {points} points"),
+        );
         assert!(caught > 0);
     }
 }
@@ -644,7 +720,11 @@ pub(crate) struct Cuts {
 
 impl fmt::Display for Cuts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} syncs that failed, {} states of the disk; wrong: {:?}", self.syncs, self.states, self.wrong)
+        write!(
+            f,
+            "{} syncs that failed, {} states of the disk; wrong: {:?}",
+            self.syncs, self.states, self.wrong
+        )
     }
 }
 
@@ -664,7 +744,13 @@ impl Cuts {
     }
 
     /// Cuts the power, and opens what is left of the store in this directory.
-    pub(crate) fn cut_here(&mut self, data: &Path, replay: &mut Replay<'_>, variant: Variant, known: &Known) {
+    pub(crate) fn cut_here(
+        &mut self,
+        data: &Path,
+        replay: &mut Replay<'_>,
+        variant: Variant,
+        known: &Known,
+    ) {
         let files = replay.cut(variant);
         let case = Case { files, at: replay.at(), variant, is_marked: true, is_new: true };
         self.states += 1;
@@ -705,14 +791,30 @@ fn cut_after(after: After, every: u64) -> Cuts {
             block_on(again.close()).unwrap();
         }
         let record = disk.take_record();
-        let Some(failed) = record.iter().position(|event| matches!(event, Event::SyncFailed { .. })) else { continue };
+        let Some(failed) =
+            record.iter().position(|event| matches!(event, Event::SyncFailed { .. }))
+        else {
+            continue;
+        };
         if after == After::Killed && failed >= killed_at {
             continue;
         }
         cuts.syncs += 1;
-        for lost in [rebuilt::Disk::Honest, rebuilt::Disk::ForgetsWhatFailed, rebuilt::Disk::ForgetsSomeOfWhatFailed] {
+        for lost in [
+            rebuilt::Disk::Honest,
+            rebuilt::Disk::ForgetsWhatFailed,
+            rebuilt::Disk::ForgetsSomeOfWhatFailed,
+        ] {
             if after == After::Killed {
-                go_on_after_a_kill(&callers, &disk.base, &record[..killed_at], lost, &marker, every, &mut cuts);
+                go_on_after_a_kill(
+                    &callers,
+                    &disk.base,
+                    &record[..killed_at],
+                    lost,
+                    &marker,
+                    every,
+                    &mut cuts,
+                );
             } else {
                 let mut replay = Replay::new(&disk.base, &record, lost, 0, nth);
                 cuts.cut(&mut replay, failed, every, &callers.known(opened_at, marker.clone()));
@@ -738,7 +840,8 @@ fn go_on_after_a_kill(
         while replay.advance() {}
         replay.cut(variant)
     };
-    let (held, on_disk) = (end(rebuilt::Disk::Honest, Variant::Everything), end(lost, Variant::Synced));
+    let (held, on_disk) =
+        (end(rebuilt::Disk::Honest, Variant::Everything), end(lost, Variant::Synced));
     let scratch = in_memory();
     let data = scratch.path().join("data");
     Left { files: held.clone(), marker: Some(marker.to_vec()), rows: BTreeMap::new() }.put(&data);
@@ -751,8 +854,10 @@ fn go_on_after_a_kill(
     callers.group(&again, Some(&disk), new);
     block_on(again.close()).unwrap();
     let record = disk.take_record();
-    let on_disk =
-        held.into_keys().map(|name| (name.clone(), on_disk.get(&name).cloned().unwrap_or_default())).collect();
+    let on_disk = held
+        .into_keys()
+        .map(|name| (name.clone(), on_disk.get(&name).cloned().unwrap_or_default()))
+        .collect();
     let mut replay = Replay::new(&on_disk, &record, rebuilt::Disk::Honest, 0, 1);
     cuts.cut(&mut replay, 0, every, &callers.known(0, marker.to_vec()));
 }

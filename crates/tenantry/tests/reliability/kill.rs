@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{
-    BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, TrashQuery, User, UserId, verify_backup,
+    BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, TrashQuery, User, UserId,
+    verify_backup,
 };
 use tenantry_testkit::random::Random;
 
@@ -108,7 +109,8 @@ impl Caller {
         let users = block_on(all(store, ListQuery::default()));
         let trashed = trash(store);
         let is_of = |user: &User, number| {
-            user.email.as_str().starts_with("own") && user.id.as_uuid().as_u128() % u128::from(CALLERS) == number
+            user.email.as_str().starts_with("own")
+                && user.id.as_uuid().as_u128() % u128::from(CALLERS) == number
         };
         let caller = |number| Self {
             number,
@@ -116,7 +118,11 @@ impl Caller {
             mode,
             random: Random::new(round << 16 | number),
             live: users.iter().filter(|user| is_of(user, number.into())).cloned().collect(),
-            trashed: trashed.iter().filter(|user| is_of(user, number.into())).map(|user| user.id).collect(),
+            trashed: trashed
+                .iter()
+                .filter(|user| is_of(user, number.into()))
+                .map(|user| user.id)
+                .collect(),
             steps: 0,
         };
         (0..CALLERS).map(caller).collect()
@@ -177,19 +183,28 @@ impl Caller {
                 (step, restored.map(|user| json!(user)))
             }
             // A purge that meets a close is finished later; and it waits for backups.
-            (60..64, _, Some(index)) if matches!(self.mode, Mode::Load | Mode::PlantedEarlyAnswer) => {
+            (60..64, _, Some(index))
+                if matches!(self.mode, Mode::Load | Mode::PlantedEarlyAnswer) =>
+            {
                 let id = self.trashed.swap_remove(index);
                 let step = Step::Purge { id: id.to_string() };
                 say(caller, &step, None);
                 let purged = block_on(store.purge(Purge::User(id), |_| {}));
-                (step, purged.map(|purged| json!([purged.users, purged.left.len(), purged.not_erased.is_some()])))
+                (
+                    step,
+                    purged.map(|purged| {
+                        json!([purged.users, purged.left.len(), purged.not_erased.is_some()])
+                    }),
+                )
             }
             (64..68, ..) => {
                 let step = Step::Batch { prefix: format!("batch{unique}-") };
-                let rows: Vec<NewUser> =
-                    (0..BATCH).map(|row| new_user(&format!("batch{unique}-{row}@example.com"))).collect();
+                let rows: Vec<NewUser> = (0..BATCH)
+                    .map(|row| new_user(&format!("batch{unique}-{row}@example.com")))
+                    .collect();
                 say(caller, &step, None);
-                let written = store.write(move |tx| rows.iter().try_for_each(|row| tx.create(row).map(drop)));
+                let written =
+                    store.write(move |tx| rows.iter().try_for_each(|row| tx.create(row).map(drop)));
                 (step, block_on(written).map(|()| Value::Null))
             }
             (68..76, ..) => {
@@ -212,7 +227,8 @@ impl Caller {
                 let id = numbered_id((self.round << 24) | (caller << 16) | self.steps);
                 let step = Step::Create { id: id.to_string(), email: address.clone() };
                 say(caller, &step, None);
-                let created = block_on(store.create(NewUser { id: Some(id), ..new_user(&address) }));
+                let created =
+                    block_on(store.create(NewUser { id: Some(id), ..new_user(&address) }));
                 if let Ok(user) = &created {
                     self.live.push(user.clone());
                 }
@@ -233,10 +249,12 @@ impl Caller {
     /// The mistake of an import that tells of each row when it is written, and not when it is
     /// committed.
     fn step_with_planted_early_answer(&mut self, store: &Store) -> bool {
-        let (caller, first) = (self.number, (self.round << 24) | (self.number << 16) | (self.steps << 8));
+        let (caller, first) =
+            (self.number, (self.round << 24) | (self.number << 16) | (self.steps << 8));
         let answer_early = move |tx: &mut tenantry::WriteTx<'_>| {
             for row in 0..8 {
-                let (id, address) = (numbered_id(first + row), format!("own-early{}@example.com", first + row));
+                let (id, address) =
+                    (numbered_id(first + row), format!("own-early{}@example.com", first + row));
                 let step = Step::Create { id: id.to_string(), email: address.clone() };
                 say(caller, &step, None);
                 let user = tx.create(&NewUser { id: Some(id), ..new_user(&address) })?;
@@ -264,7 +282,8 @@ fn trash(store: &Store) -> Vec<User> {
 
 pub(crate) fn child_is_killed(dir: &Path) {
     process::end_with_the_parent();
-    let (round, mode): (u64, Mode) = serde_json::from_str(&std::env::var("TENANTRY_TEST_KILL").unwrap()).unwrap();
+    let (round, mode): (u64, Mode) =
+        serde_json::from_str(&std::env::var("TENANTRY_TEST_KILL").unwrap()).unwrap();
     let data_dir = dir.join("data");
     process::say("opening");
     let open = || block_on(Store::open(&data_dir)).unwrap();
@@ -303,7 +322,8 @@ pub(crate) fn child_is_killed(dir: &Path) {
                         let name = format!("{round}-{number}.tar.zst");
                         let step = Step::Backup { name: name.clone() };
                         say(CALLERS, &step, None);
-                        let made = store.create_backup(dir.join(&name), BackupOptions::default(), |_| {});
+                        let made =
+                            store.create_backup(dir.join(&name), BackupOptions::default(), |_| {});
                         // A file that is written all the time is left out, and is said to be.
                         let incomplete = block_on(made).unwrap().incomplete;
                         say(CALLERS, &step, Some(Answer::Done(json!(incomplete))));
@@ -315,7 +335,11 @@ pub(crate) fn child_is_killed(dir: &Path) {
                     for how in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"].iter().cycle() {
                         // Busy is a result, not a failure, which it can be too if a reader is in
                         // the way.
-                        let _ = conn.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |_| Ok(()));
+                        let _ = conn.query_row(
+                            &format!("PRAGMA wal_checkpoint({how})"),
+                            [],
+                            |_| Ok(()),
+                        );
                     }
                 });
             }
@@ -386,18 +410,26 @@ impl Model {
         let live = |user: &Value| Known { user: user.clone(), is_trashed: false };
         let id_of = |user: &Value| user["id"].as_str().unwrap_or_default().to_owned();
         match step {
-            Step::Create { id, .. } | Step::Update { id, .. } | Step::Login { id } | Step::Restore { id } => {
+            Step::Create { id, .. }
+            | Step::Update { id, .. }
+            | Step::Login { id }
+            | Step::Restore { id } => {
                 self.users.insert(id, live(&value));
             }
             Step::SignIn { .. } => {
-                ensure(value[1] == true, || format!("a sign-in with a new address wasn't new: {value}"))?;
+                ensure(value[1] == true, || {
+                    format!("a sign-in with a new address wasn't new: {value}")
+                })?;
                 self.users.insert(id_of(&value[0]), live(&value[0]));
             }
             Step::SharedSignIn { email } => {
                 let (user, is_new) = (&value[0], value[1] == true);
                 let at = user["last_login_at"].as_str().unwrap_or_default().to_owned();
-                let known = self.shared.entry(email).or_insert_with(|| (user["id"].clone(), String::new()));
-                ensure(known.0 == user["id"], || format!("two users with one address: {known:?}, {user}"))?;
+                let known =
+                    self.shared.entry(email).or_insert_with(|| (user["id"].clone(), String::new()));
+                ensure(known.0 == user["id"], || {
+                    format!("two users with one address: {known:?}, {user}")
+                })?;
                 // Results are reported in another order than they were given.
                 known.1 = at.max(std::mem::take(&mut known.1));
                 let is_first = !self.users.values().any(|known| known.user["id"] == user["id"]);
@@ -405,7 +437,9 @@ impl Model {
             }
             Step::Delete { id } => {
                 let before = self.users.insert(id, Known { user: value.clone(), is_trashed: true });
-                ensure(before == Some(live(&value)), || format!("deleted was {value}, and before {before:?}"))?;
+                ensure(before == Some(live(&value)), || {
+                    format!("deleted was {value}, and before {before:?}")
+                })?;
             }
             Step::Purge { id } => {
                 ensure(value == json!([1, 0, false]), || format!("a purge came to {value}"))?;
@@ -426,9 +460,17 @@ impl Model {
     }
 
     /// Compares with a store that was opened after a kill, and goes on from there.
-    fn compare(&mut self, store: &Store, dir: &Path, mut pending: BTreeMap<u64, Step>, figures: &mut Figures) -> Held {
+    fn compare(
+        &mut self,
+        store: &Store,
+        dir: &Path,
+        mut pending: BTreeMap<u64, Step>,
+        figures: &mut Figures,
+    ) -> Held {
         let mut found = BTreeMap::new();
-        for (users, is_trashed) in [(block_on(all(store, ListQuery::default())), false), (trash(store), true)] {
+        for (users, is_trashed) in
+            [(block_on(all(store, ListQuery::default())), false), (trash(store), true)]
+        {
             for user in users {
                 found.insert(user.id.to_string(), Known { user: json!(user), is_trashed });
             }
@@ -496,7 +538,9 @@ impl Model {
             _ => true,
         });
         for (prefix, is_answered) in prefixes {
-            let is_of = |known: &&Known| known.user["email"].as_str().is_some_and(|email| email.starts_with(&prefix));
+            let is_of = |known: &&Known| {
+                known.user["email"].as_str().is_some_and(|email| email.starts_with(&prefix))
+            };
             let rows: Vec<&Known> = found.values().filter(is_of).collect();
             ensure(rows.len() == BATCH || (rows.is_empty() && !is_answered), || {
                 format!(
@@ -505,10 +549,12 @@ impl Model {
                 )
             })?;
             if !is_answered {
-                *if rows.is_empty() { &mut figures.was_not_done } else { &mut figures.was_done } += 1;
+                *if rows.is_empty() { &mut figures.was_not_done } else { &mut figures.was_done } +=
+                    1;
             }
             for row in rows {
-                self.users.insert(row.user["id"].as_str().unwrap_or_default().to_owned(), row.clone());
+                self.users
+                    .insert(row.user["id"].as_str().unwrap_or_default().to_owned(), row.clone());
             }
         }
         Ok(())
@@ -521,32 +567,42 @@ impl Model {
             let known = found.get(id.as_str().unwrap_or_default());
             ensure(
                 known.is_some_and(|known| {
-                    known.user["email"] == **email && known.user["last_login_at"].as_str() >= Some(at)
+                    known.user["email"] == **email
+                        && known.user["last_login_at"].as_str() >= Some(at)
                 }),
                 || format!("{email} logged in at {at} and is {known:?}"),
             )?;
         }
         // A sign-in that was under way may have come to its end.
-        let is_shared = |known: &&Known| known.user["email"].as_str().is_some_and(|email| email.starts_with("shared"));
+        let is_shared = |known: &&Known| {
+            known.user["email"].as_str().is_some_and(|email| email.starts_with("shared"))
+        };
         for known in found.values().filter(is_shared) {
-            self.users.insert(known.user["id"].as_str().unwrap_or_default().to_owned(), known.clone());
+            self.users
+                .insert(known.user["id"].as_str().unwrap_or_default().to_owned(), known.clone());
         }
         Ok(())
     }
 
     /// What was under way was done or not, and nothing in between. Says whether it was.
     fn resolve(&mut self, step: &Step, found: &BTreeMap<String, Known>, dir: &Path) -> Held<bool> {
-        let half = |known: Option<&Known>| Err(format!("{step:?} was under way, and there is {known:?}"));
+        let half =
+            |known: Option<&Known>| Err(format!("{step:?} was under way, and there is {known:?}"));
         let id = match step {
             Step::Create { id, .. } | Step::Update { id, .. } | Step::Login { id } => id.clone(),
-            Step::Delete { id } | Step::Restore { id } | Step::Purge { id } | Step::File { id, .. } => id.clone(),
+            Step::Delete { id }
+            | Step::Restore { id }
+            | Step::Purge { id }
+            | Step::File { id, .. } => id.clone(),
             Step::SignIn { email } => {
                 let is_they = |known: &&Known| known.user["email"] == **email;
                 let Some(known) = found.values().find(is_they) else { return Ok(false) };
                 known.user["id"].as_str().unwrap_or_default().to_owned()
             }
             // Compared otherwise.
-            Step::SharedSignIn { .. } | Step::Batch { .. } | Step::Backup { .. } => return Ok(false),
+            Step::SharedSignIn { .. } | Step::Batch { .. } | Step::Backup { .. } => {
+                return Ok(false);
+            }
         };
         let (before, now) = (self.users.get(&id), found.get(&id));
         if let Step::File { content, .. } = step {
@@ -555,7 +611,9 @@ impl Model {
             let was_written = held.as_ref() == Some(content);
             match held {
                 Some(held) => self.files.insert(id, held),
-                None if self.files.contains_key(&id) => return Err(format!("the file of {id} is gone")),
+                None if self.files.contains_key(&id) => {
+                    return Err(format!("the file of {id} is gone"));
+                }
                 None => None,
             };
             return Ok(was_written);
@@ -575,19 +633,25 @@ impl Model {
             before.is_none()
                 && now.is_some_and(|now| {
                     let user = &now.user;
-                    user["email"] == *email && user["version"] == 1 && user["last_login_at"].is_null() != has_login
+                    user["email"] == *email
+                        && user["version"] == 1
+                        && user["last_login_at"].is_null() != has_login
                 })
         };
         let version = before.and_then(|before| before.user["version"].as_u64()).unwrap_or_default();
         let is_whole = match step {
             Step::Create { email, .. } => is_new(email, false),
             Step::SignIn { email } => is_new(email, true),
-            Step::Update { email, .. } => {
-                changed(&[("email", Some(json!(email))), ("version", Some(json!(version + 1))), ("updated_at", None)])
-            }
+            Step::Update { email, .. } => changed(&[
+                ("email", Some(json!(email))),
+                ("version", Some(json!(version + 1))),
+                ("updated_at", None),
+            ]),
             Step::Login { .. } => changed(&[("last_login_at", None)]),
             Step::Delete { .. } | Step::Restore { .. } => match (before, now) {
-                (Some(before), Some(now)) => before.user == now.user && before.is_trashed != now.is_trashed,
+                (Some(before), Some(now)) => {
+                    before.user == now.user && before.is_trashed != now.is_trashed
+                }
                 _ => false,
             },
             Step::Purge { .. } => now.is_none(),
@@ -635,7 +699,8 @@ fn kill_once(
     figures: &mut Figures,
 ) -> Held {
     let told = serde_json::to_string(&(round, mode)).unwrap();
-    let mut child = Process::start("is killed", dir, &format!("export TENANTRY_TEST_KILL='{told}'"));
+    let mut child =
+        Process::start("is killed", dir, &format!("export TENANTRY_TEST_KILL='{told}'"));
     assert_eq!(child.hear().as_deref(), Some("opening"));
     let mut heard = Vec::new();
     if mode == Mode::Opening {
@@ -681,7 +746,8 @@ fn kill_once(
     let store = block_on(Store::open(&data_dir)).map_err(failed)?;
     model.compare(&store, dir, pending, figures)?;
     // It goes on.
-    let user = block_on(store.create(new_user(&format!("own-after{round}@example.com")))).map_err(failed)?;
+    let user = block_on(store.create(new_user(&format!("own-after{round}@example.com"))))
+        .map_err(failed)?;
     model.users.insert(user.id.to_string(), Known { user: json!(user), is_trashed: false });
     block_on(store.close()).map_err(failed)?;
     let findings = block_on(tenantry::check(&data_dir)).map_err(failed)?.findings;
@@ -701,7 +767,8 @@ fn verify_backups(dir: &Path, answered: &mut Vec<String>, figures: &mut Figures)
             let path = entry.path();
             if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
         } else if name.ends_with(".tar.zst") {
-            let verified = block_on(verify_backup(entry.path(), |_| {})).map_err(|error| format!("{error:?}"))?;
+            let verified = block_on(verify_backup(entry.path(), |_| {}))
+                .map_err(|error| format!("{error:?}"))?;
             ensure(verified.findings.is_empty(), || format!("{name}: {:?}", verified.findings))?;
             fs::remove_file(entry.path()).unwrap();
             figures.backups += 1;
@@ -712,13 +779,15 @@ fn verify_backups(dir: &Path, answered: &mut Vec<String>, figures: &mut Figures)
 
 #[test]
 fn a_killed_process_loses_no_write_that_has_returned() {
-    let (kills, next, sum) = (share(100, 10_000), AtomicU64::new(0), Mutex::new(Figures::default()));
+    let (kills, next, sum) =
+        (share(100, 10_000), AtomicU64::new(0), Mutex::new(Figures::default()));
     thread::scope(|scope| {
         for _ in 0..STORES_AT_ONCE {
             scope.spawn(|| {
                 loop {
                     let store = next.fetch_add(1, Ordering::Relaxed);
-                    let of_store = kills.saturating_sub(store * KILLS_OF_A_STORE).min(KILLS_OF_A_STORE);
+                    let of_store =
+                        kills.saturating_sub(store * KILLS_OF_A_STORE).min(KILLS_OF_A_STORE);
                     if of_store == 0 {
                         break;
                     }
@@ -730,14 +799,21 @@ fn a_killed_process_loses_no_write_that_has_returned() {
         }
     });
     let figures = sum.into_inner().unwrap();
-    assert!(figures.answers > figures.kills && figures.was_not_done > 0 && figures.backups > 0, "{figures}");
+    assert!(
+        figures.answers > figures.kills && figures.was_not_done > 0 && figures.backups > 0,
+        "{figures}"
+    );
     report("a process that is killed under load", figures);
 }
 
 /// The harness notices results that come before the commit.
 #[test]
 fn a_planted_return_before_the_commit_is_noticed() {
-    let noticed = kill_repeatedly(0, 4 * KILLS_OF_A_STORE, true, &mut Figures::default()).unwrap_err();
+    let noticed =
+        kill_repeatedly(0, 4 * KILLS_OF_A_STORE, true, &mut Figures::default()).unwrap_err();
     assert!(noticed.contains("was answered to be"), "{noticed}");
-    report("acknowledging before the commit, planted, is noticed", noticed.split(": ").next().unwrap_or_default());
+    report(
+        "acknowledging before the commit, planted, is noticed",
+        noticed.split(": ").next().unwrap_or_default(),
+    );
 }

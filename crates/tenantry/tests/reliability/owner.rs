@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{
-    BackupOptions, Error, ErrorKind, ListQuery, NewUser, OnConflict, Purge, RepairOptions, Store, User, UserId, check,
-    repair, restore_backup, verify_backup,
+    BackupOptions, Error, ErrorKind, ListQuery, NewUser, OnConflict, Purge, RepairOptions, Store,
+    User, UserId, check, repair, restore_backup, verify_backup,
 };
 
 use crate::process::{self, Process};
@@ -75,14 +75,17 @@ pub(crate) fn child_owns(data_dir: &Path) {
         let of_kind = |error: Error| json!(format!("{:?}", error.kind()));
         let id = || of.parse::<UserId>().unwrap();
         let answer = match what.as_str() {
-            "create" => block_on(store.create(new_user(&of))).map_or_else(of_kind, |user| json!(user)),
+            "create" => {
+                block_on(store.create(new_user(&of))).map_or_else(of_kind, |user| json!(user))
+            }
             "get" => json!(block_on(store.get(id())).unwrap()),
             "count" => json!(block_on(store.count()).unwrap()),
             "was created" => json!(store.was_created()),
-            "file" => {
-                block_on(store.directory(id())).map_or_else(of_kind, |dir| json!(dir.read_to_string(FILE).unwrap()))
-            }
-            "keep handle" => json!(handles.insert(of.clone(), block_on(store.directory(id())).unwrap()).is_none()),
+            "file" => block_on(store.directory(id()))
+                .map_or_else(of_kind, |dir| json!(dir.read_to_string(FILE).unwrap())),
+            "keep handle" => json!(
+                handles.insert(of.clone(), block_on(store.directory(id())).unwrap()).is_none()
+            ),
             "file by handle" => json!(handles[&of].read_to_string(FILE).unwrap()),
             "hold a write" => {
                 let store = store.clone();
@@ -118,7 +121,9 @@ pub(crate) fn child_owns(data_dir: &Path) {
                         let _ = entered.send(());
                         let _ = released.recv();
                     };
-                    let made = block_on(store.create_backup(&file, BackupOptions::default(), progress)).unwrap();
+                    let made =
+                        block_on(store.create_backup(&file, BackupOptions::default(), progress))
+                            .unwrap();
                     assert_eq!(made.incomplete, 0, "{made:?}");
                     assert_eq!(block_on(verify_backup(&file, |_| {})).unwrap().findings, []);
                 }));
@@ -149,8 +154,8 @@ impl Shared {
     fn new() -> Self {
         let place = SqlitePlace::new();
         let store = place.open();
-        let [ada, bob] =
-            ["ada@example.com", "bob@example.com"].map(|new| block_on(store.create(new_user(new))).unwrap());
+        let [ada, bob] = ["ada@example.com", "bob@example.com"]
+            .map(|new| block_on(store.create(new_user(new))).unwrap());
         block_on(store.directory(ada.id)).unwrap().write(FILE, "hello").unwrap();
         block_on(store.close()).unwrap();
         let owner = Owner::start(&place);
@@ -163,7 +168,8 @@ impl Shared {
     }
 
     fn short_waiting<T>(&self, patience: Duration, f: impl FnOnce(&Store) -> T) -> T {
-        let builder = Store::builder(self.place.data_dir()).create_if_missing(false).busy_timeout(patience);
+        let builder =
+            Store::builder(self.place.data_dir()).create_if_missing(false).busy_timeout(patience);
         let store = block_on(builder.open()).unwrap();
         let done = f(&store);
         block_on(store.close()).unwrap();
@@ -193,7 +199,8 @@ type Combination = (&'static str, fn(&mut Shared));
 
 const COMBINATIONS: [Combination; 17] = [
     ("create", |shared| {
-        let eve = shared.short(|store| block_on(store.create(new_user("eve@example.com")))).unwrap();
+        let eve =
+            shared.short(|store| block_on(store.create(new_user("eve@example.com")))).unwrap();
         assert_eq!(shared.owner.ask("get", eve.id), json!(eve));
         assert_eq!(shared.owner.ask("create", "eve@example.com"), "EmailTaken");
     }),
@@ -204,7 +211,8 @@ const COMBINATIONS: [Combination; 17] = [
         assert_eq!(json!(users[2]), eve);
     }),
     ("import", |shared| {
-        let rows: Vec<NewUser> = (0..2_000).map(|row| new_user(&format!("row{row}@example.com"))).collect();
+        let rows: Vec<NewUser> =
+            (0..2_000).map(|row| new_user(&format!("row{row}@example.com"))).collect();
         let (begun, has_begun) = mpsc::channel();
         let import = move |store: &Store| {
             block_on(store.write(move |tx| {
@@ -280,14 +288,19 @@ const COMBINATIONS: [Combination; 17] = [
     }),
     ("backup, and restore elsewhere", |shared| {
         let file = shared.place.as_ref().join("a.tar.zst");
-        let made = shared.short(|store| block_on(store.create_backup(&file, BackupOptions::default(), |_| {})));
+        let made = shared
+            .short(|store| block_on(store.create_backup(&file, BackupOptions::default(), |_| {})));
         assert_eq!((made.unwrap().manifest.users, shared.owner.ask("count", "")), (2, json!(2)));
-        let restored = block_on(restore_backup(&file, shared.place.as_ref().join("elsewhere"), |_| {})).unwrap();
+        let restored =
+            block_on(restore_backup(&file, shared.place.as_ref().join("elsewhere"), |_| {}))
+                .unwrap();
         assert_eq!(restored.report.findings, []);
     }),
     ("restore over the directory in use: refused", |shared| {
         let file = shared.place.as_ref().join("a.tar.zst");
-        shared.short(|store| block_on(store.create_backup(&file, BackupOptions::default(), |_| {}))).unwrap();
+        shared
+            .short(|store| block_on(store.create_backup(&file, BackupOptions::default(), |_| {})))
+            .unwrap();
         let eve = shared.owner.ask("create", "eve@example.com");
         let restored = block_on(restore_backup(&file, shared.place.data_dir(), |_| {}));
         assert_eq!(kind(restored), ErrorKind::NotEmpty);
@@ -302,8 +315,11 @@ const COMBINATIONS: [Combination; 17] = [
     ("a second owner", |shared| {
         let mut second = Owner::start(&shared.place);
         for number in 0..20 {
-            let (one, two) =
-                if number % 2 == 0 { (&mut shared.owner, &mut second) } else { (&mut second, &mut shared.owner) };
+            let (one, two) = if number % 2 == 0 {
+                (&mut shared.owner, &mut second)
+            } else {
+                (&mut second, &mut shared.owner)
+            };
             let user = one.ask("create", format!("u{number}@example.com"));
             assert_eq!(two.ask("get", user["id"].as_str().unwrap()), user);
         }
@@ -313,7 +329,9 @@ const COMBINATIONS: [Combination; 17] = [
         let dir = shared.place.data_dir().join("storage/customers/bob");
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join(FILE), "brought along").unwrap();
-        let bob = shared.short(|store| block_on(store.adopt(shared.bob.id, "customers/bob".parse().unwrap()))).unwrap();
+        let bob = shared
+            .short(|store| block_on(store.adopt(shared.bob.id, "customers/bob".parse().unwrap())))
+            .unwrap();
         assert_eq!(shared.owner.ask("get", bob.id), json!(bob));
         assert_eq!(shared.owner.ask("file", bob.id), "brought along");
     }),
@@ -332,7 +350,10 @@ const COMBINATIONS: [Combination; 17] = [
         shared.owner.ask("hold a backup", "");
         shared.short_waiting(SHORT, |store| {
             block_on(store.delete(shared.bob.id)).unwrap();
-            assert_eq!(kind(block_on(store.purge(Purge::User(shared.bob.id), |_| {}))), ErrorKind::Busy);
+            assert_eq!(
+                kind(block_on(store.purge(Purge::User(shared.bob.id), |_| {}))),
+                ErrorKind::Busy
+            );
             block_on(store.restore(shared.bob.id, None)).unwrap();
         });
         shared.owner.ask("release", "");
@@ -345,7 +366,8 @@ const COMBINATIONS: [Combination; 17] = [
     ("backup during a backup of the owner's: refused", |shared| {
         shared.owner.ask("hold a backup", "");
         let file = shared.place.as_ref().join("a.tar.zst");
-        let back_up = |store: &Store| block_on(store.create_backup(&file, BackupOptions::default(), |_| {}));
+        let back_up =
+            |store: &Store| block_on(store.create_backup(&file, BackupOptions::default(), |_| {}));
         assert_eq!(kind(shared.short_waiting(SHORT, back_up)), ErrorKind::Busy);
         assert!(!file.exists());
         shared.owner.ask("release", "");
@@ -353,7 +375,10 @@ const COMBINATIONS: [Combination; 17] = [
     }),
     ("an upgrade by a newer version: kept out", |shared| {
         // What a newer version would take.
-        let lock = File::options().write(true).open(shared.place.data_dir().join("tenantry.lock")).unwrap();
+        let lock = File::options()
+            .write(true)
+            .open(shared.place.data_dir().join("tenantry.lock"))
+            .unwrap();
         assert!(matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)));
         shared.short(|_| ());
         assert!(
@@ -382,7 +407,10 @@ fn a_long_lived_owner_and_short_programs_share_a_store_or_are_refused() {
         run(&mut shared);
         shared.end();
     }
-    report("a long-lived owner and a short program", format!("{} combinations as documented", COMBINATIONS.len()));
+    report(
+        "a long-lived owner and a short program",
+        format!("{} combinations as documented", COMBINATIONS.len()),
+    );
 }
 
 /// A database as version 1 of the schema made it.
@@ -432,7 +460,8 @@ fn of_processes_that_upgrade_or_create_a_store_at_once_one_does() {
         if is_old {
             of_version_1(&place);
         }
-        let mut owners: Vec<Owner> = (0..4).map(|_| Owner(Process::start("owns", &place.data_dir(), ""))).collect();
+        let mut owners: Vec<Owner> =
+            (0..4).map(|_| Owner(Process::start("owns", &place.data_dir(), ""))).collect();
         for owner in &mut owners {
             owner.0.await_ready();
         }
@@ -482,7 +511,8 @@ fn a_store_that_is_closed_leaves_the_locks_of_another_in_the_same_process() {
 pub(crate) fn child_writes_once(data_dir: &Path) {
     process::wait_for_the_start();
     let store = block_on(Store::builder(data_dir).busy_timeout(SHORT).open()).unwrap();
-    let written = block_on(store.create(new_user("eve@example.com"))).map(drop).map_err(|error| error.kind());
+    let written =
+        block_on(store.create(new_user("eve@example.com"))).map(drop).map_err(|error| error.kind());
     block_on(store.close()).unwrap();
     process::say(format!("{written:?}"));
 }

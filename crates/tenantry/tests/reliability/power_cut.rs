@@ -16,8 +16,8 @@ use std::thread;
 
 use tenantry::sqlite::rusqlite::{self, Connection};
 use tenantry::{
-    Ambient, Durability, Error, ErrorKind, NewUser, OnConflict, Purge, StoragePath, Store, Timestamp, Upserted, User,
-    UserId, UserUpdate,
+    Ambient, Durability, Error, ErrorKind, NewUser, OnConflict, Purge, StoragePath, Store,
+    Timestamp, Upserted, User, UserId, UserUpdate,
 };
 use tenantry_testkit::random::Random;
 
@@ -73,8 +73,12 @@ struct Plan {
     every: usize,
 }
 
-const SOUND: Plan =
-    Plan { answer: Answer::WhenAnswered, durability: Durability::Full, disk: rebuilt::Disk::Honest, every: 1 };
+const SOUND: Plan = Plan {
+    answer: Answer::WhenAnswered,
+    durability: Durability::Full,
+    disk: rebuilt::Disk::Honest,
+    every: 1,
+};
 
 /// A planted mistake is looked for at some events: it is to be found, not counted.
 const PLANTED: Plan = Plan { every: 5, ..SOUND };
@@ -184,7 +188,8 @@ impl Caller {
     fn new_user(&mut self) -> NewUser {
         let mut new = new_user(&self.address());
         if self.rng.below(4) == 0 {
-            new.storage_path = Some(format!("customers/{}-{}", self.number, self.made).parse().unwrap());
+            new.storage_path =
+                Some(format!("customers/{}-{}", self.number, self.made).parse().unwrap());
         }
         new
     }
@@ -226,37 +231,47 @@ impl Caller {
         match (self.rng.below(24), live, trashed) {
             (0..4, Some(nth), _) => {
                 let id = self.live[nth];
-                let update = UserUpdate { email: Some(email(&self.address())), ..UserUpdate::default() };
+                let update =
+                    UserUpdate { email: Some(email(&self.address())), ..UserUpdate::default() };
                 let again = update.clone();
-                let (at, user) =
-                    self.transact(async |store| store.update(id, update).await, move |tx| tx.update(id, &again));
+                let (at, user) = self.transact(
+                    async |store| store.update(id, update).await,
+                    move |tx| tx.update(id, &again),
+                );
                 self.learn(at, id, Row::Live(values_of(&user)));
             }
             (4..7, Some(nth), _) => {
                 let id = self.live[nth];
-                let (at, user) =
-                    self.transact(async |store| store.record_login(id).await, move |tx| tx.record_login(id));
+                let (at, user) = self.transact(
+                    async |store| store.record_login(id).await,
+                    move |tx| tx.record_login(id),
+                );
                 self.learn(at, id, Row::Live(values_of(&user)));
             }
             (7..9, ..) => {
                 let address = email(&self.address());
                 let again = address.clone();
-                let (at, signed_in) =
-                    self.transact(async |store| store.sign_in(address).await, move |tx| tx.sign_in(&again));
+                let (at, signed_in) = self.transact(
+                    async |store| store.sign_in(address).await,
+                    move |tx| tx.sign_in(&again),
+                );
                 assert!(signed_in.is_new);
                 self.live.push(signed_in.user.id);
                 self.learn(at, signed_in.user.id, Row::Live(values_of(&signed_in.user)));
             }
             (9..12, Some(nth), _) => {
                 let id = self.live.swap_remove(nth);
-                let (at, user) = self.transact(async |store| store.delete(id).await, move |tx| tx.delete(id));
+                let (at, user) =
+                    self.transact(async |store| store.delete(id).await, move |tx| tx.delete(id));
                 self.trashed.push(id);
                 self.learn(at, id, Row::Trashed(values_of(&user)));
             }
             (12..14, _, Some(nth)) => {
                 let id = self.trashed.swap_remove(nth);
-                let (at, user) =
-                    self.transact(async |store| store.restore(id, None).await, move |tx| tx.restore(id, None));
+                let (at, user) = self.transact(
+                    async |store| store.restore(id, None).await,
+                    move |tx| tx.restore(id, None),
+                );
                 self.live.push(id);
                 self.learn(at, id, Row::Live(values_of(&user)));
             }
@@ -270,7 +285,8 @@ impl Caller {
             }
             (15..17, ..) => {
                 // As another process may at any time.
-                let mode = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][usize::try_from(self.rng.below(4)).unwrap()];
+                let mode = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"]
+                    [usize::try_from(self.rng.below(4)).unwrap()];
                 let conn = Connection::open(&self.database).unwrap();
                 // It doesn't matter whether it comes to its end.
                 let _ = conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()));
@@ -279,7 +295,8 @@ impl Caller {
             _ => {
                 let new = self.new_user();
                 let again = new.clone();
-                let (at, user) = self.transact(async |store| store.create(new).await, move |tx| tx.create(&again));
+                let (at, user) = self
+                    .transact(async |store| store.create(new).await, move |tx| tx.create(&again));
                 self.live.push(user.id);
                 self.learn(at, user.id, Row::Live(values_of(&user)));
             }
@@ -336,10 +353,12 @@ fn record(work: Work, plan: Plan, steps: u64, seed: u64) -> Recorded {
         ids: AtomicU64::new(0),
         disk: Arc::clone(&disk),
     });
-    let mut callers: Vec<(Vec<UserId>, Vec<UserId>, u64)> = vec![Default::default(); usize::try_from(CALLERS).unwrap()];
+    let mut callers: Vec<(Vec<UserId>, Vec<UserId>, u64)> =
+        vec![Default::default(); usize::try_from(CALLERS).unwrap()];
     // It is opened twice, so that there is a close in the middle.
     for session in 0..2 {
-        let builder = Store::builder(&data).durability(plan.durability).ambient(Arc::<Clock>::clone(&clock));
+        let builder =
+            Store::builder(&data).durability(plan.durability).ambient(Arc::<Clock>::clone(&clock));
         let store = block_on(builder.open()).unwrap();
         if session == 0 {
             known.opened_at = disk.note(Event::Answered);
@@ -395,7 +414,9 @@ pub(crate) fn make_version_1(path: &Path, known: &mut Known) {
         .unwrap();
         let path = path.unwrap_or_else(|| StoragePath::derived(id).as_str().to_owned());
         let created = i64::try_from(number).unwrap();
-        known.users.insert(id, vec![(0, Row::Live((address, created, None, created + 1, 3, path)))]);
+        known
+            .users
+            .insert(id, vec![(0, Row::Live((address, created, None, created + 1, 3, path)))]);
     }
     known.of_version_1 = Some(40);
     conn.close().unwrap();
@@ -428,7 +449,9 @@ pub(crate) fn check(data: &Path, case: &Case, known: &Known) -> Result<(), (Wron
     let was_opened = case.at >= known.opened_at || known.of_version_1.is_some();
     let store = match block_on(Store::builder(data).create_if_missing(!was_opened).open()) {
         Ok(store) => store,
-        Err(error) if error.kind() == ErrorKind::StoreMissing => return Err((Wrong::Lost, "the store".to_owned())),
+        Err(error) if error.kind() == ErrorKind::StoreMissing => {
+            return Err((Wrong::Lost, "the store".to_owned()));
+        }
         Err(error) => return Err((Wrong::Unopenable, format!("{error:?}"))),
     };
     let is_upgraded = store.upgrade().is_some();
@@ -443,22 +466,26 @@ pub(crate) fn check(data: &Path, case: &Case, known: &Known) -> Result<(), (Wron
 
 /// A store that was upgraded has its snapshot.
 fn has_snapshot(data: &Path, users: u64) -> Result<(), (Wrong, String)> {
-    let lost = |what: String| (Wrong::Lost, format!("the snapshot from before the upgrade: {what}"));
-    let mut snapshots = fs::read_dir(data.join("backups")).map_err(|error| lost(error.to_string()))?;
+    let lost =
+        |what: String| (Wrong::Lost, format!("the snapshot from before the upgrade: {what}"));
+    let mut snapshots =
+        fs::read_dir(data.join("backups")).map_err(|error| lost(error.to_string()))?;
     let name = |entry: &fs::DirEntry| entry.file_name().into_string().unwrap();
     let snapshot = snapshots
         .find_map(|entry| entry.ok().filter(|entry| name(entry).starts_with("before-v")))
         .ok_or_else(|| lost("there is none".to_owned()))?;
     let conn = Connection::open(snapshot.path()).unwrap();
-    let found: u64 =
-        conn.query_row("SELECT count(*) FROM users", [], |row| row.get(0)).map_err(|error| lost(error.to_string()))?;
+    let found: u64 = conn
+        .query_row("SELECT count(*) FROM users", [], |row| row.get(0))
+        .map_err(|error| lost(error.to_string()))?;
     if found == users { Ok(()) } else { Err(lost(format!("{found} users"))) }
 }
 
 pub(crate) fn compare(data: &Path, at: usize, known: &Known) -> Result<(), (Wrong, String)> {
     let corrupt = |error: rusqlite::Error| (Wrong::Corrupt, error.to_string());
     let conn = Connection::open(data.join("tenantry.db")).unwrap();
-    let health: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).map_err(corrupt)?;
+    let health: String =
+        conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).map_err(corrupt)?;
     if health != "ok" {
         return Err((Wrong::Corrupt, health));
     }
@@ -471,30 +498,39 @@ pub(crate) fn compare(data: &Path, at: usize, known: &Known) -> Result<(), (Wron
         let row = found.remove(id).unwrap_or(Row::Absent);
         let answered = states.iter().rposition(|(answered_at, _)| *answered_at <= at).unwrap_or(0);
         let is_maybe = known.maybe.get(id).is_some_and(|op| op.is_done(&row));
-        let nth = states[answered..].iter().position(|(_, state)| *state == row).map(|nth| answered + nth);
+        let nth = states[answered..]
+            .iter()
+            .position(|(_, state)| *state == row)
+            .map(|nth| answered + nth);
         if let Some(nth) = nth {
             last_there = last_there.max(states[nth].0);
-            first_missing = states.get(nth + 1).map_or(first_missing, |(at, _)| first_missing.min(*at));
+            first_missing =
+                states.get(nth + 1).map_or(first_missing, |(at, _)| first_missing.min(*at));
         }
         if is_maybe || nth.is_some() {
             continue;
         }
-        let wrong = if states.iter().any(|(_, state)| *state == row) { Wrong::Lost } else { Wrong::Torn };
+        let wrong =
+            if states.iter().any(|(_, state)| *state == row) { Wrong::Lost } else { Wrong::Torn };
         return Err((wrong, format!("{id} is {row:?}, but was {:?}", &states[answered..])));
     }
     if let Some((id, row)) = found.first_key_value() {
         return Err((Wrong::Torn, format!("nobody made {id}: {row:?}")));
     }
     if known.is_one_by_one && first_missing <= last_there {
-        let what =
-            format!("of the transaction answered at {first_missing} something is missing, but not of {last_there}");
+        let what = format!(
+            "of the transaction answered at {first_missing} something is missing, but not of {last_there}"
+        );
         return Err((Wrong::Torn, what));
     }
     // What was made in one transaction is there or not.
     for batch in &known.batches {
         let there = batch.iter().filter(|id| present.contains(id)).count();
         if there != 0 && there != batch.len() {
-            return Err((Wrong::Torn, format!("{there} of the {} users of a transaction", batch.len())));
+            return Err((
+                Wrong::Torn,
+                format!("{there} of the {} users of a transaction", batch.len()),
+            ));
         }
     }
     Ok(())
@@ -509,7 +545,9 @@ pub(crate) fn rows(conn: &Connection) -> rusqlite::Result<BTreeMap<UserId, Row>>
     )?;
     let rows = statement.query_map([], |row| {
         let damaged = rusqlite::Error::InvalidQuery;
-        let Ok(id) = UserId::from_uuid(uuid::Uuid::from_bytes(row.get(1)?)) else { return Err(damaged) };
+        let Ok(id) = UserId::from_uuid(uuid::Uuid::from_bytes(row.get(1)?)) else {
+            return Err(damaged);
+        };
         if row.get::<_, i64>(0)? == 2 {
             return Ok((id, Row::Purged));
         }
@@ -542,7 +580,13 @@ impl fmt::Display for Figures {
         write!(
             f,
             "{} states of the disk, of {} events in {} rounds; {} writes in {} commits, up to {} in one; wrong: {:?}",
-            self.states, self.events, self.rounds, self.writes, self.commits, self.largest_group, self.wrong
+            self.states,
+            self.events,
+            self.rounds,
+            self.writes,
+            self.commits,
+            self.largest_group,
+            self.wrong
         )
     }
 }
@@ -552,7 +596,8 @@ impl Figures {
         *self.wrong.entry(wrong).or_default() += 1;
         if self.examples.len() < 3 {
             let (round, at, variant) = (self.rounds, case.at, case.variant);
-            self.examples.push(format!("round {round}, event {at}, {variant:?}: {wrong:?}: {what}"));
+            self.examples
+                .push(format!("round {round}, event {at}, {variant:?}: {wrong:?}: {what}"));
         }
     }
 
@@ -633,8 +678,13 @@ fn rebuild(plan: Plan, recorded: &Recorded, figures: &mut Figures) {
                 let files = replay.cut(variant);
                 // The same disk is opened again if more was promised meanwhile, but counts once.
                 let before = seen.insert(digest(&files, replay.is_marked()), answered);
-                let case =
-                    Case { files, at: replay.at(), variant, is_marked: replay.is_marked(), is_new: before.is_none() };
+                let case = Case {
+                    files,
+                    at: replay.at(),
+                    variant,
+                    is_marked: replay.is_marked(),
+                    is_new: before.is_none(),
+                };
                 if before != Some(answered) && sender.send(case).is_err() {
                     return;
                 }
@@ -659,7 +709,8 @@ fn digest(files: &Files, is_marked: bool) -> [u8; 32] {
 
 #[test]
 fn a_write_that_has_returned_survives_a_power_cut() {
-    let figures = run(SOUND, &[Work::Users, Work::Imports, Work::Upgrade], 12, share(20_000, 500_000));
+    let figures =
+        run(SOUND, &[Work::Users, Work::Imports, Work::Upgrade], 12, share(20_000, 500_000));
     report("power cut", &figures);
     assert_eq!(figures.wrong, BTreeMap::new(), "{:#?}", figures.examples);
     assert!(
@@ -670,7 +721,12 @@ fn a_write_that_has_returned_survives_a_power_cut() {
 
 #[test]
 fn a_return_before_the_commit_is_caught() {
-    let figures = run(Plan { answer: Answer::BeforeTheCommit, ..PLANTED }, &[Work::Users, Work::Imports], 5, 0);
+    let figures = run(
+        Plan { answer: Answer::BeforeTheCommit, ..PLANTED },
+        &[Work::Users, Work::Imports],
+        5,
+        0,
+    );
     report("power cut, answered before the commit", &figures);
     assert!(figures.wrong.contains_key(&Wrong::Lost), "{figures}");
     // What is there is whole all the same.
@@ -680,7 +736,12 @@ fn a_return_before_the_commit_is_caught() {
 /// What `Durability::Normal` says of itself.
 #[test]
 fn commits_that_don_t_wait_for_the_disk_are_caught() {
-    let figures = run(Plan { durability: Durability::Normal, ..PLANTED }, &[Work::Users, Work::Imports], 5, 0);
+    let figures = run(
+        Plan { durability: Durability::Normal, ..PLANTED },
+        &[Work::Users, Work::Imports],
+        5,
+        0,
+    );
     report("power cut, Durability::Normal", &figures);
     assert!(figures.wrong.contains_key(&Wrong::Lost), "{figures}");
     assert_eq!(figures.wrong.len(), 1, "{:#?}", figures.examples);
@@ -692,7 +753,11 @@ fn a_disk_that_ignores_syncs_is_caught() {
     let figures = run(plan, &[Work::Users, Work::Imports], 5, 0);
     report("power cut, no sync", &figures);
     assert!(figures.wrong.contains_key(&Wrong::Lost), "{figures}");
-    assert!(figures.wrong.contains_key(&Wrong::Corrupt) || figures.wrong.contains_key(&Wrong::Unopenable), "{figures}");
+    assert!(
+        figures.wrong.contains_key(&Wrong::Corrupt)
+            || figures.wrong.contains_key(&Wrong::Unopenable),
+        "{figures}"
+    );
 }
 
 #[test]

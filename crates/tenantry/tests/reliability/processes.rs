@@ -12,7 +12,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{
-    BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, User, UserId, UserUpdate, check, verify_backup,
+    BackupOptions, Error, ErrorKind, ListQuery, NewUser, Purge, Store, User, UserId, UserUpdate,
+    check, verify_backup,
 };
 use tenantry_testkit::random::Random;
 
@@ -80,7 +81,8 @@ pub(crate) fn child_works_with_others(data_dir: &Path) {
         for number in 0..part.operations {
             let began = Instant::now();
             work(&store, &part, number, &mut random, &mut tally);
-            tally.longest_ms = tally.longest_ms.max(u64::try_from(began.elapsed().as_millis()).unwrap());
+            tally.longest_ms =
+                tally.longest_ms.max(u64::try_from(began.elapsed().as_millis()).unwrap());
         }
     }
     block_on(store.close()).unwrap();
@@ -105,7 +107,8 @@ fn count_up(store: &Store, number: u64, read: User, expecting: bool, tally: &mut
             tally.counted[usize::try_from(number).unwrap()] += 1;
             true
         }
-        Err(error) if matches!(error.kind(), ErrorKind::VersionMismatch { current } if current > read.version) => {
+        Err(error) if matches!(error.kind(), ErrorKind::VersionMismatch { current } if current > read.version) =>
+        {
             tally.mismatches += 1;
             false
         }
@@ -118,7 +121,13 @@ fn work(store: &Store, part: &Part, number: u64, random: &mut Random, tally: &mu
     match random.below(100) {
         0..25 => {
             let which = random.below(COUNTERS);
-            while !count_up(store, which, block_on(store.get(counter(which))).unwrap().unwrap(), true, tally) {}
+            while !count_up(
+                store,
+                which,
+                block_on(store.get(counter(which))).unwrap().unwrap(),
+                true,
+                tally,
+            ) {}
         }
         25..40 => {
             // All processes come by the same addresses at about the same time.
@@ -156,7 +165,8 @@ fn work(store: &Store, part: &Part, number: u64, random: &mut Random, tally: &mu
             }
         }
         87..89 => {
-            let user = block_on(store.create(new_user(&format!("gone{unique}@example.com")))).unwrap();
+            let user =
+                block_on(store.create(new_user(&format!("gone{unique}@example.com")))).unwrap();
             block_on(store.directory(user.id)).unwrap().write(FILE, "to be purged").unwrap();
             block_on(store.delete(user.id)).unwrap();
             let purged = loop {
@@ -173,7 +183,10 @@ fn work(store: &Store, part: &Part, number: u64, random: &mut Random, tally: &mu
         89..92 => {
             let rows: Vec<NewUser> =
                 (0..BATCH).map(|row| new_user(&format!("row{unique}-{row}@example.com"))).collect();
-            block_on(store.write(move |tx| rows.iter().try_for_each(|row| tx.create(row).map(drop)))).unwrap();
+            block_on(
+                store.write(move |tx| rows.iter().try_for_each(|row| tx.create(row).map(drop))),
+            )
+            .unwrap();
             tally.created += BATCH;
         }
         _ => {
@@ -198,9 +211,11 @@ pub(crate) fn child_keeps_company(data_dir: &Path) {
     let company = std::env::var("TENANTRY_TEST_PART").unwrap();
     let store = block_on(Store::builder(data_dir).create_if_missing(false).open()).unwrap();
     // Between two rounds, so that others get their turn.
-    let write = |count| (0..count).for_each(|_| drop(block_on(store.record_login(counter(0))).unwrap()));
+    let write =
+        |count| (0..count).for_each(|_| drop(block_on(store.record_login(counter(0))).unwrap()));
     let elsewhere = tempfile::tempdir().unwrap();
-    let conn = (company == "checkpoints").then(|| Connection::open(data_dir.join("tenantry.db")).unwrap());
+    let conn =
+        (company == "checkpoints").then(|| Connection::open(data_dir.join("tenantry.db")).unwrap());
     let mut rounds: usize = 0;
     while !IS_ENOUGH.load(Ordering::Relaxed) || rounds == 0 {
         match &conn {
@@ -208,7 +223,8 @@ pub(crate) fn child_keeps_company(data_dir: &Path) {
                 let how = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][rounds % 4];
                 conn.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |_| Ok(())).unwrap();
                 // The store in the same process opens and closes its files meanwhile.
-                let another = block_on(Store::builder(data_dir).create_if_missing(false).open()).unwrap();
+                let another =
+                    block_on(Store::builder(data_dir).create_if_missing(false).open()).unwrap();
                 block_on(another.close()).unwrap();
                 write(1);
             }
@@ -219,7 +235,10 @@ pub(crate) fn child_keeps_company(data_dir: &Path) {
                     Ok(made) => {
                         assert_eq!(made.incomplete, 0, "{made:?}");
                         let verified = block_on(verify_backup(&file, |_| {})).unwrap();
-                        assert_eq!((verified.findings, verified.missing_directories), (Vec::new(), 0));
+                        assert_eq!(
+                            (verified.findings, verified.missing_directories),
+                            (Vec::new(), 0)
+                        );
                         fs::remove_file(&file).unwrap();
                     }
                     Err(error) => assert!(is_of_backup(&error), "{error:?}"),
@@ -243,12 +262,21 @@ fn filled() -> SqlitePlace {
     let place = SqlitePlace::new();
     let store = place.open();
     for number in 0..COUNTERS {
-        let new = NewUser { id: Some(counter(number)), ..new_user(&format!("counter{number}-0@example.com")) };
+        let new = NewUser {
+            id: Some(counter(number)),
+            ..new_user(&format!("counter{number}-0@example.com"))
+        };
         block_on(store.create(new)).unwrap();
     }
     for number in 0..MOVED {
         let id = moved(number);
-        block_on(store.create(NewUser { id: Some(id), ..new_user(&format!("moved{number}@example.com")) })).unwrap();
+        block_on(
+            store.create(NewUser {
+                id: Some(id),
+                ..new_user(&format!("moved{number}@example.com"))
+            }),
+        )
+        .unwrap();
         block_on(store.directory(id)).unwrap().write(FILE, id.to_string()).unwrap();
     }
     block_on(store.close()).unwrap();
@@ -258,7 +286,11 @@ fn filled() -> SqlitePlace {
 fn workers(place: &SqlitePlace, count: u64, operations: u64, planted: bool) -> Vec<Tally> {
     let start = |worker| {
         let part = serde_json::to_string(&Part { worker, operations, planted }).unwrap();
-        Process::start("works with others", &place.data_dir(), &format!("export TENANTRY_TEST_PART='{part}'"))
+        Process::start(
+            "works with others",
+            &place.data_dir(),
+            &format!("export TENANTRY_TEST_PART='{part}'"),
+        )
     };
     let mut workers: Vec<Process> = (0..count).map(start).collect();
     workers.iter_mut().for_each(Process::await_ready);
@@ -307,7 +339,8 @@ fn what_processes_do_at_once_adds_up() {
 fn counters_add_up(store: &Store, tallies: &[Tally]) -> Result<(), String> {
     for number in 0..COUNTERS {
         let user = block_on(store.get(counter(number))).unwrap().unwrap();
-        let counted: u64 = tallies.iter().map(|tally| tally.counted[usize::try_from(number).unwrap()]).sum();
+        let counted: u64 =
+            tallies.iter().map(|tally| tally.counted[usize::try_from(number).unwrap()]).sum();
         if (value_of(&user), user.version) != (counted, counted + 1) {
             return Err(format!("updates were lost: of {counted}, {} are left", value_of(&user)));
         }
@@ -330,7 +363,9 @@ fn add_up(place: &SqlitePlace, tallies: &[Tally]) {
     let mut live = 0;
     for number in 0..MOVED {
         let index = usize::try_from(number).unwrap();
-        let sum = |f: fn(&Tally) -> &[u64; MOVED as usize]| tallies.iter().map(|tally| f(tally)[index]).sum::<u64>();
+        let sum = |f: fn(&Tally) -> &[u64; MOVED as usize]| {
+            tallies.iter().map(|tally| f(tally)[index]).sum::<u64>()
+        };
         let (deleted, restored) = (sum(|tally| &tally.deleted), sum(|tally| &tally.restored));
         let user = block_on(store.get(moved(number))).unwrap();
         assert_eq!(deleted - restored, u64::from(user.is_none()));
@@ -360,7 +395,8 @@ fn a_long_check_beside_deletes_and_restores_finds_nothing() {
     let place = filled();
     let store = place.open();
     for part in 0..12 {
-        let rows = (0..2_000).map(|row| new_user(&format!("row{part}-{row}@example.com"))).collect();
+        let rows =
+            (0..2_000).map(|row| new_user(&format!("row{part}-{row}@example.com"))).collect();
         assert!(block_on(store.create_many(rows)).unwrap().iter().all(Result::is_ok));
     }
     let is_enough = AtomicBool::new(false);
@@ -382,7 +418,10 @@ fn a_long_check_beside_deletes_and_restores_finds_nothing() {
         }
     });
     block_on(store.close()).unwrap();
-    report("checks that take long beside deletes and restores", format!("{checks} checks without a finding"));
+    report(
+        "checks that take long beside deletes and restores",
+        format!("{checks} checks without a finding"),
+    );
 }
 
 /// Without an expected version updates are lost, and the sums tell.

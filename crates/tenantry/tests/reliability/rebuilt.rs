@@ -73,7 +73,13 @@ pub(crate) struct Replay<'r> {
 
 impl<'r> Replay<'r> {
     /// Of a record that begins with these files.
-    pub(crate) fn new(base: &Files, record: &'r [Event], disk: Disk, honest_until: usize, seed: u64) -> Self {
+    pub(crate) fn new(
+        base: &Files,
+        record: &'r [Event],
+        disk: Disk,
+        honest_until: usize,
+        seed: u64,
+    ) -> Self {
         let mut replay = Self {
             record,
             disk,
@@ -134,10 +140,12 @@ impl<'r> Replay<'r> {
             }
             Event::Sync { .. } if disk == Disk::IgnoresSync => {}
             Event::Sync { file, .. }
-                if disk == Disk::IgnoresSyncOfDatabase && self.names.get("tenantry.db") == Some(file) => {}
+                if disk == Disk::IgnoresSyncOfDatabase
+                    && self.names.get("tenantry.db") == Some(file) => {}
             Event::Sync { file, before } => {
                 let file = self.files.get_mut(file).unwrap();
-                let (done, left): (Vec<usize>, Vec<usize>) = file.pending.iter().partition(|number| *number < before);
+                let (done, left): (Vec<usize>, Vec<usize>) =
+                    file.pending.iter().partition(|number| *number < before);
                 file.pending = left;
                 for number in done {
                     apply_whole(&mut file.synced, &self.record[number]);
@@ -192,8 +200,12 @@ impl<'r> Replay<'r> {
                         Variant::Synced => {}
                         Variant::Subset if self.rng.below(2) == 0 => {}
                         Variant::Torn => apply_torn(&mut content, event, &mut self.rng),
-                        Variant::LastTorn if *number == self.last => apply_torn(&mut content, event, &mut self.rng),
-                        Variant::Everything | Variant::Subset | Variant::LastTorn => apply_whole(&mut content, event),
+                        Variant::LastTorn if *number == self.last => {
+                            apply_torn(&mut content, event, &mut self.rng)
+                        }
+                        Variant::Everything | Variant::Subset | Variant::LastTorn => {
+                            apply_whole(&mut content, event)
+                        }
                     }
                 }
                 (name, content)

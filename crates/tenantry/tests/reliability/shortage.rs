@@ -75,7 +75,12 @@ pub(crate) fn child_runs_out_of_descriptors(dir: &Path) {
     for count in 0.. {
         watchdog.begin(("descriptors", count));
         let data = dir.join(count.to_string());
-        came.attempt(&data, &format!("{count} descriptors"), || limit(Some(count)), || limit(enough.current));
+        came.attempt(
+            &data,
+            &format!("{count} descriptors"),
+            || limit(Some(count)),
+            || limit(enough.current),
+        );
         // The test's own connection, which may fail, is one of those that want some.
         if came.fine > 4 {
             break;
@@ -94,7 +99,8 @@ pub(crate) fn child_runs_out_of_descriptors(dir: &Path) {
     let written = block_on(store.create(new_user("bob@example.com")));
     let read = block_on(store.get(user.id));
     let directory = block_on(store.directory(user.id));
-    let backup = block_on(store.create_backup(dir.join("backup"), BackupOptions::default(), |_| {}));
+    let backup =
+        block_on(store.create_backup(dir.join("backup"), BackupOptions::default(), |_| {}));
     limit(enough.current);
     assert!(written.is_ok(), "{written:?}");
     for error in [read.map(drop), directory.map(drop), backup.map(drop)].map(Result::unwrap_err) {
@@ -103,7 +109,9 @@ pub(crate) fn child_runs_out_of_descriptors(dir: &Path) {
     assert!(block_on(store.get(user.id)).unwrap().is_some());
     block_on(store.directory(user.id)).unwrap();
     block_on(store.close()).unwrap();
-    say("a store that is open wrote, and a read, a directory and a backup failed until there were some again");
+    say(
+        "a store that is open wrote, and a read, a directory and a backup failed until there were some again",
+    );
 }
 
 #[test]
@@ -152,11 +160,17 @@ fn stand_in_for_memory() {
     // SAFETY: SQLite isn't used yet; it copies the methods.
     unsafe {
         let mut methods: ffi::sqlite3_mem_methods = std::mem::zeroed();
-        assert_eq!(ffi::sqlite3_config(ffi::SQLITE_CONFIG_GETMALLOC, &raw mut methods), ffi::SQLITE_OK);
+        assert_eq!(
+            ffi::sqlite3_config(ffi::SQLITE_CONFIG_GETMALLOC, &raw mut methods),
+            ffi::SQLITE_OK
+        );
         SYSTEM.set((methods.xMalloc.unwrap(), methods.xRealloc.unwrap())).unwrap();
         methods.xMalloc = Some(allocate);
         methods.xRealloc = Some(reallocate);
-        assert_eq!(ffi::sqlite3_config(ffi::SQLITE_CONFIG_MALLOC, &raw mut methods), ffi::SQLITE_OK);
+        assert_eq!(
+            ffi::sqlite3_config(ffi::SQLITE_CONFIG_MALLOC, &raw mut methods),
+            ffi::SQLITE_OK
+        );
     }
 }
 

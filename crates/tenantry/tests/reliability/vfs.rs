@@ -168,7 +168,13 @@ impl Disk {
         state.next_file = u32::try_from(base.len()).unwrap();
         state.names = base.keys().cloned().zip(0..).collect();
         let (hold, hold_changed) = (Mutex::default(), Condvar::new());
-        let disk = Arc::new(Self { dir: dir.to_owned(), base, state: Mutex::new(state), hold, hold_changed });
+        let disk = Arc::new(Self {
+            dir: dir.to_owned(),
+            base,
+            state: Mutex::new(state),
+            hold,
+            hold_changed,
+        });
         DISKS.write().unwrap().push(Arc::clone(&disk));
         Watched(disk)
     }
@@ -284,9 +290,16 @@ impl Disk {
     }
 
     /// The same of one that counts by itself too if it is of the database file.
-    fn meet_in(&self, state: &mut State, kind: Kind, of_database: Kind, file: u32) -> Option<c_int> {
+    fn meet_in(
+        &self,
+        state: &mut State,
+        kind: Kind,
+        of_database: Kind,
+        file: u32,
+    ) -> Option<c_int> {
         let code = self.meet(state, kind);
-        let of_database = if state.is_database(file) { self.meet(state, of_database) } else { None };
+        let of_database =
+            if state.is_database(file) { self.meet(state, of_database) } else { None };
         code.or(of_database)
     }
 
@@ -364,7 +377,8 @@ fn disk_of(path: &Path) -> Option<(Arc<Disk>, String)> {
 /// `path` is a C string, or null.
 unsafe fn path_of<'p>(path: *const c_char) -> Option<&'p Path> {
     // SAFETY: as the caller promises.
-    (!path.is_null()).then(|| Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes())))
+    (!path.is_null())
+        .then(|| Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes())))
 }
 
 fn set_errno(errno: c_int) {
@@ -426,14 +440,24 @@ unsafe extern "C" fn x_close(file: *mut ffi::sqlite3_file) -> c_int {
     code
 }
 
-unsafe extern "C" fn x_read(file: *mut ffi::sqlite3_file, to: *mut c_void, len: c_int, offset: i64) -> c_int {
+unsafe extern "C" fn x_read(
+    file: *mut ffi::sqlite3_file,
+    to: *mut c_void,
+    len: c_int,
+    offset: i64,
+) -> c_int {
     // SAFETY: the file is open.
     let (disk, _) = unsafe { disk(file) };
     let code = disk.meet(&mut disk.lock(), Kind::Read);
     code.unwrap_or_else(|| pass!(file, xRead, to, len, offset))
 }
 
-unsafe extern "C" fn x_write(file: *mut ffi::sqlite3_file, data: *const c_void, len: c_int, offset: i64) -> c_int {
+unsafe extern "C" fn x_write(
+    file: *mut ffi::sqlite3_file,
+    data: *const c_void,
+    len: c_int,
+    offset: i64,
+) -> c_int {
     // SAFETY: the file is open.
     let (disk, number) = unsafe { disk(file) };
     disk.pass_hold(Kind::WriteOfDatabase, number);
@@ -444,8 +468,14 @@ unsafe extern "C" fn x_write(file: *mut ffi::sqlite3_file, data: *const c_void, 
     let written = if done > 0 { pass!(file, xWrite, data, done, offset) } else { 0 };
     if written == 0 && done > 0 {
         // SAFETY: SQLite gives `len` bytes.
-        let data = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), usize::try_from(done).unwrap()) }.to_vec();
-        disk.record(&mut state, Event::Write { file: number, offset: usize::try_from(offset).unwrap(), data });
+        let data = unsafe {
+            std::slice::from_raw_parts(data.cast::<u8>(), usize::try_from(done).unwrap())
+        }
+        .to_vec();
+        disk.record(
+            &mut state,
+            Event::Write { file: number, offset: usize::try_from(offset).unwrap(), data },
+        );
     }
     code.unwrap_or(written)
 }
@@ -459,7 +489,10 @@ unsafe extern "C" fn x_truncate(file: *mut ffi::sqlite3_file, len: i64) -> c_int
     }
     let code = pass!(file, xTruncate, len);
     if code == 0 {
-        disk.record(&mut state, Event::Truncate { file: number, len: usize::try_from(len).unwrap() });
+        disk.record(
+            &mut state,
+            Event::Truncate { file: number, len: usize::try_from(len).unwrap() },
+        );
     }
     code
 }
@@ -488,11 +521,18 @@ unsafe extern "C" fn x_unlock(file: *mut ffi::sqlite3_file, lock: c_int) -> c_in
     pass!(file, xUnlock, lock)
 }
 
-unsafe extern "C" fn x_check_reserved_lock(file: *mut ffi::sqlite3_file, answer: *mut c_int) -> c_int {
+unsafe extern "C" fn x_check_reserved_lock(
+    file: *mut ffi::sqlite3_file,
+    answer: *mut c_int,
+) -> c_int {
     pass!(file, xCheckReservedLock, answer)
 }
 
-unsafe extern "C" fn x_file_control(file: *mut ffi::sqlite3_file, op: c_int, argument: *mut c_void) -> c_int {
+unsafe extern "C" fn x_file_control(
+    file: *mut ffi::sqlite3_file,
+    op: c_int,
+    argument: *mut c_void,
+) -> c_int {
     pass!(file, xFileControl, op, argument)
 }
 
@@ -514,7 +554,12 @@ unsafe extern "C" fn x_shm_map(
     pass!(file, xShmMap, region, len, extend, to)
 }
 
-unsafe extern "C" fn x_shm_lock(file: *mut ffi::sqlite3_file, offset: c_int, n: c_int, flags: c_int) -> c_int {
+unsafe extern "C" fn x_shm_lock(
+    file: *mut ffi::sqlite3_file,
+    offset: c_int,
+    n: c_int,
+    flags: c_int,
+) -> c_int {
     pass!(file, xShmLock, offset, n, flags)
 }
 
@@ -569,7 +614,8 @@ unsafe extern "C" fn x_open(
     // the system's.
     unsafe {
         let system = system(vfs);
-        let open = |file| in_vfs(|| ((*system).xOpen.unwrap())(system, name, file, flags, out_flags));
+        let open =
+            |file| in_vfs(|| ((*system).xOpen.unwrap())(system, name, file, flags, out_flags));
         let Some((disk, path)) = path_of(name).and_then(disk_of) else { return open(file) };
         (*file).pMethods = ptr::null();
         if let Some(code) = disk.meet(&mut disk.lock(), Kind::Open) {
@@ -587,7 +633,11 @@ unsafe extern "C" fn x_open(
     }
 }
 
-unsafe extern "C" fn x_delete(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, sync_dir: c_int) -> c_int {
+unsafe extern "C" fn x_delete(
+    vfs: *mut ffi::sqlite3_vfs,
+    name: *const c_char,
+    sync_dir: c_int,
+) -> c_int {
     // SAFETY: SQLite gives a name.
     unsafe {
         let system = system(vfs);
@@ -678,7 +728,9 @@ extern "C" fn fsync(fd: c_int) -> c_int {
         Some((disk, dir, true)) => disk.sync(
             None,
             // One that failed has done nothing that is known of.
-            |before, ok| if ok { Event::SyncDir { dir, before } } else { Event::SyncDir { dir, before: 0 } },
+            |before, ok| {
+                if ok { Event::SyncDir { dir, before } } else { Event::SyncDir { dir, before: 0 } }
+            },
             sync,
             Failure::Errno,
         ),
@@ -718,7 +770,9 @@ unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
     // SAFETY: the caller gives a C string.
     unsafe {
         let done = libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, path, 0);
-        if let (0, false, Some((disk, name))) = (done, IN_VFS.get(), path_of(path).and_then(disk_of)) {
+        if let (0, false, Some((disk, name))) =
+            (done, IN_VFS.get(), path_of(path).and_then(disk_of))
+        {
             disk.removed(&name);
         }
         c_int::try_from(done).unwrap()

@@ -15,7 +15,10 @@ use crate::support::block_on;
 
 /// The names in a directory.
 pub(crate) fn names(dir: &Path) -> BTreeSet<String> {
-    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
 }
 
 pub(crate) fn names_are(dir: &Path, expected: &[&str]) {
@@ -43,7 +46,11 @@ pub(crate) fn tree(dir: &Path) -> BTreeMap<PathBuf, FileState> {
         let mode = stat.mode() & 0o7777;
         let mut content = None;
         if stat.is_dir() {
-            found.extend(tree(&path).into_iter().map(|(inner, met)| (Path::new(&entry.file_name()).join(inner), met)));
+            found.extend(
+                tree(&path)
+                    .into_iter()
+                    .map(|(inner, met)| (Path::new(&entry.file_name()).join(inner), met)),
+            );
         } else {
             content = Some((fs::read(&path).unwrap(), stat.mtime()));
         }
@@ -121,7 +128,8 @@ impl Forged {
             })
             .collect();
         let manifest = String::from_utf8(entries.remove(0).content).unwrap();
-        let mut lines: Vec<Value> = manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut lines: Vec<Value> =
+            manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         Self {
             manifest: lines.remove(0),
             lines,
@@ -172,7 +180,11 @@ impl Forged {
             line["target"] = target.into();
         }
         self.lines.push(line);
-        self.entries.push(Forgery { kind, target: target.into(), ..Forgery::file(path, Vec::new()) });
+        self.entries.push(Forgery {
+            kind,
+            target: target.into(),
+            ..Forgery::file(path, Vec::new())
+        });
     }
 
     /// Adds a sparse file of which the archive holds a map and data, announced as it is.
@@ -187,8 +199,10 @@ impl Forged {
         self.count(1, usize::try_from(length).unwrap());
         let length = length.to_string();
         let fields = [("major", "1"), ("minor", "0"), ("name", path), ("realsize", &length)];
-        let records: String =
-            fields.iter().map(|(key, value)| pax_record(&format!("GNU.sparse.{key}"), value)).collect();
+        let records: String = fields
+            .iter()
+            .map(|(key, value)| pax_record(&format!("GNU.sparse.{key}"), value))
+            .collect();
         self.entries.push(Forgery::pax(records.as_bytes()));
         let (above, name) = path.rsplit_once('/').unwrap();
         self.entries.push(Forgery::file(&format!("{above}/GNUSparseFile.0/{name}"), content));
@@ -210,7 +224,8 @@ impl Forged {
         let content = &self.entries[at].content;
         self.lines[at]["size"] = content.len().into();
         self.lines[at]["blake3"] = blake3::hash(content).to_hex().to_string().into();
-        let bytes = self.manifest["bytes"].as_u64().unwrap() - old.len() as u64 + content.len() as u64;
+        let bytes =
+            self.manifest["bytes"].as_u64().unwrap() - old.len() as u64 + content.len() as u64;
         self.manifest["bytes"] = bytes.into();
     }
 
@@ -225,7 +240,8 @@ impl Forged {
         let mut output = zstd::Encoder::new(File::create(file).unwrap(), 1).unwrap();
         output.include_checksum(true).unwrap();
         let manifest = Forgery::file(self.manifest_name, self.manifest());
-        let (first, last) = if self.manifest_is_last { (None, Some(&manifest)) } else { (Some(&manifest), None) };
+        let (first, last) =
+            if self.manifest_is_last { (None, Some(&manifest)) } else { (Some(&manifest), None) };
         for entry in first.into_iter().chain(&self.entries).chain(last) {
             entry.write(&mut output);
         }
@@ -238,7 +254,15 @@ impl Forged {
 impl Forgery {
     pub(crate) fn file(name: &str, content: Vec<u8>) -> Self {
         let (kind, target) = (EntryType::Regular, Vec::new());
-        Self { name: name.into(), kind, size: None, mode: 0o600, content, target, modified_at: MODIFIED_AT }
+        Self {
+            name: name.into(),
+            kind,
+            size: None,
+            mode: 0o600,
+            content,
+            target,
+            modified_at: MODIFIED_AT,
+        }
     }
 
     pub(crate) fn pax(records: &[u8]) -> Self {
@@ -262,7 +286,9 @@ impl Forgery {
         header.set_cksum();
         Octets(header).write(output);
         output.write_all(&self.content).unwrap();
-        output.write_all(&vec![0; self.content.len().next_multiple_of(512) - self.content.len()]).unwrap();
+        output
+            .write_all(&vec![0; self.content.len().next_multiple_of(512) - self.content.len()])
+            .unwrap();
     }
 }
 
@@ -328,19 +354,23 @@ pub(crate) fn forgeries() -> Forgeries {
     forgeries.add("a manifest of another name", |x| x.manifest_name = "manifest.json");
     forgeries.add("a manifest at the end", |x| x.manifest_is_last = true);
     for octets in ["", "\n", "{}\n", "[]\n", "Dear diary,\n", "\0", "{\"format\":1"] {
-        forgeries.add(format!("the manifest {octets:?}"), move |x| x.manifest_octets = Some(octets.into()));
+        forgeries.add(format!("the manifest {octets:?}"), move |x| {
+            x.manifest_octets = Some(octets.into())
+        });
     }
     forgeries.add("a manifest that ends within a line", |x| {
         let mut octets = x.manifest();
         octets.truncate(octets.len() - 20);
         x.manifest_octets = Some(octets);
     });
-    forgeries.add("a line that is too long", |x| x.lines[1]["comment"] = "x".repeat(1 << 20).into());
+    forgeries
+        .add("a line that is too long", |x| x.lines[1]["comment"] = "x".repeat(1 << 20).into());
     forgeries.add("a line that is too long by nothing but spaces", |x| {
         x.manifest_octets = Some([x.manifest(), vec![b' '; 1 << 20]].concat());
     });
     for format in [json!(0), json!(3), json!(u32::MAX), json!(-1), json!("1"), json!(null)] {
-        forgeries.add(format!("the format {format}"), move |x| x.manifest["format"] = format.clone());
+        forgeries
+            .add(format!("the format {format}"), move |x| x.manifest["format"] = format.clone());
     }
     for field in ["files", "bytes"] {
         forgeries.add(format!("another number of {field}"), move |x| {
@@ -377,11 +407,18 @@ pub(crate) fn forgeries() -> Forgeries {
             x.lines.push(line);
         });
     }
-    forgeries.add("a file where a directory is", |x| x.push(&format!("{}/sub", x.of_user()), Some(b"x")));
-    forgeries.add("a directory where a file is", |x| x.push(&format!("{}/a.txt", x.of_user()), None));
-    forgeries.add("a file beneath a file", |x| x.push(&format!("{}/a.txt/x", x.of_user()), Some(b"x")));
-    forgeries.add("a directory beneath a file", |x| x.push(&format!("{}/a.txt/x", x.of_user()), None));
-    forgeries.add("a file beneath nothing", |x| x.push(&format!("{}/nowhere/x", x.of_user()), Some(b"x")));
+    forgeries.add("a file where a directory is", |x| {
+        x.push(&format!("{}/sub", x.of_user()), Some(b"x"))
+    });
+    forgeries
+        .add("a directory where a file is", |x| x.push(&format!("{}/a.txt", x.of_user()), None));
+    forgeries
+        .add("a file beneath a file", |x| x.push(&format!("{}/a.txt/x", x.of_user()), Some(b"x")));
+    forgeries
+        .add("a directory beneath a file", |x| x.push(&format!("{}/a.txt/x", x.of_user()), None));
+    forgeries.add("a file beneath nothing", |x| {
+        x.push(&format!("{}/nowhere/x", x.of_user()), Some(b"x"))
+    });
     // The entries.
     for (what, kind) in [
         ("a link", EntryType::Symlink),
@@ -408,7 +445,8 @@ pub(crate) fn forgeries() -> Forgeries {
             });
             forgeries.add(format!("{what} before a file"), move |x| {
                 let at = x.at("/a.txt");
-                let entry = Forgery { kind, content: b"../../../x".into(), ..x.entries[at].clone() };
+                let entry =
+                    Forgery { kind, content: b"../../../x".into(), ..x.entries[at].clone() };
                 x.entries.insert(at, entry);
             });
         }
@@ -432,7 +470,8 @@ pub(crate) fn forgeries() -> Forgeries {
     }
     forgeries.add("two PAX headers", |x| {
         let at = x.at("/a.txt");
-        (0..2).for_each(|_| x.entries.insert(at, Forgery::pax(pax_record("mtime", "1").as_bytes())));
+        (0..2)
+            .for_each(|_| x.entries.insert(at, Forgery::pax(pax_record("mtime", "1").as_bytes())));
     });
     forgeries.add("a PAX header in an archive of the first format", |x| {
         x.manifest["format"] = 1.into();
@@ -507,7 +546,8 @@ pub(crate) fn forgeries() -> Forgeries {
         x.after_tar = vec![0; 1024];
         header(b"storage/x", EntryType::Regular, 0, 0o600).write(&mut x.after_tar);
     });
-    forgeries.add("something after the end of the compression", |x| x.after_all = b"garbage".into());
+    forgeries
+        .add("something after the end of the compression", |x| x.after_all = b"garbage".into());
     forgeries
 }
 
@@ -539,7 +579,11 @@ fn add_special(forgeries: &mut Forgeries) {
         for name in ["..", "/x", "../x", "sub/../x", "nowhere/x", "a.txt/x", "a.txt", "sub"] {
             forgeries.add(format!("{kind:?} at {name:?}"), move |x| {
                 let user = x.of_user();
-                let target = if kind == EntryType::Link { format!("{user}/{target}") } else { target.to_owned() };
+                let target = if kind == EntryType::Link {
+                    format!("{user}/{target}")
+                } else {
+                    target.to_owned()
+                };
                 let target = if kind == EntryType::Fifo { "" } else { &target };
                 x.push_special(&format!("{user}/{name}"), kind, target);
             });
@@ -581,7 +625,11 @@ fn add_special(forgeries: &mut Forgeries) {
         forgeries.add(format!("a hard link to {target:?}"), move |x| {
             let user = x.of_user();
             x.push_special(&format!("{user}/link"), EntryType::Symlink, "/etc/passwd");
-            let target = if target.starts_with('/') { target.to_owned() } else { format!("{user}/{target}") };
+            let target = if target.starts_with('/') {
+                target.to_owned()
+            } else {
+                format!("{user}/{target}")
+            };
             x.push_special(&format!("{user}/x"), EntryType::Link, &target);
             x.push(&format!("{user}/later"), Some(b"later"));
         });
@@ -634,7 +682,9 @@ fn add_sparse(forgeries: &mut Forgeries) {
         good(x);
         x.lines.last_mut().unwrap().as_object_mut().unwrap().remove("stored");
     });
-    for (from, to) in [("realsize=100", "realsize=101"), ("major=1", "major=0"), ("minor=0", "minor=1")] {
+    for (from, to) in
+        [("realsize=100", "realsize=101"), ("major=1", "major=0"), ("minor=0", "minor=1")]
+    {
         forgeries.add(format!("a sparse file with {to}"), move |x| {
             let pax = good(x);
             let records = String::from_utf8(x.entries[pax].content.clone()).unwrap();

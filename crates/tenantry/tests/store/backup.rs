@@ -12,13 +12,15 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tenantry::{
-    Backup, BackupOptions, ErrorKind, FindingKind, ListQuery, Progress, Purge, RestoreReport, Result, Store,
-    TrashQuery, UserId, VerifyReport, check, restore_backup, verify_backup,
+    Backup, BackupOptions, ErrorKind, FindingKind, ListQuery, Progress, Purge, RestoreReport,
+    Result, Store, TrashQuery, UserId, VerifyReport, check, restore_backup, verify_backup,
 };
 
 use crate::archives::{FileState, dir_of, names_are, noise, set_time, tree};
 use crate::process::{self, Process};
-use crate::support::{SqlitePlace, all, block_on, kind, new_user, new_user_at, set_mode, skipped, to_email};
+use crate::support::{
+    SqlitePlace, all, block_on, kind, new_user, new_user_at, set_mode, skipped, to_email,
+};
 
 const WHOLE: BackupOptions = BackupOptions { database_only: false };
 const DATABASE_ONLY: BackupOptions = BackupOptions { database_only: true };
@@ -37,8 +39,11 @@ pub(crate) fn restore(file: &Path, into: &Path) -> Result<RestoreReport> {
 
 /// The files of all users, in the trash or not, without the modes.
 pub(crate) fn files(data_dir: &Path) -> BTreeMap<PathBuf, Option<(Vec<u8>, i64)>> {
-    let mut files: BTreeMap<_, _> = tree(data_dir).into_iter().map(|(path, met)| (path, met.content)).collect();
-    files.retain(|path, _| (path.starts_with("storage") || path.starts_with("trash")) && !path.ends_with(MARKER));
+    let mut files: BTreeMap<_, _> =
+        tree(data_dir).into_iter().map(|(path, met)| (path, met.content)).collect();
+    files.retain(|path, _| {
+        (path.starts_with("storage") || path.starts_with("trash")) && !path.ends_with(MARKER)
+    });
     files
 }
 
@@ -51,13 +56,23 @@ fn a_restore_returns_every_row_and_file_of_a_backup() {
     let ada = block_on(store.create(new_user("Ada@example.com"))).unwrap();
     let bob = block_on(store.create(new_user_at("bob@example.com", "customers/bob ü"))).unwrap();
     let without_files = block_on(store.create(new_user("carol@example.com"))).unwrap();
-    let deleted = block_on(store.create(new_user_at("dave@example.com", "customers/dave"))).unwrap();
+    let deleted =
+        block_on(store.create(new_user_at("dave@example.com", "customers/dave"))).unwrap();
     block_on(store.record_login(ada.id)).unwrap();
     block_on(store.update(bob.id, to_email("bob2@example.com"))).unwrap();
 
     let of_ada = dir_of(&store, ada.id);
     let long = "n".repeat(255);
-    for name in [&b"plain.txt"[..], b"two\nlines", b"not \xff UTF-8 \x80", long.as_bytes(), b"-", b"\\", b" ", b"a:b"] {
+    for name in [
+        &b"plain.txt"[..],
+        b"two\nlines",
+        b"not \xff UTF-8 \x80",
+        long.as_bytes(),
+        b"-",
+        b"\\",
+        b" ",
+        b"a:b",
+    ] {
         fs::write(of_ada.join(OsStr::from_bytes(name)), name).unwrap();
     }
     let mut deep = of_ada.join("deep");
@@ -86,9 +101,15 @@ fn a_restore_returns_every_row_and_file_of_a_backup() {
     assert_eq!(backup.left_out, []);
     assert_eq!(backup.archive_bytes, fs::metadata(&file).unwrap().len());
     let manifest = backup.manifest;
-    assert_eq!((manifest.users, manifest.trashed, manifest.left_out, manifest.database_only), (3, 1, 0, false));
+    assert_eq!(
+        (manifest.users, manifest.trashed, manifest.left_out, manifest.database_only),
+        (3, 1, 0, false)
+    );
     let verified = verify(&file).unwrap();
-    assert_eq!((verified.manifest, verified.findings, verified.missing_directories), (manifest.clone(), vec![], 0));
+    assert_eq!(
+        (verified.manifest, verified.findings, verified.missing_directories),
+        (manifest.clone(), vec![], 0)
+    );
 
     let into = place.as_ref().join("restored");
     let restored = restore(&file, &into).unwrap();
@@ -96,25 +117,39 @@ fn a_restore_returns_every_row_and_file_of_a_backup() {
     assert_eq!(block_on(check(&into)).unwrap().findings, []);
     names_are(&into, &["storage", "tenantry.db", "tenantry.lock", "trash"]);
     let (before, after) = (files(&place.data_dir()), files(&into));
-    assert!(before == after, "{:?}", before.keys().zip(after.keys()).find(|(before, after)| before != after));
+    assert!(
+        before == after,
+        "{:?}",
+        before.keys().zip(after.keys()).find(|(before, after)| before != after)
+    );
     assert_eq!(manifest.files, 1 + before.values().flatten().count() as u64);
     for (path, FileState { content, mode }) in tree(&into) {
         // What a file was allowed comes back, but for the right to run as its owner.
-        let expected = tree(&place.data_dir())[&path].mode & if content.is_none() { 0o7777 } else { 0o777 };
+        let expected =
+            tree(&place.data_dir())[&path].mode & if content.is_none() { 0o7777 } else { 0o777 };
         assert_eq!(mode, expected, "{}", path.display());
     }
     assert_eq!(fs::metadata(&into).unwrap().mode() & 0o7777, 0o700);
     let marker = Path::new("storage").join(MARKER);
-    assert_eq!(fs::read(into.join(&marker)).unwrap(), fs::read(place.data_dir().join(&marker)).unwrap());
+    assert_eq!(
+        fs::read(into.join(&marker)).unwrap(),
+        fs::read(place.data_dir().join(&marker)).unwrap()
+    );
 
     let copy = block_on(Store::builder(&into).create_if_missing(false).open()).unwrap();
-    assert_eq!(block_on(all(&copy, ListQuery::default())), block_on(all(&store, ListQuery::default())));
+    assert_eq!(
+        block_on(all(&copy, ListQuery::default())),
+        block_on(all(&store, ListQuery::default()))
+    );
     let trash = |store: &Store| block_on(store.list_trash(&TrashQuery::default())).unwrap().users;
     assert_eq!(trash(&copy), trash(&store));
     // Nor is anything lost on the way that only a second trip would show.
     let second = place.as_ref().join("b.tar.zst");
     let again = back_up(&copy, &second).unwrap().manifest;
-    assert_eq!((again.store_id, again.users, again.trashed), (manifest.store_id, manifest.users, manifest.trashed));
+    assert_eq!(
+        (again.store_id, again.users, again.trashed),
+        (manifest.store_id, manifest.users, manifest.trashed)
+    );
     let into_again = place.as_ref().join("restored again");
     restore(&second, &into_again).unwrap();
     assert!(files(&into_again) == before);
@@ -140,7 +175,10 @@ fn a_backup_of_the_database_alone_is_marked_in_its_manifest() {
         restore(&file, &into).unwrap().report.findings.iter().map(|finding| finding.kind).collect();
     assert_eq!(found, [FindingKind::DirectoryLost, FindingKind::TrashLost]);
     let copy = block_on(Store::open(&into)).unwrap();
-    assert_eq!(block_on(all(&copy, ListQuery::default())), block_on(all(&store, ListQuery::default())));
+    assert_eq!(
+        block_on(all(&copy, ListQuery::default())),
+        block_on(all(&store, ListQuery::default()))
+    );
 }
 
 /// A store with a user and one in the trash, who have a few files.
@@ -198,7 +236,9 @@ pub(crate) fn child_backs_up(dir: &Path) {
         }
     };
     block_on(restore_backup(&file, &into, callback)).unwrap();
-    for (path, FileState { mode, .. }) in tree(&into).into_iter().filter(|(path, _)| path.components().count() == 1) {
+    for (path, FileState { mode, .. }) in
+        tree(&into).into_iter().filter(|(path, _)| path.components().count() == 1)
+    {
         assert_eq!(mode & 0o677, 0o600, "{}", path.display());
     }
     names_are(dir, &["a.tar.zst", "restored"]);
@@ -222,7 +262,8 @@ fn a_backup_never_replaces_a_file() {
     fs::remove_file(&file).unwrap();
     // Somebody comes first.
     let faster = file.clone();
-    let failed = block_on(store.create_backup(&file, WHOLE, move |_| fs::write(&faster, "mine").unwrap()));
+    let failed =
+        block_on(store.create_backup(&file, WHOLE, move |_| fs::write(&faster, "mine").unwrap()));
     assert_eq!(kind(failed), ErrorKind::Exists);
     assert_eq!(fs::read(&file).unwrap(), b"mine");
     names_are(&dir, &["a.tar.zst"]);
@@ -236,12 +277,14 @@ fn a_backup_never_replaces_a_file() {
 #[test]
 fn a_purge_and_a_backup_exclude_each_other() {
     let (place, store, _) = small_store();
-    let trashed = block_on(store.list_trash(&TrashQuery::default())).unwrap().users.remove(0).user.id;
+    let trashed =
+        block_on(store.list_trash(&TrashQuery::default())).unwrap().users.remove(0).user.id;
     let other = place.open();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let callback = {
         let (stores, seen) = ([store.clone(), other.clone()], Arc::clone(&seen));
-        let (trash, second) = (place.data_dir().join("trash"), place.as_ref().join("second.tar.zst"));
+        let (trash, second) =
+            (place.data_dir().join("trash"), place.as_ref().join("second.tar.zst"));
         move |Progress { files, .. }: Progress| {
             if files == 1 {
                 let mut seen = seen.lock().unwrap();
@@ -250,10 +293,13 @@ fn a_purge_and_a_backup_exclude_each_other() {
                     seen.push(kind(back_up(store, &second)));
                 }
                 // As another process sees it: `flock` ends with 1 if somebody has the lock.
-                let flock = Command::new("flock").args(["-n", "-s"]).arg(&trash).arg("true").status();
+                let flock =
+                    Command::new("flock").args(["-n", "-s"]).arg(&trash).arg("true").status();
                 match flock {
                     Ok(status) => assert_eq!(status.code(), Some(1)),
-                    Err(error) => skipped(&format!("no `flock` to look from another process: {error}")),
+                    Err(error) => {
+                        skipped(&format!("no `flock` to look from another process: {error}"))
+                    }
                 }
             }
         }
@@ -272,8 +318,11 @@ fn a_purge_and_a_backup_exclude_each_other() {
     block_on(store.delete(crowd)).unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let callback = {
-        let (stores, seen, second) = ([store.clone(), other], Arc::clone(&seen), place.as_ref().join("second.tar.zst"));
-        move |_| seen.lock().unwrap().extend(stores.iter().map(|store| kind(back_up(store, &second))))
+        let (stores, seen, second) =
+            ([store.clone(), other], Arc::clone(&seen), place.as_ref().join("second.tar.zst"));
+        move |_| {
+            seen.lock().unwrap().extend(stores.iter().map(|store| kind(back_up(store, &second))))
+        }
     };
     assert_eq!(block_on(store.purge(Purge::User(crowd), callback)).unwrap().users, 1);
     assert_eq!(*seen.lock().unwrap(), [ErrorKind::Busy; 2]);
@@ -289,7 +338,9 @@ fn a_backup_beside_concurrent_writes_is_consistent() {
     let store = place.open();
     let lasting: Vec<UserId> = (0..USERS)
         .map(|number| {
-            let id = block_on(store.create(new_user(&format!("lasting{number}@example.com")))).unwrap().id;
+            let id = block_on(store.create(new_user(&format!("lasting{number}@example.com"))))
+                .unwrap()
+                .id;
             let dir = dir_of(&store, id);
             fs::write(dir.join("lasting"), noise(100_000 + number)).unwrap();
             fs::create_dir(dir.join("sub")).unwrap();
@@ -307,7 +358,9 @@ fn a_backup_beside_concurrent_writes_is_consistent() {
         // New users with files.
         let creator = scope.spawn(|| {
             for number in 0.. {
-                let id = block_on(store.create(new_user(&format!("new{number}@example.com")))).unwrap().id;
+                let id = block_on(store.create(new_user(&format!("new{number}@example.com"))))
+                    .unwrap()
+                    .id;
                 block_on(store.directory(id)).unwrap().write("new", "new").unwrap();
                 if !go_on(0) {
                     break;
@@ -326,7 +379,10 @@ fn a_backup_beside_concurrent_writes_is_consistent() {
         });
         // Files that are written to, replaced and removed.
         let writer = scope.spawn(|| {
-            let dirs: Vec<_> = lasting[USERS / 2..].iter().map(|id| block_on(store.directory(*id)).unwrap()).collect();
+            let dirs: Vec<_> = lasting[USERS / 2..]
+                .iter()
+                .map(|id| block_on(store.directory(*id)).unwrap())
+                .collect();
             for number in 0_u64.. {
                 let dir = &dirs[usize::try_from(number).unwrap() % dirs.len()];
                 dir.write("hot new", number.to_string().repeat(1_000)).unwrap();
@@ -356,8 +412,11 @@ fn a_backup_beside_concurrent_writes_is_consistent() {
         });
         let backups = || {
             for number in 0..4 {
-                let before: Vec<u64> = rounds.iter().map(|rounds| rounds.load(Ordering::SeqCst)).collect();
-                let busy = |(rounds, before): (&AtomicU64, &u64)| rounds.load(Ordering::SeqCst) > before + 1;
+                let before: Vec<u64> =
+                    rounds.iter().map(|rounds| rounds.load(Ordering::SeqCst)).collect();
+                let busy = |(rounds, before): (&AtomicU64, &u64)| {
+                    rounds.load(Ordering::SeqCst) > before + 1
+                };
                 while !rounds.iter().zip(&before).all(busy) {
                     thread::yield_now();
                 }
@@ -377,7 +436,10 @@ fn a_backup_beside_concurrent_writes_is_consistent() {
                     }
                     let dir = dir_of(&copy, *id);
                     assert!(fs::read(dir.join("lasting")).unwrap() == noise(100_000 + number));
-                    assert_eq!(fs::read(dir.join("sub/lasting")).unwrap(), id.to_string().as_bytes());
+                    assert_eq!(
+                        fs::read(dir.join("sub/lasting")).unwrap(),
+                        id.to_string().as_bytes()
+                    );
                 }
                 assert_eq!(block_on(check(&into)).unwrap().findings, []);
                 block_on(copy.close()).unwrap();
@@ -415,7 +477,9 @@ fn a_directory_that_is_moved_during_a_backup_is_reported_and_the_others_are_comp
     let into = place.as_ref().join("restored");
     assert_eq!(restore(&file, &into).unwrap().report.findings, []);
     let (before, after) = (files(&place.data_dir()), files(&into));
-    let is_there = |(path, content): (&PathBuf, &Option<_>)| content.is_none() || after.get(path) == Some(content);
+    let is_there = |(path, content): (&PathBuf, &Option<_>)| {
+        content.is_none() || after.get(path) == Some(content)
+    };
     assert!(before.iter().filter(|(path, _)| !path.starts_with(left_out[0])).all(is_there));
 }
 
@@ -478,8 +542,12 @@ pub(crate) fn child_cannot_read(dir: &Path) {
     let closed = [of_ada.join("closed"), of_ada.join("secret"), dir_of(&store, bob)];
     closed.iter().for_each(|path| set_mode(path, 0o000));
     let backup = back_up(&store, &dir.join("a.tar.zst")).unwrap();
-    let left_out: BTreeSet<&str> = backup.left_out.iter().map(|(path, _)| path.to_str().unwrap()).collect();
-    assert_eq!(left_out, BTreeSet::from(["storage/ada/closed", "storage/ada/secret", "storage/bob"]));
+    let left_out: BTreeSet<&str> =
+        backup.left_out.iter().map(|(path, _)| path.to_str().unwrap()).collect();
+    assert_eq!(
+        left_out,
+        BTreeSet::from(["storage/ada/closed", "storage/ada/secret", "storage/bob"])
+    );
     // The files that there are, are the database and the one that is open.
     assert_eq!((backup.manifest.left_out, backup.manifest.files), (3, 2));
     verify(&dir.join("a.tar.zst")).unwrap();
@@ -518,9 +586,14 @@ fn on_a_full_disk_nothing_is_left() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("disk")).unwrap();
     let mount = "mount -t tmpfs -o size=2m tmpfs";
-    let probe = Command::new("unshare").args(["-rm", "sh", "-c", &format!("{mount} \"$0\"")]).arg(dir.path()).status();
+    let probe = Command::new("unshare")
+        .args(["-rm", "sh", "-c", &format!("{mount} \"$0\"")])
+        .arg(dir.path())
+        .status();
     if !probe.is_ok_and(|status| status.success()) {
-        return skipped("a full disk needs `unshare` and permission to mount a tmpfs in a namespace");
+        return skipped(
+            "a full disk needs `unshare` and permission to mount a tmpfs in a namespace",
+        );
     }
     let shell = format!(
         "exec unshare -rm sh -c '{mount} \"$TENANTRY_TEST_DIR/disk\" && exec \"$0\" --exact child::child_process_entry --nocapture' \"$0\""

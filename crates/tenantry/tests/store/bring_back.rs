@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{
-    BackupOptions, ErrorKind, ListQuery, Purge, RestoreUserOptions, RestoredUser, Result, Store, TrashQuery, User,
-    UserBefore, UserId, check, open_backup,
+    BackupOptions, ErrorKind, ListQuery, Purge, RestoreUserOptions, RestoredUser, Result, Store,
+    TrashQuery, User, UserBefore, UserId, check, open_backup,
 };
 
 use crate::archives::{Forged, dir_of, names, names_are, tree};
@@ -16,7 +16,8 @@ use crate::backup::back_up;
 use crate::support::{SqlitePlace, block_on, email, kind, new_user, new_user_at, to_email};
 
 const AS_EVER: RestoreUserOptions = RestoreUserOptions { even_if_purged: false, dry_run: false };
-const EVEN_IF_PURGED: RestoreUserOptions = RestoreUserOptions { even_if_purged: true, dry_run: false };
+const EVEN_IF_PURGED: RestoreUserOptions =
+    RestoreUserOptions { even_if_purged: true, dry_run: false };
 
 /// A store with a backup of Ada and others.
 struct World {
@@ -27,8 +28,12 @@ struct World {
 }
 
 /// What Ada has in the backup.
-const FILES: [(&str, &str); 4] =
-    [("a.txt", "a of Ada's"), ("sub/b.txt", "b of Ada's"), ("sub/deep/c.txt", "c"), ("other/d.txt", "d")];
+const FILES: [(&str, &str); 4] = [
+    ("a.txt", "a of Ada's"),
+    ("sub/b.txt", "b of Ada's"),
+    ("sub/deep/c.txt", "c"),
+    ("other/d.txt", "d"),
+];
 
 impl World {
     fn new() -> Self {
@@ -78,18 +83,29 @@ impl World {
     }
 }
 
-fn bring_back(store: &Store, backup: &Path, id: UserId, options: RestoreUserOptions) -> Result<RestoredUser> {
+fn bring_back(
+    store: &Store,
+    backup: &Path,
+    id: UserId,
+    options: RestoreUserOptions,
+) -> Result<RestoredUser> {
     block_on(async { store.restore_user(open_backup(backup).await?, id, options, |_| {}).await })
 }
 
 /// The files of a directory as texts.
 fn texts(dir: &Path) -> BTreeMap<String, String> {
     let files = tree(dir).into_iter().filter_map(|(path, met)| Some((path, met.content?.0)));
-    files.map(|(path, text)| (path.to_str().unwrap().to_owned(), String::from_utf8(text).unwrap())).collect()
+    files
+        .map(|(path, text)| (path.to_str().unwrap().to_owned(), String::from_utf8(text).unwrap()))
+        .collect()
 }
 
 fn expected(changes: &[(&str, &str)]) -> BTreeMap<String, String> {
-    FILES.iter().chain(changes).map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect()
+    FILES
+        .iter()
+        .chain(changes)
+        .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()))
+        .collect()
 }
 
 #[test]
@@ -145,7 +161,10 @@ fn a_user_in_the_trash_is_restored_with_the_files_of_the_trash_and_the_backup() 
     fs::remove_file(dir.join("sub/b.txt")).unwrap();
     block_on(world.store.delete(world.ada.id)).unwrap();
     let restored = world.bring_back(AS_EVER).unwrap();
-    assert_eq!((restored.before, restored.user, restored.files), (UserBefore::Trashed, world.ada.clone(), 1));
+    assert_eq!(
+        (restored.before, restored.user, restored.files),
+        (UserBefore::Trashed, world.ada.clone(), 1)
+    );
     assert_eq!(restored.same, 3);
     assert_eq!(texts(&dir), expected(&[("own.txt", "new since")]));
     world.is_sound();
@@ -170,7 +189,10 @@ fn a_purged_user_is_restored_only_on_request_and_with_a_new_id() {
     let User { id, email, created_at, last_login_at, storage_path, .. } = restored.user.clone();
     assert_eq!((restored.before, restored.files), (UserBefore::Purged, 4));
     assert!(id != world.ada.id && storage_path != world.ada.storage_path);
-    assert_eq!((&email, created_at, last_login_at), (&world.ada.email, world.ada.created_at, world.ada.last_login_at));
+    assert_eq!(
+        (&email, created_at, last_login_at),
+        (&world.ada.email, world.ada.created_at, world.ada.last_login_at)
+    );
     assert_eq!(block_on(world.store.get_by_email(&email)).unwrap(), Some(restored.user));
     assert_eq!(texts(&dir_of(&world.store, id)), expected(&[]));
     world.is_sound();
@@ -185,7 +207,10 @@ fn an_unknown_user_is_restored_with_the_row_of_the_backup() {
     let other = SqlitePlace::new();
     let store = other.open();
     let restored = bring_back(&store, &world.backup, world.ada.id, AS_EVER).unwrap();
-    assert_eq!((restored.before, &restored.user, restored.files), (UserBefore::Missing, &world.ada, 4));
+    assert_eq!(
+        (restored.before, &restored.user, restored.files),
+        (UserBefore::Missing, &world.ada, 4)
+    );
     assert_eq!(block_on(store.get(world.ada.id)).unwrap().as_ref(), Some(&world.ada));
     assert_eq!(texts(&dir_of(&store, world.ada.id)), expected(&[]));
     assert_eq!(block_on(store.count()).unwrap(), 1);
@@ -203,11 +228,15 @@ fn an_address_that_another_user_has_now_is_a_conflict_and_nothing_changes() {
         }
         let before = world.tree();
         for dry_run in [true, false] {
-            let error = world.bring_back(RestoreUserOptions { dry_run, ..EVEN_IF_PURGED }).unwrap_err();
+            let error =
+                world.bring_back(RestoreUserOptions { dry_run, ..EVEN_IF_PURGED }).unwrap_err();
             assert_eq!((error.kind(), error.taken_by()), (ErrorKind::EmailTaken, Some(other)));
         }
         assert!(world.tree() == before);
-        assert_eq!(block_on(world.store.list_trash(&TrashQuery::default())).unwrap().users.len(), usize::from(!purged));
+        assert_eq!(
+            block_on(world.store.list_trash(&TrashQuery::default())).unwrap().users.len(),
+            usize::from(!purged)
+        );
         world.is_sound();
     }
 }
@@ -243,9 +272,13 @@ fn a_restore_of_a_user_replaces_no_file_and_follows_no_link() {
     fs::write(dir.join("other"), "a file").unwrap();
     let restored = world.bring_back(AS_EVER).unwrap();
     assert_eq!((restored.files, restored.same), (0, 0));
-    let mut kept: Vec<&str> = restored.kept_paths.iter().map(|path| path.to_str().unwrap()).collect();
+    let mut kept: Vec<&str> =
+        restored.kept_paths.iter().map(|path| path.to_str().unwrap()).collect();
     kept.sort_unstable();
-    assert_eq!(kept, ["a.txt", "other", "other/d.txt", "sub", "sub/b.txt", "sub/deep", "sub/deep/c.txt"]);
+    assert_eq!(
+        kept,
+        ["a.txt", "other", "other/d.txt", "sub", "sub/b.txt", "sub/deep", "sub/deep/c.txt"]
+    );
     names_are(&dir, &["a.txt", "empty", "other", "sub"]);
     assert_eq!(fs::read_link(dir.join("sub")).unwrap(), outside);
     assert_eq!(fs::read_link(dir.join("a.txt")).unwrap(), outside.join("a"));
@@ -267,13 +300,17 @@ fn an_orphaned_directory_is_not_mixed_with_restored_files() {
     assert!(world.tree() == before);
     let other = SqlitePlace::new();
     let store = other.open();
-    block_on(
-        store.create(tenantry::NewUser { id: Some(world.ada.id), ..new_user_at("ada@example.com", "customers/x") }),
-    )
+    block_on(store.create(tenantry::NewUser {
+        id: Some(world.ada.id),
+        ..new_user_at("ada@example.com", "customers/x")
+    }))
     .unwrap();
     let strange = other.data_dir().join("storage/customers/x");
     fs::create_dir_all(&strange).unwrap();
-    assert_eq!(kind(bring_back(&store, &world.backup, world.ada.id, AS_EVER)), ErrorKind::StorageBlocked);
+    assert_eq!(
+        kind(bring_back(&store, &world.backup, world.ada.id, AS_EVER)),
+        ErrorKind::StorageBlocked
+    );
     names_are(&strange, &[]);
 }
 

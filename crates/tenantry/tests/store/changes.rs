@@ -5,11 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tenantry::sqlite::{self, rusqlite};
-use tenantry::{ChangeKind, ChangesCursor, Error, ErrorKind, ListQuery, NewUser, OnConflict, Purge, Store, UserUpdate};
+use tenantry::{
+    ChangeKind, ChangesCursor, Error, ErrorKind, ListQuery, NewUser, OnConflict, Purge, Store,
+    UserUpdate,
+};
 use tenantry_testkit::feed::{assert_feed_is_true, changes_after, kinds};
 
 use crate::support::{
-    BlockedWriter, Place, SqlitePlace, TestClock, block_on, email, kind, new_user, new_user_at, queued, to_email,
+    BlockedWriter, Place, SqlitePlace, TestClock, block_on, email, kind, new_user, new_user_at,
+    queued, to_email,
 };
 
 /// As the crate documents them.
@@ -35,13 +39,24 @@ fn assert_feeds<T>(store: &Store, expected: &[(&str, u64)], operation: impl FnOn
 fn every_committed_change_is_in_the_feed_once_with_its_version() {
     let place = SqlitePlace::new();
     let store = place.open();
-    let ada = assert_feeds(&store, &[("created", 1)], || block_on(store.create(new_user("ada@example.com")))).unwrap();
-    let many = vec![new_user("bob@example.com"), new_user("ada@example.com"), new_user("eve@example.com")];
-    let many = assert_feeds(&store, &[("created", 1), ("created", 1)], || block_on(store.create_many(many))).unwrap();
+    let ada = assert_feeds(&store, &[("created", 1)], || {
+        block_on(store.create(new_user("ada@example.com")))
+    })
+    .unwrap();
+    let many =
+        vec![new_user("bob@example.com"), new_user("ada@example.com"), new_user("eve@example.com")];
+    let many = assert_feeds(&store, &[("created", 1), ("created", 1)], || {
+        block_on(store.create_many(many))
+    })
+    .unwrap();
     let (bob, eve) = (many[0].clone().unwrap(), many[2].clone().unwrap());
-    assert_feeds(&store, &[("created", 1)], || block_on(store.sign_in(email("kim@example.com")))).unwrap();
+    assert_feeds(&store, &[("created", 1)], || block_on(store.sign_in(email("kim@example.com"))))
+        .unwrap();
     assert_feeds(&store, &[], || block_on(store.sign_in(email("kim@example.com")))).unwrap();
-    assert_feeds(&store, &[("updated", 2)], || block_on(store.update(ada.id, to_email("a@example.com")))).unwrap();
+    assert_feeds(&store, &[("updated", 2)], || {
+        block_on(store.update(ada.id, to_email("a@example.com")))
+    })
+    .unwrap();
     assert_feeds(&store, &[], || block_on(store.update(ada.id, UserUpdate::default()))).unwrap();
     assert_feeds(&store, &[], || block_on(store.directory(ada.id))).unwrap();
     assert_feeds(&store, &[("suspended", 2)], || block_on(store.suspend(eve.id))).unwrap();
@@ -49,7 +64,10 @@ fn every_committed_change_is_in_the_feed_once_with_its_version() {
     assert_feeds(&store, &[("resumed", 3)], || block_on(store.resume(eve.id))).unwrap();
     assert_feeds(&store, &[("deleted", 2)], || block_on(store.delete(ada.id))).unwrap();
     let restored = [("restored", 3)];
-    assert_feeds(&store, &restored, || block_on(store.restore(ada.id, Some(email("ada2@example.com"))))).unwrap();
+    assert_feeds(&store, &restored, || {
+        block_on(store.restore(ada.id, Some(email("ada2@example.com"))))
+    })
+    .unwrap();
     fs::create_dir_all(place.data_dir().join("storage/customers/bob")).unwrap();
     let path = "customers/bob".parse().unwrap();
     assert_feeds(&store, &[("adopted", 2)], || block_on(store.adopt(bob.id, path))).unwrap();
@@ -61,11 +79,14 @@ fn every_committed_change_is_in_the_feed_once_with_its_version() {
         });
     }
     let row = NewUser { last_login_at: Some(bob.created_at), ..new_user("bob@example.com") };
-    let import = |row: NewUser| block_on(store.write(move |tx| tx.upsert(&row, OnConflict::Update)));
+    let import =
+        |row: NewUser| block_on(store.write(move |tx| tx.upsert(&row, OnConflict::Update)));
     assert_feeds(&store, &[("updated", 2)], || import(row.clone())).unwrap();
     assert_feeds(&store, &[], || import(row)).unwrap();
-    assert_feeds(&store, &[("created", 7)], || import(NewUser { version: Some(7), ..new_user("x@example.com") }))
-        .unwrap();
+    assert_feeds(&store, &[("created", 7)], || {
+        import(NewUser { version: Some(7), ..new_user("x@example.com") })
+    })
+    .unwrap();
     assert_feed_is_true(&store);
 }
 
@@ -87,7 +108,8 @@ fn a_user_who_comes_back_out_of_a_backup_is_restored_in_the_feed() {
     block_on(store.export_user(ada.id, &archive, |_| {})).unwrap();
     let other_place = SqlitePlace::new();
     let other = other_place.open();
-    assert_feeds(&other, &[("created", 1)], || block_on(other.import_user(&archive, |_| {}))).unwrap();
+    assert_feeds(&other, &[("created", 1)], || block_on(other.import_user(&archive, |_| {})))
+        .unwrap();
     assert_feed_is_true(&store);
 }
 
@@ -98,12 +120,22 @@ fn an_operation_that_fails_writes_nothing_into_the_feed() {
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
     let bob = block_on(store.create(new_user("bob@example.com"))).unwrap();
     assert_feeds(&store, &[], || {
-        assert_eq!(kind(block_on(store.create(new_user("ADA@example.com")))), ErrorKind::EmailTaken);
-        assert_eq!(kind(block_on(store.update(ada.id, to_email("bob@example.com")))), ErrorKind::EmailTaken);
+        assert_eq!(
+            kind(block_on(store.create(new_user("ADA@example.com")))),
+            ErrorKind::EmailTaken
+        );
+        assert_eq!(
+            kind(block_on(store.update(ada.id, to_email("bob@example.com")))),
+            ErrorKind::EmailTaken
+        );
         assert_eq!(kind(block_on(store.restore(ada.id, None))), ErrorKind::NotFound);
         let exchange = [
             NewUser { id: Some(ada.id), ..new_user("new@example.com") },
-            NewUser { id: Some(bob.id), created_at: Some(tenantry::Timestamp::MIN), ..new_user("bob@example.com") },
+            NewUser {
+                id: Some(bob.id),
+                created_at: Some(tenantry::Timestamp::MIN),
+                ..new_user("bob@example.com")
+            },
         ];
         let exchanged = block_on(store.write(move |tx| tx.upsert_exchange(&exchange)));
         assert_eq!(kind(exchanged), ErrorKind::Immutable);
@@ -165,7 +197,8 @@ fn a_group_that_is_run_again_is_in_the_feed_once() {
     let before = now(&store);
     let blocked = BlockedWriter::block(&store);
     let created = queued(store.create(new_user("new@example.com")));
-    let purges: Vec<_> = users.iter().map(|user| queued(store.purge(Purge::User(user.id), |_| {}))).collect();
+    let purges: Vec<_> =
+        users.iter().map(|user| queued(store.purge(Purge::User(user.id), |_| {}))).collect();
     blocked.release();
     block_on(created).unwrap();
     let purged: Vec<_> = purges.into_iter().map(|purge| block_on(purge).is_ok()).collect();
@@ -190,8 +223,17 @@ fn a_change_carries_the_actor_of_the_handle_that_made_it_also_within_one_group()
     block_on(as_shop.directory(ids[0])).unwrap();
     block_on(as_shop.delete(ids[0])).unwrap();
     block_on(as_web.purge(Purge::User(ids[0]), |_| {})).unwrap();
-    let actors: Vec<_> = changes_after(&store, None).iter().map(|change| change.actor.to_string()).collect();
-    let expected = ["token:web", "library", "token:shop", "token:web", "token:shop", "token:shop", "token:web"];
+    let actors: Vec<_> =
+        changes_after(&store, None).iter().map(|change| change.actor.to_string()).collect();
+    let expected = [
+        "token:web",
+        "library",
+        "token:shop",
+        "token:web",
+        "token:shop",
+        "token:shop",
+        "token:web",
+    ];
     assert_eq!(actors, expected);
     let history = block_on(store.history(ids[0], None, 10)).unwrap();
     assert_eq!(kinds(&history.changes), ["purged", "deleted", "created"]);
@@ -275,7 +317,9 @@ fn a_cursor_that_is_ahead_of_a_restored_store_has_expired_also_when_the_store_ha
     let place = SqlitePlace::new();
     let store = place.open();
     let file = place.as_ref().join("a.tar.zst");
-    let create = |store: &Store, name: &str| block_on(store.create(new_user(&format!("{name}@example.com")))).unwrap();
+    let create = |store: &Store, name: &str| {
+        block_on(store.create(new_user(&format!("{name}@example.com")))).unwrap()
+    };
     create(&store, "ada");
     let in_backup = now(&store);
     block_on(store.create_backup(&file, Default::default(), |_| {})).unwrap();
@@ -288,8 +332,9 @@ fn a_cursor_that_is_ahead_of_a_restored_store_has_expired_also_when_the_store_ha
     let target = place.as_ref().join("restored");
     block_on(tenantry::restore_backup(&file, &target, |_| {})).unwrap();
     let store = block_on(Store::open(&target)).unwrap();
-    let expired =
-        |store: &Store, cursor| assert_eq!(kind(block_on(store.changes(Some(cursor), 9))), ErrorKind::CursorExpired);
+    let expired = |store: &Store, cursor| {
+        assert_eq!(kind(block_on(store.changes(Some(cursor), 9))), ErrorKind::CursorExpired)
+    };
     expired(&store, &lost);
     // What the backup has is as it was.
     assert_eq!(changes_after(&store, Some(&in_backup)), []);
@@ -317,7 +362,8 @@ fn fill(database: &Path, count: u64, at_us: i64) {
 }
 
 #[test]
-fn changes_are_kept_for_days_and_up_to_a_number_whichever_is_more_and_never_is_the_newest_removed() {
+fn changes_are_kept_for_days_and_up_to_a_number_whichever_is_more_and_never_is_the_newest_removed()
+{
     const FILLED: u64 = KEPT_COUNT + 5_000;
     let (place, clock) = (SqlitePlace::new(), TestClock::new());
     let open = || block_on(place.builder().ambient(Arc::new(clock.clone())).open()).unwrap();
@@ -352,7 +398,8 @@ fn changes_are_kept_for_days_and_up_to_a_number_whichever_is_more_and_never_is_t
     let history = block_on(store.history(crate::support::numbered_id(1), None, 1)).unwrap();
     assert_eq!(history.changes.len(), 1);
     // Until no more than the number are left.
-    let many: Vec<_> = (0..5 * 1_024).map(|number| new_user(&format!("m{number}@example.com"))).collect();
+    let many: Vec<_> =
+        (0..5 * 1_024).map(|number| new_user(&format!("m{number}@example.com"))).collect();
     for some in many.chunks(1_024) {
         assert!(block_on(store.create_many(some.to_vec())).unwrap().iter().all(Result::is_ok));
     }
@@ -399,7 +446,10 @@ fn the_history_of_a_user_is_read_backwards_in_pages() {
     let store = place.open();
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
     for round in 0..6 {
-        block_on(store.create(new_user_at(&format!("other{round}@example.com"), &format!("p{round}")))).unwrap();
+        block_on(
+            store.create(new_user_at(&format!("other{round}@example.com"), &format!("p{round}"))),
+        )
+        .unwrap();
         block_on(store.update(ada.id, to_email(&format!("ada{round}@example.com")))).unwrap();
     }
     let whole = block_on(store.history(ada.id, None, 7)).unwrap();

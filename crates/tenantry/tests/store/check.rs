@@ -13,11 +13,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tenantry::FindingKind::{self, *};
 use tenantry::sqlite::rusqlite::{Connection, params};
 use tenantry::{
-    CheckReport, Error, ErrorKind, Finding, ListQuery, Progress, Purge, RepairOptions, RepairReport, Result,
-    StoragePath, Store, TrashQuery, User, UserId, check, check_with_progress, repair, sqlite,
+    CheckReport, Error, ErrorKind, Finding, ListQuery, Progress, Purge, RepairOptions,
+    RepairReport, Result, StoragePath, Store, TrashQuery, User, UserId, check, check_with_progress,
+    repair, sqlite,
 };
 
-use crate::support::{SqlitePlace, block_on, kind, mode, new_user, new_user_at, numbered_id, set_mode, to_email, tree};
+use crate::support::{
+    SqlitePlace, block_on, kind, mode, new_user, new_user_at, numbered_id, set_mode, to_email, tree,
+};
 
 /// A store with users in every state, closed.
 pub(crate) struct Fixture {
@@ -68,7 +71,8 @@ impl Fixture {
     /// Something with content that belongs to no user.
     pub(crate) fn stray(&self, path: impl AsRef<Path>) {
         fs::create_dir_all(self.at(&path).join("inner")).unwrap();
-        fs::write(self.at(&path).join("inner/stray.txt"), path.as_ref().as_os_str().as_bytes()).unwrap();
+        fs::write(self.at(&path).join("inner/stray.txt"), path.as_ref().as_os_str().as_bytes())
+            .unwrap();
         for above in path.as_ref().ancestors().filter(|above| !above.as_os_str().is_empty()) {
             set_mode(self.at(above), 0o700);
         }
@@ -108,8 +112,11 @@ impl Fixture {
         let before = tree(&self.at(""));
         for _ in 0..2 {
             let report = self.check();
-            let found: Vec<_> =
-                report.findings.iter().map(|found| (found.kind, found.user, found.path.clone())).collect();
+            let found: Vec<_> = report
+                .findings
+                .iter()
+                .map(|found| (found.kind, found.user, found.path.clone()))
+                .collect();
             assert_eq!(found, expected, "{report:?}");
             assert!(report.findings.iter().all(|finding| !finding.detail.contains('@')));
             assert_eq!(tree(&self.at("")), before);
@@ -130,7 +137,8 @@ impl Fixture {
         assert_eq!(repaired.before, report);
         assert!(repaired.failures.is_empty(), "{repaired:?}");
         let after = repaired.after.as_ref().unwrap();
-        let left: Vec<_> = after.findings.iter().filter(|finding| finding.kind.repair().is_some()).collect();
+        let left: Vec<_> =
+            after.findings.iter().filter(|finding| finding.kind.repair().is_some()).collect();
         assert!(left.is_empty(), "{left:?}");
         assert_eq!(after, &self.check());
         assert_eq!(contents(&self.at("")), before);
@@ -162,12 +170,17 @@ impl Fixture {
                 let place = place.unwrap().path();
                 assert_eq!((mode(&place), mode(place.parent().unwrap())), (0o700, 0o700));
                 let note: BTreeMap<String, String> =
-                    serde_json::from_str(&fs::read_to_string(place.join("note.json")).unwrap()).unwrap();
+                    serde_json::from_str(&fs::read_to_string(place.join("note.json")).unwrap())
+                        .unwrap();
                 assert_eq!(note.keys().collect::<Vec<_>>(), ["from", "moved_at", "why"]);
                 note["moved_at"].parse::<tenantry::Timestamp>().unwrap();
                 assert!(!note["why"].is_empty());
                 let content = place.join("content");
-                assert!(content.symlink_metadata().is_ok(), "nothing was moved from {}", note["from"]);
+                assert!(
+                    content.symlink_metadata().is_ok(),
+                    "nothing was moved from {}",
+                    note["from"]
+                );
                 (note["from"].clone(), content)
             })
             .collect()
@@ -201,7 +214,9 @@ fn contents(data_dir: &Path) -> Vec<Vec<u8>> {
             || path.ends_with(".tenantry-store")
             || (path.starts_with("quarantine") && path.ends_with("note.json"))
     };
-    let files = tree(data_dir).into_iter().filter(|(path, (mode, _))| mode & 0o170_000 != 0o040_000 && !own(path));
+    let files = tree(data_dir)
+        .into_iter()
+        .filter(|(path, (mode, _))| mode & 0o170_000 != 0o040_000 && !own(path));
     let mut contents: Vec<_> = files.map(|(_, (_, content))| content).collect();
     contents.sort();
     contents
@@ -211,11 +226,16 @@ fn contents(data_dir: &Path) -> Vec<Vec<u8>> {
 fn a_check_reports_its_progress() {
     let fixture = Fixture::new();
     let (sender, receiver) = std::sync::mpsc::channel();
-    let report = block_on(check_with_progress(fixture.at(""), move |progress| sender.send(progress).unwrap())).unwrap();
+    let report = block_on(check_with_progress(fixture.at(""), move |progress| {
+        sender.send(progress).unwrap()
+    }))
+    .unwrap();
     assert_eq!(report.findings, []);
-    let reported: Vec<(u64, u64)> = receiver.iter().map(|Progress { users, entries, .. }| (users, entries)).collect();
+    let reported: Vec<(u64, u64)> =
+        receiver.iter().map(|Progress { users, entries, .. }| (users, entries)).collect();
     assert_eq!(reported[..6], [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (5, 0)]);
-    let entries: Vec<(u64, u64)> = (1..=reported.len() as u64 - 6).map(|entry| (5, entry)).collect();
+    let entries: Vec<(u64, u64)> =
+        (1..=reported.len() as u64 - 6).map(|entry| (5, entry)).collect();
     assert!(entries.len() as u64 > report.directories);
     assert_eq!(reported[6..], entries);
 }
@@ -225,11 +245,14 @@ fn a_check_reports_its_progress() {
 fn a_check_and_a_repair_are_cancelled_by_their_callback() {
     let fixture = Fixture::new();
     fs::create_dir(fixture.at("storage/orphan")).unwrap();
-    let directories = || ["storage", "trash"].map(|root| tree(&fixture.at(root)).into_keys().collect::<Vec<_>>());
+    let directories =
+        || ["storage", "trash"].map(|root| tree(&fixture.at(root)).into_keys().collect::<Vec<_>>());
     let before = directories();
     let ending_after = |calls: u64| {
         let left = AtomicU64::new(calls);
-        move |_| match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+        move |_| match left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+        {
             Ok(_) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }
@@ -238,14 +261,23 @@ fn a_check_and_a_repair_are_cancelled_by_their_callback() {
     let report = loop {
         match block_on(check_with_progress(fixture.at(""), ending_after(calls))) {
             Ok(report) => break report,
-            Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "after {calls} calls: {error:?}"),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Cancelled, "after {calls} calls: {error:?}")
+            }
         }
         // The first pass alone takes more calls.
         if calls < 6 {
             let options = RepairOptions { even_if_many: true, ..RepairOptions::default() };
-            let repaired = block_on(tenantry::repair_with_progress(fixture.at(""), options, ending_after(calls)));
+            let repaired = block_on(tenantry::repair_with_progress(
+                fixture.at(""),
+                options,
+                ending_after(calls),
+            ));
             assert_eq!(repaired.unwrap_err().kind(), ErrorKind::Cancelled, "after {calls} calls");
-            assert!(directories() == before, "nothing is repaired after a check that was cancelled");
+            assert!(
+                directories() == before,
+                "nothing is repaired after a check that was cancelled"
+            );
         }
         calls += 1;
     };
@@ -267,7 +299,10 @@ fn a_sound_store_has_no_findings() {
     assert_eq!((report.users, report.trashed, report.directories), (3, 2, 3));
     fixture.assert_beyond_repair();
     assert_eq!(kind(block_on(check(fixture.at("nowhere")))), ErrorKind::StoreMissing);
-    assert_eq!(kind(block_on(repair(fixture.at("nowhere"), EVEN_IF_MANY))), ErrorKind::StoreMissing);
+    assert_eq!(
+        kind(block_on(repair(fixture.at("nowhere"), EVEN_IF_MANY))),
+        ErrorKind::StoreMissing
+    );
 }
 
 #[test]
@@ -305,7 +340,9 @@ fn without_the_storage_directory_rows_work_and_nothing_else_is_changed() {
     let (storage, elsewhere) = (fixture.at("storage"), fixture.place.as_ref().join("elsewhere"));
     type Change<'c> = &'c dyn Fn();
     let away: [(Change<'_>, Change<'_>); 3] = [
-        (&|| fs::rename(&storage, &elsewhere).unwrap(), &|| fs::rename(&elsewhere, &storage).unwrap()),
+        (&|| fs::rename(&storage, &elsewhere).unwrap(), &|| {
+            fs::rename(&elsewhere, &storage).unwrap()
+        }),
         (&|| fs::remove_file(&marker).unwrap(), &|| fs::write(&marker, &own).unwrap()),
         (&|| fs::write(&marker, "no id").unwrap(), &|| fs::write(&marker, &own).unwrap()),
     ];
@@ -338,7 +375,10 @@ fn assert_works_without_storage(fixture: &Fixture, address: &str) {
     let store = fixture.place.open();
     // Rows.
     let new = block_on(store.create(new_user(address))).unwrap();
-    assert_eq!(block_on(store.update(new.id, to_email(&format!("x{address}")))).unwrap().version, 2);
+    assert_eq!(
+        block_on(store.update(new.id, to_email(&format!("x{address}")))).unwrap().version,
+        2
+    );
     block_on(store.delete(new.id)).unwrap();
     block_on(store.restore(new.id, None)).unwrap();
     block_on(store.delete(new.id)).unwrap();
@@ -369,7 +409,8 @@ fn a_database_that_is_missing_is_not_made_anew_beside_the_directories_of_a_store
         // As a backup of storage/ alone brings it back.
         &|| {
             fs::remove_dir_all(fixture.at("trash")).unwrap();
-            fs::write(fixture.at("storage/.tenantry-store"), format!("{}\n", numbered_id(1))).unwrap();
+            fs::write(fixture.at("storage/.tenantry-store"), format!("{}\n", numbered_id(1)))
+                .unwrap();
         },
     ];
     for damage in damages {
@@ -411,7 +452,10 @@ fn a_dangling_reference_is_found() {
     let fixture = Fixture::new();
     let store = fixture.place.open();
     let make = "CREATE TABLE notes (user_id BLOB REFERENCES users (id) ON DELETE CASCADE) STRICT";
-    block_on(store.write(move |tx| sqlite::connection(tx).execute_batch(make).map_err(Error::from))).unwrap();
+    block_on(
+        store.write(move |tx| sqlite::connection(tx).execute_batch(make).map_err(Error::from)),
+    )
+    .unwrap();
     block_on(store.close()).unwrap();
     fixture.sql("INSERT INTO notes VALUES (?1)", &fixture.ada);
     fixture.assert_found(&[]);
@@ -431,7 +475,10 @@ fn a_key_that_differs_from_its_address_is_found() {
             block_on(store.delete(fixture.cyd.id)).unwrap();
             block_on(store.close()).unwrap();
         }
-        fixture.sql(&format!("UPDATE users SET email_folded = nullif('{folded}', email) WHERE id = ?1"), &fixture.cyd);
+        fixture.sql(
+            &format!("UPDATE users SET email_folded = nullif('{folded}', email) WHERE id = ?1"),
+            &fixture.cyd,
+        );
         fixture.assert_found(&[(KeyDiffers, Some(fixture.cyd.id), None)]);
         fixture.assert_beyond_repair();
     }
@@ -448,7 +495,8 @@ fn invalid_and_overlapping_storage_paths_are_found() {
         ("/etc", true),
     ] {
         let fixture = Fixture::new();
-        fixture.sql(&format!("UPDATE users SET storage_path = '{path}' WHERE id = ?1"), &fixture.eve);
+        fixture
+            .sql(&format!("UPDATE users SET storage_path = '{path}' WHERE id = ?1"), &fixture.eve);
         let at = (!is_none).then(|| Path::new("storage").join(path));
         fixture.assert_found(&[(PathOverlaps, Some(fixture.eve.id), at)]);
         fixture.assert_beyond_repair();
@@ -458,14 +506,19 @@ fn invalid_and_overlapping_storage_paths_are_found() {
     fixture.sql("UPDATE users SET storage_path = 'customers' WHERE id = ?1", &fixture.cyd);
     let findings = fixture.check().findings;
     let overlap = findings.iter().find(|finding| finding.kind == PathOverlaps).unwrap();
-    assert_eq!((overlap.user, &overlap.path), (Some(fixture.bob.id), &Some("storage/customers/bob".into())));
+    assert_eq!(
+        (overlap.user, &overlap.path),
+        (Some(fixture.bob.id), &Some("storage/customers/bob".into()))
+    );
 }
 
 #[test]
 fn a_lost_directory_is_found_until_it_is_back() {
     let fixture = Fixture::new();
     let elsewhere = fixture.place.as_ref().join("elsewhere");
-    for (user, path) in [(&fixture.ada, derived(&fixture.ada)), (&fixture.bob, "storage/customers/bob".into())] {
+    for (user, path) in
+        [(&fixture.ada, derived(&fixture.ada)), (&fixture.bob, "storage/customers/bob".into())]
+    {
         fs::rename(fixture.at(&path), &elsewhere).unwrap();
         fixture.assert_found(&[found(DirectoryLost, Some(user), &path)]);
         fixture.assert_beyond_repair();
@@ -485,7 +538,10 @@ fn an_unrecorded_directory_is_found_and_recorded() {
     }
     // At a path that was chosen it may be somebody else's.
     let unadopted = found(DirectoryUnadopted, Some(&fixture.bob), "storage/customers/bob");
-    fixture.assert_found(&[found(DirectoryUnrecorded, Some(&fixture.ada), derived(&fixture.ada)), unadopted.clone()]);
+    fixture.assert_found(&[
+        found(DirectoryUnrecorded, Some(&fixture.ada), derived(&fixture.ada)),
+        unadopted.clone(),
+    ]);
     assert_eq!(fixture.assert_repaired().after.unwrap().findings.len(), 1);
     fixture.assert_found(&[unadopted]);
     let store = fixture.place.open();
@@ -503,7 +559,15 @@ fn an_orphan_is_found_and_moved_to_quarantine() {
     let unknown = StoragePath::derived(numbered_id(4_711));
     let not_text = OsStr::from_bytes(b"not-\xff-text");
     let mut expected = Vec::new();
-    for stray in ["stray", "customers/stray", "3f/stray", "3f/a2/stray", "old/fay", "old/stray", unknown.as_str()] {
+    for stray in [
+        "stray",
+        "customers/stray",
+        "3f/stray",
+        "3f/a2/stray",
+        "old/fay",
+        "old/stray",
+        unknown.as_str(),
+    ] {
         fixture.stray(Path::new("storage").join(stray));
         expected.push(found(DirectoryOrphaned, None, Path::new("storage").join(stray)));
     }
@@ -532,13 +596,19 @@ fn an_orphan_is_found_and_moved_to_quarantine() {
     let from: Vec<String> = expected
         .iter()
         .map(|(.., path)| path.as_ref().unwrap().as_os_str().as_bytes())
-        .map(|path| std::str::from_utf8(path).map_or_else(|_| path.escape_ascii().to_string(), str::to_owned))
+        .map(|path| {
+            std::str::from_utf8(path)
+                .map_or_else(|_| path.escape_ascii().to_string(), str::to_owned)
+        })
         .collect();
     assert_eq!(quarantined.len(), from.len());
     for from in &from {
         assert!(quarantined.contains_key(from), "{from} in {quarantined:?}");
     }
-    assert_eq!(fs::read(quarantined["storage/old/fay"].join("inner/stray.txt")).unwrap(), b"storage/old/fay");
+    assert_eq!(
+        fs::read(quarantined["storage/old/fay"].join("inner/stray.txt")).unwrap(),
+        b"storage/old/fay"
+    );
     assert_eq!(fs::read(&quarantined["storage/customers/file"]).unwrap(), b"a file");
     assert_eq!(fs::read_link(&quarantined["storage/link"]).unwrap(), Path::new("/etc/passwd"));
     assert_eq!(fs::read_dir(&quarantined["storage/not-\\xff-text"]).unwrap().count(), 1);
@@ -547,9 +617,12 @@ fn an_orphan_is_found_and_moved_to_quarantine() {
 #[test]
 fn a_blocked_path_is_found_and_left_alone() {
     // At the user's directory, and above it: a link to where the directory was moved, or a file.
-    for (path, is_link) in
-        [("customers/bob", true), ("customers", true), ("customers/bob", false), ("customers", false)]
-    {
+    for (path, is_link) in [
+        ("customers/bob", true),
+        ("customers", true),
+        ("customers/bob", false),
+        ("customers", false),
+    ] {
         let fixture = Fixture::new();
         let at = fixture.at("storage").join(path);
         let elsewhere = fixture.place.as_ref().join("elsewhere");
@@ -559,7 +632,11 @@ fn a_blocked_path_is_found_and_left_alone() {
         } else {
             fs::write(&at, "in the way").unwrap();
         }
-        fixture.assert_found(&[found(PathBlocked, Some(&fixture.bob), Path::new("storage").join(path))]);
+        fixture.assert_found(&[found(
+            PathBlocked,
+            Some(&fixture.bob),
+            Path::new("storage").join(path),
+        )]);
         fixture.assert_beyond_repair();
         let store = fixture.place.open();
         assert_eq!(kind(block_on(store.directory(fixture.bob.id))), ErrorKind::StorageBlocked);
@@ -634,7 +711,8 @@ fn a_wrong_owner_is_found_and_repaired_by_root() {
     let fixture = Fixture::new();
     if fs::metadata(fixture.place.database()).unwrap().uid() != 0 {
         // Past the test harness, which keeps what a test that succeeds prints.
-        writeln!(std::io::stderr(), "SKIPPED: only root can give a directory to somebody else").unwrap();
+        writeln!(std::io::stderr(), "SKIPPED: only root can give a directory to somebody else")
+            .unwrap();
         return;
     }
     let of_ada = derived(&fixture.ada);
@@ -664,7 +742,8 @@ fn a_wrong_owner_is_found_and_repaired_by_root() {
 #[test]
 fn a_directory_lost_from_the_trash_is_found() {
     let fixture = Fixture::new();
-    fs::rename(fixture.at(trashed(&fixture.dan)), fixture.place.as_ref().join("elsewhere")).unwrap();
+    fs::rename(fixture.at(trashed(&fixture.dan)), fixture.place.as_ref().join("elsewhere"))
+        .unwrap();
     fixture.assert_found(&[found(TrashLost, Some(&fixture.dan), trashed(&fixture.dan))]);
     fixture.assert_beyond_repair();
 }
@@ -687,11 +766,15 @@ fn an_orphan_in_the_trash_is_found_and_moved_to_quarantine() {
     }
     fs::write(fixture.at("trash/file"), "a file").unwrap();
     symlink("nowhere", fixture.at("trash/link")).unwrap();
-    expected.extend([found(TrashOrphaned, None, "trash/file"), found(TrashOrphaned, None, "trash/link")]);
+    expected.extend([
+        found(TrashOrphaned, None, "trash/file"),
+        found(TrashOrphaned, None, "trash/link"),
+    ]);
     expected.sort_by(|one, other| one.2.cmp(&other.2));
     fixture.assert_found(&expected);
     assert_eq!(fixture.assert_repaired().after.unwrap().findings, []);
-    let from: Vec<_> = fixture.quarantined().into_keys().map(|from| Some(PathBuf::from(from))).collect();
+    let from: Vec<_> =
+        fixture.quarantined().into_keys().map(|from| Some(PathBuf::from(from))).collect();
     assert_eq!(from, expected.into_iter().map(|(.., path)| path).collect::<Vec<_>>());
     assert!(fixture.at(trashed(&fixture.dan)).is_dir());
 
@@ -702,5 +785,8 @@ fn an_orphan_in_the_trash_is_found_and_moved_to_quarantine() {
     fs::write(&place, "no directory").unwrap();
     fixture.assert_found(&[found(TrashOrphaned, Some(&fixture.dan), trashed(&fixture.dan))]);
     let after = fixture.assert_repaired().after.unwrap();
-    assert_eq!(after.findings.into_iter().map(|finding| finding.kind).collect::<Vec<_>>(), [TrashLost]);
+    assert_eq!(
+        after.findings.into_iter().map(|finding| finding.kind).collect::<Vec<_>>(),
+        [TrashLost]
+    );
 }

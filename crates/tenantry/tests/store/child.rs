@@ -1,8 +1,8 @@
 //! What this binary does when it is run as a second process.
 
 use crate::{
-    backup, concurrency, content, file, follow, forged_backups, forged_user_archives, hostile, logs, place, process,
-    refused_calls, restore, user_archive,
+    backup, concurrency, content, file, follow, forged_backups, forged_user_archives, hostile,
+    logs, place, process, refused_calls, restore, user_archive,
 };
 
 #[test]

@@ -10,7 +10,9 @@ use std::thread;
 use tenantry::{ErrorKind, ListQuery, RequestKey, Result, SignIn, Store, User};
 
 use crate::process::{self, Process};
-use crate::support::{BlockedWriter, Boxed, SqlitePlace, all, block_on, email, new_user, poll_once, queued, to_email};
+use crate::support::{
+    BlockedWriter, Boxed, SqlitePlace, all, block_on, email, new_user, poll_once, queued, to_email,
+};
 
 /// As the crate documents them.
 const QUEUE_MAX: usize = 1_024;
@@ -42,7 +44,10 @@ fn whatever_64_threads_were_answered_is_there() {
         (0..5)
             .map(|round| {
                 block_on(async {
-                    let user = store.create(new_user(&format!("t{number}r{round}@example.com"))).await.unwrap();
+                    let user = store
+                        .create(new_user(&format!("t{number}r{round}@example.com")))
+                        .await
+                        .unwrap();
                     let update = to_email(&format!("T{number}r{round}@example.com"));
                     assert_eq!(store.update(user.id, update).await.unwrap().version, 2);
                     let signed_in = store.sign_in(user.email).await.unwrap();
@@ -52,8 +57,10 @@ fn whatever_64_threads_were_answered_is_there() {
             })
             .collect()
     });
-    let by_id: HashMap<_, _> =
-        block_on(all(&store, ListQuery::default())).into_iter().map(|user| (user.id, user)).collect();
+    let by_id: HashMap<_, _> = block_on(all(&store, ListQuery::default()))
+        .into_iter()
+        .map(|user| (user.id, user))
+        .collect();
     assert_eq!(by_id.len(), 64 * 5);
     for user in answered.iter().flatten() {
         assert_eq!(by_id.get(&user.id), Some(user));
@@ -75,7 +82,8 @@ fn of_many_who_sign_in_with_one_new_address_one_is_new() {
             .collect()
     });
     for address in 0..ADDRESSES {
-        let of_address: Vec<&SignIn> = answers.iter().map(|of_thread| &of_thread[address]).collect();
+        let of_address: Vec<&SignIn> =
+            answers.iter().map(|of_thread| &of_thread[address]).collect();
         assert_eq!(of_address.iter().filter(|answer| answer.is_new).count(), 1);
         assert_eq!(of_address.iter().map(|answer| answer.user.id).collect::<HashSet<_>>().len(), 1);
     }
@@ -87,9 +95,13 @@ fn of_many_who_sign_in_with_one_new_address_one_is_new() {
 fn of_many_who_create_one_address_one_succeeds() {
     let place = SqlitePlace::new();
     let store = place.open();
-    let answers = on_threads(64, |_| block_on(store.create(new_user("ada@example.com"))).map_err(|error| error.kind()));
+    let answers = on_threads(64, |_| {
+        block_on(store.create(new_user("ada@example.com"))).map_err(|error| error.kind())
+    });
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
-    assert!(answers.iter().all(|answer| !matches!(answer, Err(kind) if *kind != ErrorKind::EmailTaken)));
+    assert!(
+        answers.iter().all(|answer| !matches!(answer, Err(kind) if *kind != ErrorKind::EmailTaken))
+    );
     block_on(store.close()).unwrap();
 }
 
@@ -106,7 +118,10 @@ fn a_write_that_has_returned_is_seen_by_every_thread() {
                     let mut seen = 0;
                     for user in written {
                         assert_eq!(block_on(store.get(user.id)).unwrap().as_ref(), Some(&user));
-                        assert_eq!(block_on(store.get_by_email(&user.email)).unwrap().as_ref(), Some(&user));
+                        assert_eq!(
+                            block_on(store.get_by_email(&user.email)).unwrap().as_ref(),
+                            Some(&user)
+                        );
                         seen += 1;
                     }
                     seen
@@ -133,8 +148,9 @@ fn callers_wait_for_a_place_in_the_queue_and_get_their_results() {
     let place = SqlitePlace::new();
     let store = place.open();
     let writer = BlockedWriter::block(&store);
-    let mut futures: Vec<Boxed<'_, Result<User>>> =
-        (0..QUEUE_MAX + 100).map(|number| queued(store.create(new_user(&format!("u{number}@example.com"))))).collect();
+    let mut futures: Vec<Boxed<'_, Result<User>>> = (0..QUEUE_MAX + 100)
+        .map(|number| queued(store.create(new_user(&format!("u{number}@example.com")))))
+        .collect();
     // However often they are polled.
     assert!(futures.iter_mut().all(|future| poll_once(future).is_pending()));
     writer.release();
@@ -199,7 +215,8 @@ fn a_future_that_is_dropped_harms_no_other_write() {
     }
     drop(store.create(new_user("never@example.com")));
     writer.release();
-    let answered: Vec<User> = futures.into_iter().flatten().map(|future| block_on(future).unwrap()).collect();
+    let answered: Vec<User> =
+        futures.into_iter().flatten().map(|future| block_on(future).unwrap()).collect();
     let there = block_on(all(&store, ListQuery::default()));
     let ids: HashSet<_> = there.iter().map(|user| user.id).collect();
     assert!(answered.iter().all(|user| ids.contains(&user.id)));
@@ -212,15 +229,21 @@ fn a_close_completes_the_writes_in_the_queue_and_refuses_later_ones() {
     let place = SqlitePlace::new();
     let store = place.open();
     let writer = BlockedWriter::block(&store);
-    let in_queue: Vec<Boxed<'_, Result<User>>> =
-        (0..QUEUE_MAX).map(|number| queued(store.create(new_user(&format!("u{number}@example.com"))))).collect();
-    let waiting: Vec<Boxed<'_, Result<User>>> =
-        (0..10).map(|number| queued(store.create(new_user(&format!("w{number}@example.com"))))).collect();
+    let in_queue: Vec<Boxed<'_, Result<User>>> = (0..QUEUE_MAX)
+        .map(|number| queued(store.create(new_user(&format!("u{number}@example.com")))))
+        .collect();
+    let waiting: Vec<Boxed<'_, Result<User>>> = (0..10)
+        .map(|number| queued(store.create(new_user(&format!("w{number}@example.com")))))
+        .collect();
     let closing = queued(store.close());
-    assert_eq!(block_on(store.create(new_user("late@example.com"))).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(
+        block_on(store.create(new_user("late@example.com"))).unwrap_err().kind(),
+        ErrorKind::Closed
+    );
     writer.release();
     block_on(closing).unwrap();
-    let mut answered: HashSet<_> = in_queue.into_iter().map(|future| block_on(future).unwrap().id).collect();
+    let mut answered: HashSet<_> =
+        in_queue.into_iter().map(|future| block_on(future).unwrap().id).collect();
     for future in waiting {
         assert_eq!(block_on(future).unwrap_err().kind(), ErrorKind::Closed);
     }
@@ -260,10 +283,17 @@ fn no_more_than_32_read_at_once_and_the_others_wait() {
         crowd.coming.fetch_add(1, Ordering::SeqCst);
         let within = Arc::clone(&crowd);
         let answer = block_on(store.read(move |tx| {
-            within.most_inside.fetch_max(within.inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            within
+                .most_inside
+                .fetch_max(within.inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             within.has_tried();
             // No closure ends before so many have begun as fit, and all are on their way.
-            drop(within.changed.wait_while(within.tried.lock().unwrap(), |tried| *tried < READERS_MAX).unwrap());
+            drop(
+                within
+                    .changed
+                    .wait_while(within.tried.lock().unwrap(), |tried| *tried < READERS_MAX)
+                    .unwrap(),
+            );
             while within.coming.load(Ordering::SeqCst) < THREADS {
                 thread::yield_now();
             }
@@ -281,7 +311,9 @@ fn no_more_than_32_read_at_once_and_the_others_wait() {
 #[test]
 fn a_reader_who_waits_for_too_long_is_turned_away_and_a_close_lets_readers_end() {
     let place = SqlitePlace::new();
-    let store = block_on(Store::builder(place.data_dir()).busy_timeout(crate::support::SHORT).open()).unwrap();
+    let store =
+        block_on(Store::builder(place.data_dir()).busy_timeout(crate::support::SHORT).open())
+            .unwrap();
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
     // Readers stay inside for as long as this is locked.
     let gate = Arc::new(Mutex::new(()));
@@ -324,14 +356,17 @@ fn two_stores_on_one_directory_lose_nothing_and_see_each_other() {
         (0..25)
             .map(|round| {
                 let (mine, other) = (&stores[number % 2], &stores[(number + 1) % 2]);
-                let user = block_on(mine.create(new_user(&format!("t{number}r{round}@example.com")))).unwrap();
+                let user =
+                    block_on(mine.create(new_user(&format!("t{number}r{round}@example.com"))))
+                        .unwrap();
                 assert_eq!(block_on(other.get(user.id)).unwrap().as_ref(), Some(&user));
                 user.id
             })
             .collect::<Vec<_>>()
     });
     let answered: HashSet<_> = answered.into_iter().flatten().collect();
-    let there: HashSet<_> = block_on(all(&stores[0], ListQuery::default())).iter().map(|user| user.id).collect();
+    let there: HashSet<_> =
+        block_on(all(&stores[0], ListQuery::default())).iter().map(|user| user.id).collect();
     assert_eq!(answered.len(), 200);
     assert_eq!(there, answered);
     for store in stores {
@@ -346,20 +381,28 @@ const OF_EACH_CHILD: usize = 150;
 fn processes_that_write_at_once_lose_nothing_and_starve_no_other() {
     let place = SqlitePlace::new();
     let store = place.open();
-    let mut children: Vec<Process> = (0..3).map(|_| Process::start("writes", &place.data_dir(), "")).collect();
+    let mut children: Vec<Process> =
+        (0..3).map(|_| Process::start("writes", &place.data_dir(), "")).collect();
     children.iter_mut().for_each(Process::await_ready);
     children.iter_mut().for_each(Process::start_now);
     // This process writes as well.
     let mut answered: HashSet<String> = (0..OF_EACH_CHILD)
-        .map(|number| block_on(store.create(new_user(&format!("parent{number}@example.com")))).unwrap().id.to_string())
+        .map(|number| {
+            block_on(store.create(new_user(&format!("parent{number}@example.com"))))
+                .unwrap()
+                .id
+                .to_string()
+        })
         .collect();
     for child in children {
         let of_child = child.end();
         assert_eq!(of_child.len(), OF_EACH_CHILD);
         answered.extend(of_child);
     }
-    let there: HashSet<_> =
-        block_on(all(&store, ListQuery::default())).iter().map(|user| user.id.to_string()).collect();
+    let there: HashSet<_> = block_on(all(&store, ListQuery::default()))
+        .iter()
+        .map(|user| user.id.to_string())
+        .collect();
     assert_eq!(there.len(), 4 * OF_EACH_CHILD);
     assert_eq!(there, answered);
     block_on(store.close()).unwrap();
@@ -370,7 +413,8 @@ fn processes_that_write_at_once_lose_nothing_and_starve_no_other() {
 fn processes_that_get_one_request_at_once_perform_it_once() {
     let place = SqlitePlace::new();
     let store = place.open();
-    let mut children: Vec<Process> = (0..3).map(|_| Process::start("sends keys", &place.data_dir(), "")).collect();
+    let mut children: Vec<Process> =
+        (0..3).map(|_| Process::start("sends keys", &place.data_dir(), "")).collect();
     children.iter_mut().for_each(Process::await_ready);
     children.iter_mut().for_each(Process::start_now);
     let replies: Vec<Vec<String>> = children.into_iter().map(Process::end).collect();
@@ -385,7 +429,8 @@ pub(crate) fn child_sends_keys(dir: &Path) {
     process::wait_for_the_start();
     for number in 0..OF_EACH_CHILD {
         let key = RequestKey::new("client", &number.to_string(), &[]).unwrap();
-        let user = block_on(store.once(key).create(new_user(&format!("u{number}@example.com")))).unwrap();
+        let user =
+            block_on(store.once(key).create(new_user(&format!("u{number}@example.com")))).unwrap();
         process::say(user.id);
     }
     block_on(store.close()).unwrap();
@@ -396,7 +441,9 @@ pub(crate) fn child_writes(dir: &Path) {
     process::wait_for_the_start();
     let process = std::process::id();
     for number in 0..OF_EACH_CHILD {
-        let user = block_on(store.create(new_user(&format!("child{process}-{number}@example.com")))).unwrap();
+        let user =
+            block_on(store.create(new_user(&format!("child{process}-{number}@example.com"))))
+                .unwrap();
         process::say(user.id);
     }
     block_on(store.close()).unwrap();

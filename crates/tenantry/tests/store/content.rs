@@ -14,7 +14,10 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 use tenantry::sqlite::rusqlite::{Connection, TransactionBehavior};
-use tenantry::{Backup, BackupOptions, ErrorKind, ExportedUser, Store, UserId, check, restore_backup, verify_backup};
+use tenantry::{
+    Backup, BackupOptions, ErrorKind, ExportedUser, Store, UserId, check, restore_backup,
+    verify_backup,
+};
 
 use crate::archives::{dir_of, names, noise};
 use crate::process::{self, Process};
@@ -78,13 +81,13 @@ impl Place {
 fn a_backup_needs_no_room_for_temporary_files() {
     let umounted = "TMPDIR=/nonexistent";
     let small = "mount -t tmpfs -o size=1m tmpfs \"$TENANTRY_TEST_DIR/tmp\" && TMPDIR=\"$TENANTRY_TEST_DIR/tmp\"";
-    let read_only =
-        "mount --bind \"$TENANTRY_TEST_DIR\" \"$TENANTRY_TEST_DIR\" && mount -o remount,bind,ro / && TMPDIR=/usr";
+    let read_only = "mount --bind \"$TENANTRY_TEST_DIR\" \"$TENANTRY_TEST_DIR\" && mount -o remount,bind,ro / && TMPDIR=/usr";
     for (what, setting) in [("none", umounted), ("small", small), ("a read-only root", read_only)] {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("tmp")).unwrap();
         let program = "\"$0\" --exact child::child_process_entry --nocapture";
-        let shell = format!("exec unshare -rm sh -c '{setting} && export TMPDIR && exec {program}' \"$0\"");
+        let shell =
+            format!("exec unshare -rm sh -c '{setting} && export TMPDIR && exec {program}' \"$0\"");
         let heard = Process::start("backs up large files", dir.path(), &shell).end();
         assert_eq!(heard, ["everything is there"], "{what}");
     }
@@ -131,13 +134,17 @@ fn a_large_file_that_changes_during_a_backup_is_read_again_or_reported() {
             backup = back_up(&place.store, &file);
         }
         stop.store(true, Ordering::SeqCst);
-        assert!(backup.left_out[0].0.ends_with("growing") && backup.left_out[0].1.contains("changes"));
+        assert!(
+            backup.left_out[0].0.ends_with("growing") && backup.left_out[0].1.contains("changes")
+        );
         assert_eq!((backup.manifest.left_out, backup.incomplete), (1, 1));
     });
     block_on(verify_backup(&file, |_| {})).unwrap();
     restore(&file, &place.at("restored"));
     let restored = place.at("restored/storage/ada");
-    assert!(["a", "b", "c"].iter().all(|name| fs::read(restored.join(name)).unwrap() == noise(9 << 20)));
+    assert!(
+        ["a", "b", "c"].iter().all(|name| fs::read(restored.join(name)).unwrap() == noise(9 << 20))
+    );
     assert!(!restored.join("growing").exists());
 }
 
@@ -172,7 +179,10 @@ fn sparse_files_stay_sparse() {
             let (before, after) = (place.dir.join(name), brought.join(name));
             assert_eq!(fs::metadata(&after).unwrap().len(), length, "{name}");
             let (before, after_blocks) = (blocks(&before), blocks(&after));
-            assert!(after_blocks <= before + (64 << 10), "{name}: {before} before, {after_blocks} after");
+            assert!(
+                after_blocks <= before + (64 << 10),
+                "{name}: {before} before, {after_blocks} after"
+            );
             let file = File::open(&after).unwrap();
             for offset in offsets {
                 let mut octets = vec![0; block.len()];
@@ -203,7 +213,13 @@ fn beside(path: &Path) -> Beside {
     let stat = fs::symlink_metadata(path).unwrap();
     let mut attributes = BTreeMap::new();
     if !stat.is_symlink() {
-        for name in ["user.oc.id", "user.empty", "user.50%=x", "system.posix_acl_access", "system.posix_acl_default"] {
+        for name in [
+            "user.oc.id",
+            "user.empty",
+            "user.50%=x",
+            "system.posix_acl_access",
+            "system.posix_acl_default",
+        ] {
             let mut value = vec![0; 1 << 16];
             if let Ok(length) = rustix::fs::getxattr(path, name, &mut value) {
                 value.truncate(length);
@@ -264,7 +280,14 @@ fn one_of_everything(dir: &Path) -> Vec<&'static str> {
     symlink("x/".repeat(1_000), dir.join("long")).unwrap();
     symlink("sub", dir.join("to a directory")).unwrap();
     let pipe = CString::new(dir.join("pipe").to_str().unwrap()).unwrap();
-    rustix::fs::mknodat(CWD, &*pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o640), 0).unwrap();
+    rustix::fs::mknodat(
+        CWD,
+        &*pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o640),
+        0,
+    )
+    .unwrap();
     set_mode(dir.join("read-only"), 0o444);
     set_mode(dir.join("program"), 0o755);
     set_mode(dir.join("sub/deep"), 0o555);
@@ -331,7 +354,10 @@ fn a_hard_link_between_two_users_becomes_two_files() {
     restore(&file, &place.at("restored"));
     for name in ["ada", "bob"] {
         let path = place.at("restored/storage").join(name).join("shared");
-        assert_eq!((fs::read(&path).unwrap(), fs::metadata(&path).unwrap().nlink()), (b"both".to_vec(), 1));
+        assert_eq!(
+            (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().nlink()),
+            (b"both".to_vec(), 1)
+        );
     }
 }
 
@@ -363,7 +389,8 @@ fn files_of_the_former_owner_of_a_store_go_to_the_new_owner() {
 #[test]
 fn archives_of_format_1_are_read() {
     // One that a program of the first format has made.
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/fixtures/user-format-1.tar.zst");
+    let fixture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/fixtures/user-format-1.tar.zst");
     let dir = tempfile::tempdir().unwrap();
     let store = block_on(Store::open(dir.path().join("data"))).unwrap();
     let imported = block_on(store.import_user(fixture, |_| {})).unwrap().manifest;
@@ -412,12 +439,17 @@ fn gnu_tar_and_bsdtar_unpack_an_archive_to_the_same() {
         let into = place.at(program);
         fs::create_dir(&into).unwrap();
         let mut command = Command::new(program);
-        let output = command.arg("-xpf").arg(&plain).arg("-C").arg(&into).args(options).output().unwrap();
+        let output =
+            command.arg("-xpf").arg(&plain).arg("-C").arg(&into).args(options).output().unwrap();
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
         let unpacked = into.join("storage/ada");
         for name in &all {
             let (before, after) = (beside(&place.dir.join(name)), beside(&unpacked.join(name)));
-            assert_eq!((after.mode, after.target), (before.mode, before.target), "{program}: {name}");
+            assert_eq!(
+                (after.mode, after.target),
+                (before.mode, before.target),
+                "{program}: {name}"
+            );
             let mut user = (before.attributes, after.attributes);
             // How programs write ACLs down differs.
             user.0.retain(|name, _| name.starts_with("user."));
@@ -432,11 +464,17 @@ fn gnu_tar_and_bsdtar_unpack_an_archive_to_the_same() {
             }
             let path = place.dir.join(name);
             if fs::symlink_metadata(&path).unwrap().is_file() {
-                assert!(fs::read(path).unwrap() == fs::read(unpacked.join(name)).unwrap(), "{program}: {name}");
+                assert!(
+                    fs::read(path).unwrap() == fs::read(unpacked.join(name)).unwrap(),
+                    "{program}: {name}"
+                );
             }
         }
         assert_eq!(fs::read(unpacked.join(&long)).unwrap(), b"of a long name");
-        assert!(fs::metadata(unpacked.join("sparse")).unwrap().blocks() * 512 < 1 << 20, "{program}");
+        assert!(
+            fs::metadata(unpacked.join("sparse")).unwrap().blocks() * 512 < 1 << 20,
+            "{program}"
+        );
         assert_eq!(fs::metadata(unpacked.join("same")).unwrap().nlink(), 3, "{program}");
     }
 }
@@ -448,12 +486,21 @@ const BALANCE: i64 = 1_000;
 fn make_bank(path: &Path, journal_mode: &str) -> Connection {
     let bank = Connection::open(path).unwrap();
     bank.busy_timeout(Duration::from_secs(60)).unwrap();
-    let mode: String = bank.query_row(&format!("PRAGMA journal_mode = {journal_mode}"), [], |row| row.get(0)).unwrap();
+    let mode: String = bank
+        .query_row(&format!("PRAGMA journal_mode = {journal_mode}"), [], |row| row.get(0))
+        .unwrap();
     assert_eq!(mode, journal_mode);
-    bank.execute_batch("PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 20; PRAGMA cache_size = 5").unwrap();
-    bank.execute_batch("CREATE TABLE accounts (id INTEGER PRIMARY KEY, balance INTEGER, filler BLOB)").unwrap();
+    bank.execute_batch(
+        "PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 20; PRAGMA cache_size = 5",
+    )
+    .unwrap();
+    bank.execute_batch(
+        "CREATE TABLE accounts (id INTEGER PRIMARY KEY, balance INTEGER, filler BLOB)",
+    )
+    .unwrap();
     for id in 0..ACCOUNTS {
-        bank.execute("INSERT INTO accounts VALUES (?1, ?2, zeroblob(5000))", (id, BALANCE)).unwrap();
+        bank.execute("INSERT INTO accounts VALUES (?1, ?2, zeroblob(5000))", (id, BALANCE))
+            .unwrap();
     }
     bank
 }
@@ -476,7 +523,9 @@ fn wrong_with(path: &Path) -> Option<String> {
         let bank = Connection::open(path)?;
         let health = bank.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
         let (count, sum) =
-            bank.query_row("SELECT count(*), sum(balance) FROM accounts", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            bank.query_row("SELECT count(*), sum(balance) FROM accounts", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
         Ok((health, count, sum))
     };
     match look() {
@@ -523,8 +572,9 @@ fn databases_with_concurrent_writers_are_each_of_one_moment() {
         for brought in [into.join("storage/ada"), dir_of(&other, place.id)] {
             let expected = (0..BANKS).map(bank_name).collect();
             assert_eq!(names(&brought), expected, "the log of a database is in it");
-            let wrong: Vec<String> =
-                (0..BANKS).filter_map(|number| wrong_with(&brought.join(bank_name(number)))).collect();
+            let wrong: Vec<String> = (0..BANKS)
+                .filter_map(|number| wrong_with(&brought.join(bank_name(number))))
+                .collect();
             assert!(wrong.is_empty(), "round {round}: {wrong:?}");
         }
     }
@@ -535,8 +585,9 @@ fn databases_with_concurrent_writers_are_each_of_one_moment() {
     assert_eq!(back_up(&place.store, &file).left_out, []);
     assert!(listing(&place.dir) == before, "a backup changes nothing");
     restore(&file, &place.at("restored"));
-    let wrong: Vec<String> =
-        (0..BANKS).filter_map(|number| wrong_with(&place.at("restored/storage/ada").join(bank_name(number)))).collect();
+    let wrong: Vec<String> = (0..BANKS)
+        .filter_map(|number| wrong_with(&place.at("restored/storage/ada").join(bank_name(number))))
+        .collect();
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
@@ -560,11 +611,16 @@ fn databases_of_the_same_process_are_each_of_one_moment() {
         }
         let mut wrong = Vec::new();
         for round in 0..5 {
-            let (backup, into) = (place.at(&format!("backup {round}")), place.at(&format!("restored {round}")));
+            let (backup, into) =
+                (place.at(&format!("backup {round}")), place.at(&format!("restored {round}")));
             let made = back_up(&place.store, &backup);
-            wrong.extend(made.left_out.iter().map(|(path, why)| format!("{}: {why}", path.display())));
+            wrong.extend(
+                made.left_out.iter().map(|(path, why)| format!("{}: {why}", path.display())),
+            );
             restore(&backup, &into);
-            wrong.extend((0..4).filter_map(|number| wrong_with(&into.join("storage/ada").join(bank_name(number)))));
+            wrong.extend((0..4).filter_map(|number| {
+                wrong_with(&into.join("storage/ada").join(bank_name(number)))
+            }));
         }
         stop.store(true, Ordering::SeqCst);
         assert!(wrong.is_empty(), "{wrong:?}");
@@ -581,7 +637,18 @@ fn listing(dir: &Path) -> BTreeMap<String, [i64; 7]> {
             let stat = fs::symlink_metadata(dir.join(&name)).unwrap();
             let times = [stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec()];
             let length = i64::try_from(stat.len()).unwrap();
-            (name, [length, stat.mode().into(), stat.uid().into(), times[0], times[1], times[2], times[3]])
+            (
+                name,
+                [
+                    length,
+                    stat.mode().into(),
+                    stat.uid().into(),
+                    times[0],
+                    times[1],
+                    times[2],
+                    times[3],
+                ],
+            )
         })
         .collect()
 }
@@ -593,7 +660,8 @@ fn cut_short(dir: &Path, name: &str, mode: &str, suffix: &str) {
     // More than the cache holds, so that some of it is in the files.
     tx.execute("UPDATE accounts SET balance = balance + 1, filler = randomblob(9000)", []).unwrap();
     for suffix in ["", suffix] {
-        fs::copy(dir.join(format!("open.db{suffix}")), dir.join(format!("{name}{suffix}"))).unwrap();
+        fs::copy(dir.join(format!("open.db{suffix}")), dir.join(format!("{name}{suffix}")))
+            .unwrap();
     }
     drop(tx);
     bank.close().unwrap();
@@ -621,14 +689,24 @@ fn a_database_of_a_crashed_application_is_archived_with_its_wal_or_journal() {
     let [restored, imported] = place.brought_back();
     assert!(listing(&place.dir) == before, "{:?}", listing(&place.dir));
     for brought in [restored, imported] {
-        let expected =
-            ["closed.db", "encrypted.db", "encrypted.db-wal", "journal.db", "log.db", "lone-journal", "notes.txt-wal"];
+        let expected = [
+            "closed.db",
+            "encrypted.db",
+            "encrypted.db-wal",
+            "journal.db",
+            "log.db",
+            "lone-journal",
+            "notes.txt-wal",
+        ];
         assert_eq!(names(&brought), expected.map(str::to_owned).into());
         for name in ["journal.db", "log.db", "closed.db"] {
             assert_eq!(wrong_with(&brought.join(name)), None);
         }
         for name in ["encrypted.db", "encrypted.db-wal", "lone-journal"] {
-            assert!(fs::read(brought.join(name)).unwrap() == fs::read(place.dir.join(name)).unwrap(), "{name}");
+            assert!(
+                fs::read(brought.join(name)).unwrap() == fs::read(place.dir.join(name)).unwrap(),
+                "{name}"
+            );
         }
     }
 }
@@ -644,7 +722,8 @@ fn an_interrupted_transaction_over_several_databases_is_reported() {
     // A name as SQLite makes them.
     let victim = place.at("first.db-mj0A1B2C93D");
     fs::write(&victim, "").unwrap();
-    let mut journal = File::options().append(true).open(place.dir.join("several.db-journal")).unwrap();
+    let mut journal =
+        File::options().append(true).open(place.dir.join("several.db-journal")).unwrap();
     let name = victim.to_str().unwrap().as_bytes();
     let sum = name.iter().fold(0_u32, |sum, octet| sum.wrapping_add((*octet).into()));
     journal.write_all(&0x4000_0000_u32.to_be_bytes()).unwrap();
@@ -666,7 +745,10 @@ fn an_interrupted_transaction_over_several_databases_is_reported() {
     restore(&backup, &place.at("restored"));
     let brought = place.at("restored/storage/ada");
     for name in ["several.db", "several.db-journal"] {
-        assert!(fs::read(brought.join(name)).unwrap() == fs::read(place.dir.join(name)).unwrap(), "{name}");
+        assert!(
+            fs::read(brought.join(name)).unwrap() == fs::read(place.dir.join(name)).unwrap(),
+            "{name}"
+        );
     }
     // That is why it is named.
     fs::remove_file(&victim).unwrap();
@@ -701,6 +783,12 @@ fn an_unknown_archive_format_is_refused_with_the_known_ones() {
     forged.manifest["format"] = 3.into();
     forged.write(&file);
     let error = block_on(verify_backup(&file, |_| {})).unwrap_err();
-    assert_eq!((error.kind(), error.to_string().contains("format 3")), (ErrorKind::Incompatible, true));
-    assert_eq!(kind(block_on(restore_backup(&file, place.at("x"), |_| {}))), ErrorKind::Incompatible);
+    assert_eq!(
+        (error.kind(), error.to_string().contains("format 3")),
+        (ErrorKind::Incompatible, true)
+    );
+    assert_eq!(
+        kind(block_on(restore_backup(&file, place.at("x"), |_| {}))),
+        ErrorKind::Incompatible
+    );
 }

@@ -5,7 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tenantry::sqlite::rusqlite::{self, Connection, ErrorCode};
 use tenantry::{Error, ErrorKind, Purge, Result, Store, User, WriteTx, sqlite};
 
-use crate::support::{BlockedWriter, SqlitePlace, block_on, kind, new_user, numbered_id, queued, to_email};
+use crate::support::{
+    BlockedWriter, SqlitePlace, block_on, kind, new_user, numbered_id, queued, to_email,
+};
 
 /// Runs SQL in a write transaction of its own.
 fn run(store: &Store, sql: &'static str) -> Result<()> {
@@ -28,13 +30,16 @@ const NOTES: &str = "CREATE TABLE notes (
 
 /// Adds a note within a transaction.
 fn add_note(tx: &WriteTx<'_>, user: &User, text: &str) -> rusqlite::Result<usize> {
-    sqlite::connection(tx)
-        .execute("INSERT INTO notes (user_id, text) VALUES (?1, ?2)", (user.id.as_uuid().as_bytes(), text))
+    sqlite::connection(tx).execute(
+        "INSERT INTO notes (user_id, text) VALUES (?1, ?2)",
+        (user.id.as_uuid().as_bytes(), text),
+    )
 }
 
 fn notes(store: &Store) -> Vec<String> {
     block_on(store.read(|tx| {
-        let mut statement = sqlite::connection(tx).prepare("SELECT text FROM notes ORDER BY note_id")?;
+        let mut statement =
+            sqlite::connection(tx).prepare("SELECT text FROM notes ORDER BY note_id")?;
         let texts = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         Ok::<_, Error>(texts)
     }))
@@ -44,7 +49,11 @@ fn notes(store: &Store) -> Vec<String> {
 /// The state of the store that no closure may change.
 fn settings(conn: &Connection) -> Vec<String> {
     ["foreign_keys", "synchronous", "journal_mode", "user_version", "application_id"]
-        .map(|name| conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, rusqlite::types::Value>(0)))
+        .map(|name| {
+            conn.query_row(&format!("PRAGMA {name}"), [], |row| {
+                row.get::<_, rusqlite::types::Value>(0)
+            })
+        })
         .map(|value| format!("{:?}", value.unwrap_or(rusqlite::types::Value::Null)))
         .into()
 }
@@ -124,7 +133,11 @@ fn what_is_tenantrys_is_refused_and_the_transaction_goes_on() {
             let conn = sqlite::connection(tx);
             let settings_before = settings(conn);
             let refused = conn.execute_batch(sql).expect_err(sql);
-            assert_eq!(refused.sqlite_error_code(), Some(ErrorCode::AuthorizationForStatementDenied), "{sql}");
+            assert_eq!(
+                refused.sqlite_error_code(),
+                Some(ErrorCode::AuthorizationForStatementDenied),
+                "{sql}"
+            );
             assert_eq!(settings(conn), settings_before, "{sql}");
             let ada = tx.get(ada.id)?;
             tx.create(&new_user(&format!("u{number}@example.com")))?;
@@ -138,7 +151,10 @@ fn what_is_tenantrys_is_refused_and_the_transaction_goes_on() {
     }
     block_on(store.close()).unwrap();
     let conn = Connection::open(place.database()).unwrap();
-    assert_eq!(conn.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok");
+    assert_eq!(
+        conn.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(),
+        "ok"
+    );
 }
 
 #[test]
@@ -146,7 +162,12 @@ fn the_schema_itself_cant_be_written() {
     let place = SqlitePlace::new();
     let store = place.open();
     create(&store, "ada@example.com");
-    for sql in ["UPDATE sqlite_schema SET sql = ''", "DELETE FROM sqlite_schema", "VACUUM", "VACUUM INTO 'copy.db'"] {
+    for sql in [
+        "UPDATE sqlite_schema SET sql = ''",
+        "DELETE FROM sqlite_schema",
+        "VACUUM",
+        "VACUUM INTO 'copy.db'",
+    ] {
         assert_eq!(kind(run(&store, sql)), ErrorKind::Internal, "{sql}");
     }
     create(&store, "bob@example.com");
@@ -169,7 +190,10 @@ fn an_application_has_tables_of_its_own() {
         let bob = tx.create(&new_user("bob@example.com"))?;
         assert_eq!(add_note(tx, &bob, "second")?, 1);
         let conn = sqlite::connection(tx);
-        let author: String = conn.query_row("SELECT email FROM authors WHERE text = 'second'", [], |row| row.get(0))?;
+        let author: String =
+            conn.query_row("SELECT email FROM authors WHERE text = 'second'", [], |row| {
+                row.get(0)
+            })?;
         assert_eq!(author, "bob@example.com");
         assert_eq!(conn.query_row("SELECT count(*) FROM log", [], |row| row.get::<_, i64>(0))?, 2);
         Ok::<_, Error>(())
@@ -177,8 +201,13 @@ fn an_application_has_tables_of_its_own() {
     .unwrap();
     assert_eq!(notes(&store), ["first", "second"]);
     run(&store, "ALTER TABLE log ADD COLUMN at INTEGER").unwrap();
-    run(&store, "ALTER TABLE log RENAME COLUMN at TO since; ALTER TABLE log DROP COLUMN since").unwrap();
-    run(&store, "DROP TRIGGER notes_logged; DROP TABLE log; DROP VIEW authors; DROP INDEX notes_of_user").unwrap();
+    run(&store, "ALTER TABLE log RENAME COLUMN at TO since; ALTER TABLE log DROP COLUMN since")
+        .unwrap();
+    run(
+        &store,
+        "DROP TRIGGER notes_logged; DROP TABLE log; DROP VIEW authors; DROP INDEX notes_of_user",
+    )
+    .unwrap();
     // What the store does is not disturbed by it, nor by what there was.
     create(&store, "eve@example.com");
     block_on(store.close()).unwrap();
@@ -260,7 +289,8 @@ fn rows_of_a_user_go_with_the_user_or_hold_them() {
 
 fn living(store: &Store) -> Vec<String> {
     block_on(store.read(|tx| {
-        let mut statement = sqlite::connection(tx).prepare("SELECT email FROM tenantry_living_users ORDER BY email")?;
+        let mut statement = sqlite::connection(tx)
+            .prepare("SELECT email FROM tenantry_living_users ORDER BY email")?;
         let found = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         Ok::<_, Error>(found)
     }))
@@ -274,7 +304,8 @@ fn a_purge_that_only_the_commit_would_refuse_loses_nothing_and_blocks_no_other()
     let store = place.open();
     run(&store, DEFERRED).unwrap();
     run(&store, NOTES).unwrap();
-    let [ada, bob, eve] = ["ada@example.com", "bob@example.com", "eve@example.com"].map(|it| create(&store, it));
+    let [ada, bob, eve] =
+        ["ada@example.com", "bob@example.com", "eve@example.com"].map(|it| create(&store, it));
     for user in [&ada, &eve] {
         block_on(store.directory(user.id)).unwrap().write("letter", "dear").unwrap();
     }
@@ -282,16 +313,21 @@ fn a_purge_that_only_the_commit_would_refuse_loses_nothing_and_blocks_no_other()
         block_on(store.write(move |tx| {
             add_note(tx, &user, "of one")?;
             if user.email.as_str() != "eve@example.com" {
-                sqlite::connection(tx).execute("INSERT INTO bills VALUES (?1)", [user.id.as_uuid().as_bytes()])?;
+                sqlite::connection(tx)
+                    .execute("INSERT INTO bills VALUES (?1)", [user.id.as_uuid().as_bytes()])?;
             }
             tx.delete(user.id)
         }))
         .unwrap();
     }
     for user in [&ada, &bob] {
-        assert_eq!(kind(block_on(store.purge(Purge::User(user.id), |_| {}))), ErrorKind::Constraint);
+        assert_eq!(
+            kind(block_on(store.purge(Purge::User(user.id), |_| {}))),
+            ErrorKind::Constraint
+        );
     }
-    let purged = block_on(store.purge(Purge::DeletedBefore(tenantry::Timestamp::MAX), |_| {})).unwrap();
+    let purged =
+        block_on(store.purge(Purge::DeletedBefore(tenantry::Timestamp::MAX), |_| {})).unwrap();
     assert_eq!((purged.users, purged.files), (1, 1));
     let left: Vec<_> = purged.left.iter().map(|left| left.user).collect();
     assert_eq!(left, [ada.id, bob.id]);
@@ -304,8 +340,7 @@ fn a_purge_that_only_the_commit_would_refuse_loses_nothing_and_blocks_no_other()
     block_on(store.close()).unwrap();
 }
 
-const DEFERRED: &str =
-    "CREATE TABLE bills (user_id BLOB NOT NULL REFERENCES users (id) DEFERRABLE INITIALLY DEFERRED) STRICT";
+const DEFERRED: &str = "CREATE TABLE bills (user_id BLOB NOT NULL REFERENCES users (id) DEFERRABLE INITIALLY DEFERRED) STRICT";
 
 /// A store with Ada, on whose deletion another program's trigger writes a bill for nobody: that is
 /// only looked for when a transaction is committed.
@@ -313,7 +348,8 @@ fn store_with_a_bill(place: &SqlitePlace) -> (Store, User) {
     let store = place.open();
     run(&store, DEFERRED).unwrap();
     let ada = create(&store, "ada@example.com");
-    let trigger = "CREATE TRIGGER bill AFTER UPDATE OF deleted_at ON users WHEN new.email = 'ada@example.com'
+    let trigger =
+        "CREATE TRIGGER bill AFTER UPDATE OF deleted_at ON users WHEN new.email = 'ada@example.com'
                    BEGIN INSERT INTO bills VALUES (zeroblob(16)); END";
     Connection::open(place.database()).unwrap().execute_batch(trigger).unwrap();
     (store, ada)
@@ -331,7 +367,8 @@ fn an_operation_that_the_commit_refuses_fails_alone() {
     let before = queued(store.create(new_user("bob@example.com")));
     let refused = queued(store.delete(ada.id));
     let sign_in = queued(store.sign_in(new_user("eve@example.com").email));
-    let many = queued(store.create_many(vec![new_user("kim@example.com"), new_user("BOB@example.com")]));
+    let many =
+        queued(store.create_many(vec![new_user("kim@example.com"), new_user("BOB@example.com")]));
     let other = queued(store.delete(gone.id));
     writer.release();
     block_on(before).unwrap();
@@ -389,7 +426,8 @@ fn sql_in_a_closure_that_failed_or_panicked_is_undone() {
     let caught = catch_unwind(AssertUnwindSafe(|| {
         block_on(store.write(move |tx| -> Result<()> {
             add_note(tx, &ada, "undone")?;
-            sqlite::connection(tx).execute_batch("SAVEPOINT open_still; CREATE TABLE undone (a)")?;
+            sqlite::connection(tx)
+                .execute_batch("SAVEPOINT open_still; CREATE TABLE undone (a)")?;
             std::panic::panic_any(7_i32)
         }))
     }));
@@ -428,13 +466,19 @@ fn a_read_closure_cant_write() {
             "ATTACH ':memory:' AS other",
         ] {
             let refused = conn.execute_batch(sql).expect_err(sql);
-            assert_eq!(refused.sqlite_error_code(), Some(ErrorCode::AuthorizationForStatementDenied), "{sql}");
+            assert_eq!(
+                refused.sqlite_error_code(),
+                Some(ErrorCode::AuthorizationForStatementDenied),
+                "{sql}"
+            );
         }
         assert_eq!(tx.get(ada.id)?.as_ref(), Some(&ada));
         Ok::<_, Error>(())
     }))
     .unwrap();
-    let refused = block_on(store.read(|tx| Ok::<_, Error>(sqlite::connection(tx).execute("DELETE FROM notes", [])?)));
+    let refused = block_on(
+        store.read(|tx| Ok::<_, Error>(sqlite::connection(tx).execute("DELETE FROM notes", [])?)),
+    );
     assert_eq!(kind(refused), ErrorKind::ReadOnly);
     assert_eq!(block_on(store.count()).unwrap(), 1);
     block_on(store.close()).unwrap();
@@ -447,7 +491,10 @@ fn the_status_tells_of_the_database() {
     create(&store, "ada@example.com");
     let status = block_on(store.status()).unwrap();
     assert_eq!(status.path, place.database());
-    assert_eq!((status.schema_version, status.user_count, status.journal_mode.as_str()), (7, 1, "wal"));
+    assert_eq!(
+        (status.schema_version, status.user_count, status.journal_mode.as_str()),
+        (7, 1, "wal")
+    );
     assert_eq!(status.sqlite_version, rusqlite::version());
     assert!(status.database_bytes > 0 && status.wal_bytes > 0);
     block_on(store.close()).unwrap();
@@ -491,7 +538,8 @@ fn a_trigger_that_would_change_users_is_refused() {
     let store = place.open();
     let ada = create(&store, "ada@example.com");
     run(&store, NOTES).unwrap();
-    let meddling = "CREATE TRIGGER meddling AFTER DELETE ON notes BEGIN UPDATE users SET version = 99; END";
+    let meddling =
+        "CREATE TRIGGER meddling AFTER DELETE ON notes BEGIN UPDATE users SET version = 99; END";
     assert_eq!(kind(run(&store, meddling)), ErrorKind::Constraint);
     let author = ada.clone();
     block_on(store.write(move |tx| Ok::<_, Error>(add_note(tx, &author, "of Ada")?))).unwrap();
@@ -530,7 +578,10 @@ fn a_closure_whose_transaction_sqlite_gave_up_did_nothing() {
         tx.create(&new_user("ada@example.com"))?;
         let conn = sqlite::connection(tx);
         conn.execute("INSERT INTO one VALUES (1)", [])?;
-        assert_eq!(code(conn.execute("INSERT INTO one VALUES (1)", [])), ErrorCode::ConstraintViolation);
+        assert_eq!(
+            code(conn.execute("INSERT INTO one VALUES (1)", [])),
+            ErrorCode::ConstraintViolation
+        );
         // Alone, these would be committed one by one.
         let after = tx.create(&new_user("bob@example.com"));
         let more = sqlite::connection(tx).execute("INSERT INTO one VALUES (2)", []);
@@ -554,7 +605,8 @@ fn a_closure_cant_have_a_statement_that_the_store_has_prepared() {
     block_on(store.delete(gone.id)).unwrap();
     let refused = block_on(store.write(|tx| {
         let conn = sqlite::connection(tx);
-        let retire = "INSERT OR REPLACE INTO tenantry_retired_users (id, storage_path) VALUES (?1, ?2)";
+        let retire =
+            "INSERT OR REPLACE INTO tenantry_retired_users (id, storage_path) VALUES (?1, ?2)";
         Ok::<_, Error>(conn.prepare_cached(retire)?.execute(([7_u8; 16], "files"))?)
     }));
     assert_eq!(kind(refused), ErrorKind::Internal);
@@ -576,9 +628,15 @@ fn a_closure_cant_make_a_cursor_skip_users() {
     }
     assert_eq!(kind(run(&store, "UPDATE sqlite_sequence SET seq = 0")), ErrorKind::Constraint);
     assert_eq!(kind(run(&store, "DELETE FROM sqlite_sequence")), ErrorKind::Constraint);
-    assert_eq!(kind(run(&store, "UPDATE sqlite_sequence SET seq = 9223372036854775807")), ErrorKind::Constraint);
+    assert_eq!(
+        kind(run(&store, "UPDATE sqlite_sequence SET seq = 9223372036854775807")),
+        ErrorKind::Constraint
+    );
     create(&store, "d@example.com");
-    assert_eq!(block_on(store.list(&tenantry::ListQuery { cursor, ..query })).unwrap().users.len(), 1);
+    assert_eq!(
+        block_on(store.list(&tenantry::ListQuery { cursor, ..query })).unwrap().users.len(),
+        1
+    );
     block_on(store.close()).unwrap();
 }
 

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tenantry::{
-    BackupOptions, ErrorKind, Progress, Purge, RestoreUserOptions, Result, Store, Timestamp, TrashQuery, User,
-    open_backup, restore_backup, verify_backup,
+    BackupOptions, ErrorKind, Progress, Purge, RestoreUserOptions, Result, Store, Timestamp,
+    TrashQuery, User, open_backup, restore_backup, verify_backup,
 };
 
 use crate::archives::{dir_of, noise};
@@ -35,7 +35,8 @@ fn store() -> (SqlitePlace, Store, User) {
 /// Goes on so many times, and then no more.
 fn ending_after(asked: usize) -> impl Fn(Progress) -> ControlFlow<()> + Send + 'static {
     let left = AtomicUsize::new(asked);
-    move |_| match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+    move |_| match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+    {
         Ok(_) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),
     }
@@ -61,7 +62,10 @@ fn ended_everywhere<T: Debug>(dir: &Path, attempt: impl Fn(usize) -> Result<T>) 
     loop {
         match attempt(asked) {
             Ok(done) => {
-                assert!(asked > LENGTH >> 20, "asked within the large file as well, but only {asked} times");
+                assert!(
+                    asked > LENGTH >> 20,
+                    "asked within the large file as well, but only {asked} times"
+                );
                 return done;
             }
             Err(error) => assert_eq!(error.kind(), ErrorKind::Cancelled, "{asked}: {error:?}"),
@@ -78,14 +82,18 @@ fn a_caller_ends_what_makes_or_reads_a_backup_and_nothing_is_left() {
     let (place, store, ada) = store();
     let dir = place.as_ref();
     let file = dir.join("a.tar.zst");
-    ended_everywhere(dir, |asked| block_on(store.create_backup(&file, BackupOptions::default(), ending_after(asked))));
-    let verified = ended_everywhere(dir, |asked| block_on(verify_backup(&file, ending_after(asked))));
+    ended_everywhere(dir, |asked| {
+        block_on(store.create_backup(&file, BackupOptions::default(), ending_after(asked)))
+    });
+    let verified =
+        ended_everywhere(dir, |asked| block_on(verify_backup(&file, ending_after(asked))));
     assert_eq!(verified.findings, []);
     let into = dir.join("new");
     ended_everywhere(dir, |asked| block_on(restore_backup(&file, &into, ending_after(asked))));
     let into = dir.join("empty");
     fs::create_dir(&into).unwrap();
-    let restored = ended_everywhere(dir, |asked| block_on(restore_backup(&file, &into, ending_after(asked))));
+    let restored =
+        ended_everywhere(dir, |asked| block_on(restore_backup(&file, &into, ending_after(asked))));
     assert_eq!(restored.report.findings, []);
 
     block_on(store.delete(ada.id)).unwrap();
@@ -106,7 +114,9 @@ fn a_caller_ends_an_export_and_an_import_of_a_user_and_nothing_is_left() {
     ended_everywhere(dir, |asked| block_on(store.export_user(ada.id, &file, ending_after(asked))));
     let other = SqlitePlace::new();
     let store = other.open();
-    ended_everywhere(other.as_ref(), |asked| block_on(store.import_user(&file, ending_after(asked))));
+    ended_everywhere(other.as_ref(), |asked| {
+        block_on(store.import_user(&file, ending_after(asked)))
+    });
     assert_eq!(fs::read(dir_of(&store, ada.id).join("large")).unwrap(), noise(LENGTH));
 }
 
@@ -130,7 +140,11 @@ fn a_caller_ends_a_purge_which_another_one_completes() {
     };
     assert_eq!(trashed(&store), BTreeSet::from([ada.id, bob.id]));
     for user in [ada.id, bob.id] {
-        assert_eq!(kind(block_on(store.restore(user, None))), ErrorKind::NotFound, "its purge has begun");
+        assert_eq!(
+            kind(block_on(store.restore(user, None))),
+            ErrorKind::NotFound,
+            "its purge has begun"
+        );
     }
     let purged = block_on(store.purge(everybody, |_| {})).unwrap();
     assert_eq!((purged.users, purged.left.len()), (2, 0));
@@ -170,7 +184,8 @@ fn progress_reports_how_much_is_done() {
         note.lock().unwrap().push((files, bytes));
         ControlFlow::Continue(())
     };
-    let manifest = block_on(store.create_backup(file, BackupOptions::default(), progress)).unwrap().manifest;
+    let manifest =
+        block_on(store.create_backup(file, BackupOptions::default(), progress)).unwrap().manifest;
     let told = told.lock().unwrap();
     assert!(told.is_sorted(), "{told:?}");
     assert_eq!(told.last(), Some(&(manifest.files, manifest.bytes)));

@@ -9,10 +9,13 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use tenantry::sqlite::rusqlite::Connection;
-use tenantry::{Ambient, Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, Store, User, UserId, check};
+use tenantry::{
+    Ambient, Error, ErrorKind, FindingKind, ListQuery, NewUser, Purge, Store, User, UserId, check,
+};
 
 use crate::support::{
-    BlockedWriter, Place, SHORT, SqlitePlace, TestClock, all, block_on, email, kind, numbered_id, queued, to_email,
+    BlockedWriter, Place, SHORT, SqlitePlace, TestClock, all, block_on, email, kind, numbered_id,
+    queued, to_email,
 };
 
 /// The beginning of every local part here, so that one pass over the bytes finds all of them.
@@ -33,7 +36,10 @@ fn trace(number: u64) -> String {
 fn traces_in(bytes: &[u8]) -> HashSet<String> {
     let lower = bytes.to_ascii_lowercase();
     let starts = (0..lower.len()).filter(|at| lower[*at..].starts_with(MARK.as_bytes()));
-    starts.filter_map(|at| lower.get(at..at + FOUND)).map(|found| String::from_utf8_lossy(found).into_owned()).collect()
+    starts
+        .filter_map(|at| lower.get(at..at + FOUND))
+        .map(|found| String::from_utf8_lossy(found).into_owned())
+        .collect()
 }
 
 /// The traces in the database's files. Copied by another process: closing a descriptor of an open
@@ -78,7 +84,9 @@ impl Crowd {
         let builder = place.builder().ambient(Arc::new(clock.clone())).busy_timeout(SHORT * 10);
         let store = block_on(builder.open()).unwrap();
         let new = |number| NewUser {
-            storage_path: Some(format!("customers/{}@example.com/files", local(number)).parse().unwrap()),
+            storage_path: Some(
+                format!("customers/{}@example.com/files", local(number)).parse().unwrap(),
+            ),
             ..NewUser::new(email(&format!("{}@example.com", local(number))))
         };
         let created = block_on(store.create_many((0..Self::SIZE).map(new).collect())).unwrap();
@@ -100,7 +108,9 @@ impl Crowd {
             }
             let updates: Vec<(UserId, _)> = updates
                 .into_iter()
-                .map(|(index, number)| (users[index].0.id, to_email(&format!("{}@example.com", local(number)))))
+                .map(|(index, number)| {
+                    (users[index].0.id, to_email(&format!("{}@example.com", local(number))))
+                })
                 .collect();
             let update_all = move |tx: &mut tenantry::WriteTx<'_>| {
                 updates.iter().try_for_each(|(id, update)| tx.update(*id, update).map(drop))
@@ -120,7 +130,10 @@ impl Crowd {
         let ids: Vec<UserId> = doomed.iter().map(|index| self.users[*index].0.id).collect();
         for some in ids.chunks(100) {
             let some = some.to_vec();
-            block_on(self.store.write(move |tx| some.iter().try_for_each(|id| tx.delete(*id).map(drop)))).unwrap();
+            block_on(
+                self.store.write(move |tx| some.iter().try_for_each(|id| tx.delete(*id).map(drop))),
+            )
+            .unwrap();
         }
         self.clock.forward(60);
         doomed
@@ -132,11 +145,16 @@ impl Crowd {
 
     /// What has to be there of those who stay: their address of now, and their path.
     fn assert_rest_is_found(&self, found: &HashSet<String>) {
-        let rest = block_on(all(&self.store, ListQuery { limit: ListQuery::MAX_LIMIT, ..ListQuery::default() }));
+        let rest = block_on(all(
+            &self.store,
+            ListQuery { limit: ListQuery::MAX_LIMIT, ..ListQuery::default() },
+        ));
         assert!(rest.len() >= 1_000);
         for user in rest {
             assert!(found.contains(&user.email.as_str().to_lowercase()[..FOUND]));
-            assert!(found.contains(&user.storage_path.as_str()["customers/".len()..].to_lowercase()[..FOUND]));
+            assert!(found.contains(
+                &user.storage_path.as_str()["customers/".len()..].to_lowercase()[..FOUND]
+            ));
         }
     }
 }
@@ -159,9 +177,14 @@ fn nothing_of_a_purged_address_is_left_in_the_database() {
     for index in [0, 20, 21] {
         let (user, _) = &crowd.users[doomed[index]];
         assert_eq!(block_on(crowd.store.purge(Purge::User(user.id), |_| {})).unwrap().users, 1);
-        assert_none_of(&crowd.traces_of([doomed[index]]), &traces_in_files(&crowd.place), "the open database");
+        assert_none_of(
+            &crowd.traces_of([doomed[index]]),
+            &traces_in_files(&crowd.place),
+            "the open database",
+        );
     }
-    let purged = block_on(crowd.store.purge(Purge::DeletedBefore(crowd.clock.now()), |_| {})).unwrap();
+    let purged =
+        block_on(crowd.store.purge(Purge::DeletedBefore(crowd.clock.now()), |_| {})).unwrap();
     assert_eq!((purged.users, purged.files), (497, 23));
     assert_eq!(fs::read_dir(crowd.place.data_dir().join("trash")).unwrap().count(), 0);
 
@@ -195,8 +218,10 @@ fn a_purge_that_a_reader_keeps_from_erasing_is_erased_by_the_next_opening() {
         block_on(store.read(read)).unwrap();
     });
     has_entered.recv().unwrap();
-    let error =
-        block_on(crowd.store.purge(Purge::DeletedBefore(crowd.clock.now()), |_| {})).unwrap().not_erased.unwrap();
+    let error = block_on(crowd.store.purge(Purge::DeletedBefore(crowd.clock.now()), |_| {}))
+        .unwrap()
+        .not_erased
+        .unwrap();
     assert_eq!(error.kind(), ErrorKind::Unfinished);
     let cause = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Error>());
     assert_eq!(cause.map(Error::kind), Some(ErrorKind::Busy));
@@ -225,7 +250,8 @@ fn a_purge_that_a_reader_keeps_from_erasing_is_erased_by_the_next_opening() {
 fn a_purge_whose_caller_has_given_up_is_finished_by_the_next_opening() {
     let (place, clock) = (SqlitePlace::new(), TestClock::new());
     let store = block_on(place.builder().ambient(Arc::new(clock.clone())).open()).unwrap();
-    let ada = block_on(store.create(NewUser::new(email(&format!("{}@example.com", local(0)))))).unwrap();
+    let ada =
+        block_on(store.create(NewUser::new(email(&format!("{}@example.com", local(0)))))).unwrap();
     block_on(store.directory(ada.id)).unwrap().write("file", "").unwrap();
     block_on(store.delete(ada.id)).unwrap();
     // With the writer held, it can't have ended when the caller gives up.
@@ -238,6 +264,10 @@ fn a_purge_whose_caller_has_given_up_is_finished_by_the_next_opening() {
     let store = place.open();
     assert_eq!(fs::read_dir(place.data_dir().join("trash")).unwrap().count(), 0);
     assert_eq!(block_on(check(place.data_dir())).unwrap().findings, []);
-    assert_none_of(&[trace(0)].into(), &traces_in_files(&place), "the database that was opened again");
+    assert_none_of(
+        &[trace(0)].into(),
+        &traces_in_files(&place),
+        "the database that was opened again",
+    );
     block_on(store.close()).unwrap();
 }

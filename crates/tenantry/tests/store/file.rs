@@ -32,7 +32,8 @@ fn snapshot(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// What a store that was closed consists of.
-const CLOSED: [&str; 5] = ["storage/", "storage/.tenantry-store", "tenantry.db", "tenantry.lock", "trash/"];
+const CLOSED: [&str; 5] =
+    ["storage/", "storage/.tenantry-store", "tenantry.db", "tenantry.lock", "trash/"];
 
 fn mode(path: impl AsRef<Path>) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -58,11 +59,17 @@ pub(crate) fn child_looks_at_modes(dir: &Path) {
     }
     let files: BTreeMap<String, u32> = fs::read_dir(&data_dir)
         .unwrap()
-        .map(|entry| (entry.as_ref().unwrap().file_name().into_string().unwrap(), mode(entry.unwrap().path())))
+        .map(|entry| {
+            (
+                entry.as_ref().unwrap().file_name().into_string().unwrap(),
+                mode(entry.unwrap().path()),
+            )
+        })
         .collect();
-    let mut expected: BTreeMap<String, u32> = ["tenantry.db", "tenantry.db-shm", "tenantry.db-wal", "tenantry.lock"]
-        .map(|name| (name.to_owned(), 0o600))
-        .into();
+    let mut expected: BTreeMap<String, u32> =
+        ["tenantry.db", "tenantry.db-shm", "tenantry.db-wal", "tenantry.lock"]
+            .map(|name| (name.to_owned(), 0o600))
+            .into();
     expected.extend(["storage", "trash"].map(|name| (name.to_owned(), 0o700)));
     assert_eq!(files, expected);
     assert_eq!(mode(data_dir.join("storage/.tenantry-store")), 0o600);
@@ -128,7 +135,8 @@ fn place_with(make: impl FnOnce(&Connection)) -> SqlitePlace {
 fn assert_refused_unchanged(place: &SqlitePlace, expected: ErrorKind) {
     let before = snapshot(&place.data_dir());
     for create_if_missing in [true, false, true] {
-        let opened = block_on(Store::builder(place.data_dir()).create_if_missing(create_if_missing).open());
+        let opened =
+            block_on(Store::builder(place.data_dir()).create_if_missing(create_if_missing).open());
         assert_eq!(kind(opened), expected);
         assert_eq!(snapshot(&place.data_dir()), before);
     }
@@ -141,7 +149,11 @@ fn a_store_of_a_newer_version_is_refused_unchanged() {
     let conn = Connection::open(place.database()).unwrap();
     // As a newer version might leave it: closed, with its log moved into the file.
     let version: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
-    conn.execute_batch(&format!("PRAGMA user_version = {}; PRAGMA journal_mode = DELETE", version + 1)).unwrap();
+    conn.execute_batch(&format!(
+        "PRAGMA user_version = {}; PRAGMA journal_mode = DELETE",
+        version + 1
+    ))
+    .unwrap();
     conn.close().unwrap();
     assert_refused_unchanged(&place, ErrorKind::Incompatible);
 }
@@ -152,7 +164,10 @@ fn a_store_whose_schema_version_is_missing_is_refused_unchanged() {
         let place = SqlitePlace::new();
         block_on(place.open().close()).unwrap();
         let conn = Connection::open(place.database()).unwrap();
-        conn.execute_batch(&format!("PRAGMA user_version = {version}; PRAGMA journal_mode = DELETE")).unwrap();
+        conn.execute_batch(&format!(
+            "PRAGMA user_version = {version}; PRAGMA journal_mode = DELETE"
+        ))
+        .unwrap();
         conn.close().unwrap();
         assert_refused_unchanged(&place, ErrorKind::Incompatible);
     }
@@ -182,8 +197,10 @@ fn another_application_s_write_ahead_log_stays_as_it_is() {
     let elsewhere = tempfile::tempdir().unwrap();
     let made = elsewhere.path().join("made.db");
     let conn = Connection::open(&made).unwrap();
-    conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE notes (text); INSERT INTO notes VALUES ('hello')")
-        .unwrap();
+    conn.execute_batch(
+        "PRAGMA journal_mode = WAL; CREATE TABLE notes (text); INSERT INTO notes VALUES ('hello')",
+    )
+    .unwrap();
     for suffix in ["", "-wal"] {
         let copy = place.data_dir().join(format!("tenantry.db{suffix}"));
         fs::copy(elsewhere.path().join(format!("made.db{suffix}")), copy).unwrap();
@@ -201,7 +218,10 @@ fn another_application_s_write_ahead_log_stays_as_it_is() {
     // all.
     assert!(after.into_keys().all(|name| before.contains_key(&name) || name == "tenantry.db-shm"));
     let conn = Connection::open(place.database()).unwrap();
-    assert_eq!(conn.query_row("SELECT text FROM notes", [], |row| row.get::<_, String>(0)).unwrap(), "hello");
+    assert_eq!(
+        conn.query_row("SELECT text FROM notes", [], |row| row.get::<_, String>(0)).unwrap(),
+        "hello"
+    );
 }
 
 #[test]
@@ -232,7 +252,8 @@ fn of_threads_that_open_a_missing_store_at_once_one_creates_it() {
                     scope.spawn(move || {
                         start.wait();
                         let store = place.open();
-                        block_on(store.create(new_user(&format!("u{number}@example.com")))).unwrap();
+                        block_on(store.create(new_user(&format!("u{number}@example.com"))))
+                            .unwrap();
                         let created = store.was_created();
                         block_on(store.close()).unwrap();
                         created
@@ -249,7 +270,8 @@ fn of_threads_that_open_a_missing_store_at_once_one_creates_it() {
 #[test]
 fn of_processes_that_open_a_missing_store_at_once_one_creates_it() {
     let place = SqlitePlace::new();
-    let mut children: Vec<Process> = (0..8).map(|_| Process::start("opens", &place.data_dir(), "")).collect();
+    let mut children: Vec<Process> =
+        (0..8).map(|_| Process::start("opens", &place.data_dir(), "")).collect();
     children.iter_mut().for_each(Process::await_ready);
     children.iter_mut().for_each(Process::start_now);
     let said: Vec<String> = children.into_iter().flat_map(Process::end).collect();
@@ -307,7 +329,8 @@ fn not_even_another_program_can_add_an_address_twice() {
         }
     }
     // Nor as bytes, which are never equal to a text.
-    let error = stranger.execute(insert, [&b"ada@example.com"[..], &b"Ada@Example.com"[..]]).unwrap_err();
+    let error =
+        stranger.execute(insert, [&b"ada@example.com"[..], &b"Ada@Example.com"[..]]).unwrap_err();
     assert_eq!(error.sqlite_error().unwrap().extended_code, ffi::SQLITE_CONSTRAINT_DATATYPE);
     assert_eq!(block_on(store.count()).unwrap(), 2);
     // And what the other program may add is a user like any other.
@@ -323,14 +346,20 @@ fn not_even_another_program_can_add_an_address_twice() {
 fn not_even_another_program_can_give_an_id_or_a_path_twice() {
     let place = SqlitePlace::new();
     let store = place.open();
-    let ada = block_on(store.create(crate::support::new_user_at("ada@example.com", "files/ada"))).unwrap();
+    let ada = block_on(store.create(crate::support::new_user_at("ada@example.com", "files/ada")))
+        .unwrap();
     let stranger = stranger(&place);
     let insert = |id: &[u8], path: &str| {
         let sql = "INSERT INTO users (id, email, created_at, updated_at, version, storage_path)
                    VALUES (?1, 'bob@example.com', 0, 0, 1, ?2)";
-        stranger.execute(sql, (id, path)).map_err(|error| error.sqlite_error().unwrap().extended_code)
+        stranger
+            .execute(sql, (id, path))
+            .map_err(|error| error.sqlite_error().unwrap().extended_code)
     };
-    assert_eq!(insert(ada.id.as_uuid().as_bytes(), "files/bob"), Err(ffi::SQLITE_CONSTRAINT_UNIQUE));
+    assert_eq!(
+        insert(ada.id.as_uuid().as_bytes(), "files/bob"),
+        Err(ffi::SQLITE_CONSTRAINT_UNIQUE)
+    );
     assert_eq!(insert(&[7; 16], "files/ada"), Err(ffi::SQLITE_CONSTRAINT_UNIQUE));
     assert_eq!(insert(&[7; 15], "files/bob"), Err(ffi::SQLITE_CONSTRAINT_CHECK));
     assert_eq!(insert(&[7; 16], ""), Err(ffi::SQLITE_CONSTRAINT_CHECK));
@@ -349,7 +378,10 @@ fn a_store_is_busy_while_another_program_holds_the_write_lock() {
         let error = block_on(store.create(new_user("bob@example.com"))).unwrap_err();
         assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Busy, true));
     }
-    assert_eq!(kind(block_on(store.write(|tx| tx.sign_in(&email("bob@example.com"))))), ErrorKind::Busy);
+    assert_eq!(
+        kind(block_on(store.write(|tx| tx.sign_in(&email("bob@example.com"))))),
+        ErrorKind::Busy
+    );
     // Reads go on.
     assert_eq!(block_on(store.get(ada.id)).unwrap(), Some(ada));
     assert_eq!(block_on(store.count()).unwrap(), 1);
@@ -380,9 +412,12 @@ fn a_store_waits_for_the_write_lock() {
 fn what_a_creation_that_was_cut_off_left_behind_is_removed() {
     let place = SqlitePlace::new();
     fs::create_dir(place.data_dir()).unwrap();
-    for (suffix, left) in
-        [("", "half a database"), ("-wal", "half a log"), ("-journal", "half a journal"), ("-shm", "")]
-    {
+    for (suffix, left) in [
+        ("", "half a database"),
+        ("-wal", "half a log"),
+        ("-journal", "half a journal"),
+        ("-shm", ""),
+    ] {
         fs::write(place.data_dir().join(format!("tenantry.db.new{suffix}")), left).unwrap();
     }
     let store = place.open();
@@ -398,7 +433,8 @@ fn a_log_without_its_database_is_refused_unchanged() {
     for suffix in ["-wal", "-journal"] {
         let place = SqlitePlace::new();
         fs::create_dir(place.data_dir()).unwrap();
-        fs::write(place.data_dir().join(format!("tenantry.db{suffix}")), "all that is left").unwrap();
+        fs::write(place.data_dir().join(format!("tenantry.db{suffix}")), "all that is left")
+            .unwrap();
         fs::write(place.data_dir().join("tenantry.lock"), "").unwrap();
         let before = snapshot(&place.data_dir());
         assert_eq!(kind(block_on(Store::open(place.data_dir()))), ErrorKind::Incompatible);

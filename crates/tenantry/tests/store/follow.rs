@@ -64,7 +64,9 @@ fn no_commit_is_missed_however_it_falls_between_reading_and_waiting() {
     let followers: Vec<_> = (0..4)
         .map(|_| {
             let mut changes = store.follow(None);
-            thread::spawn(move || (1..=rounds).for_each(|seq| assert_eq!(next(&mut changes).seq, seq)))
+            thread::spawn(move || {
+                (1..=rounds).for_each(|seq| assert_eq!(next(&mut changes).seq, seq))
+            })
         })
         .collect();
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
@@ -148,10 +150,12 @@ fn ten_thousand_followers_get_every_change_and_take_little_memory() {
     let place = SqlitePlace::new();
     let store = place.open();
     let cursor = block_on(store.changes_cursor()).unwrap();
-    let wakes: Vec<_> =
-        (0..FOLLOWERS).map(|_| Arc::new(Wakes(AtomicBool::new(true), Mutex::new(Some(thread::current()))))).collect();
+    let wakes: Vec<_> = (0..FOLLOWERS)
+        .map(|_| Arc::new(Wakes(AtomicBool::new(true), Mutex::new(Some(thread::current())))))
+        .collect();
     let before = resident_bytes();
-    let mut followers: Vec<Pin<Box<Follow>>> = (0..FOLLOWERS).map(|_| Box::pin(store.follow(Some(cursor)))).collect();
+    let mut followers: Vec<Pin<Box<Follow>>> =
+        (0..FOLLOWERS).map(|_| Box::pin(store.follow(Some(cursor)))).collect();
     let mut seen = vec![0; FOLLOWERS];
     let mut poll_all = |seen: &mut Vec<u64>| {
         for ((follower, wake), seen) in followers.iter_mut().zip(&wakes).zip(seen) {
@@ -159,7 +163,9 @@ fn ten_thousand_followers_get_every_change_and_take_little_memory() {
                 continue;
             }
             let waker = Waker::from(Arc::clone(wake));
-            while let Poll::Ready(change) = pin!(follower.next()).poll(&mut Context::from_waker(&waker)) {
+            while let Poll::Ready(change) =
+                pin!(follower.next()).poll(&mut Context::from_waker(&waker))
+            {
                 *seen += 1;
                 assert_eq!(change.unwrap().unwrap().seq, *seen);
             }
@@ -243,7 +249,10 @@ fn who_lists_and_then_follows_has_an_exact_replica_in_the_end() {
     let mut random = Random::new(7);
     let mut write = |number: u64| {
         let user = (!known.is_empty()).then(|| *random.one_of(&known));
-        let (new, address) = (new_user(&format!("u{number}@example.com")), to_email(&format!("v{number}@example.com")));
+        let (new, address) = (
+            new_user(&format!("u{number}@example.com")),
+            to_email(&format!("v{number}@example.com")),
+        );
         match (random.below(10), user) {
             (0..4, Some(user)) => drop(block_on(store.update(user, address))),
             (4..6, Some(user)) => drop(block_on(store.delete(user))),
@@ -275,8 +284,10 @@ fn who_lists_and_then_follows_has_an_exact_replica_in_the_end() {
         drop(last);
         consumers.into_iter().map(|consumer| consumer.join().unwrap()).collect::<Vec<_>>()
     });
-    let users: BTreeMap<_, _> =
-        block_on(all(&store, ListQuery::default())).into_iter().map(|user| (user.id, user)).collect();
+    let users: BTreeMap<_, _> = block_on(all(&store, ListQuery::default()))
+        .into_iter()
+        .map(|user| (user.id, user))
+        .collect();
     for consumer in consumers {
         assert_eq!(consumer.users, users);
     }

@@ -8,10 +8,13 @@ use std::time::Duration;
 use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{Ambient, Error, ErrorKind, ListQuery, Purge, Store, Timestamp, UserId, sqlite};
 
-use crate::support::{BlockedWriter, Place, SqlitePlace, TestClock, block_on, email, kind, new_user, queued, to_email};
+use crate::support::{
+    BlockedWriter, Place, SqlitePlace, TestClock, block_on, email, kind, new_user, queued, to_email,
+};
 
 fn run(store: &Store, sql: &'static str) {
-    block_on(store.write(move |tx| Ok::<_, Error>(sqlite::connection(tx).execute_batch(sql)?))).unwrap();
+    block_on(store.write(move |tx| Ok::<_, Error>(sqlite::connection(tx).execute_batch(sql)?)))
+        .unwrap();
 }
 
 /// A row that passes the table's checks may still hold what no address and no path can: what would
@@ -39,7 +42,11 @@ fn a_row_that_the_store_never_wrote_is_damage_and_not_a_user() {
         let store = place.open();
         let id = "3fa2b1c4-0000-4000-8000-000000000001".parse().unwrap();
         assert_eq!(kind(block_on(store.get(id))), ErrorKind::Corrupt, "{address} {path}");
-        assert_eq!(kind(block_on(store.list(&ListQuery::default()))), ErrorKind::Corrupt, "{address} {path}");
+        assert_eq!(
+            kind(block_on(store.list(&ListQuery::default()))),
+            ErrorKind::Corrupt,
+            "{address} {path}"
+        );
         assert_eq!(kind(block_on(store.record_login(id))), ErrorKind::Corrupt, "{address} {path}");
         // One damaged row doesn't keep the others from being written.
         block_on(store.create(new_user("bob@example.com"))).unwrap();
@@ -89,8 +96,14 @@ fn a_clock_that_panics_fails_its_callers_and_the_store_goes_on() {
     let store = block_on(place.builder().ambient(Arc::new(ambient)).open()).unwrap();
     block_on(store.create(new_user("ada@example.com"))).unwrap();
     panics.store(true, Ordering::SeqCst);
-    assert_eq!(kind(block_on(store.create(new_user("bob@example.com")))), ErrorKind::OutcomeUnknown);
-    assert_eq!(kind(block_on(store.create(new_user("bob@example.com")))), ErrorKind::OutcomeUnknown);
+    assert_eq!(
+        kind(block_on(store.create(new_user("bob@example.com")))),
+        ErrorKind::OutcomeUnknown
+    );
+    assert_eq!(
+        kind(block_on(store.create(new_user("bob@example.com")))),
+        ErrorKind::OutcomeUnknown
+    );
     panics.store(false, Ordering::SeqCst);
     block_on(store.create(new_user("bob@example.com"))).unwrap();
     assert_eq!(block_on(store.count()).unwrap(), 2);
@@ -109,10 +122,11 @@ fn a_result_that_panics_when_it_is_dropped_leaves_the_store_open() {
     let place = SqlitePlace::new();
     let store = place.open();
     let writer = BlockedWriter::block(&store);
-    let mut forgotten: crate::support::Boxed<'_, Result<Bomb, Error>> = Box::pin(store.write(|tx| {
-        tx.create(&new_user("ada@example.com"))?;
-        Ok(Bomb)
-    }));
+    let mut forgotten: crate::support::Boxed<'_, Result<Bomb, Error>> =
+        Box::pin(store.write(|tx| {
+            tx.create(&new_user("ada@example.com"))?;
+            Ok(Bomb)
+        }));
     assert!(crate::support::poll_once(&mut forgotten).is_pending());
     drop(forgotten);
     writer.release();
@@ -121,8 +135,7 @@ fn a_result_that_panics_when_it_is_dropped_leaves_the_store_open() {
     block_on(store.close()).unwrap();
 }
 
-const NOTES: &str =
-    "CREATE TABLE notes (user_id BLOB NOT NULL REFERENCES users (id) ON DELETE CASCADE, text TEXT) STRICT";
+const NOTES: &str = "CREATE TABLE notes (user_id BLOB NOT NULL REFERENCES users (id) ON DELETE CASCADE, text TEXT) STRICT";
 
 /// RAISE(FAIL) keeps what the statement has done so far: the user was gone, and the id could be
 /// given out again.
@@ -135,7 +148,8 @@ fn a_purge_that_a_trigger_fails_did_nothing() {
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
     let id = ada.id;
     block_on(store.write(move |tx| {
-        sqlite::connection(tx).execute("INSERT INTO notes VALUES (?1, 'x')", [id.as_uuid().as_bytes()])?;
+        sqlite::connection(tx)
+            .execute("INSERT INTO notes VALUES (?1, 'x')", [id.as_uuid().as_bytes()])?;
         tx.delete(id)
     }))
     .unwrap();
@@ -156,11 +170,15 @@ fn a_trigger_that_rolls_back_harms_no_other_write_in_the_group() {
     let place = SqlitePlace::new();
     let store = place.open();
     run(&store, NOTES);
-    run(&store, "CREATE TRIGGER keep BEFORE DELETE ON notes BEGIN SELECT RAISE(ROLLBACK, 'kept'); END");
+    run(
+        &store,
+        "CREATE TRIGGER keep BEFORE DELETE ON notes BEGIN SELECT RAISE(ROLLBACK, 'kept'); END",
+    );
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
     let id = ada.id;
     block_on(store.write(move |tx| {
-        sqlite::connection(tx).execute("INSERT INTO notes VALUES (?1, 'x')", [id.as_uuid().as_bytes()])?;
+        sqlite::connection(tx)
+            .execute("INSERT INTO notes VALUES (?1, 'x')", [id.as_uuid().as_bytes()])?;
         tx.delete(id)
     }))
     .unwrap();
@@ -222,7 +240,8 @@ fn what_a_trigger_wrote_before_its_own_trigger_failed_is_undone_in_the_group() {
     writer.release();
     block_on(before).unwrap();
     assert_eq!(kind(block_on(culprit)), ErrorKind::Constraint);
-    let noted: i64 = stranger.query_row("SELECT count(*) FROM audit", [], |row| row.get(0)).unwrap();
+    let noted: i64 =
+        stranger.query_row("SELECT count(*) FROM audit", [], |row| row.get(0)).unwrap();
     assert_eq!(noted, 0);
     assert_eq!(block_on(store.count()).unwrap(), 1);
     block_on(store.close()).unwrap();

@@ -59,7 +59,11 @@ impl Hostile {
         match verify(&self.file()) {
             Err(error) if is_refusal(error.kind()) => {}
             // What is wrong within the database is what a verification is there to tell.
-            Ok(verified) if verified.findings.iter().any(|found| found.kind == FindingKind::DatabaseDamaged) => {}
+            Ok(verified)
+                if verified
+                    .findings
+                    .iter()
+                    .any(|found| found.kind == FindingKind::DatabaseDamaged) => {}
             other => self.wrong.push(format!("{what}, verified: {other:?}")),
         }
     }
@@ -158,7 +162,8 @@ fn forgeries() -> Forgeries {
         let content = x.entries[0].content.clone();
         x.insert(1, "tenantry.db", Some(&content));
     });
-    forgeries.add("a database that is none", |x| x.replace(0, "Dear diary,\n".repeat(1_000).into()));
+    forgeries
+        .add("a database that is none", |x| x.replace(0, "Dear diary,\n".repeat(1_000).into()));
     forgeries.add("an empty database", |x| x.replace(0, Vec::new()));
     forgeries.add("half a database", |x| {
         let mut content = x.entries[0].content.clone();
@@ -314,7 +319,11 @@ fn a_flipped_bit_in_an_archive_is_refused_unless_it_is_meaningless() {
             continue;
         }
         overlooked += 1;
-        assert_eq!(restore(&hostile.file(), &hostile.target()).unwrap().report.findings, [], "{what}");
+        assert_eq!(
+            restore(&hostile.file(), &hostile.target()).unwrap().report.findings,
+            [],
+            "{what}"
+        );
         assert!(files(&hostile.target()) == expected, "{what}");
         fs::remove_dir_all(hostile.target()).unwrap();
     }
@@ -354,7 +363,9 @@ pub(crate) fn child_reads_bombs(dir: &Path) {
         }
         header(name, kind, (mib * MIB) as u64, 0o600).write(&mut output);
         for _ in 0..mib {
-            output.write_all(if kind == EntryType::Regular { &[b' '; MIB] } else { &zeroes }).unwrap();
+            output
+                .write_all(if kind == EntryType::Regular { &[b' '; MIB] } else { &zeroes })
+                .unwrap();
         }
         output.finish().unwrap();
         assert!(fs::metadata(hostile.file()).unwrap().len() < MIB as u64);
@@ -384,7 +395,10 @@ pub(crate) fn child_reads_bombs(dir: &Path) {
     }
     output.write_all(&[0; 1024]).unwrap();
     output.finish().unwrap();
-    assert_eq!(verify(&hostile.file()).unwrap().manifest.bytes, forged.manifest["bytes"].as_u64().unwrap());
+    assert_eq!(
+        verify(&hostile.file()).unwrap().manifest.bytes,
+        forged.manifest["bytes"].as_u64().unwrap()
+    );
 
     hostile.end();
 

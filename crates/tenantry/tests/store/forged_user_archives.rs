@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use tar::EntryType;
 use tenantry::{ErrorKind, Store, User, check, read_user_manifest};
 
-use crate::archives::{self, FileState, Forged, Forgeries, Forgery, dir_of, header, is_refusal, names, noise};
+use crate::archives::{
+    self, FileState, Forged, Forgeries, Forgery, dir_of, header, is_refusal, names, noise,
+};
 use crate::process::{self, Process};
 use crate::support::{SqlitePlace, block_on, email, kind, new_user_at};
 use crate::user_archive::{export, import, other_store, small_store, stages, world};
@@ -88,7 +90,9 @@ fn forgeries() -> Forgeries {
         x.lines.rotate_left(1);
     });
     for field in ["store_id", "exported_at", "user", "files", "bytes", "left_out"] {
-        forgeries.add(format!("no {field}"), move |x| drop(x.manifest.as_object_mut().unwrap().remove(field)));
+        forgeries.add(format!("no {field}"), move |x| {
+            drop(x.manifest.as_object_mut().unwrap().remove(field))
+        });
     }
     for field in ["id", "email", "created_at", "storage_path", "updated_at", "version"] {
         forgeries.add(format!("no {field} of the user"), move |x| {
@@ -101,12 +105,20 @@ fn forgeries() -> Forgeries {
         }
     }
     for value in [json!(-1), json!("1"), json!(1e300)] {
-        forgeries.add(format!("the version {value}"), move |x| x.manifest["user"]["version"] = value.clone());
+        forgeries.add(format!("the version {value}"), move |x| {
+            x.manifest["user"]["version"] = value.clone()
+        });
     }
-    for (field, value) in [("suspended_at", json!(1)), ("external_id", json!(1)), ("name", json!([]))] {
-        forgeries.add(format!("the {field} {value}"), move |x| x.manifest["user"][field] = value.clone());
+    for (field, value) in
+        [("suspended_at", json!(1)), ("external_id", json!(1)), ("name", json!([]))]
+    {
+        forgeries.add(format!("the {field} {value}"), move |x| {
+            x.manifest["user"][field] = value.clone()
+        });
     }
-    forgeries.add("a field of a user that nobody knows", |x| x.manifest["user"]["is_admin"] = true.into());
+    forgeries.add("a field of a user that nobody knows", |x| {
+        x.manifest["user"]["is_admin"] = true.into()
+    });
     forgeries
 }
 
@@ -147,7 +159,11 @@ fn a_row_that_no_user_can_have_is_refused_as_such() {
     let mut hostile = Hostile::new();
     let long = format!("{}@example.com", "a".repeat(65));
     let values: [(&str, ErrorKind, &[Value]); 11] = [
-        ("email", ErrorKind::InvalidEmail, &[json!(""), json!("x"), json!("a\0b@example.com"), json!(long)]),
+        (
+            "email",
+            ErrorKind::InvalidEmail,
+            &[json!(""), json!("x"), json!("a\0b@example.com"), json!(long)],
+        ),
         (
             "id",
             ErrorKind::InvalidId,
@@ -173,14 +189,34 @@ fn a_row_that_no_user_can_have_is_refused_as_such() {
                 json!("x".repeat(513)),
             ],
         ),
-        ("created_at", ErrorKind::InvalidTimestamp, &[json!(""), json!("now"), json!("9999-12-31T00:00:00Z")]),
+        (
+            "created_at",
+            ErrorKind::InvalidTimestamp,
+            &[json!(""), json!("now"), json!("9999-12-31T00:00:00Z")],
+        ),
         ("last_login_at", ErrorKind::InvalidTimestamp, &[json!(""), json!("0000-01-01T00:00:00Z")]),
         ("updated_at", ErrorKind::InvalidTimestamp, &[json!("2026-02-30T00:00:00Z")]),
         ("suspended_at", ErrorKind::InvalidTimestamp, &[json!("now")]),
-        ("external_id", ErrorKind::InvalidUser, &[json!(""), json!("a\nb"), json!("x".repeat(257))]),
-        ("name", ErrorKind::InvalidUser, &[json!(" "), json!("a\u{202e}b"), json!("x".repeat(257))]),
-        ("attributes", ErrorKind::InvalidUser, &[json!("{}"), json!([]), json!({ "a": "x".repeat(16 << 10) })]),
-        ("version", ErrorKind::InvalidUser, &[json!(0), json!(User::MAX_VERSION + 1), json!(u64::MAX)]),
+        (
+            "external_id",
+            ErrorKind::InvalidUser,
+            &[json!(""), json!("a\nb"), json!("x".repeat(257))],
+        ),
+        (
+            "name",
+            ErrorKind::InvalidUser,
+            &[json!(" "), json!("a\u{202e}b"), json!("x".repeat(257))],
+        ),
+        (
+            "attributes",
+            ErrorKind::InvalidUser,
+            &[json!("{}"), json!([]), json!({ "a": "x".repeat(16 << 10) })],
+        ),
+        (
+            "version",
+            ErrorKind::InvalidUser,
+            &[json!(0), json!(User::MAX_VERSION + 1), json!(u64::MAX)],
+        ),
     ];
     for (field, expected, values) in values {
         for value in values {
@@ -201,7 +237,10 @@ fn a_row_that_no_user_can_have_is_refused_as_such() {
     user["updated_at"] = "9999-12-30T22:00:00Z".into();
     forged.write(&hostile.file);
     let imported = import(&hostile.store, &hostile.file).unwrap().user;
-    assert_eq!(block_on(hostile.store.get_by_email(&email("ada@example.com"))).unwrap(), Some(imported));
+    assert_eq!(
+        block_on(hostile.store.get_by_email(&email("ada@example.com"))).unwrap(),
+        Some(imported)
+    );
     assert_eq!(block_on(check(hostile.place.data_dir())).unwrap().findings, []);
     hostile.before = world(&hostile.place, &hostile.store);
     hostile.end();
@@ -217,7 +256,10 @@ fn an_archive_that_exceeds_its_totals_is_refused_before_it_is_written() {
         let (place, store) = other_store();
         let file = place.as_ref().join("x");
         forged.write(&file);
-        let failed = block_on(store.import_user(&file, |progress| assert_eq!(progress.files, 0, "a file was written")));
+        let failed =
+            block_on(store.import_user(&file, |progress| {
+                assert_eq!(progress.files, 0, "a file was written")
+            }));
         assert_eq!(kind(failed), ErrorKind::Corrupt);
         assert_eq!(stages(&place), [""; 0]);
     }
@@ -240,7 +282,9 @@ fn a_truncated_archive_is_refused() {
     let (_, octets, _) = larger_archive();
     let mut hostile = Hostile::new();
     // The end is where a cut is most easily overlooked.
-    for length in (0..octets.len()).step_by(octets.len() / 60).chain(octets.len() - 20..octets.len()) {
+    for length in
+        (0..octets.len()).step_by(octets.len() / 60).chain(octets.len() - 20..octets.len())
+    {
         fs::write(&hostile.file, &octets[..length]).unwrap();
         hostile.is_refused(&format!("{length} of {} bytes", octets.len()), is_refusal);
     }
@@ -259,7 +303,8 @@ fn a_flipped_bit_in_an_archive_is_refused_unless_it_is_meaningless() {
         random.fill(&mut number);
         // Where the manifest is, in the files, and at the end.
         let region = &regions[index % regions.len()];
-        let bit = region.start * 8 + usize::try_from(u64::from_le_bytes(number) >> 8).unwrap() % (region.len() * 8);
+        let bit = region.start * 8
+            + usize::try_from(u64::from_le_bytes(number) >> 8).unwrap() % (region.len() * 8);
         let mut flipped = octets.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         fs::write(&hostile.file, &flipped).unwrap();
@@ -269,9 +314,14 @@ fn a_flipped_bit_in_an_archive_is_refused_unless_it_is_meaningless() {
             Ok(imported) => {
                 overlooked += 1;
                 let (users, trash, files) = world(&place, &store);
-                assert_eq!((imported.user, users, trash), (ada.clone(), vec![ada.clone()], vec![]), "the bit {bit}");
+                assert_eq!(
+                    (imported.user, users, trash),
+                    (ada.clone(), vec![ada.clone()], vec![]),
+                    "the bit {bit}"
+                );
                 let contents = |files: &BTreeMap<PathBuf, FileState>| -> Vec<_> {
-                    let files = files.iter().filter(|(path, _)| path.starts_with("storage/customers"));
+                    let files =
+                        files.iter().filter(|(path, _)| path.starts_with("storage/customers"));
                     files.map(|(path, met)| (path.clone(), met.content.clone(), met.mode)).collect()
                 };
                 assert!(contents(&files) == contents(&expected), "the bit {bit}");
@@ -335,7 +385,10 @@ pub(crate) fn child_imports_bombs(_: &Path) {
         output.finish().unwrap();
         assert!(fs::metadata(&hostile.file).unwrap().len() < MIB as u64);
         hostile.is_refused(what, is_refusal);
-        assert_eq!(kind_of_peek(&hostile.file), (name == b"manifest.jsonl").then_some(ErrorKind::Corrupt));
+        assert_eq!(
+            kind_of_peek(&hostile.file),
+            (name == b"manifest.jsonl").then_some(ErrorKind::Corrupt)
+        );
     }
     hostile.end();
     let status = fs::read_to_string("/proc/self/status").unwrap();

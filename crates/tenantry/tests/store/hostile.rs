@@ -14,7 +14,9 @@ use std::process::Command;
 use std::thread;
 
 use rustix::fs::{CWD, FileType, FlockOperation, IFlags, Mode, OFlags};
-use tenantry::{ErrorKind, FindingKind, LeftFile, Purge, Purged, RepairOptions, Store, Usage, UserId};
+use tenantry::{
+    ErrorKind, FindingKind, LeftFile, Purge, Purged, RepairOptions, Store, Usage, UserId,
+};
 
 use crate::process::{self, Process};
 use crate::races::Outside;
@@ -25,7 +27,12 @@ fn is_root() -> bool {
 }
 
 fn check(data_dir: &Path) -> Vec<FindingKind> {
-    block_on(tenantry::check(data_dir)).unwrap().findings.into_iter().map(|finding| finding.kind).collect()
+    block_on(tenantry::check(data_dir))
+        .unwrap()
+        .findings
+        .into_iter()
+        .map(|finding| finding.kind)
+        .collect()
 }
 
 fn entries(dir: &Path) -> usize {
@@ -78,7 +85,8 @@ impl Subject {
     fn assert_purge_leaves(&self, left: &[&str]) {
         let purged = self.purge();
         assert_eq!((purged.users, purged.elsewhere), (0, 0));
-        let found: BTreeSet<&Path> = purged.left.iter().map(|LeftFile { path, .. }| path.as_path()).collect();
+        let found: BTreeSet<&Path> =
+            purged.left.iter().map(|LeftFile { path, .. }| path.as_path()).collect();
         assert_eq!(found, left.iter().map(Path::new).collect());
         assert_eq!(purged.left.len(), left.len());
         let trashed = block_on(self.store.get_trashed(self.id)).unwrap().unwrap();
@@ -95,7 +103,10 @@ impl Subject {
         assert_eq!((purged.users, purged.files, purged.elsewhere), (1, files, 0));
         assert_eq!(entries(&self.data_dir.join("trash")), 0);
         assert_eq!(check(&self.data_dir), []);
-        assert_eq!(kind(block_on(self.store.purge(Purge::User(self.id), |_| {}))), ErrorKind::NotFound);
+        assert_eq!(
+            kind(block_on(self.store.purge(Purge::User(self.id), |_| {}))),
+            ErrorKind::NotFound
+        );
     }
 
     /// Every operation on a directory that holds this many files of so many bytes.
@@ -103,7 +114,10 @@ impl Subject {
     fn assert_all_works(&self, files: u64, apparent_bytes: u64) {
         block_on(self.store.directory(self.id)).unwrap();
         let usage = self.measure();
-        assert_eq!((usage.files, usage.apparent_bytes, usage.unreadable), (files, apparent_bytes, 0));
+        assert_eq!(
+            (usage.files, usage.apparent_bytes, usage.unreadable),
+            (files, apparent_bytes, 0)
+        );
         assert_eq!(usage.allocated_bytes, du(&self.dir));
         assert_eq!(check(&self.data_dir), []);
         let directory = fs::metadata(&self.dir).unwrap().ino();
@@ -140,7 +154,13 @@ fn goes_through(fill: impl FnOnce(&Path) -> (u64, u64)) {
 fn names() -> Vec<OsString> {
     let text = "moved-1|moved-2|moved-3|moved-17|moved-|-rf|--|-| |  x |\n|two\nlines|\t|\u{1b}[2J|*|?|$(true)|`true`|'|\"|\\|\
                 ...|.. |~|CON|x:y|\u{202e}txt|.tenantry-store|.hidden|e\u{301}|\u{e9}";
-    let bytes = [b"\xff".to_vec(), b"\xc0\x80".to_vec(), b"a\xed\xa0\x80".to_vec(), vec![b'x'; 255], vec![0xff; 255]];
+    let bytes = [
+        b"\xff".to_vec(),
+        b"\xc0\x80".to_vec(),
+        b"a\xed\xa0\x80".to_vec(),
+        vec![b'x'; 255],
+        vec![0xff; 255],
+    ];
     text.split('|').map(OsString::from).chain(bytes.map(OsString::from_vec)).collect()
 }
 
@@ -204,7 +224,11 @@ fn no_tree_is_too_deep() {
 fn no_tree_is_too_deep_for_few_descriptors_and_a_small_stack() {
     let place = SqlitePlace::new();
     // A recursion of 5,000 levels takes more than 50 bytes each.
-    let child = Process::start("goes deep", &place.data_dir(), "ulimit -n 64; export RUST_MIN_STACK=262144");
+    let child = Process::start(
+        "goes deep",
+        &place.data_dir(),
+        "ulimit -n 64; export RUST_MIN_STACK=262144",
+    );
     assert_eq!(child.end(), ["all worked"]);
 }
 
@@ -234,7 +258,8 @@ fn no_directory_is_too_large() {
 fn pipes_sockets_and_devices_are_files_like_others() {
     goes_through(|dir| {
         let make = |name: &str, kind, device| {
-            rustix::fs::mknodat(CWD, dir.join(name), kind, Mode::RUSR | Mode::WUSR, device).unwrap();
+            rustix::fs::mknodat(CWD, dir.join(name), kind, Mode::RUSR | Mode::WUSR, device)
+                .unwrap();
         };
         fs::create_dir(dir.join("in")).unwrap();
         for prefix in ["", "in/"] {
@@ -291,14 +316,17 @@ fn links_are_never_followed() {
     let subject = Subject::new(&place.data_dir());
     fs::create_dir_all(subject.dir.join("a/b")).unwrap();
     let mut bytes = 0;
-    let targets =
-        [outside.root.as_os_str(), outside.root.join("notes.txt").as_os_str(), outside.root.join("ada").as_os_str()]
-            .map(OsStr::to_owned)
-            .into_iter()
-            .chain(
-                ["loop-0", "../a", "..", ".", "/", "missing", "../../../../../../../../outside/ada"]
-                    .map(OsString::from),
-            );
+    let targets = [
+        outside.root.as_os_str(),
+        outside.root.join("notes.txt").as_os_str(),
+        outside.root.join("ada").as_os_str(),
+    ]
+    .map(OsStr::to_owned)
+    .into_iter()
+    .chain(
+        ["loop-0", "../a", "..", ".", "/", "missing", "../../../../../../../../outside/ada"]
+            .map(OsString::from),
+    );
     for (number, target) in targets.enumerate() {
         for parent in ["", "a", "a/b"] {
             symlink(&target, subject.dir.join(parent).join(format!("loop-{number}"))).unwrap();
@@ -315,7 +343,8 @@ fn a_link_on_the_way_to_a_user_is_refused_wherever_it_leads() {
     let place = SqlitePlace::new();
     let store = place.open();
     let create = |email, path| block_on(store.create(new_user_at(email, path))).unwrap().id;
-    let (ada, bob) = (create("ada@example.com", "customers/ada"), create("bob@example.com", "others/ada"));
+    let (ada, bob) =
+        (create("ada@example.com", "customers/ada"), create("bob@example.com", "others/ada"));
     let eve = create("eve@example.com", "customers/eve");
     for id in [ada, bob, eve] {
         block_on(store.directory(id)).unwrap().write("notes.txt", id.to_string()).unwrap();
@@ -342,7 +371,10 @@ fn a_link_on_the_way_to_a_user_is_refused_wherever_it_leads() {
     }
     block_on(store.restore(eve, None)).unwrap();
     for id in [ada, bob, eve] {
-        assert_eq!(block_on(store.directory(id)).unwrap().read_to_string("notes.txt").unwrap(), id.to_string());
+        assert_eq!(
+            block_on(store.directory(id)).unwrap().read_to_string("notes.txt").unwrap(),
+            id.to_string()
+        );
     }
     assert_eq!(check(&place.data_dir()), []);
 }
@@ -351,7 +383,8 @@ fn a_link_on_the_way_to_a_user_is_refused_wherever_it_leads() {
 fn missing_rights_are_counted_when_measuring_and_taken_when_removing() {
     let place = SqlitePlace::new();
     assert_eq!(
-        Process::start_without_privileges("has no rights", place.as_ref(), &place.data_dir(), "").end(),
+        Process::start_without_privileges("has no rights", place.as_ref(), &place.data_dir(), "")
+            .end(),
         ["all worked"]
     );
 }
@@ -417,10 +450,16 @@ fn a_purge_says_what_it_could_not_remove_of_another_s() {
         return skipped("only root can put a directory of its own into another's");
     }
     let place = SqlitePlace::new();
-    let mut child = Process::start_without_privileges("meets what is another's", place.as_ref(), &place.data_dir(), "");
+    let mut child = Process::start_without_privileges(
+        "meets what is another's",
+        place.as_ref(),
+        &place.data_dir(),
+        "",
+    );
     let dir = PathBuf::from(child.hear().unwrap());
     child.await_ready();
-    for (name, mode) in [("open", 0o755), ("a/b/open", 0o755), ("shut", 0o700), ("a/b/shut", 0o700)] {
+    for (name, mode) in [("open", 0o755), ("a/b/open", 0o755), ("shut", 0o700), ("a/b/shut", 0o700)]
+    {
         let others = dir.join(name);
         fs::create_dir(&others).unwrap();
         fs::write(others.join("file"), "12345").unwrap();
@@ -430,7 +469,10 @@ fn a_purge_says_what_it_could_not_remove_of_another_s() {
     let heard = child.end();
     // Obstacles that root can remove: it is done when the store is opened.
     let store = place.open();
-    assert_eq!(kind(block_on(store.purge(Purge::User(heard[0].parse().unwrap()), |_| {}))), ErrorKind::NotFound);
+    assert_eq!(
+        kind(block_on(store.purge(Purge::User(heard[0].parse().unwrap()), |_| {}))),
+        ErrorKind::NotFound
+    );
     assert_eq!(entries(&place.data_dir().join("trash")), 0);
 }
 
@@ -480,7 +522,9 @@ fn a_purge_says_what_it_could_not_remove_and_ends_when_the_obstacle_is_gone() {
         fs::write(subject.dir.join(name), "12345").unwrap();
     }
     let Some(obstacle) = Immutable::new(&subject.dir.join("a/b/stays")) else {
-        return skipped("a file that can't be removed, which takes root and a file system with such a flag");
+        return skipped(
+            "a file that can't be removed, which takes root and a file system with such a flag",
+        );
     };
     subject.delete();
     subject.assert_purge_leaves(&["a/b/stays"]);
@@ -514,7 +558,9 @@ fn directories_that_can_t_be_changed_are_left_with_what_they_hold() {
         }
         subject.delete();
         let Some(obstacle) = Immutable::new(&subject.in_trash().join(name)) else {
-            return skipped("a directory that can't be changed, which takes root and a file system with such a flag");
+            return skipped(
+                "a directory that can't be changed, which takes root and a file system with such a flag",
+            );
         };
         subject.assert_purge_leaves(left);
         drop(obstacle);
@@ -529,7 +575,9 @@ fn a_mount_in_a_user_s_directory_is_neither_removed_nor_counted() {
     let probe = ["-rm", "sh", "-c", "mount -t tmpfs probe \"$0\""];
     let can_mount = Command::new("unshare").args(probe).arg(place.as_ref()).output();
     if !can_mount.is_ok_and(|output| output.status.success()) {
-        return skipped("mounted file systems need `unshare` and permission to mount a tmpfs in a namespace");
+        return skipped(
+            "mounted file systems need `unshare` and permission to mount a tmpfs in a namespace",
+        );
     }
     // What is mounted goes with the namespace, and that with the child.
     let shell = "exec unshare -rm \"$0\" --exact child::child_process_entry --nocapture";
@@ -577,7 +625,14 @@ pub(crate) fn child_mounts(data_dir: &Path) {
     fill();
     mount(&dir.join("at"));
     mount(&dir.join("a/b/at"));
-    run("mount", &[OsStr::new("--bind"), dir.join("at/mounted").as_os_str(), dir.join("a/bound").as_os_str()]);
+    run(
+        "mount",
+        &[
+            OsStr::new("--bind"),
+            dir.join("at/mounted").as_os_str(),
+            dir.join("a/bound").as_os_str(),
+        ],
+    );
     let usage = subject.measure();
     assert_eq!((usage.files, usage.unreadable), (2, 2));
     assert!(usage.allocated_bytes < 50_000 + 50_000);
@@ -673,7 +728,8 @@ fn of_stores_and_processes_that_purge_the_same_user_at_once_one_does() {
         let place = SqlitePlace::new();
         let subject = Subject::new(&place.data_dir());
         let files = fill_much(&subject.dir);
-        let mut children: Vec<Process> = (0..2).map(|_| Process::start("purges", &place.data_dir(), "")).collect();
+        let mut children: Vec<Process> =
+            (0..2).map(|_| Process::start("purges", &place.data_dir(), "")).collect();
         let other = place.open();
         children.iter_mut().for_each(Process::await_ready);
         subject.delete();
@@ -751,9 +807,16 @@ pub(crate) fn child_opens_under_a_umask(data_dir: &Path) {
     let make = |email, path| {
         let ada = block_on(store.create(new_user_at(email, path))).unwrap().id;
         let bob = block_on(store.create(new_user(&format!("not-{email}")))).unwrap();
-        let mut dirs = vec![data_dir.join("trash"), data_dir.join("storage").join(path).parent().unwrap().to_owned()];
+        let mut dirs = vec![
+            data_dir.join("trash"),
+            data_dir.join("storage").join(path).parent().unwrap().to_owned(),
+        ];
         dirs.extend([ada, bob.id].map(|id| block_on(store.directory_path(id)).unwrap()));
-        dirs.extend(Path::new(bob.storage_path.as_str()).ancestors().map(|path| data_dir.join("storage").join(path)));
+        dirs.extend(
+            Path::new(bob.storage_path.as_str())
+                .ancestors()
+                .map(|path| data_dir.join("storage").join(path)),
+        );
         for dir in dirs {
             assert_eq!(mode(&dir), 0o700, "{}", dir.display());
         }

@@ -5,7 +5,9 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use tenantry::{Error, ErrorKind, Filter, ListQuery, NewUser, OnConflict, Store, UserUpdate, sqlite};
+use tenantry::{
+    Error, ErrorKind, Filter, ListQuery, NewUser, OnConflict, Store, UserUpdate, sqlite,
+};
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::process::{self, Process};
@@ -70,8 +72,21 @@ pub(crate) fn child_logs(dir: &Path) {
 
     let log = String::from_utf8(capture.0.lock().unwrap().clone()).unwrap();
     // What is looked at is really there.
-    for span in ["create", "create_many", "get_by_email", "update", "delete", "sign_in", "list", "write", "read"] {
-        assert!(log.contains(&format!("{span}{{")) || log.contains(&format!("{span}:")), "{span} left no trace");
+    for span in [
+        "create",
+        "create_many",
+        "get_by_email",
+        "update",
+        "delete",
+        "sign_in",
+        "list",
+        "write",
+        "read",
+    ] {
+        assert!(
+            log.contains(&format!("{span}{{")) || log.contains(&format!("{span}:")),
+            "{span} left no trace"
+        );
     }
     assert!(log.contains("ERROR"), "the failed write left no trace");
     let line = log.lines().find(|line| telltale(line).is_some());
@@ -92,17 +107,31 @@ async fn every_operation(data_dir: &Path) -> Vec<Error> {
     let byron = store.sign_in(email(BYRON)).await.unwrap().user;
     store.sign_in(email(BYRON)).await.unwrap();
     fails(store.create(new_user(ADA)).await.unwrap_err());
-    fails(store.create(NewUser { id: Some(ada.id), ..new_user("zyxbyron2@zyxdomain.example") }).await.unwrap_err());
+    fails(
+        store
+            .create(NewUser { id: Some(ada.id), ..new_user("zyxbyron2@zyxdomain.example") })
+            .await
+            .unwrap_err(),
+    );
     fails(store.create(new_user_at("zyxbyron2@zyxdomain.example", "ab/x")).await.unwrap_err());
     fails(store.create(NewUser { version: Some(0), ..new_user(ADA) }).await.unwrap_err());
-    for row in store.create_many(vec![new_user("zyxlove2@zyxdomain.example"), new_user(ADA)]).await.unwrap() {
+    for row in store
+        .create_many(vec![new_user("zyxlove2@zyxdomain.example"), new_user(ADA)])
+        .await
+        .unwrap()
+    {
         row.map_or_else(&mut fails, |user| assert_eq!(telltale(&format!("{user:?}")), None));
     }
     assert_eq!(store.get(ada.id).await.unwrap().as_ref(), Some(&ada));
     assert_eq!(store.get_by_email(&ada.email).await.unwrap().as_ref(), Some(&ada));
     store.update(ada.id, to_email("zyxlove@ZYXDOMAIN.example")).await.unwrap();
     fails(store.update(ada.id, to_email(BYRON)).await.unwrap_err());
-    fails(store.update(ada.id, UserUpdate { expected_version: Some(9), ..to_email(ADA) }).await.unwrap_err());
+    fails(
+        store
+            .update(ada.id, UserUpdate { expected_version: Some(9), ..to_email(ADA) })
+            .await
+            .unwrap_err(),
+    );
     fails(store.update(numbered_id(1), to_email(ADA)).await.unwrap_err());
     store.record_login(byron.id).await.unwrap();
     fails(store.record_login(numbered_id(1)).await.unwrap_err());

@@ -10,7 +10,10 @@
     clippy::disallowed_macros,
     reason = "this crate is nothing but tests, which print what they counted, and clippy knows only those inside of #[test] functions"
 )]
-#![cfg_attr(not(feature = "archives"), allow(dead_code, unused_imports, reason = "the tests that are left out use it"))]
+#![cfg_attr(
+    not(feature = "archives"),
+    allow(dead_code, unused_imports, reason = "the tests that are left out use it")
+)]
 
 // What the others have in common: a store in a temporary directory, a clock that can be set, a
 // writer that is held up; a second process, which is this binary again, in a role.

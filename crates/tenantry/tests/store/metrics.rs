@@ -7,7 +7,9 @@ use std::thread;
 
 use tenantry::{Error, Metrics, NewUser, OnConflict, Purge, Store, UserUpdate};
 
-use crate::support::{BlockedWriter, SqlitePlace, block_on, email, new_user, new_user_at, queued, to_email};
+use crate::support::{
+    BlockedWriter, SqlitePlace, block_on, email, new_user, new_user_at, queued, to_email,
+};
 
 type Changes = BTreeMap<&'static str, u64>;
 
@@ -16,11 +18,21 @@ fn changes<T>(store: &Store, operation: impl FnOnce() -> T) -> (Changes, T) {
     let before = store.metrics().changes;
     let result = operation();
     let after = store.metrics().changes.into_iter();
-    (after.map(|(kind, count)| (kind, count - before[kind])).filter(|(_, count)| *count > 0).collect(), result)
+    (
+        after
+            .map(|(kind, count)| (kind, count - before[kind]))
+            .filter(|(_, count)| *count > 0)
+            .collect(),
+        result,
+    )
 }
 
 #[track_caller]
-fn assert_changes<T>(store: &Store, expected: &[(&'static str, u64)], operation: impl FnOnce() -> T) -> T {
+fn assert_changes<T>(
+    store: &Store,
+    expected: &[(&'static str, u64)],
+    operation: impl FnOnce() -> T,
+) -> T {
     let (found, result) = changes(store, operation);
     assert_eq!(found, expected.iter().copied().collect());
     result
@@ -30,18 +42,31 @@ fn assert_changes<T>(store: &Store, expected: &[(&'static str, u64)], operation:
 fn every_change_of_a_user_is_recorded_once() {
     let place = SqlitePlace::new();
     let store = place.open();
-    let ada =
-        assert_changes(&store, &[("created", 1)], || block_on(store.create(new_user("ada@example.com")))).unwrap();
-    let many = vec![new_user("bob@example.com"), new_user("ada@example.com"), new_user("eve@example.com")];
-    let many = assert_changes(&store, &[("created", 2)], || block_on(store.create_many(many))).unwrap();
+    let ada = assert_changes(&store, &[("created", 1)], || {
+        block_on(store.create(new_user("ada@example.com")))
+    })
+    .unwrap();
+    let many =
+        vec![new_user("bob@example.com"), new_user("ada@example.com"), new_user("eve@example.com")];
+    let many =
+        assert_changes(&store, &[("created", 2)], || block_on(store.create_many(many))).unwrap();
     let (bob, eve) = (many[0].clone().unwrap(), many[2].clone().unwrap());
-    assert_changes(&store, &[], || block_on(store.create(new_user("ada@example.com")))).unwrap_err();
-    assert_changes(&store, &[("created", 1)], || block_on(store.sign_in(email("kim@example.com")))).unwrap();
-    assert_changes(&store, &[("logged_in", 1)], || block_on(store.sign_in(email("kim@example.com")))).unwrap();
+    assert_changes(&store, &[], || block_on(store.create(new_user("ada@example.com"))))
+        .unwrap_err();
+    assert_changes(&store, &[("created", 1)], || block_on(store.sign_in(email("kim@example.com"))))
+        .unwrap();
+    assert_changes(&store, &[("logged_in", 1)], || {
+        block_on(store.sign_in(email("kim@example.com")))
+    })
+    .unwrap();
     assert_changes(&store, &[("logged_in", 1)], || block_on(store.record_login(ada.id))).unwrap();
-    assert_changes(&store, &[("updated", 1)], || block_on(store.update(ada.id, to_email("a@example.com")))).unwrap();
+    assert_changes(&store, &[("updated", 1)], || {
+        block_on(store.update(ada.id, to_email("a@example.com")))
+    })
+    .unwrap();
     assert_changes(&store, &[], || block_on(store.update(ada.id, UserUpdate::default()))).unwrap();
-    assert_changes(&store, &[], || block_on(store.update(ada.id, to_email("bob@example.com")))).unwrap_err();
+    assert_changes(&store, &[], || block_on(store.update(ada.id, to_email("bob@example.com"))))
+        .unwrap_err();
     assert_changes(&store, &[("suspended", 1)], || block_on(store.suspend(ada.id))).unwrap();
     assert_changes(&store, &[], || block_on(store.suspend(ada.id))).unwrap();
     assert_changes(&store, &[], || block_on(store.record_login(ada.id))).unwrap_err();
@@ -72,9 +97,14 @@ fn every_change_of_a_user_is_recorded_once() {
 fn every_change_that_a_closure_makes_is_recorded_once_and_none_that_is_undone() {
     let place = SqlitePlace::new();
     let store = place.open();
-    let [ada, bob] = ["ada@example.com", "bob@example.com"].map(|text| block_on(store.create(new_user(text))).unwrap());
-    let import = |row: NewUser, on_conflict| block_on(store.write(move |tx| tx.upsert(&row, on_conflict))).unwrap();
-    assert_changes(&store, &[("created", 1)], || import(new_user("eve@example.com"), OnConflict::Fail));
+    let [ada, bob] = ["ada@example.com", "bob@example.com"]
+        .map(|text| block_on(store.create(new_user(text))).unwrap());
+    let import = |row: NewUser, on_conflict| {
+        block_on(store.write(move |tx| tx.upsert(&row, on_conflict))).unwrap()
+    };
+    assert_changes(&store, &[("created", 1)], || {
+        import(new_user("eve@example.com"), OnConflict::Fail)
+    });
     assert_changes(&store, &[], || import(new_user("eve@example.com"), OnConflict::Skip));
     assert_changes(&store, &[], || import(new_user("eve@example.com"), OnConflict::Update));
     // The address and the last login, in one change.
@@ -85,7 +115,10 @@ fn every_change_that_a_closure_makes_is_recorded_once_and_none_that_is_undone() 
         NewUser { id: Some(ada.id), ..new_user("bob@example.com") },
         NewUser { id: Some(bob.id), ..new_user("ada2@example.com") },
     ];
-    assert_changes(&store, &[("updated", 2)], || block_on(store.write(move |tx| tx.upsert_exchange(&rows)))).unwrap();
+    assert_changes(&store, &[("updated", 2)], || {
+        block_on(store.write(move |tx| tx.upsert_exchange(&rows)))
+    })
+    .unwrap();
     let undone = store.write(move |tx| {
         tx.delete(ada.id)?;
         tx.create(&new_user("new@example.com"))?;
@@ -107,11 +140,16 @@ fn every_change_that_a_closure_makes_is_recorded_once_and_none_that_is_undone() 
 fn changes_of_an_operation_that_fails_halfway_are_not_counted() {
     let place = SqlitePlace::new();
     let store = place.open();
-    let [ada, bob] = ["ada@example.com", "bob@example.com"].map(|text| block_on(store.create(new_user(text))).unwrap());
+    let [ada, bob] = ["ada@example.com", "bob@example.com"]
+        .map(|text| block_on(store.create(new_user(text))).unwrap());
     // The second row is refused after the first was written.
     let rows = [
         NewUser { id: Some(ada.id), ..new_user("ada2@example.com") },
-        NewUser { id: Some(bob.id), created_at: Some(tenantry::Timestamp::MAX), ..new_user("bob2@example.com") },
+        NewUser {
+            id: Some(bob.id),
+            created_at: Some(tenantry::Timestamp::MAX),
+            ..new_user("bob2@example.com")
+        },
     ];
     let goes_on = store.write(move |tx| {
         assert!(tx.upsert_exchange(&rows).is_err());
@@ -131,7 +169,8 @@ fn users_who_come_out_of_archives_are_recorded_once() {
     let store = place.open();
     let ada = block_on(store.create(new_user("ada@example.com"))).unwrap();
     block_on(store.directory(ada.id)).unwrap().write("a.txt", "a").unwrap();
-    let (backup, archive) = (place.as_ref().join("backup.tar.zst"), place.as_ref().join("ada.tar.zst"));
+    let (backup, archive) =
+        (place.as_ref().join("backup.tar.zst"), place.as_ref().join("ada.tar.zst"));
     block_on(store.create_backup(&backup, BackupOptions::default(), |_| {})).unwrap();
     block_on(store.export_user(ada.id, &archive, |_| {})).unwrap();
     let restore = |expected: &[(&'static str, u64)]| {
@@ -151,7 +190,8 @@ fn users_who_come_out_of_archives_are_recorded_once() {
 
     let other = SqlitePlace::new();
     let store = other.open();
-    assert_changes(&store, &[("created", 1)], || block_on(store.import_user(&archive, |_| {}))).unwrap();
+    assert_changes(&store, &[("created", 1)], || block_on(store.import_user(&archive, |_| {})))
+        .unwrap();
     block_on(store.close()).unwrap();
 }
 
@@ -162,8 +202,9 @@ fn writes_that_are_queued_are_counted_as_one_group() {
     let before = store.metrics();
     assert_eq!((before.queue_depth, before.readers_in_use, before.open_intents), (0, 0, Some(0)));
     let blocked = BlockedWriter::block(&store);
-    let creates: Vec<_> =
-        (0..5).map(|number| queued(store.create(new_user(&format!("u{number}@example.com"))))).collect();
+    let creates: Vec<_> = (0..5)
+        .map(|number| queued(store.create(new_user(&format!("u{number}@example.com")))))
+        .collect();
     assert_eq!(store.metrics().queue_depth, 5);
     blocked.release();
     creates.into_iter().for_each(|create| drop(block_on(create).unwrap()));

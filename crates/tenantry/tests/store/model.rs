@@ -5,8 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use tenantry::{
-    Ambient, Cursor, Durability, Email, ErrorKind, Filter, ListQuery, NewUser, Order, Set, SignIn, StoragePath, Store,
-    Timestamp, User, UserId, UserUpdate,
+    Ambient, Cursor, Durability, Email, ErrorKind, Filter, ListQuery, NewUser, Order, Set, SignIn,
+    StoragePath, Store, Timestamp, User, UserId, UserUpdate,
 };
 
 use crate::support::{Place, SqlitePlace, TestClock, block_on, email, numbered_id};
@@ -144,26 +144,24 @@ fn new() -> impl Strategy<Value = New> {
         1 => Just(Some(Path::Own)),
     ];
     let version = prop_oneof![8 => Just(None), 1 => select(vec![0, 1, 7, User::MAX_VERSION, u64::MAX]).prop_map(Some)];
-    (address(), id, path, rarely(seconds()), rarely(seconds()), version, rarely(seconds()), profile()).prop_map(
-        |(address, id, path, created_s, login_s, version, suspended_s, profile)| New {
-            address,
-            id,
-            path,
-            created_s,
-            login_s,
-            version,
-            suspended_s,
-            profile,
-        },
+    (
+        address(),
+        id,
+        path,
+        rarely(seconds()),
+        rarely(seconds()),
+        version,
+        rarely(seconds()),
+        profile(),
     )
+        .prop_map(|(address, id, path, created_s, login_s, version, suspended_s, profile)| {
+            New { address, id, path, created_s, login_s, version, suspended_s, profile }
+        })
 }
 
 fn profile() -> impl Strategy<Value = Profile> {
-    (set(&EXTERNAL_IDS), set(&NAMES), set(&ATTRIBUTES)).prop_map(|(external_id, name, attributes)| Profile {
-        external_id,
-        name,
-        attributes,
-    })
+    (set(&EXTERNAL_IDS), set(&NAMES), set(&ATTRIBUTES))
+        .prop_map(|(external_id, name, attributes)| Profile { external_id, name, attributes })
 }
 
 fn set(values: &'static [&'static str]) -> impl Strategy<Value = Set<&'static str>> {
@@ -286,8 +284,10 @@ impl Model {
         if new.id.is_some_and(|id| self.retired.iter().any(|user| user.id == id)) {
             return Err(ErrorKind::IdTaken);
         }
-        if let Some(path) =
-            new.storage_path.as_ref().filter(|path| new.id.map(StoragePath::derived).as_ref() != Some(path))
+        if let Some(path) = new
+            .storage_path
+            .as_ref()
+            .filter(|path| new.id.map(StoragePath::derived).as_ref() != Some(path))
         {
             let first = path.as_str().split('/').next().unwrap();
             let reserved = first.len() == 2 && first.chars().all(|c| c.is_ascii_hexdigit());
@@ -298,7 +298,12 @@ impl Model {
             if reserved {
                 return Err(ErrorKind::InvalidPath);
             }
-            if self.users.iter().chain(&self.retired).any(|user| overlap(user.storage_path.as_str(), path.as_str())) {
+            if self
+                .users
+                .iter()
+                .chain(&self.retired)
+                .any(|user| overlap(user.storage_path.as_str(), path.as_str()))
+            {
                 return Err(ErrorKind::PathTaken);
             }
         }
@@ -309,7 +314,10 @@ impl Model {
             return Err(ErrorKind::IdTaken);
         }
         let id = new.id.or(drawn).expect("a user who was created has an id");
-        assert!(self.users.iter().chain(&self.retired).all(|user| user.id != id), "an id was drawn twice");
+        assert!(
+            self.users.iter().chain(&self.retired).all(|user| user.id != id),
+            "an id was drawn twice"
+        );
         let created_at = new.created_at.unwrap_or(self.now);
         let mut user = a_user();
         user.id = id;
@@ -396,10 +404,16 @@ impl Model {
                 })
                 && listing.created_after_s.is_none_or(|s| user.created_at >= self.at(s))
                 && listing.created_before_s.is_none_or(|s| user.created_at < self.at(s))
-                && listing.inactive_since_s.is_none_or(|s| user.last_login_at.unwrap_or(user.created_at) < self.at(s))
+                && listing
+                    .inactive_since_s
+                    .is_none_or(|s| user.last_login_at.unwrap_or(user.created_at) < self.at(s))
                 && (!listing.never_logged_in || user.last_login_at.is_none())
-                && listing.suspended.is_none_or(|is_suspended| user.suspended_at.is_some() == is_suspended)
-                && listing.external_id.is_none_or(|id| user.external_id.as_ref().is_some_and(|of| of.as_str() == id))
+                && listing
+                    .suspended
+                    .is_none_or(|is_suspended| user.suspended_at.is_some() == is_suspended)
+                && listing
+                    .external_id
+                    .is_none_or(|id| user.external_id.as_ref().is_some_and(|of| of.as_str() == id))
         };
         let mut users: Vec<User> = self.users.iter().filter(meets).cloned().collect();
         if listing.by_login {
@@ -441,12 +455,24 @@ impl Run {
         let (place, clock) = (SqlitePlace::new(), TestClock::new());
         let store = Self::open(&place, &clock).await;
         let now = clock.now();
-        Self { place, clock, store, model: Model { start: now, now, users: vec![], retired: vec![] }, seen: vec![] }
+        Self {
+            place,
+            clock,
+            store,
+            model: Model { start: now, now, users: vec![], retired: vec![] },
+            seen: vec![],
+        }
     }
 
     async fn open(place: &SqlitePlace, clock: &TestClock) -> Store {
         // Nothing here is about power cuts.
-        place.builder().durability(Durability::Normal).ambient(Arc::new(clock.clone())).open().await.unwrap()
+        place
+            .builder()
+            .durability(Durability::Normal)
+            .ambient(Arc::new(clock.clone()))
+            .open()
+            .await
+            .unwrap()
     }
 
     fn id(&self, who: &Who) -> UserId {
@@ -503,12 +529,20 @@ impl Run {
             Op::SignIn(address) => {
                 let answer = self.store.sign_in(email(address)).await.map_err(|error| error.kind());
                 let expected = match self.model.by_key(&email(address)) {
-                    Some(position) => self.model.log_in(position).map(|user| SignIn { user, is_new: false }),
+                    Some(position) => {
+                        self.model.log_in(position).map(|user| SignIn { user, is_new: false })
+                    }
                     None => {
-                        let new = NewUser { last_login_at: Some(self.model.now), ..NewUser::new(email(address)) };
+                        let new = NewUser {
+                            last_login_at: Some(self.model.now),
+                            ..NewUser::new(email(address))
+                        };
                         let drawn = answer.as_ref().map(|answer| answer.user.id).unwrap();
                         self.seen.push(drawn);
-                        Ok(SignIn { user: self.model.create(&new, Some(drawn)).unwrap(), is_new: true })
+                        Ok(SignIn {
+                            user: self.model.create(&new, Some(drawn)).unwrap(),
+                            is_new: true,
+                        })
                     }
                 };
                 assert_eq!(answer, expected);
@@ -522,7 +556,8 @@ impl Run {
                     attributes: parsed(profile.attributes),
                     expected_version: *expected_version,
                 };
-                let answer = self.store.update(id, update.clone()).await.map_err(|error| error.kind());
+                let answer =
+                    self.store.update(id, update.clone()).await.map_err(|error| error.kind());
                 assert_eq!(answer, self.model.update(id, &update));
             }
             Op::Suspend(who) => {
@@ -543,7 +578,8 @@ impl Run {
             Op::RecordLogin(who) => {
                 let id = self.id(who);
                 let answer = self.store.record_login(id).await.map_err(|error| error.kind());
-                let expected = self.model.position(id).and_then(|position| self.model.log_in(position));
+                let expected =
+                    self.model.position(id).and_then(|position| self.model.log_in(position));
                 assert_eq!(answer, expected);
             }
             Op::Get(who) => {
@@ -552,8 +588,12 @@ impl Run {
                 assert_eq!(self.store.get(id).await.unwrap().as_ref(), expected);
             }
             Op::GetByEmail(address) => {
-                let expected = self.model.by_key(&email(address)).map(|position| &self.model.users[position]);
-                assert_eq!(self.store.get_by_email(&email(address)).await.unwrap().as_ref(), expected);
+                let expected =
+                    self.model.by_key(&email(address)).map(|position| &self.model.users[position]);
+                assert_eq!(
+                    self.store.get_by_email(&email(address)).await.unwrap().as_ref(),
+                    expected
+                );
             }
             Op::List(listing) => self.check_listing(listing).await,
             Op::Clock(seconds) => self.model.now = self.clock.forward(*seconds),

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tenantry::sqlite::rusqlite::Connection;
 use tenantry::{
-    ErrorKind, ListQuery, RestoreUserOptions, RestoredUser, Store, TrashQuery, UserBefore, UserId, check, open_backup,
+    ErrorKind, ListQuery, RestoreUserOptions, RestoredUser, Store, TrashQuery, UserBefore, UserId,
+    check, open_backup,
 };
 
 use crate::archives::{Forged, dir_of, names_are};
@@ -39,7 +40,8 @@ fn make_database(path: &Path, store_id: &str) {
     let record = "INSERT INTO main.tenantry_migrations SELECT * FROM new.tenantry_migrations WHERE version = 2";
     assert_eq!(conn.execute(record, []).unwrap(), 1);
     conn.execute_batch("DETACH new").unwrap();
-    let store = "INSERT INTO tenantry_store (only_row, id, is_marked) VALUES (1, unhex(?1, '-'), 1)";
+    let store =
+        "INSERT INTO tenantry_store (only_row, id, is_marked) VALUES (1, unhex(?1, '-'), 1)";
     conn.execute(store, [store_id]).unwrap();
     conn.execute_batch(ROWS).unwrap();
     assert_eq!(conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i32>(0)).unwrap(), 2);
@@ -71,7 +73,8 @@ fn make_backup(dir: &Path, tables: &str) -> PathBuf {
 
 fn bring_back(store: &Store, backup: &Path, id: UserId, even_if_purged: bool) -> RestoredUser {
     let options = RestoreUserOptions { even_if_purged, dry_run: false };
-    block_on(async { store.restore_user(open_backup(backup).await?, id, options, |_| {}).await }).unwrap()
+    block_on(async { store.restore_user(open_backup(backup).await?, id, options, |_| {}).await })
+        .unwrap()
 }
 
 #[test]
@@ -88,8 +91,14 @@ fn a_backup_of_schema_version_2_and_format_1_is_verified_listed_and_restored() {
     let backup = block_on(open_backup(&file)).unwrap();
     let living = backup.list(&ListQuery::default()).unwrap().users;
     let trashed = backup.list_trash(&TrashQuery::default()).unwrap().users;
-    assert_eq!(living.iter().map(|user| user.email.as_str()).collect::<Vec<_>>(), ["Ada@example.com"]);
-    assert_eq!(trashed.iter().map(|it| (it.user.id, it.deleted_at.as_unix_us())).collect::<Vec<_>>(), [(eve, 400)]);
+    assert_eq!(
+        living.iter().map(|user| user.email.as_str()).collect::<Vec<_>>(),
+        ["Ada@example.com"]
+    );
+    assert_eq!(
+        trashed.iter().map(|it| (it.user.id, it.deleted_at.as_unix_us())).collect::<Vec<_>>(),
+        [(eve, 400)]
+    );
     assert_eq!(backup.get_by_email(&email("ada@example.com")).unwrap().as_ref(), living.first());
 
     let into = dir.path().join("restored");
@@ -100,7 +109,10 @@ fn a_backup_of_schema_version_2_and_format_1_is_verified_listed_and_restored() {
     assert_eq!(block_on(store.list(&ListQuery::default())).unwrap().users, living);
     assert_eq!(block_on(store.list_trash(&TrashQuery::default())).unwrap().users, trashed);
     assert_eq!(fs::read_to_string(dir_of(&store, ada).join("a.txt")).unwrap(), "a of Ada's");
-    assert_eq!(fs::read_to_string(into.join("trash").join(EVE).join("e.txt")).unwrap(), "e of Eve's");
+    assert_eq!(
+        fs::read_to_string(into.join("trash").join(EVE).join("e.txt")).unwrap(),
+        "e of Eve's"
+    );
 
     // The one who was in the trash of the backup, out of the trash of the store, and for good.
     let back = bring_back(&store, &file, eve, false);
@@ -110,7 +122,10 @@ fn a_backup_of_schema_version_2_and_format_1_is_verified_listed_and_restored() {
     block_on(store.purge(tenantry::Purge::User(eve), |_| {})).unwrap();
     let back = bring_back(&store, &file, eve, true);
     assert_eq!((back.before, back.files), (UserBefore::Purged, 1));
-    assert_eq!(fs::read_to_string(dir_of(&store, back.user.id).join("e.txt")).unwrap(), "e of Eve's");
+    assert_eq!(
+        fs::read_to_string(dir_of(&store, back.user.id).join("e.txt")).unwrap(),
+        "e of Eve's"
+    );
 
     // Both into a store that knows neither.
     let other = SqlitePlace::new();
@@ -131,12 +146,19 @@ fn a_backup_of_schema_version_2_and_format_1_is_verified_listed_and_restored() {
 #[test]
 fn a_backup_whose_application_refers_to_addresses_is_not_upgraded() {
     let dir = tempfile::tempdir().unwrap();
-    let file = make_backup(dir.path(), "CREATE TABLE mails (address TEXT REFERENCES users (email_key))");
+    let file =
+        make_backup(dir.path(), "CREATE TABLE mails (address TEXT REFERENCES users (email_key))");
     let into = dir.path().join("restored");
-    let errors =
-        [verify(&file).unwrap_err(), block_on(open_backup(&file)).unwrap_err(), restore(&file, &into).unwrap_err()];
+    let errors = [
+        verify(&file).unwrap_err(),
+        block_on(open_backup(&file)).unwrap_err(),
+        restore(&file, &into).unwrap_err(),
+    ];
     for error in errors {
-        assert!(error.kind() == ErrorKind::Incompatible && error.to_string().contains("mails"), "{error:?}");
+        assert!(
+            error.kind() == ErrorKind::Incompatible && error.to_string().contains("mails"),
+            "{error:?}"
+        );
     }
     assert!(!into.exists());
 }

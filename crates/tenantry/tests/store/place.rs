@@ -16,7 +16,9 @@ fn start_in_namespace(role: &str, dir: &Path) -> Option<Process> {
     let probe = ["-rm", "sh", "-c", "mount -t tmpfs probe \"$0\""];
     let can_mount = Command::new("unshare").args(probe).arg(dir).output();
     if !can_mount.is_ok_and(|output| output.status.success()) {
-        skipped("mounted file systems need `unshare` and permission to mount a tmpfs in a namespace");
+        skipped(
+            "mounted file systems need `unshare` and permission to mount a tmpfs in a namespace",
+        );
         return None;
     }
     let shell = "exec unshare -rm \"$0\" --exact child::child_process_entry --nocapture";
@@ -54,7 +56,10 @@ pub(crate) fn child_on_a_read_only_file_system(dir: &Path) {
     set("ro");
     let error = block_on(Store::open(&data_dir)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error}");
-    assert_eq!(kind(block_on(Store::builder(&data_dir).create_if_missing(false).open())), ErrorKind::StoreMissing);
+    assert_eq!(
+        kind(block_on(Store::builder(&data_dir).create_if_missing(false).open())),
+        ErrorKind::StoreMissing
+    );
 
     set("rw");
     let store = block_on(Store::open(&data_dir)).unwrap();
@@ -71,18 +76,30 @@ pub(crate) fn child_on_a_read_only_file_system(dir: &Path) {
         let status = block_on(store.status()).unwrap();
         // SQLite itself reports `delete`, since it opens the database as one that nobody changes.
         assert_eq!((status.read_only, status.journal_mode.as_str()), (true, "wal"));
-        assert_eq!(block_on(store.get(ada.id)).unwrap().map(|user| user.email), Some(ada.email.clone()));
-        assert_eq!(block_on(store.get_by_email(&email("bob@example.com"))).unwrap(), Some(bob.clone()));
+        assert_eq!(
+            block_on(store.get(ada.id)).unwrap().map(|user| user.email),
+            Some(ada.email.clone())
+        );
+        assert_eq!(
+            block_on(store.get_by_email(&email("bob@example.com"))).unwrap(),
+            Some(bob.clone())
+        );
         assert_eq!(block_on(store.count()).unwrap(), 2);
         assert_eq!(block_on(store.list(&Default::default())).unwrap().users.len(), 2);
-        assert_eq!(block_on(store.directory(ada.id)).unwrap().read_to_string("notes.txt").unwrap(), "hello");
+        assert_eq!(
+            block_on(store.directory(ada.id)).unwrap().read_to_string("notes.txt").unwrap(),
+            "hello"
+        );
         // Bob's was never made.
         assert_eq!(kind(block_on(store.directory(bob.id))), ErrorKind::ReadOnly);
         let error = block_on(store.create(new_user("eve@example.com"))).unwrap_err();
         assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::ReadOnly, false));
         assert!(error.to_string().contains("read-only"), "{error}");
         assert_eq!(kind(block_on(store.delete(ada.id))), ErrorKind::ReadOnly);
-        assert_eq!(kind(block_on(store.write(|tx| tx.sign_in(&email("ada@example.com"))))), ErrorKind::ReadOnly);
+        assert_eq!(
+            kind(block_on(store.write(|tx| tx.sign_in(&email("ada@example.com"))))),
+            ErrorKind::ReadOnly
+        );
 
         let elsewhere = tempfile::tempdir().unwrap();
         let file = elsewhere.path().join("a.tar.zst");
@@ -132,7 +149,8 @@ pub(crate) fn child_on_a_read_only_file_system(dir: &Path) {
 #[test]
 fn a_data_directory_that_may_not_be_written_to_is_refused_and_says_so() {
     let place = SqlitePlace::new();
-    let child = Process::start_without_privileges("may not write", place.as_ref(), &place.data_dir(), "");
+    let child =
+        Process::start_without_privileges("may not write", place.as_ref(), &place.data_dir(), "");
     assert_eq!(child.end(), ["all worked"]);
 }
 
@@ -168,9 +186,16 @@ fn writes_stop_when_a_file_of_the_database_is_gone() {
         fs::remove_file(place.data_dir().join(format!("tenantry.db{gone}"))).unwrap();
         for _ in 0..2 {
             let error = block_on(store.create(new_user("eve@example.com"))).unwrap_err();
-            assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Replaced, false), "{gone}: {error}");
+            assert_eq!(
+                (error.kind(), error.is_retryable()),
+                (ErrorKind::Replaced, false),
+                "{gone}: {error}"
+            );
             assert_eq!(kind(block_on(store.delete(ada.id))), ErrorKind::Replaced);
-            assert_eq!(kind(block_on(store.write(|tx| tx.sign_in(&email("eve@example.com"))))), ErrorKind::Replaced);
+            assert_eq!(
+                kind(block_on(store.write(|tx| tx.sign_in(&email("eve@example.com"))))),
+                ErrorKind::Replaced
+            );
         }
         // Who was there can be read, as of before.
         assert_eq!(block_on(store.get(ada.id)).unwrap().map(|user| user.email), Some(ada.email));
@@ -210,7 +235,10 @@ fn a_database_that_took_the_name_of_an_open_one_is_left_alone_by_it() {
     assert!(fs::metadata(&log).unwrap().len() > 0);
     assert_eq!(block_on(new.get(bob.id)).unwrap(), Some(bob.clone()));
     let stranger = Connection::open(place.database()).unwrap();
-    assert_eq!(stranger.query_row("SELECT count(*) FROM users", [], |row| row.get::<_, i64>(0)).unwrap(), 1);
+    assert_eq!(
+        stranger.query_row("SELECT count(*) FROM users", [], |row| row.get::<_, i64>(0)).unwrap(),
+        1
+    );
     drop(stranger);
     block_on(new.close()).unwrap();
     assert_eq!(block_on(place.open().get(bob.id)).unwrap(), Some(bob));
@@ -223,7 +251,8 @@ fn a_database_whose_log_was_removed_is_left_to_those_who_opened_it_since() {
     let place = SqlitePlace::new();
     filled(&place);
     let store = place.open();
-    let users: Vec<_> = (0..500).map(|number| new_user(&format!("u{number}@example.com"))).collect();
+    let users: Vec<_> =
+        (0..500).map(|number| new_user(&format!("u{number}@example.com"))).collect();
     assert!(block_on(store.create_many(users)).unwrap().iter().all(Result::is_ok));
     for suffix in ["-wal", "-shm"] {
         fs::remove_file(place.data_dir().join(format!("tenantry.db{suffix}"))).unwrap();
@@ -301,7 +330,9 @@ fn a_network_file_system_is_refused_unless_it_is_allowed() {
     let place = SqlitePlace::new();
     filled(&place);
     if !has_strace() {
-        return skipped("a network file system needs `strace`, which changes what the system answers");
+        return skipped(
+            "a network file system needs `strace`, which changes what the system answers",
+        );
     }
     // NFS, SMB and 9P, as the first word of the structure.
     for number in ["6969000000000000", "424d53fe00000000", "9719020100000000"] {

@@ -18,7 +18,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use tenantry::{Durability, ErrorKind, FindingKind, ListQuery, Purge, RepairOptions, Result, Store, UserId};
+use tenantry::{
+    Durability, ErrorKind, FindingKind, ListQuery, Purge, RepairOptions, Result, Store, UserId,
+};
 use tenantry_testkit::way::{self, Way};
 
 use crate::support::{SqlitePlace, all, block_on, new_user, new_user_at, say_loudly};
@@ -79,19 +81,36 @@ impl Outside {
         }
         for path in self.paths.iter().filter(|path| !self.before.contains_key(*path)) {
             // So long ago that any access is recorded, also with the mount option relatime.
-            File::open(path).unwrap().set_times(FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH)).unwrap();
+            File::open(path)
+                .unwrap()
+                .set_times(FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH))
+                .unwrap();
         }
         self.before = self.now();
     }
 
     fn now(&self) -> BTreeMap<PathBuf, [i64; 11]> {
         let now = |path: &PathBuf| {
-            let found = fs::symlink_metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            let [ino, mode, uid, gid] = [found.ino(), found.mode().into(), found.uid().into(), found.gid().into()]
-                .map(|it| it.try_into().unwrap());
+            let found = fs::symlink_metadata(path)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let [ino, mode, uid, gid] =
+                [found.ino(), found.mode().into(), found.uid().into(), found.gid().into()]
+                    .map(|it| it.try_into().unwrap());
             let size = found.size().try_into().unwrap();
             let [atime, mtime, ctime] = [found.atime(), found.mtime(), found.ctime()];
-            [ino, mode, uid, gid, size, atime, found.atime_nsec(), mtime, found.mtime_nsec(), ctime, found.ctime_nsec()]
+            [
+                ino,
+                mode,
+                uid,
+                gid,
+                size,
+                atime,
+                found.atime_nsec(),
+                mtime,
+                found.mtime_nsec(),
+                ctime,
+                found.ctime_nsec(),
+            ]
         };
         self.paths.iter().map(|path| (path.clone(), now(path))).collect()
     }
@@ -100,7 +119,8 @@ impl Outside {
     #[track_caller]
     pub(crate) fn assert_untouched(&self) {
         assert_eq!(self.now(), self.before);
-        let names: BTreeSet<PathBuf> = fs::read_dir(&self.root).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let names: BTreeSet<PathBuf> =
+            fs::read_dir(&self.root).unwrap().map(|entry| entry.unwrap().path()).collect();
         let known = |path: &PathBuf| self.paths.contains(path) || *path == self.aside();
         assert!(names.iter().all(known), "something was created outside: {names:?}");
         self.assert_reads_would_show();
@@ -110,9 +130,14 @@ impl Outside {
         let path = self.root.join("notes.txt");
         fs::read(&path).unwrap();
         if fs::symlink_metadata(&path).unwrap().atime() == 0 {
-            say_loudly("times of access aren't recorded here, so only what was read would show that it was");
+            say_loudly(
+                "times of access aren't recorded here, so only what was read would show that it was",
+            );
         }
-        File::open(path).unwrap().set_times(FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH)).unwrap();
+        File::open(path)
+            .unwrap()
+            .set_times(FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH))
+            .unwrap();
     }
 
     /// What is swapped with the directories: at first a link to here. It is here so that whoever
@@ -200,10 +225,16 @@ enum Target {
 }
 
 /// Each with the link from there to the outside, when it is in `storage/`.
-const IN_STORAGE: [(Target, &str); 3] =
-    [(Target::Itself, "../../../outside"), (Target::Above, "../../outside"), (Target::Within, "../../../../outside")];
-const IN_TRASH: [(Target, &str); 3] =
-    [(Target::Itself, "../../outside"), (Target::Above, "../outside"), (Target::Within, "../../../outside")];
+const IN_STORAGE: [(Target, &str); 3] = [
+    (Target::Itself, "../../../outside"),
+    (Target::Above, "../../outside"),
+    (Target::Within, "../../../../outside"),
+];
+const IN_TRASH: [(Target, &str); 3] = [
+    (Target::Itself, "../../outside"),
+    (Target::Above, "../outside"),
+    (Target::Within, "../../../outside"),
+];
 
 /// A store with one user who has files, and the outside.
 struct Stage {
@@ -220,8 +251,11 @@ impl Stage {
         let place = SqlitePlace::new();
         let outside = Outside::new(place.as_ref().join("outside"));
         // The waiting for the disk after each commit is not what is raced against here.
-        let store = block_on(Store::builder(place.data_dir()).durability(Durability::Normal).open()).unwrap();
-        let ada = block_on(store.create(new_user_at("ada@example.com", "customers/ada"))).unwrap().id;
+        let store =
+            block_on(Store::builder(place.data_dir()).durability(Durability::Normal).open())
+                .unwrap();
+        let ada =
+            block_on(store.create(new_user_at("ada@example.com", "customers/ada"))).unwrap().id;
         let stage = Self { outside, place, store, ada, way };
         stage.fill(ada);
         stage
@@ -283,7 +317,10 @@ impl Stage {
             let work = format!(".tenantry-copy-{}/content", self.ada);
             let copies = [self.dir(), self.in_trash(self.ada)].map(|dir| dir.with_file_name(&work));
             let places = [self.dir(), self.in_trash(self.ada), self.outside.aside()];
-            assert!(places.iter().chain(&copies).any(|place| is_complete(place)), "the files are nowhere");
+            assert!(
+                places.iter().chain(&copies).any(|place| is_complete(place)),
+                "the files are nowhere"
+            );
         }
         is_in_order
     }
@@ -326,8 +363,11 @@ impl Stage {
 /// Whether all files of the user are in a directory, which isn't a link.
 fn is_complete(dir: &Path) -> bool {
     let holds = |file: &Path| fs::read(file).is_ok_and(|content| content == OF_ADA);
-    let is_filled = |dir: PathBuf| holds(&dir.join("notes.txt")) && holds(&dir.join("inner/notes.txt"));
-    !dir.is_symlink() && holds(&dir.join("notes.txt")) && DIRS.iter().all(|name| is_filled(dir.join(name)))
+    let is_filled =
+        |dir: PathBuf| holds(&dir.join("notes.txt")) && holds(&dir.join("inner/notes.txt"));
+    !dir.is_symlink()
+        && holds(&dir.join("notes.txt"))
+        && DIRS.iter().all(|name| is_filled(dir.join(name)))
 }
 
 /// Races until the time is over, and until there was something to it: operations that met the
@@ -335,7 +375,10 @@ fn is_complete(dir: &Path) -> bool {
 fn race(refused_at_least: u64, mut round: impl FnMut(&Tally)) {
     let tally = Tally::default();
     let start = Instant::now();
-    while start.elapsed() < RACE || tally.done.get() < ENOUGH || tally.refused.get() < refused_at_least {
+    while start.elapsed() < RACE
+        || tally.done.get() < ENOUGH
+        || tally.refused.get() < refused_at_least
+    {
         assert!(start.elapsed() < LOST_SOON, "there was no race to speak of: {tally:?}");
         round(&tally);
     }
@@ -501,7 +544,10 @@ fn a_purge_removes_nothing_outside() {
                 Ok(purged) => assert!(purged.users == 1 && purged.left.is_empty(), "{purged:?}"),
                 Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}"),
             }
-            assert_eq!(fs::symlink_metadata(&in_trash).unwrap_err().kind(), io::ErrorKind::NotFound);
+            assert_eq!(
+                fs::symlink_metadata(&in_trash).unwrap_err().kind(),
+                io::ErrorKind::NotFound
+            );
             stage.put_link_aside(link);
         });
         stage.verify();
@@ -536,7 +582,10 @@ fn checked(root: &Path, path: &Path) -> io::Result<PathBuf> {
 fn lose(mut is_lost: impl FnMut() -> bool) {
     let deadline = Instant::now() + LOST_SOON;
     while !is_lost() {
-        assert!(Instant::now() < deadline, "a resolver that checks paths was never deceived: so there is no race here");
+        assert!(
+            Instant::now() < deadline,
+            "a resolver that checks paths was never deceived: so there is no race here"
+        );
     }
 }
 
@@ -547,12 +596,17 @@ fn a_resolver_that_checks_paths_is_deceived_when_it_opens_and_lists() {
         let root = fs::canonicalize(stage.place.data_dir()).unwrap();
         let swapper = stage.swapper(*target);
         lose(|| {
-            let content = checked(&root, &stage.dir()).and_then(|dir| fs::read(dir.join("notes.txt")));
+            let content =
+                checked(&root, &stage.dir()).and_then(|dir| fs::read(dir.join("notes.txt")));
             content.is_ok_and(|content| content.len() == CANARY_BYTES)
         });
         lose(|| {
             let files = checked(&root, &stage.dir()).and_then(fs::read_dir).map(|entries| {
-                entries.flatten().filter_map(|entry| fs::metadata(entry.path()).ok()).map(|found| found.len()).max()
+                entries
+                    .flatten()
+                    .filter_map(|entry| fs::metadata(entry.path()).ok())
+                    .map(|found| found.len())
+                    .max()
             });
             files.is_ok_and(|largest| largest >= Some(CANARY_BYTES as u64))
         });
@@ -584,14 +638,23 @@ fn races_are_won_on_each_way_of_opening_and_moving() {
     if !way::has_failpoints() {
         return;
     }
-    let moving = ["deleting_and_restoring_never_moves_what_is_outside", "a_purge_removes_nothing_outside"];
-    let opening = ["opening_a_directory_never_leads_outside", "measuring_a_directory_never_counts_what_is_outside"];
-    for (way, races) in [(Way::InSteps, &[moving, opening].concat()[..]), (Way::Copied, &moving[..])] {
+    let moving =
+        ["deleting_and_restoring_never_moves_what_is_outside", "a_purge_removes_nothing_outside"];
+    let opening = [
+        "opening_a_directory_never_leads_outside",
+        "measuring_a_directory_never_counts_what_is_outside",
+    ];
+    for (way, races) in
+        [(Way::InSteps, &[moving, opening].concat()[..]), (Way::Copied, &moving[..])]
+    {
         let (variable, value) = way.variable();
         for race in races {
             let mut test = Command::new(std::env::current_exe().unwrap());
-            let output =
-                test.args(["--exact", &format!("races::{race}")]).env(variable, value.clone()).output().unwrap();
+            let output = test
+                .args(["--exact", &format!("races::{race}")])
+                .env(variable, value.clone())
+                .output()
+                .unwrap();
             let text = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success() && text.contains("1 passed"), "{way:?} {race}: {text}");
         }

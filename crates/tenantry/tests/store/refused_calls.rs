@@ -22,7 +22,9 @@ const REFUSALS: [&[&str]; 4] = [
 fn refusing(calls: &[&str]) -> Vec<String> {
     let names: Vec<_> = calls.iter().map(|call| call.split(':').next().unwrap()).collect();
     let trace = format!("trace={}", names.join(","));
-    let mut words = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", &trace].map(str::to_owned).to_vec();
+    let mut words = ["strace", "-f", "--seccomp-bpf", "-o", "/dev/null", "-e", &trace]
+        .map(str::to_owned)
+        .to_vec();
     words.extend(calls.iter().flat_map(|call| ["-e".to_owned(), format!("inject={call}")]));
     words
 }
@@ -30,7 +32,9 @@ fn refusing(calls: &[&str]) -> Vec<String> {
 #[test]
 fn everything_works_where_the_calls_in_one_step_are_refused() {
     if !has_strace() {
-        return skipped("refused system calls need `strace`, which changes what the system answers");
+        return skipped(
+            "refused system calls need `strace`, which changes what the system answers",
+        );
     }
     for calls in REFUSALS {
         let place = SqlitePlace::new();

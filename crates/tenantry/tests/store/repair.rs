@@ -79,7 +79,10 @@ fn a_repair_finishes_the_intent_of_a_purge() {
         assert_eq!(kind(block_on(store.restore(fixture.dan.id, None))), ErrorKind::NotFound);
         let twin = tenantry::NewUser { id: Some(fixture.dan.id), ..new_user("twin@example.com") };
         assert_eq!(kind(block_on(store.create(twin))), ErrorKind::IdTaken);
-        assert_eq!(kind(block_on(store.create(new_user_at("twin@example.com", "gone/dan")))), ErrorKind::PathTaken);
+        assert_eq!(
+            kind(block_on(store.create(new_user_at("twin@example.com", "gone/dan")))),
+            ErrorKind::PathTaken
+        );
         block_on(store.close()).unwrap();
     }
 }
@@ -98,7 +101,8 @@ fn a_user_whose_purge_has_begun_is_shown_as_such_and_cannot_be_restored() {
     conn.close().unwrap();
     let store = fixture.place.open();
     let trash = block_on(store.list_trash(&TrashQuery::default())).unwrap().users;
-    let marked: Vec<_> = trash.iter().map(|trashed| (trashed.user.id, trashed.is_being_purged)).collect();
+    let marked: Vec<_> =
+        trash.iter().map(|trashed| (trashed.user.id, trashed.is_being_purged)).collect();
     assert_eq!(marked, [(fixture.dan.id, true), (fixture.eve.id, false)]);
     let dan = fixture.dan.id;
     assert!(block_on(store.read(move |tx| tx.get_trashed(dan))).unwrap().unwrap().is_being_purged);
@@ -191,14 +195,20 @@ fn full_of_findings() -> Fixture {
     let lost = block_on(store.create(new_user("lost@example.com"))).unwrap();
     block_on(store.directory(lost.id)).unwrap();
     let make = "CREATE TABLE notes (user_id BLOB REFERENCES users (id)) STRICT";
-    block_on(store.write(move |tx| sqlite::connection(tx).execute_batch(make).map_err(Error::from))).unwrap();
+    block_on(
+        store.write(move |tx| sqlite::connection(tx).execute_batch(make).map_err(Error::from)),
+    )
+    .unwrap();
     block_on(store.close()).unwrap();
     fs::remove_dir(fixture.at(derived(&lost))).unwrap();
     let of_nobody = "INSERT INTO notes SELECT zeroblob(16) FROM users WHERE id = ?1";
     fixture.sql(of_nobody, &fixture.dan);
     fixture.sql("UPDATE users SET email_folded = 'other@example.com' WHERE id = ?1", &fixture.cyd);
     fixture.sql("UPDATE users SET has_directory = 0 WHERE id = ?1", &fixture.ada);
-    fixture.sql("UPDATE users SET storage_path = 'customers/bob/x', has_directory = 1 WHERE id = ?1", &fixture.eve);
+    fixture.sql(
+        "UPDATE users SET storage_path = 'customers/bob/x', has_directory = 1 WHERE id = ?1",
+        &fixture.eve,
+    );
     fixture.intend("make", Some(&fixture.cyd), None);
     for at in ["storage/stray", "storage/3f/a2/stray", "trash/stray"] {
         fixture.stray(at);
@@ -211,7 +221,8 @@ fn full_of_findings() -> Fixture {
 #[test]
 fn a_repair_loses_nothing_whatever_is_wrong() {
     let fixture = full_of_findings();
-    let mut kinds: Vec<_> = fixture.check().findings.into_iter().map(|finding| finding.kind).collect();
+    let mut kinds: Vec<_> =
+        fixture.check().findings.into_iter().map(|finding| finding.kind).collect();
     kinds.dedup();
     let expected = [
         ReferenceDangling,
@@ -234,8 +245,12 @@ fn a_repair_loses_nothing_whatever_is_wrong() {
 fn a_check_changes_nothing_not_even_a_leftover_wal() {
     let fixture = full_of_findings();
     let findings = fixture.check().findings;
-    fixture
-        .assert_found(&findings.iter().map(|found| (found.kind, found.user, found.path.clone())).collect::<Vec<_>>());
+    fixture.assert_found(
+        &findings
+            .iter()
+            .map(|found| (found.kind, found.user, found.path.clone()))
+            .collect::<Vec<_>>(),
+    );
 
     // A copy of a store that is open, as a crash of the machine would leave it. By another process:
     // closing a descriptor of an open database would end SQLite's locks in this one.
@@ -244,7 +259,8 @@ fn a_check_changes_nothing_not_even_a_leftover_wal() {
     let open = store.place.open();
     let new = block_on(open.create(new_user("new@example.com"))).unwrap();
     block_on(open.directory(new.id)).unwrap();
-    let copied = Command::new("cp").arg("-a").arg(store.at("")).arg(place.data_dir()).status().unwrap();
+    let copied =
+        Command::new("cp").arg("-a").arg(store.at("")).arg(place.data_dir()).status().unwrap();
     assert!(copied.success());
     block_on(open.close()).unwrap();
     // The index of the log is made anew by whoever reads it, and holds nothing of its own.
@@ -274,7 +290,9 @@ fn a_check_beside_concurrent_changes_finds_nothing() {
         let mut round = 0;
         while !done.load(Ordering::Relaxed) {
             round += 1;
-            let user = block_on(store.sign_in(email(&format!("t{thread}r{round}@example.com")))).unwrap().user;
+            let user = block_on(store.sign_in(email(&format!("t{thread}r{round}@example.com"))))
+                .unwrap()
+                .user;
             block_on(store.directory(user.id)).unwrap().write("file", "").unwrap();
             block_on(store.delete(user.id)).unwrap();
             if round % 3 == 0 {
@@ -316,8 +334,9 @@ fn a_check_beside_concurrent_changes_finds_nothing() {
 fn a_directory_that_cannot_be_made_is_an_error_each_time() {
     let place = SqlitePlace::new();
     let store = place.open();
-    let users: Vec<User> =
-        ["ada@example.com", "bob@example.com"].map(|address| block_on(store.create(new_user(address))).unwrap()).into();
+    let users: Vec<User> = ["ada@example.com", "bob@example.com"]
+        .map(|address| block_on(store.create(new_user(address))).unwrap())
+        .into();
     // As an operator might: the open store still holds the directory that is gone.
     fs::remove_dir_all(place.data_dir().join("storage")).unwrap();
     for _ in 0..2 {

@@ -23,8 +23,9 @@ fn a_restore_accepts_any_empty_directory() {
     let file = place.as_ref().join("a.tar.zst");
     back_up(&store, &file).unwrap();
     // But for the directories above that of a user in the trash, which the store leaves.
-    let contents =
-        |data_dir: &Path| files(data_dir).into_iter().filter(|(_, content)| content.is_some()).collect::<Vec<_>>();
+    let contents = |data_dir: &Path| {
+        files(data_dir).into_iter().filter(|(_, content)| content.is_some()).collect::<Vec<_>>()
+    };
     let expected = contents(&place.data_dir());
     let dir = place.as_ref().join("targets");
     let real = dir.join("real");
@@ -60,7 +61,8 @@ fn a_restore_accepts_any_empty_directory() {
 #[test]
 fn a_restore_needs_no_permission_on_the_parent_directory() {
     let dir = tempfile::tempdir().unwrap();
-    let child = Process::start_without_privileges("restores in a closed place", dir.path(), dir.path(), "");
+    let child =
+        Process::start_without_privileges("restores in a closed place", dir.path(), dir.path(), "");
     assert_eq!(child.end(), ["it is there"]);
 }
 
@@ -124,7 +126,11 @@ fn files_that_appear_in_the_target_during_a_restore_are_left_alone() {
     let cases: [(&str, Faster, &[&str]); 4] = [
         ("file", |target| fs::write(target.join("mine"), "mine").unwrap(), &["mine"]),
         ("storage", |target| fs::create_dir(target.join("storage")).unwrap(), &["storage"]),
-        ("database", |target| fs::write(target.join("tenantry.db"), "mine").unwrap(), &["tenantry.db"]),
+        (
+            "database",
+            |target| fs::write(target.join("tenantry.db"), "mine").unwrap(),
+            &["tenantry.db"],
+        ),
         (
             "store",
             |target| {
@@ -138,11 +144,12 @@ fn files_that_appear_in_the_target_during_a_restore_are_left_alone() {
     for (name, faster, left) in cases {
         let target = dir.join(name);
         let there = target.clone();
-        let failed = block_on(restore_backup(&file, &target, move |Progress { files, .. }: Progress| {
-            if files == 1 {
-                faster(&there);
-            }
-        }));
+        let failed =
+            block_on(restore_backup(&file, &target, move |Progress { files, .. }: Progress| {
+                if files == 1 {
+                    faster(&there);
+                }
+            }));
         assert_eq!(kind(failed), ErrorKind::NotEmpty, "{name}");
         names_are(&target, left);
     }
@@ -179,7 +186,10 @@ fn leftovers_of_a_killed_restore_are_removed_by_the_next_one() {
         assert_eq!(child.hear().as_deref(), Some("restoring"));
         child.kill();
         let left = archives::names(&target);
-        assert!(left.len() == 1 && left.first().unwrap().starts_with(".tenantry-restore-"), "{left:?}");
+        assert!(
+            left.len() == 1 && left.first().unwrap().starts_with(".tenantry-restore-"),
+            "{left:?}"
+        );
         assert_eq!(restore(&dir.path().join("a.tar.zst"), &target).unwrap().report.findings, []);
         names_are(&target, &["storage", "tenantry.db", "tenantry.lock", "trash"]);
     }
@@ -208,7 +218,9 @@ fn a_restore_that_was_killed_between_two_parts_is_undone_by_the_next_one() {
         let stage = target.join(".tenantry-restore-killed");
         fs::create_dir_all(stage.join("data")).unwrap();
         fs::write(stage.join("parts"), format!("{id}\n{}\n", parts.join("\n"))).unwrap();
-        parts[moved..].iter().for_each(|part| fs::rename(target.join(part), stage.join("data").join(part)).unwrap());
+        parts[moved..]
+            .iter()
+            .for_each(|part| fs::rename(target.join(part), stage.join("data").join(part)).unwrap());
     };
     for moved in 0..=2 {
         let target = place.as_ref().join(moved.to_string());
@@ -284,9 +296,17 @@ fn leftovers_of_a_killed_backup_or_export_are_removed_by_the_next_one_and_not_be
         let unfinished = temporaries(dir.path(), prefix);
         assert!(unfinished.iter().any(|path| path.is_file()), "{unfinished:?}");
         make("beside");
-        assert_eq!(temporaries(dir.path(), prefix), unfinished, "another process is still at work on them");
+        assert_eq!(
+            temporaries(dir.path(), prefix),
+            unfinished,
+            "another process is still at work on them"
+        );
         child.kill();
-        assert_eq!(temporaries(dir.path(), prefix), unfinished, "a process that is killed can't remove them");
+        assert_eq!(
+            temporaries(dir.path(), prefix),
+            unfinished,
+            "a process that is killed can't remove them"
+        );
         // They are another command's.
         fs::write(at(".tenantry-other"), "kept").unwrap();
         make("after");
@@ -304,7 +324,9 @@ const EXPORT: &str = ".tenantry-export-";
 
 fn temporaries(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
-    let begins = |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.starts_with(prefix));
+    let begins = |entry: &fs::DirEntry| {
+        entry.file_name().to_str().is_some_and(|name| name.starts_with(prefix))
+    };
     let mut paths: Vec<PathBuf> = entries.filter(begins).map(|entry| entry.path()).collect();
     paths.sort();
     paths
@@ -337,9 +359,12 @@ fn a_verification_falls_back_to_the_directory_of_the_archive() {
         fs::create_dir(dir.path().join(name)).unwrap();
     }
     let mount = "mount -t tmpfs -o size=8k tmpfs small && mount -t tmpfs -o size=8k tmpfs closed";
-    let probe = Command::new("unshare").args(["-rm", "sh", "-c", mount]).current_dir(dir.path()).status();
+    let probe =
+        Command::new("unshare").args(["-rm", "sh", "-c", mount]).current_dir(dir.path()).status();
     if !probe.is_ok_and(|status| status.success()) {
-        return skipped("small disks need `unshare` and permission to mount a tmpfs in a namespace");
+        return skipped(
+            "small disks need `unshare` and permission to mount a tmpfs in a namespace",
+        );
     }
     let (_place, store, _) = small_store();
     back_up(&store, &dir.path().join("a.tar.zst")).unwrap();
@@ -348,7 +373,11 @@ fn a_verification_falls_back_to_the_directory_of_the_archive() {
             "cd \"$TENANTRY_TEST_DIR\"; export TMPDIR=\"$PWD/{tmp}\"; exec unshare -rm sh -c '{mount} && cp a.tar.zst closed/ && \
              exec \"$0\" --exact child::child_process_entry --nocapture' \"$0\""
         );
-        assert_eq!(Process::start("verifies without room", dir.path(), &shell).end(), ["room is found"], "{tmp}");
+        assert_eq!(
+            Process::start("verifies without room", dir.path(), &shell).end(),
+            ["room is found"],
+            "{tmp}"
+        );
     }
 }
 
@@ -376,7 +405,8 @@ fn an_attribute_that_the_file_system_cant_hold_is_reported() {
     let mut archive = Forged::of(&file);
     let path = format!("{}/much", archive.of_user());
     archive.push(&path, Some(b"hello"));
-    let attribute = Forgery::pax(pax_record("SCHILY.xattr.user.much", &"x".repeat(60_000)).as_bytes());
+    let attribute =
+        Forgery::pax(pax_record("SCHILY.xattr.user.much", &"x".repeat(60_000)).as_bytes());
     archive.entries.insert(archive.entries.len() - 1, attribute);
     archive.write(&file);
     let target = place.as_ref().join("restored");

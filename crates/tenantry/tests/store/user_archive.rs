@@ -11,15 +11,16 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use tenantry::{
-    BackupOptions, ErrorKind, ExportedUser, Progress, Purge, RestoreUserOptions, Result, Set, Store, TrashQuery, User,
-    UserId, UserManifest, UserUpdate, check, open_backup, read_user_manifest, restore_backup, verify_backup,
+    BackupOptions, ErrorKind, ExportedUser, Progress, Purge, RestoreUserOptions, Result, Set,
+    Store, TrashQuery, User, UserId, UserManifest, UserUpdate, check, open_backup,
+    read_user_manifest, restore_backup, verify_backup,
 };
 
 use crate::archives::{FileState, Forged, dir_of, names, names_are, noise, set_time, tree};
 use crate::process::{self, Process};
 use crate::support::{
-    Boxed, SHORT, SqlitePlace, block_on, kind, mode, new_user, new_user_at, numbered_id, poll_once, set_mode, skipped,
-    to_email,
+    Boxed, SHORT, SqlitePlace, block_on, kind, mode, new_user, new_user_at, numbered_id, poll_once,
+    set_mode, skipped, to_email,
 };
 
 pub(crate) fn export(store: &Store, id: UserId, file: &Path) -> Result<ExportedUser> {
@@ -54,14 +55,22 @@ pub(crate) fn other_store() -> (SqlitePlace, Store) {
 
 /// What there is of a store: its users, those in the trash, and all files, also those that nobody
 /// is to have left.
-pub(crate) fn world(place: &SqlitePlace, store: &Store) -> (Vec<User>, Vec<User>, BTreeMap<PathBuf, FileState>) {
+pub(crate) fn world(
+    place: &SqlitePlace,
+    store: &Store,
+) -> (Vec<User>, Vec<User>, BTreeMap<PathBuf, FileState>) {
     let users = block_on(crate::support::all(store, Default::default()));
     let trash = block_on(store.list_trash(&TrashQuery::default())).unwrap().users;
     let mut files = BTreeMap::new();
     for name in names(&place.data_dir()).into_iter().filter(|name| !name.starts_with("tenantry.")) {
-        files.insert(name.clone().into(), FileState { content: None, mode: mode(place.data_dir().join(&name)) });
+        files.insert(
+            name.clone().into(),
+            FileState { content: None, mode: mode(place.data_dir().join(&name)) },
+        );
         files.extend(
-            tree(&place.data_dir().join(&name)).into_iter().map(|(path, met)| (Path::new(&name).join(path), met)),
+            tree(&place.data_dir().join(&name))
+                .into_iter()
+                .map(|(path, met)| (Path::new(&name).join(path), met)),
         );
     }
     (users, trash.into_iter().map(|trashed| trashed.user).collect(), files)
@@ -69,7 +78,12 @@ pub(crate) fn world(place: &SqlitePlace, store: &Store) -> (Vec<User>, Vec<User>
 
 /// A refusal that changes nothing.
 #[track_caller]
-pub(crate) fn is_refused(place: &SqlitePlace, store: &Store, file: &Path, expected: ErrorKind) -> String {
+pub(crate) fn is_refused(
+    place: &SqlitePlace,
+    store: &Store,
+    file: &Path,
+    expected: ErrorKind,
+) -> String {
     let before = world(place, store);
     let error = import(store, file).unwrap_err();
     assert_eq!(error.kind(), expected, "{error}");
@@ -87,8 +101,16 @@ fn an_export_and_import_transfers_the_row_and_every_file() {
     let ada = block_on(store.update(ada.id, to_email("Ada.L@Example.com"))).unwrap();
     let of_ada = dir_of(&store, ada.id);
     let long = "n".repeat(255);
-    for name in [&b"plain.txt"[..], b"two\nlines", b"not \xff UTF-8 \x80", long.as_bytes(), b"-", b"\\", b" ", b"files"]
-    {
+    for name in [
+        &b"plain.txt"[..],
+        b"two\nlines",
+        b"not \xff UTF-8 \x80",
+        long.as_bytes(),
+        b"-",
+        b"\\",
+        b" ",
+        b"files",
+    ] {
         fs::write(of_ada.join(OsStr::from_bytes(name)), name).unwrap();
     }
     let mut deep = of_ada.join("deep");
@@ -122,7 +144,9 @@ fn an_export_and_import_transfers_the_row_and_every_file() {
     let calls = Arc::new(AtomicU64::new(0));
     let callback = {
         let calls = Arc::clone(&calls);
-        move |Progress { files, .. }: Progress| assert_eq!(calls.fetch_add(1, Ordering::SeqCst) + 1, files)
+        move |Progress { files, .. }: Progress| {
+            assert_eq!(calls.fetch_add(1, Ordering::SeqCst) + 1, files)
+        }
     };
     let imported = block_on(there.import_user(&file, callback)).unwrap().manifest;
     assert_eq!(imported, exported.manifest);
@@ -144,7 +168,8 @@ fn an_export_and_import_transfers_the_row_and_every_file() {
     // They are a user like any other: to the trash and back, and out again.
     block_on(there.delete(ada.id)).unwrap();
     block_on(there.restore(ada.id, None)).unwrap();
-    let again = export(&there, ada.id, &place_there.as_ref().join("again.tar.zst")).unwrap().manifest;
+    let again =
+        export(&there, ada.id, &place_there.as_ref().join("again.tar.zst")).unwrap().manifest;
     assert_eq!((&again.user, again.files, again.bytes), (&ada, imported.files, imported.bytes));
     assert_ne!(again.store_id, imported.store_id);
     names_are(&place_there.data_dir().join("trash"), &[]);
@@ -166,7 +191,10 @@ fn a_user_with_a_formerly_accepted_address_is_exported_checked_and_imported() {
     assert_eq!(kind(address.parse::<tenantry::Email>()), ErrorKind::InvalidEmail);
     let conn = tenantry::sqlite::rusqlite::Connection::open(place.database()).unwrap();
     let of_earlier = [address, "ada@xn--ggle-55da.example"];
-    assert_eq!(conn.execute("UPDATE users SET email = ?1, email_folded = ?2", of_earlier).unwrap(), 1);
+    assert_eq!(
+        conn.execute("UPDATE users SET email = ?1, email_folded = ?2", of_earlier).unwrap(),
+        1
+    );
     conn.close().unwrap();
 
     let store = place.open();
@@ -192,7 +220,10 @@ fn a_missing_and_an_empty_directory_stay_different_after_an_import() {
     for user in [&bare, &empty] {
         let file = place.as_ref().join(user.id.to_string());
         let exported = export(&store, user.id, &file).unwrap();
-        assert_eq!((exported.incomplete, exported.manifest.files, exported.manifest.bytes), (0, 0, 0));
+        assert_eq!(
+            (exported.incomplete, exported.manifest.files, exported.manifest.bytes),
+            (0, 0, 0)
+        );
         assert_eq!(import(&there, &file).unwrap().user, *user);
     }
     assert_eq!(block_on(there.users_with_directory()).unwrap(), [empty.id]);
@@ -213,7 +244,12 @@ fn an_unrecorded_derived_directory_is_exported_and_a_chosen_one_is_not() {
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("x"), "x").unwrap();
         let exported = export(&store, user.id, &place.as_ref().join(user.id.to_string())).unwrap();
-        assert_eq!((exported.manifest.files, exported.incomplete), (files, 0), "{}", user.storage_path);
+        assert_eq!(
+            (exported.manifest.files, exported.incomplete),
+            (files, 0),
+            "{}",
+            user.storage_path
+        );
     }
 }
 
@@ -288,7 +324,8 @@ fn an_export_reports_a_missing_user_and_an_existing_file() {
     assert_eq!((error.kind(), error.to_string().contains("trash")), (ErrorKind::NotFound, true));
     let faster = new.clone();
     block_on(store.restore(ada.id, None)).unwrap();
-    let late = block_on(store.export_user(ada.id, &new, move |_| fs::write(&faster, "mine").unwrap()));
+    let late =
+        block_on(store.export_user(ada.id, &new, move |_| fs::write(&faster, "mine").unwrap()));
     assert_eq!(kind(late), ErrorKind::Exists);
     assert_eq!(fs::read(&new).unwrap(), b"mine");
     assert_eq!(kind(import(&store, &place.as_ref().join("nothing"))), ErrorKind::NotFound);
@@ -335,7 +372,8 @@ fn a_purge_has_to_wait_for_an_export_and_a_deletion_does_not() {
             }
         }
     };
-    let exported = block_on(store.export_user(ada.id, place.as_ref().join("first"), callback)).unwrap();
+    let exported =
+        block_on(store.export_user(ada.id, place.as_ref().join("first"), callback)).unwrap();
     assert_eq!((exported.incomplete, exported.manifest.files), (0, 3));
     assert_eq!(*seen.lock().unwrap(), [ErrorKind::Busy; 3]);
     block_on(store.purge(Purge::User(bob), |_| {})).unwrap();
@@ -351,7 +389,8 @@ fn of_two_imports_of_one_archive_at_once_one_is_refused() {
             let threads = stores.each_ref().map(|store| scope.spawn(|| import(store, &file)));
             threads.map(|thread| thread.join().unwrap()).into()
         });
-        let refused: Vec<ErrorKind> = outcomes.into_iter().filter_map(Result::err).map(|error| error.kind()).collect();
+        let refused: Vec<ErrorKind> =
+            outcomes.into_iter().filter_map(Result::err).map(|error| error.kind()).collect();
         assert_eq!(refused, [ErrorKind::EmailTaken]);
         assert_eq!(tree(&dir_of(&store, ada.id)).len(), 4);
         for store in stores {
@@ -364,7 +403,10 @@ fn of_two_imports_of_one_archive_at_once_one_is_refused() {
 
 /// What stages there are in a data directory.
 pub(crate) fn stages(place: &SqlitePlace) -> Vec<String> {
-    names(&place.data_dir()).into_iter().filter(|name| name.starts_with(".tenantry-import-")).collect()
+    names(&place.data_dir())
+        .into_iter()
+        .filter(|name| name.starts_with(".tenantry-import-"))
+        .collect()
 }
 
 #[test]
@@ -403,7 +445,8 @@ fn an_import_whose_future_is_dropped_leaves_nothing() {
 fn a_panic_of_the_callback_leaves_nothing() {
     let (_place, _store, _, file) = small_store();
     let (place, store) = other_store();
-    let failed = block_on(store.import_user(&file, |progress| assert!(progress.files < 2, "as ordered")));
+    let failed =
+        block_on(store.import_user(&file, |progress| assert!(progress.files < 2, "as ordered")));
     assert_eq!(kind(failed), ErrorKind::Internal);
     assert_eq!(stages(&place), [""; 0]);
     import(&store, &file).unwrap();
@@ -418,7 +461,9 @@ fn an_import_removes_stages_that_crashes_have_left_and_nothing_else() {
         fs::write(place.data_dir().join(name).join("deep/er/file"), "left").unwrap();
         set_mode(place.data_dir().join(name).join("deep"), 0o500);
     };
-    [".tenantry-import-1", ".tenantry-import-2", ".tenantry-other", "mine"].into_iter().for_each(leave);
+    [".tenantry-import-1", ".tenantry-import-2", ".tenantry-other", "mine"]
+        .into_iter()
+        .for_each(leave);
     fs::write(place.data_dir().join(".tenantry-import-file"), "mine").unwrap();
     std::os::unix::fs::symlink("mine", place.data_dir().join(".tenantry-import-link")).unwrap();
     import(&store, &file).unwrap();
@@ -439,11 +484,19 @@ fn a_backup_and_the_archive_of_a_user_are_not_taken_for_each_other() {
         block_on(verify_backup(&file, |_| {})).unwrap_err(),
         block_on(restore_backup(&file, &into, |_| {})).unwrap_err(),
     ] {
-        assert_eq!((error.kind(), error.to_string().contains("of one user")), (ErrorKind::Incompatible, true));
+        assert_eq!(
+            (error.kind(), error.to_string().contains("of one user")),
+            (ErrorKind::Incompatible, true)
+        );
     }
     assert!(!into.exists());
-    for error in [import(&store, &backup).unwrap_err(), block_on(read_user_manifest(&backup)).unwrap_err()] {
-        assert_eq!((error.kind(), error.to_string().contains("backup of a whole")), (ErrorKind::Incompatible, true));
+    for error in
+        [import(&store, &backup).unwrap_err(), block_on(read_user_manifest(&backup)).unwrap_err()]
+    {
+        assert_eq!(
+            (error.kind(), error.to_string().contains("backup of a whole")),
+            (ErrorKind::Incompatible, true)
+        );
     }
     assert_eq!(block_on(store.get(ada.id)).unwrap().unwrap(), ada);
     assert_eq!(stages(&place), [""; 0]);
@@ -453,7 +506,8 @@ fn a_backup_and_the_archive_of_a_user_are_not_taken_for_each_other() {
 #[test]
 fn imported_files_that_cannot_be_moved_yet_are_kept_until_they_can() {
     let dir = tempfile::tempdir().unwrap();
-    let child = Process::start_without_privileges("can't move what it imports", dir.path(), dir.path(), "");
+    let child =
+        Process::start_without_privileges("can't move what it imports", dir.path(), dir.path(), "");
     assert_eq!(child.end(), ["in place"]);
 }
 
@@ -489,9 +543,14 @@ fn on_a_full_disk_nothing_is_left() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("disk")).unwrap();
     let mount = "mount -t tmpfs -o size=2m tmpfs";
-    let probe = Command::new("unshare").args(["-rm", "sh", "-c", &format!("{mount} \"$0\"")]).arg(dir.path()).status();
+    let probe = Command::new("unshare")
+        .args(["-rm", "sh", "-c", &format!("{mount} \"$0\"")])
+        .arg(dir.path())
+        .status();
     if !probe.is_ok_and(|status| status.success()) {
-        return skipped("a full disk needs `unshare` and permission to mount a tmpfs in a namespace");
+        return skipped(
+            "a full disk needs `unshare` and permission to mount a tmpfs in a namespace",
+        );
     }
     let shell = format!(
         "exec unshare -rm sh -c '{mount} \"$TENANTRY_TEST_DIR/disk\" && exec \"$0\" --exact child::child_process_entry --nocapture' \"$0\""
@@ -526,8 +585,13 @@ pub(crate) fn child_on_a_full_disk(dir: &Path) {
 fn what_a_user_may_lack_is_in_the_archive_if_they_have_it() {
     let (place, store, ada, file) = small_store();
     let row = Forged::of(&file).manifest["user"].as_object().unwrap().clone();
-    let known_to_earlier = ["id", "email", "created_at", "last_login_at", "storage_path", "updated_at", "version"];
-    assert_eq!(row.len(), known_to_earlier.len(), "an earlier version refuses other fields: {row:?}");
+    let known_to_earlier =
+        ["id", "email", "created_at", "last_login_at", "storage_path", "updated_at", "version"];
+    assert_eq!(
+        row.len(),
+        known_to_earlier.len(),
+        "an earlier version refuses other fields: {row:?}"
+    );
     let update = UserUpdate {
         external_id: Set::To(" 00u1".parse().unwrap()),
         name: Set::To("Ada Lovelace".parse().unwrap()),
@@ -548,9 +612,14 @@ fn what_a_user_may_lack_is_in_the_archive_if_they_have_it() {
     block_on(store.delete(ada.id)).unwrap();
     block_on(store.purge(Purge::User(ada.id), |_| {})).unwrap();
     let options = RestoreUserOptions { even_if_purged: true, dry_run: false };
-    let back = block_on(async { store.restore_user(open_backup(&backup).await?, ada.id, options, |_| {}).await });
+    let back = block_on(async {
+        store.restore_user(open_backup(&backup).await?, ada.id, options, |_| {}).await
+    });
     let back = back.unwrap().user;
     assert!(back.id != ada.id && back.storage_path != ada.storage_path);
     assert_eq!((back.version, back.suspended_at), (1, ada.suspended_at));
-    assert_eq!((back.external_id, back.name, back.attributes), (ada.external_id, ada.name, ada.attributes));
+    assert_eq!(
+        (back.external_id, back.name, back.attributes),
+        (ada.external_id, ada.name, ada.attributes)
+    );
 }

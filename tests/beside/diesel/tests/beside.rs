@@ -27,7 +27,8 @@ fn a_connection_of_diesel_and_a_store_work_in_one_process() {
     let order = (orders::user_id.eq(&key), orders::item.eq("tea"));
     diesel::insert_into(orders::table).values(order).execute(&mut own).unwrap();
 
-    let found: Vec<(Vec<u8>, String)> = orders::table.select((orders::user_id, orders::item)).load(&mut own).unwrap();
+    let found: Vec<(Vec<u8>, String)> =
+        orders::table.select((orders::user_id, orders::item)).load(&mut own).unwrap();
     assert_eq!(found, [(key, "tea".to_owned())]);
     assert_eq!(block_on(store.get(ada.id)).unwrap(), Some(ada));
     assert_eq!(block_on(store.count()).unwrap(), 1);

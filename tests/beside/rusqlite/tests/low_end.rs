@@ -31,7 +31,8 @@ fn a_store_works_with_the_oldest_rusqlite() {
         let ada = users[7].as_ref().unwrap().clone();
         store.directory(ada.id).await.unwrap().write("notes.txt", "hello").unwrap();
 
-        let notes = store.write(move |tx| Ok::<_, tenantry::Error>(add_note(sqlite::connection(tx), ada.id)?));
+        let notes = store
+            .write(move |tx| Ok::<_, tenantry::Error>(add_note(sqlite::connection(tx), ada.id)?));
         assert_eq!(notes.await.unwrap(), 1);
         let search = ListQuery { limit: 30, ..ListQuery::default() };
         assert_eq!(store.list(&search).await.unwrap().users.len(), 30);
@@ -39,16 +40,26 @@ fn a_store_works_with_the_oldest_rusqlite() {
         store.delete(ada.id).await.unwrap();
         assert_eq!(store.count().await.unwrap(), 99);
         store.restore(ada.id, None).await.unwrap();
-        assert_eq!(store.directory(ada.id).await.unwrap().read_to_string("notes.txt").unwrap(), "hello");
+        assert_eq!(
+            store.directory(ada.id).await.unwrap().read_to_string("notes.txt").unwrap(),
+            "hello"
+        );
 
         let archive = dir.path().join("backup");
-        let made = store.create_backup(archive.clone(), BackupOptions::default(), |_| {}).await.unwrap();
+        let made =
+            store.create_backup(archive.clone(), BackupOptions::default(), |_| {}).await.unwrap();
         assert_eq!(made.manifest.users, 100);
         store.close().await.unwrap();
         restore_backup(archive, dir.path().join("restored"), |_| {}).await.unwrap();
         let restored = Store::open(dir.path().join("restored")).await.unwrap();
-        assert_eq!(restored.get_by_email(&address(7)).await.unwrap().map(|user| user.id), Some(ada.id));
-        assert_eq!(restored.directory(ada.id).await.unwrap().read_to_string("notes.txt").unwrap(), "hello");
+        assert_eq!(
+            restored.get_by_email(&address(7)).await.unwrap().map(|user| user.id),
+            Some(ada.id)
+        );
+        assert_eq!(
+            restored.directory(ada.id).await.unwrap().read_to_string("notes.txt").unwrap(),
+            "hello"
+        );
         restored.close().await.unwrap();
     });
 }

@@ -25,7 +25,10 @@ pub(crate) async fn create(
     keep: Option<u32>,
 ) -> Result<(), Failure> {
     if keep.is_none() && file.as_deref().is_some_and(Path::is_dir) {
-        return Err(Failure::new(Exit::Usage, "FILE is a directory: --keep N writes a backup into it"));
+        return Err(Failure::new(
+            Exit::Usage,
+            "FILE is a directory: --keep N writes a backup into it",
+        ));
     }
     let file = match (file, keep) {
         (Some(parent), Some(_)) => parent.join(rotation::name_for_now()),
@@ -35,10 +38,15 @@ pub(crate) async fn create(
     check_archive(&file, dir)?;
     let store = dir.open().await?;
     let progress = Progress::new();
-    let created = store.create_backup(&file, BackupOptions { database_only }, progress.callback()).await;
+    let created =
+        store.create_backup(&file, BackupOptions { database_only }, progress.callback()).await;
     progress.end();
-    let backup = finish(&store, created.map_err(|error| explain(error, &file, "no backup was made"))).await?;
-    if let (Some(keep), Some(parent), Some(name), 0) = (keep, file.parent(), file.file_name(), backup.incomplete) {
+    let backup =
+        finish(&store, created.map_err(|error| explain(error, &file, "no backup was made")))
+            .await?;
+    if let (Some(keep), Some(parent), Some(name), 0) =
+        (keep, file.parent(), file.file_name(), backup.incomplete)
+    {
         rotation::rotate(parent, keep, &name.to_string_lossy())?;
     }
     show(format, &file, &backup.manifest, &[("archive_bytes", json!(backup.archive_bytes))])?;
@@ -61,8 +69,15 @@ pub(crate) async fn verify(format: Format<'_>, file: &Path) -> Result<(), Failur
     progress.end();
     let verified = verified.map_err(|error| {
         // A backup that couldn't be read isn't proved to be a bad one.
-        let is_bad = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Incompatible | ErrorKind::NotFound);
-        explain(error, file, if is_bad { "use another backup" } else { "the backup was not verified" })
+        let is_bad = matches!(
+            error.kind(),
+            ErrorKind::Corrupt | ErrorKind::Incompatible | ErrorKind::NotFound
+        );
+        explain(
+            error,
+            file,
+            if is_bad { "use another backup" } else { "the backup was not verified" },
+        )
     })?;
     show(format, file, &verified.manifest, &[])?;
     for finding in &verified.findings {
@@ -70,7 +85,10 @@ pub(crate) async fn verify(format: Format<'_>, file: &Path) -> Result<(), Failur
     }
     if !verified.findings.is_empty() {
         let findings = pluralize(verified.findings.len() as u64, "finding");
-        return Err(Failure::new(Exit::Failure, format!("the archive is intact, but its database has {findings}")));
+        return Err(Failure::new(
+            Exit::Failure,
+            format!("the archive is intact, but its database has {findings}"),
+        ));
     }
     if verified.missing_directories > 0 && !verified.manifest.database_only {
         let missing = pluralize(verified.missing_directories, "user");

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::json;
 use tenantry::{
-    BackupContents, ErrorKind, ListQuery, RestoreUserOptions, RestoredUser, Timestamp, TrashQuery, User, UserBefore,
-    UserId, open_backup,
+    BackupContents, ErrorKind, ListQuery, RestoreUserOptions, RestoredUser, Timestamp, TrashQuery,
+    User, UserBefore, UserId, open_backup,
 };
 use tenantry_exchange::printable;
 
@@ -40,7 +40,11 @@ struct BackupUser {
     deleted_at: Option<Timestamp>,
 }
 
-pub(crate) async fn list(format: Format<'_>, file: &Path, user: Option<&str>) -> Result<(), Failure> {
+pub(crate) async fn list(
+    format: Format<'_>,
+    file: &Path,
+    user: Option<&str>,
+) -> Result<(), Failure> {
     let wanted = user.map(UserRef::parse).transpose()?;
     let file = stdio::input(file);
     let failed = |error| explain(error, file, "nothing was listed");
@@ -48,7 +52,8 @@ pub(crate) async fn list(format: Format<'_>, file: &Path, user: Option<&str>) ->
     let mut list = RecordList::new(format, &BACKUP_USERS)?;
     let mut found = false;
     each(&backup, |users| {
-        let wanted: Vec<&BackupUser> = users.iter().filter(|user| is_wanted(wanted.as_ref(), &user.user)).collect();
+        let wanted: Vec<&BackupUser> =
+            users.iter().filter(|user| is_wanted(wanted.as_ref(), &user.user)).collect();
         if wanted.is_empty() {
             return Ok(());
         }
@@ -67,7 +72,10 @@ pub(crate) async fn list(format: Format<'_>, file: &Path, user: Option<&str>) ->
 
 fn not_in(file: &Path) -> Failure {
     let file = printable(&file.to_string_lossy());
-    Failure::new(Exit::NotFound, format!("there is no such user in {file}; `tenantry backup list` shows who is in it"))
+    Failure::new(
+        Exit::NotFound,
+        format!("there is no such user in {file}; `tenantry backup list` shows who is in it"),
+    )
 }
 
 fn is_wanted(wanted: Option<&UserRef>, user: &User) -> bool {
@@ -81,11 +89,15 @@ fn is_wanted(wanted: Option<&UserRef>, user: &User) -> bool {
 
 /// Visits the users in a backup page by page: first the living ones in the order of creation, then
 /// those in the trash.
-fn each(backup: &BackupContents, mut visit: impl FnMut(&[BackupUser]) -> Result<(), Failure>) -> Result<(), Failure> {
+fn each(
+    backup: &BackupContents,
+    mut visit: impl FnMut(&[BackupUser]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut query = ListQuery { limit: ListQuery::MAX_LIMIT, ..ListQuery::default() };
     loop {
         let page = backup.list(&query)?;
-        let users: Vec<_> = page.users.into_iter().map(|user| BackupUser { user, deleted_at: None }).collect();
+        let users: Vec<_> =
+            page.users.into_iter().map(|user| BackupUser { user, deleted_at: None }).collect();
         visit(&users)?;
         query.cursor = page.next_cursor;
         if query.cursor.is_none() {
@@ -95,8 +107,10 @@ fn each(backup: &BackupContents, mut visit: impl FnMut(&[BackupUser]) -> Result<
     let mut query = TrashQuery { limit: ListQuery::MAX_LIMIT, ..TrashQuery::default() };
     loop {
         let page = backup.list_trash(&query)?;
-        let trashed_user =
-            |trashed: tenantry::TrashedUser| BackupUser { user: trashed.user, deleted_at: Some(trashed.deleted_at) };
+        let trashed_user = |trashed: tenantry::TrashedUser| BackupUser {
+            user: trashed.user,
+            deleted_at: Some(trashed.deleted_at),
+        };
         let users: Vec<_> = page.users.into_iter().map(trashed_user).collect();
         visit(&users)?;
         query.cursor = page.next_cursor;
@@ -115,7 +129,8 @@ pub(crate) async fn restore(
 ) -> Result<(), Failure> {
     let wanted = UserRef::parse(user)?;
     stdio::refuse_stream(file, "the backup is")?;
-    let backup = open_backup(file).await.map_err(|error| explain(error, file, "nothing was restored"))?;
+    let backup =
+        open_backup(file).await.map_err(|error| explain(error, file, "nothing was restored"))?;
     let id = find(&backup, &wanted, file)?;
     let store_id = backup.manifest().store_id;
     let store = dir.open().await?;
@@ -138,7 +153,8 @@ pub(crate) async fn restore(
         ("kept", json!(restored.kept)),
         ("dry_run", json!(dry_run)),
     ];
-    output::record(format, &fields).map_err(|failure| failure.with_outcome("the user was restored"))?;
+    output::record(format, &fields)
+        .map_err(|failure| failure.with_outcome("the user was restored"))?;
     report(&restored, id, dry_run);
     report_left_out(&restored.left_out);
     fail_if_incomplete(restored.incomplete, "the user was restored")
@@ -154,7 +170,11 @@ fn find(backup: &BackupContents, wanted: &UserRef, file: &Path) -> Result<UserId
     let mut ids = Vec::new();
     each(backup, |users| {
         ids.extend(
-            users.iter().map(|user| &user.user).filter(|user| is_wanted(Some(wanted), user)).map(|user| user.id),
+            users
+                .iter()
+                .map(|user| &user.user)
+                .filter(|user| is_wanted(Some(wanted), user))
+                .map(|user| user.id),
         );
         Ok(())
     })?;
@@ -163,21 +183,26 @@ fn find(backup: &BackupContents, wanted: &UserRef, file: &Path) -> Result<UserId
         [id] => Ok(id),
         _ => {
             let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-            let message =
-                format!("several users in the trash had this address; name one by the id: {}", ids.join(", "));
+            let message = format!(
+                "several users in the trash had this address; name one by the id: {}",
+                ids.join(", ")
+            );
             Err(Failure::new(Exit::Conflict, message))
         }
     }
 }
 
 fn restore_failure(error: tenantry::Error, file: &Path) -> Failure {
-    let conflict = |message: String| Failure::new(Exit::Conflict, format!("{message}; nothing was restored"));
+    let conflict =
+        |message: String| Failure::new(Exit::Conflict, format!("{message}; nothing was restored"));
     match error.kind() {
         ErrorKind::EmailTaken => {
             let by = error.taken_by().map(|other| format!(": {other}")).unwrap_or_default();
             conflict(format!("another user has the email address now{by}"))
         }
-        ErrorKind::IdTaken => conflict(format!("{error}; --even-if-purged brings them back with a new one")),
+        ErrorKind::IdTaken => {
+            conflict(format!("{error}; --even-if-purged brings them back with a new one"))
+        }
         ErrorKind::Corrupt | ErrorKind::Incompatible | ErrorKind::Cancelled => {
             explain(error, file, "nothing was restored")
         }

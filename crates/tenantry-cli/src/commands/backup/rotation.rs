@@ -24,7 +24,8 @@ pub(super) fn name_for_now() -> String {
 
 /// Returns whether [`name_for_now`] made this name.
 fn is_backup(name: &str) -> bool {
-    let time = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)).map(str::as_bytes);
+    let time =
+        name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)).map(str::as_bytes);
     time.is_some_and(|time| {
         time.len() == 16
             && time.iter().enumerate().all(|(index, byte)| match index {
@@ -40,11 +41,16 @@ fn is_backup(name: &str) -> bool {
 /// is wrong now, and which of the two can't be determined.
 pub(super) fn rotate(dir: &Path, keep: u32, made: &str) -> Result<(), Failure> {
     let failed = |error| {
-        Failure::io(format!("the backup was written, but older ones in {} can't be removed", dir.display()), &error)
+        Failure::io(
+            format!("the backup was written, but older ones in {} can't be removed", dir.display()),
+            &error,
+        )
     };
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
-        names.extend(entry.map_err(failed)?.file_name().into_string().ok().filter(|name| is_backup(name)));
+        names.extend(
+            entry.map_err(failed)?.file_name().into_string().ok().filter(|name| is_backup(name)),
+        );
     }
     let found = names.len();
     names.retain(|name| name.as_str() <= made);

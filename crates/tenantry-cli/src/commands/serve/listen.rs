@@ -34,10 +34,11 @@ pub(super) fn check(args: &Serve, inherited: &[Inherited]) -> Result<(), Failure
         return Ok(());
     }
     let inherited = inherited.iter().filter_map(Inherited::address);
-    let named = args.listen.iter().chain(&args.metrics_listen).filter_map(|address| match address {
-        Address::Tcp(address) => Some(*address),
-        Address::Unix(_) => None,
-    });
+    let named =
+        args.listen.iter().chain(&args.metrics_listen).filter_map(|address| match address {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        });
     match named.chain(inherited).find(|address| !is_local(address)) {
         None => Ok(()),
         Some(address) => Err(Failure::new(
@@ -60,7 +61,9 @@ pub(super) fn connections_max(named: Option<u32>) -> Result<usize, Failure> {
     let (wanted, most) = (named.map_or(CONNECTIONS, u64::from), limit.maximum.unwrap_or(u64::MAX));
     let needed = wanted + OTHER_DESCRIPTORS;
     if named.is_some() && needed > most {
-        let message = format!("--max-connections {wanted} needs {needed} open files, and the system allows {most}");
+        let message = format!(
+            "--max-connections {wanted} needs {needed} open files, and the system allows {most}"
+        );
         return Err(Failure::new(Exit::Usage, message));
     }
     if limit.current.is_some_and(|current| current < needed) {

@@ -28,7 +28,8 @@ pub(super) fn run(dir: &DataDir, args: &Serve) -> Result<(), Failure> {
     if args.tls_cert.is_some() {
         interrupt::release_hangup();
     }
-    let runtime = Runtime::new().map_err(|error| Failure::io("starting the threads of the service", &error))?;
+    let runtime = Runtime::new()
+        .map_err(|error| Failure::io("starting the threads of the service", &error))?;
     let interrupt = Interrupt::listen();
     let served = runtime.block_on(async {
         // Before anything is opened, so that no signal is missed.
@@ -56,16 +57,27 @@ pub(super) fn run(dir: &DataDir, args: &Serve) -> Result<(), Failure> {
     if served? {
         return Ok(());
     }
-    Err(Failure::new(Exit::Failure, "requests were cut off that took longer than 30 seconds to end"))
+    Err(Failure::new(
+        Exit::Failure,
+        "requests were cut off that took longer than 30 seconds to end",
+    ))
 }
 
 fn load(args: &Serve) -> Result<Option<Tls>, Failure> {
     let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
-    Tls::load(certificate, key).map(Some).map_err(|error| Failure::io("--tls-cert, --tls-key", &error))
+    Tls::load(certificate, key)
+        .map(Some)
+        .map_err(|error| Failure::io("--tls-cert, --tls-key", &error))
 }
 
 /// Serves the store until a signal. Returns whether all requests ended by themselves.
-async fn serve(store: &Store, args: &Serve, listeners: Listeners, connections_max: usize, ends: &mut Ends) -> bool {
+async fn serve(
+    store: &Store,
+    args: &Serve,
+    listeners: Listeners,
+    connections_max: usize,
+    ends: &mut Ends,
+) -> bool {
     let mut options = Options::default();
     options.require_if_match = args.require_if_match;
     options.max_file = args.max_file.0;

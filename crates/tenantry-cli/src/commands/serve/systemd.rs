@@ -49,7 +49,8 @@ pub(super) fn listeners() -> Result<Vec<Inherited>, Failure> {
             continue;
         }
         let socket = inherited.take_tcp_listener(index);
-        let socket = socket.map_err(|error| Failure::io(format_args!("socket {index} of $LISTEN_FDS"), &error))?;
+        let socket = socket
+            .map_err(|error| Failure::io(format_args!("socket {index} of $LISTEN_FDS"), &error))?;
         listeners.extend(socket.map(Inherited::Tcp));
     }
     Ok(listeners)
@@ -94,5 +95,8 @@ async fn response(store: &Store, within: Duration) -> Result<(), String> {
 }
 
 fn is_mended_by_restart(kind: ErrorKind) -> bool {
-    !matches!(kind, ErrorKind::Busy | ErrorKind::Full | ErrorKind::ReadOnly | ErrorKind::PermissionDenied)
+    !matches!(
+        kind,
+        ErrorKind::Busy | ErrorKind::Full | ErrorKind::ReadOnly | ErrorKind::PermissionDenied
+    )
 }

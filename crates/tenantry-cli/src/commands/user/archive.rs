@@ -15,7 +15,12 @@ use crate::stdio::{self, report};
 use crate::target::check_archive;
 use crate::user_ref::UserRef;
 
-pub(super) async fn export(dir: &DataDir, format: Format<'_>, user: &str, file: &Path) -> Result<(), Failure> {
+pub(super) async fn export(
+    dir: &DataDir,
+    format: Format<'_>,
+    user: &str,
+    file: &Path,
+) -> Result<(), Failure> {
     let user = UserRef::parse(user)?;
     check_archive(file, dir)?;
     let store = dir.open().await?;
@@ -30,7 +35,9 @@ pub(super) async fn export(dir: &DataDir, format: Format<'_>, user: &str, file: 
     let progress = Progress::new();
     let exported = store.export_user(id, file, progress.callback()).await;
     progress.end();
-    let exported = finish(&store, exported.map_err(|error| explain(error, file, "nothing was exported"))).await?;
+    let exported =
+        finish(&store, exported.map_err(|error| explain(error, file, "nothing was exported")))
+            .await?;
     log_change("user export-archive", id);
     show(format, file, &exported.manifest, &[("archive_bytes", json!(exported.archive_bytes))])?;
     report_left_out(&exported.left_out);
@@ -48,12 +55,16 @@ pub(super) async fn import(dir: &DataDir, format: Format<'_>, file: &Path) -> Re
     stdio::refuse_stream(file, "the archive of a user is")?;
     let explain = |error: tenantry::Error, id: Option<UserId>| match error.kind() {
         ErrorKind::Unfinished | ErrorKind::OutcomeUnknown => Failure::from(error),
-        ErrorKind::EmailTaken if error.taken_by() == id => {
-            Failure::new(Exit::Conflict, format!("{}: the user exists already; nothing was imported", file.display()))
-        }
+        ErrorKind::EmailTaken if error.taken_by() == id => Failure::new(
+            Exit::Conflict,
+            format!("{}: the user exists already; nothing was imported", file.display()),
+        ),
         ErrorKind::EmailTaken => {
             let by = error.taken_by().map(|other| format!(": {other}")).unwrap_or_default();
-            let message = format!("{}: another user has the email address{by}; nothing was imported", file.display());
+            let message = format!(
+                "{}: another user has the email address{by}; nothing was imported",
+                file.display()
+            );
             Failure::new(Exit::Conflict, message)
         }
         _ => explain(error, file, "nothing was imported"),
@@ -82,7 +93,11 @@ pub(super) async fn import(dir: &DataDir, format: Format<'_>, file: &Path) -> Re
     let manifest = imported.manifest;
     log_change("user import-archive", manifest.user.id);
     show(format, file, &manifest, &[])?;
-    report!("imported {} with {}", printable(manifest.user.email.as_str()), pluralize(manifest.files, "file"));
+    report!(
+        "imported {} with {}",
+        printable(manifest.user.email.as_str()),
+        pluralize(manifest.files, "file")
+    );
     report_left_out(&imported.left_out);
     fail_if_incomplete(imported.incomplete, "the user was imported")
 }

@@ -11,7 +11,11 @@ use crate::output::Format;
 use crate::session::{finish, report_change};
 use crate::stdio::report;
 
-pub(super) async fn run(dir: &DataDir, format: Format<'_>, args: CreateUser) -> Result<(), Failure> {
+pub(super) async fn run(
+    dir: &DataDir,
+    format: Format<'_>,
+    args: CreateUser,
+) -> Result<(), Failure> {
     let Values { name, external_id, attributes } = args.profile.parse()?;
     let new = NewUser {
         id: args.id.map(|id| id.parse()).transpose()?,
@@ -32,16 +36,26 @@ pub(super) async fn run(dir: &DataDir, format: Format<'_>, args: CreateUser) -> 
     finish(&store, created).await.and_then(|user| report_change("user create", format, &user))
 }
 
-async fn create(store: &Store, new: NewUser, adopt: bool, on_lookalike: OnLookalike) -> Result<User, Failure> {
+async fn create(
+    store: &Store,
+    new: NewUser,
+    adopt: bool,
+    on_lookalike: OnLookalike,
+) -> Result<User, Failure> {
     let (user, confusable) = store
         .write(move |tx| {
             let mut user = tx.create(&new)?;
             let confusable = match on_lookalike {
                 OnLookalike::Ignore => None,
-                OnLookalike::Warn | OnLookalike::Refuse => tx.confusables(&new.email)?.into_iter().next(),
+                OnLookalike::Warn | OnLookalike::Refuse => {
+                    tx.confusables(&new.email)?.into_iter().next()
+                }
             };
             if let (OnLookalike::Refuse, Some(other)) = (on_lookalike, &confusable) {
-                let message = format!("{}; --on-lookalike warn creates the user all the same", looks_like(other));
+                let message = format!(
+                    "{}; --on-lookalike warn creates the user all the same",
+                    looks_like(other)
+                );
                 return Err(Failure::new(Exit::Conflict, message));
             }
             if adopt {

@@ -13,7 +13,11 @@ use crate::session::{finish, log_change};
 use crate::stdio::report;
 use crate::user_ref::UserRef;
 
-pub(super) async fn run(dir: &DataDir, format: Format<'_>, args: DeleteUsers) -> Result<(), Failure> {
+pub(super) async fn run(
+    dir: &DataDir,
+    format: Format<'_>,
+    args: DeleteUsers,
+) -> Result<(), Failure> {
     let names = args.users;
     let (chosen, flags) = choose(!names.is_empty(), args.many)?;
     if let Chosen::Where(filter) = chosen {
@@ -26,7 +30,12 @@ pub(super) async fn run(dir: &DataDir, format: Format<'_>, args: DeleteUsers) ->
 }
 
 /// Moves users to the trash, or none of them if one doesn't exist at the beginning.
-async fn delete(store: &Store, names: Vec<String>, refs: Vec<UserRef>, yes: bool) -> Result<(), Failure> {
+async fn delete(
+    store: &Store,
+    names: Vec<String>,
+    refs: Vec<UserRef>,
+    yes: bool,
+) -> Result<(), Failure> {
     let users = find_all(store, names, refs).await?;
     confirm(yes, "deleted", || match &users[..] {
         [user] => format!("Move {} ({}) to the trash?", printable(user.email.as_str()), user.id),
@@ -35,14 +44,20 @@ async fn delete(store: &Store, names: Vec<String>, refs: Vec<UserRef>, yes: bool
     for (index, user) in users.iter().enumerate() {
         delete_one(store, user).await.map_err(|failure| match index {
             0 => failure,
-            _ => failure.with_subject(&user.id.to_string()).with_outcome("those before were deleted"),
+            _ => {
+                failure.with_subject(&user.id.to_string()).with_outcome("those before were deleted")
+            }
         })?;
     }
     Ok(())
 }
 
 /// Returns the users, each once.
-async fn find_all(store: &Store, names: Vec<String>, refs: Vec<UserRef>) -> Result<Vec<User>, Failure> {
+async fn find_all(
+    store: &Store,
+    names: Vec<String>,
+    refs: Vec<UserRef>,
+) -> Result<Vec<User>, Failure> {
     let find = move |tx: &ReadTx<'_>| -> Result<Vec<User>, Failure> {
         let mut users: Vec<User> = Vec::new();
         for (name, user) in names.iter().zip(&refs) {
@@ -71,7 +86,9 @@ async fn delete_one(store: &Store, user: &User) -> Result<(), Failure> {
             );
         }
         // Another process was faster, with the same result.
-        Err(error) if error.kind() == ErrorKind::NotFound => report!("another process has deleted the user"),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            report!("another process has deleted the user")
+        }
         Err(error) => return Err(error.into()),
     }
     Ok(())

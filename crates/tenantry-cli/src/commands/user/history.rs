@@ -38,7 +38,10 @@ async fn print(
 ) -> Result<(), Failure> {
     let page = store.history(id_of(store, user).await?, cursor.as_ref(), limit).await?;
     if page.changes.is_empty() && cursor.is_none() {
-        return Err(Failure::new(Exit::NotFound, "there is no such user, or no change of them is kept any more"));
+        return Err(Failure::new(
+            Exit::NotFound,
+            "there is no such user, or no change of them is kept any more",
+        ));
     }
     let mut list = RecordList::new(format, &CHANGES)?;
     list.add(&page.changes)?;

@@ -22,7 +22,12 @@ pub(super) async fn run(dir: &DataDir, format: Format<'_>, args: List) -> Result
     finish(&store, printed).await
 }
 
-pub(super) async fn print(store: &Store, format: Format<'_>, mut query: ListQuery, all: bool) -> Result<(), Failure> {
+pub(super) async fn print(
+    store: &Store,
+    format: Format<'_>,
+    mut query: ListQuery,
+    all: bool,
+) -> Result<(), Failure> {
     let mut list = RecordList::new(format, &USERS)?;
     let mut changes = None;
     loop {
@@ -36,7 +41,11 @@ pub(super) async fn print(store: &Store, format: Format<'_>, mut query: ListQuer
     }
 }
 
-pub(super) async fn count(dir: &DataDir, format: Format<'_>, args: FilterArgs) -> Result<(), Failure> {
+pub(super) async fn count(
+    dir: &DataDir,
+    format: Format<'_>,
+    args: FilterArgs,
+) -> Result<(), Failure> {
     let filter = args.parse()?;
     let store = dir.open().await?;
     let counted = store.count_where(&filter).await.map_err(Failure::from);

@@ -9,7 +9,12 @@ use crate::session::{finish, report_change};
 use crate::stdio::report;
 use crate::user_ref::UserRef;
 
-pub(super) async fn run(dir: &DataDir, format: Format<'_>, user: &str, create: bool) -> Result<(), Failure> {
+pub(super) async fn run(
+    dir: &DataDir,
+    format: Format<'_>,
+    user: &str,
+    create: bool,
+) -> Result<(), Failure> {
     let user = UserRef::parse(user)?;
     let user = if create { sign_in(dir, user).await? } else { record(dir, user).await? };
     report_change("user login", format, &user)

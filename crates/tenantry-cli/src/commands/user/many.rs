@@ -47,15 +47,17 @@ pub(super) fn choose(are_named: bool, many: ManyUsers) -> Result<(Chosen, Flags)
     let filter = many.filter.parse()?;
     let usage = |message: &str| Err(Failure::new(Exit::Usage, message));
     match (are_named, filter.is_empty(), many.all) {
-        (true, true, false) if flags.dry_run => usage("--dry-run is for users who are chosen by conditions"),
+        (true, true, false) if flags.dry_run => {
+            usage("--dry-run is for users who are chosen by conditions")
+        }
         (true, true, false) => Ok((Chosen::Named, flags)),
         (true, ..) => usage("name users, or choose them by conditions, but not both"),
         (false, false, true) => usage("--all is without conditions"),
         (false, true, true) => Ok((Chosen::Where(everybody()), flags)),
         (false, false, false) => Ok((Chosen::Where(filter), flags)),
-        (false, true, false) => {
-            usage("name a user, or choose users by conditions such as --inactive-for 2y, or by --all")
-        }
+        (false, true, false) => usage(
+            "name a user, or choose users by conditions such as --inactive-for 2y, or by --all",
+        ),
     }
 }
 
@@ -115,7 +117,10 @@ async fn change(
     report_outcome(verb, outcome)
 }
 
-fn progress(bar: ProgressBar, interrupt: Interrupt) -> impl Fn(Progress) -> ControlFlow<()> + Send + 'static {
+fn progress(
+    bar: ProgressBar,
+    interrupt: Interrupt,
+) -> impl Fn(Progress) -> ControlFlow<()> + Send + 'static {
     move |progress| {
         bar.set_position(progress.users);
         if interrupt.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -132,10 +137,13 @@ fn report_outcome(verb: Verb, outcome: BulkOutcome) -> Result<(), Failure> {
         report!("{} did not meet the conditions any more", pluralize(passed_over, "user"));
     }
     match ended_by {
-        Some(error) if error.kind() == ErrorKind::Cancelled => Err(Failure::from(error).with_outcome(&done)),
+        Some(error) if error.kind() == ErrorKind::Cancelled => {
+            Err(Failure::from(error).with_outcome(&done))
+        }
         Some(error) => Err(Failure::from(error).with_outcome(&format!("{done} before that"))),
         None if failed > 0 => {
-            let message = format!("{} could not be {}; {done}", pluralize(failed, "user"), verb.done());
+            let message =
+                format!("{} could not be {}; {done}", pluralize(failed, "user"), verb.done());
             Err(Failure::new(Exit::Failure, message))
         }
         None => {

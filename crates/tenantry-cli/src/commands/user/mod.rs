@@ -22,7 +22,11 @@ use crate::output::Format;
 
 /// Runs a verb. Each checks its arguments before it opens the store, so that a mistyped one never
 /// creates a store.
-pub(crate) async fn run(dir: &DataDir, format: Format<'_>, command: UserCommand) -> Result<(), Failure> {
+pub(crate) async fn run(
+    dir: &DataDir,
+    format: Format<'_>,
+    command: UserCommand,
+) -> Result<(), Failure> {
     match command {
         UserCommand::Create(args) => create::run(dir, format, args).await,
         UserCommand::Get { user } => get::run(dir, format, &user).await,
@@ -36,10 +40,16 @@ pub(crate) async fn run(dir: &DataDir, format: Format<'_>, command: UserCommand)
         UserCommand::Resume { user } => suspend::resume(dir, format, &user).await,
         UserCommand::Login { user, create } => login::run(dir, format, &user, create).await,
         UserCommand::Delete(args) => delete::run(dir, format, args).await,
-        UserCommand::Restore { user, email } => restore::run(dir, format, &user, email.as_deref()).await,
-        UserCommand::History { user, limit, cursor } => history::run(dir, format, &user, cursor, limit).await,
+        UserCommand::Restore { user, email } => {
+            restore::run(dir, format, &user, email.as_deref()).await
+        }
+        UserCommand::History { user, limit, cursor } => {
+            history::run(dir, format, &user, cursor, limit).await
+        }
         UserCommand::Purge(args) => purge::run(dir, format, args).await,
-        UserCommand::ExportArchive { user, file } => archive::export(dir, format, &user, &file).await,
+        UserCommand::ExportArchive { user, file } => {
+            archive::export(dir, format, &user, &file).await
+        }
         UserCommand::ImportArchive { file } => archive::import(dir, format, &file).await,
     }
 }

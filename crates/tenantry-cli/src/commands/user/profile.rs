@@ -33,11 +33,13 @@ impl Profile {
 fn attributes(text: &str) -> Result<Attributes, Failure> {
     let Some(path) = text.strip_prefix('@') else { return Ok(text.parse()?) };
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let read =
+        File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     read.map_err(|error| Failure::io(path, &error))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(Failure::new(Exit::Invalid, format!("{path}: longer than 1 MiB")));
     }
-    let text = String::from_utf8(bytes).map_err(|_| Failure::new(Exit::Invalid, format!("{path}: not UTF-8")))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Failure::new(Exit::Invalid, format!("{path}: not UTF-8")))?;
     text.parse().map_err(|error: tenantry::Error| Failure::from(error).with_subject(path))
 }

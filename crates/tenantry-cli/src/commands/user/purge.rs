@@ -35,7 +35,12 @@ fn parse_id(text: &str) -> Result<UserId, Failure> {
     })
 }
 
-async fn purge_one(store: &Store, format: Format<'_>, args: &Purge, id: UserId) -> Result<(), Failure> {
+async fn purge_one(
+    store: &Store,
+    format: Format<'_>,
+    args: &Purge,
+    id: UserId,
+) -> Result<(), Failure> {
     let (trashed, was_purged) =
         store.read(move |tx| Ok::<_, Failure>((tx.get_trashed(id)?, tx.was_purged(id)?))).await?;
     let Some(trashed) = trashed else {
@@ -56,12 +61,20 @@ async fn purge_one(store: &Store, format: Format<'_>, args: &Purge, id: UserId) 
         return list.finish(&[]);
     }
     confirm(args.yes, "purged", || {
-        format!("Destroy {} ({id}) for good, with their files?", printable(trashed.user.email.as_str()))
+        format!(
+            "Destroy {} ({id}) for good, with their files?",
+            printable(trashed.user.email.as_str())
+        )
     })?;
     destroy(store, tenantry::Purge::User(id), &[id]).await
 }
 
-async fn purge_older(store: &Store, format: Format<'_>, args: &Purge, moment: Timestamp) -> Result<(), Failure> {
+async fn purge_older(
+    store: &Store,
+    format: Format<'_>,
+    args: &Purge,
+    moment: Timestamp,
+) -> Result<(), Failure> {
     if args.dry_run {
         return trash::list(store, format, Some(moment)).await;
     }
@@ -81,7 +94,11 @@ async fn purge_older(store: &Store, format: Format<'_>, args: &Purge, moment: Ti
 }
 
 /// Destroys users. `before` are the ones that were found before the purge.
-async fn destroy(store: &Store, selection: tenantry::Purge, before: &[UserId]) -> Result<(), Failure> {
+async fn destroy(
+    store: &Store,
+    selection: tenantry::Purge,
+    before: &[UserId],
+) -> Result<(), Failure> {
     let progress = output::progress(None, "{spinner} {human_pos} files removed");
     let shown = progress.clone();
     let purged = store.purge(selection, move |progress| shown.set_position(progress.files)).await;

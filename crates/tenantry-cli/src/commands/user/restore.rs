@@ -8,7 +8,12 @@ use crate::output::Format;
 use crate::session::{finish, report_change};
 use crate::user_ref::UserRef;
 
-pub(super) async fn run(dir: &DataDir, format: Format<'_>, user: &str, email: Option<&str>) -> Result<(), Failure> {
+pub(super) async fn run(
+    dir: &DataDir,
+    format: Format<'_>,
+    user: &str,
+    email: Option<&str>,
+) -> Result<(), Failure> {
     let user = UserRef::parse(user)?;
     let email = email.map(str::parse).transpose()?;
     let store = dir.open().await?;
@@ -21,10 +26,16 @@ async fn restore(store: &Store, user: &UserRef, email: Option<Email>) -> Result<
     let id = match user {
         UserRef::Id(id) => *id,
         UserRef::Email(address) => match &store.find_in_trash(address).await?[..] {
-            [] => return Err(Failure::new(Exit::NotFound, "there is no user in the trash with this email address")),
+            [] => {
+                return Err(Failure::new(
+                    Exit::NotFound,
+                    "there is no user in the trash with this email address",
+                ));
+            }
             [trashed] => trashed.user.id,
             several => {
-                let ids: Vec<String> = several.iter().map(|trashed| trashed.user.id.to_string()).collect();
+                let ids: Vec<String> =
+                    several.iter().map(|trashed| trashed.user.id.to_string()).collect();
                 let message = format!(
                     "several users in the trash have this email address, the last deleted first: {}; name one by the id",
                     ids.join(", ")
@@ -36,7 +47,8 @@ async fn restore(store: &Store, user: &UserRef, email: Option<Email>) -> Result<
     match store.restore(id, email).await {
         Err(error) if error.kind() == ErrorKind::EmailTaken => {
             let by = error.taken_by().map(|other| format!(": {other}")).unwrap_or_default();
-            let message = format!("another user has the email address now{by}; --email sets another");
+            let message =
+                format!("another user has the email address now{by}; --email sets another");
             Err(Failure::new(Exit::Conflict, message))
         }
         restored => restored.map_err(Failure::from),

@@ -10,7 +10,11 @@ use crate::output::Format;
 use crate::session::{finish, report_change};
 use crate::user_ref::UserRef;
 
-pub(super) async fn suspend(dir: &DataDir, format: Format<'_>, args: SuspendUsers) -> Result<(), Failure> {
+pub(super) async fn suspend(
+    dir: &DataDir,
+    format: Format<'_>,
+    args: SuspendUsers,
+) -> Result<(), Failure> {
     let user = args.user.unwrap_or_default();
     let (chosen, flags) = choose(!user.is_empty(), args.many)?;
     if let Chosen::Where(filter) = chosen {

@@ -10,7 +10,11 @@ use crate::output::Format;
 use crate::session::{finish, report_change};
 use crate::user_ref::UserRef;
 
-pub(super) async fn run(dir: &DataDir, format: Format<'_>, args: UpdateUser) -> Result<(), Failure> {
+pub(super) async fn run(
+    dir: &DataDir,
+    format: Format<'_>,
+    args: UpdateUser,
+) -> Result<(), Failure> {
     let user = UserRef::parse(&args.user)?;
     let email = args.email.map(|email| email.parse()).transpose()?;
     let Values { name, external_id, attributes } = args.profile.parse()?;
@@ -32,7 +36,8 @@ pub(super) async fn rename(
     expected_version: Option<u64>,
 ) -> Result<(), Failure> {
     let user = UserRef::parse(user)?;
-    let update = UserUpdate { email: Some(email.parse()?), expected_version, ..UserUpdate::default() };
+    let update =
+        UserUpdate { email: Some(email.parse()?), expected_version, ..UserUpdate::default() };
     update_user(dir, format, user, update).await
 }
 
@@ -44,7 +49,12 @@ fn set<T>(value: Option<T>, is_cleared: bool) -> Set<T> {
     }
 }
 
-async fn update_user(dir: &DataDir, format: Format<'_>, user: UserRef, update: UserUpdate) -> Result<(), Failure> {
+async fn update_user(
+    dir: &DataDir,
+    format: Format<'_>,
+    user: UserRef,
+    update: UserUpdate,
+) -> Result<(), Failure> {
     let store = dir.open().await?;
     let updated = store
         .write(move |tx| {

@@ -23,9 +23,11 @@ fn a_thousand_unread_downloads_and_paused_uploads_keep_the_memory_flat() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     let session = Session::new();
-    let service = Service::start(&session, &["--listen", "unix:t.sock", "--max-connections", "1400"]);
+    let service =
+        Service::start(&session, &["--listen", "unix:t.sock", "--max-connections", "1400"]);
     let socket = service.socket();
-    let (status, user) = local(&socket, "POST", "/v1/users", r#"{"email":"ada@example.com"}"#).unwrap();
+    let (status, user) =
+        local(&socket, "POST", "/v1/users", r#"{"email":"ada@example.com"}"#).unwrap();
     assert_eq!(status, 201);
     let files = format!("/v1/users/{}/files", user["id"].as_str().unwrap());
     let connect = || UnixStream::connect(&socket).unwrap();
@@ -46,7 +48,11 @@ fn a_thousand_unread_downloads_and_paused_uploads_keep_the_memory_flat() {
     }
     for number in 0..UPLOADS {
         let mut stream = connect();
-        write!(stream, "PUT {files}/{number} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n").unwrap();
+        write!(
+            stream,
+            "PUT {files}/{number} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+        )
+        .unwrap();
         stream.write_all(&large.as_bytes()[..BEYOND_A_SOCKET]).unwrap();
         held.push(stream);
     }

@@ -82,13 +82,17 @@ fn slow_idle_and_greedy_clients_together_neither_stop_nor_swell_the_service() {
     }
     for _ in 0..numbers.heads {
         let mut stream = TcpStream::connect(&tcp).unwrap();
-        write!(stream, "GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: {}", "x".repeat(12 << 10)).unwrap();
+        write!(
+            stream,
+            "GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: {}",
+            "x".repeat(12 << 10)
+        )
+        .unwrap();
         held.push(Box::new(stream));
     }
     for _ in 0..numbers.bodies {
         let mut stream = UnixStream::connect(&socket).unwrap();
-        let head =
-            "POST /v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 65536\r\n\r\n";
+        let head = "POST /v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 65536\r\n\r\n";
         write!(stream, "{head}{}", " ".repeat(60 << 10)).unwrap();
         held.push(Box::new(stream));
     }
@@ -100,13 +104,18 @@ fn slow_idle_and_greedy_clients_together_neither_stop_nor_swell_the_service() {
     // Those that were closed for their idleness meanwhile were served as well.
     let accepted = || {
         let text = scrape(&metrics);
-        let line = text.lines().find_map(|line| line.strip_prefix("tenantry_http_connections_accepted_total "));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("tenantry_http_connections_accepted_total "));
         line.unwrap().parse::<u64>().unwrap()
     };
     wait_until("all connections are accepted", || accepted() >= numbers.sum());
     // Those who behave are served meanwhile.
     assert_eq!(local(&socket, "GET", "/livez", "").unwrap().0, 200);
-    assert_eq!(local(&socket, "POST", "/v1/sign-in", r#"{"email":"ada@example.com"}"#).unwrap().0, 201);
+    assert_eq!(
+        local(&socket, "POST", "/v1/sign-in", r#"{"email":"ada@example.com"}"#).unwrap().0,
+        201
+    );
     assert_eq!(local(&socket, "GET", "/v1/users?limit=50", "").unwrap().0, 200);
     // Large responses wait for those that nobody reads.
     wait_until("a large response is refused", || {

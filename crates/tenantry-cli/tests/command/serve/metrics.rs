@@ -20,8 +20,14 @@ fn contrib(name: &str) -> PathBuf {
 fn figures(session: &Session) -> String {
     let mut service = Service::start(session, &["--metrics-listen", "127.0.0.1:0"]);
     let socket = service.socket();
-    assert_eq!(local(&socket, "POST", "/v1/users", r#"{"email":"ada@example.com"}"#).unwrap().0, 201);
-    assert_eq!(local(&socket, "POST", "/v1/users", r#"{"email":"ADA@example.com"}"#).unwrap().0, 409);
+    assert_eq!(
+        local(&socket, "POST", "/v1/users", r#"{"email":"ada@example.com"}"#).unwrap().0,
+        201
+    );
+    assert_eq!(
+        local(&socket, "POST", "/v1/users", r#"{"email":"ADA@example.com"}"#).unwrap().0,
+        409
+    );
     assert_eq!(local(&socket, "GET", "/v1/users", "").unwrap().0, 200);
     let text = scrape(&service.metrics.take().unwrap());
     service.end();
@@ -56,7 +62,12 @@ fn promtool() -> Option<Command> {
 fn promtool_accepts_the_figures() {
     let Some(mut promtool) = promtool() else { return };
     let text = figures(&Session::new());
-    let mut check = promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut check = promtool
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = check.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}\n{text}");
@@ -73,12 +84,18 @@ fn the_alerts_and_the_dashboard_use_figures_that_exist() {
     let dashboard = std::fs::read_to_string(contrib("grafana/tenantry.json")).unwrap();
     for (text, least) in [(&alerts, 5), (&dashboard, 12)] {
         let used = names(text);
-        assert!(used.len() >= least && used.is_subset(&exported), "{:?}", used.difference(&exported));
+        assert!(
+            used.len() >= least && used.is_subset(&exported),
+            "{:?}",
+            used.difference(&exported)
+        );
     }
     // The kinds of errors that an alert names exist.
     let kinds = Regex::new("kind=~?\"([a-z_|]+)\"").unwrap();
     let source = std::fs::read_to_string(contrib("../crates/tenantry/src/error.rs")).unwrap();
-    for kind in kinds.captures_iter(&alerts).flat_map(|found| found.get(1).unwrap().as_str().split('|')) {
+    for kind in
+        kinds.captures_iter(&alerts).flat_map(|found| found.get(1).unwrap().as_str().split('|'))
+    {
         assert!(source.contains(&format!("\"{kind}\"")), "no error has the name {kind}");
     }
     // promtool knows rules, and not dashboards: each expression of one becomes a rule.
@@ -91,7 +108,12 @@ fn the_alerts_and_the_dashboard_use_figures_that_exist() {
         rules.push_str(&format!("      - record: panel{number}\n        expr: '{expression}'\n"));
     }
     let rules = session.write("dashboard.yml", rules);
-    let output = promtool.args(["check", "rules"]).arg(contrib("prometheus/alerts.yml")).arg(rules).output().unwrap();
+    let output = promtool
+        .args(["check", "rules"])
+        .arg(contrib("prometheus/alerts.yml"))
+        .arg(rules)
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{output:?}");
 }
 
@@ -144,7 +166,9 @@ fn alerts_are_raised_by_what_they_are_about_and_by_nothing_else() {
         ("TenantryBusy", ""),
         ("TenantryLogGrows", ""),
     ] {
-        course.push_str(&format!("      - eval_time: 18m\n        alertname: {alert}\n        exp_alerts:"));
+        course.push_str(&format!(
+            "      - eval_time: 18m\n        alertname: {alert}\n        exp_alerts:"
+        ));
         match labels {
             "" => course.push_str(" []\n"),
             _ => {

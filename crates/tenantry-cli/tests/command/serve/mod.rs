@@ -107,7 +107,12 @@ impl Drop for Service {
 
 /// Makes a request over a connection of its own. Returns the status and the body, or nothing if the
 /// service went away before it answered.
-fn request(stream: impl Read + Write, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+fn request(
+    stream: impl Read + Write,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Option<(u16, Value)> {
     let reply = exchange(stream, method, path, body)?;
     let (head, body) = reply.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -118,7 +123,8 @@ fn request(stream: impl Read + Write, method: &str, path: &str, body: &str) -> O
 fn exchange(mut stream: impl Read + Write, method: &str, path: &str, body: &str) -> Option<String> {
     let length = body.len();
     let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
-    let entity = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
+    let entity =
+        format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
     stream.write_all(format!("{head}{entity}").as_bytes()).ok()?;
     let mut reply = Vec::new();
     stream.read_to_end(&mut reply).ok()?;
@@ -183,7 +189,9 @@ fn a_second_signal_ends_a_service_that_drains() {
     let mut go_on = [0; 25];
     stream.read_exact(&mut go_on).unwrap();
     service.signal(Signal::TERM);
-    wait_until("the service accepts no more connections", || UnixStream::connect(service.socket()).is_err());
+    wait_until("the service accepts no more connections", || {
+        UnixStream::connect(service.socket()).is_err()
+    });
     service.signal(Signal::TERM);
     assert_eq!(service.wait().0.code(), Some(143));
 }
@@ -193,7 +201,10 @@ fn a_second_service_on_the_same_socket_is_refused() {
     let session = Session::new();
     let service = Service::start(&session, &[]);
     let (code, _, stderr) = session.run(&["serve"]);
-    assert_eq!((code, &*stderr), (1, "error: data/tenantry.sock: another process listens on this socket\n"));
+    assert_eq!(
+        (code, &*stderr),
+        (1, "error: data/tenantry.sock: another process listens on this socket\n")
+    );
     assert_eq!(local(&service.socket(), "GET", "/livez", "").unwrap().0, 200);
     service.end();
 }
@@ -213,7 +224,10 @@ fn the_socket_is_in_the_runtime_directory_of_a_service() {
 fn checks_and_backups_disregard_the_socket_in_the_data_directory() {
     let session = Session::new();
     let service = Service::start(&session, &[]);
-    assert_eq!(local(&service.socket(), "POST", "/v1/users", r#"{"email":"ada@example.com"}"#).unwrap().0, 201);
+    assert_eq!(
+        local(&service.socket(), "POST", "/v1/users", r#"{"email":"ada@example.com"}"#).unwrap().0,
+        201
+    );
     let (code, _, stderr) = session.run(&["check"]);
     assert_eq!((code, &*stderr), (0, "all is well: 1 user, 0 in the trash, 0 directories\n"));
     session.output(&["backup", "create", "backup.tar.zst"]);
@@ -238,8 +252,16 @@ fn another_user_on_the_socket_is_refused() {
     open(&service.socket(), "666");
     let curl = |user: u32| {
         let mut command = session.in_dir("setpriv");
-        command.args(["--reuid", &user.to_string(), "--clear-groups", "curl", "--silent", "--unix-socket"]);
-        let output = command.arg(service.socket()).arg("http://localhost/v1/users").output().unwrap();
+        command.args([
+            "--reuid",
+            &user.to_string(),
+            "--clear-groups",
+            "curl",
+            "--silent",
+            "--unix-socket",
+        ]);
+        let output =
+            command.arg(service.socket()).arg("http://localhost/v1/users").output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     let refused = curl(65534);
@@ -267,7 +289,8 @@ fn nobody_is_known_on_tcp_without_a_token() {
 fn an_address_that_other_machines_reach_is_refused_without_encryption() {
     let session = Session::new();
     for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:80"] {
-        let (code, _, stderr) = session.run(&["serve", "--listen", "127.0.0.1:0", "--listen", listen]);
+        let (code, _, stderr) =
+            session.run(&["serve", "--listen", "127.0.0.1:0", "--listen", listen]);
         assert_eq!(code, 2, "{stderr}");
         assert!(stderr.contains(&format!("other machines can reach {listen}")), "{stderr}");
         assert!(!session.path("data").exists(), "a store was created all the same");
@@ -300,7 +323,10 @@ fn more_connections_than_the_system_allows_are_refused() {
 fn the_log_has_a_line_for_each_request_and_no_address() {
     let session = Session::new();
     let mut service = Service::start(&session, &["-v"]);
-    assert_eq!(local(&service.socket(), "POST", "/v1/users", r#"{"email":"ada@example.com"}"#).unwrap().0, 201);
+    assert_eq!(
+        local(&service.socket(), "POST", "/v1/users", r#"{"email":"ada@example.com"}"#).unwrap().0,
+        201
+    );
     service.signal(Signal::TERM);
     let (_, log) = service.wait();
     assert!(log.contains("route=\"/v1/users\" status=201") && !log.contains('@'), "{log}");
@@ -330,22 +356,31 @@ fn a_killed_service_has_every_user_that_it_answered_for() {
                 for number in 0.. {
                     let email = format!("user{caller}-{number}@example.com");
                     let body = format!(r#"{{"email":"{email}"}}"#);
-                    let Some((status, _)) = local(socket, "POST", "/v1/users", &body) else { return };
+                    let Some((status, _)) = local(socket, "POST", "/v1/users", &body) else {
+                        return;
+                    };
                     assert_eq!(status, 201);
                     answered.lock().unwrap().insert(email);
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
-        wait_until("enough users are created", || count.load(Ordering::Relaxed) >= ANSWERS_BEFORE_KILL);
+        wait_until("enough users are created", || {
+            count.load(Ordering::Relaxed) >= ANSWERS_BEFORE_KILL
+        });
         service.signal(Signal::KILL);
     });
     service.wait();
     let exported = session.output(&["export", "-", "--to", "jsonl"]);
     let exported = exported.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let exported: BTreeSet<String> = exported.map(|user| user["email"].as_str().unwrap().to_owned()).collect();
+    let exported: BTreeSet<String> =
+        exported.map(|user| user["email"].as_str().unwrap().to_owned()).collect();
     let answered = answered.into_inner().unwrap();
-    assert!(answered.is_subset(&exported), "lost: {:?}", answered.difference(&exported).collect::<Vec<_>>());
+    assert!(
+        answered.is_subset(&exported),
+        "lost: {:?}",
+        answered.difference(&exported).collect::<Vec<_>>()
+    );
     // The socket that it left doesn't keep the next one from starting.
     assert!(socket.exists());
     Service::start(&session, &[]).end();

@@ -36,7 +36,10 @@ fn systemd_hears_of_the_start_the_watchdog_and_the_end() {
     let mut service = Service::spawn(&session, command);
     // The watchdog may be heard of before the start is.
     let first = [manager.hear(), manager.hear()];
-    assert!(first.contains(&"READY=1".to_owned()) && first.contains(&"WATCHDOG=1".to_owned()), "{first:?}");
+    assert!(
+        first.contains(&"READY=1".to_owned()) && first.contains(&"WATCHDOG=1".to_owned()),
+        "{first:?}"
+    );
     for _ in 0..3 {
         assert_eq!(manager.hear(), "WATCHDOG=1");
     }
@@ -93,13 +96,21 @@ fn a_service_that_ends_is_not_ready_and_finishes_what_runs() {
     let mut stream = UnixStream::connect(service.socket()).unwrap();
     let head = "POST /v1/users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     let length = body.len();
-    stream.write_all(format!("{head}Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n").as_bytes()).unwrap();
+    stream
+        .write_all(
+            format!("{head}Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n").as_bytes(),
+        )
+        .unwrap();
     let mut go_on = [0; 25];
     stream.read_exact(&mut go_on).unwrap();
     service.signal(Signal::TERM);
-    wait_until("the service isn't ready", || local(&metrics, "GET", "/readyz", "").unwrap().0 == 503);
+    wait_until("the service isn't ready", || {
+        local(&metrics, "GET", "/readyz", "").unwrap().0 == 503
+    });
     assert_eq!(local(&metrics, "GET", "/livez", "").unwrap().0, 200);
-    wait_until("the service accepts no more connections", || UnixStream::connect(service.socket()).is_err());
+    wait_until("the service accepts no more connections", || {
+        UnixStream::connect(service.socket()).is_err()
+    });
     stream.write_all(body.as_bytes()).unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).unwrap();

@@ -9,7 +9,8 @@ use super::Service;
 use crate::Session;
 
 fn write_certificate(session: &Session) {
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     session.write("cert.pem", cert.pem());
     session.write("key.pem", signing_key.serialize_pem());
 }
@@ -18,7 +19,9 @@ fn write_certificate(session: &Session) {
 fn is_trusted(session: &Session, service: &Service, certificate: &Path) -> bool {
     let port = service.address.rsplit_once(':').unwrap().1;
     let mut curl = session.in_dir("curl");
-    curl.args(["--silent", "--fail", "--cacert"]).arg(certificate).arg(format!("https://localhost:{port}/livez"));
+    curl.args(["--silent", "--fail", "--cacert"])
+        .arg(certificate)
+        .arg(format!("https://localhost:{port}/livez"));
     curl.output().unwrap().status.success()
 }
 

@@ -27,12 +27,22 @@ pub(super) fn split(input: &str) -> Result<(&str, &str)> {
                 return Err(refuse("an IP address in place of a domain is not accepted"));
             }
             (None, '@') if index == 0 => return Err(refuse("there is nothing before the @")),
-            (None, '@') if previous == Some('.') => return Err(refuse_at(number - 1, '.', "a dot before the @")),
+            (None, '@') if previous == Some('.') => {
+                return Err(refuse_at(number - 1, '.', "a dot before the @"));
+            }
             (None, '@') => at = Some((index, number + 1)),
-            (None, '"') => return Err(refuse_at(number, c, "a quote; quoted local parts are not accepted")),
-            (None, '(' | ')') => return Err(refuse_at(number, c, "a parenthesis; comments are not accepted")),
-            (None, '.') if index == 0 => return Err(refuse_at(number, c, "a dot at the beginning")),
-            (None, '.') if previous == Some('.') => return Err(refuse_at(number, c, "a second dot in a row")),
+            (None, '"') => {
+                return Err(refuse_at(number, c, "a quote; quoted local parts are not accepted"));
+            }
+            (None, '(' | ')') => {
+                return Err(refuse_at(number, c, "a parenthesis; comments are not accepted"));
+            }
+            (None, '.') if index == 0 => {
+                return Err(refuse_at(number, c, "a dot at the beginning"));
+            }
+            (None, '.') if previous == Some('.') => {
+                return Err(refuse_at(number, c, "a second dot in a row"));
+            }
             (None, _) if !is_joining && !is_local_character(c) => {
                 return Err(refuse_at(number, c, "not allowed before the @"));
             }
@@ -56,7 +66,9 @@ pub(crate) fn fold(text: &str) -> String {
     }
     let text = &*text.chars().filter(|c| !is_joiner(*c)).collect::<String>();
     let nfkc = ComposingNormalizerBorrowed::new_nfkc();
-    let once = |text: &str| nfkc.normalize(&CaseMapper::new().fold_string(&nfkc.normalize(text))).into_owned();
+    let once = |text: &str| {
+        nfkc.normalize(&CaseMapper::new().fold_string(&nfkc.normalize(text))).into_owned()
+    };
     // Folding may undo the normalization and the other way round. Two rounds settle every character
     // there is (a test goes through all); the bound is for those that are not there yet.
     let mut folded = once(text);
@@ -71,7 +83,11 @@ pub(crate) fn fold(text: &str) -> String {
 }
 
 pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
-    if text.is_ascii() { Cow::Borrowed(text) } else { ComposingNormalizerBorrowed::new_nfc().normalize(text) }
+    if text.is_ascii() {
+        Cow::Borrowed(text)
+    } else {
+        ComposingNormalizerBorrowed::new_nfc().normalize(text)
+    }
 }
 
 /// `atext` of RFC 5322, section 3.2.3, widened by RFC 6531, section 3.3, and the dot.
@@ -80,7 +96,9 @@ pub(super) fn is_local_character(c: char) -> bool {
 }
 
 pub(super) fn is_inner_character(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || !c.is_ascii() && why_unreadable(c).is_none()
+    c.is_ascii_alphanumeric()
+        || "!#$%&'*+-/=?^_`{|}~".contains(c)
+        || !c.is_ascii() && why_unreadable(c).is_none()
 }
 
 /// Returns whether a terminal acts on this character instead of showing it.
@@ -94,7 +112,8 @@ fn is_bidi_control(c: char) -> bool {
 }
 
 pub(super) fn is_combining(c: char) -> bool {
-    !c.is_ascii() && GeneralCategoryGroup::Mark.contains(CodePointMapData::<GeneralCategory>::new().get(c))
+    !c.is_ascii()
+        && GeneralCategoryGroup::Mark.contains(CodePointMapData::<GeneralCategory>::new().get(c))
 }
 
 /// Returns why no address can hold this character, or `None` if one can.
@@ -104,15 +123,17 @@ pub(crate) fn why_unreadable(c: char) -> Option<&'static str> {
     }
     match c {
         _ if is_bidi_control(c) => return Some("a bidirectional control"),
-        _ if CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c) => return Some("invisible"),
+        _ if CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c) => {
+            return Some("invisible");
+        }
         _ => {}
     }
     match CodePointMapData::<GeneralCategory>::new().get(c) {
         GeneralCategory::Control => Some("a control character"),
         GeneralCategory::Format => Some("invisible"),
-        GeneralCategory::SpaceSeparator | GeneralCategory::LineSeparator | GeneralCategory::ParagraphSeparator => {
-            Some("a space")
-        }
+        GeneralCategory::SpaceSeparator
+        | GeneralCategory::LineSeparator
+        | GeneralCategory::ParagraphSeparator => Some("a space"),
         GeneralCategory::Unassigned => Some("not assigned in Unicode"),
         GeneralCategory::PrivateUse => Some("of private use"),
         _ => None,

@@ -15,7 +15,12 @@ pub(super) fn domain_key(domain: &str) -> Result<Cow<'_, str>, ()> {
 
 pub(crate) fn to_ascii(domain: &str) -> Result<Cow<'_, str>, ()> {
     Uts46::new()
-        .to_ascii(domain.as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast, DnsLength::Verify)
+        .to_ascii(
+            domain.as_bytes(),
+            AsciiDenyList::STD3,
+            Hyphens::CheckFirstLast,
+            DnsLength::Verify,
+        )
         .map_err(|_| ())
 }
 
@@ -23,7 +28,9 @@ pub(crate) fn to_ascii(domain: &str) -> Result<Cow<'_, str>, ()> {
 /// <https://url.spec.whatwg.org/#ends-in-a-number-checker>.
 fn ends_in_number(domain: &str) -> bool {
     let last = domain.rsplit('.').next().unwrap_or_default();
-    let hex = last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let hex = last
+        .strip_prefix("0x")
+        .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
     hex || last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
@@ -33,18 +40,27 @@ pub(super) fn refuse_domain(domain: &str, start: usize) -> Error {
         if to_ascii(label).is_err() {
             let what = if label.is_empty() { "is empty" } else { "is not valid" };
             let start = label_start(domain, index, start);
-            return refuse(format!("the label of the domain that begins at character {start} {what}"));
+            return refuse(format!(
+                "the label of the domain that begins at character {start} {what}"
+            ));
         }
     }
     match to_ascii(domain) {
-        Ok(_) => refuse("the domain ends in a number: an IP address in place of a domain is not accepted"),
-        Err(()) => refuse("the domain is not valid: it is longer than 253 characters in its ASCII form"),
+        Ok(_) => refuse(
+            "the domain ends in a number: an IP address in place of a domain is not accepted",
+        ),
+        Err(()) => {
+            refuse("the domain is not valid: it is longer than 253 characters in its ASCII form")
+        }
     }
 }
 
 /// Returns the number of the first character of a label, where that of the domain is `start`.
 pub(super) fn label_start(domain: &str, index: usize, start: usize) -> usize {
-    domain.split(is_label_separator).take(index).fold(start, |start, label| start + label.chars().count() + 1)
+    domain
+        .split(is_label_separator)
+        .take(index)
+        .fold(start, |start, label| start + label.chars().count() + 1)
 }
 
 /// Returns whether IDNA takes this for the full stop of ASCII

@@ -34,7 +34,9 @@ pub(super) fn check_local(local: &str, key: &str, input: &str) -> Result<()> {
     // Not in the key: that of İ, whose dot can be seen, is i with a dot above.
     if let Some(c) = confusable::hidden_mark(local) {
         let code = u32::from(c);
-        return Err(refuse(format!("the part before the @ holds a combining mark that can't be seen (U+{code:04X})")));
+        return Err(refuse(format!(
+            "the part before the @ holds a combining mark that can't be seen (U+{code:04X})"
+        )));
     }
     match parts(key).find_map(confusable::deceptive_part) {
         Some(what) => Err(refuse(format!("the part before the @ holds {what}"))),
@@ -61,7 +63,9 @@ fn check_scripts(key: &str, input: &str) -> Result<()> {
         Some((number, (_, c))) if !is_restrictive(&fold(c.encode_utf8(&mut [0; 4]))) => {
             Err(refuse_at(number, c, "not allowed in identifiers"))
         }
-        Some((number, (_, c))) => Err(refuse_at(number, c, "of another script than the characters before")),
+        Some((number, (_, c))) => {
+            Err(refuse_at(number, c, "of another script than the characters before"))
+        }
         None => Err(refuse("the part before the @ mixes scripts")),
     }
 }
@@ -76,10 +80,15 @@ fn check_folded(key: &str, input: &str) -> Result<()> {
     if key.chars().all(is_local_character) && dots_stand_alone {
         return Ok(());
     }
-    let folds_badly =
-        |c: char| !c.is_ascii() && fold(c.encode_utf8(&mut [0; 4])).chars().any(|c| !is_inner_character(c));
+    let folds_badly = |c: char| {
+        !c.is_ascii() && fold(c.encode_utf8(&mut [0; 4])).chars().any(|c| !is_inner_character(c))
+    };
     match (1..).zip(input.chars()).find(|(_, c)| folds_badly(*c)) {
-        Some((number, c)) => Err(refuse_at(number, c, "not allowed, being a form of a character that isn't")),
-        None => Err(refuse("the part before the @ holds a form of a character that is not allowed there")),
+        Some((number, c)) => {
+            Err(refuse_at(number, c, "not allowed, being a form of a character that isn't"))
+        }
+        None => Err(refuse(
+            "the part before the @ holds a form of a character that is not allowed there",
+        )),
     }
 }

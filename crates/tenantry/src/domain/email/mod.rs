@@ -100,9 +100,10 @@ impl Email {
     pub(crate) fn from_stored(address: &str, key: &str) -> Option<Self> {
         let is_plausible = |text: &str| {
             // Without a branch, so that several bytes are inspected at once.
-            let (ats, has_control) = text.bytes().fold((0_usize, false), |(ats, has_control), byte| {
-                (ats + usize::from(byte == b'@'), has_control | byte.is_ascii_control())
-            });
+            let (ats, has_control) =
+                text.bytes().fold((0_usize, false), |(ats, has_control), byte| {
+                    (ats + usize::from(byte == b'@'), has_control | byte.is_ascii_control())
+                });
             ats == 1 && !has_control && (text.is_ascii() || !text.chars().any(is_control))
         };
         let key_differs = key != address;
@@ -129,7 +130,9 @@ impl Email {
         }
         let (local_input, domain_input) = split(input)?;
         let address = nfc(input);
-        let (Some((local, domain)), false) = (address.split_once('@'), address.len() > Self::MAX_BYTES) else {
+        let (Some((local, domain)), false) =
+            (address.split_once('@'), address.len() > Self::MAX_BYTES)
+        else {
             return Err(too_long());
         };
         if local.len() > Self::MAX_LOCAL_BYTES {
@@ -137,7 +140,8 @@ impl Email {
         }
         let local_key = local_key(local, local_input)?;
         let domain_start = local_input.chars().count() + 2;
-        let domain_key = domain_key(domain).map_err(|()| refuse_domain(domain_input, domain_start))?;
+        let domain_key =
+            domain_key(domain).map_err(|()| refuse_domain(domain_input, domain_start))?;
         if confusables == Confusables::Refused {
             check_local(local, &local_key, local_input)?;
             confusable::check_domain(&domain_key).map_err(|(index, reason)| {

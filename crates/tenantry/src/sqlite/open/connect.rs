@@ -49,8 +49,10 @@ pub(crate) fn connect(path: &Path, options: &Options, role: Role) -> Result<Conn
     let access = access(path)?;
     let conn = match access {
         Access::Write => {
-            let conn =
-                Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+            let conn = Connection::open_with_flags(
+                path,
+                OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+            )?;
             harden(&conn)?;
             conn
         }
@@ -104,7 +106,8 @@ pub(crate) fn connect_read_only(path: &Path) -> Result<Connection> {
 pub(crate) fn journal_mode(conn: &Connection, path: &Path, is_read_only: bool) -> Result<String> {
     if is_read_only && !has_content(path, "-wal") {
         // No connection of this process has a lock on the file that closing it would end.
-        let header = read_header(path).map_err(|error| file_error(error, "the database file can't be read"))?;
+        let header = read_header(path)
+            .map_err(|error| file_error(error, "the database file can't be read"))?;
         if header[WRITE_VERSION..][..2] == [IS_WAL; 2] {
             return Ok("wal".to_owned());
         }
@@ -140,6 +143,8 @@ pub(crate) fn harden(conn: &Connection) -> Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
-    conn.execute_batch("PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY")?;
+    conn.execute_batch(
+        "PRAGMA cell_size_check = ON; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY",
+    )?;
     Ok(())
 }

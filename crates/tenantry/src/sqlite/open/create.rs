@@ -72,7 +72,10 @@ fn create_at(path: &Path, options: &Options) -> Result<()> {
     let mut conn = connect(path, options, Role::Writer)?;
     let journal_mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
     if journal_mode != "wal" {
-        return Err(network_fs::unfit(&options.data_dir, &Error::new(ErrorKind::Incompatible, NO_SHARED_MEMORY)));
+        return Err(network_fs::unfit(
+            &options.data_dir,
+            &Error::new(ErrorKind::Incompatible, NO_SHARED_MEMORY),
+        ));
     }
     failpoint::reach("create: fill the database");
     let filled = migrate(&mut conn).and_then(|()| {
@@ -91,7 +94,10 @@ fn remove_database(path: &Path) -> Result<()> {
     for suffix in ["", "-journal", "-wal", "-shm"] {
         match std::fs::remove_file(with_suffix(path, suffix)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(file_error(error, "what was left of an earlier creation can't be removed"));
+                return Err(file_error(
+                    error,
+                    "what was left of an earlier creation can't be removed",
+                ));
             }
             _ => {}
         }
@@ -106,7 +112,8 @@ pub(crate) fn create_data_dir(dir: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let failed = |error| file_error(error, "the data directory can't be created");
-    let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && std::fs::symlink_metadata(dir).is_err();
+    let is_missing =
+        |dir: &&Path| !dir.as_os_str().is_empty() && std::fs::symlink_metadata(dir).is_err();
     let missing: Vec<&Path> = dir.ancestors().take_while(is_missing).collect();
     // One by one: the umask may deny the permissions that the next one needs.
     let mut made_dirs = Vec::new();
@@ -129,5 +136,6 @@ pub(crate) fn create_data_dir(dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// Returns the store to which `storage/` belongs, if the database doesn't say.
 pub(crate) fn marker(options: &Options) -> Result<Marker> {
-    Marker::in_data_dir(&options.data_dir).map_err(|error| file_error(error, "the marker in storage/ can't be read"))
+    Marker::in_data_dir(&options.data_dir)
+        .map_err(|error| file_error(error, "the marker in storage/ can't be read"))
 }

@@ -49,7 +49,9 @@ pub(crate) fn identify(options: &Options) -> Result<StoreState> {
     match std::fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() => {}
         Ok(_) => return incompatible(format!("{DATABASE} is not a file")),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(StoreState::Nothing),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(StoreState::Nothing);
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
             return incompatible("the data directory is not a directory".to_owned());
         }
@@ -70,12 +72,17 @@ pub(crate) fn identify_schema(conn: &Connection, options: &Options) -> Result<St
     let application_id: i32 = match conn.query_row("PRAGMA application_id", [], |row| row.get(0)) {
         // A store never has a rollback journal: it is made under another name.
         Err(error) if is_left_in_transaction(&error) => {
-            return incompatible("another application has left the database in the middle of a transaction".to_owned());
+            return incompatible(
+                "another application has left the database in the middle of a transaction"
+                    .to_owned(),
+            );
         }
         application_id => application_id.map_err(schema_failure)?,
     };
-    let version: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(schema_failure)?;
-    let objects = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
+    let version: i32 =
+        conn.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(schema_failure)?;
+    let objects =
+        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
     let objects = objects.map_err(schema_failure)?;
     match (application_id, version) {
         (0, 0) if objects == 0 => Ok(StoreState::Nothing),
@@ -92,8 +99,12 @@ pub(crate) fn identify_schema(conn: &Connection, options: &Options) -> Result<St
         (APPLICATION_ID, ..) if version > SCHEMA_VERSION => incompatible(format!(
             "the store has schema version {version} and this program knows up to {SCHEMA_VERSION}: use a newer tenantry; nothing was changed"
         )),
-        (APPLICATION_ID, ..) => incompatible("the store's schema version is missing; nothing was changed".to_owned()),
-        _ => incompatible("the database belongs to another application; nothing was changed".to_owned()),
+        (APPLICATION_ID, ..) => {
+            incompatible("the store's schema version is missing; nothing was changed".to_owned())
+        }
+        _ => incompatible(
+            "the database belongs to another application; nothing was changed".to_owned(),
+        ),
     }
 }
 
@@ -129,6 +140,7 @@ pub(crate) fn refuse_old_sqlite(version: i32) -> Result<()> {
     if version >= OLDEST_SQLITE {
         return Ok(());
     }
-    let message = "the program is linked with an SQLite older than 3.51.3, which can lose what was committed";
+    let message =
+        "the program is linked with an SQLite older than 3.51.3, which can lose what was committed";
     Err(Error::new(ErrorKind::Incompatible, message))
 }

@@ -13,7 +13,10 @@ use crate::options::Options;
 use crate::sqlite::functions;
 use crate::sqlite::inspect::Inspection;
 use crate::sqlite::tx::Snapshot;
-use crate::{Email, Error, ErrorKind, ListQuery, Page, Result, TrashPage, TrashQuery, TrashedUser, User, UserId};
+use crate::{
+    Email, Error, ErrorKind, ListQuery, Page, Result, TrashPage, TrashQuery, TrashedUser, User,
+    UserId,
+};
 
 /// Where the [header](https://sqlite.org/fileformat.html#file_format_version_numbers) says that
 /// there is a WAL.
@@ -29,7 +32,10 @@ impl Inspection {
     pub(crate) fn open_image(path: &Path) -> Result<Self> {
         refuse_old_sqlite(rusqlite::version_number())?;
         let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-        let mut conn = Connection::open_with_flags(immutable(path), read_only | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let mut conn = Connection::open_with_flags(
+            immutable(path),
+            read_only | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
         harden(&conn)?;
         let found = identify_schema(&conn, &Options::existing(path.to_owned()))?;
         let version = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -38,9 +44,13 @@ impl Inspection {
         match found {
             // SQLite doesn't read the CHECK constraints of a read-only database, and so finds no
             // violation of them.
-            StoreState::Current | StoreState::Unmarked if !has_log(path)? => conn = open_alone(path)?,
+            StoreState::Current | StoreState::Unmarked if !has_log(path)? => {
+                conn = open_alone(path)?
+            }
             StoreState::Current | StoreState::Unmarked => {}
-            StoreState::Nothing => return Err(Error::new(ErrorKind::Corrupt, "the database in the archive is empty")),
+            StoreState::Nothing => {
+                return Err(Error::new(ErrorKind::Corrupt, "the database in the archive is empty"));
+            }
             StoreState::Older => conn = upgrade(path)?,
         }
         functions::register(&conn)?;
@@ -50,7 +60,11 @@ impl Inspection {
 
     /// Makes reads fail once `is_to_end` returns true. It is called after each number of steps of
     /// SQLite's virtual machine.
-    pub(crate) fn end_if(&mut self, steps: i32, is_to_end: impl FnMut() -> bool + Send + 'static) -> Result<()> {
+    pub(crate) fn end_if(
+        &mut self,
+        steps: i32,
+        is_to_end: impl FnMut() -> bool + Send + 'static,
+    ) -> Result<()> {
         Ok(self.conn.progress_handler(steps, Some(is_to_end))?)
     }
 
@@ -78,7 +92,10 @@ impl Inspection {
 /// Brings an image to the schema of this program, without any other file beside it.
 fn upgrade(path: &Path) -> Result<Connection> {
     if has_log(path)? {
-        return Err(Error::new(ErrorKind::Corrupt, "the database in the archive has a log, which no image has"));
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "the database in the archive has a log, which no image has",
+        ));
     }
     let mut conn = open_alone(path)?;
     functions::register(&conn)?;
@@ -88,7 +105,10 @@ fn upgrade(path: &Path) -> Result<Connection> {
     migrate(&mut conn)?;
     let version: i32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version != SCHEMA_VERSION {
-        return Err(Error::new(ErrorKind::Corrupt, "the database in the archive can't be upgraded"));
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "the database in the archive can't be upgraded",
+        ));
     }
     Ok(conn)
 }
@@ -109,6 +129,8 @@ fn open_alone(path: &Path) -> Result<Connection> {
 fn has_log(path: &Path) -> Result<bool> {
     let mut header = [0; FORMAT_VERSIONS.end];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
-    read.map_err(|error| crate::storage::file_error(error, "the image of the database can't be read"))?;
+    read.map_err(|error| {
+        crate::storage::file_error(error, "the image of the database can't be read")
+    })?;
     Ok(header[FORMAT_VERSIONS] != [1, 1])
 }

@@ -53,7 +53,11 @@ pub(crate) struct OpenReport {
 }
 
 /// Opens the connection that writes and the directories, after creating or migrating what needs it.
-pub(crate) fn open_writer(options: &Options, ambient: &dyn Ambient, watch: &Watch) -> Result<OpenStore> {
+pub(crate) fn open_writer(
+    options: &Options,
+    ambient: &dyn Ambient,
+    watch: &Watch,
+) -> Result<OpenStore> {
     refuse_old_sqlite(rusqlite::version_number())?;
     sigxfsz::ignore();
     refuse_network_fs(options)?;
@@ -143,11 +147,15 @@ fn open_locked(
         None
     };
     // Changes of the file system rely on earlier commits, which must be durable before.
-    let storage = open_storage(&mut conn, options, ambient).map_err(|error| with_quota_as_full(&conn, error));
+    let storage =
+        open_storage(&mut conn, options, ambient).map_err(|error| with_quota_as_full(&conn, error));
     let storage = match storage {
         // Operations on rows work without the directories.
         Err(error) if error.kind() == ErrorKind::StorageUnavailable => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the users' directories can't be used");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the users' directories can't be used"
+            );
             Err(error)
         }
         storage => Ok(storage?),
@@ -168,9 +176,15 @@ fn open_locked(
 
 /// Opens the directories of the store. The first opening, which is exclusive, gives the store its
 /// id and `storage/` its marker.
-fn open_storage(conn: &mut Connection, options: &Options, ambient: &dyn Ambient) -> Result<Storage> {
+fn open_storage(
+    conn: &mut Connection,
+    options: &Options,
+    ambient: &dyn Ambient,
+) -> Result<Storage> {
     let store_id = match identity(conn)? {
-        Some((store_id, true)) => return Storage::open(&options.data_dir, ENGINE_FILES, store_id, true),
+        Some((store_id, true)) => {
+            return Storage::open(&options.data_dir, ENGINE_FILES, store_id, true);
+        }
         Some((store_id, false)) => store_id,
         None if marker(options)? != Marker::Missing => {
             return Err(Error::new(

@@ -63,7 +63,8 @@ fn run_migrations(conn: &mut Connection) -> Result<()> {
             Error::new(ErrorKind::Corrupt, message).with_source(error)
         }
         Some(failure) => Error::new(failure.kind(), failure.to_string()).with_source(error),
-        None => Error::new(ErrorKind::Corrupt, "the record of the store's migrations is damaged").with_source(error),
+        None => Error::new(ErrorKind::Corrupt, "the record of the store's migrations is damaged")
+            .with_source(error),
     })
 }
 
@@ -80,13 +81,19 @@ fn cause(error: &refinery::Error) -> Option<Error> {
 }
 
 /// Brings an existing store, which no other process has open, to the schema of this program.
-pub(crate) fn upgrade(conn: &mut Connection, options: &Options, ambient: &dyn Ambient) -> Result<Upgrade> {
+pub(crate) fn upgrade(
+    conn: &mut Connection,
+    options: &Options,
+    ambient: &dyn Ambient,
+) -> Result<Upgrade> {
     let version = |conn: &Connection| conn.query_row("PRAGMA user_version", [], |row| row.get(0));
     let from = version(conn)?;
     refuse_other_references(conn)?;
     let snapshot = if options.snapshot_before_upgrade {
         let taken = take_snapshot(conn, options, ambient).map_err(|error| {
-            let message = format!("no snapshot could be taken before the upgrade, and nothing was changed: {error}");
+            let message = format!(
+                "no snapshot could be taken before the upgrade, and nothing was changed: {error}"
+            );
             Error::new(error.kind(), message).with_source(error)
         });
         Some(taken?)
@@ -142,12 +149,14 @@ fn take_snapshot(conn: &Connection, options: &Options, ambient: &dyn Ambient) ->
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let written = write_image_of(conn, &unfinished, owner).and_then(|()| verify(conn, &unfinished)).and_then(|()| {
-        // No other process has it open, and SQLite has closed it.
-        File::open(&unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
-        failpoint::reach("upgrade: name the snapshot");
-        std::fs::rename(&unfinished, &path).map_err(failed)
-    });
+    let written = write_image_of(conn, &unfinished, owner)
+        .and_then(|()| verify(conn, &unfinished))
+        .and_then(|()| {
+            // No other process has it open, and SQLite has closed it.
+            File::open(&unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
+            failpoint::reach("upgrade: name the snapshot");
+            std::fs::rename(&unfinished, &path).map_err(failed)
+        });
     if written.is_err() {
         let _ = std::fs::remove_file(&unfinished);
     }
@@ -166,7 +175,10 @@ fn verify(conn: &Connection, image: &Path) -> Result<()> {
         is_good &= of(conn)? == of(&image)?;
     }
     if !is_good {
-        return Err(Error::new(ErrorKind::Corrupt, "what was written can't be read back, or the database is damaged"));
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            "what was written can't be read back, or the database is damaged",
+        ));
     }
     Ok(())
 }

@@ -24,7 +24,8 @@ pub(crate) fn write_image(
     let mut conn = open_reader(options)?;
     conn.progress_handler(steps, Some(is_to_end))?;
     conn.execute_batch("PRAGMA query_only = OFF")?;
-    write_image_of(&conn, image, Ownership::default()).map_err(|error| with_quota_as_full(&conn, error))
+    write_image_of(&conn, image, Ownership::default())
+        .map_err(|error| with_quota_as_full(&conn, error))
 }
 
 /// Writes an image of the database of this connection to a file that doesn't exist yet, readable by
@@ -32,7 +33,9 @@ pub(crate) fn write_image(
 pub(crate) fn write_image_of(conn: &Connection, image: &Path, owner: Ownership) -> Result<()> {
     let failed = |error| file_error(error, "the image of the database can't be written");
     owner.make_file(image).map_err(failed)?;
-    let image = image.to_str().ok_or_else(|| Error::new(ErrorKind::Io, "the path of the image isn't UTF-8"))?;
+    let image = image
+        .to_str()
+        .ok_or_else(|| Error::new(ErrorKind::Io, "the path of the image isn't UTF-8"))?;
     // It attaches the image, and writes to that.
     let attached = conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
     let written = conn.execute("VACUUM INTO ?1", [image]);

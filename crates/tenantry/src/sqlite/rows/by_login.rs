@@ -42,9 +42,12 @@ impl LoginListing {
         query.check()?;
         let mut selection = Selection::new(Value::Integer(0), &query.filter)?;
         if let Some(cursor) = query.cursor {
-            let (login, seq) = (selection.bind(cursor.login().unwrap_or(i64::MIN)), selection.bind(cursor.seq()));
-            let is_behind =
-                format!(concat!("(", login!(), " > ?{} OR (", login!(), " = ?{} AND seq > ?{}))"), login, login, seq);
+            let (login, seq) =
+                (selection.bind(cursor.login().unwrap_or(i64::MIN)), selection.bind(cursor.seq()));
+            let is_behind = format!(
+                concat!("(", login!(), " > ?{} OR (", login!(), " = ?{} AND seq > ?{}))"),
+                login, login, seq
+            );
             selection.add(is_behind);
         }
         let columns = concat!("seq, ", login!());
@@ -53,7 +56,15 @@ impl LoginListing {
             None => selection.filtered_walk(columns),
         };
         let Selection { values, needle, .. } = selection;
-        Ok(Self { sql, values, needle, limit: query.limit, changes_cursor: None, walked_to: 0, first: BTreeSet::new() })
+        Ok(Self {
+            sql,
+            values,
+            needle,
+            limit: query.limit,
+            changes_cursor: None,
+            walked_to: 0,
+            first: BTreeSet::new(),
+        })
     }
 
     /// Runs the next step, and returns the page if it is complete.
@@ -85,13 +96,19 @@ impl LoginListing {
     /// Reads the users. One who has logged in or was deleted since the walk met them isn't at that
     /// place any more.
     fn page(&self, conn: &Connection, changes_cursor: ChangesCursor) -> Result<Page> {
-        let sql =
-            concat!("SELECT ", user_columns!(), ", ", login!(), " FROM users WHERE seq = ?1 AND deleted_at IS NULL");
+        let sql = concat!(
+            "SELECT ",
+            user_columns!(),
+            ", ",
+            login!(),
+            " FROM users WHERE seq = ?1 AND deleted_at IS NULL"
+        );
         let mut statement = conn.prepare_cached(sql)?;
         let mut users = Vec::with_capacity(self.first.len());
         for (login, seq) in self.first.iter().take(self.limit) {
-            let found =
-                statement.query_row([seq], |row| Ok((user(row)?, row.get::<_, i64>(USER_COLUMNS)?))).optional()?;
+            let found = statement
+                .query_row([seq], |row| Ok((user(row)?, row.get::<_, i64>(USER_COLUMNS)?)))
+                .optional()?;
             users.extend(found.filter(|(_, now)| now == login).map(|(user, _)| user));
         }
         let has_more = self.first.len() > self.limit;

@@ -12,7 +12,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::domain::change::{FeedId, NewChange, cursor_expired};
 use crate::sqlite::values::blob;
 use crate::{
-    Actor, Change, ChangeKind, ChangePage, ChangesCursor, Error, ErrorKind, HistoryPage, Result, Timestamp, UserId,
+    Actor, Change, ChangeKind, ChangePage, ChangesCursor, Error, ErrorKind, HistoryPage, Result,
+    Timestamp, UserId,
 };
 
 /// How many changes one step of a search for those of a user goes through: less than 1 ms of work.
@@ -54,7 +55,8 @@ pub(crate) fn trim(conn: &Connection, now: Timestamp, retention: &Retention) -> 
     // Times aren't in order if the clock was set back, and nothing may go that is behind a change
     // which stays.
     let young = "SELECT min(seq) FROM tenantry_changes WHERE seq BETWEEN ?1 AND ?2 AND at >= ?3";
-    let young: Option<i64> = conn.prepare_cached(young)?.query_row([oldest, last, horizon], |row| row.get(0))?;
+    let young: Option<i64> =
+        conn.prepare_cached(young)?.query_row([oldest, last, horizon], |row| row.get(0))?;
     let last = young.map_or(last, |young| young - 1);
     conn.prepare_cached("DELETE FROM tenantry_changes WHERE seq <= ?1")?.execute([last])?;
     Ok(())
@@ -64,10 +66,11 @@ pub(crate) fn trim(conn: &Connection, now: Timestamp, retention: &Retention) -> 
 fn ends(conn: &Connection) -> Result<Option<(i64, i64)>> {
     // Two subqueries: SQLite takes a minimum or a maximum from the end of a table, and both by
     // going through it.
-    let sql = "SELECT (SELECT min(seq) FROM tenantry_changes), (SELECT max(seq) FROM tenantry_changes)";
-    let ends = conn
-        .prepare_cached(sql)?
-        .query_row([], |row| Ok(row.get::<_, Option<i64>>(0)?.zip(row.get::<_, Option<i64>>(1)?)))?;
+    let sql =
+        "SELECT (SELECT min(seq) FROM tenantry_changes), (SELECT max(seq) FROM tenantry_changes)";
+    let ends = conn.prepare_cached(sql)?.query_row([], |row| {
+        Ok(row.get::<_, Option<i64>>(0)?.zip(row.get::<_, Option<i64>>(1)?))
+    })?;
     Ok(ends)
 }
 
@@ -100,10 +103,13 @@ macro_rules! change_columns {
 const CHANGE_COLUMNS: usize = 6;
 
 fn change(row: &Row<'_>, feed: FeedId) -> rusqlite::Result<Change> {
-    let invalid = |column, error: Error| rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, Box::new(error));
+    let invalid = |column, error: Error| {
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, Box::new(error))
+    };
     let damaged = || Error::new(ErrorKind::Corrupt, "a change has a value that no change has");
     let kind = row.get::<_, i64>(2)?.checked_sub(1).and_then(|index| usize::try_from(index).ok());
-    let kind = kind.and_then(|index| ChangeKind::ALL.get(index)).ok_or_else(|| invalid(2, damaged()))?;
+    let kind =
+        kind.and_then(|index| ChangeKind::ALL.get(index)).ok_or_else(|| invalid(2, damaged()))?;
     let actor = match row.get::<_, Option<String>>(5)? {
         Some(name) => name.parse().map_err(|error| invalid(5, error))?,
         None => Actor::default(),
@@ -124,9 +130,24 @@ pub(crate) fn newest_cursor(conn: &Connection) -> Result<ChangesCursor> {
     );
     let newest = conn.prepare_cached(sql)?.query_row([], |row| {
         let feed = feed_id(row, CHANGE_COLUMNS)?;
-        Ok(if row.get_ref(0)? == ValueRef::Null { feed.beginning() } else { change(row, feed)?.cursor })
+        Ok(if row.get_ref(0)? == ValueRef::Null {
+            feed.beginning()
+        } else {
+            change(row, feed)?.cursor
+        })
     });
     Ok(newest.optional()?.unwrap_or_else(|| FeedId::default().beginning()))
+}
+
+/// Fails unless a change is the one that the cursor was made behind.
+fn check_known(after: &ChangesCursor, known: Option<&Change>) -> Result<()> {
+    match known {
+        Some(known) if known.cursor == *after => Ok(()),
+        Some(known) if i64::try_from(known.seq) != Ok(after.seq()) => {
+            Err(cursor_expired("changes behind the cursor are no longer kept"))
+        }
+        _ => Err(cursor_expired("the store went back in time since the cursor was made")),
+    }
 }
 
 /// Returns at most `limit` changes behind a place, or from the oldest one on.
@@ -134,7 +155,11 @@ pub(crate) fn newest_cursor(conn: &Connection) -> Result<ChangesCursor> {
 /// # Errors
 ///
 /// `CursorExpired` unless the change before the place is there, as the cursor knows it.
-pub(crate) fn page(conn: &Connection, after: Option<&ChangesCursor>, limit: usize) -> Result<ChangePage> {
+pub(crate) fn page(
+    conn: &Connection,
+    after: Option<&ChangesCursor>,
+    limit: usize,
+) -> Result<ChangePage> {
     let feed = feed(conn)?;
     if let Some(after) = after {
         if !after.is_of(feed) {
@@ -145,7 +170,11 @@ pub(crate) fn page(conn: &Connection, after: Option<&ChangesCursor>, limit: usiz
         }
     }
     let before = after.map_or(0, |after| after.seq());
-    let sql = concat!("SELECT ", change_columns!(), " FROM tenantry_changes WHERE seq >= ?1 ORDER BY seq LIMIT ?2");
+    let sql = concat!(
+        "SELECT ",
+        change_columns!(),
+        " FROM tenantry_changes WHERE seq >= ?1 ORDER BY seq LIMIT ?2"
+    );
     let mut statement = conn.prepare_cached(sql)?;
     // The change before the place, and one more than is asked for.
     let mut rows = statement.query(params![before, limit + 2])?;
@@ -155,13 +184,7 @@ pub(crate) fn page(conn: &Connection, after: Option<&ChangesCursor>, limit: usiz
     if let Some(after) = after.filter(|after| after.seq() > 0) {
         expected = Some(after.seq() + 1);
         let known = rows.next()?.map(|row| change(row, feed)).transpose()?;
-        match known {
-            Some(known) if known.cursor == *after => {}
-            Some(known) if i64::try_from(known.seq) != Ok(after.seq()) => {
-                return Err(cursor_expired("changes behind the cursor are no longer kept"));
-            }
-            _ => return Err(cursor_expired("the store went back in time since the cursor was made")),
-        }
+        check_known(after, known.as_ref())?;
     } else if after.is_some() {
         expected = Some(1);
     }
@@ -177,7 +200,10 @@ pub(crate) fn page(conn: &Connection, after: Option<&ChangesCursor>, limit: usiz
                 return Err(cursor_expired("changes behind the cursor are no longer kept"));
             }
             Some(expected) if expected != seq => {
-                return Err(Error::new(ErrorKind::Corrupt, "changes are missing in the middle of the change feed"));
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    "changes are missing in the middle of the change feed",
+                ));
             }
             _ => expected = Some(seq + 1),
         }
@@ -195,7 +221,8 @@ pub(crate) fn are_logins_in(conn: &Connection) -> Result<bool> {
 }
 
 pub(crate) fn set_logins(conn: &Connection, are_in: bool) -> Result<()> {
-    conn.prepare_cached("UPDATE tenantry_store SET has_logins_in_changes = ?1")?.execute([are_in])?;
+    conn.prepare_cached("UPDATE tenantry_store SET has_logins_in_changes = ?1")?
+        .execute([are_in])?;
     Ok(())
 }
 
@@ -233,7 +260,8 @@ impl History {
         );
         let mut statement = conn.prepare_cached(sql)?;
         let one_more = self.limit + 1 - self.found.len();
-        let rows = statement.query_map(params![from, before, blob(self.user), one_more], |row| change(row, feed))?;
+        let rows = statement
+            .query_map(params![from, before, blob(self.user), one_more], |row| change(row, feed))?;
         for change in rows {
             let change = change?;
             if self.found.len() == self.limit {

@@ -97,7 +97,8 @@ pub(super) fn user(row: &Row<'_>) -> rusqlite::Result<User> {
     let id = UserId::from_random(Uuid::from_bytes(row.get(ID)?));
     let address = row.get_ref(EMAIL)?.as_str()?;
     let key = row.get_ref(EMAIL_FOLDED)?.as_str_or_null()?.unwrap_or(address);
-    let email = Email::from_stored(address, key).ok_or_else(|| damaged(EMAIL, Type::Text, "not an address"))?;
+    let email = Email::from_stored(address, key)
+        .ok_or_else(|| damaged(EMAIL, Type::Text, "not an address"))?;
     Ok(User {
         id,
         email,
@@ -118,9 +119,15 @@ fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timest
 }
 
 /// Reads a text that few users have.
-fn optional<T>(row: &Row<'_>, column: usize, accept: impl FnOnce(&str) -> Option<T>) -> rusqlite::Result<Option<T>> {
+fn optional<T>(
+    row: &Row<'_>,
+    column: usize,
+    accept: impl FnOnce(&str) -> Option<T>,
+) -> rusqlite::Result<Option<T>> {
     let Some(text) = row.get_ref(column)?.as_str_or_null()? else { return Ok(None) };
-    accept(text).map(Some).ok_or_else(|| damaged(column, Type::Text, "not a text that the store wrote"))
+    accept(text)
+        .map(Some)
+        .ok_or_else(|| damaged(column, Type::Text, "not a text that the store wrote"))
 }
 
 /// Returns the column `storage_path` of a user, which is NULL if the path is derived from the id.
@@ -129,7 +136,11 @@ fn chosen_path(user: &User) -> Option<&str> {
 }
 
 /// Returns the storage path of a user from that column.
-pub(crate) fn storage_path(id: UserId, value: ValueRef<'_>, column: usize) -> rusqlite::Result<StoragePath> {
+pub(crate) fn storage_path(
+    id: UserId,
+    value: ValueRef<'_>,
+    column: usize,
+) -> rusqlite::Result<StoragePath> {
     match value.as_str_or_null()? {
         None => Ok(StoragePath::derived(id)),
         Some(path) => path.parse().map_err(|error: Error| damaged(column, Type::Text, error)),
@@ -164,5 +175,9 @@ pub(super) fn damaged(
 /// Refuses a row whose number isn't higher than that of the row before it: the pages of the file
 /// are mixed up, and a walk that goes on behind this row would go round in a circle.
 pub(super) fn check_order(before: i64, seq: i64, column: usize) -> rusqlite::Result<()> {
-    if seq > before { Ok(()) } else { Err(damaged(column, Type::Integer, "the rows are not in their order")) }
+    if seq > before {
+        Ok(())
+    } else {
+        Err(damaged(column, Type::Integer, "the rows are not in their order"))
+    }
 }

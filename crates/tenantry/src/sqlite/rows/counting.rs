@@ -38,7 +38,9 @@ impl Counting {
         let step = RunningStep::begin(self.needle.clone(), STEP_ROWS);
         let mut statement = conn.prepare_cached(&self.sql)?;
         if self.is_one_statement {
-            return Ok(Some(statement.query_row(params_from_iter(&self.values), |row| row.get(0))?));
+            return Ok(Some(
+                statement.query_row(params_from_iter(&self.values), |row| row.get(0))?,
+            ));
         }
         let mut rows = statement.query(params_from_iter(&self.values))?;
         let mut walked_to = 0;

@@ -25,7 +25,8 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Intent> {
     let name = || {
         let name: String = row.get(4)?;
         if matches!(&*name, "" | "." | "..") || name.contains(['/', '\0']) {
-            let error = Error::new(ErrorKind::Corrupt, "an intent has a name that no file can have");
+            let error =
+                Error::new(ErrorKind::Corrupt, "an intent has a name that no file can have");
             return Err(damaged(4, Type::Text, error));
         }
         Ok(name)
@@ -36,8 +37,10 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Intent> {
         "restore" => {
             let stage: Option<String> = row.get(4)?;
             if stage.as_ref().is_some_and(|stage| !is_stage(stage)) {
-                let error =
-                    Error::new(ErrorKind::Corrupt, "an intent is about the stage of an import that can't be one");
+                let error = Error::new(
+                    ErrorKind::Corrupt,
+                    "an intent is about the stage of an import that can't be one",
+                );
                 return Err(damaged(4, Type::Text, error));
             }
             Action::Restore { user: user()?, stage }
@@ -53,7 +56,8 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Intent> {
             // Path traversal: what is moved lies beneath the data directory. Compared as bytes,
             // since a foreign directory's name need not be UTF-8 and `Path` overlooks `.` and
             // doubled slashes.
-            let is_beneath = |part: &[u8]| !matches!(part, b"" | b"." | b"..") && !part.contains(&0);
+            let is_beneath =
+                |part: &[u8]| !matches!(part, b"" | b"." | b"..") && !part.contains(&0);
             if !path.split(|byte| *byte == b'/').all(is_beneath) {
                 return Err(damaged(3, Type::Blob, "not a path beneath the data directory"));
             }
@@ -81,14 +85,20 @@ pub(crate) fn insert(conn: &Connection, action: &Action, at: Timestamp) -> Resul
 }
 
 pub(crate) fn find_by_user(conn: &Connection, user: UserId) -> Result<Option<Intent>> {
-    let mut statement =
-        conn.prepare_cached(concat!("SELECT ", intent_columns!(), " FROM tenantry_intents WHERE user_id = ?1"))?;
+    let mut statement = conn.prepare_cached(concat!(
+        "SELECT ",
+        intent_columns!(),
+        " FROM tenantry_intents WHERE user_id = ?1"
+    ))?;
     Ok(statement.query_row([blob(user)], from_row).optional()?)
 }
 
 pub(crate) fn get(conn: &Connection, seq: i64) -> Result<Option<Intent>> {
-    let mut statement =
-        conn.prepare_cached(concat!("SELECT ", intent_columns!(), " FROM tenantry_intents WHERE seq = ?1"))?;
+    let mut statement = conn.prepare_cached(concat!(
+        "SELECT ",
+        intent_columns!(),
+        " FROM tenantry_intents WHERE seq = ?1"
+    ))?;
     Ok(statement.query_row([seq], from_row).optional()?)
 }
 
@@ -106,20 +116,27 @@ pub(crate) fn is_about_stage(conn: &Connection, stage: &str) -> Result<bool> {
 
 /// Returns the number of the last intent, 0 if there is none.
 pub(crate) fn last(conn: &Connection) -> Result<i64> {
-    let mut statement = conn.prepare_cached("SELECT coalesce(max(seq), 0) FROM tenantry_intents")?;
+    let mut statement =
+        conn.prepare_cached("SELECT coalesce(max(seq), 0) FROM tenantry_intents")?;
     Ok(statement.query_row([], |row| row.get(0))?)
 }
 
 pub(crate) fn erase(conn: &Connection) -> Result<Option<Intent>> {
-    let mut statement =
-        conn.prepare_cached(concat!("SELECT ", intent_columns!(), " FROM tenantry_intents WHERE action = 'erase'"))?;
+    let mut statement = conn.prepare_cached(concat!(
+        "SELECT ",
+        intent_columns!(),
+        " FROM tenantry_intents WHERE action = 'erase'"
+    ))?;
     Ok(statement.query_row([], from_row).optional()?)
 }
 
 /// Returns all intents, in the order in which they were recorded.
 pub(crate) fn all(conn: &Connection) -> Result<Vec<Intent>> {
-    let mut statement =
-        conn.prepare_cached(concat!("SELECT ", intent_columns!(), " FROM tenantry_intents ORDER BY seq"))?;
+    let mut statement = conn.prepare_cached(concat!(
+        "SELECT ",
+        intent_columns!(),
+        " FROM tenantry_intents ORDER BY seq"
+    ))?;
     let intents = statement.query_map([], from_row)?.collect::<rusqlite::Result<_>>()?;
     Ok(intents)
 }
@@ -131,7 +148,8 @@ pub(crate) fn remove(conn: &Connection, seq: i64) -> Result<()> {
 
 /// Removes the intent about a user, if there is one.
 pub(crate) fn remove_of_user(conn: &Connection, user: UserId) -> Result<()> {
-    conn.prepare_cached("DELETE FROM tenantry_intents WHERE user_id = ?1")?.execute([blob(user)])?;
+    conn.prepare_cached("DELETE FROM tenantry_intents WHERE user_id = ?1")?
+        .execute([blob(user)])?;
     Ok(())
 }
 
@@ -146,11 +164,14 @@ pub(crate) fn renew_erase(conn: &Connection, at: Timestamp) -> Result<()> {
 
 /// Gives the intent about a user this stage. Returns whether there is such an intent.
 pub(crate) fn set_stage(conn: &Connection, user: UserId, stage: &str) -> Result<bool> {
-    let mut statement = conn.prepare_cached("UPDATE tenantry_intents SET name = ?2 WHERE user_id = ?1")?;
+    let mut statement =
+        conn.prepare_cached("UPDATE tenantry_intents SET name = ?2 WHERE user_id = ?1")?;
     Ok(statement.execute(params![blob(user), stage])? > 0)
 }
 
 /// Returns how many intents there are.
 pub(crate) fn count(conn: &Connection) -> Result<u64> {
-    Ok(conn.prepare_cached("SELECT count(*) FROM tenantry_intents")?.query_row([], |row| row.get(0))?)
+    Ok(conn
+        .prepare_cached("SELECT count(*) FROM tenantry_intents")?
+        .query_row([], |row| row.get(0))?)
 }

@@ -68,7 +68,8 @@ impl Listing {
         let after = query.cursor.map_or(0, Cursor::seq);
         let mut selection = Selection::new(Value::Integer(after), &query.filter)?;
         let has_prefix = selection.prefix(&query.filter)?;
-        let is_whole_walk = has_prefix.is_none() && selection.is_walk_of_table() && !query.filter.is_empty();
+        let is_whole_walk =
+            has_prefix.is_none() && selection.is_walk_of_table() && !query.filter.is_empty();
         let columns = concat!(user_columns!(), ", seq, 0");
         let sql = match has_prefix {
             Some(has_prefix) => selection.search(columns, &has_prefix, query.limit),

@@ -11,17 +11,28 @@ use crate::{Result, StoragePath, UserId};
 
 /// Returns where the directory of a living user is.
 pub(crate) fn directory(conn: &Connection, id: UserId) -> Result<Option<Directory>> {
-    directory_by(conn, "SELECT storage_path, has_directory FROM users WHERE id = ?1 AND deleted_at IS NULL", id)
+    directory_by(
+        conn,
+        "SELECT storage_path, has_directory FROM users WHERE id = ?1 AND deleted_at IS NULL",
+        id,
+    )
 }
 
 /// Returns where the directory of a user in the trash was.
 pub(crate) fn trashed_directory(conn: &Connection, id: UserId) -> Result<Option<Directory>> {
-    directory_by(conn, "SELECT storage_path, has_directory FROM users WHERE id = ?1 AND deleted_at IS NOT NULL", id)
+    directory_by(
+        conn,
+        "SELECT storage_path, has_directory FROM users WHERE id = ?1 AND deleted_at IS NOT NULL",
+        id,
+    )
 }
 
 fn directory_by(conn: &Connection, sql: &str, id: UserId) -> Result<Option<Directory>> {
     let found = conn.prepare_cached(sql)?.query_row([blob(id)], |row| {
-        Ok(Directory { path: columns::storage_path(id, row.get_ref(0)?, 0)?, has_directory: row.get(1)? })
+        Ok(Directory {
+            path: columns::storage_path(id, row.get_ref(0)?, 0)?,
+            has_directory: row.get(1)?,
+        })
     });
     Ok(found.optional()?)
 }
@@ -40,7 +51,11 @@ pub(crate) fn is_in_trash(conn: &Connection, id: UserId) -> Result<bool> {
 
 /// Returns the user, living or in the trash, who chose this path, or the one with this id whose
 /// path is derived.
-pub(crate) fn state(conn: &Connection, path: &str, id: Option<UserId>) -> Result<Option<PathState>> {
+pub(crate) fn state(
+    conn: &Connection,
+    path: &str,
+    id: Option<UserId>,
+) -> Result<Option<PathState>> {
     let mut statement = conn.prepare_cached(
         "SELECT id, has_directory, deleted_at IS NOT NULL FROM users WHERE storage_path = ?1
          UNION ALL
@@ -69,7 +84,8 @@ pub(crate) fn is_above_chosen(conn: &Connection, path: &str) -> Result<bool> {
 /// Returns whether a user chose a path that differs from this one in spelling alone. Reads every
 /// chosen path, since no index compares as a file system does.
 pub(crate) fn is_chosen_in_other_spelling(conn: &Connection, path: &StoragePath) -> Result<bool> {
-    let mut statement = conn.prepare_cached("SELECT storage_path FROM users WHERE storage_path IS NOT NULL")?;
+    let mut statement =
+        conn.prepare_cached("SELECT storage_path FROM users WHERE storage_path IS NOT NULL")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let other = row.get_ref(0)?.as_str();
@@ -82,13 +98,16 @@ pub(crate) fn is_chosen_in_other_spelling(conn: &Connection, path: &StoragePath)
 
 /// Records that a user was purged, whose id is never given out again.
 pub(crate) fn retire_id(conn: &Connection, id: UserId) -> Result<()> {
-    conn.prepare_cached("INSERT INTO tenantry_retired_users (id) VALUES (?1)")?.execute([blob(id)])?;
+    conn.prepare_cached("INSERT INTO tenantry_retired_users (id) VALUES (?1)")?
+        .execute([blob(id)])?;
     Ok(())
 }
 
 /// Returns whether a user with this id was purged.
 pub(crate) fn was_purged(conn: &Connection, id: UserId) -> Result<bool> {
-    Ok(conn.prepare_cached("SELECT 1 FROM tenantry_retired_users WHERE id = ?1")?.exists([blob(id)])?)
+    Ok(conn
+        .prepare_cached("SELECT 1 FROM tenantry_retired_users WHERE id = ?1")?
+        .exists([blob(id)])?)
 }
 
 /// Records that this path is never to be given out again.
@@ -120,29 +139,42 @@ pub(crate) fn is_retired_in_other_spelling(conn: &Connection, path: &StoragePath
 
 /// Returns whether this directory lies above a retired path.
 pub(crate) fn is_above_retired(conn: &Connection, path: &str) -> Result<bool> {
-    let mut find = conn.prepare_cached("SELECT 1 FROM tenantry_retired_paths WHERE digest = ?1 AND is_whole = 0")?;
+    let mut find = conn.prepare_cached(
+        "SELECT 1 FROM tenantry_retired_paths WHERE digest = ?1 AND is_whole = 0",
+    )?;
     Ok(find.exists([digest(store_id(conn)?, path)])?)
 }
 
 /// Takes over the paths that schema version 1 kept of deleted users as they were.
 pub(crate) fn retire_paths_of_v1(conn: &Connection) -> Result<()> {
-    let mut statement =
-        conn.prepare_cached("SELECT storage_path FROM tenantry_retired_users WHERE storage_path IS NOT NULL")?;
-    let paths: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let mut statement = conn.prepare_cached(
+        "SELECT storage_path FROM tenantry_retired_users WHERE storage_path IS NOT NULL",
+    )?;
+    let paths: Vec<String> =
+        statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     for path in &paths {
         retire_path(conn, path)?;
     }
     if !paths.is_empty() {
-        conn.execute("UPDATE tenantry_retired_users SET storage_path = NULL WHERE storage_path IS NOT NULL", [])?;
+        conn.execute(
+            "UPDATE tenantry_retired_users SET storage_path = NULL WHERE storage_path IS NOT NULL",
+            [],
+        )?;
     }
     Ok(())
 }
 
-fn is_any_retired(conn: &Connection, path: &StoragePath, digest: fn(Uuid, &str) -> [u8; 16]) -> Result<bool> {
+fn is_any_retired(
+    conn: &Connection,
+    path: &StoragePath,
+    digest: fn(Uuid, &str) -> [u8; 16],
+) -> Result<bool> {
     let store_id = store_id(conn)?;
-    let mut find = conn.prepare_cached("SELECT is_whole FROM tenantry_retired_paths WHERE digest = ?1")?;
+    let mut find =
+        conn.prepare_cached("SELECT is_whole FROM tenantry_retired_paths WHERE digest = ?1")?;
     for ancestor in path.lineage() {
-        let is_whole = find.query_row([digest(store_id, ancestor)], |row| row.get::<_, bool>(0)).optional()?;
+        let is_whole =
+            find.query_row([digest(store_id, ancestor)], |row| row.get::<_, bool>(0)).optional()?;
         if is_whole == Some(true) || (is_whole.is_some() && ancestor == path.as_str()) {
             return Ok(true);
         }
@@ -167,5 +199,7 @@ fn digest_of_folded(store_id: Uuid, path: &str) -> [u8; 16] {
 
 /// Returns the id of the store.
 pub(crate) fn store_id(conn: &Connection) -> Result<Uuid> {
-    Ok(Uuid::from_bytes(conn.prepare_cached("SELECT id FROM tenantry_store")?.query_row([], |row| row.get(0))?))
+    Ok(Uuid::from_bytes(
+        conn.prepare_cached("SELECT id FROM tenantry_store")?.query_row([], |row| row.get(0))?,
+    ))
 }

@@ -7,7 +7,11 @@ use crate::sqlite::values::blob;
 use crate::{Result, Timestamp, UserId};
 
 /// Returns what is kept of the request with this key since a time.
-pub(crate) fn get(conn: &Connection, key: &RequestKey, since: Timestamp) -> Result<Option<KeptRequest>> {
+pub(crate) fn get(
+    conn: &Connection,
+    key: &RequestKey,
+    since: Timestamp,
+) -> Result<Option<KeptRequest>> {
     let sql = "SELECT request, reply FROM tenantry_requests WHERE key = ?1 AND kept_at > ?2";
     let mut statement = conn.prepare_cached(sql)?;
     let kept = statement.query_row(params![key.key, since.as_unix_us()], |row| {
@@ -17,7 +21,13 @@ pub(crate) fn get(conn: &Connection, key: &RequestKey, since: Timestamp) -> Resu
 }
 
 /// Keeps the result of a request, instead of an older one with the same key.
-pub(crate) fn insert(conn: &Connection, key: &RequestKey, reply: &str, user: UserId, at: Timestamp) -> Result<()> {
+pub(crate) fn insert(
+    conn: &Connection,
+    key: &RequestKey,
+    reply: &str,
+    user: UserId,
+    at: Timestamp,
+) -> Result<()> {
     conn.prepare_cached(
         "INSERT OR REPLACE INTO tenantry_requests (key, request, reply, user_id, kept_at) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?

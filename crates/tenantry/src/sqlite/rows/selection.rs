@@ -40,7 +40,8 @@ impl Selection {
     /// Returns the selection of a filter, but for the prefix. ?1 is the first value: the place
     /// after which a walk begins, or the id of a user.
     pub(super) fn new(first: Value, filter: &Filter) -> Result<Self> {
-        let mut selection = Self { conditions: Vec::new(), values: vec![first], needle: None, external_id: None };
+        let mut selection =
+            Self { conditions: Vec::new(), values: vec![first], needle: None, external_id: None };
         selection.add_filter(filter)?;
         Ok(selection)
     }
@@ -80,7 +81,8 @@ impl Selection {
             self.conditions.push("last_login_at IS NULL".to_owned());
         }
         if let Some(is_suspended) = filter.suspended {
-            self.conditions.push(format!("suspended_at IS {}NULL", if is_suspended { "NOT " } else { "" }));
+            self.conditions
+                .push(format!("suspended_at IS {}NULL", if is_suspended { "NOT " } else { "" }));
         }
         self.external_id = filter.external_id.as_ref().map(|id| self.bind(id.to_string()));
         Ok(())
@@ -95,24 +97,30 @@ impl Selection {
         // Most addresses are their own keys and of ASCII: they are searched once, whatever else
         // there is to ask. GLOB is faster than instr. The plus signs keep SQLite from preparing
         // the statement anew for each step.
-        let mut holds = format!("email GLOB +?{key} OR (email_folded IS NOT NULL AND email_folded GLOB +?{key})");
+        let mut holds = format!(
+            "email GLOB +?{key} OR (email_folded IS NOT NULL AND email_folded GLOB +?{key})"
+        );
         if differs {
             holds += &format!(" OR email GLOB +?{address}");
         }
         // A key with such labels is shown in another form, and has a skeleton if that isn't ASCII.
         let has_labels = "skeleton IS NOT NULL AND instr(email_key, 'xn--')";
-        self.conditions.push(format!("({holds} OR ({has_labels} AND instr({SHOWN}(email_key), ?{shown})))"));
+        self.conditions
+            .push(format!("({holds} OR ({has_labels} AND instr({SHOWN}(email_key), ?{shown})))"));
     }
 
     /// Returns the statement of a walk without any filter.
     pub(super) fn walk(&self) -> String {
         let columns = user_columns!();
-        format!("SELECT {columns}, seq, deleted_at IS NOT NULL FROM users WHERE seq > ?1 ORDER BY seq")
+        format!(
+            "SELECT {columns}, seq, deleted_at IS NOT NULL FROM users WHERE seq > ?1 ORDER BY seq"
+        )
     }
 
     /// Returns the statement of a step of a walk that picks from the table.
     pub(super) fn filtered_walk(&self, columns: &str) -> String {
-        let matches: String = self.conditions.iter().map(|condition| format!("{condition} AND ")).collect();
+        let matches: String =
+            self.conditions.iter().map(|condition| format!("{condition} AND ")).collect();
         let walked = match self.external_id {
             Some(number) => format!("external_id = ?{number} AND deleted_at IS NULL AND "),
             None => String::new(),
@@ -127,7 +135,10 @@ impl Selection {
 
     /// Returns the condition of an email prefix, if the filter has one.
     pub(super) fn prefix(&mut self, filter: &Filter) -> Result<Option<String>> {
-        let Some(prefix) = filter.email_prefix.as_deref().filter(|prefix| !prefix.is_empty()) else { return Ok(None) };
+        let Some(prefix) = filter.email_prefix.as_deref().filter(|prefix| !prefix.is_empty())
+        else {
+            return Ok(None);
+        };
         Ok(Some(match KeyPrefix::new(prefix)? {
             KeyPrefix::Key(prefix) => self.begins_with(prefix),
             KeyPrefix::Shown { near, shown } => {
@@ -159,14 +170,23 @@ impl Selection {
 
     /// Returns the statement that finds the user whose id is ?1 if they meet the filter.
     pub(super) fn one(&self, has_prefix: Option<&str>) -> String {
-        let has_prefix = has_prefix.map(|condition| format!(" AND {condition}")).unwrap_or_default();
-        format!("SELECT 1 FROM users WHERE id = ?1 AND deleted_at IS NULL{has_prefix}{}", self.matches())
+        let has_prefix =
+            has_prefix.map(|condition| format!(" AND {condition}")).unwrap_or_default();
+        format!(
+            "SELECT 1 FROM users WHERE id = ?1 AND deleted_at IS NULL{has_prefix}{}",
+            self.matches()
+        )
     }
 
     /// Returns all conditions but the prefix, each with an AND before it.
     fn matches(&self) -> String {
         let external_id = self.external_id.map(|number| format!("external_id = ?{number}"));
-        self.conditions.iter().cloned().chain(external_id).map(|condition| format!(" AND {condition}")).collect()
+        self.conditions
+            .iter()
+            .cloned()
+            .chain(external_id)
+            .map(|condition| format!(" AND {condition}"))
+            .collect()
     }
 
     /// Returns the condition that a key begins with this.

@@ -18,12 +18,19 @@ macro_rules! token_columns {
 }
 
 fn token(row: &Row<'_>) -> rusqlite::Result<Token> {
-    let time = |column| row.get::<_, Option<i64>>(column)?.map(|_| timestamp(row, column)).transpose();
+    let time =
+        |column| row.get::<_, Option<i64>>(column)?.map(|_| timestamp(row, column)).transpose();
     Ok(Token {
         number: row.get(0)?,
         name: row.get(1)?,
-        scopes: row.get_ref(2)?.as_str()?.parse().map_err(|error: crate::Error| damaged(2, Type::Text, error))?,
-        user_id: row.get::<_, Option<[u8; 16]>>(3)?.map(|id| UserId::from_random(Uuid::from_bytes(id))),
+        scopes: row
+            .get_ref(2)?
+            .as_str()?
+            .parse()
+            .map_err(|error: crate::Error| damaged(2, Type::Text, error))?,
+        user_id: row
+            .get::<_, Option<[u8; 16]>>(3)?
+            .map(|id| UserId::from_random(Uuid::from_bytes(id))),
         created_at: timestamp(row, 4)?,
         expires_at: timestamp(row, 5)?,
         last_used_at: time(6)?,
@@ -39,13 +46,21 @@ pub(crate) fn by_digest(conn: &Connection, digest: &TokenDigest) -> Result<Optio
 
 /// Returns the newest secret of the token with this name.
 pub(crate) fn by_name(conn: &Connection, name: &str) -> Result<Option<Token>> {
-    let sql = concat!("SELECT ", token_columns!(), " FROM tenantry_tokens WHERE name = ?1 AND replaced_at IS NULL");
+    let sql = concat!(
+        "SELECT ",
+        token_columns!(),
+        " FROM tenantry_tokens WHERE name = ?1 AND replaced_at IS NULL"
+    );
     Ok(conn.prepare_cached(sql)?.query_row([name], token).optional()?)
 }
 
 /// Returns at most `limit` tokens with higher numbers, in their order.
 pub(crate) fn after(conn: &Connection, number: i64, limit: usize) -> Result<Vec<Token>> {
-    let sql = concat!("SELECT ", token_columns!(), " FROM tenantry_tokens WHERE number > ?1 ORDER BY number LIMIT ?2");
+    let sql = concat!(
+        "SELECT ",
+        token_columns!(),
+        " FROM tenantry_tokens WHERE number > ?1 ORDER BY number LIMIT ?2"
+    );
     let mut statement = conn.prepare_cached(sql)?;
     let mut walked_to = number;
     let rows = statement.query_map(params![number, limit], |row| {
@@ -79,7 +94,12 @@ pub(crate) fn insert(
 }
 
 /// Lets all secrets of a token end at a time at the latest, the newest of which is replaced.
-pub(crate) fn replace(conn: &Connection, name: &str, at: Timestamp, expires_at: Timestamp) -> Result<()> {
+pub(crate) fn replace(
+    conn: &Connection,
+    name: &str,
+    at: Timestamp,
+    expires_at: Timestamp,
+) -> Result<()> {
     conn.prepare_cached(
         "UPDATE tenantry_tokens
          SET expires_at = min(expires_at, ?3), replaced_at = coalesce(replaced_at, ?2) WHERE name = ?1",

@@ -29,21 +29,32 @@ fn trashed(row: &Row<'_>) -> rusqlite::Result<TrashedUser> {
 }
 
 pub(crate) fn get(conn: &Connection, id: UserId) -> Result<Option<TrashedUser>> {
-    let sql = concat!("SELECT ", trashed_columns!(), " FROM users WHERE id = ?1 AND deleted_at IS NOT NULL");
+    let sql = concat!(
+        "SELECT ",
+        trashed_columns!(),
+        " FROM users WHERE id = ?1 AND deleted_at IS NOT NULL"
+    );
     Ok(conn.prepare_cached(sql)?.query_row([blob(id)], trashed).optional()?)
 }
 
 /// Returns a user in the trash, and whether they have a directory.
 pub(crate) fn get_with_directory(conn: &Connection, id: UserId) -> Result<Option<(User, bool)>> {
-    let sql =
-        concat!("SELECT ", user_columns!(), ", has_directory FROM users WHERE id = ?1 AND deleted_at IS NOT NULL");
-    let found = conn.prepare_cached(sql)?.query_row([blob(id)], |row| Ok((user(row)?, row.get(USER_COLUMNS)?)));
+    let sql = concat!(
+        "SELECT ",
+        user_columns!(),
+        ", has_directory FROM users WHERE id = ?1 AND deleted_at IS NOT NULL"
+    );
+    let found = conn
+        .prepare_cached(sql)?
+        .query_row([blob(id)], |row| Ok((user(row)?, row.get(USER_COLUMNS)?)));
     Ok(found.optional()?)
 }
 
 /// Returns whether a user with this id is in the trash.
 pub(crate) fn has(conn: &Connection, id: UserId) -> Result<bool> {
-    Ok(conn.prepare_cached("SELECT 1 FROM users WHERE id = ?1 AND deleted_at IS NOT NULL")?.exists([blob(id)])?)
+    Ok(conn
+        .prepare_cached("SELECT 1 FROM users WHERE id = ?1 AND deleted_at IS NOT NULL")?
+        .exists([blob(id)])?)
 }
 
 /// Returns the users in the trash with this key, the one who was deleted last first.
@@ -82,11 +93,20 @@ pub(crate) fn list(conn: &Connection, query: &TrashQuery) -> Result<TrashPage> {
 }
 
 /// Moves a user to the trash.
-pub(crate) fn delete(conn: &Connection, id: UserId, at: Timestamp, has_directory: bool) -> Result<()> {
+pub(crate) fn delete(
+    conn: &Connection,
+    id: UserId,
+    at: Timestamp,
+    has_directory: bool,
+) -> Result<()> {
     let deletion_seq: i64 = conn
-        .prepare_cached("UPDATE tenantry_store SET last_deletion = last_deletion + 1 RETURNING last_deletion")?
+        .prepare_cached(
+            "UPDATE tenantry_store SET last_deletion = last_deletion + 1 RETURNING last_deletion",
+        )?
         .query_row([], |row| row.get(0))?;
-    conn.prepare_cached("UPDATE users SET deleted_at = ?2, deletion_seq = ?3, has_directory = ?4 WHERE id = ?1")?
-        .execute(params![blob(id), at.as_unix_us(), deletion_seq, has_directory])?;
+    conn.prepare_cached(
+        "UPDATE users SET deleted_at = ?2, deletion_seq = ?3, has_directory = ?4 WHERE id = ?1",
+    )?
+    .execute(params![blob(id), at.as_unix_us(), deletion_seq, has_directory])?;
     Ok(())
 }

@@ -9,7 +9,11 @@ use crate::{Result, Usage, User, UserId};
 
 /// Returns the ids of users who have a directory, in the order of creation, and the place to go on
 /// at.
-pub(crate) fn with_directory(conn: &Connection, after: i64, limit: usize) -> Result<(Vec<UserId>, Option<i64>)> {
+pub(crate) fn with_directory(
+    conn: &Connection,
+    after: i64,
+    limit: usize,
+) -> Result<(Vec<UserId>, Option<i64>)> {
     let mut statement = conn.prepare_cached(
         "SELECT id, seq FROM users WHERE seq > ?1 AND has_directory = 1 AND deleted_at IS NULL ORDER BY seq LIMIT ?2",
     )?;
@@ -80,6 +84,7 @@ pub(crate) fn top(conn: &Connection, limit: usize) -> Result<Vec<(User, Usage)>>
         " FROM tenantry_usage JOIN users ON users.id = tenantry_usage.user_id AND users.deleted_at IS NULL
          ORDER BY tenantry_usage.allocated_bytes DESC, users.seq LIMIT ?1"
     ))?;
-    let rows = statement.query_map([limit], |row| Ok((user(row)?, usage_from_row(row, USER_COLUMNS)?)))?;
+    let rows =
+        statement.query_map([limit], |row| Ok((user(row)?, usage_from_row(row, USER_COLUMNS)?)))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -16,7 +16,8 @@ pub(crate) enum Written {
 }
 
 pub(crate) fn get(conn: &Connection, id: UserId) -> Result<Option<User>> {
-    let sql = concat!("SELECT ", user_columns!(), " FROM users WHERE id = ?1 AND deleted_at IS NULL");
+    let sql =
+        concat!("SELECT ", user_columns!(), " FROM users WHERE id = ?1 AND deleted_at IS NULL");
     Ok(conn.prepare_cached(sql)?.query_row([blob(id)], user).optional()?)
 }
 
@@ -41,13 +42,19 @@ pub(crate) fn get_many(conn: &Connection, ids: &[UserId]) -> Result<Vec<User>> {
 }
 
 pub(crate) fn get_by_key(conn: &Connection, key: &str) -> Result<Option<User>> {
-    let sql = concat!("SELECT ", user_columns!(), " FROM users WHERE email_key = ?1 AND deleted_at IS NULL");
+    let sql = concat!(
+        "SELECT ",
+        user_columns!(),
+        " FROM users WHERE email_key = ?1 AND deleted_at IS NULL"
+    );
     Ok(conn.prepare_cached(sql)?.query_row([key], user).optional()?)
 }
 
 /// Returns the version of a user, alive or in the trash.
 pub(crate) fn version(conn: &Connection, id: UserId) -> Result<u64> {
-    Ok(conn.prepare_cached("SELECT version FROM users WHERE id = ?1")?.query_row([blob(id)], |row| row.get(0))?)
+    Ok(conn
+        .prepare_cached("SELECT version FROM users WHERE id = ?1")?
+        .query_row([blob(id)], |row| row.get(0))?)
 }
 
 /// Returns how many users live: SQLite counts the rows of a whole index fast, and those in the
@@ -58,7 +65,12 @@ pub(crate) fn count(conn: &Connection) -> Result<u64> {
 }
 
 /// Returns at most `limit` living users with this skeleton, but for the one with this key.
-pub(crate) fn with_skeleton(conn: &Connection, skeleton: &str, key: &str, limit: usize) -> Result<Vec<User>> {
+pub(crate) fn with_skeleton(
+    conn: &Connection,
+    skeleton: &str,
+    key: &str,
+    limit: usize,
+) -> Result<Vec<User>> {
     let sql = concat!(
         "SELECT ",
         user_columns!(),
@@ -76,15 +88,23 @@ pub(crate) fn has_non_ascii(conn: &Connection) -> Result<bool> {
 }
 
 pub(crate) fn insert(conn: &Connection, user: &User) -> Result<Written> {
-    let sql =
-        concat!("INSERT INTO users (", user_columns!(), ", ", written_columns!(), ") VALUES (", placeholders!(), ")");
+    let sql = concat!(
+        "INSERT INTO users (",
+        user_columns!(),
+        ", ",
+        written_columns!(),
+        ") VALUES (",
+        placeholders!(),
+        ")"
+    );
     let mut statement = conn.prepare_cached(sql)?;
     written(with_values(user, |values| statement.execute(values)))
 }
 
 /// Gives a user, alive or in the trash, all values that can change.
 pub(crate) fn update(conn: &Connection, user: &User) -> Result<Written> {
-    let mut statement = conn.prepare_cached(concat!("UPDATE users SET ", changed_columns!(), " WHERE id = ?1"))?;
+    let mut statement =
+        conn.prepare_cached(concat!("UPDATE users SET ", changed_columns!(), " WHERE id = ?1"))?;
     written(with_values(user, |values| statement.execute(values)))
 }
 
@@ -97,8 +117,11 @@ pub(crate) fn update_with_directory(conn: &Connection, user: &User) -> Result<Wr
 
 /// Updates a user in the trash, who lives from now on.
 pub(crate) fn restore(conn: &Connection, user: &User) -> Result<Written> {
-    let sql =
-        concat!("UPDATE users SET ", changed_columns!(), ", deleted_at = NULL, deletion_seq = NULL WHERE id = ?1");
+    let sql = concat!(
+        "UPDATE users SET ",
+        changed_columns!(),
+        ", deleted_at = NULL, deletion_seq = NULL WHERE id = ?1"
+    );
     let mut statement = conn.prepare_cached(sql)?;
     written(with_values(user, |values| statement.execute(values)))
 }
@@ -148,11 +171,16 @@ pub(crate) fn log_in_by_key(conn: &Connection, key: &str, at: Timestamp) -> Resu
 /// refuses it.
 pub(crate) fn remove(conn: &Connection, id: UserId) -> Result<()> {
     let refuse = || {
-        let message = "rows of the application's own tables hold the user, so that the user can't be purged";
+        let message =
+            "rows of the application's own tables hold the user, so that the user can't be purged";
         Error::new(ErrorKind::Constraint, message)
     };
     let was_unresolved = has_unresolved_references(conn);
-    match conn.prepare_cached("DELETE FROM users WHERE id = ?1")?.execute([blob(id)]).map_err(Error::from) {
+    match conn
+        .prepare_cached("DELETE FROM users WHERE id = ?1")?
+        .execute([blob(id)])
+        .map_err(Error::from)
+    {
         Err(error) if error.kind() == ErrorKind::Constraint => Err(refuse().with_source(error)),
         // The commit would refuse it, and with it the other operations of this transaction.
         Ok(_) if !was_unresolved && has_unresolved_references(conn) => Err(refuse()),
@@ -178,7 +206,13 @@ fn has_unresolved_references(conn: &Connection) -> bool {
     // SAFETY: the handle belongs to a connection that is borrowed, and the function only writes to
     // these two numbers.
     let code = unsafe {
-        ffi::sqlite3_db_status(conn.handle(), ffi::SQLITE_DBSTATUS_DEFERRED_FKS, &mut unresolved, &mut unused, 0)
+        ffi::sqlite3_db_status(
+            conn.handle(),
+            ffi::SQLITE_DBSTATUS_DEFERRED_FKS,
+            &mut unresolved,
+            &mut unused,
+            0,
+        )
     };
     code == ffi::SQLITE_OK && unresolved != 0
 }

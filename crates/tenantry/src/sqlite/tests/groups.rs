@@ -103,9 +103,13 @@ fn of_ten_updates_with_one_version_in_one_group_the_first_alone_succeeds() {
     let before = commits_in_log(dir.path());
     let (release, blocker) = block_writer(&store);
     let address = |number: usize| email(&format!("ada{number}@example.com"));
-    let update =
-        |number| UserUpdate { email: Some(address(number)), expected_version: Some(1), ..UserUpdate::default() };
-    let queued: Vec<Queued<'_, User>> = (0..10).map(|number| queue(store.update(id, update(number)))).collect();
+    let update = |number| UserUpdate {
+        email: Some(address(number)),
+        expected_version: Some(1),
+        ..UserUpdate::default()
+    };
+    let queued: Vec<Queued<'_, User>> =
+        (0..10).map(|number| queue(store.update(id, update(number)))).collect();
     drop(release);
     blocker.join().unwrap();
     let mut results = queued.into_iter().map(block_on);
@@ -133,7 +137,8 @@ fn deletes_that_are_queued_are_two_commits_together() {
         .collect();
     let before = commits_in_log(dir.path());
     let (release, blocker) = block_writer(&store);
-    let queued: Vec<Queued<'_, User>> = users.iter().map(|user| queue(store.delete(user.id))).collect();
+    let queued: Vec<Queued<'_, User>> =
+        users.iter().map(|user| queue(store.delete(user.id))).collect();
     drop(release);
     blocker.join().unwrap();
     for future in queued {

@@ -77,9 +77,13 @@ impl Disk {
             Step::NewFile { object, mode } => self.new_thing(*object, false, *mode),
             Step::NewDir { object, mode } => self.new_thing(*object, true, *mode),
             Step::Write { file, at, octets } => {
-                self.things[*file].pending.push(Change::Write { at: *at, octets: Arc::clone(octets) });
+                self.things[*file]
+                    .pending
+                    .push(Change::Write { at: *at, octets: Arc::clone(octets) });
             }
-            Step::Truncate { file, length } => self.things[*file].pending.push(Change::Truncate { length: *length }),
+            Step::Truncate { file, length } => {
+                self.things[*file].pending.push(Change::Truncate { length: *length })
+            }
             Step::Mode { object, mode } => self.things[*object].pending.push(Change::Mode(*mode)),
             Step::Link { name, object } => self.move_to(vec![(name.clone(), Some(*object))]),
             Step::Unlink { name } => self.move_to(vec![(name.clone(), None)]),
@@ -112,7 +116,8 @@ impl Disk {
         }
         let certain = self.with_those_before(|step| step.unsynced.is_empty());
         let mut certain = certain.into_iter();
-        let (kept, pending) = std::mem::take(&mut self.moves).into_iter().partition(|_| certain.next().unwrap());
+        let (kept, pending) =
+            std::mem::take(&mut self.moves).into_iter().partition(|_| certain.next().unwrap());
         self.moves = pending;
         let kept: Vec<Move> = kept;
         for step in &kept {
@@ -171,7 +176,9 @@ impl Disk {
             for mut change in std::mem::take(&mut thing.pending) {
                 let is_kept = match variant {
                     Variant::OnlySynced | Variant::Names => false,
-                    Variant::All | Variant::Contents | Variant::Only(_) | Variant::Without(_) => true,
+                    Variant::All | Variant::Contents | Variant::Only(_) | Variant::Without(_) => {
+                        true
+                    }
                     Variant::Any(_) => dice.below(8) < odds,
                 };
                 if let (Variant::Any(_), Change::Write { at, octets }) = (variant, &mut change)
@@ -201,7 +208,9 @@ fn tear(at: u64, octets: &mut Arc<Vec<u8>>, dice: &mut Random) {
 fn apply(thing: &mut Thing, change: &Change) {
     match change {
         Change::Write { at, octets } => overwrite(Arc::make_mut(&mut thing.content), *at, octets),
-        Change::Truncate { length } => Arc::make_mut(&mut thing.content).resize(*length as usize, 0),
+        Change::Truncate { length } => {
+            Arc::make_mut(&mut thing.content).resize(*length as usize, 0)
+        }
         Change::Mode(mode) => thing.mode = *mode,
     }
 }
@@ -257,7 +266,12 @@ impl Image {
                 None => fs::DirBuilder::new().mode(*mode).create(path).unwrap(),
                 Some(content) => {
                     use std::io::Write;
-                    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(*mode).open(path).unwrap();
+                    let mut file = fs::OpenOptions::new()
+                        .write(true)
+                        .create_new(true)
+                        .mode(*mode)
+                        .open(path)
+                        .unwrap();
                     file.write_all(content).unwrap();
                     // Times aren't followed. So a copy and its original have the same.
                     file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
@@ -298,19 +312,28 @@ mod tests {
 
     fn found(disk: &Disk, variant: Variant) -> Vec<(String, Option<String>)> {
         let text = |content: Arc<Vec<u8>>| String::from_utf8(content.to_vec()).unwrap();
-        disk.image(variant).entries.into_iter().map(|(path, _, content)| (path, content.map(text))).collect()
+        disk.image(variant)
+            .entries
+            .into_iter()
+            .map(|(path, _, content)| (path, content.map(text)))
+            .collect()
     }
 
     fn expected(entries: &[(&str, Option<&str>)]) -> Vec<(String, Option<String>)> {
-        entries.iter().map(|(path, content)| ((*path).to_owned(), content.map(str::to_owned))).collect()
+        entries
+            .iter()
+            .map(|(path, content)| ((*path).to_owned(), content.map(str::to_owned)))
+            .collect()
     }
 
     #[test]
     fn a_write_is_certain_when_its_file_is_synced() {
         let mut disk = disk();
         disk.take(&Step::Write { file: FILE, at: 2, octets: Arc::new(b"new".to_vec()) });
-        let (old, new) =
-            (expected(&[("d", None), ("d/f", Some("old"))]), expected(&[("d", None), ("d/f", Some("olnew"))]));
+        let (old, new) = (
+            expected(&[("d", None), ("d/f", Some("old"))]),
+            expected(&[("d", None), ("d/f", Some("olnew"))]),
+        );
         assert_eq!(found(&disk, Variant::OnlySynced), old);
         assert_eq!(found(&disk, Variant::All), new);
         disk.take(&sync(DIR));
@@ -322,8 +345,15 @@ mod tests {
     #[test]
     fn a_rename_is_never_half_there_and_certain_when_both_directories_are_synced() {
         let mut disk = disk();
-        disk.take(&Step::Rename { from: (DIR, "f".to_owned()), to: (TOP, "g".to_owned()), object: FILE });
-        let (old, new) = (expected(&[("d", None), ("d/f", Some("old"))]), expected(&[("d", None), ("g", Some("old"))]));
+        disk.take(&Step::Rename {
+            from: (DIR, "f".to_owned()),
+            to: (TOP, "g".to_owned()),
+            object: FILE,
+        });
+        let (old, new) = (
+            expected(&[("d", None), ("d/f", Some("old"))]),
+            expected(&[("d", None), ("g", Some("old"))]),
+        );
         disk.take(&sync(TOP));
         assert_eq!(found(&disk, Variant::OnlySynced), old);
         for seed in 0..100 {
@@ -337,7 +367,11 @@ mod tests {
     #[test]
     fn what_is_certain_takes_what_came_before_at_the_same_name_with_it() {
         let mut disk = disk();
-        disk.take(&Step::Rename { from: (DIR, "f".to_owned()), to: (TOP, "g".to_owned()), object: FILE });
+        disk.take(&Step::Rename {
+            from: (DIR, "f".to_owned()),
+            to: (TOP, "g".to_owned()),
+            object: FILE,
+        });
         assert_eq!(found(&disk, Variant::Only(0)), found(&disk, Variant::All));
         assert_eq!(found(&disk, Variant::Without(0)), found(&disk, Variant::OnlySynced));
         disk.take(&Step::Unlink { name: (TOP, "g".to_owned()) });

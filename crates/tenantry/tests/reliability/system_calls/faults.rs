@@ -30,17 +30,38 @@ struct Case {
 fn cases() -> Vec<Case> {
     let file = |file: &str| Op::Write { user: 0, file: file.to_owned() };
     let create = || Op::Create { user: 0, path: None };
-    let person = || vec![Op::Open, create(), Op::Storage { user: 0 }, file("a.txt"), file("b/c/d.txt")];
+    let person =
+        || vec![Op::Open, create(), Op::Storage { user: 0 }, file("a.txt"), file("b/c/d.txt")];
     let trashed = || [person(), vec![Op::Delete { user: 0 }]].concat();
     let place = |is_certain| Op::Place { path: "customers/x/ada".to_owned(), is_certain };
     let archive = || "first.tar.zst".to_owned();
     let case = |what, setup, op, calls| Case { what, setup, op, calls, on: None };
     vec![
-        case("open", vec![], Op::Open, &["mkdir", "mkdirat", "openat2", "rename", "renameat2", "fsync"]),
-        case("storage", vec![Op::Open, create()], Op::Storage { user: 0 }, &["mkdirat", "openat2", "fsync"]),
+        case(
+            "open",
+            vec![],
+            Op::Open,
+            &["mkdir", "mkdirat", "openat2", "rename", "renameat2", "fsync"],
+        ),
+        case(
+            "storage",
+            vec![Op::Open, create()],
+            Op::Storage { user: 0 },
+            &["mkdirat", "openat2", "fsync"],
+        ),
         case("delete", person(), Op::Delete { user: 0 }, &["renameat2", "openat2", "fsync"]),
-        case("restore", trashed(), Op::Restore { user: 0 }, &["mkdirat", "renameat2", "openat2", "fsync"]),
-        case("purge", trashed(), Op::Purge { user: 0 }, &["unlinkat", "renameat2", "openat2", "fsync"]),
+        case(
+            "restore",
+            trashed(),
+            Op::Restore { user: 0 },
+            &["mkdirat", "renameat2", "openat2", "fsync"],
+        ),
+        case(
+            "purge",
+            trashed(),
+            Op::Purge { user: 0 },
+            &["unlinkat", "renameat2", "openat2", "fsync"],
+        ),
         case(
             "adopt",
             vec![Op::Open, create(), Op::Storage { user: 0 }, place(true)],
@@ -53,7 +74,12 @@ fn cases() -> Vec<Case> {
             Op::Repair,
             &["mkdirat", "renameat2", "openat2", "fsync"],
         ),
-        case("backup", trashed(), Op::Backup { name: archive() }, &["mkdir", "renameat2", "openat2", "fsync"]),
+        case(
+            "backup",
+            trashed(),
+            Op::Backup { name: archive() },
+            &["mkdir", "renameat2", "openat2", "fsync"],
+        ),
         case(
             "restore a backup",
             [trashed(), vec![Op::Backup { name: archive() }]].concat(),
@@ -144,7 +170,9 @@ fn a_system_call_that_fails_is_reported_and_loses_nothing() {
                 let errors = errors(call);
                 let errors = if is_long { errors } else { &errors[nth % errors.len()..][..1] };
                 let hits = errors.iter().filter(|error| {
-                    let Some(said) = fail(&case, &before, &top, call, error, nth) else { return false };
+                    let Some(said) = fail(&case, &before, &top, call, error, nth) else {
+                        return false;
+                    };
                     runs += 1;
                     *told.entry(said).or_default() += 1;
                     true
@@ -161,12 +189,22 @@ fn a_system_call_that_fails_is_reported_and_loses_nothing() {
 
 /// Makes one call fail, judges what comes of it, and says what was told; `None` if there is no such
 /// call.
-fn fail(case: &Case, before: &State, prepared: &Path, call: &str, error: &str, nth: usize) -> Option<String> {
+fn fail(
+    case: &Case,
+    before: &State,
+    prepared: &Path,
+    call: &str,
+    error: &str,
+    nth: usize,
+) -> Option<String> {
     let dir = in_memory();
     let top = dir.path().canonicalize().unwrap().join(TOP);
     copy(prepared, &top);
-    let ops =
-        if matches!(case.op, Op::Open | Op::Repair) { vec![case.op.clone()] } else { vec![Op::Open, case.op.clone()] };
+    let ops = if matches!(case.op, Op::Open | Op::Repair) {
+        vec![case.op.clone()]
+    } else {
+        vec![Op::Open, case.op.clone()]
+    };
     world::order(dir.path(), Way::AtOnce, &ops);
     let on = case.on.map(|path| format!(" -P {}", top.join(path).display())).unwrap_or_default();
     let inject = format!("-e inject={call}:error={error}:when={nth}{on}");
@@ -180,15 +218,17 @@ fn fail(case: &Case, before: &State, prepared: &Path, call: &str, error: &str, n
     // What was only for the time being has gone, whatever happened.
     for dir in [top.join(ARCHIVES), top.join(DATA).with_file_name("restored")] {
         let entries = fs::read_dir(dir).into_iter().flatten();
-        let left =
-            entries.map(|entry| entry.unwrap().file_name()).find(|name| name.as_encoded_bytes().starts_with(b"."));
+        let left = entries
+            .map(|entry| entry.unwrap().file_name())
+            .find(|name| name.as_encoded_bytes().starts_with(b"."));
         assert_eq!(left, None, "{about}");
     }
     let states = before.clone().all(std::slice::from_ref(&case.op));
     if let (LEFT, Op::Backup { name }) = (&**said, &case.op) {
         // It is one all the same, and says what is missing.
         let file = top.join(ARCHIVES).join(name);
-        let verified = block_on(tenantry::verify_backup(&file, |_| {})).unwrap_or_else(|why| panic!("{about}: {why}"));
+        let verified = block_on(tenantry::verify_backup(&file, |_| {}))
+            .unwrap_or_else(|why| panic!("{about}: {why}"));
         assert!(verified.manifest.left_out > 0, "{about}");
         return Some(said.clone());
     }
@@ -197,6 +237,7 @@ fn fail(case: &Case, before: &State, prepared: &Path, call: &str, error: &str, n
         Some(false) => (&states[..1], 0),
         None => (&states[..], 0),
     };
-    judge(std::slice::from_ref(&case.op), states, answered, &top).unwrap_or_else(|why| panic!("{about}: {why}"));
+    judge(std::slice::from_ref(&case.op), states, answered, &top)
+        .unwrap_or_else(|why| panic!("{about}: {why}"));
     Some(said.clone())
 }

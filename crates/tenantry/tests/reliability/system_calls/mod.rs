@@ -92,7 +92,10 @@ impl Scenario {
 
     fn way(self) -> Way {
         match self {
-            Self::Moves(way) | Self::RepairOn(way) | Self::RecoverDeleteOn(way) | Self::RecoverRestoreOn(way) => way,
+            Self::Moves(way)
+            | Self::RepairOn(way)
+            | Self::RecoverDeleteOn(way)
+            | Self::RecoverRestoreOn(way) => way,
             _ => Way::AtOnce,
         }
     }
@@ -105,10 +108,13 @@ impl Scenario {
         let create_at = |user, path: &str| Op::Create { user, path: Some(path.to_owned()) };
         let place = |path: &str, is_certain| Op::Place { path: path.to_owned(), is_certain };
         let adopt = |user, path: &str| Op::Adopt { user, path: path.to_owned() };
-        let person = |user| vec![create(user), Op::Storage { user }, file(user, "a.txt"), file(user, "b/c.txt")];
+        let person = |user| {
+            vec![create(user), Op::Storage { user }, file(user, "a.txt"), file(user, "b/c.txt")]
+        };
         match self {
             Self::Life => {
-                let chosen = [create_at(1, "customers/x/bob"), Op::Storage { user: 1 }, file(1, "a.txt")];
+                let chosen =
+                    [create_at(1, "customers/x/bob"), Op::Storage { user: 1 }, file(1, "a.txt")];
                 let to_and_fro = [
                     Op::Delete { user: 0 },
                     Op::Restore { user: 0 },
@@ -129,7 +135,14 @@ impl Scenario {
                     adopt(3, "customers/y/dan"),
                 ];
                 let end = [Op::Delete { user: 1 }, Op::Delete { user: 2 }, Op::PurgeAll, Op::Close];
-                let ops = [vec![Op::Open], person(0), chosen.into(), to_and_fro.into(), adopted.into(), end.into()];
+                let ops = [
+                    vec![Op::Open],
+                    person(0),
+                    chosen.into(),
+                    to_and_fro.into(),
+                    adopted.into(),
+                    end.into(),
+                ];
                 (nothing, ops.concat())
             }
             Self::Normal => {
@@ -162,17 +175,32 @@ impl Scenario {
                 (nothing, [vec![Op::Open], person(0), moves.into()].concat())
             }
             Self::Repair | Self::RepairOn(_) => {
-                let ops = [vec![Op::Open], person(0), vec![place("nobody", true), Op::Close, Op::Repair]];
+                let ops =
+                    [vec![Op::Open], person(0), vec![place("nobody", true), Op::Close, Op::Repair]];
                 (nothing, ops.concat())
             }
-            Self::RecoverStorage => Self::Life.interrupted(top, |op| matches!(op, Op::Storage { .. })),
-            Self::RecoverDelete => Self::Life.interrupted(top, |op| matches!(op, Op::Delete { .. })),
-            Self::RecoverRestore => Self::Life.interrupted(top, |op| matches!(op, Op::Restore { .. })),
+            Self::RecoverStorage => {
+                Self::Life.interrupted(top, |op| matches!(op, Op::Storage { .. }))
+            }
+            Self::RecoverDelete => {
+                Self::Life.interrupted(top, |op| matches!(op, Op::Delete { .. }))
+            }
+            Self::RecoverRestore => {
+                Self::Life.interrupted(top, |op| matches!(op, Op::Restore { .. }))
+            }
             Self::RecoverPurge => Self::Life.interrupted(top, |op| matches!(op, Op::Purge { .. })),
-            Self::RecoverAdopt => Self::Life.interrupted(top, |op| matches!(op, Op::Adopt { user: 3, .. })),
-            Self::RecoverDeleteOn(way) => Self::Moves(way).interrupted(top, |op| matches!(op, Op::Delete { .. })),
-            Self::RecoverRestoreOn(way) => Self::Moves(way).interrupted(top, |op| matches!(op, Op::Restore { .. })),
-            Self::Upgrade => (State::of_version_1(top), vec![Op::Open, Op::Storage { user: 0 }, Op::Close]),
+            Self::RecoverAdopt => {
+                Self::Life.interrupted(top, |op| matches!(op, Op::Adopt { user: 3, .. }))
+            }
+            Self::RecoverDeleteOn(way) => {
+                Self::Moves(way).interrupted(top, |op| matches!(op, Op::Delete { .. }))
+            }
+            Self::RecoverRestoreOn(way) => {
+                Self::Moves(way).interrupted(top, |op| matches!(op, Op::Restore { .. }))
+            }
+            Self::Upgrade => {
+                (State::of_version_1(top), vec![Op::Open, Op::Storage { user: 0 }, Op::Close])
+            }
             Self::Backup => {
                 std::fs::create_dir_all(top.join(ARCHIVES)).unwrap();
                 let archive = || "first.tar.zst".to_owned();
@@ -194,7 +222,8 @@ impl Scenario {
         let number = life.ops.iter().position(of).unwrap();
         let (mut disk, mut answered) = (Disk::default(), 0);
         for step in &life.steps {
-            let acts = matches!(step, Step::Link { .. } | Step::Unlink { .. } | Step::Rename { .. });
+            let acts =
+                matches!(step, Step::Link { .. } | Step::Unlink { .. } | Step::Rename { .. });
             if answered == number && acts {
                 break;
             }
@@ -210,7 +239,11 @@ impl Scenario {
         static RECORDS: [OnceLock<Option<Record>>; Scenario::ALL.len()] =
             [const { OnceLock::new() }; Scenario::ALL.len()];
         let at = Self::ALL.iter().position(|scenario| *scenario == self).unwrap();
-        RECORDS[at].get_or_init(|| (trace::is_possible() && way::has_failpoints()).then(|| Record::of(self))).as_ref()
+        RECORDS[at]
+            .get_or_init(|| {
+                (trace::is_possible() && way::has_failpoints()).then(|| Record::of(self))
+            })
+            .as_ref()
     }
 }
 
@@ -303,7 +336,9 @@ fn draw(steps: &[Step], look: &Look<'_>, mut take: impl FnMut(Image, Digest, usi
     for (index, step) in steps.iter().enumerate() {
         disk.take(step);
         answered += usize::from(matches!(step, Step::Answered));
-        if index < start.max(look.from) || look.moments.as_ref().is_some_and(|moments| !moments.contains(&answered)) {
+        if index < start.max(look.from)
+            || look.moments.as_ref().is_some_and(|moments| !moments.contains(&answered))
+        {
             continue;
         }
         let drawn = (0..look.drawn).map(|_| Variant::Any(dice.any())).collect::<Vec<_>>();
@@ -327,7 +362,8 @@ fn judge_all(record: &Record, states: &Mutex<Receiver<(Image, usize)>>, tally: &
         let top: PathBuf = dir.path().join(number.to_string());
         std::fs::create_dir(&top).unwrap();
         image.write_to(&top);
-        let judged = catch_unwind(AssertUnwindSafe(|| judge(&record.ops, &record.states, answered, &top)));
+        let judged =
+            catch_unwind(AssertUnwindSafe(|| judge(&record.ops, &record.states, answered, &top)));
         let judged = judged.unwrap_or_else(|_| Err("a panic".to_owned()));
         std::fs::remove_dir_all(&top).unwrap();
         let mut tally = tally.lock().unwrap();
@@ -347,9 +383,15 @@ fn a_power_cut_loses_no_operation_that_has_returned() {
         let Some(record) = scenario.record() else { return };
         let drawn = share(1, 16);
         let each = share(0, 1) == 1;
-        let tally =
-            cut_power(record, &record.steps, &Look { drawn, seed: SEED, each, moments: None, from: 0, known: None });
-        report("a power cut, with directories", format!("{scenario:?}: {} steps, {tally}", record.steps.len()));
+        let tally = cut_power(
+            record,
+            &record.steps,
+            &Look { drawn, seed: SEED, each, moments: None, from: 0, known: None },
+        );
+        report(
+            "a power cut, with directories",
+            format!("{scenario:?}: {} steps, {tally}", record.steps.len()),
+        );
         assert_eq!(tally.bad, 0, "{}", tally.first.unwrap_or_default());
         states += tally.states;
     }

@@ -42,24 +42,33 @@ impl Waits<'_> {
 
     /// For a directory below `storage/`, so many levels down.
     fn is_level(&self, level: usize) -> bool {
-        self.in_data().and_then(|path| path.strip_prefix("storage/")).map_or(0, |path| path.split('/').count()) == level
+        self.in_data()
+            .and_then(|path| path.strip_prefix("storage/"))
+            .map_or(0, |path| path.split('/').count())
+            == level
             && self.in_data().is_some_and(|path| path == "storage" || path.starts_with("storage/"))
     }
 
     /// For something in `quarantine/`, so many levels down.
     fn is_quarantine(&self, level: usize) -> bool {
-        self.in_data().is_some_and(|path| path.starts_with("quarantine") && path.split('/').count() == level + 1)
+        self.in_data().is_some_and(|path| {
+            path.starts_with("quarantine") && path.split('/').count() == level + 1
+        })
     }
 
     /// For the copy directory of a copy, which is in the trash.
     fn is_copy_directory(&self) -> bool {
-        self.in_data().is_some_and(|path| path.starts_with("trash/.tenantry-copy-") && path.split('/').count() == 2)
+        self.in_data().is_some_and(|path| {
+            path.starts_with("trash/.tenantry-copy-") && path.split('/').count() == 2
+        })
     }
 
     /// For the directory in which a backup is restored, or one in it.
     fn is_restore(&self, path: &str) -> bool {
-        let place =
-            self.path.split_once(".tenantry-restore-").map(|(_, rest)| rest.split_once('/').unwrap_or((rest, "")));
+        let place = self
+            .path
+            .split_once(".tenantry-restore-")
+            .map(|(_, rest)| rest.split_once('/').unwrap_or((rest, "")));
         place.is_some_and(|(_, rest)| rest == path)
     }
 }
@@ -79,12 +88,18 @@ const BACKUP: Kind = |op| matches!(op, Op::Backup { .. });
 const BACKUP_RESTORE: Kind = |op| matches!(op, Op::RestoreBackup { .. });
 
 fn planted() -> Vec<Planted> {
-    let noticed = |what, scenario, of, left_out| Planted { what, scenario, of, left_out, made_up_for: None };
-    let made_up_for =
-        |why, what, scenario, of, left_out| Planted { what, scenario, of, left_out, made_up_for: Some(why) };
+    let noticed =
+        |what, scenario, of, left_out| Planted { what, scenario, of, left_out, made_up_for: None };
+    let made_up_for = |why, what, scenario, of, left_out| Planted {
+        what,
+        scenario,
+        of,
+        left_out,
+        made_up_for: Some(why),
+    };
     use Scenario::{
-        Backup, Life, Moves, Normal, RecoverAdopt, RecoverDelete, RecoverDeleteOn, RecoverPurge, RecoverRestore,
-        RecoverRestoreOn, RecoverStorage, Repair, RepairOn, Upgrade,
+        Backup, Life, Moves, Normal, RecoverAdopt, RecoverDelete, RecoverDeleteOn, RecoverPurge,
+        RecoverRestore, RecoverRestoreOn, RecoverStorage, Repair, RepairOn, Upgrade,
     };
     use Way::{Copied, InSteps};
     vec![
@@ -94,10 +109,14 @@ fn planted() -> Vec<Planted> {
             |op| matches!(op, Op::Create { .. }),
             |waits| waits.is_in_data("tenantry.db-wal"),
         ),
-        noticed("open: the directory above the data directory", Life, CREATION, |waits| waits.path == "srv/app"),
+        noticed("open: the directory above the data directory", Life, CREATION, |waits| {
+            waits.path == "srv/app"
+        }),
         noticed("open: one further up", Life, CREATION, |waits| waits.path == "srv"),
         noticed("open: the one that was there", Life, CREATION, |waits| waits.path.is_empty()),
-        noticed("open: the name of the database", Life, CREATION, |waits| waits.path == DATA && waits.before == 2),
+        noticed("open: the name of the database", Life, CREATION, |waits| {
+            waits.path == DATA && waits.before == 2
+        }),
         made_up_for(
             "the next one is that of trash/, before anything relies on it",
             "open: the name of storage/",
@@ -105,10 +124,16 @@ fn planted() -> Vec<Planted> {
             CREATION,
             |waits| waits.path == DATA && waits.before == 4,
         ),
-        noticed("open: the name of trash/", Life, CREATION, |waits| waits.path == DATA && waits.before == 5),
+        noticed("open: the name of trash/", Life, CREATION, |waits| {
+            waits.path == DATA && waits.before == 5
+        }),
         noticed("open: the data directory", Life, CREATION, |waits| waits.path == DATA),
-        noticed("open: the marker", Life, CREATION, |waits| waits.is_in_data("storage/.tenantry-store.new")),
-        noticed("open: the directory of the marker", Life, CREATION, |waits| waits.is_in_data("storage")),
+        noticed("open: the marker", Life, CREATION, |waits| {
+            waits.is_in_data("storage/.tenantry-store.new")
+        }),
+        noticed("open: the directory of the marker", Life, CREATION, |waits| {
+            waits.is_in_data("storage")
+        }),
         noticed("storage: storage/", Life, MAKING_CHOSEN, |waits| waits.is_level(0)),
         noticed("storage: the first level", Life, MAKING, |waits| waits.is_level(1)),
         noticed("storage: the second level", Life, MAKING, |waits| waits.is_level(2)),
@@ -120,12 +145,20 @@ fn planted() -> Vec<Planted> {
             |waits| waits.is_level(3),
         ),
         noticed("delete: the trash", Life, DELETION, |waits| waits.is_in_data("trash")),
-        noticed("delete: the directory above the user's", Life, DELETION, |waits| waits.is_level(2)),
+        noticed("delete: the directory above the user's", Life, DELETION, |waits| {
+            waits.is_level(2)
+        }),
         noticed("restore: the trash", Life, RESTORE, |waits| waits.is_in_data("trash")),
-        noticed("restore: the directory above the user's", Life, RESTORE, |waits| waits.is_level(2)),
+        noticed("restore: the directory above the user's", Life, RESTORE, |waits| {
+            waits.is_level(2)
+        }),
         noticed("purge: the trash", Life, PURGE, |waits| waits.is_in_data("trash")),
-        noticed("purge: the rewritten database", Life, PURGE, |waits| waits.is_in_data("tenantry.db")),
-        noticed("adopt: the way to the directory", Life, ADOPTION, |waits| waits.is_in_data("storage/customers")),
+        noticed("purge: the rewritten database", Life, PURGE, |waits| {
+            waits.is_in_data("tenantry.db")
+        }),
+        noticed("adopt: the way to the directory", Life, ADOPTION, |waits| {
+            waits.is_in_data("storage/customers")
+        }),
         noticed(
             "adopt: the directory above the discarded one",
             Life,
@@ -143,51 +176,97 @@ fn planted() -> Vec<Planted> {
         noticed("with Durability::Normal, before a restore: the log", Normal, RESTORE, |waits| {
             waits.is_in_data("tenantry.db-wal")
         }),
-        noticed("recovery of a directory to be made: the first level", RecoverStorage, CREATION, |waits| {
-            waits.is_level(1)
-        }),
-        noticed("recovery of a deletion: the trash", RecoverDelete, CREATION, |waits| waits.is_in_data("trash")),
-        noticed("recovery of a restore: the trash", RecoverRestore, CREATION, |waits| waits.is_in_data("trash")),
-        noticed("recovery of a purge: the trash", RecoverPurge, CREATION, |waits| waits.is_in_data("trash")),
-        noticed("recovery of an adoption: the directory above", RecoverAdopt, CREATION, |waits| waits.is_level(2)),
-        noticed("in steps, delete: the trash", Moves(InSteps), DELETION, |waits| waits.is_in_data("trash")),
-        noticed("in steps, delete: the directory above the user's", Moves(InSteps), DELETION, |waits| {
-            waits.is_level(2)
-        }),
-        noticed("in steps, repair: where it was", RepairOn(InSteps), REPAIR, |waits| waits.is_in_data("storage")),
-        noticed("in steps, recovery of a deletion: the trash", RecoverDeleteOn(InSteps), CREATION, |waits| {
+        noticed(
+            "recovery of a directory to be made: the first level",
+            RecoverStorage,
+            CREATION,
+            |waits| waits.is_level(1),
+        ),
+        noticed("recovery of a deletion: the trash", RecoverDelete, CREATION, |waits| {
             waits.is_in_data("trash")
         }),
+        noticed("recovery of a restore: the trash", RecoverRestore, CREATION, |waits| {
+            waits.is_in_data("trash")
+        }),
+        noticed("recovery of a purge: the trash", RecoverPurge, CREATION, |waits| {
+            waits.is_in_data("trash")
+        }),
+        noticed("recovery of an adoption: the directory above", RecoverAdopt, CREATION, |waits| {
+            waits.is_level(2)
+        }),
+        noticed("in steps, delete: the trash", Moves(InSteps), DELETION, |waits| {
+            waits.is_in_data("trash")
+        }),
+        noticed(
+            "in steps, delete: the directory above the user's",
+            Moves(InSteps),
+            DELETION,
+            |waits| waits.is_level(2),
+        ),
+        noticed("in steps, repair: where it was", RepairOn(InSteps), REPAIR, |waits| {
+            waits.is_in_data("storage")
+        }),
+        noticed(
+            "in steps, recovery of a deletion: the trash",
+            RecoverDeleteOn(InSteps),
+            CREATION,
+            |waits| waits.is_in_data("trash"),
+        ),
         noticed("copied, delete: the copy", Moves(Copied), DELETION, |waits| waits.is_all),
         noticed("copied, delete: the mark", Moves(Copied), DELETION, |waits| {
             waits.is_copy_directory() && waits.before == 0
         }),
-        noticed("copied, delete: the copy directory", Moves(Copied), DELETION, |waits| waits.is_copy_directory()),
+        noticed("copied, delete: the copy directory", Moves(Copied), DELETION, |waits| {
+            waits.is_copy_directory()
+        }),
         noticed("copied, delete: the name", Moves(Copied), DELETION, |waits| {
             waits.is_in_data("trash") && waits.before == 0
         }),
-        noticed("copied, delete: the trash", Moves(Copied), DELETION, |waits| waits.is_in_data("trash")),
+        noticed("copied, delete: the trash", Moves(Copied), DELETION, |waits| {
+            waits.is_in_data("trash")
+        }),
         noticed("copied, delete: the removal", Moves(Copied), DELETION, |waits| waits.is_level(2)),
         noticed("copied, restore: the copy", Moves(Copied), RESTORE, |waits| waits.is_all),
         noticed("copied, repair: the copy", RepairOn(Copied), REPAIR, |waits| waits.is_all),
-        noticed("copied, recovery of a deletion: the copy", RecoverDeleteOn(Copied), CREATION, |waits| waits.is_all),
-        noticed("copied, recovery of a restore: the copy", RecoverRestoreOn(Copied), CREATION, |waits| waits.is_all),
-        noticed("upgrade: the snapshot", Upgrade, CREATION, |waits| waits.is_in_data("backups/unfinished.db")),
-        noticed("upgrade: the snapshot's name", Upgrade, CREATION, |waits| waits.is_in_data("backups")),
+        noticed(
+            "copied, recovery of a deletion: the copy",
+            RecoverDeleteOn(Copied),
+            CREATION,
+            |waits| waits.is_all,
+        ),
+        noticed(
+            "copied, recovery of a restore: the copy",
+            RecoverRestoreOn(Copied),
+            CREATION,
+            |waits| waits.is_all,
+        ),
+        noticed("upgrade: the snapshot", Upgrade, CREATION, |waits| {
+            waits.is_in_data("backups/unfinished.db")
+        }),
+        noticed("upgrade: the snapshot's name", Upgrade, CREATION, |waits| {
+            waits.is_in_data("backups")
+        }),
         noticed("upgrade: the data directory", Upgrade, CREATION, |waits| waits.path == DATA),
         noticed("backup: the archive", Backup, BACKUP, |waits| {
             waits.path.starts_with(ARCHIVES) && waits.path != ARCHIVES
         }),
         noticed("backup: the archive's name", Backup, BACKUP, |waits| waits.path == ARCHIVES),
         noticed("restore a backup: the files", Backup, BACKUP_RESTORE, |waits| waits.is_all),
-        noticed("restore a backup: the parts, before the database", Backup, BACKUP_RESTORE, |waits| {
-            waits.path == "srv/app/restored" && waits.before == 0
-        }),
+        noticed(
+            "restore a backup: the parts, before the database",
+            Backup,
+            BACKUP_RESTORE,
+            |waits| waits.path == "srv/app/restored" && waits.before == 0,
+        ),
         noticed("restore a backup: the database", Backup, BACKUP_RESTORE, |waits| {
             waits.path == "srv/app/restored" && waits.before == 1
         }),
-        noticed("restore a backup: the directory", Backup, BACKUP_RESTORE, |waits| waits.path == "srv/app"),
-        noticed("restore a backup: the note of the parts", Backup, BACKUP_RESTORE, |waits| waits.is_restore("")),
+        noticed("restore a backup: the directory", Backup, BACKUP_RESTORE, |waits| {
+            waits.path == "srv/app"
+        }),
+        noticed("restore a backup: the note of the parts", Backup, BACKUP_RESTORE, |waits| {
+            waits.is_restore("")
+        }),
     ]
 }
 
@@ -209,7 +288,11 @@ fn target(record: &Record, of: Kind) -> (usize, Range<usize>) {
 fn look(record: &Record, steps: &[Step], number: usize, from: usize) -> Tally {
     let looking = |each, drawn| {
         let moments = Some(number..number + 2);
-        cut_power(record, steps, &Look { drawn, seed: SEED, each, moments, from, known: Some(&record.known) })
+        cut_power(
+            record,
+            steps,
+            &Look { drawn, seed: SEED, each, moments, from, known: Some(&record.known) },
+        )
     };
     let tally = looking(false, share(0, 6));
     // What isn't seen at once is looked for.
@@ -241,11 +324,15 @@ fn a_wait_for_the_disk_that_is_left_out_is_noticed() {
         let (number, range) = target(record, planted.of);
         let mut steps = record.steps.clone();
         let waits = waits(&record.steps, range);
-        let left_out: Vec<_> = waits.iter().filter(|(_, waits)| (planted.left_out)(waits)).collect();
+        let left_out: Vec<_> =
+            waits.iter().filter(|(_, waits)| (planted.left_out)(waits)).collect();
         left_out.iter().rev().for_each(|(at, _)| drop(steps.remove(*at)));
         let tally = look(record, &steps, number, left_out.first().map_or(0, |(at, _)| *at));
         let why = planted.made_up_for.map(|why| format!(": {why}")).unwrap_or_default();
-        report(&format!("planted: no wait for the disk ({})", planted.what), format!("{tally}{why}"));
+        report(
+            &format!("planted: no wait for the disk ({})", planted.what),
+            format!("{tally}{why}"),
+        );
         if left_out.is_empty() || (tally.bad == 0) != planted.made_up_for.is_some() {
             unexpected.push((planted.what, left_out.len(), tally.first));
         }

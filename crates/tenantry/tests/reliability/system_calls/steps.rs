@@ -137,7 +137,13 @@ impl Follower {
         match &*call.name {
             "open" => self.open(call.answer, "AT_FDCWD", args[0], args[1], args.get(2).copied()),
             "creat" => {
-                self.open(call.answer, "AT_FDCWD", args[0], "O_WRONLY|O_CREAT|O_TRUNC", args.get(1).copied());
+                self.open(
+                    call.answer,
+                    "AT_FDCWD",
+                    args[0],
+                    "O_WRONLY|O_CREAT|O_TRUNC",
+                    args.get(1).copied(),
+                );
             }
             "openat" => self.open(call.answer, args[0], args[1], args[2], args.get(3).copied()),
             "openat2" => {
@@ -166,7 +172,11 @@ impl Follower {
             }
             "pwrite64" => {
                 if let Some(file) = self.object_at(args[0]) {
-                    self.write(file, number(args[3]) as u64, octets(args[1])[..call.answer as usize].to_vec());
+                    self.write(
+                        file,
+                        number(args[3]) as u64,
+                        octets(args[1])[..call.answer as usize].to_vec(),
+                    );
                 }
             }
             "ftruncate" => {
@@ -185,7 +195,8 @@ impl Follower {
             "syncfs" if self.object_at(args[0]).is_some() => self.steps.push(Step::SyncAll),
             "sync" => self.steps.push(Step::SyncAll),
             "mkdir" | "mkdirat" => {
-                let (at, path) = if args.len() == 2 { ("AT_FDCWD", args[0]) } else { (args[0], args[1]) };
+                let (at, path) =
+                    if args.len() == 2 { ("AT_FDCWD", args[0]) } else { (args[0], args[1]) };
                 if let Some(name) = self.name(at, path) {
                     self.make_dir(name, octal(args[args.len() - 1]));
                 }
@@ -201,13 +212,17 @@ impl Follower {
                     (args[0], args[1], args[2], args[3])
                 };
                 if let Some(name) = self.name(new_at, new_path) {
-                    let object = self.find(at, path).expect("only what is below the top is linked there");
+                    let object =
+                        self.find(at, path).expect("only what is below the top is linked there");
                     self.link(name, object);
                 }
             }
             "chmod" | "fchmodat" | "fchmodat2" => {
-                let (at, path, mode) =
-                    if args.len() == 2 { ("AT_FDCWD", args[0], args[1]) } else { (args[0], args[1], args[2]) };
+                let (at, path, mode) = if args.len() == 2 {
+                    ("AT_FDCWD", args[0], args[1])
+                } else {
+                    (args[0], args[1], args[2])
+                };
                 if let Some(object) = self.find(at, path) {
                     self.steps.push(Step::Mode { object, mode: octal(mode) });
                 }
@@ -217,11 +232,21 @@ impl Follower {
                     self.steps.push(Step::Mode { object, mode: octal(args[1]) });
                 }
             }
-            "ioctl" => assert!(!args[1].contains("CLONE"), "blocks that files share are not followed"),
-            "symlink" => assert!(self.name("AT_FDCWD", args[1]).is_none(), "a link is not followed: {call:?}"),
-            "symlinkat" => assert!(self.name(args[1], args[2]).is_none(), "a link is not followed: {call:?}"),
+            "ioctl" => {
+                assert!(!args[1].contains("CLONE"), "blocks that files share are not followed")
+            }
+            "symlink" => assert!(
+                self.name("AT_FDCWD", args[1]).is_none(),
+                "a link is not followed: {call:?}"
+            ),
+            "symlinkat" => {
+                assert!(self.name(args[1], args[2]).is_none(), "a link is not followed: {call:?}")
+            }
             // What nobody has used so far must not be overlooked.
-            _ => assert!(args.iter().all(|arg| self.object_at(arg).is_none()), "it is not followed: {call:.300?}"),
+            _ => assert!(
+                args.iter().all(|arg| self.object_at(arg).is_none()),
+                "it is not followed: {call:.300?}"
+            ),
         }
     }
 
@@ -302,7 +327,9 @@ impl Follower {
         let name = path.file_name()?.to_str()?.to_owned();
         let mut here = start;
         for component in path.parent()?.components() {
-            let (Node::Dir { entries, .. }, Component::Normal(name)) = (&self.nodes[here], component) else {
+            let (Node::Dir { entries, .. }, Component::Normal(name)) =
+                (&self.nodes[here], component)
+            else {
                 panic!("a path that isn't followed: {path_text}");
             };
             here = *entries.get(name.to_str()?)?;
@@ -344,13 +371,19 @@ impl Follower {
     }
 
     fn link(&mut self, name: Name, object: Object) {
-        assert!(self.entries(name.0).insert(name.1.clone(), object).is_none(), "{name:?} is there already");
+        assert!(
+            self.entries(name.0).insert(name.1.clone(), object).is_none(),
+            "{name:?} is there already"
+        );
         self.steps.push(Step::Link { name, object });
     }
 
     fn unlink(&mut self, at: &str, path: &str) {
         let Some(name) = self.name(at, path) else { return };
-        assert!(self.entries(name.0).remove(&name.1).is_some(), "{name:?} was removed, and isn't there");
+        assert!(
+            self.entries(name.0).remove(&name.1).is_some(),
+            "{name:?} was removed, and isn't there"
+        );
         self.steps.push(Step::Unlink { name });
     }
 

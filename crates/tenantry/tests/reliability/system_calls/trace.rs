@@ -61,7 +61,8 @@ fn parse(text: &str) -> Vec<Call> {
     let mut calls = Vec::new();
     let mut unfinished: HashMap<&str, &str> = HashMap::new();
     for line in text.lines() {
-        let (thread, rest) = line.split_once(' ').unwrap_or_else(|| panic!("no thread: {line:.200}"));
+        let (thread, rest) =
+            line.split_once(' ').unwrap_or_else(|| panic!("no thread: {line:.200}"));
         let rest = rest.trim_start();
         // Of a thread that ended: strace may not even know with what.
         if rest.starts_with(['+', '-', '?']) || rest.ends_with("<detached ...>") {
@@ -126,7 +127,10 @@ pub(super) fn octets(arg: &str) -> Vec<u8> {
     let mut octets = Vec::with_capacity(hex.len() / 4);
     for escaped in hex.as_bytes().chunks(4) {
         let digit = |byte: u8| char::from(byte).to_digit(16).unwrap() as u8;
-        assert!(escaped.len() == 4 && escaped.starts_with(b"\\x"), "not in hexadecimal digits: {arg:.100}");
+        assert!(
+            escaped.len() == 4 && escaped.starts_with(b"\\x"),
+            "not in hexadecimal digits: {arg:.100}"
+        );
         octets.push(digit(escaped[2]) << 4 | digit(escaped[3]));
     }
     octets
@@ -145,9 +149,13 @@ mod tests {
             "7 <... fsync resumed>)              = -1 EIO (Input/output error) (INJECTED)\n",
             "8 +++ exited with 0 +++\n",
         ));
-        let names: Vec<_> = calls.iter().map(|call| (&*call.name, call.answer, call.is_injected)).collect();
+        let names: Vec<_> =
+            calls.iter().map(|call| (&*call.name, call.answer, call.is_injected)).collect();
         assert_eq!(names, [("openat2", 5, false), ("write", 3, false), ("fsync", -1, true)]);
-        assert_eq!(calls[0].args[1..3], ["\"\\x61\"", "{flags=O_RDONLY|O_CLOEXEC, resolve=RESOLVE_BENEATH}"]);
+        assert_eq!(
+            calls[0].args[1..3],
+            ["\"\\x61\"", "{flags=O_RDONLY|O_CLOEXEC, resolve=RESOLVE_BENEATH}"]
+        );
         assert_eq!(octets(&calls[1].args[1]), b"a) ");
         assert_eq!(calls[2].args, ["5"]);
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tenantry::{
-    BackupOptions, Durability, NewUser, Purge, RepairOptions, Result, Store, Timestamp, UserId, repair, restore_backup,
-    sqlite, verify_backup,
+    BackupOptions, Durability, NewUser, Purge, RepairOptions, Result, Store, Timestamp, UserId,
+    repair, restore_backup, sqlite, verify_backup,
 };
 use tenantry_testkit::way::{self, Way};
 use tenantry_testkit::world::{self, Found, Person, World, address, placed, take};
@@ -136,47 +136,74 @@ impl Hands {
         let data = self.top.join(DATA);
         match op {
             Op::Open | Op::OpenNormal => {
-                let durability = if *op == Op::Open { Durability::Full } else { Durability::Normal };
-                let opening = Store::builder(data).durability(durability).ambient(Arc::new(self.clock.clone()));
+                let durability =
+                    if *op == Op::Open { Durability::Full } else { Durability::Normal };
+                let opening = Store::builder(data)
+                    .durability(durability)
+                    .ambient(Arc::new(self.clock.clone()));
                 self.store = Some(opening.open().await?);
             }
             Op::Close => self.store.take().expect("the store is open").close().await?,
             Op::Create { user, path } => {
                 let path = path.as_ref().map(|path| path.parse()).transpose()?;
-                let new = NewUser { id: Some(id(*user)), storage_path: path, ..NewUser::new(email(&address(*user))) };
+                let new = NewUser {
+                    id: Some(id(*user)),
+                    storage_path: path,
+                    ..NewUser::new(email(&address(*user)))
+                };
                 self.store().create(new).await?;
             }
             Op::Storage { user } => drop(self.store().directory(id(*user)).await?),
             Op::Write { user, file } => {
                 let top = self.store().directory_path(id(*user)).await?;
                 let path = top.join(file);
-                DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap()).unwrap();
+                DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(path.parent().unwrap())
+                    .unwrap();
                 write_and_sync(&path, &written(*user, file));
                 path.ancestors().skip(1).take_while(|dir| dir.starts_with(&top)).for_each(sync_dir);
             }
             Op::Delete { user } => drop(self.store().delete(id(*user)).await?),
             Op::Restore { user } => drop(self.store().restore(id(*user), None).await?),
-            Op::Purge { user } => return Ok(left(&self.store().purge(Purge::User(id(*user)), |_| {}).await?)),
-            Op::PurgeAll => return Ok(left(&self.store().purge(Purge::DeletedBefore(Timestamp::MAX), |_| {}).await?)),
+            Op::Purge { user } => {
+                return Ok(left(&self.store().purge(Purge::User(id(*user)), |_| {}).await?));
+            }
+            Op::PurgeAll => {
+                return Ok(left(
+                    &self.store().purge(Purge::DeletedBefore(Timestamp::MAX), |_| {}).await?,
+                ));
+            }
             Op::Place { path, is_certain } => {
                 let storage = data.join("storage");
                 let dir = storage.join(path);
                 for (file, text) in placed(path) {
                     let file = dir.join(file);
-                    DirBuilder::new().recursive(true).mode(0o700).create(file.parent().unwrap()).unwrap();
+                    DirBuilder::new()
+                        .recursive(true)
+                        .mode(0o700)
+                        .create(file.parent().unwrap())
+                        .unwrap();
                     write_and_sync(&file, &text);
                     let until = if *is_certain { &storage } else { &dir };
-                    file.ancestors().skip(1).take_while(|dir| dir.starts_with(until)).for_each(sync_dir);
+                    file.ancestors()
+                        .skip(1)
+                        .take_while(|dir| dir.starts_with(until))
+                        .for_each(sync_dir);
                 }
             }
             Op::Adopt { user, path } => drop(self.store().adopt(id(*user), path.parse()?).await?),
             Op::Repair => {
-                let repaired = repair(data, RepairOptions { even_if_many: true, ..RepairOptions::default() }).await?;
+                let repaired =
+                    repair(data, RepairOptions { even_if_many: true, ..RepairOptions::default() })
+                        .await?;
                 return Ok(repaired.failures.len() as u64);
             }
             Op::Backup { name } => {
                 let file = self.top.join(ARCHIVES).join(name);
-                let backup = self.store().create_backup(file, BackupOptions::default(), |_| {}).await?;
+                let backup =
+                    self.store().create_backup(file, BackupOptions::default(), |_| {}).await?;
                 return Ok(backup.incomplete);
             }
             Op::RestoreBackup { name, into } => {
@@ -197,7 +224,8 @@ fn left(purged: &tenantry::Purged) -> u64 {
 
 /// A child does what its orders say, and marks each result in the record.
 pub(crate) fn child(dir: &Path) {
-    let (way, ops): (Way, Vec<Op>) = serde_json::from_slice(&fs::read(dir.join(ORDERS)).unwrap()).unwrap();
+    let (way, ops): (Way, Vec<Op>) =
+        serde_json::from_slice(&fs::read(dir.join(ORDERS)).unwrap()).unwrap();
     way::take(way);
     let mut marks = File::create(dir.join(MARKS)).unwrap();
     let mut hands = Hands::new(&dir.join(TOP));
@@ -245,12 +273,15 @@ impl State {
     pub(super) fn of_version_1(top: &Path) -> Self {
         DirBuilder::new().recursive(true).mode(0o700).create(top.join(DATA)).unwrap();
         let conn = tenantry_testkit::schema::of_version(1, &top.join(DATA).join("tenantry.db"));
-        let insert =
-            "INSERT INTO users (id, email_key, email, created_at, updated_at, version) VALUES (?1, ?2, ?2, 1, 1, 1)";
+        let insert = "INSERT INTO users (id, email_key, email, created_at, updated_at, version) VALUES (?1, ?2, ?2, 1, 1, 1)";
         conn.execute(insert, (id(0).as_uuid().as_bytes(), address(0))).unwrap();
         // A crash has left the log. So SQLite doesn't make one, which it would sync the directory
         // for.
-        conn.set_db_config(sqlite::rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        conn.set_db_config(
+            sqlite::rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
+            true,
+        )
+        .unwrap();
         conn.close().unwrap();
         let mut state = Self { is_made: true, was_version_1: true, ..Self::default() };
         state.apply(&Op::Create { user: 0, path: None });
@@ -263,15 +294,30 @@ impl State {
             Op::Open | Op::OpenNormal => self.is_made = true,
             Op::Close => {}
             Op::Create { user, path } => {
-                let path = path.clone().unwrap_or_else(|| tenantry::StoragePath::derived(id(*user)).to_string());
+                let path = path
+                    .clone()
+                    .unwrap_or_else(|| tenantry::StoragePath::derived(id(*user)).to_string());
                 people.insert(
                     *user,
-                    Person { email: *user, path: format!("storage/{path}"), is_trashed: false, files: None },
+                    Person {
+                        email: *user,
+                        path: format!("storage/{path}"),
+                        is_trashed: false,
+                        files: None,
+                    },
                 );
             }
-            Op::Storage { user } => drop(people.get_mut(user).unwrap().files.get_or_insert_default()),
+            Op::Storage { user } => {
+                people.get_mut(user).unwrap().files.get_or_insert_default();
+            }
             Op::Write { user, file } => {
-                people.get_mut(user).unwrap().files.as_mut().unwrap().insert(file.clone(), written(*user, file));
+                people
+                    .get_mut(user)
+                    .unwrap()
+                    .files
+                    .as_mut()
+                    .unwrap()
+                    .insert(file.clone(), written(*user, file));
             }
             Op::Delete { user } => people.get_mut(user).unwrap().is_trashed = true,
             Op::Restore { user } => people.get_mut(user).unwrap().is_trashed = false,
@@ -292,7 +338,10 @@ impl State {
             Op::Adopt { user, path } => {
                 let path = format!("storage/{path}");
                 let files = take(&mut self.world.loose, &path);
-                people.insert(*user, Person { email: *user, path, is_trashed: false, files: Some(files) });
+                people.insert(
+                    *user,
+                    Person { email: *user, path, is_trashed: false, files: Some(files) },
+                );
                 self.uncertain = None;
             }
             Op::Repair => {
@@ -343,20 +392,24 @@ struct Ought<'p> {
 fn find(data: &Path, ought: &Ought<'_>) -> Result<World, String> {
     let is_kept = snapshots(data)? > 0;
     let opening = Store::builder(data).create_if_missing(!ought.be_made);
-    let Found { world, mut findings, orphans, is_upgraded } = world::find(opening, data, number, |_| {})?;
+    let Found { world, mut findings, orphans, is_upgraded } =
+        world::find(opening, data, number, |_| {})?;
     if ought.have_been_version_1 && !is_kept && !is_upgraded {
         return Err("it was upgraded, and there is no snapshot of it".to_owned());
     }
     snapshots(data)?;
-    if let Some((user, person)) = world.people.iter().find(|(user, person)| **user != person.email) {
+    if let Some((user, person)) = world.people.iter().find(|(user, person)| **user != person.email)
+    {
         return Err(format!("user {user} has another's address: {person:?}"));
     }
     let is_loose = |path: &Path| {
         let mut loose = world.loose.keys().map(Path::new);
-        let is_placed = |placed: &str| path.starts_with(placed) || Path::new(placed).starts_with(path);
+        let is_placed =
+            |placed: &str| path.starts_with(placed) || Path::new(placed).starts_with(path);
         loose.any(|file| file.starts_with(path)) || ought.have_placed.is_some_and(is_placed)
     };
-    findings.extend(orphans.into_iter().filter(|orphan| !orphan.path.as_deref().is_some_and(is_loose)));
+    findings
+        .extend(orphans.into_iter().filter(|orphan| !orphan.path.as_deref().is_some_and(is_loose)));
     if !findings.is_empty() {
         return Err(format!("a check finds {findings:?}"));
     }
@@ -389,7 +442,12 @@ fn snapshots(data: &Path) -> Result<usize, String> {
 
 /// Compares what a power cut has left with what should be there: after `answered` of the
 /// operations, or one more.
-pub(super) fn judge(ops: &[Op], states: &[State], answered: usize, top: &Path) -> Result<(), String> {
+pub(super) fn judge(
+    ops: &[Op],
+    states: &[State],
+    answered: usize,
+    top: &Path,
+) -> Result<(), String> {
     let before = &states[answered];
     let after = states.get(answered + 1).unwrap_or(before);
     let data = top.join(DATA);
@@ -403,10 +461,13 @@ pub(super) fn judge(ops: &[Op], states: &[State], answered: usize, top: &Path) -
         }
         let verified = block_on(verify_backup(entry.path(), |_| {}))
             .map_err(|error| format!("the backup {name} is none: {error}"))?;
-        let archived = after.archives.get(&name).ok_or_else(|| format!("nobody has made {name}"))?;
+        let archived =
+            after.archives.get(&name).ok_or_else(|| format!("nobody has made {name}"))?;
         let people = &archived.people;
         let users = people.values().filter(|person| !person.is_trashed).count() as u64;
-        if (verified.manifest.users, verified.missing_directories) != (users, 0) || !verified.findings.is_empty() {
+        if (verified.manifest.users, verified.missing_directories) != (users, 0)
+            || !verified.findings.is_empty()
+        {
             return Err(format!("the backup {name} is not whole: {verified:?}"));
         }
     }
@@ -426,8 +487,9 @@ pub(super) fn judge(ops: &[Op], states: &[State], answered: usize, top: &Path) -
         if !place.join("tenantry.db").exists() && !before.restored.contains_key(name) {
             // Whatever is there, another restore makes a store of it.
             let archive = top.join(ARCHIVES).join(State::restored_from(ops, name));
-            block_on(restore_backup(archive, &place, |_| {}))
-                .map_err(|error| format!("what is left of a restore is in the way of another: {error:?}"))?;
+            block_on(restore_backup(archive, &place, |_| {})).map_err(|error| {
+                format!("what is left of a restore is in the way of another: {error:?}")
+            })?;
         }
         let found = find(&place, &Ought { be_made: true, ..Ought::default() })
             .map_err(|error| format!("the restored store: {error}"))?;
@@ -442,12 +504,17 @@ pub(super) fn judge(ops: &[Op], states: &[State], answered: usize, top: &Path) -
     };
     let found = find(
         &data,
-        &Ought { be_made: before.is_made, have_been_version_1: before.was_version_1, have_placed: placing.as_deref() },
+        &Ought {
+            be_made: before.is_made,
+            have_been_version_1: before.was_version_1,
+            have_placed: placing.as_deref(),
+        },
     )?;
     let mut found_in_part = found.clone();
     // What the child does itself and isn't at the end of may be there in part.
     if let Some(Op::Write { user, file }) = ops.get(answered)
-        && let Some(files) = found_in_part.people.get_mut(user).and_then(|person| person.files.as_mut())
+        && let Some(files) =
+            found_in_part.people.get_mut(user).and_then(|person| person.files.as_mut())
     {
         files.remove(file);
     }
@@ -463,10 +530,15 @@ pub(super) fn judge(ops: &[Op], states: &[State], answered: usize, top: &Path) -
     let certain = certain(ops, answered);
     let candidates = &states[certain..states.len().min(answered + 2)];
     let Some(state) = candidates.iter().find(is) else {
-        return Err(format!("it holds {found:#?}\nneither {:#?}\nnor {:#?}", before.world, after.world));
+        return Err(format!(
+            "it holds {found:#?}\nneither {:#?}\nnor {:#?}",
+            before.world, after.world
+        ));
     };
     let database = fs::read(data.join("tenantry.db")).unwrap();
-    let is_left = |user: &&u8| database.windows(address(**user).len()).any(|text| text == address(**user).as_bytes());
+    let is_left = |user: &&u8| {
+        database.windows(address(**user).len()).any(|text| text == address(**user).as_bytes())
+    };
     if let Some(user) = state.purged.iter().find(is_left) {
         return Err(format!("the address of user {user}, who was purged, is in the database"));
     }

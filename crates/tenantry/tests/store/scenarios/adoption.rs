@@ -9,7 +9,9 @@ use std::path::Path;
 use rustix::io::Errno;
 use tenantry::{ErrorKind, ListQuery, Usage, UsageChange, open_dir_beneath, open_file_beneath};
 
-use super::lifecycle::{assert_clean, brought, directory, in_trash, path, state, with_file, with_file_at};
+use super::lifecycle::{
+    assert_clean, brought, directory, in_trash, path, state, with_file, with_file_at,
+};
 use super::{changed, create};
 use crate::support::{Bench, all, kind, mode, new_user, new_user_at, numbered_id, set_mode, tree};
 
@@ -43,7 +45,10 @@ async fn an_adopted_directory_keeps_every_byte_and_becomes_private(bench: &mut B
         assert_eq!(mode(bench.at("storage").join(made_private)), 0o700, "{made_private}");
     }
     assert_eq!(tree(&dir), before);
-    assert_eq!(store.directory(ada.id).await.unwrap().read("photos/one.jpg").unwrap(), [0xFF, 0xD8, 0, 1]);
+    assert_eq!(
+        store.directory(ada.id).await.unwrap().read("photos/one.jpg").unwrap(),
+        [0xFF, 0xD8, 0, 1]
+    );
     assert_eq!(store.users_with_directory().await.unwrap(), [ada.id]);
     // It goes with the user from now on.
     store.delete(ada.id).await.unwrap();
@@ -108,7 +113,10 @@ async fn an_adoption_leaves_no_files_behind(bench: &mut Bench) {
         brought(bench, at);
         store.adopt(user.id, path(at)).await.unwrap();
         assert!(!directory(bench, user).exists());
-        assert_eq!(store.directory(user.id).await.unwrap().read_to_string("notes.txt").unwrap(), at);
+        assert_eq!(
+            store.directory(user.id).await.unwrap().read_to_string("notes.txt").unwrap(),
+            at
+        );
     }
     for is_reopened in [false, true] {
         if is_reopened {
@@ -124,7 +132,10 @@ async fn an_adoption_leaves_no_files_behind(bench: &mut Bench) {
     let never = store.create(new_user_at("never@example.com", "never/made")).await.unwrap();
     brought(bench, "new/never");
     store.adopt(never.id, path("new/never")).await.unwrap();
-    assert_eq!(kind(store.create(new_user_at("other@example.com", "never/made")).await), ErrorKind::PathTaken);
+    assert_eq!(
+        kind(store.create(new_user_at("other@example.com", "never/made")).await),
+        ErrorKind::PathTaken
+    );
     assert!(!bench.at("quarantine").exists());
     assert_clean(bench).await;
 }
@@ -180,7 +191,10 @@ async fn usage_is_what_the_files_are_when_they_are_measured(bench: &mut Bench) {
 
     let now = bench.clock.forward(60);
     let usage = store.measure_usage(ada.id, |_| {}).await.unwrap();
-    assert_eq!((usage.files, usage.apparent_bytes, usage.allocated_bytes), measured(&directory(bench, &ada)));
+    assert_eq!(
+        (usage.files, usage.apparent_bytes, usage.allocated_bytes),
+        measured(&directory(bench, &ada))
+    );
     assert_eq!((usage.files, usage.apparent_bytes), (4, 36 + 100_000 + 9 + (1 << 30)));
     assert!((100_000..1 << 30).contains(&usage.allocated_bytes), "{usage:?}");
     assert_eq!((usage.unreadable, usage.measured_at), (0, now));
@@ -194,7 +208,9 @@ async fn usage_is_what_the_files_are_when_they_are_measured(bench: &mut Bench) {
 async fn usage_is_kept_until_the_user_is_purged(bench: &mut Bench) {
     let store = &bench.store;
     let mut sized = Vec::new();
-    for (address, size) in [("mid@example.com", 50_000), ("top@example.com", 500_000), ("small@example.com", 10)] {
+    for (address, size) in
+        [("mid@example.com", 50_000), ("top@example.com", 500_000), ("small@example.com", 10)]
+    {
         let user = create(store, address).await;
         store.directory(user.id).await.unwrap().write("file", vec![1; size]).unwrap();
         assert_eq!(store.usage(user.id).await.unwrap(), None);
@@ -256,18 +272,33 @@ async fn what_is_beneath_a_directory_is_opened_without_following_a_link(bench: &
     files.write("a/b/notes.txt", "hello").unwrap();
     files.symlink("a", "link").unwrap();
     files.symlink("a/b/notes.txt", "alias").unwrap();
-    assert_eq!(open_dir_beneath(&files, "a/b").unwrap().read_to_string("notes.txt").unwrap(), "hello");
+    assert_eq!(
+        open_dir_beneath(&files, "a/b").unwrap().read_to_string("notes.txt").unwrap(),
+        "hello"
+    );
     let mut text = String::new();
     open_file_beneath(&files, "a/b/notes.txt").unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "hello");
     let code = |error: std::io::Error| error.raw_os_error().unwrap();
     for path in ["link", "link/b"] {
-        assert_eq!(code(open_dir_beneath(&files, path).unwrap_err()), Errno::LOOP.raw_os_error(), "{path}");
+        assert_eq!(
+            code(open_dir_beneath(&files, path).unwrap_err()),
+            Errno::LOOP.raw_os_error(),
+            "{path}"
+        );
     }
     for path in ["alias", "link/b/notes.txt"] {
-        assert_eq!(code(open_file_beneath(&files, path).unwrap_err()), Errno::LOOP.raw_os_error(), "{path}");
+        assert_eq!(
+            code(open_file_beneath(&files, path).unwrap_err()),
+            Errno::LOOP.raw_os_error(),
+            "{path}"
+        );
     }
     for path in ["..", "/", "a/../../.."] {
-        assert_eq!(code(open_dir_beneath(&files, path).unwrap_err()), Errno::XDEV.raw_os_error(), "{path}");
+        assert_eq!(
+            code(open_dir_beneath(&files, path).unwrap_err()),
+            Errno::XDEV.raw_os_error(),
+            "{path}"
+        );
     }
 }

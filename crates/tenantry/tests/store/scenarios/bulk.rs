@@ -9,8 +9,8 @@ use tenantry::{Ambient, ErrorKind, Filter, NewUser, Set, Store, Timestamp, User,
 
 use super::{changed, create};
 use crate::support::{
-    Bench, BlockedWriter, Boxed, addresses, all, block_on, email, kind, new_user, numbered_id, only, poll_once, queued,
-    to_email,
+    Bench, BlockedWriter, Boxed, addresses, all, block_on, email, kind, new_user, numbered_id,
+    only, poll_once, queued, to_email,
 };
 
 async fn create_numbered(store: &Store, count: usize) -> Vec<User> {
@@ -47,7 +47,8 @@ async fn an_update_of_many_has_a_result_for_each(bench: &mut Bench) {
     let ada = create(store, "ada@example.com").await;
     let bob = create(store, "bob@example.com").await;
     let now = clock.forward(10);
-    let name = |name: &str| UserUpdate { name: Set::To(name.parse().unwrap()), ..UserUpdate::default() };
+    let name =
+        |name: &str| UserUpdate { name: Set::To(name.parse().unwrap()), ..UserUpdate::default() };
     let results = store
         .update_many(vec![
             (ada.id, name("Ada")),
@@ -59,11 +60,13 @@ async fn an_update_of_many_has_a_result_for_each(bench: &mut Bench) {
         ])
         .await
         .unwrap();
-    let results: Vec<_> = results.into_iter().map(|result| result.map_err(|error| error.kind())).collect();
+    let results: Vec<_> =
+        results.into_iter().map(|result| result.map_err(|error| error.kind())).collect();
     let named = changed(&ada, |user| {
         (user.name, user.updated_at, user.version) = (Some("Ada".parse().unwrap()), now, 2);
     });
-    let moved = changed(&named, |user| (user.email, user.version) = (email("lovelace@example.com"), 3));
+    let moved =
+        changed(&named, |user| (user.email, user.version) = (email("lovelace@example.com"), 3));
     let second = changed(&bob, |user| {
         (user.email, user.updated_at, user.version) = (email("ada@example.com"), now, 2);
     });
@@ -103,7 +106,11 @@ async fn a_count_is_the_length_of_the_list(bench: &mut Bench) {
         assert_eq!(all(store, only(filter.clone())).await.len(), expected, "{filter:?}");
         assert_eq!(store.count_where(&filter).await.unwrap(), expected as u64, "{filter:?}");
         let in_tx = filter.clone();
-        assert_eq!(store.read(move |tx| tx.count_where(&in_tx)).await.unwrap(), expected as u64, "{filter:?}");
+        assert_eq!(
+            store.read(move |tx| tx.count_where(&in_tx)).await.unwrap(),
+            expected as u64,
+            "{filter:?}"
+        );
     }
     let bad = Filter { email_prefix: Some("\0".into()), ..Filter::default() };
     assert_eq!(kind(store.count_where(&bad).await), ErrorKind::InvalidQuery);
@@ -126,7 +133,10 @@ async fn those_who_meet_a_filter_are_deleted_with_their_files_and_nobody_else(be
     assert_eq!((outcome.changed, outcome.passed_over, outcome.failed), (149, 0, 0));
     assert!(outcome.ended_by.is_none());
     assert_eq!(*calls.lock().unwrap(), [64, 128, 149]);
-    assert_eq!(addresses(&all(store, only(Filter::default())).await), ["u0@example.com", "young@example.com"]);
+    assert_eq!(
+        addresses(&all(store, only(Filter::default())).await),
+        ["u0@example.com", "young@example.com"]
+    );
     let back = store.restore(last, None).await.unwrap();
     assert_eq!(back, old[149]);
     assert_eq!(store.directory(last).await.unwrap().read_to_string("a.txt").unwrap(), "a");
@@ -156,7 +166,11 @@ async fn a_user_who_logs_in_before_their_turn_is_passed_over(bench: &mut Bench) 
         blocked.release();
         block_on(login).unwrap();
         let outcome = block_on(change).unwrap();
-        assert_eq!((outcome.changed, outcome.passed_over, outcome.failed), (1, 1, 0), "{is_delete}");
+        assert_eq!(
+            (outcome.changed, outcome.passed_over, outcome.failed),
+            (1, 1, 0),
+            "{is_delete}"
+        );
         if !is_delete {
             assert!(store.get(bob.id).await.unwrap().unwrap().suspended_at.is_some());
             // Once more as if she had never come back.
@@ -180,7 +194,8 @@ async fn a_suspension_of_many_leaves_those_who_are_suspended(bench: &mut Bench) 
     assert_eq!(store.suspend_where(containing("u"), |_| {}).await.unwrap().changed, 0);
     let none = Filter { suspended: Some(true), ..Filter::default() };
     assert_eq!(store.suspend_where(none, |_| {}).await.unwrap().changed, 0);
-    for user in store.get_many(&users.iter().map(|user| user.id).collect::<Vec<_>>()).await.unwrap() {
+    for user in store.get_many(&users.iter().map(|user| user.id).collect::<Vec<_>>()).await.unwrap()
+    {
         assert_eq!(user.unwrap().version, 2);
     }
 }
@@ -208,7 +223,10 @@ async fn a_failure_that_is_not_of_a_user_ends_the_operation(bench: &mut Bench) {
     let store = &bench.store;
     create_numbered(store, 100).await;
     let closing = store.clone();
-    let outcome = store.delete_where(containing("u"), move |_| block_on(closing.close()).unwrap()).await.unwrap();
+    let outcome = store
+        .delete_where(containing("u"), move |_| block_on(closing.close()).unwrap())
+        .await
+        .unwrap();
     assert_eq!((outcome.changed, outcome.failed), (64, 0));
     assert_eq!(outcome.ended_by.unwrap().kind(), ErrorKind::Closed);
     bench.reopen().await;
@@ -223,7 +241,10 @@ async fn a_user_who_cannot_be_deleted_is_named_and_the_others_are(bench: &mut Be
     std::os::unix::fs::symlink("/nowhere", &path).unwrap();
     let outcome = store.delete_where(containing("u"), |_| {}).await.unwrap();
     assert_eq!((outcome.changed, outcome.failed, outcome.failures.len()), (2, 1, 1));
-    assert_eq!((outcome.failures[0].0, outcome.failures[0].1.kind()), (users[1].id, ErrorKind::StorageBlocked));
+    assert_eq!(
+        (outcome.failures[0].0, outcome.failures[0].1.kind()),
+        (users[1].id, ErrorKind::StorageBlocked)
+    );
     assert_eq!(all(store, only(Filter::default())).await, [users[1].clone()]);
 }
 

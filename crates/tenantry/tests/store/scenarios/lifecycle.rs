@@ -9,14 +9,14 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use tenantry::{
-    Ambient, Error, ErrorKind, ListQuery, NewUser, OnConflict, Progress, Purge, StoragePath, Store, TrashQuery,
-    TrashedUser, Upserted, User, UserId, check,
+    Ambient, Error, ErrorKind, ListQuery, NewUser, OnConflict, Progress, Purge, StoragePath, Store,
+    TrashQuery, TrashedUser, Upserted, User, UserId, check,
 };
 
 use super::{changed, create};
 use crate::support::{
-    Bench, BlockedWriter, all, block_on, email, kind, mode, new_user, new_user_at, numbered_id, queued, set_mode,
-    to_email, tree,
+    Bench, BlockedWriter, all, block_on, email, kind, mode, new_user, new_user_at, numbered_id,
+    queued, set_mode, to_email, tree,
 };
 
 scenarios! {
@@ -76,7 +76,10 @@ pub(super) fn in_trash(bench: &Bench, user: &User) -> PathBuf {
 }
 
 async fn trash(store: &Store) -> Vec<TrashedUser> {
-    let page = store.list_trash(&TrashQuery { limit: ListQuery::MAX_LIMIT, ..TrashQuery::default() }).await.unwrap();
+    let page = store
+        .list_trash(&TrashQuery { limit: ListQuery::MAX_LIMIT, ..TrashQuery::default() })
+        .await
+        .unwrap();
     assert_eq!(page.next_cursor, None);
     page.users
 }
@@ -120,7 +123,10 @@ async fn a_directory_is_made_on_first_use_and_private(bench: &mut Bench) {
     store.sign_in(email("cyd@example.com")).await.unwrap();
     let row = new_user_at("dan@example.com", "customers/dan");
     store.write(move |tx| tx.upsert(&row, OnConflict::Fail)).await.unwrap();
-    assert_eq!(tree(&bench.at("storage")).into_keys().collect::<Vec<_>>(), [Path::new(".tenantry-store")]);
+    assert_eq!(
+        tree(&bench.at("storage")).into_keys().collect::<Vec<_>>(),
+        [Path::new(".tenantry-store")]
+    );
     assert_eq!(store.users_with_directory().await.unwrap(), []);
 
     for user in [&bob, &ada] {
@@ -134,7 +140,10 @@ async fn a_directory_is_made_on_first_use_and_private(bench: &mut Bench) {
             made.pop();
         }
         // The next one asked for is the same.
-        assert_eq!(store.directory(user.id).await.unwrap().read_to_string("notes.txt").unwrap(), "hello");
+        assert_eq!(
+            store.directory(user.id).await.unwrap().read_to_string("notes.txt").unwrap(),
+            "hello"
+        );
     }
     assert_eq!(store.users_with_directory().await.unwrap(), [ada.id, bob.id]);
     assert_eq!(store.get(ada.id).await.unwrap(), Some(ada));
@@ -147,8 +156,11 @@ async fn nothing_leaves_a_directory_through_its_handle(bench: &mut Bench) {
     let ada = with_file(store, "ada@example.com").await;
     let bob = with_file_at(store, "bob@example.com", "bob").await;
     let files = store.directory(bob.id).await.unwrap();
-    let ways_out =
-        [format!("../{}/whose.txt", ada.storage_path), "../.tenantry-store".to_owned(), "/etc/passwd".into()];
+    let ways_out = [
+        format!("../{}/whose.txt", ada.storage_path),
+        "../.tenantry-store".to_owned(),
+        "/etc/passwd".into(),
+    ];
     for way_out in &ways_out {
         symlink(way_out, directory(bench, &bob).join("link")).unwrap();
         for way in [way_out.as_str(), "link"] {
@@ -163,7 +175,9 @@ async fn nothing_leaves_a_directory_through_its_handle(bench: &mut Bench) {
     assert_clean(bench).await;
 }
 
-async fn a_directory_that_exists_at_a_chosen_path_is_blocked_until_it_is_adopted(bench: &mut Bench) {
+async fn a_directory_that_exists_at_a_chosen_path_is_blocked_until_it_is_adopted(
+    bench: &mut Bench,
+) {
     let store = &bench.store;
     let ada = store.create(new_user_at("ada@example.com", "customers/ada")).await.unwrap();
     fs::create_dir_all(directory(bench, &ada)).unwrap();
@@ -177,7 +191,10 @@ async fn a_directory_that_exists_at_a_chosen_path_is_blocked_until_it_is_adopted
     // It is the user's path already: nothing about the user changes.
     for _ in 0..2 {
         assert_eq!(store.adopt(ada.id, path("customers/ada")).await.unwrap(), ada);
-        assert_eq!(store.directory(ada.id).await.unwrap().read_to_string("old.txt").unwrap(), "old");
+        assert_eq!(
+            store.directory(ada.id).await.unwrap().read_to_string("old.txt").unwrap(),
+            "old"
+        );
     }
     assert_clean(bench).await;
 }
@@ -189,7 +206,10 @@ async fn the_path_of_a_directory_is_where_its_files_are(bench: &mut Bench) {
     for user in [&ada, &bob] {
         assert_eq!(store.directory_path(user.id).await.unwrap(), directory(bench, user));
         write_file(store, user).await;
-        assert_eq!(fs::read_to_string(directory(bench, user).join("whose.txt")).unwrap(), user.id.to_string());
+        assert_eq!(
+            fs::read_to_string(directory(bench, user).join("whose.txt")).unwrap(),
+            user.id.to_string()
+        );
     }
     assert_eq!(kind(store.directory_path(numbered_id(9_999)).await), ErrorKind::NotFound);
     store.delete(ada.id).await.unwrap();
@@ -212,13 +232,20 @@ async fn a_deleted_user_leaves_the_address_and_keeps_id_path_and_files(bench: &m
         assert_eq!(store.get(user.id).await.unwrap(), None);
     }
     assert!(!directory(bench, &ada).exists() && !in_trash(bench, &bob).exists());
-    assert_eq!(fs::read_to_string(in_trash(bench, &ada).join("whose.txt")).unwrap(), ada.id.to_string());
+    assert_eq!(
+        fs::read_to_string(in_trash(bench, &ada).join("whose.txt")).unwrap(),
+        ada.id.to_string()
+    );
     // A handle from before goes with the directory.
     files.write("late.txt", "late").unwrap();
     assert!(in_trash(bench, &ada).join("late.txt").exists());
 
     for taken in ["customers/ada/files", "customers/ada/files/x", "customers/ada", "customers"] {
-        assert_eq!(kind(store.create(new_user_at("cyd@example.com", taken)).await), ErrorKind::PathTaken, "{taken}");
+        assert_eq!(
+            kind(store.create(new_user_at("cyd@example.com", taken)).await),
+            ErrorKind::PathTaken,
+            "{taken}"
+        );
     }
     for gone in [&ada, &bob] {
         let twin = NewUser { id: Some(gone.id), ..new_user("cyd@example.com") };
@@ -258,19 +285,28 @@ async fn the_trash_is_listed_in_the_order_of_deletion(bench: &mut Bench) {
     }
     assert_eq!((query.cursor, paged), (None, expected.clone()));
     // A page that is just full is the last.
-    assert_eq!(store.list_trash(&TrashQuery { limit: 5, ..query.clone() }).await.unwrap().next_cursor, None);
+    assert_eq!(
+        store.list_trash(&TrashQuery { limit: 5, ..query.clone() }).await.unwrap().next_cursor,
+        None
+    );
 
     let moment = expected[0].1;
     let before = TrashQuery { deleted_before: Some(moment), ..TrashQuery::default() };
-    let earlier: Vec<_> = expected.iter().filter(|(_, deleted_at)| *deleted_at < moment).cloned().collect();
+    let earlier: Vec<_> =
+        expected.iter().filter(|(_, deleted_at)| *deleted_at < moment).cloned().collect();
     assert_eq!(earlier.len(), 3);
     assert_eq!(listed(&store.list_trash(&before).await.unwrap().users), earlier);
     for limit in [0, ListQuery::MAX_LIMIT + 1] {
-        assert_eq!(kind(store.list_trash(&TrashQuery { limit, ..before.clone() }).await), ErrorKind::InvalidQuery);
+        assert_eq!(
+            kind(store.list_trash(&TrashQuery { limit, ..before.clone() }).await),
+            ErrorKind::InvalidQuery
+        );
     }
 
     let (trashed, living) = (expected[4].clone(), users[2].id);
-    let seen = store.read(move |tx| Ok::<_, Error>((tx.get_trashed(trashed.0.id)?, tx.get_trashed(living)?))).await;
+    let seen = store
+        .read(move |tx| Ok::<_, Error>((tx.get_trashed(trashed.0.id)?, tx.get_trashed(living)?)))
+        .await;
     let (seen, nobody) = seen.unwrap();
     assert_eq!((listed(&[seen.unwrap()]), nobody), (vec![expected[4].clone()], None));
 }
@@ -340,10 +376,11 @@ async fn a_restore_is_refused_if_something_exists_at_the_path(bench: &mut Bench)
     let ada = with_file_at(store, "ada@example.com", "customers/ada").await;
     store.delete(ada.id).await.unwrap();
     let place = directory(bench, &ada);
-    let plants: [&dyn Fn(); 3] =
-        [&|| fs::create_dir(&place).unwrap(), &|| fs::write(&place, "in the way").unwrap(), &|| {
-            symlink("nowhere", &place).unwrap()
-        }];
+    let plants: [&dyn Fn(); 3] = [
+        &|| fs::create_dir(&place).unwrap(),
+        &|| fs::write(&place, "in the way").unwrap(),
+        &|| symlink("nowhere", &place).unwrap(),
+    ];
     for plant in plants {
         plant();
         let before = state(bench).await;
@@ -384,7 +421,10 @@ async fn a_purge_leaves_nothing_but_the_id_and_the_path_taken(bench: &mut Bench)
     assert!(!in_trash(bench, &ada).exists());
     // Not what a link led to.
     assert!(in_trash(bench, &cyd).join("whose.txt").exists());
-    assert_eq!(trash(store).await.into_iter().map(|trashed| trashed.user).collect::<Vec<_>>(), [cyd]);
+    assert_eq!(
+        trash(store).await.into_iter().map(|trashed| trashed.user).collect::<Vec<_>>(),
+        [cyd]
+    );
 
     for is_reopened in [false, true] {
         if is_reopened {
@@ -397,16 +437,24 @@ async fn a_purge_leaves_nothing_but_the_id_and_the_path_taken(bench: &mut Bench)
             let twin = NewUser { id: Some(gone.id), ..new_user("twin@example.com") };
             assert_eq!(kind(store.create(twin).await), ErrorKind::IdTaken);
         }
-        for taken in ["customers/ada/files", "customers/ada/files/x/y", "customers/ada", "customers"] {
+        for taken in
+            ["customers/ada/files", "customers/ada/files/x/y", "customers/ada", "customers"]
+        {
             let twin = new_user_at("twin@example.com", taken);
             assert_eq!(kind(store.create(twin).await), ErrorKind::PathTaken, "{taken}");
         }
         fs::create_dir_all(bench.at("storage/customers/ada/files")).unwrap();
         let eve = create(store, &format!("eve{is_reopened}@example.com")).await;
-        assert_eq!(kind(store.adopt(eve.id, path("customers/ada/files")).await), ErrorKind::PathTaken);
+        assert_eq!(
+            kind(store.adopt(eve.id, path("customers/ada/files")).await),
+            ErrorKind::PathTaken
+        );
         fs::remove_dir(bench.at("storage/customers/ada/files")).unwrap();
         let beside = format!("customers/ada/files{is_reopened}");
-        store.create(new_user_at(&format!("beside{is_reopened}@example.com"), &beside)).await.unwrap();
+        store
+            .create(new_user_at(&format!("beside{is_reopened}@example.com"), &beside))
+            .await
+            .unwrap();
     }
     // The address is as free as ever.
     create(&bench.store, "ada@example.com").await;
@@ -420,7 +468,11 @@ async fn a_purge_by_time_destroys_the_users_deleted_before(bench: &mut Bench) {
     let mut users = Vec::new();
     for number in 0..6 {
         let address = format!("u{number}@example.com");
-        users.push(if number % 2 == 0 { with_file(store, &address).await } else { create(store, &address).await });
+        users.push(if number % 2 == 0 {
+            with_file(store, &address).await
+        } else {
+            create(store, &address).await
+        });
     }
     let mut moment = clock.now();
     for (index, user) in users[..5].iter().enumerate() {
@@ -441,9 +493,16 @@ async fn a_purge_by_time_destroys_the_users_deleted_before(bench: &mut Bench) {
     assert_has_file(store, &store.restore(users[4].id, None).await.unwrap()).await;
 
     // More than a page of them.
-    let many = (0..ListQuery::MAX_LIMIT + 5).map(|number| new_user(&format!("many{number}@example.com"))).collect();
-    let many: Vec<UserId> =
-        store.create_many(many).await.unwrap().into_iter().map(|created| created.unwrap().id).collect();
+    let many = (0..ListQuery::MAX_LIMIT + 5)
+        .map(|number| new_user(&format!("many{number}@example.com")))
+        .collect();
+    let many: Vec<UserId> = store
+        .create_many(many)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|created| created.unwrap().id)
+        .collect();
     store.write(move |tx| many.iter().try_for_each(|id| tx.delete(*id).map(drop))).await.unwrap();
     let purged = store.purge(Purge::DeletedBefore(clock.forward(10)), |_| {}).await.unwrap();
     assert_eq!((purged.users, purged.files), (ListQuery::MAX_LIMIT as u64 + 6, 0));
@@ -465,7 +524,10 @@ async fn a_purge_says_how_far_it_is(bench: &mut Bench) {
     let last = || {
         let seen = Arc::clone(&seen);
         move |progress: Progress| {
-            assert!(seen.swap(progress.files, Ordering::SeqCst) < progress.files, "progress goes forward");
+            assert!(
+                seen.swap(progress.files, Ordering::SeqCst) < progress.files,
+                "progress goes forward"
+            );
         }
     };
     assert_eq!(store.measure_usage(ada.id, last()).await.unwrap().files, 2_250);
@@ -486,7 +548,8 @@ async fn a_closure_cannot_move_a_directory_twice(bench: &mut Bench) {
     assert_eq!(kind(moved.await), ErrorKind::Unfinished);
     assert_eq!(state(bench).await, before);
     // Without a directory there is nothing to wait for.
-    let restored = store.write(move |tx| tx.delete(bob_id).and_then(|_| tx.restore(bob_id, None))).await;
+    let restored =
+        store.write(move |tx| tx.delete(bob_id).and_then(|_| tx.restore(bob_id, None))).await;
     assert_eq!(restored.unwrap(), bob);
     assert_eq!(state(bench).await, before);
     // A closure that makes do with the first half gets it.
@@ -499,7 +562,9 @@ async fn a_closure_cannot_move_a_directory_twice(bench: &mut Bench) {
     store.restore(ada.id, None).await.unwrap();
     assert_has_file(store, &ada).await;
     // The address can be handed over within one.
-    let heir = store.write(move |tx| tx.delete(ada_id).and_then(|old| tx.create(&NewUser::new(old.email)))).await;
+    let heir = store
+        .write(move |tx| tx.delete(ada_id).and_then(|old| tx.create(&NewUser::new(old.email))))
+        .await;
     assert_eq!(heir.unwrap().email, ada.email);
     assert_clean(bench).await;
 }
@@ -521,8 +586,13 @@ async fn many_at_once_get_the_same_new_directory(bench: &mut Bench) {
             let store = store.clone();
             thread::spawn(move || {
                 for number in 0..25 {
-                    let user = block_on(store.sign_in(email(&format!("u{number}@example.com")))).unwrap().user;
-                    block_on(store.directory(user.id)).unwrap().write("file", number.to_string()).unwrap();
+                    let user = block_on(store.sign_in(email(&format!("u{number}@example.com"))))
+                        .unwrap()
+                        .user;
+                    block_on(store.directory(user.id))
+                        .unwrap()
+                        .write("file", number.to_string())
+                        .unwrap();
                 }
             })
         })
@@ -579,13 +649,20 @@ async fn many_deletions_at_once_move_every_directory(bench: &mut Bench) {
     blocked.release();
     for (deletion, user) in deletions.into_iter().zip(&users) {
         assert_eq!(&deletion.await.unwrap(), user);
-        assert!(in_trash(bench, user).join("whose.txt").exists() && !directory(bench, user).exists());
+        assert!(
+            in_trash(bench, user).join("whose.txt").exists() && !directory(bench, user).exists()
+        );
     }
-    assert_eq!(trash(store).await.into_iter().map(|trashed| trashed.user).collect::<Vec<_>>(), users);
+    assert_eq!(
+        trash(store).await.into_iter().map(|trashed| trashed.user).collect::<Vec<_>>(),
+        users
+    );
     assert_clean(bench).await;
 }
 
-async fn threads_that_delete_and_restore_the_same_users_never_get_in_each_others_way(bench: &mut Bench) {
+async fn threads_that_delete_and_restore_the_same_users_never_get_in_each_others_way(
+    bench: &mut Bench,
+) {
     let store = &bench.store;
     let mut users = Vec::new();
     for number in 0..3 {
@@ -604,7 +681,10 @@ async fn threads_that_delete_and_restore_the_same_users_never_get_in_each_others
                         1 => block_on(store.restore(user.id, None)).err(),
                         _ => match block_on(store.directory(user.id)) {
                             Ok(files) => {
-                                assert_eq!(files.read_to_string("whose.txt").unwrap(), user.id.to_string());
+                                assert_eq!(
+                                    files.read_to_string("whose.txt").unwrap(),
+                                    user.id.to_string()
+                                );
                                 None
                             }
                             Err(error) => Some(error),
@@ -662,7 +742,10 @@ async fn an_import_takes_no_id_from_the_trash(bench: &mut Bench) {
     assert_eq!(state(bench).await, before);
     // Who comes with the address alone is somebody else.
     let row = new_user("ada@example.com");
-    assert_eq!(store.write(move |tx| tx.upsert(&row, OnConflict::Update)).await.unwrap(), Upserted::Created);
+    assert_eq!(
+        store.write(move |tx| tx.upsert(&row, OnConflict::Update)).await.unwrap(),
+        Upserted::Created
+    );
     assert_eq!(trash(store).await, before.1);
     assert_clean(bench).await;
 }

@@ -32,7 +32,9 @@ async fn a_listing_is_in_the_order_of_creation(bench: &mut Bench) {
     let Bench { store, clock, .. } = bench;
     let mut expected = Vec::new();
     // Neither the address nor the time of creation is in order.
-    for (number, address) in ["m@example.com", "z@example.com", "a@example.com", "k@example.com"].iter().enumerate() {
+    for (number, address) in
+        ["m@example.com", "z@example.com", "a@example.com", "k@example.com"].iter().enumerate()
+    {
         clock.back(3_600 * number as i64);
         expected.push(create(store, address).await);
     }
@@ -43,15 +45,18 @@ async fn a_listing_is_in_the_order_of_creation(bench: &mut Bench) {
 async fn a_page_holds_fifty_unless_said_otherwise(bench: &mut Bench) {
     let store = &bench.store;
     let users = (0..1_001).map(|number| new_user(&format!("u{number:04}@example.com"))).collect();
-    let created: Vec<User> = store.create_many(users).await.unwrap().into_iter().map(Result::unwrap).collect();
+    let created: Vec<User> =
+        store.create_many(users).await.unwrap().into_iter().map(Result::unwrap).collect();
     let first = store.list(&ListQuery::default()).await.unwrap();
     assert_eq!(first.users, created[..50]);
-    let second = store.list(&ListQuery { cursor: first.next_cursor, ..ListQuery::default() }).await.unwrap();
+    let second =
+        store.list(&ListQuery { cursor: first.next_cursor, ..ListQuery::default() }).await.unwrap();
     assert_eq!(second.users, created[50..100]);
 
     let first = store.list(&page_of(1_000)).await.unwrap();
     assert_eq!(first.users, created[..1_000]);
-    let second = store.list(&ListQuery { cursor: first.next_cursor, ..page_of(1_000) }).await.unwrap();
+    let second =
+        store.list(&ListQuery { cursor: first.next_cursor, ..page_of(1_000) }).await.unwrap();
     assert_eq!((second.users.as_slice(), second.next_cursor), (&created[1_000..], None));
     // A page that is just full isn't followed by an empty one.
     store.delete(created[1_000].id).await.unwrap();
@@ -63,12 +68,22 @@ async fn a_limit_outside_of_1_to_1000_is_refused(bench: &mut Bench) {
     let store = &bench.store;
     for limit in [0, 1_001, usize::MAX] {
         assert_eq!(kind(store.list(&page_of(limit)).await), ErrorKind::InvalidQuery, "{limit}");
-        assert_eq!(kind(store.read(move |tx| tx.list(&page_of(limit))).await), ErrorKind::InvalidQuery, "{limit}");
-        assert_eq!(kind(store.pages(page_of(limit)).next().await), ErrorKind::InvalidQuery, "{limit}");
+        assert_eq!(
+            kind(store.read(move |tx| tx.list(&page_of(limit))).await),
+            ErrorKind::InvalidQuery,
+            "{limit}"
+        );
+        assert_eq!(
+            kind(store.pages(page_of(limit)).next().await),
+            ErrorKind::InvalidQuery,
+            "{limit}"
+        );
     }
 }
 
-async fn pages_return_every_user_once_whatever_is_created_and_deleted_in_between(bench: &mut Bench) {
+async fn pages_return_every_user_once_whatever_is_created_and_deleted_in_between(
+    bench: &mut Bench,
+) {
     let store = &bench.store;
     let mut stayed = Vec::new();
     for number in 0..20 {
@@ -122,7 +137,8 @@ async fn a_cursor_is_read_back_and_outlives_a_restart(bench: &mut Bench) {
 
     let read_back = text.parse().unwrap();
     assert_eq!(read_back, cursor);
-    let second = bench.store.list(&ListQuery { cursor: Some(read_back), ..page_of(3) }).await.unwrap();
+    let second =
+        bench.store.list(&ListQuery { cursor: Some(read_back), ..page_of(3) }).await.unwrap();
     assert_eq!(addresses(&second.users), ["u3@example.com", "u4@example.com", "u5@example.com"]);
     // It is a place, not a filter: another query can go on from it.
     let prefix = only(Filter { email_prefix: Some("u".into()), ..Filter::default() });
@@ -135,7 +151,12 @@ async fn nothing_but_a_cursor_is_read_as_one(bench: &mut Bench) {
         create(&bench.store, &format!("u{number}@example.com")).await;
     }
     let text = bench.store.list(&page_of(1)).await.unwrap().next_cursor.unwrap().to_string();
-    for other in [text.to_uppercase() + " ", format!(" {text}"), text[1..].to_owned(), text.replace('1', "2")] {
+    for other in [
+        text.to_uppercase() + " ",
+        format!(" {text}"),
+        text[1..].to_owned(),
+        text.replace('1', "2"),
+    ] {
         assert_eq!(kind(other.parse::<tenantry::Cursor>()), ErrorKind::InvalidCursor, "{other}");
     }
 }
@@ -169,8 +190,14 @@ async fn a_listing_by_prefix_takes_it_literally_and_folds_it(bench: &mut Bench) 
     assert_eq!(found_by_prefix(store, "*").await, ["*@example.com"]);
     assert_eq!(found_by_prefix(store, "strass").await, ["stra\u{df}e@example.com"]);
     assert_eq!(found_by_prefix(store, "STRA\u{1e9e}").await, ["stra\u{df}e@example.com"]);
-    assert_eq!(found_by_prefix(store, "bob@").await, ["bob@b\u{fc}cher.example", "bob@example.com"]);
-    assert_eq!(found_by_prefix(store, "Bob@B\u{dc}CHER.example").await, ["bob@b\u{fc}cher.example"]);
+    assert_eq!(
+        found_by_prefix(store, "bob@").await,
+        ["bob@b\u{fc}cher.example", "bob@example.com"]
+    );
+    assert_eq!(
+        found_by_prefix(store, "Bob@B\u{dc}CHER.example").await,
+        ["bob@b\u{fc}cher.example"]
+    );
     assert_eq!(found_by_prefix(store, "bob@xn--").await, ["bob@b\u{fc}cher.example"]);
     for part in ["bob@b", "bob@B\u{fc}", "bob@b\u{fc}cher.ex", "bob@xn--bcher-kva.EX"] {
         assert_eq!(found_by_prefix(store, part).await, ["bob@b\u{fc}cher.example"], "{part}");
@@ -212,12 +239,18 @@ async fn a_listing_by_prefix_has_pages_in_the_order_of_creation(bench: &mut Benc
 
 async fn a_listing_by_a_part_looks_at_the_key_and_at_the_address(bench: &mut Bench) {
     let store = &bench.store;
-    for address in ["Ada@Example.com", "a_b@example.org", "stra\u{df}e@example.com", "bob@b\u{fc}cher.example"] {
+    for address in
+        ["Ada@Example.com", "a_b@example.org", "stra\u{df}e@example.com", "bob@b\u{fc}cher.example"]
+    {
         create(store, address).await;
     }
     let found = async |part: &str| {
         let filter = Filter { email_contains: Some(part.to_owned()), ..Filter::default() };
-        all(store, only(filter)).await.into_iter().map(|user| user.email.to_string()).collect::<Vec<_>>()
+        all(store, only(filter))
+            .await
+            .into_iter()
+            .map(|user| user.email.to_string())
+            .collect::<Vec<_>>()
     };
     assert_eq!(found("DA@E").await, ["Ada@Example.com"]);
     assert_eq!(found("example.com").await, ["Ada@Example.com", "stra\u{df}e@example.com"]);
@@ -255,7 +288,10 @@ async fn a_listing_by_creation_includes_the_start_and_excludes_the_end(bench: &m
             created_before: before.map(|at| times[at]),
             ..Filter::default()
         };
-        addresses(&all(store, only(filter)).await).iter().map(|address| address[..1].to_owned()).collect::<String>()
+        addresses(&all(store, only(filter)).await)
+            .iter()
+            .map(|address| address[..1].to_owned())
+            .collect::<String>()
     };
     assert_eq!(found(Some(1), None).await, "bcd");
     assert_eq!(found(None, Some(1)).await, "a");
@@ -264,7 +300,9 @@ async fn a_listing_by_creation_includes_the_start_and_excludes_the_end(bench: &m
     assert_eq!(found(Some(3), Some(1)).await, "");
 }
 
-async fn a_listing_of_the_inactive_counts_from_the_creation_for_who_never_logged_in(bench: &mut Bench) {
+async fn a_listing_of_the_inactive_counts_from_the_creation_for_who_never_logged_in(
+    bench: &mut Bench,
+) {
     let Bench { store, clock, .. } = bench;
     let old = create(store, "old@example.com").await;
     let faithful = create(store, "faithful@example.com").await;
@@ -276,13 +314,19 @@ async fn a_listing_of_the_inactive_counts_from_the_creation_for_who_never_logged
 
     let inactive_since = async |moment| {
         let filter = Filter { inactive_since: Some(moment), ..Filter::default() };
-        addresses(&all(store, only(filter)).await).iter().map(|text| (*text).to_owned()).collect::<Vec<_>>()
+        addresses(&all(store, only(filter)).await)
+            .iter()
+            .map(|text| (*text).to_owned())
+            .collect::<Vec<_>>()
     };
     assert!(inactive_since(old.created_at).await.is_empty(), "the moment itself is not before it");
     assert_eq!(inactive_since(middle).await, ["old@example.com"]);
     assert_eq!(inactive_since(late).await, ["old@example.com", "young@example.com"]);
     clock.forward(1);
-    assert_eq!(inactive_since(clock.now()).await, ["old@example.com", "faithful@example.com", "young@example.com"]);
+    assert_eq!(
+        inactive_since(clock.now()).await,
+        ["old@example.com", "faithful@example.com", "young@example.com"]
+    );
     // As a program asks that wants to know who was away for 90 seconds.
     let away = clock.now().saturating_sub(Duration::from_secs(90));
     assert_eq!(inactive_since(away).await, ["old@example.com", "young@example.com"]);
@@ -295,7 +339,8 @@ async fn a_listing_by_login_begins_with_who_was_away_longest(bench: &mut Bench) 
     let Bench { store, clock, .. } = bench;
     // More than two steps of the walk, of whom many came at one time.
     let users = (0..9_000).map(|number| new_user(&format!("u{number}@example.com"))).collect();
-    let users: Vec<User> = store.create_many(users).await.unwrap().into_iter().map(Result::unwrap).collect();
+    let users: Vec<User> =
+        store.create_many(users).await.unwrap().into_iter().map(Result::unwrap).collect();
     clock.forward(10);
     let last = create(store, "last@example.com").await;
     for number in [0, 8_999] {
@@ -319,7 +364,11 @@ async fn a_listing_by_login_begins_with_who_was_away_longest(bench: &mut Bench) 
     expected.retain(|id| *id != users[8_000].id);
     expected.push(first.users[5].id);
     assert!(rest == expected[1_000..]);
-    let filter = Filter { email_prefix: Some("u899".into()), email_contains: Some("9@".into()), ..Filter::default() };
+    let filter = Filter {
+        email_prefix: Some("u899".into()),
+        email_contains: Some("9@".into()),
+        ..Filter::default()
+    };
     let some = all(store, ListQuery { filter, ..by_login(1) }).await;
     assert_eq!(addresses(&some), ["u899@example.com", "u8999@example.com"]);
     let read = store.read(move |tx| tx.list(&by_login(2))).await.unwrap();
@@ -332,7 +381,10 @@ async fn conditions_are_met_all_of_them(bench: &mut Bench) {
     let Bench { store, clock, .. } = bench;
     let start = clock.now();
     for (number, address) in ["ada1", "bob1", "ada2", "ada3", "ada4"].iter().enumerate() {
-        let new = NewUser { external_id: Some("1".parse().unwrap()), ..new_user(&format!("{address}@example.com")) };
+        let new = NewUser {
+            external_id: Some("1".parse().unwrap()),
+            ..new_user(&format!("{address}@example.com"))
+        };
         let user = store.create(new).await.unwrap();
         if number % 2 == 0 {
             store.record_login(user.id).await.unwrap();
@@ -363,7 +415,11 @@ async fn conditions_are_met_all_of_them(bench: &mut Bench) {
         (Filter { external_id: None, ..filter.clone() }, 1),
         (Filter { inactive_since: Some(start), ..filter }, 0),
     ] {
-        assert_eq!(all(store, ListQuery { limit: 1, ..only(without.clone()) }).await.len(), expected, "{without:?}");
+        assert_eq!(
+            all(store, ListQuery { limit: 1, ..only(without.clone()) }).await.len(),
+            expected,
+            "{without:?}"
+        );
     }
 }
 
@@ -380,11 +436,14 @@ async fn a_filter_that_few_users_meet_finds_them_behind_many_others(bench: &mut 
     }
     // Pages that end where steps end.
     let filter = Filter { email_contains: Some("5@".to_owned()), ..Filter::default() };
-    let mut expected: Vec<String> =
-        (0..9_000).filter(|number| number % 10 == 5).map(|number| format!("u{number}@example.com")).collect();
+    let mut expected: Vec<String> = (0..9_000)
+        .filter(|number| number % 10 == 5)
+        .map(|number| format!("u{number}@example.com"))
+        .collect();
     let found = all(store, ListQuery { limit: 7, ..only(filter.clone()) }).await;
     assert_eq!(addresses(&found), expected);
-    let in_closure = store.read(|tx| tx.list(&ListQuery { limit: 1_000, ..only(filter) })).await.unwrap();
+    let in_closure =
+        store.read(|tx| tx.list(&ListQuery { limit: 1_000, ..only(filter) })).await.unwrap();
     assert_eq!(addresses(&in_closure.users), expected);
     expected.clear();
     let nobody = Filter { email_contains: Some("nobody".to_owned()), ..Filter::default() };
@@ -394,23 +453,31 @@ async fn a_filter_that_few_users_meet_finds_them_behind_many_others(bench: &mut 
 async fn a_search_finds_what_a_walk_through_all_users_finds(bench: &mut Bench) {
     let store = &bench.store;
     // More than one step, with addresses that are their own keys and others that aren't.
-    let name = |n: usize| if n.is_multiple_of(3) { format!("Ada.{n:x}") } else { format!("bob.{n:x}") };
+    let name =
+        |n: usize| if n.is_multiple_of(3) { format!("Ada.{n:x}") } else { format!("bob.{n:x}") };
     let users = (0..5_000).map(|n| new_user(&format!("{}@example.com", name(n)))).collect();
     store.create_many(users).await.unwrap();
     let everybody = all(store, page_of(1_000)).await;
     assert_eq!(everybody.len(), 5_000);
     for part in ["ada", "Ada", "ADA.1", "b.F", "B.f", "ff@", "FF@", ".0@", "@Example", "nobody"] {
-        let is_match = |user: &&User| user.email.to_string().to_lowercase().contains(&part.to_lowercase());
+        let is_match =
+            |user: &&User| user.email.to_string().to_lowercase().contains(&part.to_lowercase());
         let expected: Vec<User> = everybody.iter().filter(is_match).cloned().collect();
         let filter = Filter { email_contains: Some(part.to_owned()), ..Filter::default() };
         for limit in [97, 1_000] {
-            assert_eq!(all(store, ListQuery { limit, ..only(filter.clone()) }).await, expected, "{part}");
+            assert_eq!(
+                all(store, ListQuery { limit, ..only(filter.clone()) }).await,
+                expected,
+                "{part}"
+            );
         }
     }
 }
 
 /// A second thread may take the second half of a long walk, whose users follow those of the first.
-async fn a_search_that_two_threads_share_finds_what_a_walk_through_all_users_finds(bench: &mut Bench) {
+async fn a_search_that_two_threads_share_finds_what_a_walk_through_all_users_finds(
+    bench: &mut Bench,
+) {
     let store = &bench.store;
     // So many that the second half is worth a thread.
     let address = |n: usize| match n {
@@ -421,7 +488,8 @@ async fn a_search_that_two_threads_share_finds_what_a_walk_through_all_users_fin
         n => format!("u{}@example.com", n * 7_919 % 100_000),
     };
     let users = (0..24_000).map(|n| new_user(&address(n))).collect();
-    let created: Vec<User> = store.create_many(users).await.unwrap().into_iter().map(Result::unwrap).collect();
+    let created: Vec<User> =
+        store.create_many(users).await.unwrap().into_iter().map(Result::unwrap).collect();
     store.delete(created[9_003].id).await.unwrap();
     store.delete(created[7_100].id).await.unwrap();
     let again = create(store, "zoe.again@rare.example").await;
@@ -433,10 +501,16 @@ async fn a_search_that_two_threads_share_finds_what_a_walk_through_all_users_fin
         23_900 => ["rare", "example", "zo", "zoe", "oe.6"].contains(&part),
         _ => part == "example",
     };
-    for part in ["rare", "Rare", "r\u{e4}re", "zo", "Zoe", "xn--", "sse.r", "STRA\u{df}E", "oe.6", "nobody"] {
+    for part in
+        ["rare", "Rare", "r\u{e4}re", "zo", "Zoe", "xn--", "sse.r", "STRA\u{df}E", "oe.6", "nobody"]
+    {
         let folded = part.to_lowercase();
-        let mut expected: Vec<User> =
-            created.iter().enumerate().filter(|(n, _)| is_in(*n, &folded)).map(|(_, user)| user.clone()).collect();
+        let mut expected: Vec<User> = created
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| is_in(*n, &folded))
+            .map(|(_, user)| user.clone())
+            .collect();
         expected.extend(["rare", "zo", "zoe"].contains(&&*folded).then(|| again.clone()));
         let filter = Filter { email_contains: Some(part.to_owned()), ..Filter::default() };
         for limit in [1, 3, 50, 1_000] {

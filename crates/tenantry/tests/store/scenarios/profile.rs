@@ -1,8 +1,8 @@
 //! What a user may lack: a suspension, an external id, a name, attributes.
 
 use tenantry::{
-    Ambient, ErrorKind, ExternalId, Filter, ListQuery, NewUser, OnConflict, Purge, Result, Set, Store, Upserted, User,
-    UserUpdate,
+    Ambient, ErrorKind, ExternalId, Filter, ListQuery, NewUser, OnConflict, Purge, Result, Set,
+    Store, Upserted, User, UserUpdate,
 };
 
 use super::{changed, create};
@@ -33,7 +33,8 @@ async fn a_suspended_user_does_not_sign_in_and_nothing_is_written(bench: &mut Be
     let suspended = store.suspend(ada.id).await.unwrap();
     assert_eq!(
         suspended,
-        changed(&ada, |user| (user.suspended_at, user.updated_at, user.version) = (Some(now), now, 2))
+        changed(&ada, |user| (user.suspended_at, user.updated_at, user.version) =
+            (Some(now), now, 2))
     );
     clock.forward(10);
     for address in ["Ada@example.com", "ada@EXAMPLE.com"] {
@@ -78,7 +79,8 @@ async fn a_suspended_user_lives_and_stays_suspended_in_the_trash(bench: &mut Ben
     let ada = store.suspend(ada.id).await.unwrap();
     assert_eq!(store.get_by_email(&ada.email).await.unwrap().as_ref(), Some(&ada));
     assert_eq!(kind(store.create(new_user("ada@example.com")).await), ErrorKind::EmailTaken);
-    let listed = async |suspended| all(store, only(Filter { suspended, ..Filter::default() })).await;
+    let listed =
+        async |suspended| all(store, only(Filter { suspended, ..Filter::default() })).await;
     assert_eq!(addresses(&listed(None).await), ["ada@example.com", "bob@example.com"]);
     assert_eq!(addresses(&listed(Some(true)).await), ["ada@example.com"]);
     assert_eq!(addresses(&listed(Some(false)).await), ["bob@example.com"]);
@@ -88,7 +90,10 @@ async fn a_suspended_user_lives_and_stays_suspended_in_the_trash(bench: &mut Ben
     store.delete(ada.id).await.unwrap();
     // In the trash, whoever comes with the address is new.
     assert!(store.sign_in(ada.email.clone()).await.unwrap().is_new);
-    assert_eq!(store.restore(ada.id, Some(email("ada@example.com"))).await.unwrap().suspended_at, ada.suspended_at);
+    assert_eq!(
+        store.restore(ada.id, Some(email("ada@example.com"))).await.unwrap().suspended_at,
+        ada.suspended_at
+    );
     assert_eq!(kind(store.record_login(ada.id).await), ErrorKind::Suspended);
 }
 
@@ -98,10 +103,15 @@ async fn an_update_sets_leaves_and_clears(bench: &mut Bench) {
     assert_eq!(store.get(ada.id).await.unwrap().as_ref(), Some(&ada));
     assert_eq!(ada.attributes.as_ref().unwrap().as_str(), r#"{"plan":"pro","seats":1.50}"#);
     let now = clock.forward(10);
-    let update = UserUpdate { name: Set::Clear, external_id: Set::To(external_id("2")), ..UserUpdate::default() };
+    let update = UserUpdate {
+        name: Set::Clear,
+        external_id: Set::To(external_id("2")),
+        ..UserUpdate::default()
+    };
     let updated = store.update(ada.id, update.clone()).await.unwrap();
     let expected = changed(&ada, |user| {
-        (user.name, user.external_id, user.updated_at, user.version) = (None, Some(external_id("2")), now, 2);
+        (user.name, user.external_id, user.updated_at, user.version) =
+            (None, Some(external_id("2")), now, 2);
     });
     assert_eq!(updated, expected);
     clock.forward(10);
@@ -113,9 +123,15 @@ async fn an_update_sets_leaves_and_clears(bench: &mut Bench) {
     let refused = UserUpdate { attributes: Set::Clear, ..to_email("bob@example.com") };
     assert_eq!(kind(store.update(ada.id, refused.clone()).await), ErrorKind::EmailTaken);
     let conditional = UserUpdate { expected_version: Some(1), ..refused };
-    assert_eq!(kind(store.update(ada.id, conditional).await), ErrorKind::VersionMismatch { current: 2 });
+    assert_eq!(
+        kind(store.update(ada.id, conditional).await),
+        ErrorKind::VersionMismatch { current: 2 }
+    );
     assert_eq!(store.get(ada.id).await.unwrap(), Some(expected));
-    assert_eq!((bob.name, bob.external_id, bob.attributes, bob.suspended_at), (None, None, None, None));
+    assert_eq!(
+        (bob.name, bob.external_id, bob.attributes, bob.suspended_at),
+        (None, None, None, None)
+    );
 }
 
 async fn an_external_id_finds_all_who_have_it_and_is_a_key_to_nobody(bench: &mut Bench) {
@@ -134,7 +150,10 @@ async fn an_external_id_finds_all_who_have_it_and_is_a_key_to_nobody(bench: &mut
     let with_prefix = Filter { email_prefix: Some("u3".into()), ..of_id("00u1") };
     assert_eq!(all(store, only(with_prefix)).await, [users[3].clone()]);
     store.delete(users[0].id).await.unwrap();
-    store.update(users[1].id, UserUpdate { external_id: Set::Clear, ..UserUpdate::default() }).await.unwrap();
+    store
+        .update(users[1].id, UserUpdate { external_id: Set::Clear, ..UserUpdate::default() })
+        .await
+        .unwrap();
     assert_eq!(all(store, only(of_id("00u1"))).await, users[2..]);
     // An external id that is another user's id changes nothing.
     let text = users[2].id.to_string();
@@ -150,14 +169,22 @@ async fn an_external_id_finds_all_who_have_it_and_is_a_key_to_nobody(bench: &mut
 async fn an_import_leaves_what_the_row_lacks_and_never_resumes(bench: &mut Bench) {
     let Bench { store, clock, .. } = bench;
     let start = clock.now();
-    let row = NewUser { suspended_at: Some(start), last_login_at: Some(start), ..whole("ada@example.com") };
+    let row = NewUser {
+        suspended_at: Some(start),
+        last_login_at: Some(start),
+        ..whole("ada@example.com")
+    };
     assert_eq!(upsert(store, row.clone()).await.unwrap(), Upserted::Created);
     let get = async || store.get_by_email(&email("ada@example.com")).await.unwrap().unwrap();
     let ada = get().await;
     assert_eq!((ada.suspended_at, &ada.name), (Some(start), &row.name));
 
     let later = clock.forward(10);
-    for row in [row.clone(), new_user("ada@example.com"), NewUser { suspended_at: Some(later), ..row.clone() }] {
+    for row in [
+        row.clone(),
+        new_user("ada@example.com"),
+        NewUser { suspended_at: Some(later), ..row.clone() },
+    ] {
         assert_eq!(upsert(store, row).await.unwrap(), Upserted::Unchanged);
     }
     assert_eq!(get().await, ada);
@@ -178,7 +205,10 @@ async fn an_import_leaves_what_the_row_lacks_and_never_resumes(bench: &mut Bench
     let row = NewUser { suspended_at: Some(start), ..new_user("bob@example.com") };
     assert_eq!(upsert(store, row).await.unwrap(), Upserted::Updated);
     let suspended = store.get(bob.id).await.unwrap().unwrap();
-    assert_eq!(suspended, changed(&bob, |user| (user.suspended_at, user.version) = (Some(start), 2)));
+    assert_eq!(
+        suspended,
+        changed(&bob, |user| (user.suspended_at, user.version) = (Some(start), 2))
+    );
 }
 
 scenarios! {

@@ -29,9 +29,11 @@ async fn create_once(store: &Store, name: &str) -> tenantry::Result<User> {
 /// How many results are kept.
 async fn kept(store: &Store) -> usize {
     let count = |tx: &tenantry::ReadTx<'_>| {
-        let count: i64 =
-            tenantry::sqlite::connection(tx)
-                .query_row("SELECT count(*) FROM tenantry_requests", [], |row| row.get(0))?;
+        let count: i64 = tenantry::sqlite::connection(tx).query_row(
+            "SELECT count(*) FROM tenantry_requests",
+            [],
+            |row| row.get(0),
+        )?;
         Ok::<_, tenantry::Error>(usize::try_from(count).unwrap())
     };
     store.read(count).await.unwrap()
@@ -47,7 +49,9 @@ async fn a_request_that_is_sent_again_gets_what_it_came_to_the_first_time(bench:
     assert_eq!(bench.store.count().await.unwrap(), 0);
 }
 
-async fn another_request_with_the_key_is_refused_and_another_caller_has_other_keys(bench: &mut Bench) {
+async fn another_request_with_the_key_is_refused_and_another_caller_has_other_keys(
+    bench: &mut Bench,
+) {
     create_once(&bench.store, "ada").await.unwrap();
     let other = bench.store.once(key("ada", "bob")).create(new_user("bob@example.com")).await;
     assert_eq!(kind(other), ErrorKind::KeyReused);
@@ -87,7 +91,9 @@ async fn each_operation_is_performed_once(bench: &mut Bench) {
 
 async fn a_closure_is_performed_once(bench: &mut Bench) {
     let create = |key: RequestKey| {
-        bench.store.write(move |tx| tx.once(key, |tx| tx.create(&NewUser::new(email("ada@example.com")))))
+        bench
+            .store
+            .write(move |tx| tx.once(key, |tx| tx.create(&NewUser::new(email("ada@example.com")))))
     };
     let ada = create(key("ada", "")).await.unwrap();
     assert_eq!(create(key("ada", "")).await.unwrap(), ada);
@@ -121,7 +127,8 @@ async fn results_that_have_expired_are_removed(bench: &mut Bench) {
     // Each removes two.
     assert_eq!(kept(&bench.store).await, 10 - 3 * 2 + 3);
     // So does a token, even if there are no keys any more.
-    let (_, secret) = bench.store.create_token(NewToken::new("billing", Scopes::all())).await.unwrap();
+    let (_, secret) =
+        bench.store.create_token(NewToken::new("billing", Scopes::all())).await.unwrap();
     bench.store.authenticate(secret.as_str()).await.unwrap();
     bench.store.write(|_| Ok::<_, tenantry::Error>(())).await.unwrap();
     assert_eq!(kept(&bench.store).await, 3);

@@ -41,7 +41,10 @@ async fn worth(bench: &Bench, secret: &TokenSecret) -> &'static str {
 async fn a_token_is_known_by_its_secret_until_it_expires(bench: &mut Bench) {
     let (token, secret) = create_token(bench, "billing").await;
     assert_eq!((token.name.as_str(), token.scopes, token.user_id), ("billing", scopes(), None));
-    assert_eq!((token.last_used_at, token.revoked_at, token.created_by.as_str()), (None, None, "library"));
+    assert_eq!(
+        (token.last_used_at, token.revoked_at, token.created_by.as_str()),
+        (None, None, "library")
+    );
     assert_eq!(token.expires_at, token.created_at.checked_add(Token::DEFAULT_LIFETIME).unwrap());
     bench.reopen().await;
     let known = bench.store.authenticate(secret.as_str()).await.unwrap().token().unwrap();
@@ -59,8 +62,12 @@ async fn a_token_is_known_by_its_secret_until_it_expires(bench: &mut Bench) {
 async fn a_rotated_token_has_two_secrets_for_a_while(bench: &mut Bench) {
     let (first, before) = create_token(bench, "billing").await;
     bench.clock.forward(300 * DAY);
-    let (second, after) = bench.store.rotate_token("billing", Token::DEFAULT_OVERLAP, "command:0").await.unwrap();
-    assert_eq!((second.name.as_str(), second.scopes, second.created_by.as_str()), ("billing", scopes(), "command:0"));
+    let (second, after) =
+        bench.store.rotate_token("billing", Token::DEFAULT_OVERLAP, "command:0").await.unwrap();
+    assert_eq!(
+        (second.name.as_str(), second.scopes, second.created_by.as_str()),
+        ("billing", scopes(), "command:0")
+    );
     assert!(second.number > first.number);
     assert_eq!(second.expires_at, second.created_at.checked_add(Token::DEFAULT_LIFETIME).unwrap());
     assert_eq!((worth(bench, &before).await, worth(bench, &after).await), ("valid", "valid"));
@@ -77,7 +84,8 @@ async fn a_rotated_token_has_two_secrets_for_a_while(bench: &mut Bench) {
 
 async fn a_revocation_holds_at_once_and_for_all_secrets(bench: &mut Bench) {
     let (_, first) = create_token(bench, "billing").await;
-    let (_, second) = bench.store.rotate_token("billing", Token::DEFAULT_OVERLAP, "library").await.unwrap();
+    let (_, second) =
+        bench.store.rotate_token("billing", Token::DEFAULT_OVERLAP, "library").await.unwrap();
     let (_, other) = create_token(bench, "other").await;
     assert_eq!((worth(bench, &first).await, worth(bench, &second).await), ("valid", "valid"));
     bench.store.revoke_token("billing").await.unwrap();
@@ -112,7 +120,8 @@ async fn a_token_of_a_user_goes_with_their_purge(bench: &mut Bench) {
     assert_eq!(kind(bench.store.create_token(of(numbered_id(999))).await), ErrorKind::NotFound);
     let (token, secret) = bench.store.create_token(of(ada.id)).await.unwrap();
     assert_eq!(token.user_id, Some(ada.id));
-    let (after, rotated) = bench.store.rotate_token("ada", Token::DEFAULT_OVERLAP, "library").await.unwrap();
+    let (after, rotated) =
+        bench.store.rotate_token("ada", Token::DEFAULT_OVERLAP, "library").await.unwrap();
     assert_eq!(after.user_id, Some(ada.id));
     bench.store.delete(ada.id).await.unwrap();
     // They may be restored, with their tokens.
@@ -160,7 +169,11 @@ async fn nothing_that_is_kept_or_shown_of_a_token_is_its_secret(bench: &mut Benc
         let path = entry.unwrap().path();
         if path.is_file() {
             let bytes = std::fs::read(&path).unwrap();
-            assert!(!bytes.windows(random.len()).any(|part| part == random.as_bytes()), "{}", path.display());
+            assert!(
+                !bytes.windows(random.len()).any(|part| part == random.as_bytes()),
+                "{}",
+                path.display()
+            );
         }
     }
     bench.reopen().await;

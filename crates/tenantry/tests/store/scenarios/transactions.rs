@@ -2,11 +2,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tenantry::{Ambient, Error, ErrorKind, ListQuery, NewUser, OnConflict, Store, Upserted, User, UserUpdate};
+use tenantry::{
+    Ambient, Error, ErrorKind, ListQuery, NewUser, OnConflict, Store, Upserted, User, UserUpdate,
+};
 
 use super::{changed, create};
 use crate::support::{
-    Bench, addresses, all, block_on, email, kind, new_user, new_user_at, numbered_id, page_of, time, to_email,
+    Bench, addresses, all, block_on, email, kind, new_user, new_user_at, numbered_id, page_of,
+    time, to_email,
 };
 
 scenarios! {
@@ -48,7 +51,8 @@ async fn each_row_of_many_has_its_own_outcome(bench: &mut Bench) {
         ])
         .await
         .unwrap();
-    let kinds: Vec<Option<ErrorKind>> = outcomes.iter().map(|row| row.as_ref().err().map(Error::kind)).collect();
+    let kinds: Vec<Option<ErrorKind>> =
+        outcomes.iter().map(|row| row.as_ref().err().map(Error::kind)).collect();
     assert_eq!(
         kinds,
         [
@@ -192,15 +196,24 @@ async fn a_write_closure_goes_on_after_an_operation_that_failed(bench: &mut Benc
         .write(move |tx| {
             assert_eq!(kind(tx.create(&new_user("ADA@example.com"))), ErrorKind::EmailTaken);
             let bob = tx.create(&new_user("bob@example.com"))?;
-            assert_eq!(kind(tx.update(bob.id, &to_email("ada@example.com"))), ErrorKind::EmailTaken);
+            assert_eq!(
+                kind(tx.update(bob.id, &to_email("ada@example.com"))),
+                ErrorKind::EmailTaken
+            );
             assert_eq!(kind(tx.delete(numbered_id(9_999))), ErrorKind::NotFound);
             tx.delete(ada.id)?;
-            assert_eq!(kind(tx.create(&NewUser { id: Some(ada.id), ..new_user("c@example.com") })), ErrorKind::IdTaken);
+            assert_eq!(
+                kind(tx.create(&NewUser { id: Some(ada.id), ..new_user("c@example.com") })),
+                ErrorKind::IdTaken
+            );
             tx.create(&new_user("c@example.com"))
         })
         .await
         .unwrap();
-    assert_eq!(addresses(&all(store, ListQuery::default()).await), ["bob@example.com", "c@example.com"]);
+    assert_eq!(
+        addresses(&all(store, ListQuery::default()).await),
+        ["bob@example.com", "c@example.com"]
+    );
 }
 
 async fn a_transaction_has_one_time(bench: &mut Bench) {
@@ -231,7 +244,11 @@ async fn a_transaction_has_one_time(bench: &mut Bench) {
 }
 
 /// Imports a row, in a transaction of its own.
-async fn import(store: &Store, row: &NewUser, on_conflict: OnConflict) -> Result<Upserted, ErrorKind> {
+async fn import(
+    store: &Store,
+    row: &NewUser,
+    on_conflict: OnConflict,
+) -> Result<Upserted, ErrorKind> {
     let row = row.clone();
     store.write(move |tx| tx.upsert(&row, on_conflict)).await.map_err(|error| error.kind())
 }
@@ -242,7 +259,11 @@ async fn an_upsert_that_may_not_conflict_returns_the_conflict(bench: &mut Bench)
     let store = &bench.store;
     for (number, on_conflict) in EVERY_ON_CONFLICT.into_iter().enumerate() {
         let row = new_user_at(&format!("u{number}@example.com"), &format!("u{number}"));
-        assert_eq!(import(store, &row, on_conflict).await, Ok(Upserted::Created), "{on_conflict:?}");
+        assert_eq!(
+            import(store, &row, on_conflict).await,
+            Ok(Upserted::Created),
+            "{on_conflict:?}"
+        );
     }
     let known = all(store, ListQuery::default()).await;
     let by_email = new_user("U0@example.com");
@@ -252,11 +273,23 @@ async fn an_upsert_that_may_not_conflict_returns_the_conflict(bench: &mut Bench)
     assert_eq!(import(store, &by_id, OnConflict::Fail).await, Err(ErrorKind::IdTaken));
     // Whoever else has the path, nobody is there to be the row's user.
     for on_conflict in EVERY_ON_CONFLICT {
-        assert_eq!(import(store, &by_path, on_conflict).await, Err(ErrorKind::PathTaken), "{on_conflict:?}");
+        assert_eq!(
+            import(store, &by_path, on_conflict).await,
+            Err(ErrorKind::PathTaken),
+            "{on_conflict:?}"
+        );
         let reserved = new_user_at("b@example.com", "ab");
-        assert_eq!(import(store, &reserved, on_conflict).await, Err(ErrorKind::InvalidPath), "{on_conflict:?}");
+        assert_eq!(
+            import(store, &reserved, on_conflict).await,
+            Err(ErrorKind::InvalidPath),
+            "{on_conflict:?}"
+        );
         let no_version = NewUser { version: Some(0), ..by_email.clone() };
-        assert_eq!(import(store, &no_version, on_conflict).await, Err(ErrorKind::InvalidUser), "{on_conflict:?}");
+        assert_eq!(
+            import(store, &no_version, on_conflict).await,
+            Err(ErrorKind::InvalidUser),
+            "{on_conflict:?}"
+        );
     }
     assert_eq!(all(store, ListQuery::default()).await, known);
 }
@@ -297,7 +330,10 @@ async fn an_import_that_updates_brings_what_can_change(bench: &mut Bench) {
     assert_eq!(import(store, &row, OnConflict::Update).await, Ok(Upserted::Unchanged));
     let earlier = NewUser { last_login_at: Some(ada.created_at), ..row };
     assert_eq!(import(store, &earlier, OnConflict::Update).await, Ok(Upserted::Unchanged));
-    assert_eq!(import(store, &new_user("ada@example.com"), OnConflict::Update).await, Ok(Upserted::Unchanged));
+    assert_eq!(
+        import(store, &new_user("ada@example.com"), OnConflict::Update).await,
+        Ok(Upserted::Unchanged)
+    );
     assert_eq!(store.get(ada.id).await.unwrap(), Some(expected.clone()));
 
     // By the id, with another address; the version and the change of elsewhere don't count.
@@ -329,15 +365,25 @@ async fn an_import_that_updates_refuses_what_is_fixed(bench: &mut Bench) {
     create(store, "bob@example.com").await;
     let later = clock.forward(60);
     let known = all(store, ListQuery::default()).await;
-    let with_id = NewUser { id: Some(ada.id), last_login_at: Some(later), ..new_user("ada2@example.com") };
+    let with_id =
+        NewUser { id: Some(ada.id), last_login_at: Some(later), ..new_user("ada2@example.com") };
     for (row, expected) in [
         (NewUser { created_at: Some(later), ..with_id.clone() }, ErrorKind::Immutable),
-        (NewUser { storage_path: Some("files".parse().unwrap()), ..with_id.clone() }, ErrorKind::Immutable),
-        (NewUser { storage_path: Some("ab/cd".parse().unwrap()), ..with_id.clone() }, ErrorKind::Immutable),
+        (
+            NewUser { storage_path: Some("files".parse().unwrap()), ..with_id.clone() },
+            ErrorKind::Immutable,
+        ),
+        (
+            NewUser { storage_path: Some("ab/cd".parse().unwrap()), ..with_id.clone() },
+            ErrorKind::Immutable,
+        ),
         (NewUser { created_at: Some(later), ..new_user("ADA@example.com") }, ErrorKind::Immutable),
         (new_user_at("ADA@example.com", "files"), ErrorKind::Immutable),
         // The address is that of a user with another id, or of another user than the id is.
-        (NewUser { id: Some(numbered_id(9_999)), ..new_user("ada@example.com") }, ErrorKind::EmailTaken),
+        (
+            NewUser { id: Some(numbered_id(9_999)), ..new_user("ada@example.com") },
+            ErrorKind::EmailTaken,
+        ),
         (NewUser { email: email("BOB@example.com"), ..with_id }, ErrorKind::EmailTaken),
     ] {
         assert_eq!(import(store, &row, OnConflict::Update).await, Err(expected), "{row:?}");

@@ -1,6 +1,8 @@
 //! Single users: creating, finding, changing and deleting them, and their logins.
 
-use tenantry::{Ambient, ErrorKind, ListQuery, NewUser, Purge, SignIn, StoragePath, User, UserUpdate};
+use tenantry::{
+    Ambient, ErrorKind, ListQuery, NewUser, Purge, SignIn, StoragePath, User, UserUpdate,
+};
 
 use super::{changed, create};
 use crate::support::{Bench, email, kind, new_user, new_user_at, numbered_id, time, to_email};
@@ -37,15 +39,21 @@ async fn a_user_in_the_trash_is_found_by_id_and_by_address(bench: &mut Bench) {
     let Bench { store, clock, .. } = bench;
     let mut expected = Vec::new();
     for number in 0..3 {
-        let user =
-            create(store, ["Ada@b\u{fc}cher.example", "ADA@B\u{dc}CHER.example", "ada@xn--bcher-kva.example"][number])
-                .await;
+        let user = create(
+            store,
+            ["Ada@b\u{fc}cher.example", "ADA@B\u{dc}CHER.example", "ada@xn--bcher-kva.example"]
+                [number],
+        )
+        .await;
         assert_eq!(store.get_trashed(user.id).await.unwrap(), None);
         // By a clock that was set back meanwhile.
         clock.back(3_600);
         store.delete(user.id).await.unwrap();
         let trashed = store.get_trashed(user.id).await.unwrap().unwrap();
-        assert_eq!((&trashed.user, trashed.deleted_at, trashed.is_being_purged), (&user, clock.now(), false));
+        assert_eq!(
+            (&trashed.user, trashed.deleted_at, trashed.is_being_purged),
+            (&user, clock.now(), false)
+        );
         expected.insert(0, trashed);
     }
     let other = create(store, "other@example.com").await;
@@ -60,7 +68,10 @@ async fn a_user_in_the_trash_is_found_by_id_and_by_address(bench: &mut Bench) {
     store.update(living.id, to_email("elsewhere@example.com")).await.unwrap();
     assert_eq!(store.restore(expected[1].user.id, None).await.unwrap(), expected[1].user);
     store.purge(Purge::User(expected[2].user.id), |_| {}).await.unwrap();
-    assert_eq!(store.find_in_trash(&email("ada@b\u{fc}cher.example")).await.unwrap(), expected[..1]);
+    assert_eq!(
+        store.find_in_trash(&email("ada@b\u{fc}cher.example")).await.unwrap(),
+        expected[..1]
+    );
 
     let limit = tenantry::TrashedUser::OF_ONE_ADDRESS_MAX;
     for _ in 0..=limit {
@@ -114,13 +125,22 @@ async fn a_created_user_is_read_back_by_id_and_by_any_spelling_of_the_address(be
     let Bench { store, clock, .. } = bench;
     let user = create(store, "Ada@Example.com").await;
     assert_eq!(user.email.as_str(), "Ada@Example.com");
-    assert_eq!((user.created_at, user.updated_at, user.last_login_at), (clock.now(), clock.now(), None));
+    assert_eq!(
+        (user.created_at, user.updated_at, user.last_login_at),
+        (clock.now(), clock.now(), None)
+    );
     assert_eq!(user.version, 1);
     assert_eq!(user.storage_path, StoragePath::derived(user.id));
 
     assert_eq!(store.get(user.id).await.unwrap().as_ref(), Some(&user));
-    for spelling in ["Ada@Example.com", "ada@example.com", "ADA@EXAMPLE.COM", "\u{ff21}da@example.com"] {
-        assert_eq!(store.get_by_email(&email(spelling)).await.unwrap().as_ref(), Some(&user), "{spelling}");
+    for spelling in
+        ["Ada@Example.com", "ada@example.com", "ADA@EXAMPLE.COM", "\u{ff21}da@example.com"]
+    {
+        assert_eq!(
+            store.get_by_email(&email(spelling)).await.unwrap().as_ref(),
+            Some(&user),
+            "{spelling}"
+        );
     }
 }
 
@@ -155,7 +175,10 @@ async fn whatever_a_new_user_brings_is_kept(bench: &mut Bench) {
     };
     assert_eq!(kept, new);
     assert_eq!(store.get(user.id).await.unwrap(), Some(user.clone()));
-    assert_eq!(store.get_by_email(&email("STRASSE@xn--bcher-kva.example")).await.unwrap(), Some(user));
+    assert_eq!(
+        store.get_by_email(&email("STRASSE@xn--bcher-kva.example")).await.unwrap(),
+        Some(user)
+    );
 
     // Who brings only the time of creation was last changed then.
     let created_at = Some(time("2020-02-02T02:02:02Z"));
@@ -205,7 +228,8 @@ async fn an_address_belongs_to_one_user_in_every_spelling(bench: &mut Bench) {
         assert!(!error.is_retryable());
     }
     // Another address is another address, however much alike.
-    for other in ["a.da@example.com", "ada+tag@example.com", "\u{131}@example.com", "i@example.com"] {
+    for other in ["a.da@example.com", "ada+tag@example.com", "\u{131}@example.com", "i@example.com"]
+    {
         create(store, other).await;
     }
     assert_eq!(store.count().await.unwrap(), 12);
@@ -225,10 +249,18 @@ async fn an_id_belongs_to_one_user(bench: &mut Bench) {
 async fn a_path_belongs_to_one_user_with_all_that_lies_below_and_above(bench: &mut Bench) {
     let store = &bench.store;
     store.create(new_user_at("ada@example.com", "customers/ada/files")).await.unwrap();
-    for taken in
-        ["customers/ada/files", "customers/ada", "customers", "customers/ada/files/x", "customers/ada/files/x/y"]
-    {
-        assert_eq!(kind(store.create(new_user_at("bob@example.com", taken)).await), ErrorKind::PathTaken, "{taken}");
+    for taken in [
+        "customers/ada/files",
+        "customers/ada",
+        "customers",
+        "customers/ada/files/x",
+        "customers/ada/files/x/y",
+    ] {
+        assert_eq!(
+            kind(store.create(new_user_at("bob@example.com", taken)).await),
+            ErrorKind::PathTaken,
+            "{taken}"
+        );
     }
     // Only whole segments count, and so does the case.
     for (number, free) in [
@@ -245,7 +277,8 @@ async fn a_path_belongs_to_one_user_with_all_that_lies_below_and_above(bench: &m
     .into_iter()
     .enumerate()
     {
-        let user = store.create(new_user_at(&format!("u{number}@example.com"), free)).await.unwrap();
+        let user =
+            store.create(new_user_at(&format!("u{number}@example.com"), free)).await.unwrap();
         assert_eq!(user.storage_path.as_str(), free);
     }
 }
@@ -260,8 +293,11 @@ async fn a_reserved_path_is_refused_unless_it_is_the_users_own(bench: &mut Bench
         );
     }
     let (own, other) = (numbered_id(5_000), numbered_id(5_001));
-    let with_path_of =
-        |id| NewUser { id: Some(own), storage_path: Some(StoragePath::derived(id)), ..new_user("ada@example.com") };
+    let with_path_of = |id| NewUser {
+        id: Some(own),
+        storage_path: Some(StoragePath::derived(id)),
+        ..new_user("ada@example.com")
+    };
     assert_eq!(kind(store.create(with_path_of(other)).await), ErrorKind::InvalidPath);
     let user = store.create(with_path_of(own)).await.unwrap();
     assert_eq!(user.storage_path, StoragePath::derived(own));
@@ -272,7 +308,11 @@ async fn a_taken_address_counts_more_than_a_path(bench: &mut Bench) {
     let store = &bench.store;
     store.create(new_user_at("ada@example.com", "files")).await.unwrap();
     for path in ["files/x", "ab/cd"] {
-        assert_eq!(kind(store.create(new_user_at("ADA@example.com", path)).await), ErrorKind::EmailTaken, "{path}");
+        assert_eq!(
+            kind(store.create(new_user_at("ADA@example.com", path)).await),
+            ErrorKind::EmailTaken,
+            "{path}"
+        );
     }
 }
 
@@ -315,7 +355,11 @@ async fn the_id_and_the_path_of_a_deleted_user_are_never_given_out_again(bench: 
         assert_eq!(kind(store.create(elsewhere).await), ErrorKind::IdTaken);
     }
     for taken in ["customers/ada", "customers", "customers/ada/x"] {
-        assert_eq!(kind(store.create(new_user_at("ada@example.com", taken)).await), ErrorKind::PathTaken, "{taken}");
+        assert_eq!(
+            kind(store.create(new_user_at("ada@example.com", taken)).await),
+            ErrorKind::PathTaken,
+            "{taken}"
+        );
     }
     let derived = new_user_at("bob@example.com", bob.storage_path.as_str());
     assert_eq!(kind(store.create(derived).await), ErrorKind::InvalidPath);
@@ -327,8 +371,9 @@ async fn an_update_changes_the_address_and_makes_a_version(bench: &mut Bench) {
     let before = create(store, "ada@example.com").await;
     let now = clock.forward(60);
     let after = store.update(before.id, to_email("lovelace@example.com")).await.unwrap();
-    let expected =
-        changed(&before, |user| (user.email, user.updated_at, user.version) = (email("lovelace@example.com"), now, 2));
+    let expected = changed(&before, |user| {
+        (user.email, user.updated_at, user.version) = (email("lovelace@example.com"), now, 2)
+    });
     assert_eq!(after, expected);
     assert_eq!(store.get(before.id).await.unwrap(), Some(expected.clone()));
     assert_eq!(store.get_by_email(&email("ada@example.com")).await.unwrap(), None);
@@ -363,7 +408,8 @@ async fn the_same_address_in_another_spelling_is_an_update(bench: &mut Bench) {
 async fn an_update_with_an_old_version_is_refused_and_says_the_current_one(bench: &mut Bench) {
     let store = &bench.store;
     let user = create(store, "ada@example.com").await;
-    let expecting = |version, address| UserUpdate { expected_version: Some(version), ..to_email(address) };
+    let expecting =
+        |version, address| UserUpdate { expected_version: Some(version), ..to_email(address) };
     store.update(user.id, expecting(1, "ada2@example.com")).await.unwrap();
     let current = store.update(user.id, expecting(2, "ada3@example.com")).await.unwrap();
     assert_eq!(current.version, 3);
@@ -400,7 +446,10 @@ async fn an_update_to_a_taken_address_is_refused_and_changes_nothing(bench: &mut
     let store = &bench.store;
     create(store, "ada@example.com").await;
     let bob = create(store, "bob@example.com").await;
-    assert_eq!(kind(store.update(bob.id, to_email("ADA@example.com")).await), ErrorKind::EmailTaken);
+    assert_eq!(
+        kind(store.update(bob.id, to_email("ADA@example.com")).await),
+        ErrorKind::EmailTaken
+    );
     assert_eq!(store.get(bob.id).await.unwrap(), Some(bob));
 }
 
@@ -423,7 +472,10 @@ async fn the_highest_version_is_the_last(bench: &mut Bench) {
     let user = store.create(almost).await.unwrap();
     let last = store.update(user.id, to_email("ada2@example.com")).await.unwrap();
     assert_eq!(last.version, User::MAX_VERSION);
-    assert_eq!(kind(store.update(user.id, to_email("ada3@example.com")).await), ErrorKind::InvalidUser);
+    assert_eq!(
+        kind(store.update(user.id, to_email("ada3@example.com")).await),
+        ErrorKind::InvalidUser
+    );
     assert_eq!(store.get(user.id).await.unwrap(), Some(last));
 }
 
@@ -448,12 +500,18 @@ async fn the_last_login_only_moves_forward(bench: &mut Bench) {
     store.record_login(user.id).await.unwrap();
     clock.back(7_200);
     assert_eq!(store.record_login(user.id).await.unwrap().last_login_at, Some(first));
-    assert_eq!(store.sign_in(email("ada@example.com")).await.unwrap().user.last_login_at, Some(first));
+    assert_eq!(
+        store.sign_in(email("ada@example.com")).await.unwrap().user.last_login_at,
+        Some(first)
+    );
     assert_eq!(store.get(user.id).await.unwrap().unwrap().last_login_at, Some(first));
     let second = clock.forward(7_201);
     assert_eq!(store.record_login(user.id).await.unwrap().last_login_at, Some(second));
     let third = clock.forward(1);
-    assert_eq!(store.sign_in(email("ada@example.com")).await.unwrap().user.last_login_at, Some(third));
+    assert_eq!(
+        store.sign_in(email("ada@example.com")).await.unwrap().user.last_login_at,
+        Some(third)
+    );
     assert_eq!(store.get(user.id).await.unwrap().unwrap().last_login_at, Some(third));
 }
 
