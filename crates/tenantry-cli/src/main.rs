@@ -12,6 +12,7 @@ mod human;
 mod interrupt;
 mod moment;
 mod output;
+mod progress_bar;
 mod prompt;
 mod session;
 mod stdio;

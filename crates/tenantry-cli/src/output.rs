@@ -5,7 +5,6 @@ use std::io::{self, BufWriter, Write};
 
 use anstream::AutoStream;
 use anstyle::Style;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
@@ -437,15 +436,6 @@ impl Output {
     fn finish(&mut self) -> Result<(), Failure> {
         self.writer.flush().map_err(failure)
     }
-}
-
-/// Returns a progress bar on standard error, if that is a terminal, or a spinner if there is no
-/// length.
-pub(crate) fn progress(length: Option<u64>, template: &str) -> ProgressBar {
-    let progress = length.map_or_else(ProgressBar::no_length, ProgressBar::new);
-    progress.with_style(
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    )
 }
 
 /// Formats a number of things, such as `1 user` or `2 users`.

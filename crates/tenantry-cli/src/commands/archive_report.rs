@@ -9,7 +9,8 @@ use tenantry_exchange::printable;
 
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
-use crate::output::{self, pluralize};
+use crate::output::pluralize;
+use crate::progress_bar;
 use crate::stdio::report;
 
 /// The progress of an operation that cleans up when it is interrupted. While this exists, a signal
@@ -18,7 +19,7 @@ pub(crate) struct Progress(indicatif::ProgressBar, Interrupt);
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self(output::progress(None, "{spinner} {human_pos} files, {msg}"), Interrupt::listen())
+        Self(progress_bar::start(None, "{spinner} {human_pos} files, {msg}"), Interrupt::listen())
     }
 
     pub(crate) fn callback(

@@ -12,7 +12,8 @@ use tenantry_exchange::printable;
 use crate::args::Check;
 use crate::data_dir::DataDir;
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Columns, Format, RecordList, pluralize};
+use crate::output::{Columns, Format, RecordList, pluralize};
+use crate::progress_bar;
 use crate::stdio::report;
 
 /// How often the progress is drawn, even if nothing has changed.
@@ -86,7 +87,7 @@ struct Progress(ProgressBar);
 
 impl Progress {
     fn new() -> Self {
-        let bar = output::progress(None, "{spinner} {msg}");
+        let bar = progress_bar::start(None, "{spinner} {msg}");
         // SQLite's own check reports no progress.
         bar.enable_steady_tick(TICK);
         Self(bar)

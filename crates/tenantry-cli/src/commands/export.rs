@@ -11,7 +11,8 @@ use crate::args::Export;
 use crate::data_dir::DataDir;
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
-use crate::output::{self, pluralize};
+use crate::output::pluralize;
+use crate::progress_bar;
 use crate::stdio::report;
 use crate::target::Target;
 
@@ -39,7 +40,7 @@ async fn write_users(
 ) -> Result<(u64, Target), Failure> {
     let output = BufWriter::with_capacity(1 << 16, target);
     let mut writer = UserWriter::new(format, output).map_err(|error| failure(&error))?;
-    let progress = output::progress(
+    let progress = progress_bar::start(
         Some(store.count().await?),
         "{wide_bar} {human_pos}/{human_len} users {eta}",
     );

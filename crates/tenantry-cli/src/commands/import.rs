@@ -28,7 +28,8 @@ use crate::args::{Import, OnConflict};
 use crate::data_dir::{DataDir, temporary_dir};
 use crate::failure::{Exit, Failure};
 use crate::interrupt::{self, Interrupt};
-use crate::output::{self, pluralize};
+use crate::output::pluralize;
+use crate::progress_bar;
 use crate::stdio::{self, report};
 use crate::target::Target;
 
@@ -421,7 +422,7 @@ fn read_in_background(
     } else {
         "{spinner} {bytes}"
     };
-    let progress = output::progress(length, template);
+    let progress = progress_bar::start(length, template);
 
     let (sender, receiver) = sync_channel(CHUNKS_WAITING_MAX);
     let must_spool = is_one_transaction && length.is_none();

@@ -9,7 +9,8 @@ use crate::args::StorageCommand;
 use crate::data_dir::DataDir;
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
-use crate::output::{self, Columns, Format, RecordList, pluralize};
+use crate::output::{Columns, Format, RecordList, pluralize};
+use crate::progress_bar;
 use crate::session::{finish, report_change};
 use crate::stdio::{self, report};
 use crate::user_ref::UserRef;
@@ -124,7 +125,7 @@ async fn usage_of(
             )
         })?
     } else {
-        let progress = output::progress(None, "{spinner} {human_pos} files");
+        let progress = progress_bar::start(None, "{spinner} {human_pos} files");
         let shown = progress.clone();
         let measured =
             store.measure_usage(user.id, move |progress| shown.set_position(progress.files)).await;
@@ -168,7 +169,7 @@ async fn usage_of_all(
 async fn measure_all(store: &Store) -> Result<u64, Failure> {
     let interrupt = Interrupt::listen();
     let users = store.users_with_directory().await?;
-    let progress = output::progress(
+    let progress = progress_bar::start(
         Some(users.len() as u64),
         "{wide_bar} {human_pos}/{human_len} directories {eta}",
     );

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use tar::{EntryType, Header};
 
-use super::container::{MANIFEST, MANIFEST_BYTES_MAX, rewound};
+use super::container::{MANIFEST, rewound};
 use super::entry::{Entry, What};
 use super::format::{BLOCK, Manifest};
+use super::limits::MANIFEST_BYTES_MAX;
 use super::pax::{Records, Sparse};
 use super::sparse;
 use crate::content::{Content, HashingReader, RecordingReader};

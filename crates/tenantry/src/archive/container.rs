@@ -23,8 +23,11 @@ use serde::Deserialize;
 use tar::EntryType;
 
 use super::entry::{Entry, What};
-use super::format::{BLOCK, Kind, Manifest, PATH_BYTES_MAX, damaged};
+use super::format::{Kind, Manifest, PATH_BYTES_MAX, damaged};
 use super::input::Input;
+use super::limits::{
+    END_BYTES_MAX, LINE_BYTES_MAX, MANIFEST_BYTES_MAX, NAME_BYTES_MORE, WINDOW_LOG_MAX,
+};
 use super::pax::{PAX_BYTES_MAX, Records, Sparse};
 use super::sparse;
 use crate::content::RecordingReader;
@@ -34,17 +37,6 @@ use crate::{Error, ErrorKind, Result};
 pub(super) const MANIFEST: &str = "manifest.jsonl";
 /// The kind of the archive of one user.
 pub(super) const USER: &str = "user";
-/// The name of a sparse file has an additional directory and suffix.
-const NAME_BYTES_MORE: u64 = 32;
-/// No line that Tenantry writes is longer.
-const LINE_BYTES_MAX: usize = 64 << 10;
-/// The largest manifest: some 20 million entries. It is unpacked before anything in it is known.
-pub(super) const MANIFEST_BYTES_MAX: u64 = 4 << 30;
-/// The default limit of zstd's decoder, 128 MiB of memory. It keeps an archive from being a
-/// decompression bomb for the memory.
-const WINDOW_LOG_MAX: u32 = 27;
-/// Bytes that may follow the last entry: tar programs pad to 20 blocks.
-const END_BYTES_MAX: u64 = 20 * BLOCK;
 const UNREADABLE: &str = "the archive is damaged, or isn't one of Tenantry's";
 
 /// The part of the first line that identifies the archive.

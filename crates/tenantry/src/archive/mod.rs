@@ -9,6 +9,7 @@ mod container;
 mod entry;
 mod format;
 mod input;
+mod limits;
 mod pax;
 mod reader;
 mod restore_user;

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use uuid::Uuid;
 
+use super::busy_timeout::{LOCK_POLL, wait_while_busy};
 use super::files::{database_in, with_suffix};
 use super::open::connect::open_reader;
 use super::open::identify::{check_current, identity};
 use super::rows::storage_path;
 use super::tx::Snapshot;
-use super::wait::{LOCK_POLL, wait_while_busy};
 use crate::domain::directory::PathState;
 use crate::domain::intent::Intent;
 use crate::ops::directories::user_of_orphan;

@@ -34,9 +34,12 @@
 //! process on a file when it closes any descriptor of it
 //! (<https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_>).
 
+mod busy_timeout;
 mod checkpoints;
 mod engine;
+mod erase;
 mod error;
+mod failed_sync;
 mod files;
 mod follow_up;
 mod followers;
@@ -54,7 +57,6 @@ mod settle;
 mod transactions;
 mod tx;
 mod values;
-mod wait;
 mod writer;
 
 #[cfg(test)]

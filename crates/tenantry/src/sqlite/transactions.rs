@@ -1,9 +1,4 @@
-//! The writer's connection: how transactions begin and end, and what their failures mean for those
-//! after them.
-//!
-//! After an I/O failure, damage or the loss of the files the writer rolls back and refuses every
-//! further write until the store is opened again: what a failed fsync left on the disk isn't known,
-//! and later writes would build on it.
+//! The writer's connection: how transactions begin and end.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,14 +6,14 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
+use super::busy_timeout::wait_while_busy;
 use super::checkpoints::Checkpoints;
-use super::error::{Fault, is_shared_memory_failure, with_quota_as_full};
+use super::error::{is_shared_memory_failure, with_quota_as_full};
 use super::followers::Followers;
 use super::guard::{GuardedConnection, Unguarded};
 use super::rows::changes::{self, Retention};
 use super::rows::intents;
 use super::tx::{Tx, TxState};
-use super::wait::wait_while_busy;
 use crate::data_dir::lock::Lock;
 use crate::data_dir::watch::Watch;
 use crate::engine::metrics::Counters;
@@ -64,15 +59,15 @@ impl Ended {
 
 pub(super) struct Transactions {
     pub(super) conn: GuardedConnection,
-    options: Options,
+    pub(super) options: Options,
     pub(super) ambient: Arc<dyn Ambient>,
     watch: Arc<Watch>,
     pub(super) storage: Arc<Result<Storage>>,
     /// Why writes are refused, if they are.
-    refusal: Option<Error>,
+    pub(super) refusal: Option<Error>,
     /// Whether the disk was full at the last write.
-    was_full: bool,
-    checkpoints: Checkpoints,
+    pub(super) was_full: bool,
+    pub(super) checkpoints: Checkpoints,
     /// How many changes were written since the oldest were removed.
     untrimmed: usize,
     followers: Arc<Followers>,
@@ -164,7 +159,7 @@ impl Transactions {
         Ok(durable_intents)
     }
 
-    fn wait_while_busy(
+    pub(super) fn wait_while_busy(
         &self,
         waiting_since: Instant,
         attempt: impl Fn() -> Result<()>,
@@ -262,18 +257,6 @@ impl Transactions {
         }
     }
 
-    /// Rolls back after a failure, and draws the conclusion for later transactions.
-    pub(super) fn fail(&mut self, error: &Error) {
-        self.roll_back();
-        self.latch(error);
-    }
-
-    /// Draws the conclusion from a failure for later transactions.
-    fn latch(&mut self, error: &Error) {
-        self.refuse_writes_if_of_the_files(error);
-        self.was_full = error.kind() == ErrorKind::Full;
-    }
-
     /// Returns the failure of a statement as the errno of the system qualifies it.
     pub(super) fn with_errno(&self, error: Error) -> Error {
         with_quota_as_full(&self.own(), error)
@@ -308,20 +291,6 @@ impl Transactions {
         synced
     }
 
-    /// Rewrites the database, so that it keeps nothing of rows that are gone: `secure_delete`
-    /// doesn't reach the copies that pages leave behind when they are rearranged. Then truncates
-    /// the WAL, and removes the intent.
-    pub(super) fn erase(&mut self, intent: i64) -> Result<()> {
-        failpoint::reach("erase: rewrite the database");
-        self.wait_while_busy(Instant::now(), || Ok(self.conn.vacuum()?))?;
-        failpoint::reach("erase: cut the log");
-        let deadline = Instant::now() + self.options.busy_timeout;
-        wait_while_busy(deadline, || self.checkpoints.truncate_wal(&self.conn))?;
-        self.begin(Instant::now())?;
-        intents::remove(&self.own(), intent)?;
-        self.commit_step("commit: the database is rewritten")
-    }
-
     /// Runs a checkpoint if the WAL is long.
     pub(super) fn checkpoint_if_due(&mut self) {
         if self.refusal.is_some() {
@@ -338,29 +307,6 @@ impl Transactions {
             Err(error) if error.kind() != ErrorKind::Busy => self.checkpoint_failed(&error),
             _ => {}
         }
-    }
-
-    /// Logs a failed checkpoint. The transactions in the WAL are committed all the same.
-    fn checkpoint_failed(&mut self, error: &Error) {
-        tracing::warn!(error = error as &dyn std::error::Error, "a checkpoint failed");
-        self.refuse_writes_if_of_the_files(error);
-    }
-
-    /// Refuses all further writes if this error leaves the state of the files unknown.
-    fn refuse_writes_if_of_the_files(&mut self, error: &Error) {
-        if Fault::of(error) == Fault::Files {
-            self.refuse_writes(error);
-        }
-    }
-
-    fn refuse_writes(&mut self, error: &Error) {
-        tracing::error!(
-            error = error as &dyn std::error::Error,
-            "no further writes after this failure"
-        );
-        let message = "the store accepts no writes since an operation on its files failed: close it and open it again";
-        self.refusal
-            .get_or_insert_with(|| Error::new(error.kind(), message).with_source(error.clone()));
     }
 
     /// Runs the last checkpoint, if that is safe, before the connection is closed.

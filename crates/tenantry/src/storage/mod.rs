@@ -27,7 +27,6 @@ mod layout;
 mod locks;
 mod marker;
 mod merge;
-mod moves;
 mod ownership;
 mod probe;
 mod remove;
@@ -37,6 +36,7 @@ mod stat;
 mod target;
 mod transfer;
 mod unpack;
+mod user_directory;
 mod walk;
 
 use std::ffi::OsString;

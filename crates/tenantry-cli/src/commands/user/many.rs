@@ -11,7 +11,8 @@ use crate::args::ManyUsers;
 use crate::data_dir::DataDir;
 use crate::failure::{Exit, Failure};
 use crate::interrupt::Interrupt;
-use crate::output::{self, Format, pluralize};
+use crate::output::{Format, pluralize};
+use crate::progress_bar;
 use crate::prompt::confirm;
 use crate::session::finish;
 use crate::stdio::report;
@@ -107,7 +108,7 @@ async fn change(
         Verb::Suspend => format!("Suspend {users}?"),
     })?;
     let interrupt = Interrupt::listen();
-    let bar = output::progress(Some(count), "{wide_bar} {human_pos}/{human_len} users {eta}");
+    let bar = progress_bar::start(Some(count), "{wide_bar} {human_pos}/{human_len} users {eta}");
     let progress = progress(bar.clone(), interrupt.clone());
     let outcome = match verb {
         Verb::Delete => store.delete_where(filter, progress).await?,

@@ -8,7 +8,8 @@ use crate::commands::trash::{self, TRASHED_USERS};
 use crate::data_dir::DataDir;
 use crate::failure::{Exit, Failure};
 use crate::moment::ago;
-use crate::output::{self, Format, RecordList, pluralize};
+use crate::output::{Format, RecordList, pluralize};
+use crate::progress_bar;
 use crate::prompt::confirm;
 use crate::session::{finish, log_change};
 use crate::stdio::report;
@@ -99,7 +100,7 @@ async fn destroy(
     selection: tenantry::Purge,
     before: &[UserId],
 ) -> Result<(), Failure> {
-    let progress = output::progress(None, "{spinner} {human_pos} files removed");
+    let progress = progress_bar::start(None, "{spinner} {human_pos} files removed");
     let shown = progress.clone();
     let purged = store.purge(selection, move |progress| shown.set_position(progress.files)).await;
     progress.finish_and_clear();
