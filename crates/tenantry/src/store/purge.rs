@@ -35,7 +35,8 @@ impl Store {
     /// Then the database is rewritten as a whole, in memory, and other writers wait for that (a
     /// second or two, and 160 MB, for a million users). If the future is dropped before the end,
     /// `progress` returns `Break` or something fails, the remaining users stay in the trash,
-    /// marked: they can only be purged, and the next opening of the store continues.
+    /// marked: they can only be purged, and the next opening of the store continues. Traces of the
+    /// others are erased even so; if the future is dropped, by the next purge or opening.
     ///
     /// The disk may keep overwritten data, and backups and exports keep what they hold.
     ///
@@ -75,32 +76,42 @@ impl Store {
         };
         let mut run =
             Run { monitor: Monitor::new(progress), purged: Purged::default(), no_backups };
-        match selection {
-            Purge::User(id) => {
-                let path = self.apply(BeginPurge(id)).await?;
-                self.end_purge(vec![(id, Ok(path))], &mut run).await?;
+        if let Err(error) = self.purge_selected(selection, &mut run).await {
+            if run.purged.users > 0 {
+                // Its failure is logged, and recorded for the next opening.
+                let _ = self.apply(Erase()).await;
             }
-            Purge::DeletedBefore(moment) => {
-                let mut query = TrashQuery {
-                    limit: ListQuery::MAX_LIMIT,
-                    deleted_before: Some(moment),
-                    ..TrashQuery::default()
-                };
-                loop {
-                    let page = self.engine.list_trash(query.clone()).await?;
-                    let ids: Vec<UserId> =
-                        page.users.into_iter().map(|trashed| trashed.user.id).collect();
-                    let begun = self.apply(BeginPurges(ids)).await?;
-                    self.end_purge(begun, &mut run).await?;
-                    if page.next_cursor.is_none() {
-                        break;
-                    }
-                    query.cursor = page.next_cursor;
-                }
-            }
+            return Err(error);
         }
         run.purged.not_erased = self.apply(Erase()).await.err();
         Ok(run.purged)
+    }
+
+    /// Destroys users and their files. Traces of their rows are left to be erased, even after a
+    /// failure.
+    async fn purge_selected(&self, selection: Purge, run: &mut Run) -> Result<()> {
+        let moment = match selection {
+            Purge::User(id) => {
+                let path = self.apply(BeginPurge(id)).await?;
+                return self.end_purge(vec![(id, Ok(path))], run).await;
+            }
+            Purge::DeletedBefore(moment) => moment,
+        };
+        let mut query = TrashQuery {
+            limit: ListQuery::MAX_LIMIT,
+            deleted_before: Some(moment),
+            ..TrashQuery::default()
+        };
+        loop {
+            let page = self.engine.list_trash(query.clone()).await?;
+            let ids = page.users.into_iter().map(|trashed| trashed.user.id).collect();
+            let begun = self.apply(BeginPurges(ids)).await?;
+            self.end_purge(begun, run).await?;
+            if page.next_cursor.is_none() {
+                return Ok(());
+            }
+            query.cursor = page.next_cursor;
+        }
     }
 
     /// Removes the files of users whose purge has begun, and then their rows. Some had no files,

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, mpsc};
@@ -244,6 +245,42 @@ fn a_purge_that_a_reader_keeps_from_erasing_is_erased_by_the_next_opening() {
     assert_eq!(unfinished(&crowd.place.data_dir()), []);
     block_on(store.close()).unwrap();
     assert_none_of(&gone, &traces_in_files(&crowd.place), "the closed database");
+}
+
+/// The story: a purge that was cancelled on a later page left the traces of all users whose rows it
+/// had removed, until the next purge or opening.
+#[test]
+fn a_cancelled_purge_leaves_no_trace_of_those_who_were_purged_before() {
+    const SIZE: u64 = ListQuery::MAX_LIMIT as u64 + 3;
+    let (place, clock) = (SqlitePlace::new(), TestClock::new());
+    let store = block_on(place.builder().ambient(Arc::new(clock.clone())).open()).unwrap();
+    let new = |number| NewUser::new(email(&format!("{}@example.com", local(number))));
+    let created = block_on(store.create_many((0..SIZE).map(new).collect())).unwrap();
+    let ids: Vec<UserId> = created.into_iter().map(|user| user.unwrap().id).collect();
+    // On the second page, one without files and two with some.
+    for id in &ids[ids.len() - 2..] {
+        block_on(store.directory(*id)).unwrap().write("file", "").unwrap();
+    }
+    let deleted = ids.clone();
+    block_on(store.write(move |tx| deleted.iter().try_for_each(|id| tx.delete(*id).map(drop))))
+        .unwrap();
+    clock.forward(60);
+    let last = trace(SIZE - 1);
+    let gone: HashSet<_> = (0..SIZE - 1).map(trace).collect();
+    assert!(gone.is_subset(&traces_in_files(&place)), "there is something to be erased");
+
+    let trash = place.data_dir().join("trash");
+    let cancel = move |_| match fs::read_dir(&trash).unwrap().count() {
+        2 => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    };
+    let purged = block_on(store.purge(Purge::DeletedBefore(clock.now()), cancel));
+    assert_eq!(kind(purged), ErrorKind::Cancelled);
+    let found = traces_in_files(&place);
+    assert_none_of(&gone, &found, "the open database");
+    assert!(found.contains(&last), "who wasn't purged yet is in it");
+    block_on(store.close()).unwrap();
+    assert_none_of(&gone, &traces_in_files(&place), "the closed database");
 }
 
 #[test]
