@@ -90,6 +90,16 @@ impl Timestamp {
         let us = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         Self { unix_us: self.unix_us.saturating_sub(us) }.max(Self::MIN)
     }
+
+    /// How far a clock may have been ahead of today's, and its times still say how old something
+    /// is. Those of a clock that was ahead by years would keep what is kept for days for as long.
+    pub(crate) const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+    /// Returns this moment plus `duration`, but not after [`MAX`](Self::MAX).
+    pub(crate) fn saturating_add(self, duration: Duration) -> Self {
+        let us = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Self { unix_us: self.unix_us.saturating_add(us) }.min(Self::MAX)
+    }
 }
 
 /// Cut to microseconds; a clock set before the year 1 or after 9999 yields the nearest moment that

@@ -4,10 +4,13 @@
 //! neither is, and of two that are sent at once, by whatever processes, the second finds the result
 //! of the first. A failure isn't kept: the next attempt is a new one.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use super::stop::Stop;
 use crate::domain::request::{Once, RequestKey};
 use crate::engine::Tx;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, Timestamp};
 
 /// How many results that have expired one request removes: one more than it adds, so that they get
 /// fewer.
@@ -32,8 +35,7 @@ pub(crate) fn perform_once<R>(
 
 /// Returns what a request came to before.
 pub(crate) fn kept<R>(tx: &Tx<'_>, once: &Once<R>) -> Result<Option<R>> {
-    let since = tx.now().saturating_sub(RequestKey::KEPT_FOR);
-    let Some(kept) = tx.kept_request(&once.key, since)? else { return Ok(None) };
+    let Some(kept) = tx.kept_request(&once.key, &kept_within(tx))? else { return Ok(None) };
     if kept.request != once.key.request {
         return Err(Error::new(ErrorKind::KeyReused, "another request was made with this key"));
     }
@@ -59,6 +61,13 @@ pub(crate) fn record_token_use(tx: &mut Tx<'_>, number: i64) -> Result<()> {
 }
 
 fn trim(tx: &mut Tx<'_>, limit: usize) -> Result<()> {
-    let before = tx.now().saturating_sub(RequestKey::KEPT_FOR);
-    tx.trim_requests(before, limit)
+    let within = kept_within(tx);
+    tx.trim_requests(&within, limit)
+}
+
+/// Returns when what is still kept was kept. The times may be ahead, for a clock that is set back.
+fn kept_within(tx: &Tx<'_>) -> RangeInclusive<Timestamp> {
+    let now = tx.now();
+    let young = RequestKey::KEPT_FOR - Duration::from_micros(1);
+    now.saturating_sub(young)..=now.saturating_add(Timestamp::CLOCK_AHEAD_MAX)
 }

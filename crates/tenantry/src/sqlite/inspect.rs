@@ -30,7 +30,7 @@ const PARTIAL_INDEXES: [(&str, &str, &str); 7] = [
     ("users", "users_deletion_seq", "deletion_seq IS NOT NULL"),
     ("users", "users_deleted_email_key", "deleted_at IS NOT NULL"),
     ("users", "users_skeleton", "skeleton IS NOT NULL"),
-    ("users", "users_external_id", "external_id IS NOT NULL AND deleted_at IS NULL"),
+    ("users", "tenantry_users_external_id", "external_id IS NOT NULL AND deleted_at IS NULL"),
     ("tenantry_retired_users", "tenantry_retired_users_storage_path", "storage_path IS NOT NULL"),
 ];
 

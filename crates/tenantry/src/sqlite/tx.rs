@@ -4,6 +4,7 @@
 //! No signature names a type of this engine's, so another engine can offer the same.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use rusqlite::Connection;
 use uuid::Uuid;
@@ -287,13 +288,13 @@ impl<'c> Snapshot<'c> {
         usage::with_directory(self.conn, after, limit)
     }
 
-    /// Returns what is kept of the request with this key since a time.
+    /// Returns what is kept of the request with this key, if that was within these times.
     pub(crate) fn kept_request(
         &self,
         key: &RequestKey,
-        since: Timestamp,
+        within: &RangeInclusive<Timestamp>,
     ) -> Result<Option<KeptRequest>> {
-        requests::get(self.conn, key, since)
+        requests::get(self.conn, key, within)
     }
 
     pub(crate) fn token_by_digest(&self, digest: &TokenDigest) -> Result<Option<Token>> {
@@ -551,9 +552,13 @@ impl<'c> Tx<'c> {
         requests::insert(self.conn, key, reply, user, self.now)
     }
 
-    /// Removes those of the oldest requests, at most `limit`, that were kept before a time.
-    pub(crate) fn trim_requests(&mut self, before: Timestamp, limit: usize) -> Result<()> {
-        requests::trim(self.conn, before, limit)
+    /// Removes those of the oldest requests, at most `limit`, that weren't kept within these times.
+    pub(crate) fn trim_requests(
+        &mut self,
+        within: &RangeInclusive<Timestamp>,
+        limit: usize,
+    ) -> Result<()> {
+        requests::trim(self.conn, within, limit)
     }
 
     pub(crate) fn insert_token(

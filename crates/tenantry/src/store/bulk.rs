@@ -239,13 +239,17 @@ impl Store {
 }
 
 fn refuse_empty(filter: &Filter) -> Result<()> {
-    if filter.is_empty() {
-        return Err(Error::new(
-            ErrorKind::InvalidQuery,
-            "the filter has no condition, and would mean all users",
-        ));
-    }
-    Ok(())
+    // A text that is given and empty is a mistake of the caller's, such as a variable that wasn't
+    // set, whatever the other conditions are.
+    let is_text_empty = [&filter.email_prefix, &filter.email_contains]
+        .into_iter()
+        .any(|text| text.as_deref() == Some(""));
+    let message = match (filter.is_empty(), is_text_empty) {
+        (true, _) => "the filter has no condition, and would mean all users",
+        (false, true) => "the filter has an empty text, which every address begins with and holds",
+        (false, false) => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::InvalidQuery, message))
 }
 
 /// Waits for all of these futures at once, so that their writes share a transaction.

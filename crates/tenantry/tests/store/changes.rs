@@ -311,6 +311,17 @@ fn a_cursor_of_another_store_has_expired() {
     assert_eq!(kind(block_on(store.history(ada, Some(&now(&other)), 1))), ErrorKind::CursorExpired);
 }
 
+#[test]
+fn a_cursor_with_the_highest_number_has_expired() {
+    let place = SqlitePlace::new();
+    let store = place.open();
+    block_on(store.create(new_user("ada@example.com"))).unwrap();
+    let mut text = now(&store).to_string();
+    text.replace_range(text.len() - 16.., "7fffffffffffffff");
+    let cursor: ChangesCursor = text.parse().unwrap();
+    assert_eq!(kind(block_on(store.changes(Some(&cursor), 1))), ErrorKind::CursorExpired);
+}
+
 /// A restored store gives the numbers of the lost changes to others.
 #[test]
 fn a_cursor_that_is_ahead_of_a_restored_store_has_expired_also_when_the_store_has_caught_up() {
@@ -398,11 +409,9 @@ fn changes_are_kept_for_days_and_up_to_a_number_whichever_is_more_and_never_is_t
     let history = block_on(store.history(crate::support::numbered_id(1), None, 1)).unwrap();
     assert_eq!(history.changes.len(), 1);
     // Until no more than the number are left.
-    let many: Vec<_> =
-        (0..5 * 1_024).map(|number| new_user(&format!("m{number}@example.com"))).collect();
-    for some in many.chunks(1_024) {
-        assert!(block_on(store.create_many(some.to_vec())).unwrap().iter().all(Result::is_ok));
-    }
+    // A large transaction removes more than it adds.
+    let many = (0..5 * 1_024).map(|number| new_user(&format!("m{number}@example.com"))).collect();
+    assert!(block_on(store.create_many(many)).unwrap().iter().all(Result::is_ok));
     let (oldest, last) = range(&store);
     assert_eq!(last - oldest + 1, KEPT_COUNT);
     // They are young: the number doesn't matter.

@@ -15,7 +15,7 @@ ALTER TABLE users ADD COLUMN name TEXT
 ALTER TABLE users ADD COLUMN attributes TEXT
     CHECK (length(CAST(attributes AS BLOB)) BETWEEN 2 AND 16384 AND json_valid(attributes) AND substr(attributes, 1, 1) = '{');
 
-CREATE INDEX users_external_id ON users (external_id) WHERE external_id IS NOT NULL AND deleted_at IS NULL;
+CREATE INDEX tenantry_users_external_id ON users (external_id) WHERE external_id IS NOT NULL AND deleted_at IS NULL;
 
 -- With more columns than before.
 DROP VIEW tenantry_living_users;

@@ -47,16 +47,19 @@ fn number_of(kind: ChangeKind) -> i64 {
 /// Removes the oldest changes that needn't be kept, a bounded number of them, and never the newest.
 pub(crate) fn trim(conn: &Connection, now: Timestamp, retention: &Retention) -> Result<()> {
     let Some((oldest, newest)) = ends(conn)? else { return Ok(()) };
-    let last = (oldest + retention.step - 1).min(newest - retention.count.max(1));
+    let last = oldest.saturating_add(retention.step - 1).min(newest - retention.count.max(1));
     if last < oldest {
         return Ok(());
     }
     let horizon = now.saturating_sub(retention.age).as_unix_us();
     // Times aren't in order if the clock was set back, and nothing may go that is behind a change
-    // which stays.
-    let young = "SELECT min(seq) FROM tenantry_changes WHERE seq BETWEEN ?1 AND ?2 AND at >= ?3";
+    // which stays. A time that is far ahead says nothing of the age: a clock that was ahead once
+    // would end all removal for years.
+    let ahead = now.saturating_add(Timestamp::CLOCK_AHEAD_MAX).as_unix_us();
+    let young = "SELECT min(seq) FROM tenantry_changes
+                 WHERE seq BETWEEN ?1 AND ?2 AND at BETWEEN ?3 AND ?4";
     let young: Option<i64> =
-        conn.prepare_cached(young)?.query_row([oldest, last, horizon], |row| row.get(0))?;
+        conn.prepare_cached(young)?.query_row([oldest, last, horizon, ahead], |row| row.get(0))?;
     let last = young.map_or(last, |young| young - 1);
     conn.prepare_cached("DELETE FROM tenantry_changes WHERE seq <= ?1")?.execute([last])?;
     Ok(())
@@ -182,9 +185,9 @@ pub(crate) fn page(
     let mut cursor = after.copied().unwrap_or_else(|| feed.beginning());
     let mut changes = Vec::new();
     if let Some(after) = after.filter(|after| after.seq() > 0) {
-        expected = Some(after.seq() + 1);
         let known = rows.next()?.map(|row| change(row, feed)).transpose()?;
         check_known(after, known.as_ref())?;
+        expected = Some(after.seq() + 1);
     } else if after.is_some() {
         expected = Some(1);
     }

@@ -206,6 +206,13 @@ async fn an_operation_on_many_needs_a_condition_and_can_be_ended(bench: &mut Ben
     assert_eq!(kind(store.delete_where(Filter::default(), |_| {}).await), ErrorKind::InvalidQuery);
     assert_eq!(kind(store.suspend_where(containing(""), |_| {}).await), ErrorKind::InvalidQuery);
     assert_eq!(kind(store.delete_where(containing("\0"), |_| {}).await), ErrorKind::InvalidQuery);
+    // Texts that would mean every address: joiners are no part of a key, and an empty text beside
+    // another condition is one that the caller forgot to fill in.
+    let beside = Filter { never_logged_in: true, ..containing("") };
+    let prefix = Filter { email_prefix: Some("\u{200d}".into()), ..Filter::default() };
+    for filter in [containing("\u{200d}"), prefix, beside] {
+        assert_eq!(kind(store.delete_where(filter, |_| {}).await), ErrorKind::InvalidQuery);
+    }
     assert_eq!(store.count().await.unwrap(), 100);
     let ended = store.delete_where(containing("u"), |_| ControlFlow::Break(())).await.unwrap();
     assert_eq!((ended.changed, ended.ended_by.unwrap().kind()), (64, ErrorKind::Cancelled));

@@ -114,6 +114,11 @@ async fn a_result_is_kept_for_a_day(bench: &mut Bench) {
     // Nor is it lost when the clock is set back.
     bench.clock.back(10 * DAY);
     assert_eq!(create_once(&bench.store, "ada").await.unwrap(), second);
+    // That of a clock that was far ahead isn't kept until then.
+    bench.store.delete(second.id).await.unwrap();
+    bench.clock.back(1_000 * DAY);
+    assert_ne!(create_once(&bench.store, "ada").await.unwrap().id, second.id);
+    assert_eq!(kept(&bench.store).await, 1);
 }
 
 async fn results_that_have_expired_are_removed(bench: &mut Bench) {
