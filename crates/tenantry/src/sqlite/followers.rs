@@ -229,15 +229,17 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Leaves a waker at a place.
-    fn leave(&mut self, waker: &Waker, at: Option<usize>) -> usize {
+    /// Leaves a waker at a place. Returns the place, and the waker that was there. It is foreign
+    /// code, which the caller drops when the lock is released.
+    fn leave(&mut self, waker: Waker, at: Option<usize>) -> (usize, Option<Waker>) {
         let at = at.or_else(|| self.free.pop()).unwrap_or(self.wakers.len());
         match self.wakers.get_mut(at) {
-            Some(Some(known)) => known.clone_from(waker),
-            Some(empty) => *empty = Some(waker.clone()),
-            None => self.wakers.push(Some(waker.clone())),
+            Some(place) => (at, place.replace(waker)),
+            None => {
+                self.wakers.push(Some(waker));
+                (at, None)
+            }
         }
-        at
     }
 }
 
@@ -263,12 +265,18 @@ impl Place {
 
     /// Waits for the end of the round.
     fn poll_wait(&mut self, context: &Context<'_>) -> Poll<()> {
+        // To clone or drop a waker is foreign code, which may drop another follower of this store:
+        // not under the lock. So it is cloned here, and dropped after the lock, too.
+        let waker = context.waker().clone();
         let mut waiting = self.followers.waiting();
         if waiting.round != self.round {
             return Poll::Ready(());
         }
         let at = self.waker.filter(|(round, _)| *round == self.round).map(|(_, at)| at);
-        self.waker = Some((self.round, waiting.leave(context.waker(), at)));
+        let (at, replaced) = waiting.leave(waker, at);
+        drop(waiting);
+        self.waker = Some((self.round, at));
+        drop(replaced);
         Poll::Pending
     }
 }
@@ -505,6 +513,41 @@ mod tests {
         place.begin().unwrap();
         store.engine().followers().wake();
         assert!(place.poll_wait(&Context::from_waker(Waker::noop())).is_ready());
+    }
+
+    /// The story: a waker was replaced under the lock. If the last clone of it owned another
+    /// follower of the store, that one waited for the lock that its own thread held.
+    #[test]
+    fn a_waker_that_is_replaced_is_dropped_after_the_lock() {
+        /// Records whether the lock is free when it is dropped.
+        struct Inspects(Arc<Followers>, async_channel::Sender<bool>);
+        impl std::task::Wake for Inspects {
+            fn wake(self: Arc<Self>) {}
+        }
+        impl Drop for Inspects {
+            fn drop(&mut self) {
+                let _ = self.1.try_send(self.0.waiting.try_lock().is_ok());
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let store = block_on(Store::open(dir.path())).unwrap();
+        // Without a thread that watches, which takes the lock too.
+        let readers = Arc::clone(&store.engine().followers().readers);
+        let followers = Arc::new(Followers::new(readers));
+        followers.lock().count = 1;
+        let mut place = Place { followers: Arc::clone(&followers), round: 0, waker: None };
+        let (dropped, is_free) = async_channel::unbounded();
+        place.begin().unwrap();
+        for number in 0..3 {
+            let inspects = Inspects(Arc::clone(&followers), dropped.clone());
+            let waker = Waker::from(Arc::new(inspects));
+            assert!(place.poll_wait(&Context::from_waker(&waker)).is_pending());
+            assert_eq!(is_free.try_recv().ok(), (number > 0).then_some(true));
+            // The place holds the only clone.
+            drop(waker);
+        }
+        drop(place);
+        assert_eq!((is_free.try_recv().ok(), is_free.len()), (Some(true), 0));
     }
 
     #[test]
