@@ -173,6 +173,36 @@ fn a_store_whose_schema_version_is_missing_is_refused_unchanged() {
     }
 }
 
+/// The story: a store without the table of tokens was opened as if nothing were wrong, and each
+/// request failed with `Internal`.
+#[test]
+fn a_store_that_lacks_a_table_or_a_column_is_refused_unchanged() {
+    for damage in [
+        "DROP TABLE tenantry_retired_users",
+        "DROP TABLE tenantry_retired_paths",
+        "DROP TABLE tenantry_changes",
+        "DROP TABLE tenantry_intents",
+        "DROP TABLE tenantry_usage",
+        "DROP TABLE tenantry_tokens",
+        "DROP TABLE tenantry_requests",
+        "ALTER TABLE tenantry_tokens DROP COLUMN last_used_at",
+        "ALTER TABLE tenantry_requests DROP COLUMN reply",
+        "DROP VIEW tenantry_living_users",
+        "DROP VIEW tenantry_living_users;
+         CREATE VIEW tenantry_living_users AS
+         SELECT id, email, email_key, created_at, last_login_at, updated_at, version
+         FROM users WHERE deleted_at IS NULL",
+    ] {
+        let place = SqlitePlace::new();
+        block_on(place.open().close()).unwrap();
+        let conn = Connection::open(place.database()).unwrap();
+        conn.execute_batch(damage).unwrap();
+        conn.execute_batch("PRAGMA journal_mode = DELETE").unwrap();
+        conn.close().unwrap();
+        assert_refused_unchanged(&place, ErrorKind::Corrupt);
+    }
+}
+
 #[test]
 fn the_database_of_another_application_is_refused_unchanged() {
     for schema in [

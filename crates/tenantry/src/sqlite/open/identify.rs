@@ -18,15 +18,17 @@ use crate::{Error, ErrorKind, Result};
 const APPLICATION_ID: i32 = 0x546E_7279;
 /// Statements that are prepared and never run. One that can't be prepared means a damaged schema,
 /// with which statements of the store would fail as if they were mistakes.
-const SCHEMA: [&str; 8] = [
+const SCHEMA: [&str; 10] = [
     SELECT_ALL,
-    "SELECT id, email, email_key, created_at, last_login_at, updated_at, version FROM tenantry_living_users",
+    "SELECT id, email, email_key, created_at, last_login_at, updated_at, version, suspended_at, external_id, name, attributes FROM tenantry_living_users",
     "SELECT id, storage_path FROM tenantry_retired_users",
     "SELECT digest, is_whole FROM tenantry_retired_paths",
     "SELECT only_row, id, is_marked, log_syncs, last_deletion, changes_epoch, has_logins_in_changes FROM tenantry_store",
     "SELECT seq, at, kind, user_id, version, actor FROM tenantry_changes",
     "SELECT seq, user_id, action, path, name, recorded_at FROM tenantry_intents",
     "SELECT user_id, measured_at, files, apparent_bytes, allocated_bytes, unreadable FROM tenantry_usage",
+    "SELECT number, name, digest, scopes, user_id, created_at, expires_at, last_used_at, revoked_at, replaced_at, created_by FROM tenantry_tokens",
+    "SELECT seq, key, request, reply, user_id, kept_at FROM tenantry_requests",
 ];
 /// Older ones can lose a committed transaction: <https://sqlite.org/wal.html#walresetbug>.
 const OLDEST_SQLITE: i32 = 3_051_003;
