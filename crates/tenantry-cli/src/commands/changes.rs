@@ -4,13 +4,13 @@ use std::future::{Future, poll_fn};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use tenantry::{Change, ChangePage, ChangesCursor, Follow, Store};
+use tenantry::{Change, ChangePage, ChangesCursor, ErrorKind, Store};
 
 use crate::args::{Changes, Switch};
 use crate::data_dir::DataDir;
@@ -36,7 +36,9 @@ pub(super) async fn run(dir: &DataDir, args: Changes) -> Result<(), Failure> {
         let after = if is_from_now { Some(store.changes_cursor().await?) } else { after };
         let left = args.limit.unwrap_or(u64::MAX);
         if args.follow {
-            follow(store.follow(after), left).await
+            let reader = Reader::watch(io::stdout().as_fd().try_clone_to_owned())?;
+            let mut changes = store.follow(after);
+            follow(|context| pin!(changes.next()).poll(context), left, Lines::new()?, reader).await
         } else {
             print(&store, after, left).await
         }
@@ -44,6 +46,9 @@ pub(super) async fn run(dir: &DataDir, args: Changes) -> Result<(), Failure> {
     let done = done.await;
     finish(&store, done).await
 }
+
+/// The next item of a stream of changes.
+type Next = Option<tenantry::Result<Change>>;
 
 /// The place behind the newest change, as an argument.
 const NOW: &str = "now";
@@ -71,25 +76,43 @@ async fn print(
 }
 
 /// Prints the changes that there are and those to come, each as soon as it is committed.
-async fn follow(mut changes: Follow, mut left: u64) -> Result<(), Failure> {
-    let mut lines = Lines::new()?;
-    let reader = Reader::watch(io::stdout().as_fd().try_clone_to_owned())?;
+async fn follow(
+    mut poll_next: impl FnMut(&mut Context<'_>) -> Poll<Next>,
+    mut left: u64,
+    mut lines: Lines,
+    reader: Reader,
+) -> Result<(), Failure> {
     while left > 0 {
-        let ready = poll_fn(|context| Poll::Ready(pin!(changes.next()).poll(context))).await;
+        let ready = poll_fn(|context| Poll::Ready(poll_next(context))).await;
         let ready = match ready {
             Poll::Ready(change) => change,
             Poll::Pending => {
                 // Before waiting, whoever reads gets what there is.
                 lines.flush()?;
-                let Some(change) = reader.or_next(&mut changes).await else {
+                let Some(change) = reader.or_next(&mut poll_next).await else {
                     return Err(Failure::BrokenPipe);
                 };
                 change
             }
         };
-        let Some(change) = ready else { break };
-        lines.add(&change?)?;
-        left -= 1;
+        match ready {
+            Some(Ok(change)) => {
+                lines.add(&change)?;
+                left -= 1;
+            }
+            // The stream goes on. It has waited for the busy timeout, so this is no busy loop.
+            Some(Err(error)) if error.kind() == ErrorKind::Busy => {
+                lines.flush()?;
+                if reader.has_gone() {
+                    return Err(Failure::BrokenPipe);
+                }
+            }
+            Some(Err(error)) => {
+                lines.flush()?;
+                return Err(error.into());
+            }
+            None => break,
+        }
     }
     lines.flush()
 }
@@ -123,14 +146,24 @@ impl Reader {
         Ok(reader)
     }
 
+    fn has_gone(&self) -> bool {
+        self.state().has_gone
+    }
+
+    fn state(&self) -> MutexGuard<'_, ReaderState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits for the next change, or returns `None` when nobody reads any more.
-    async fn or_next(&self, changes: &mut Follow) -> Option<Option<tenantry::Result<Change>>> {
-        let mut next = pin!(changes.next());
+    async fn or_next(
+        &self,
+        poll_next: &mut impl FnMut(&mut Context<'_>) -> Poll<Next>,
+    ) -> Option<Next> {
         poll_fn(|context| {
-            if let Poll::Ready(change) = next.as_mut().poll(context) {
+            if let Poll::Ready(change) = poll_next(context) {
                 return Poll::Ready(Some(change));
             }
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state();
             if state.has_gone {
                 return Poll::Ready(None);
             }
@@ -166,5 +199,58 @@ impl Lines {
         self.out.write_all(&self.waiting).map_err(|error| stdio::failure(&error))?;
         self.waiting.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use pollster::block_on;
+    use tenantry::{Error, NewUser};
+
+    use super::*;
+
+    /// A store with two changes, these changes, and an error that doesn't end a stream.
+    fn changes_and_busy(data_dir: &std::path::Path) -> (Store, Vec<Change>, Error) {
+        let open = || Store::builder(data_dir).busy_timeout(Duration::from_millis(1)).open();
+        let (store, other) = (block_on(open()).unwrap(), block_on(open()).unwrap());
+        let new = |address: &str| NewUser::new(address.parse().unwrap());
+        for address in ["ada@example.com", "bob@example.com"] {
+            block_on(store.create(new(address))).unwrap();
+        }
+        let late = new("cleo@example.com");
+        let refused = move |_: &mut tenantry::WriteTx<'_>| Ok(block_on(other.create(late)));
+        let busy = block_on(store.write::<_, Error>(refused)).unwrap().unwrap_err();
+        assert_eq!(busy.kind(), ErrorKind::Busy);
+        let changes = block_on(store.changes(None, 10)).unwrap().changes;
+        (store, changes, busy)
+    }
+
+    /// The story: the command ended with the exit code of `Busy`, while the stream of the library
+    /// goes on, and lines that were read before were lost.
+    #[test]
+    fn following_goes_on_after_busy_and_loses_no_line_by_another_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, changes, busy) = changes_and_busy(&dir.path().join("data"));
+        block_on(store.close()).unwrap();
+        let closed = block_on(store.changes(None, 10)).unwrap_err();
+        let expected: Vec<_> = changes.iter().map(|change| json(change) + "\n").collect();
+        assert_eq!(expected.len(), 2);
+
+        let output = dir.path().join("output");
+        let file = std::fs::File::create(&output).unwrap();
+        let reader = Reader::watch(file.try_clone().map(OwnedFd::from)).unwrap();
+        let lines = Lines { out: anstream::AutoStream::never(file), waiting: Vec::new() };
+        let [first, second] = <[Change; 2]>::try_from(changes).unwrap();
+        let mut items = vec![Err(busy), Ok(first), Ok(second), Err(closed)].into_iter();
+        let done = block_on(follow(|_| Poll::Ready(items.next()), 10, lines, reader));
+        assert!(done.is_err(), "{done:?}");
+        assert_eq!(items.len(), 0);
+        assert_eq!(std::fs::read_to_string(output).unwrap(), expected.concat());
+    }
+
+    fn json(change: &Change) -> String {
+        serde_json::to_string(change).unwrap()
     }
 }
