@@ -113,32 +113,81 @@ impl Authenticator {
         Self { store, owner, rate, metrics, trusted_proxies: trusted_proxies.into() }
     }
 
-    /// Identifies who makes a request. Credentials count even where none are needed.
-    async fn caller(&self, peer: Option<Peer>, headers: &HeaderMap) -> Result<Caller, Problem> {
+    /// Identifies who makes a request, and returns the token by which it knows them, if any.
+    /// Credentials count even where none are needed.
+    async fn caller(
+        &self,
+        peer: Option<Peer>,
+        headers: &HeaderMap,
+    ) -> Result<(Caller, Option<Bearer>), Problem> {
+        let client = || peer_name(peer, headers, &self.trusted_proxies);
         let refuse = |refusal: Refusal, token: Option<&Token>, retry_after| {
-            self.metrics.count_refusal(refusal);
-            refusal.log(token, &peer_name(peer, headers, &self.trusted_proxies));
-            Err(refusal.problem(retry_after))
+            Err(self.refuse(refusal, token, &client(), retry_after))
         };
         if !headers.contains_key(AUTHORIZATION) {
             return match peer {
                 Some(Peer::Unix { uid }) if uid == self.owner || uid == 0 => {
-                    Ok(Caller::operator(uid))
+                    Ok((Caller::operator(uid), None))
                 }
                 _ => refuse(Refusal::Missing, None, 0),
             };
         }
         let Some(secret) = bearer(headers) else { return refuse(Refusal::Malformed, None, 0) };
-        match self.store.authenticate(secret).await? {
-            Authentication::Valid(token) => match self.rate.take(token.number) {
-                Ok(()) => Ok(Caller::from(&*token)),
-                Err(seconds) => refuse(Refusal::TooMany, Some(&token), seconds),
-            },
-            Authentication::Expired(token) => refuse(Refusal::Expired, Some(&token), 0),
-            Authentication::Revoked(token) => refuse(Refusal::Revoked, Some(&token), 0),
-            Authentication::Malformed => refuse(Refusal::Malformed, None, 0),
-            _ => refuse(Refusal::Unknown, None, 0),
+        let token = self.token(secret, client).await?;
+        match self.rate.take(token.number) {
+            Ok(()) => {
+                let (authenticator, secret) = (self.clone(), secret.into());
+                let bearer = Bearer { authenticator, secret, client: client() };
+                Ok((Caller::from(&*token), Some(bearer)))
+            }
+            Err(seconds) => refuse(Refusal::TooMany, Some(&token), seconds),
         }
+    }
+
+    /// Returns the token whose secret a text is, if it is valid now.
+    async fn token(
+        &self,
+        secret: &str,
+        client: impl Fn() -> String,
+    ) -> Result<Arc<Token>, Problem> {
+        let (refusal, token) = match self.store.authenticate(secret).await? {
+            Authentication::Valid(token) => return Ok(token),
+            Authentication::Expired(token) => (Refusal::Expired, Some(token)),
+            Authentication::Revoked(token) => (Refusal::Revoked, Some(token)),
+            Authentication::Malformed => (Refusal::Malformed, None),
+            _ => (Refusal::Unknown, None),
+        };
+        Err(self.refuse(refusal, token.as_deref(), &client(), 0))
+    }
+
+    fn refuse(
+        &self,
+        refusal: Refusal,
+        token: Option<&Token>,
+        client: &str,
+        retry_after: u64,
+    ) -> Problem {
+        self.metrics.count_refusal(refusal);
+        refusal.log(token, client);
+        refusal.problem(retry_after)
+    }
+}
+
+/// The token by which the caller of a request is known, in the extensions of the request. A response
+/// that lasts asks whether it still holds. A caller on a socket has none, nor has one whom the
+/// application authenticated.
+#[derive(Clone)]
+pub(crate) struct Bearer {
+    authenticator: Authenticator,
+    secret: Arc<str>,
+    /// What the log calls the client.
+    client: String,
+}
+
+impl Bearer {
+    /// Fails if the token isn't valid any more.
+    pub(crate) async fn check(&self) -> Result<(), Problem> {
+        self.authenticator.token(&self.secret, || self.client.clone()).await.map(drop)
     }
 }
 
@@ -171,7 +220,12 @@ pub(crate) async fn authenticate(
     if request.extensions().get::<Caller>().is_none() {
         let peer = request.extensions().get::<Peer>().copied();
         match authenticator.caller(peer, request.headers()).await {
-            Ok(caller) => drop(request.extensions_mut().insert(caller)),
+            Ok((caller, bearer)) => {
+                request.extensions_mut().insert(caller);
+                if let Some(bearer) = bearer {
+                    request.extensions_mut().insert(bearer);
+                }
+            }
             Err(problem) => return with_route(problem.into_response(), route),
         }
     }

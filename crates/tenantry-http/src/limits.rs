@@ -76,5 +76,8 @@ pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 pub(crate) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a stream of changes lasts. The client connects again, with the token that it has then.
 pub(crate) const EVENTS_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// How often a stream of changes asks whether its token still holds while there are no changes: a
+/// look-up in memory for each stream.
+pub(crate) const TOKEN_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the files of the certificate are compared with those that are in use.
 pub(crate) const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(60);

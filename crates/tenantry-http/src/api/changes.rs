@@ -4,13 +4,14 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
-use axum::Json as JsonBody;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json as JsonBody};
 use futures_util::stream::unfold;
 use serde::{Deserialize, Serialize};
 use tenantry::{
@@ -21,9 +22,10 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::auth::Bearer;
 use crate::body::{Id, Parameters, default_limit};
 use crate::drain::Drain;
-use crate::limits::{BOOKMARK_INTERVAL, EVENTS_TIMEOUT, WAIT_MAX};
+use crate::limits::{BOOKMARK_INTERVAL, EVENTS_TIMEOUT, TOKEN_INTERVAL, WAIT_MAX};
 use crate::problem::{self, Problem, Type};
 use crate::service::{Service, scoped, scoped_stream};
 
@@ -114,25 +116,28 @@ struct EventPage {
 )]
 async fn changes(
     State(service): State<Service>,
+    bearer: Option<Extension<Bearer>>,
     headers: HeaderMap,
     Parameters(parameters): Parameters<ChangesParameters>,
 ) -> Result<Response, Problem> {
+    let bearer = bearer.map(|Extension(bearer)| bearer);
     let after = last_event_id(&headers)?.or(parameters.after);
     if wants_events(&headers) {
         // Before the stream, so that a cursor that has expired is a status.
         service.store.changes(after.as_ref(), 1).await?;
-        return Ok(events(&service, after, parameters.include));
+        return Ok(events(&service, bearer, after, parameters.include));
     }
     if parameters.wait > WAIT_MAX.as_secs() {
         let detail = format!("wait: at most {} seconds", WAIT_MAX.as_secs());
         return Err(Problem::new(Type::InvalidParameter, detail));
     }
     let mut page = service.store.changes(after.as_ref(), parameters.limit).await?;
-    if page.changes.is_empty() && parameters.wait > 0 {
+    let waits = page.changes.is_empty() && parameters.wait > 0;
+    if waits {
         let mut follow = service.store.follow(Some(page.cursor));
         tokio::select! {
             change = follow.next() => drop(change.transpose()?),
-            () = sleep(std::time::Duration::from_secs(parameters.wait)) => {}
+            () = sleep(Duration::from_secs(parameters.wait)) => {}
             () = service.drain.wait() => {}
         }
         page = service.store.changes(Some(&page.cursor), parameters.limit).await?;
@@ -140,6 +145,10 @@ async fn changes(
     let mut changes = Vec::with_capacity(page.changes.len());
     for change in page.changes {
         changes.push(event(&service.store, change, parameters.include).await?);
+    }
+    // After all of it was read, so that it shows nothing of after a revocation.
+    if let Some(bearer) = bearer.filter(|_| waits) {
+        bearer.check().await?;
     }
     Ok(JsonBody(EventPage { changes, cursor: page.cursor, more: page.more }).into_response())
 }
@@ -174,22 +183,29 @@ async fn event(
 /// A stream of events that is being written.
 struct Events {
     store: Store,
+    bearer: Option<Bearer>,
     follow: Follow,
     include: Option<Include>,
     bookmarks: Interval,
+    checks: Interval,
     end: Instant,
     drain: Drain,
     has_begun: bool,
 }
 
-fn events(service: &Service, after: Option<ChangesCursor>, include: Option<Include>) -> Response {
-    let mut bookmarks = interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
-    bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+fn events(
+    service: &Service,
+    bearer: Option<Bearer>,
+    after: Option<ChangesCursor>,
+    include: Option<Include>,
+) -> Response {
     let events = Events {
         store: service.store.clone(),
+        bearer,
         follow: service.store.follow(after),
         include,
-        bookmarks,
+        bookmarks: every(BOOKMARK_INTERVAL),
+        checks: every(TOKEN_INTERVAL),
         end: Instant::now() + EVENTS_TIMEOUT,
         drain: service.drain.clone(),
         has_begun: false,
@@ -205,6 +221,12 @@ fn events(service: &Service, after: Option<ChangesCursor>, include: Option<Inclu
     (headers, body).into_response()
 }
 
+fn every(period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
 impl Events {
     /// Waits for what is to be written next. Returns `None` at the end of the stream, after which a
     /// client connects again with the last id.
@@ -212,14 +234,26 @@ impl Events {
         if !std::mem::replace(&mut self.has_begun, true) {
             return Some("retry: 2000\n\n".to_owned());
         }
-        tokio::select! {
-            biased;
-            () = self.drain.wait() => None,
-            () = sleep_until(self.end) => None,
-            change = self.follow.next() => self.batch(change?.ok()?).await,
-            _ = self.bookmarks.tick() => {
-                let cursor = self.follow.cursor()?;
-                Some(format!("event: bookmark\nid: {cursor}\ndata: {{\"cursor\":\"{cursor}\"}}\n\n"))
+        loop {
+            let text = tokio::select! {
+                biased;
+                () = self.drain.wait() => None,
+                () = sleep_until(self.end) => None,
+                change = self.follow.next() => self.batch(change?.ok()?).await,
+                _ = self.bookmarks.tick() => {
+                    let cursor = self.follow.cursor()?;
+                    Some(format!(
+                        "event: bookmark\nid: {cursor}\ndata: {{\"cursor\":\"{cursor}\"}}\n\n"
+                    ))
+                }
+                _ = self.checks.tick(), if self.bearer.is_some() => Some(String::new()),
+            }?;
+            // After all of it was read, so that it shows nothing of after a revocation.
+            if let Some(bearer) = &self.bearer {
+                bearer.check().await.ok()?;
+            }
+            if !text.is_empty() {
+                return Some(text);
             }
         }
     }

@@ -1,14 +1,18 @@
 //! The change feed over HTTP: pages, the long poll, the stream, and who did what.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::body::{Body, BodyDataStream};
 use axum::http::{Method, Request, StatusCode};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tenantry::{NewUser, Scope};
-use tenantry_http::{Caller, Scopes};
+use tenantry::{NewToken, NewUser, Scope, Token};
+use tenantry_http::{Caller, Options, Scopes};
+use tokio::time::Instant;
 use tower::ServiceExt;
 
-use crate::support::Api;
+use crate::support::{Api, Clock};
 
 fn kinds(page: &Value) -> Vec<&str> {
     page["changes"]
@@ -81,11 +85,22 @@ async fn a_long_poll_returns_with_the_change_and_at_the_end_of_the_service() {
 }
 
 async fn stream(api: &Api, path: &str, last_event_id: &str) -> BodyDataStream {
-    let request = Request::get(path)
-        .header("accept", "text/event-stream")
-        .header("last-event-id", last_event_id);
+    let request = Request::get(path).header("last-event-id", last_event_id);
     let mut request = request.body(Body::empty()).unwrap();
     request.extensions_mut().insert(Caller::new("test", Scopes::all()));
+    events(api, request).await
+}
+
+/// A stream of the bearer of a token, after its first line.
+async fn stream_with(api: &Api, bearer: &str) -> BodyDataStream {
+    let request = Request::get("/v1/changes").header("authorization", bearer);
+    let mut events = events(api, request.body(Body::empty()).unwrap()).await;
+    assert_eq!(next(&mut events).await.unwrap(), "retry: 2000\n\n");
+    events
+}
+
+async fn events(api: &Api, mut request: Request<Body>) -> BodyDataStream {
+    request.headers_mut().insert("accept", "text/event-stream".parse().unwrap());
     let response = api.router().oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -132,4 +147,51 @@ async fn a_stream_ends_after_an_hour() {
     }
     // The first line, and a bookmark every 15 seconds.
     assert!((200..=241).contains(&count), "{count}");
+}
+
+fn reader(lifetime: Duration) -> NewToken {
+    let scopes: Scopes = [Scope::ChangesRead].into_iter().collect();
+    NewToken { lifetime, ..NewToken::new("reader", scopes) }
+}
+
+/// A stream was asked for its token when it began, and went on for an hour after a revocation.
+#[tokio::test]
+async fn a_stream_shows_nothing_of_after_the_revocation_of_its_token() {
+    let api = Api::new().await;
+    let bearer = api.token(reader(Token::DEFAULT_LIFETIME)).await;
+    let mut events = stream_with(&api, &bearer).await;
+    create(&api, "ada").await;
+    assert!(next(&mut events).await.unwrap().starts_with("event: change\n"));
+    api.store.revoke_token("reader").await.unwrap();
+    create(&api, "bob").await;
+    assert_eq!(next(&mut events).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_without_changes_ends_with_its_token_before_the_next_bookmark() {
+    let clock = Arc::new(Clock::default());
+    let api = Api::with_clock(Options::default(), Arc::clone(&clock)).await;
+    let day = Duration::from_secs(24 * 3_600);
+    let bearer = api.token(reader(day)).await;
+    let mut events = stream_with(&api, &bearer).await;
+    assert!(next(&mut events).await.unwrap().starts_with("event: bookmark\n"));
+    let bookmark = Instant::now();
+    clock.forward(day);
+    assert_eq!(next(&mut events).await, None);
+    // Of the paused clock, which advances by exactly what is waited for.
+    assert!(bookmark.elapsed() < Duration::from_secs(15));
+}
+
+#[tokio::test]
+async fn a_long_poll_shows_nothing_of_after_the_revocation_of_its_token() {
+    let api = Api::new().await;
+    let bearer = api.token(reader(Token::DEFAULT_LIFETIME)).await;
+    let cursor = api.store.changes_cursor().await.unwrap();
+    let path = format!("/v1/changes?after={cursor}&wait=60");
+    // The poll is let in first, since it is polled first.
+    let (reply, ()) = tokio::join!(api.call_with(&bearer, Method::GET, &path, ""), async {
+        api.store.revoke_token("reader").await.unwrap();
+        create(&api, "ada").await;
+    });
+    assert_eq!((reply.status, reply.problem()), (StatusCode::UNAUTHORIZED, "unauthorized"));
 }
