@@ -27,9 +27,9 @@ use super::path::FilePath;
 use super::quota::Reservation;
 use super::range::{Range, range};
 use super::receive::{receive, to_its_end, too_large};
-use super::upload::{Upload, Written, change};
+use super::upload::{Complete, Upload, Written, change, freed};
 use super::work::Elsewhere;
-use super::{dir, existing_dir};
+use super::{Files, dir, existing_dir};
 use crate::body::{Binary, Id, Parameters, default_limit};
 use crate::problem::{self, Problem, Type};
 use crate::service::{Service, scoped, scoped_stream};
@@ -271,7 +271,7 @@ struct Target {
 }
 
 impl Target {
-    /// Checks what has the name now, and returns its length.
+    /// Checks what has the name now, and returns how many bytes become free when it is replaced.
     fn stat(&self, root: &Dir) -> Result<u64, Problem> {
         let parent = match open_parent(root, &self.above) {
             Ok(parent) => parent,
@@ -284,7 +284,36 @@ impl Target {
         let old = stat(&parent, &self.name)?;
         old.as_ref().map_or(Ok(()), require_file)?;
         self.conditions.check_change(old.as_ref().map(State::of).as_ref())?;
-        Ok(old.and_then(|old| u64::try_from(old.st_size).ok()).unwrap_or_default())
+        Ok(freed(old.as_ref()))
+    }
+}
+
+/// An upload whose content is on the disk, and the file that it is to be.
+struct Commit {
+    target: Target,
+    root: Dir,
+    complete: Complete,
+}
+
+/// What became of an upload that was to get its name.
+enum Named {
+    Written(Written),
+    /// Nothing was changed: what has the name frees no more than so many bytes.
+    FreesLess(Elsewhere<Box<Commit>>, u64),
+}
+
+impl Commit {
+    /// Gives the upload its name, unless less becomes free than was reckoned with.
+    fn name(self: Box<Self>, files: &Files, replaced: u64) -> Result<Named, Problem> {
+        let Target { id, above, name, conditions } = &self.target;
+        let _lock = files.lock(*id, above, name);
+        if replaced > 0 {
+            let freed = self.target.stat(&self.root)?;
+            if freed < replaced {
+                return Ok(Named::FreesLess(Elsewhere::new(self), freed));
+            }
+        }
+        Ok(Named::Written(self.complete.name(&self.root, above, name, conditions)?))
     }
 }
 
@@ -294,21 +323,41 @@ async fn commit(
     target: Target,
     root: Dir,
     upload: Elsewhere<Upload>,
-    reservation: Option<Reservation>,
+    mut reservation: Option<Reservation>,
 ) -> Result<Written, Problem> {
     let id = target.id;
-    let complete =
-        service.files.run(move || upload.into_inner().ok_or_else(no_such_file)?.finish()).await?;
-    let _changing = service.files.quotas.changing(id).await;
-    let files = Arc::clone(&service.files);
-    let named = service.files.run(move || {
-        let _lock = files.lock(id, &target.above, &target.name);
-        complete.name(&root, &target.above, &target.name, &target.conditions)
-    });
-    let written = named.await?;
-    count(&service, id, written.change).await;
-    drop(reservation);
-    Ok(written)
+    let mut commit = service
+        .files
+        .run(move || {
+            let complete = upload.into_inner().ok_or_else(no_such_file)?.finish()?;
+            Ok(Elsewhere::new(Box::new(Commit { target, root, complete })))
+        })
+        .await?;
+    // It ends, since each time less becomes free than the time before.
+    loop {
+        let changing = service.files.quotas.changing(id).await;
+        let files = Arc::clone(&service.files);
+        let replaced = reservation.as_ref().map_or(0, Reservation::replaced);
+        let named = service
+            .files
+            .run(move || commit.into_inner().ok_or_else(no_such_file)?.name(&files, replaced));
+        match named.await? {
+            Named::Written(written) => {
+                count(&service, id, written.change).await;
+                // After the count, so that the room isn't given to two.
+                drop(reservation);
+                return Ok(written);
+            }
+            Named::FreesLess(again, freed) => {
+                commit = again;
+                // A reservation keeps changes away while it grows.
+                drop(changing);
+                if let Some(reservation) = &mut reservation {
+                    reservation.replace(freed).await?;
+                }
+            }
+        }
+    }
 }
 
 /// Adds a change to what the user's directory held when it was measured.

@@ -72,6 +72,8 @@ pub(super) struct Reservation {
     limit: u64,
     /// The length of the file that the upload replaces.
     replaced: u64,
+    /// The length of the upload, as far as it is known.
+    length: u64,
     bytes: u64,
 }
 
@@ -83,7 +85,22 @@ impl Reservation {
         limit: u64,
         replaced: u64,
     ) -> Self {
-        Self { quotas: Arc::clone(quotas), store: store.clone(), id, limit, replaced, bytes: 0 }
+        let (quotas, store) = (Arc::clone(quotas), store.clone());
+        Self { quotas, store, id, limit, replaced, length: 0, bytes: 0 }
+    }
+
+    pub(super) fn replaced(&self) -> u64 {
+        self.replaced
+    }
+
+    /// Reserves what is missing if the upload replaces a file of another length than it began with.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reservation::grow`].
+    pub(super) async fn replace(&mut self, replaced: u64) -> Result<(), Problem> {
+        self.replaced = replaced;
+        self.grow(self.length, true).await
     }
 
     /// Reserves room for a file of this length, which it may exceed later unless that is final.
@@ -92,6 +109,7 @@ impl Reservation {
     ///
     /// `UserFull` if the user's files would exceed the limit, and those of the store.
     pub(super) async fn grow(&mut self, length: u64, is_final: bool) -> Result<(), Problem> {
+        self.length = self.length.max(length);
         let needed = length.saturating_sub(self.replaced);
         if needed <= self.bytes {
             return Ok(());

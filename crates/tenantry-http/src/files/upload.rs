@@ -202,6 +202,11 @@ impl Complete {
     }
 }
 
+/// Returns how many bytes become free when a file is replaced or removed.
+pub(super) fn freed(old: Option<&Stat>) -> u64 {
+    change(None, old).apparent_bytes.unsigned_abs()
+}
+
 /// Returns what a user's usage gains when one file takes the place of another.
 pub(super) fn change(new: Option<&Stat>, old: Option<&Stat>) -> UsageChange {
     // A file with other names stays, and still counts once.

@@ -103,7 +103,7 @@ impl Ada {
         self.call(Method::PUT, file, &[], content).await
     }
 
-    async fn delete(&self, file: &str) -> Answer {
+    pub(crate) async fn delete(&self, file: &str) -> Answer {
         self.call(Method::DELETE, file, &[], "").await
     }
 
@@ -116,7 +116,7 @@ impl Ada {
         self.api.store.directory_path(self.id()).await.unwrap()
     }
 
-    async fn usage(&self) -> u64 {
+    pub(crate) async fn usage(&self) -> u64 {
         self.api.store.usage(self.id()).await.unwrap().unwrap().apparent_bytes
     }
 }

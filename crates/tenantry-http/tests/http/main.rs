@@ -5,6 +5,7 @@
 mod changes;
 mod conditions;
 mod files;
+mod files_limit;
 mod files_order;
 mod files_races;
 mod limits;
