@@ -137,6 +137,11 @@ pub(crate) fn cut(name: &str) -> &str {
     name.char_indices().nth(NAME_CHARACTERS_MAX).map_or(name, |(end, _)| &name[..end])
 }
 
+/// Returns whether a text in the place of a name is rather an address, which no message repeats.
+pub(crate) fn may_be_address(name: &str) -> bool {
+    name.contains('@')
+}
+
 /// Counts the parts of a file that were left out because they are empty or ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use tenantry::{NewUser, User};
 
-use crate::columns::{Columns, Omissions, cut};
+use crate::columns::{Columns, Omissions, cut, may_be_address};
 use crate::decode::Decoder;
 use crate::error::read_failure;
 use crate::fields::{EMAIL, Fields, not_utf8};
@@ -225,11 +225,12 @@ fn assign(
                 if let Some(reason) = not_utf8(&header[column]) {
                     return Err(format!("the name of column {}: {reason}", column + 1));
                 }
-                return Err(format!(
-                    "unknown column {:?}; the columns are {}",
-                    cut(name),
-                    User::FIELDS.join(", ")
-                ));
+                let columns = User::FIELDS.join(", ");
+                if may_be_address(name) {
+                    let number = column + 1;
+                    return Err(format!("column {number} is unknown; the columns are {columns}"));
+                }
+                return Err(format!("unknown column {:?}; the columns are {columns}", cut(name)));
             }
         }
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tenantry::{ErrorKind, NewUser, User};
 
-use crate::columns::{Columns, Omissions, cut};
+use crate::columns::{Columns, Omissions, cut, may_be_address};
 use crate::printable;
 
 /// How many fields a user has.
@@ -164,6 +164,11 @@ impl<'de> Visitor<'de> for Object<'_> {
             let Some(field) = self.columns.field(&name) else {
                 if !self.columns.ignores_unknown() {
                     let expected = User::FIELDS.map(|field| format!("`{field}`")).join(", ");
+                    if may_be_address(&name) {
+                        return Err(A::Error::custom(format_args!(
+                            "an unknown field, expected one of {expected}"
+                        )));
+                    }
                     return Err(A::Error::custom(format_args!(
                         "unknown field `{}`, expected one of {expected}",
                         cut(&name)

@@ -29,6 +29,10 @@ impl PartialSchema for Binary {
 
 impl ToSchema for Binary {}
 
+/// How long the name of an unknown field is at most that a problem repeats: twice the longest name
+/// of a field.
+const FIELD_NAME_MAX: usize = 64;
+
 /// A JSON body. A merge patch (RFC 7396) is one too.
 pub(crate) struct Json<T>(pub(crate) T);
 
@@ -121,22 +125,42 @@ fn invalid(path: &str, error: &serde_json::Error) -> Problem {
             format!("the body isn't JSON: {reason} at {place}")
         }
         _ => {
-            let field = if path == "." { String::new() } else { format!("{path}: ") };
-            format!("{field}{} ({place})", without_value(reason))
+            format!("{} ({place})", without_value(path, reason))
         }
     };
     Problem::new(Type::InvalidBody, detail)
 }
 
-/// serde's messages quote the value that is of a wrong type: `invalid type: string "…", expected
-/// u64`.
-fn without_value(reason: &str) -> String {
+/// Returns what is wrong with the value at a path. serde's messages quote the value that is of a
+/// wrong type, `invalid type: string "…", expected u64`, and the name of a field that isn't one,
+/// which is also a path.
+fn without_value(path: &str, reason: &str) -> String {
+    if let Some((_, named)) = reason.split_once("unknown field `") {
+        return unknown_field(named);
+    }
+    let is_plain =
+        path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.[]?".contains(&byte));
+    let field = if is_plain && path != "." { format!("{path}: ") } else { String::new() };
     let quotes = ["invalid type: ", "invalid value: ", "unknown variant "];
     match reason.rsplit_once(", expected ") {
         Some((_, expected)) if quotes.iter().any(|quote| reason.starts_with(quote)) => {
-            format!("expected {expected}")
+            format!("{field}expected {expected}")
         }
-        _ => reason.to_owned(),
+        _ => format!("{field}{reason}"),
+    }
+}
+
+/// Returns what is said of a field that isn't one: its name if that can be the name of a field, as
+/// what was mistyped, and not if it may be an address.
+fn unknown_field(named: &str) -> String {
+    // The last, since the name may hold the same.
+    let end = ["`, expected ", "`, there are no fields"].iter().filter_map(|end| named.rfind(end));
+    let (name, rest) = end.max().map_or(("", ""), |end| (&named[..end], &named[end + 1..]));
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if is_plain && (1..=FIELD_NAME_MAX).contains(&name.len()) {
+        format!("unknown field `{name}`{rest}")
+    } else {
+        format!("an unknown field{rest}")
     }
 }
 
@@ -151,10 +175,10 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
             let reason = rejection.to_string();
             let reason = reason.trim_start_matches("Failed to deserialize query string: ");
             let (field, reason) = match reason.split_once(": ") {
-                Some((field, reason)) if !field.contains(' ') => (format!("{field}: "), reason),
-                _ => (String::new(), reason),
+                Some((field, reason)) if !field.contains(' ') => (field, reason),
+                _ => (".", reason),
             };
-            Problem::new(Type::InvalidParameter, format!("{field}{}", without_value(reason)))
+            Problem::new(Type::InvalidParameter, without_value(field, reason))
         })?;
         Ok(Self(value))
     }
@@ -226,11 +250,35 @@ mod tests {
             (r#"{"email":"secret@@example.com"}"#, "email: "),
             (r#"{"email":["secret@example.com"]}"#, "email: expected"),
             (r#"{"email":"ada@example.com","vision":1}"#, "unknown field `vision`"),
+            (r#"{"secret@example.com":1}"#, "an unknown field, expected "),
+            (r#"{"secret@example.com`, expected ":1}"#, "an unknown field, expected "),
+            (r#"{"unknown field `secret@example.com":1}"#, "an unknown field, expected "),
+            (r#"{"secret@example.com at line ":1}"#, "an unknown field"),
+            (r#"{"secret@example.com: ":1}"#, "an unknown field, expected "),
             (r#"{"version":1}"#, "missing field `email`"),
             (r#"["secret@example.com"]"#, ""),
         ] {
             let detail = detail(body);
             assert!(detail.contains(said) && !detail.contains("secret"), "{body}: {detail}");
+        }
+    }
+
+    #[test]
+    fn a_query_that_is_refused_names_no_unknown_parameter_that_may_be_an_address() {
+        for (query, said) in [
+            ("email=ada@example.com&vision=1", "unknown field `vision`, expected "),
+            ("secret@example.com=1", "an unknown field, expected "),
+            ("a+secret@example.com:+b=1", "an unknown field, expected "),
+            ("secret@example.com:+b=1", "an unknown field, expected "),
+            ("email=ada@example.com&version=secret@example.com", "version: "),
+            ("email=secret@@example.com", "email: "),
+        ] {
+            let (mut parts, ()) =
+                HttpRequest::builder().uri(format!("/?{query}")).body(()).unwrap().into_parts();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let read = runtime.block_on(Parameters::<Value>::from_request_parts(&mut parts, &()));
+            let detail = format!("{:?}", read.map(drop).unwrap_err());
+            assert!(detail.contains(said) && !detail.contains("secret"), "{query}: {detail}");
         }
     }
 

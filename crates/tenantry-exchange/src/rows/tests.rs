@@ -66,6 +66,12 @@ fn a_bad_row_says_why_and_the_next_is_read() {
     assert_eq!(reasons[6], "");
 }
 
+#[test]
+fn an_address_in_the_place_of_a_name_is_not_repeated() {
+    let reason = rows(Format::Jsonl, b"{\"ada@example.com\":1}\n")[0].1.clone().unwrap_err();
+    assert!(reason.contains("an unknown field, expected one of `id`"), "{reason}");
+}
+
 /// Blank lines, quoted line ends and a last line without an end once shifted the numbers.
 #[test]
 fn line_numbers_are_those_of_an_editor() {
@@ -406,6 +412,12 @@ fn columns_and_keys_are_mapped_and_unknown_ones_ignored() {
 #[test]
 fn a_header_that_does_not_fit_the_mapping_is_refused() {
     for (columns, header, reason) in [
+        (
+            mapped(&[], false),
+            "email,ada@example.com\n",
+            // An address isn't repeated.
+            "column 2 is unknown; the columns are id",
+        ),
         (
             mapped(&[("email", "Login")], false),
             "email\n",
