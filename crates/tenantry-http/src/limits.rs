@@ -71,6 +71,11 @@ pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const READY_AGE_MAX: Duration = Duration::from_millis(100);
 /// How long a request for changes may wait for one. Proxies close what is silent for a minute.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long the users on a page of changes are together, in bytes, before the page ends. A page of
+/// 1,000 changes of users with 16 KiB of attributes would have 16 MiB.
+pub(crate) const CHANGES_BYTES: usize = 1 << 20;
+/// The same of what a stream of changes writes at once: as much as a socket takes as a whole.
+pub(crate) const EVENTS_BYTES: usize = 64 << 10;
 /// How often a stream of changes says where it is, if there are none: so that a proxy doesn't take
 /// it for dead, and its client doesn't fall behind what is kept.
 pub(crate) const BOOKMARK_INTERVAL: Duration = Duration::from_secs(15);

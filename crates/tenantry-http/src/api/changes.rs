@@ -25,7 +25,9 @@ use utoipa_axum::routes;
 use crate::auth::Bearer;
 use crate::body::{Id, Parameters, default_limit};
 use crate::drain::Drain;
-use crate::limits::{BOOKMARK_INTERVAL, EVENTS_TIMEOUT, TOKEN_INTERVAL, WAIT_MAX};
+use crate::limits::{
+    BOOKMARK_INTERVAL, CHANGES_BYTES, EVENTS_BYTES, EVENTS_TIMEOUT, TOKEN_INTERVAL, WAIT_MAX,
+};
 use crate::problem::{self, Problem, Type};
 use crate::service::{Service, scoped, scoped_stream};
 
@@ -85,6 +87,18 @@ struct Event {
     user: Option<Option<User>>,
 }
 
+impl Event {
+    /// Returns how long the user is as JSON. What a change has beside it is short.
+    fn user_bytes(&self) -> Result<usize, Problem> {
+        let Some(user) = &self.user else { return Ok(0) };
+        // The memory of one of them at a time.
+        Ok(serde_json::to_vec(user)
+            .map_err(std::io::Error::from)
+            .map_err(tenantry::Error::from)?
+            .len())
+    }
+}
+
 /// A page of changes.
 #[derive(Serialize, ToSchema)]
 struct EventPage {
@@ -142,15 +156,35 @@ async fn changes(
         }
         page = service.store.changes(Some(&page.cursor), parameters.limit).await?;
     }
-    let mut changes = Vec::with_capacity(page.changes.len());
-    for change in page.changes {
-        changes.push(event(&service.store, change, parameters.include).await?);
-    }
+    let page = with_users(&service.store, page, parameters.include).await?;
     // After all of it was read, so that it shows nothing of after a revocation.
     if let Some(bearer) = bearer.filter(|_| waits) {
         bearer.check().await?;
     }
-    Ok(JsonBody(EventPage { changes, cursor: page.cursor, more: page.more }).into_response())
+    Ok(JsonBody(page).into_response())
+}
+
+/// Adds the users to a page if they are asked for, and ends the page early if they are large.
+async fn with_users(
+    store: &Store,
+    page: ChangePage,
+    include: Option<Include>,
+) -> Result<EventPage, Problem> {
+    let ChangePage { changes, mut cursor, mut more, .. } = page;
+    let mut events = Vec::with_capacity(changes.len());
+    let mut bytes = 0;
+    let mut changes = changes.into_iter();
+    while let Some(change) = changes.next() {
+        let event = event(store, change, include).await?;
+        bytes += event.user_bytes()?;
+        let place = event.change.cursor;
+        events.push(event);
+        if bytes >= CHANGES_BYTES && changes.len() > 0 {
+            (cursor, more) = (place, true);
+            break;
+        }
+    }
+    Ok(EventPage { changes: events, cursor, more })
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<ChangesCursor>, Problem> {
@@ -269,7 +303,7 @@ impl Events {
             let json = serde_json::to_string(&event).ok()?;
             text.push_str(&format!("event: change\nid: {cursor}\ndata: {json}\n\n"));
             count += 1;
-            if count < EVENTS_AT_ONCE {
+            if count < EVENTS_AT_ONCE && text.len() < EVENTS_BYTES {
                 let ready =
                     poll_fn(|context| Poll::Ready(pin!(self.follow.next()).poll(context))).await;
                 match ready {

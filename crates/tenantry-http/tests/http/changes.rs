@@ -195,3 +195,48 @@ async fn a_long_poll_shows_nothing_of_after_the_revocation_of_its_token() {
     });
     assert_eq!((reply.status, reply.problem()), (StatusCode::UNAUTHORIZED, "unauthorized"));
 }
+
+/// A thousand users with large attributes on each page took the memory of a thousand requests.
+#[tokio::test]
+async fn a_page_and_a_batch_with_large_users_end_early_and_lose_nothing() {
+    const CHANGES: usize = 100;
+    let api = Api::new().await;
+    let text = "x".repeat(15 << 10);
+    let body = format!(r#"{{"email":"ada@example.com","attributes":{{"text":"{text}"}}}}"#);
+    let user = api.post("/v1/users", &body).await.header("location").unwrap().to_owned();
+    for number in 1..CHANGES {
+        let name = format!(r#"{{"name":"{number}"}}"#);
+        assert_eq!(api.call(Method::PATCH, &user, &[], &name).await.status, StatusCode::OK);
+    }
+    let whole = api.get("/v1/changes?limit=1000").await.json;
+    assert_eq!((kinds(&whole).len(), &whole["more"]), (CHANGES, &json!(false)));
+    let mut read = Vec::new();
+    let mut path = "/v1/changes?limit=1000&include=user".to_owned();
+    loop {
+        let page = api.get(&path).await;
+        assert!(page.text.len() < (1 << 20) + (32 << 10), "{}", page.text.len());
+        for change in page.json["changes"].as_array().unwrap() {
+            assert_eq!(change["user"]["attributes"]["text"], text);
+            read.push(change["cursor"].clone());
+        }
+        assert_eq!(page.json["cursor"], *read.last().unwrap());
+        if page.json["more"] == false {
+            break;
+        }
+        let after = page.json["cursor"].as_str().unwrap();
+        path = format!("/v1/changes?limit=1000&include=user&after={after}");
+    }
+    let cursors =
+        whole["changes"].as_array().unwrap().iter().map(|change| change["cursor"].clone());
+    assert_eq!(read, cursors.collect::<Vec<_>>());
+
+    let mut events = stream(&api, "/v1/changes?include=user", "").await;
+    assert_eq!(next(&mut events).await.unwrap(), "retry: 2000\n\n");
+    let mut count = 0;
+    while count < CHANGES {
+        let batch = next(&mut events).await.unwrap();
+        assert!(batch.len() < (64 << 10) + (32 << 10), "{}", batch.len());
+        count += batch.matches("event: change\n").count();
+    }
+    assert_eq!(count, CHANGES);
+}
