@@ -1,10 +1,15 @@
 //! Long operations: how many run at once, and how they hear that the client has gone.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use axum::body::Body;
+use futures_util::stream::{StreamExt, unfold};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use crate::limits::TRANSFERS_MAX;
 use crate::problem::{Problem, Type};
@@ -31,6 +36,29 @@ impl Transfers {
             Problem::new(Type::Overloaded, "too many exports, checks and backups are running")
         })
     }
+}
+
+/// Returns a body that holds a permit until it was read or dropped, and that breaks off when it
+/// wasn't read within this time.
+pub(crate) fn hold(body: Body, permit: impl Send + 'static, time: Duration) -> Body {
+    let end = Instant::now() + time;
+    let parts = Some((body.into_data_stream(), permit));
+    Body::from_stream(unfold(parts, move |parts| async move {
+        let (mut parts, permit) = parts?;
+        // A part that is ready is no reason to go on.
+        let next = async {
+            if Instant::now() < end { timeout_at(end, parts.next()).await.ok() } else { None }
+        };
+        match next.await {
+            Some(Some(Ok(part))) => Some((Ok(part), Some((parts, permit)))),
+            Some(Some(Err(error))) => Some((Err(io::Error::other(error)), None)),
+            Some(None) => None,
+            None => {
+                tracing::warn!("a response was broken off: the client reads too slowly");
+                Some((Err(io::ErrorKind::TimedOut.into()), None))
+            }
+        }
+    }))
 }
 
 /// Sets its flags when it is dropped with the request that it belongs to.
@@ -71,6 +99,24 @@ impl Flag {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_that_is_not_read_in_time_breaks_off_and_gives_its_place_back() {
+        let transfers = Transfers::default();
+        let mut permits: Vec<_> = (0..TRANSFERS_MAX).map(|_| transfers.begin().unwrap()).collect();
+        let parts = ["one", "two", "three"].map(Ok::<_, io::Error>);
+        let body = Body::from_stream(futures_util::stream::iter(parts));
+        let time = Duration::from_secs(60);
+        let mut read = hold(body, permits.pop().unwrap(), time).into_data_stream();
+        assert_eq!(read.next().await.unwrap().unwrap(), "one");
+        tokio::time::advance(time / 2).await;
+        assert_eq!(read.next().await.unwrap().unwrap(), "two");
+        assert!(transfers.begin().is_err());
+        tokio::time::advance(time).await;
+        assert!(read.next().await.unwrap().is_err());
+        assert!(transfers.begin().is_ok());
+        assert!(read.next().await.is_none());
+    }
 
     #[test]
     fn an_operation_ends_when_its_request_is_dropped() {

@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use tenantry::{BackupOptions, Error, ErrorKind, Scope, Store, User};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -21,10 +22,10 @@ use utoipa_axum::routes;
 use crate::body::{Binary, Id, content_type};
 use crate::etag;
 use crate::files::{Finished, attachment, spool, to_its_end};
-use crate::limits::ARCHIVE_BYTES_MAX;
+use crate::limits::{ARCHIVE_BYTES_MAX, ARCHIVE_TIMEOUT};
 use crate::problem::{self, Problem, Type};
 use crate::service::{Acting, Service, scoped_stream};
-use crate::transfers::{Ended, Flag};
+use crate::transfers::{Ended, Flag, hold};
 
 /// How many entries could not be archived. They are missing in the archive.
 const LEFT_OUT: HeaderName = HeaderName::from_static("tenantry-left-out");
@@ -50,15 +51,13 @@ pub(crate) fn routes() -> OpenApiRouter<Service> {
     )
 )]
 async fn export(Acting(service): Acting, Id(id): Id) -> Result<Response, Problem> {
-    let _permit = service.transfers.begin()?;
     let name = format!("{id}.tar.zst");
     let made = made(&service, move |store, path, flag| {
         let made =
             async move { Ok(store.export_user(id, path, move |_| flag.flow()).await?.incomplete) };
         made.boxed()
     });
-    let (archive, left_out) = made.await?;
-    send(&service, archive, &name, left_out)
+    send(&service, made.await?, &name)
 }
 
 /// Back up the whole store
@@ -75,21 +74,27 @@ async fn export(Acting(service): Acting, Id(id): Id) -> Result<Response, Problem
     )
 )]
 async fn backup(Acting(service): Acting) -> Result<Response, Problem> {
-    let _permit = service.transfers.begin()?;
     let made = made(&service, |store, path, flag| {
         let options = BackupOptions::default();
         async move { Ok(store.create_backup(path, options, move |_| flag.flow()).await?.incomplete) }.boxed()
     });
-    let (archive, left_out) = made.await?;
-    send(&service, archive, "tenantry-backup.tar.zst", left_out)
+    send(&service, made.await?, "tenantry-backup.tar.zst")
 }
 
-/// Makes an archive, and returns it with the number of entries that could not be archived. If the
-/// client goes away, it ends, and nothing is left of it.
-async fn made<M>(service: &Service, make: M) -> Result<(Finished, u64), Problem>
+/// An archive that is complete.
+struct Made {
+    archive: Finished,
+    /// How many entries could not be archived.
+    left_out: u64,
+    permit: OwnedSemaphorePermit,
+}
+
+/// Makes an archive. If the client goes away, it ends, and nothing is left of it.
+async fn made<M>(service: &Service, make: M) -> Result<Made, Problem>
 where
     M: FnOnce(Store, PathBuf, Flag) -> BoxFuture<'static, tenantry::Result<u64>> + Send + 'static,
 {
+    let permit = service.transfers.begin()?;
     let ended = Ended::when_dropped();
     let (service, flag) = (service.clone(), ended.flag());
     to_its_end(async move {
@@ -97,24 +102,20 @@ where
         let path = service.files.run(move || Ok(Finished::path(&store))).await?;
         let left_out = make(service.store, path.clone(), flag).await?;
         let archive = service.files.run(move || Ok(Finished::open(&path))).await?;
-        Ok((archive.map_err(Error::from)?, left_out))
+        // What goes on after the client has gone takes its place until it has ended.
+        Ok(Made { archive: archive.map_err(Error::from)?, left_out, permit })
     })
     .await
 }
 
-fn send(
-    service: &Service,
-    archive: Finished,
-    name: &str,
-    left_out: u64,
-) -> Result<Response, Problem> {
-    let (length, body) = archive.into_body(&service.files)?;
-    let mut response = body.into_response();
+fn send(service: &Service, made: Made, name: &str) -> Result<Response, Problem> {
+    let (length, body) = made.archive.into_body(&service.files)?;
+    let mut response = hold(body, made.permit, ARCHIVE_TIMEOUT).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA));
     headers.insert(CONTENT_DISPOSITION, attachment(name));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    headers.insert(LEFT_OUT, HeaderValue::from(left_out));
+    headers.insert(LEFT_OUT, HeaderValue::from(made.left_out));
     Ok(response)
 }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::iter;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -13,9 +14,10 @@ use tenantry::Scope;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::limits::ARCHIVE_TIMEOUT;
 use crate::problem::{self, Problem};
 use crate::service::{Service, scoped_stream};
-use crate::transfers::Ended;
+use crate::transfers::{Ended, hold};
 
 pub(crate) fn routes() -> OpenApiRouter<Service> {
     scoped_stream(Scope::Check, routes!(check))
@@ -42,11 +44,16 @@ struct Summary {
         (status = "default", body = problem::Body))
 )]
 async fn check(State(service): State<Service>) -> Result<Response, Problem> {
-    let _permit = service.transfers.begin()?;
+    let permit = Arc::new(service.transfers.begin()?);
     let ended = Ended::when_dropped();
     let flag = ended.flag();
-    let report =
-        tenantry::check_with_progress(service.store.data_dir(), move |_| flag.flow()).await?;
+    let of_thread = Arc::clone(&permit);
+    let progress = move |_: tenantry::Progress| {
+        // The thread takes its place until it has ended, even after the client has gone.
+        let _permit = &of_thread;
+        flag.flow()
+    };
+    let report = tenantry::check_with_progress(service.store.data_dir(), progress).await?;
     let summary = Summary {
         findings: report.findings.len(),
         users: report.users,
@@ -56,8 +63,8 @@ async fn check(State(service): State<Service>) -> Result<Response, Problem> {
     };
     let findings = report.findings.into_iter().map(|finding| line(&finding));
     let lines = findings.chain(iter::once_with(move || line(&summary))).map(Ok::<_, Infallible>);
-    Ok(([(CONTENT_TYPE, "application/jsonl")], Body::from_stream(stream::iter(lines)))
-        .into_response())
+    let body = hold(Body::from_stream(stream::iter(lines)), permit, ARCHIVE_TIMEOUT);
+    Ok(([(CONTENT_TYPE, "application/jsonl")], body).into_response())
 }
 
 fn line(value: &impl Serialize) -> Vec<u8> {

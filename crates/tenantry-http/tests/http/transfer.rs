@@ -284,6 +284,31 @@ async fn exports_beyond_the_limit_are_refused_until_one_is_over() {
     assert_eq!(api.get("/v1/export").await.problem(), "closed");
 }
 
+/// Their places were free when their first byte was sent, so any number of them took the disk.
+#[tokio::test]
+async fn archives_and_checks_take_their_place_until_they_are_read() {
+    let ada = Ada::new().await;
+    ada.put("notes.txt", "hello").await;
+    let archive = format!("{}/archive", ada.path);
+    for path in [&*archive, "/v1/backup", "/v1/check"] {
+        let mut unread = Vec::new();
+        for _ in 0..4 {
+            let response = response(&ada.api, Method::GET, path, &[], "").await;
+            assert_eq!(response.status(), StatusCode::OK);
+            unread.push(response);
+        }
+        let refused = ada.api.get(path).await;
+        assert_eq!(
+            (refused.status, refused.problem()),
+            (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            "{path}"
+        );
+        let read = bytes(unread.pop().unwrap()).await;
+        assert!(!read.is_empty());
+        assert_eq!(response(&ada.api, Method::GET, path, &[], "").await.status(), StatusCode::OK);
+    }
+}
+
 #[tokio::test]
 async fn a_user_moves_with_their_files_to_another_store() {
     let (ada, other) = (Ada::new().await, Api::new().await);
