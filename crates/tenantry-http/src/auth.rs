@@ -173,9 +173,9 @@ impl Authenticator {
     }
 }
 
-/// The token by which the caller of a request is known, in the extensions of the request. A response
-/// that lasts asks whether it still holds. A caller on a socket has none, nor has one whom the
-/// application authenticated.
+/// The token by which the caller of a request is known, in the extensions of the request. A
+/// response that lasts asks whether it still holds. A caller on a socket has none, nor has one whom
+/// the application authenticated.
 #[derive(Clone)]
 pub(crate) struct Bearer {
     authenticator: Authenticator,
