@@ -436,7 +436,7 @@ fn a_quota_is_a_full_disk_at_whatever_write_it_is_met() {
     if !has_strace() {
         return skipped("a quota needs `strace`, which has a write fail");
     }
-    let writes: Vec<u64> = (0..share(4, 60)).map(|number| 3 + number * share(37, 4)).collect();
+    let writes: Vec<u64> = (0..share(4, 60)).map(|number| 3 + number * share(60, 4)).collect();
     let (mut opening, mut writing) = (0, 0);
     for error in ["EDQUOT", "EFBIG"] {
         for write in &writes {
@@ -484,7 +484,7 @@ pub(crate) fn child_meets_a_quota(dir: &Path) {
         assert_eq!(refused, 1);
     };
     let mut there: u64 = 0;
-    for number in 0..20 {
+    for number in 0..60 {
         match block_on(store.create(new_user(&format!("u{number}@example.com")))) {
             Err(error) => is_full(error),
             Ok(user) => {
@@ -532,7 +532,8 @@ fn a_quota_that_is_met_when_the_log_is_moved_refuses_no_write() {
         // attempt, but not its second: all was moved long before closing, unless every write
         // failed.
         let moved = there["database_octets"].as_u64().unwrap() > 1_000_000;
-        assert_eq!(moved, when == "1", "{there}");
+        let failures = fs::read_to_string(&failures).unwrap();
+        assert_eq!(moved, when == "1", "{there} {failures}");
         let store = block_on(Store::open(&data_dir)).unwrap();
         assert_eq!(block_on(store.count()).unwrap(), there["users"].as_u64().unwrap());
         block_on(store.close()).unwrap();
@@ -551,8 +552,8 @@ pub(crate) fn child_meets_a_quota_when_the_log_is_moved(dir: &Path) {
         move |tx: &mut tenantry::WriteTx<'_>| news.iter().map(|new| tx.create(new)).collect();
     let users: tenantry::Result<Vec<User>> = block_on(store.write(create));
     let ids: Vec<UserId> = users.unwrap().iter().map(|user| user.id).collect();
-    // Twice as many pages as the log has when it is moved.
-    for _ in 0..80 {
+    // Several times as many pages as the log has when it is moved.
+    for _ in 0..160 {
         let ids = ids.clone();
         let log_in = move |tx: &mut tenantry::WriteTx<'_>| {
             ids.iter().try_for_each(|id| tx.record_login(*id).map(drop))
