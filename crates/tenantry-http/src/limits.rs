@@ -62,6 +62,9 @@ pub(crate) const ARCHIVE_BYTES_MAX: u64 = 64 << 30;
 pub(crate) const TRANSFERS_MAX: usize = 4;
 /// How long an export may take: a client that reads slowly keeps the log from being cut back.
 pub(crate) const EXPORT_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// How many imports of users and archives are received or read at once. Each is on the disk before
+/// it is read, and may take an hour to come.
+pub(crate) const IMPORTS_MAX: usize = 8;
 /// How long the response of an archive, a backup or a check may take: a client that reads slowly
 /// keeps others from theirs. 64 GiB in this time are 25 Mbit/s.
 pub(crate) const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(6 * 60 * 60);

@@ -11,16 +11,22 @@ use futures_util::stream::{StreamExt, unfold};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use crate::limits::TRANSFERS_MAX;
+use crate::limits::{IMPORTS_MAX, TRANSFERS_MAX};
 use crate::problem::{Problem, Type};
 
 /// The long operations that run. Clones share them.
 #[derive(Clone, Debug)]
-pub(crate) struct Transfers(Arc<Semaphore>);
+pub(crate) struct Transfers {
+    outgoing: Arc<Semaphore>,
+    imports: Arc<Semaphore>,
+}
 
 impl Default for Transfers {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(TRANSFERS_MAX)))
+        Self {
+            outgoing: Arc::new(Semaphore::new(TRANSFERS_MAX)),
+            imports: Arc::new(Semaphore::new(IMPORTS_MAX)),
+        }
     }
 }
 
@@ -31,10 +37,16 @@ impl Transfers {
     ///
     /// `Overloaded` if so many run already: one that begins ends within seconds or hours.
     pub(crate) fn begin(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let permit = Arc::clone(&self.0).try_acquire_owned();
+        let permit = Arc::clone(&self.outgoing).try_acquire_owned();
         permit.map_err(|_| {
             Problem::new(Type::Overloaded, "too many exports, checks and backups are running")
         })
+    }
+
+    /// Begins an import, as [`Transfers::begin`].
+    pub(crate) fn begin_import(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let permit = Arc::clone(&self.imports).try_acquire_owned();
+        permit.map_err(|_| Problem::new(Type::Overloaded, "too many imports are running"))
     }
 }
 

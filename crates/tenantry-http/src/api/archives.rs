@@ -152,6 +152,7 @@ async fn import(
     if content_type(&headers).as_deref() != Some(MEDIA) {
         return Err(Problem::new(Type::NotJson, "the body must be of the type application/zstd"));
     }
+    let permit = service.transfers.begin_import()?;
     let mut archive = spool(&service.files, &service.store, body, ARCHIVE_BYTES_MAX).await?;
     let store = service.store.clone();
     // Whether the user was imported isn't known to a client who goes away, as after every write.
@@ -159,6 +160,7 @@ async fn import(
         let path = archive.path().map_err(Error::from)?;
         let imported = store.import_user(path, |_| {}).await;
         drop(archive);
+        drop(permit);
         imported.map_err(refused)
     });
     let imported = imported.await?;

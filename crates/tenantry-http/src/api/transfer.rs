@@ -212,9 +212,10 @@ async fn import(
             ));
         }
     };
+    let permit = service.transfers.begin_import()?;
     let spooled = spool(&service.files, &service.store, body, IMPORT_BYTES_MAX).await?;
     let importer = parameters.importer();
-    let chunks = read(spooled.into_file().map_err(Error::Io)?, format)?;
+    let chunks = read(spooled.into_file().map_err(Error::Io)?, format, permit)?;
     let store = service.store;
     let imported = if parameters.dry_run || parameters.on_conflict == OnConflict::Fail {
         in_one_transaction(&store, importer, chunks, parameters.dry_run).await?
@@ -227,11 +228,13 @@ async fn import(
 type Chunks = Receiver<tenantry_exchange::Result<Chunk>>;
 
 /// Reads the rows of a file, a chunk ahead of the store. It is on a thread of its own, since a
-/// transaction waits for it: behind other work that waits for the store it might never begin.
-fn read(file: File, format: Format) -> Result<Chunks, Error> {
+/// transaction waits for it: behind other work that waits for the store it might never begin. The
+/// import keeps its place as long as its file.
+fn read(file: File, format: Format, permit: OwnedSemaphorePermit) -> Result<Chunks, Error> {
     let (sender, receiver) = channel(1);
     let thread = thread::Builder::new().name("tenantry-import".to_owned());
     thread.spawn(move || {
+        let _permit = permit;
         let mut reader = match RowReader::new(format, file) {
             Ok(reader) => reader,
             Err(error) => return drop(sender.blocking_send(Err(error))),

@@ -176,6 +176,41 @@ async fn a_body_that_breaks_off_imports_nothing_and_leaves_nothing() {
     assert_eq!((count(&api).await, names(api.dir.path())), (0, names_before));
 }
 
+/// Each is on the disk before it is read, and their number was that of the connections.
+#[tokio::test]
+async fn imports_beyond_the_limit_are_refused_until_one_is_over() {
+    const ROUTES: [(&str, &str); 2] =
+        [("/v1/import", "text/csv"), ("/v1/archives", "application/zstd")];
+    let api = Api::new().await;
+    let mut unsent = Vec::new();
+    for number in 0..8 {
+        let (path, media) = ROUTES[number % 2];
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let body = Body::from_stream(stream::once(async {
+            begin.send(()).unwrap();
+            std::future::pending::<io::Result<Vec<u8>>>().await
+        }));
+        let mut request = Request::post(path).header("content-type", media).body(body).unwrap();
+        request.extensions_mut().insert(Caller::new("test", Scopes::all()));
+        unsent.push(tokio::spawn(api.router().oneshot(request)));
+        begun.await.unwrap();
+    }
+    for (path, media) in ROUTES {
+        let refused = api.call(Method::POST, path, &[("content-type", media)], "email\n").await;
+        assert_eq!(
+            (refused.status, refused.problem()),
+            (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            "{path}"
+        );
+    }
+    // A client that goes away ends its import.
+    let gone = unsent.pop().unwrap();
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    let imported = import(&api, "", "text/csv", "email\nada@example.com\n").await;
+    assert_eq!(imported.json["created"], 1);
+}
+
 #[tokio::test]
 async fn a_file_that_is_malformed_in_the_middle_reports_what_was_imported_before() {
     let api = Api::new().await;
