@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use axum::http::{Method, StatusCode};
 use tenantry_http::{Listener, Options, Server, operations};
@@ -28,6 +28,10 @@ impl Write for Log {
 impl Log {
     /// Collects what is logged in this thread.
     fn collect() -> (Self, tracing::subscriber::DefaultGuard) {
+        // With one subscriber alone, a place that logs first in a thread without it is taken for
+        // one that nobody listens to. So there is always a second one.
+        static SECOND: OnceLock<tracing::Dispatch> = OnceLock::new();
+        SECOND.get_or_init(|| tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new()));
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
