@@ -364,11 +364,14 @@ fn clear(dir: &OwnedFd, path: &Path, files: EngineFiles) -> Result<()> {
 /// Returns the names of parts that an interrupted restore has moved up from its stage.
 fn moved_up(dir: &OwnedFd, staged: &OwnedFd, files: EngineFiles) -> io::Result<Vec<CString>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mut note = String::new();
+    let mut note = Vec::new();
     match fs::openat(staged, NOTE, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(Vec::new()),
-        file => drop(File::from(file?).take(NOTE_BYTES_MAX).read_to_string(&mut note)?),
+        file => drop(File::from(file?).take(NOTE_BYTES_MAX).read_to_end(&mut note)?),
     }
+    // Nothing was moved before the note was synced. After a power cut it may have any content until
+    // then, zeros for example, which name no part.
+    let note = String::from_utf8_lossy(&note);
     let data = open_dir(staged, DATA, Mounts::Refuse)?;
     let mut lines = note.lines();
     let store_id = lines.next().and_then(|line| line.parse().ok());
@@ -377,7 +380,7 @@ fn moved_up(dir: &OwnedFd, staged: &OwnedFd, files: EngineFiles) -> io::Result<V
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
-    for part in lines.filter(|part| !part.is_empty() && !part.contains('/')) {
+    for part in lines.filter(|part| !part.is_empty() && !part.contains(['/', '\0'])) {
         let has_moved = stat(&data, part)?.is_none() && stat(dir, part)?.is_some();
         let is_ours = part != STORAGE
             || store_id.is_some_and(|id| Some(Marker::Id(id)) == marker_of(dir).ok());
