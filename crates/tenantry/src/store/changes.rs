@@ -40,7 +40,7 @@ impl Store {
     /// [`changes_cursor`](crate::Page::changes_cursor) of the first page: that misses nothing, and
     /// repeats what was changed during the listing.
     ///
-    /// It is read on the calling thread: a few microseconds, and about 1 ms for 1,000 changes.
+    /// It is read on the calling thread, like a page of users.
     ///
     /// # Errors
     ///
@@ -88,10 +88,9 @@ impl Store {
     /// Returns at most `limit` changes of one user, the newest first: who did what to them when.
     ///
     /// The feed has no index by user, which would cost every write. So this goes through the feed
-    /// on a thread of the store's own, backwards from the newest change until the page is full:
-    /// about 0.1 s for a million changes. It reaches back as far as [`changes`](Self::changes) are
-    /// kept. A user who doesn't exist any more has a history too; an id that never existed has an
-    /// empty one.
+    /// on a thread of the store's own, backwards from the newest change until the page is full. It
+    /// reaches back as far as [`changes`](Self::changes) are kept. A user who doesn't exist any
+    /// more has a history too; an id that never existed has an empty one.
     ///
     /// # Errors
     ///
