@@ -261,9 +261,6 @@ fn planted() -> Vec<Planted> {
         noticed("restore a backup: the database", Backup, BACKUP_RESTORE, |waits| {
             waits.path == "srv/app/restored" && waits.before == 1
         }),
-        noticed("restore a backup: the directory", Backup, BACKUP_RESTORE, |waits| {
-            waits.path == "srv/app"
-        }),
         noticed("restore a backup: the note of the parts", Backup, BACKUP_RESTORE, |waits| {
             waits.is_restore("")
         }),
